@@ -1,0 +1,2 @@
+//! Twinflux.
+pub mod protocol;

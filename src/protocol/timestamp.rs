@@ -1,0 +1,250 @@
+//! Timestamps: the unit a listener counts in, the range InfluxDB can hold, and the stamp given to a line
+//! that came without one.
+//!
+//! A line must have its timestamp before it is copied to several backends: else each backend stamps it with
+//! its own clock, the copies differ, and a batch sent twice stores its points twice.
+//!
+//! Never reads a clock: the caller passes the receive time, read once per drain.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Refusal, number};
+
+/// The largest magnitude of a timestamp in nanoseconds that every InfluxDB takes (`models.MaxNanoTime` of 1.x;
+/// the smallest is its negative).
+const MAX_NANOSECONDS: u64 = 9_223_372_036_854_775_806;
+
+/// The unit of a destination's timestamps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+pub enum Precision {
+    /// Nanoseconds (`ns`, `n`).
+    #[default]
+    #[serde(rename = "ns", alias = "n")]
+    Nanoseconds,
+    /// Microseconds (`us`, `u`).
+    #[serde(rename = "us", alias = "u")]
+    Microseconds,
+    /// Milliseconds (`ms`).
+    #[serde(rename = "ms")]
+    Milliseconds,
+    /// Seconds (`s`).
+    #[serde(rename = "s")]
+    Seconds,
+    /// Minutes (`m`).
+    #[serde(rename = "m")]
+    Minutes,
+    /// Hours (`h`).
+    #[serde(rename = "h")]
+    Hours,
+}
+
+impl Precision {
+    /// The unit's length in nanoseconds.
+    pub const fn nanoseconds(self) -> u64 {
+        match self {
+            Self::Nanoseconds => 1,
+            Self::Microseconds => 1_000,
+            Self::Milliseconds => 1_000_000,
+            Self::Seconds => 1_000_000_000,
+            Self::Minutes => 60_000_000_000,
+            Self::Hours => 3_600_000_000_000,
+        }
+    }
+
+    /// The name that InfluxDB 1.x takes in `precision=`. It takes an unknown one silently as nanoseconds
+    /// (1.6), so that only these six may ever be sent.
+    pub const fn v1_name(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "n",
+            Self::Microseconds => "u",
+            Self::Milliseconds => "ms",
+            Self::Seconds => "s",
+            Self::Minutes => "m",
+            Self::Hours => "h",
+        }
+    }
+
+    /// The name that `/api/v2/write` takes in `precision=`; it knows neither minutes nor hours.
+    pub const fn v2_name(self) -> Option<&'static str> {
+        match self {
+            Self::Nanoseconds => Some("ns"),
+            Self::Microseconds => Some("us"),
+            Self::Milliseconds => Some("ms"),
+            Self::Seconds => Some("s"),
+            Self::Minutes | Self::Hours => None,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nanoseconds => "ns",
+            Self::Microseconds => "us",
+            other => other.v1_name(),
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "ns" | "n" => Self::Nanoseconds,
+            "us" | "u" => Self::Microseconds,
+            "ms" => Self::Milliseconds,
+            "s" => Self::Seconds,
+            "m" => Self::Minutes,
+            "h" => Self::Hours,
+            other => return Err(format!("unknown precision {other:?}: one of ns, us, ms, s, m, h")),
+        })
+    }
+}
+
+/// Skips the timestamp that starts at `start` and returns the place after it.
+///
+/// # Errors
+/// The reason, and the place where it showed.
+#[inline]
+pub fn skip(input: &[u8], start: usize, precision: Precision) -> Result<usize, (Refusal, usize)> {
+    let first = start + usize::from(input.get(start) == Some(&b'-'));
+    let end = number::digits(input, first);
+    if end == first {
+        return Err((Refusal::InvalidTimestamp, end));
+    }
+    // 10^18 - 1 nanoseconds fit, and nearly all timestamps are nanoseconds of 19 digits that begin with 1.
+    let safe = precision == Precision::Nanoseconds
+        && (end - first < 19 || (end - first == 19 && input[first] < b'9'));
+    if safe || in_range(&input[first..end], precision) {
+        Ok(end)
+    } else {
+        Err((Refusal::TimestampOutOfRange, end))
+    }
+}
+
+fn in_range(digits: &[u8], precision: Precision) -> bool {
+    let limit = MAX_NANOSECONDS / precision.nanoseconds();
+    let value = digits.iter().try_fold(0_u64, |sum, digit| {
+        sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+    });
+    value.is_some_and(|value| value <= limit)
+}
+
+/// How far stamps may run ahead of the clock to stay unique: a tenth of a second, more than any one drain of
+/// a socket brings at microseconds, and too little to matter to anybody who reads a graph.
+const MAX_AHEAD_NANOSECONDS: u64 = 100_000_000;
+
+/// Gives each line that came without a timestamp one of its own, in a listener's precision.
+///
+/// Two lines of one series with the same timestamp overwrite each other, so stamps are unique wherever the
+/// precision has room: at nano-, micro- and milliseconds, up to a tenth of a second ahead of the clock. At
+/// seconds and above, and beyond that bound, lines share the clock's value.
+#[derive(Debug)]
+pub struct Stamper {
+    precision: Precision,
+    ahead: u64,
+    now: u64,
+    last: u64,
+}
+
+impl Stamper {
+    /// A stamper for one worker of one listener.
+    pub fn new(precision: Precision) -> Self {
+        Self { precision, ahead: MAX_AHEAD_NANOSECONDS / precision.nanoseconds(), now: 0, last: 0 }
+    }
+
+    /// Sets the receive time of the lines to come, in nanoseconds since 1970.
+    pub fn set_clock(&mut self, nanoseconds: u64) {
+        self.now = nanoseconds / self.precision.nanoseconds();
+    }
+
+    /// The next line's stamp.
+    pub fn next_stamp(&mut self) -> u64 {
+        let taken = self.last >= self.now && self.last < self.now + self.ahead;
+        self.last = if taken { self.last + 1 } else { self.now };
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(text: &str, precision: Precision) -> Result<(), Refusal> {
+        match skip(text.as_bytes(), 0, precision) {
+            Ok(end) if end == text.len() => Ok(()),
+            Ok(_) => Err(Refusal::TrailingText),
+            Err((reason, _)) => Err(reason),
+        }
+    }
+
+    #[test]
+    fn range_is_influxdbs_at_each_precision() {
+        use Precision::{Hours, Milliseconds, Nanoseconds, Seconds};
+        for (text, precision, expected) in [
+            ("0", Nanoseconds, Ok(())),
+            ("-1", Nanoseconds, Ok(())),
+            ("9223372036854775806", Nanoseconds, Ok(())),
+            ("-9223372036854775806", Nanoseconds, Ok(())),
+            ("0000009223372036854775806", Nanoseconds, Ok(())),
+            ("9223372036854775807", Nanoseconds, Err(Refusal::TimestampOutOfRange)),
+            ("-9223372036854775807", Nanoseconds, Err(Refusal::TimestampOutOfRange)),
+            ("99999999999999999999999", Nanoseconds, Err(Refusal::TimestampOutOfRange)),
+            ("9223372036854", Milliseconds, Ok(())),
+            ("9223372036855", Milliseconds, Err(Refusal::TimestampOutOfRange)),
+            ("9223372036", Seconds, Ok(())),
+            ("9223372037", Seconds, Err(Refusal::TimestampOutOfRange)),
+            ("2562047", Hours, Ok(())),
+            ("2562048", Hours, Err(Refusal::TimestampOutOfRange)),
+            ("", Nanoseconds, Err(Refusal::InvalidTimestamp)),
+            ("-", Nanoseconds, Err(Refusal::InvalidTimestamp)),
+            ("x", Nanoseconds, Err(Refusal::InvalidTimestamp)),
+            ("1.5", Nanoseconds, Err(Refusal::TrailingText)),
+        ] {
+            assert_eq!(whole(text, precision), expected, "{text} {precision}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for name in ["ns", "us", "ms", "s", "m", "h"] {
+            assert_eq!(name.parse::<Precision>().map(|p| p.to_string()), Ok(name.to_owned()));
+        }
+        assert!("zz".parse::<Precision>().is_err());
+    }
+
+    #[test]
+    fn stamps_are_unique_where_the_precision_has_room() {
+        let mut stamper = Stamper::new(Precision::Microseconds);
+        stamper.set_clock(5_000_000);
+        let stamps: Vec<u64> = (0..1000).map(|_| stamper.next_stamp()).collect();
+        assert_eq!(stamps, (5_000..6_000).collect::<Vec<u64>>());
+        stamper.set_clock(7_000_000);
+        assert_eq!(stamper.next_stamp(), 7_000);
+    }
+
+    #[test]
+    fn stamps_share_the_second_and_never_leave_the_clock_far_behind() {
+        let mut seconds = Stamper::new(Precision::Seconds);
+        seconds.set_clock(10_000_000_000);
+        assert_eq!([seconds.next_stamp(), seconds.next_stamp()], [10, 10]);
+
+        let mut milliseconds = Stamper::new(Precision::Milliseconds);
+        milliseconds.set_clock(10_000_000_000);
+        let most = (0..10_000).map(|_| milliseconds.next_stamp()).max();
+        assert_eq!(most, Some(10_100));
+    }
+
+    #[test]
+    fn a_clock_set_back_is_followed() {
+        let mut stamper = Stamper::new(Precision::Nanoseconds);
+        stamper.set_clock(3_600_000_000_000);
+        stamper.next_stamp();
+        stamper.set_clock(1_000);
+        assert_eq!([stamper.next_stamp(), stamper.next_stamp()], [1_000, 1_001]);
+    }
+}
