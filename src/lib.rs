@@ -1,2 +1,22 @@
-//! Twinflux.
+//! Twinflux keeps two or more InfluxDB servers holding the same data.
+//!
+//! ```text
+//! receive/            parse                batch            journal/                     deliver/
+//! udp workers ──▶ protocol/line scan ──▶ builder ──ring──▶ append ─▶ memory tail ─┬─▶ flusher a ─▶ HTTP
+//!                                                           one log,             └─▶ flusher b ─▶ HTTP
+//!                                                           a cursor for each backend and destination
+//! ```
+//!
+//! The folders are in the order of the data's way: [`receive`] takes bytes from sockets, [`protocol`] finds and
+//! judges lines, [`batch`] gathers them, [`journal`] keeps them until every backend has them, [`deliver`] writes
+//! them. [`control`] looks at all of it and nothing looks at it but [`relay`], which wires the parts together.
+//!
+//! Two promises: no line is lost uncounted (see [`journal::Ledger`]), and it costs next to nothing.
+
+pub mod batch;
+pub mod control;
+pub mod deliver;
+pub mod journal;
 pub mod protocol;
+pub mod receive;
+pub mod relay;

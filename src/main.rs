@@ -1,1 +1,111 @@
-fn main(){}
+//! The program: command line, start, signals, exit codes (0 fine, 1 failed at run time, 2 bad usage or
+//! configuration).
+#![expect(clippy::print_stdout, reason = "a program's own output")]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use twinflux::control::cli::{Cli, Command, Run};
+use twinflux::control::{Config, Status};
+use twinflux::deliver::Backend;
+use twinflux::relay::{Relay, StartError};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const FAILED: u8 = 1;
+const BAD_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let ended = match cli.command {
+        None => run(&cli.run),
+        Some(Command::Check { config }) => check(&config),
+        Some(Command::Status { admin }) => status(admin),
+        Some(Command::Demo) => Ok(()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, error)) => {
+            eprintln!("twinflux: {error}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+type Ended = Result<(), (u8, String)>;
+
+fn run(options: &Run) -> Ended {
+    let config = Config::load(options.config.as_deref(), options.overrides())
+        .map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let relay = Relay::start(&config).map_err(|error| {
+        let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
+        (code, error.to_string())
+    })?;
+    print_start(&relay, &config);
+    relay.runtime().block_on(wait_for_signal()).map_err(|error| (FAILED, error.to_string()))?;
+    tracing::info!("stopping: emptying the sockets and delivering what is pending");
+    // A second signal ends the process at once, and leaves what is pending.
+    let _second = relay.runtime().spawn(async {
+        drop(wait_for_signal().await);
+        std::process::exit(i32::from(FAILED));
+    });
+    let last = relay.shutdown();
+    for backend in &last.backends {
+        tracing::info!(
+            backend = backend.name,
+            delivered = backend.delivered_lines,
+            rejected = backend.rejected(),
+            dropped = backend.dropped(),
+            pending = backend.pending_lines,
+            "stopped"
+        );
+    }
+    Ok(())
+}
+
+async fn wait_for_signal() -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Says in five lines what it listens on, where the data goes, how to send a first line and where to look.
+fn print_start(relay: &Relay, config: &Config) {
+    let listeners = &relay.view().listeners;
+    let listens: Vec<String> =
+        listeners.iter().map(|one| format!("udp {} (database {})", one.address(), one.destination().database)).collect();
+    let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
+    let port = listeners.first().map_or(8089, |listener| listener.address().port());
+    println!("Twinflux {}: every line to every backend", env!("CARGO_PKG_VERSION"));
+    println!("  listening on  {}", listens.join(", "));
+    println!("  writing to    {}", backends.join(", "));
+    println!("  try           echo 'cpu,host=me usage=1.5' > /dev/udp/127.0.0.1/{port}    (in bash)");
+    println!("  look at       http://{}/api/status, /metrics; or: twinflux status --admin {}", relay.admin(), relay.admin());
+}
+
+fn check(file: &Path) -> Ended {
+    let bad = |error: String| (BAD_CONFIGURATION, error);
+    let config = Config::load(Some(file), twinflux::control::Overrides::default()).map_err(|error| bad(error.to_string()))?;
+    for setup in config.backends() {
+        Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
+    }
+    let text = toml::to_string(&config).map_err(|error| bad(error.to_string()))?;
+    println!("# {} is fine; with all defaults it says:", file.display());
+    print!("{text}");
+    Ok(())
+}
+
+fn status(admin: std::net::SocketAddr) -> Ended {
+    let failed = |error: String| (FAILED, format!("no status from {admin}: {error}; is the relay running, with this --admin?"));
+    let status = Status::fetch(admin).map_err(failed)?;
+    print!("{}", status.to_text());
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! Lines of one destination, growing in one worker, then sealed and never changed again.
+//!
+//! Owns: the [`Destination`], the sealed [`Batch`], the [`Builder`] that grows one, the [`Pool`] of buffers
+//! that builders fill, and the [`HandOver`] by which a worker gives a sealed batch away.
+//!
+//! Never does: I/O, parsing, waiting. The one copy of a line's bytes happens in [`Builder::append`].
+//! Bounds: a batch by bytes, lines and age ([`Limits`]); the pool by the number of idle buffers it keeps.
+
+mod builder;
+mod pool;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::protocol::Precision;
+
+pub use builder::{Builder, Limits};
+pub use pool::Pool;
+
+/// Where lines are to be written: database, retention policy and the unit of their timestamps.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The InfluxDB database.
+    pub database: String,
+    /// The retention policy; empty for the database's default.
+    pub retention_policy: String,
+    /// The unit of the lines' timestamps.
+    pub precision: Precision,
+}
+
+/// When a line was received.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// By the clock that only moves forward, for ages and latencies.
+    pub monotonic: Instant,
+    /// Nanoseconds since 1970, for stamps and for what people read.
+    pub wall: u64,
+}
+
+impl Received {
+    /// Now; reads both clocks.
+    pub fn now() -> Self {
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let wall = since_1970.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        Self { monotonic: Instant::now(), wall }
+    }
+}
+
+/// A sealed batch: whole lines, each ended by one LF, all for one destination.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Where the lines go.
+    pub destination: Arc<Destination>,
+    /// The lines, ready to be sent.
+    pub bytes: Bytes,
+    /// How many lines there are.
+    pub lines: u64,
+    /// When the first of them was received.
+    pub received: Received,
+    /// The memory that the bytes hold on to: their buffer's capacity.
+    pub capacity: usize,
+}
+
+/// What takes sealed batches from a worker: never waits.
+pub trait HandOver: Send {
+    /// Gives a batch away.
+    ///
+    /// # Errors
+    /// The batch, where there is no room; its lines are the caller's to count as dropped.
+    fn hand_over(&self, batch: Batch) -> Result<(), Batch>;
+}

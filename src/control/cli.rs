@@ -1,0 +1,77 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::load::Overrides;
+use super::url::BackendUrl;
+
+/// Keeps two or more InfluxDB servers holding the same data: receives line protocol over UDP, writes every line
+/// to every backend, and accounts for each of them.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = false)]
+pub struct Cli {
+    /// What to do; without it, run the relay.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The relay's options.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// What the relay is told on the command line; it overrides the file.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Listen for UDP here instead of the file's listeners [default: 0.0.0.0:8089]
+    #[arg(long, value_name = "ADDR")]
+    pub udp: Option<SocketAddr>,
+    /// Show the status here [default: 127.0.0.1:9097]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// Keep data here [default: ./twinflux-data without a configuration file, else /var/lib/twinflux]
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// Write to this backend, instead of the file's; repeat it for each [default: an archive in the data folder]
+    #[arg(long = "backend", value_name = "URL")]
+    pub backends: Vec<BackendUrl>,
+    /// The database that lines go to [default: telegraf]
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+}
+
+impl Run {
+    /// What overrides the file.
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            udp: self.udp,
+            admin: self.admin,
+            data_dir: self.data_dir.clone(),
+            backends: self.backends.clone(),
+            database: self.database.clone(),
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a configuration and print it with all defaults
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived
+    Demo,
+    /// Show a running relay's state
+    Status {
+        /// The relay's admin address
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9097")]
+        admin: SocketAddr,
+    },
+}

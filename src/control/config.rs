@@ -1,0 +1,232 @@
+//! The configuration: the TOML file's shape, its defaults with their reasons, and what is checked beyond types.
+//!
+//! Unknown keys are errors. Durations are text like `"500ms"`, sizes like `"8MiB"`. Secrets are never in the
+//! file: it names files that hold them, so that a configuration may be shown.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::url::BackendUrl;
+use crate::journal::Durability;
+use crate::protocol::Precision;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Journal, archive and dead letters; a lock file guards it. The place the Filesystem Hierarchy Standard gives.
+    pub data_dir: PathBuf,
+    /// How long a shutdown may take to deliver what is pending: below the 90 s after which systemd kills.
+    #[serde(with = "duration")]
+    pub shutdown_timeout: Duration,
+    /// The status page.
+    pub admin: Admin,
+    /// UDP listeners.
+    pub udp: Vec<Udp>,
+    /// Backends; each gets everything.
+    pub backend: Vec<Backend>,
+    /// The journal.
+    pub journal: Journal,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/twinflux"),
+            shutdown_timeout: Duration::from_secs(10),
+            admin: Admin::default(),
+            udp: Vec::new(),
+            backend: Vec::new(),
+            journal: Journal::default(),
+        }
+    }
+}
+
+/// Where the state is shown.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// `/metrics`, `/api/status`, `/health`, `/ready`. Loopback: it has no password.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9097)) }
+    }
+}
+
+/// What a listener's datagrams hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// Whatever is known; today line protocol.
+    #[default]
+    Auto,
+    /// InfluxDB line protocol.
+    Influx,
+}
+
+/// A UDP listener.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Udp {
+    /// The address; 8089 is InfluxDB's own UDP port.
+    pub listen: SocketAddr,
+    /// What the datagrams hold.
+    pub format: Format,
+    /// The database its lines go to; Telegraf's default.
+    pub database: String,
+    /// The retention policy; empty: the database's default one.
+    pub retention_policy: String,
+    /// The unit of its lines' timestamps; Telegraf sends nanoseconds.
+    pub precision: Precision,
+    /// Threads; 0: 1 on one or two CPUs, else half of the CPUs, at most 4. One takes 200,000 datagrams a second.
+    pub workers: u16,
+    /// The receive buffer of each worker: what 100,000 datagrams of 300 bytes a second fill in 60 ms.
+    pub receive_buffer: ByteSize,
+    /// Networks (CIDR) whose datagrams are taken; empty: all. It stops accidents, not forged senders.
+    pub allow: Vec<IpNet>,
+}
+
+impl Default for Udp {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8089)),
+            format: Format::Auto,
+            database: "telegraf".to_owned(),
+            retention_policy: String::new(),
+            precision: Precision::Nanoseconds,
+            workers: 0,
+            receive_buffer: ByteSize::mib(8),
+            allow: Vec::new(),
+        }
+    }
+}
+
+/// A backend. `name` and `url` have no default.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// Its identity in the journal: renaming it starts a new cursor.
+    pub name: String,
+    /// `http(s)://host:port` an InfluxDB, `file:///path` an archive, `udp://host:port` another relay.
+    pub url: BackendUrl,
+    /// The user of the 1.x API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The file with that user's password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// The file with a token; with it the v2 API is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// The organisation of the v2 API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    /// The bucket of the v2 API; without it `database/retention_policy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// Certificates (PEM) to trust instead of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// From a request's beginning to its answer's first byte, and again to its end. InfluxDB's own
+    /// `write-timeout` is 10 s.
+    #[serde(default = "default_timeout", with = "duration")]
+    pub timeout: Duration,
+    /// Compress requests: less network for more CPU. Off, because mirrors mostly stand side by side.
+    #[serde(default)]
+    pub gzip: bool,
+    /// Lines in one request, at most; InfluxDB's documented optimum is 5,000 to 10,000.
+    #[serde(default = "default_max_batch_lines")]
+    pub max_batch_lines: u32,
+    /// Bytes in one request, at most: what common reverse proxies take (1 MiB).
+    #[serde(default = "default_max_batch_bytes")]
+    pub max_batch_bytes: ByteSize,
+    /// How long a line waits for others, at most: one request a second costs InfluxDB little.
+    #[serde(default = "default_linger", with = "duration")]
+    pub linger: Duration,
+    /// The largest datagram of a `udp://` backend: fits an Ethernet frame with room for tunnels.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+}
+
+impl Backend {
+    /// A backend with defaults.
+    pub fn new(name: String, url: BackendUrl) -> Self {
+        Self {
+            name,
+            url,
+            username: None,
+            password_file: None,
+            token_file: None,
+            org: None,
+            bucket: None,
+            ca_file: None,
+            timeout: default_timeout(),
+            gzip: false,
+            max_batch_lines: default_max_batch_lines(),
+            max_batch_bytes: default_max_batch_bytes(),
+            linger: default_linger(),
+            mtu: default_mtu(),
+        }
+    }
+}
+
+fn default_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_max_batch_lines() -> u32 {
+    5000
+}
+
+fn default_max_batch_bytes() -> ByteSize {
+    ByteSize::mib(1)
+}
+
+fn default_linger() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn default_mtu() -> u16 {
+    1400
+}
+
+/// The journal's settings.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// What a crash may cost.
+    pub durability: Durability,
+    /// The memory for lines that a backend has yet to take, a hard bound: 200,000 lines, and small beside an InfluxDB.
+    pub memory: ByteSize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { durability: Durability::default(), memory: ByteSize::mib(64) }
+    }
+}
+
+/// Durations as text, `"500ms"`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text)
+            .map_err(|error| de::Error::custom(format!("{text:?} is no duration ({error}): write \"500ms\" or \"10s\"")))
+    }
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*duration))
+    }
+}

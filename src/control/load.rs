@@ -1,0 +1,277 @@
+//! From a file and command-line options to a checked configuration, and from there to the components' setups.
+//!
+//! Every error names the file, the line, the key, and what would be right. No line of the file is quoted: it
+//! might hold what should not be shown.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::{Backend, Config, Udp};
+use super::url::BackendUrl;
+use crate::batch::{Builder, Destination};
+use crate::deliver::{self, Api, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
+use crate::journal::Limits;
+use crate::receive::udp;
+
+/// Where data goes when no file says otherwise, below the current folder.
+const DATA_DIR_WITHOUT_FILE: &str = "twinflux-data";
+/// The least memory that a journal works with: a few batches in flight.
+const LEAST_MEMORY: u64 = 4 << 20;
+
+/// A configuration that cannot work: where, and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// What the command line sets.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--udp`
+    pub udp: Option<std::net::SocketAddr>,
+    /// `--admin`
+    pub admin: Option<std::net::SocketAddr>,
+    /// `--data-dir`
+    pub data_dir: Option<PathBuf>,
+    /// `--backend`
+    pub backends: Vec<BackendUrl>,
+    /// `--database`
+    pub database: Option<String>,
+}
+
+impl Config {
+    /// Reads the file, where there is one, applies the command line, fills in what is missing, and checks it all.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let text = match file {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| ConfigError(format!("cannot read the configuration {}: {error}", path.display())))?,
+            None => String::new(),
+        };
+        let source = Source { name: file.map_or_else(String::new, |path| path.display().to_string()), text };
+        let mut config: Self = toml::from_str(&source.text).map_err(|error| source.syntax(&error))?;
+        if file.is_none() {
+            config.data_dir = PathBuf::from(DATA_DIR_WITHOUT_FILE);
+        }
+        config.apply(overrides);
+        config.check(&source)?;
+        Ok(config)
+    }
+
+    fn apply(&mut self, overrides: Overrides) {
+        if let Some(path) = overrides.data_dir {
+            self.data_dir = path;
+        }
+        self.data_dir = std::path::absolute(&self.data_dir).unwrap_or_else(|_| self.data_dir.clone());
+        if let Some(listen) = overrides.admin {
+            self.admin.listen = listen;
+        }
+        if self.udp.is_empty() {
+            self.udp.push(Udp::default());
+        }
+        if let Some(listen) = overrides.udp {
+            self.udp.truncate(1);
+            self.udp[0].listen = listen;
+        }
+        if let Some(database) = overrides.database {
+            for listener in &mut self.udp {
+                listener.database.clone_from(&database);
+            }
+        }
+        if !overrides.backends.is_empty() {
+            let named = overrides.backends.into_iter().enumerate();
+            self.backend = named.map(|(place, url)| Backend::new(letter_name(place), url)).collect();
+        }
+        if self.backend.is_empty() {
+            let archive = BackendUrl::Archive(self.data_dir.join("archive"));
+            self.backend.push(Backend::new("archive".to_owned(), archive));
+        }
+    }
+
+    fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        if self.journal.memory.as_u64() < LEAST_MEMORY {
+            return Err(source.at("journal", 0, "memory", "must be at least 4MiB"));
+        }
+        for (place, listener) in self.udp.iter().enumerate() {
+            let bad = |key, what: &str| source.at("udp", place, key, what);
+            if listener.database.is_empty() {
+                return Err(bad("database", "must name a database, such as \"telegraf\""));
+            }
+            if has_control(&listener.database) || has_control(&listener.retention_policy) {
+                return Err(bad("database", "names of databases and retention policies hold no control characters"));
+            }
+            if listener.receive_buffer.as_u64() > 1 << 30 {
+                return Err(bad("receive_buffer", "must be at most 1GiB"));
+            }
+            let v2 = self.backend.iter().find(|backend| backend.token_file.is_some());
+            if let (Some(backend), None) = (v2, listener.precision.v2_name()) {
+                let what = format!("the v2 API of backend {:?} knows only ns, us, ms and s", backend.name);
+                return Err(bad("precision", &what));
+            }
+        }
+        let mut names = HashSet::new();
+        for (place, backend) in self.backend.iter().enumerate() {
+            let (key, what) = match check_backend(backend) {
+                Err(wrong) => wrong,
+                Ok(()) if !names.insert(&backend.name) => ("name", "is taken by another backend: names must differ"),
+                Ok(()) => continue,
+            };
+            return Err(source.at("backend", place, key, what));
+        }
+        Ok(())
+    }
+
+    /// The listeners' setups.
+    pub fn listeners(&self) -> Vec<udp::Setup> {
+        self.udp.iter().map(listener_setup).collect()
+    }
+
+    /// The backends' setups.
+    pub fn backends(&self) -> Vec<deliver::Setup> {
+        self.backend.iter().map(backend_setup).collect()
+    }
+}
+
+/// What is wrong with a backend: the key and what would be right.
+fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
+    let is_influx = matches!(backend.url, BackendUrl::Influx(_));
+    let is_v2 = backend.token_file.is_some();
+    let wrong = [
+        (backend.name.is_empty(), "name", "must not be empty: it is the backend's identity in the journal"),
+        (
+            !backend.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+            "name",
+            "may hold letters, digits, '-', '_' and '.'",
+        ),
+        (!is_influx && backend.username.is_some(), "username", "is for http:// and https:// backends only"),
+        (!is_influx && is_v2, "token_file", "is for http:// and https:// backends only"),
+        (is_v2 && backend.username.is_some(), "username", "and token_file exclude each other: 1.x or v2 API"),
+        (backend.username.is_some() != backend.password_file.is_some(), "username", "and password_file go together"),
+        (!is_v2 && backend.org.is_some(), "org", "needs token_file: it belongs to the v2 API"),
+        (!is_v2 && backend.bucket.is_some(), "bucket", "needs token_file: it belongs to the v2 API"),
+        (
+            backend.ca_file.is_some() && !backend.url.to_string().starts_with("https://"),
+            "ca_file",
+            "is for https:// backends only",
+        ),
+        (backend.timeout < Duration::from_millis(100), "timeout", "must be at least 100ms"),
+        (backend.linger > Duration::from_secs(60), "linger", "must be at most 60s"),
+        (backend.max_batch_lines == 0, "max_batch_lines", "must be at least 1"),
+        (
+            backend.max_batch_bytes.as_u64() < Builder::least_buffer_bytes() as u64,
+            "max_batch_bytes",
+            "must be at least 65KiB: one line may have 64KiB",
+        ),
+        (backend.max_batch_bytes.as_u64() > 64 << 20, "max_batch_bytes", "must be at most 64MiB"),
+        (
+            backend.mtu < 512 || usize::from(backend.mtu) > MAX_DATAGRAM_BYTES,
+            "mtu",
+            "must be between 512 and 65507 bytes",
+        ),
+    ];
+    wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err((key, what)))
+}
+
+fn listener_setup(listener: &Udp) -> udp::Setup {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    udp::Setup {
+        listen: listener.listen,
+        destination: Arc::new(Destination {
+            database: listener.database.clone(),
+            retention_policy: listener.retention_policy.clone(),
+            precision: listener.precision,
+        }),
+        workers: match listener.workers {
+            0 => (cpus / 2).clamp(1, 4),
+            workers => usize::from(workers),
+        },
+        receive_buffer: u32::try_from(listener.receive_buffer.as_u64()).unwrap_or(u32::MAX),
+        allow: listener.allow.clone(),
+    }
+}
+
+fn backend_setup(backend: &Backend) -> deliver::Setup {
+    let target = match &backend.url {
+        BackendUrl::Archive(folder) => Target::Archive(folder.clone()),
+        BackendUrl::Relay(host) => Target::Relay { host: host.clone(), mtu: usize::from(backend.mtu) },
+        BackendUrl::Influx(url) => Target::Influx(InfluxSetup {
+            url: url.clone(),
+            api: api(backend),
+            ca_file: backend.ca_file.clone(),
+            timeout: backend.timeout,
+            gzip: backend.gzip,
+        }),
+    };
+    deliver::Setup {
+        name: backend.name.clone(),
+        target,
+        limits: Limits {
+            lines: u64::from(backend.max_batch_lines),
+            bytes: backend.max_batch_bytes.as_u64(),
+            linger: backend.linger,
+        },
+    }
+}
+
+fn api(backend: &Backend) -> Api {
+    match &backend.token_file {
+        Some(token) => Api::V2 {
+            org: backend.org.clone().unwrap_or_default(),
+            bucket: backend.bucket.clone(),
+            token: SecretFile::new(token.clone()),
+        },
+        None => {
+            let credentials = backend.username.clone().zip(backend.password_file.clone().map(SecretFile::new));
+            Api::V1 { credentials }
+        }
+    }
+}
+
+fn has_control(text: &str) -> bool {
+    text.chars().any(char::is_control)
+}
+
+/// `a` to `z`, then `backend-27` and so on.
+fn letter_name(place: usize) -> String {
+    let letter = u8::try_from(place).ok().filter(|place| *place < 26).map(|place| char::from(b'a' + place));
+    letter.map_or_else(|| format!("backend-{}", place + 1), String::from)
+}
+
+/// The file that errors point into.
+struct Source {
+    name: String,
+    text: String,
+}
+
+impl Source {
+    /// An error of the TOML parser or of a value's type, with the line's key in front.
+    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let start = error.span().map_or(0, |span| span.start.min(self.text.len()));
+        let line = self.text[..start].matches('\n').count() + 1;
+        let text = self.text.lines().nth(line - 1).unwrap_or_default();
+        let key = text.split('=').next().unwrap_or_default().trim();
+        ConfigError(format!("{}:{line}: {key}: {}", self.name, error.message().trim_end().replace('\n', "; ")))
+    }
+
+    /// An error in a key of the table, or of the element at this place of the array of tables.
+    fn at(&self, table: &str, place: usize, key: &str, what: &str) -> ConfigError {
+        let line = self.line_of(table, place, key).map_or_else(String::new, |line| format!("{}:{line}: ", self.name));
+        ConfigError(format!("{line}{table}.{key} {what}"))
+    }
+
+    /// The line of the key, or of its table's head; none where the value is not the file's.
+    fn line_of(&self, table: &str, place: usize, key: &str) -> Option<usize> {
+        let is_head = |line: &str| {
+            let head = line.trim_start().trim_start_matches('[');
+            line.trim_start().starts_with('[') && head.split(']').next().map(str::trim) == Some(table)
+        };
+        let lines = || self.text.lines().enumerate();
+        let (head, _) = lines().filter(|(_, line)| is_head(line)).nth(place)?;
+        let inside = lines().skip(head + 1).take_while(|(_, line)| !line.trim_start().starts_with('['));
+        let mut with_key = inside.filter(|(_, line)| line.split('=').next().map(str::trim) == Some(key));
+        Some(with_key.next().map_or(head, |(line, _)| line) + 1)
+    }
+}

@@ -1,0 +1,222 @@
+//! `/metrics`: the status in Prometheus' text format, and what the process itself costs.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, EncodeLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::status::{Status, View};
+use crate::deliver::State;
+
+/// The content type of [`render`].
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics.
+///
+/// # Errors
+/// None that writing to memory could have.
+pub(super) fn render(view: &View) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Metrics { status: view.status(), process: Process::read() }));
+    let mut output = String::new();
+    text::encode(&mut output, &registry)?;
+    Ok(output)
+}
+
+#[derive(Debug)]
+struct Metrics {
+    status: Status,
+    process: Process,
+}
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.encode_receive(&mut encoder)?;
+        self.encode_backends(&mut encoder)?;
+        self.encode_process(&mut encoder)
+    }
+}
+
+impl Metrics {
+    fn encode_receive(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let listeners = || {
+            self.status.receive.iter().map(|receive| {
+                (vec![("kind", receive.kind.as_str()), ("listen", receive.listen.as_str())], receive)
+            })
+        };
+        let one = |name, help, value: fn(&super::status::Receive) -> u64| {
+            (name, help, listeners().map(|(labels, receive)| (labels, value(receive))).collect::<Vec<_>>())
+        };
+        for (name, help, values) in [
+            one("datagrams", "Datagrams taken from the socket", |receive| receive.datagrams),
+            one("received_bytes", "Bytes of the datagrams", |receive| receive.bytes),
+            one("kernel_dropped_datagrams", "Datagrams the kernel dropped: the receive buffer was full", |receive| {
+                receive.kernel_dropped
+            }),
+            one("truncated_datagrams", "Datagrams larger than a slot", |receive| receive.truncated),
+            one("denied_datagrams", "Datagrams from addresses that are not allowed", |receive| receive.denied),
+            one("empty_datagrams", "Datagrams without payload", |receive| receive.empty),
+            one("lines", "Lines seen: accepted and refused", |receive| receive.lines),
+        ] {
+            counter(out, name, help, values)?;
+        }
+        let refused = listeners().flat_map(|(labels, receive)| {
+            receive.refused.iter().map(move |(reason, lines)| (with(&labels, "reason", reason), *lines))
+        });
+        counter(out, "refused_lines", "Lines refused, by reason", refused.collect())?;
+        gauge(
+            out,
+            "receive_buffer_bytes",
+            "Receive buffer that each worker got",
+            listeners().map(|(labels, receive)| (labels, receive.receive_buffer)).collect(),
+        )?;
+        gauge(
+            out,
+            "receive_buffer_wanted_bytes",
+            "Receive buffer that was asked for",
+            listeners().map(|(labels, receive)| (labels, receive.receive_buffer_wanted)).collect(),
+        )?;
+        counter(out, "accepted_lines", "Lines accepted", vec![(Vec::new(), self.status.accepted_lines)])
+    }
+
+    fn encode_backends(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let backends = || self.status.backends.iter().map(|backend| (vec![("backend", backend.name.as_str())], backend));
+        let one = |name, help, value: fn(&super::status::Backend) -> u64| {
+            (name, help, backends().map(|(labels, backend)| (labels, value(backend))).collect::<Vec<_>>())
+        };
+        for (name, help, values) in [
+            one("recovered_lines", "Lines found in the journal at start", |backend| backend.recovered_lines),
+            one("delivered_lines", "Lines acknowledged", |backend| backend.delivered_lines),
+            one("delivered_bytes", "Bytes of the lines acknowledged", |backend| backend.delivered_bytes),
+            one("requests", "Requests made", |backend| backend.requests),
+            one("retries", "Requests made again", |backend| backend.retries),
+        ] {
+            counter(out, name, help, values)?;
+        }
+        let rejected = backends().flat_map(|(labels, backend)| {
+            backend.rejected_lines.iter().map(move |(class, lines)| (with(&labels, "class", class), *lines))
+        });
+        counter(out, "rejected_lines", "Lines the backend will never take, by class", rejected.collect())?;
+        let dropped = backends().flat_map(|(labels, backend)| {
+            backend.dropped_lines.iter().map(move |(reason, lines)| (with(&labels, "reason", reason), *lines))
+        });
+        counter(out, "dropped_lines", "Lines given up, by reason", dropped.collect())?;
+        for (name, help, values) in [
+            one("pending_lines", "Lines not yet acknowledged", |backend| backend.pending_lines),
+            one("pending_bytes", "Bytes of those in the journal", |backend| backend.pending_bytes),
+        ] {
+            gauge(out, name, help, values)?;
+        }
+        let states = backends().flat_map(|(labels, backend)| {
+            State::ALL.map(|state| (with(&labels, "state", state.name()), u64::from(backend.state == state.name())))
+        });
+        gauge(out, "backend_state", "1 for the state the backend is in", states.collect())?;
+        let oldest = backends().map(|(labels, backend)| (labels, backend.oldest_pending_seconds));
+        gauge(out, "oldest_pending_seconds", "How long the oldest pending line has waited", oldest.collect())?;
+        let latency = backends().flat_map(|(labels, backend)| {
+            let latency = backend.latency_ms;
+            [("0.5", latency.p50), ("0.99", latency.p99), ("1", latency.max)]
+                .map(|(quantile, milliseconds)| (with(&labels, "quantile", quantile), milliseconds / 1000.0))
+        });
+        gauge(out, "latency_seconds", "Receive to acknowledged", latency.collect())
+    }
+
+    fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let plain = |value| vec![(Vec::new(), value)];
+        gauge(out, "uptime_seconds", "Since the start", vec![(Vec::new(), self.status.uptime_seconds)])?;
+        gauge(out, "journal_memory_bytes", "Memory held by records", plain(self.status.journal.memory_bytes))?;
+        gauge(out, "journal_disk_bytes", "Disk held by segments", plain(self.status.journal.disk_bytes))?;
+        gauge(out, "journal_segments", "Segments on disk", plain(self.status.journal.segments))?;
+        gauge(out, "process_resident_bytes", "Resident memory", plain(self.process.resident_bytes))?;
+        gauge(out, "process_resident_peak_bytes", "Most resident memory", plain(self.process.resident_peak_bytes))?;
+        let cpu = vec![(Vec::new(), self.process.cpu_seconds)];
+        counter(out, "process_cpu_seconds", "Processor time, user and system", cpu)
+    }
+}
+
+fn with<'a>(labels: &Labels<'a>, key: &'static str, value: &'a str) -> Labels<'a> {
+    let mut labels = labels.clone();
+    labels.push((key, value));
+    labels
+}
+
+fn counter<N>(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: Vec<(Labels<'_>, N)>,
+) -> Result<(), fmt::Error>
+where
+    ConstCounter<N>: EncodeMetric,
+{
+    family(out, name, help, MetricType::Counter, values.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value))))
+}
+
+fn gauge<N>(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: Vec<(Labels<'_>, N)>,
+) -> Result<(), fmt::Error>
+where
+    ConstGauge<N>: EncodeMetric,
+{
+    family(out, name, help, MetricType::Gauge, values.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value))))
+}
+
+fn family<'a>(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    values: impl Iterator<Item = (Labels<'a>, impl EncodeMetric)>,
+) -> Result<(), fmt::Error>
+where
+    Labels<'a>: EncodeLabelSet,
+{
+    let name = format!("twinflux_{name}");
+    let mut metric = out.encode_descriptor(&name, help, None, kind)?;
+    for (labels, value) in values {
+        value.encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// What the process costs, as the kernel counts it; 0 where it does not tell.
+#[derive(Debug, Default)]
+struct Process {
+    resident_bytes: u64,
+    resident_peak_bytes: u64,
+    cpu_seconds: f64,
+}
+
+impl Process {
+    fn read() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let kilobytes = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kb| kb * 1024)
+        };
+        Self {
+            resident_bytes: kilobytes("VmRSS:"),
+            resident_peak_bytes: kilobytes("VmHWM:"),
+            cpu_seconds: cpu_seconds().unwrap_or(0.0),
+        }
+    }
+}
+
+/// User and system time of all threads, ended ones included.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The command's name may hold spaces: what follows is counted from its closing parenthesis.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    // `sysconf(_SC_CLK_TCK)` is 100 on every Linux that user space sees.
+    Some(ticks / 100.0)
+}

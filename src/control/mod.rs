@@ -1,0 +1,16 @@
+//! What people and machines see and say: configuration, status, metrics, command line.
+//!
+//! May look at everything; nothing of the data's way looks here.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+mod load;
+mod metrics;
+pub mod status;
+mod table;
+pub mod url;
+
+pub use config::Config;
+pub use load::{ConfigError, Overrides};
+pub use status::{Status, View};

@@ -1,0 +1,279 @@
+//! One picture of all figures: `/api/status`, `/metrics` and the terminal show nothing else.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::deliver::Health;
+use crate::journal::{DropReason, Durability, Journal, Ledger, Rejection};
+use crate::protocol::Refusal;
+use crate::receive::udp::Listener;
+
+/// The running parts that the picture is taken of. Clones share them.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// When the relay started.
+    pub started: Instant,
+    /// The listeners.
+    pub listeners: Arc<Vec<Listener>>,
+    /// The journal.
+    pub journal: Journal,
+    /// What a crash may cost.
+    pub durability: Durability,
+    /// The backends, in the journal's order.
+    pub backends: Arc<Vec<BackendView>>,
+}
+
+/// A backend's name, address and health.
+#[derive(Debug)]
+pub struct BackendView {
+    /// Its name.
+    pub name: String,
+    /// Its URL, which holds no secret.
+    pub url: String,
+    /// Its state.
+    pub health: Arc<Health>,
+}
+
+/// All figures since the start, as `/api/status` gives them.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// Since the start.
+    pub uptime_seconds: f64,
+    /// The listeners.
+    pub receive: Vec<Receive>,
+    /// Lines accepted by all listeners.
+    pub accepted_lines: u64,
+    /// The backends.
+    pub backends: Vec<Backend>,
+    /// The journal.
+    pub journal: JournalStatus,
+}
+
+/// A listener's figures.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Receive {
+    /// `udp`
+    pub kind: String,
+    /// The address it listens on.
+    pub listen: String,
+    /// The database its lines go to.
+    pub database: String,
+    /// Datagrams taken from the socket, whatever became of them.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams that the kernel dropped because the receive buffer was full.
+    pub kernel_dropped: u64,
+    /// Datagrams that were larger than the largest slot.
+    pub truncated: u64,
+    /// Datagrams from addresses that are not allowed.
+    pub denied: u64,
+    /// Datagrams without payload.
+    pub empty: u64,
+    /// Lines seen: accepted and refused.
+    pub lines: u64,
+    /// Lines refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// The receive buffer that was asked for, in bytes.
+    pub receive_buffer_wanted: u64,
+    /// The receive buffer that each worker got, in bytes.
+    pub receive_buffer: u64,
+}
+
+/// A backend's side of the ledger: at every moment
+/// `accepted + recovered = delivered + rejected + dropped + pending`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Backend {
+    /// Its name.
+    pub name: String,
+    /// Its URL.
+    pub url: String,
+    /// `up`, `retrying`, `held` or `down`.
+    pub state: String,
+    /// Lines found in the journal at start.
+    pub recovered_lines: u64,
+    /// Lines it acknowledged.
+    pub delivered_lines: u64,
+    /// Bytes of those.
+    pub delivered_bytes: u64,
+    /// Lines it will never take, by class.
+    pub rejected_lines: BTreeMap<String, u64>,
+    /// Lines given up, by reason.
+    pub dropped_lines: BTreeMap<String, u64>,
+    /// Lines it has not yet acknowledged, wherever they are.
+    pub pending_lines: u64,
+    /// Bytes of those in the journal.
+    pub pending_bytes: u64,
+    /// How long the oldest of them has waited.
+    pub oldest_pending_seconds: f64,
+    /// Requests made.
+    pub requests: u64,
+    /// How many of them were made again.
+    pub retries: u64,
+    /// The last error's text, whether or not it is over.
+    pub last_error: Option<String>,
+    /// Receive to acknowledged.
+    pub latency_ms: Latency,
+}
+
+/// Percentiles of a latency, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Latency {
+    /// Half of the lines took no longer.
+    pub p50: f64,
+    /// Of a hundred lines, 99 took no longer.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+/// The journal's figures.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct JournalStatus {
+    /// What a crash may cost.
+    pub durability: Durability,
+    /// Memory held by records.
+    pub memory_bytes: u64,
+    /// Disk held by segments.
+    pub disk_bytes: u64,
+    /// Segments on disk.
+    pub segments: u64,
+}
+
+impl View {
+    /// Takes the picture.
+    pub fn status(&self) -> Status {
+        // In this order the identity holds at every moment: what the journal has was accepted before, and what
+        // found no room in the ring was accepted before it was dropped.
+        let journal = self.journal.snapshot();
+        let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
+        let accepted: u64 = tallies.iter().map(|tally| tally.accepted).sum();
+        let ring_full: u64 = tallies.iter().map(|tally| tally.ring_full).sum();
+        let on_the_way = accepted - ring_full - journal.appended_lines;
+
+        let receive = self.listeners.iter().zip(&tallies).map(|(listener, tally)| {
+            let (wanted, got) = listener.receive_buffer();
+            Receive {
+                kind: "udp".to_owned(),
+                listen: listener.address().to_string(),
+                database: listener.destination().database.clone(),
+                datagrams: tally.datagrams,
+                bytes: tally.bytes,
+                kernel_dropped: listener.kernel_drops(),
+                truncated: tally.truncated,
+                denied: tally.denied,
+                empty: tally.empty,
+                lines: tally.lines(),
+                refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), tally.refused[reason.index()])).into(),
+                receive_buffer_wanted: wanted,
+                receive_buffer: got,
+            }
+        });
+        let ledgers = journal.ledgers.iter().zip(&journal.oldest_pending_seconds);
+        let backends = self.backends.iter().zip(ledgers);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            receive: receive.collect(),
+            accepted_lines: accepted,
+            backends: backends
+                .map(|(view, (ledger, oldest))| Backend::new(view, ledger, *oldest, ring_full, on_the_way))
+                .collect(),
+            journal: JournalStatus {
+                durability: self.durability,
+                memory_bytes: journal.memory_bytes,
+                disk_bytes: 0,
+                segments: 0,
+            },
+        }
+    }
+
+    /// Whether the relay is of use: at least one backend took a write or has not yet failed.
+    pub fn is_ready(&self) -> bool {
+        self.backends.iter().any(|backend| backend.health.is_ready())
+    }
+}
+
+impl Backend {
+    fn new(view: &BackendView, ledger: &Ledger, oldest: f64, ring_full: u64, on_the_way: u64) -> Self {
+        let rejected = Rejection::ALL.iter().zip(ledger.rejected);
+        let dropped = DropReason::ALL.iter().map(|reason| {
+            let before_the_journal = if *reason == DropReason::RingFull { ring_full } else { 0 };
+            (reason.name().to_owned(), ledger.dropped[*reason as usize] + before_the_journal)
+        });
+        let (requests, retries) = view.health.requests();
+        Self {
+            name: view.name.clone(),
+            url: view.url.clone(),
+            state: view.health.state().name().to_owned(),
+            recovered_lines: ledger.recovered,
+            delivered_lines: ledger.delivered,
+            delivered_bytes: ledger.delivered_bytes,
+            rejected_lines: rejected.map(|(class, lines)| (class.name().to_owned(), lines)).collect(),
+            dropped_lines: dropped.collect(),
+            pending_lines: ledger.pending + on_the_way,
+            pending_bytes: ledger.pending_bytes,
+            oldest_pending_seconds: oldest,
+            requests,
+            retries,
+            last_error: view.health.last_error(),
+            latency_ms: Latency {
+                p50: milliseconds(ledger.latency.value_at_quantile(0.5)),
+                p99: milliseconds(ledger.latency.value_at_quantile(0.99)),
+                max: milliseconds(ledger.latency.max()),
+            },
+        }
+    }
+
+    /// Lines rejected, of all classes.
+    pub fn rejected(&self) -> u64 {
+        self.rejected_lines.values().sum()
+    }
+
+    /// Lines dropped, for all reasons.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_lines.values().sum()
+    }
+
+    /// `accepted + recovered` less everything that became of it: 0, at every moment.
+    pub fn difference(&self, accepted: u64) -> i128 {
+        let gone = self.delivered_lines + self.rejected() + self.dropped() + self.pending_lines;
+        i128::from(accepted + self.recovered_lines) - i128::from(gone)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^52 microseconds")]
+fn milliseconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1000.0
+}
+
+impl Status {
+    /// Asks a running relay.
+    ///
+    /// # Errors
+    /// What went wrong, as a sentence's part.
+    pub fn fetch(admin: SocketAddr) -> Result<Self, String> {
+        let mut stream = TcpStream::connect_timeout(&admin, FETCH_TIMEOUT).map_err(|error| error.to_string())?;
+        let request = format!("GET /api/status HTTP/1.0\r\nHost: {admin}\r\n\r\n");
+        let mut answer = String::new();
+        stream
+            .set_read_timeout(Some(FETCH_TIMEOUT))
+            .and_then(|()| stream.write_all(request.as_bytes()))
+            .and_then(|()| stream.take(FETCH_BYTES).read_to_string(&mut answer))
+            .map_err(|error| error.to_string())?;
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or("what answers there speaks no HTTP")?;
+        serde_json::from_str(body).map_err(|error| format!("what answers there is no relay ({error})"))
+    }
+}
+
+/// How long a relay may take to connect, and to answer.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer that is read.
+const FETCH_BYTES: u64 = 16 << 20;

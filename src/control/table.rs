@@ -1,0 +1,94 @@
+//! The status as text for a terminal.
+
+use std::fmt::Write;
+
+use super::status::{Backend, Receive, Status};
+
+impl Status {
+    /// The picture in a few lines of text, the ledger of each backend as one row.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let uptime = humantime::format_duration(std::time::Duration::from_secs_f64(self.uptime_seconds.floor()));
+        write_line(&mut text, format_args!("Twinflux {}, up {uptime}", self.version));
+        for receive in &self.receive {
+            write_receive(&mut text, receive);
+        }
+        write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
+        write_line(&mut text, format_args!(""));
+        text.push_str(&self.ledger());
+        for backend in self.backends.iter().filter(|backend| backend.state != "up") {
+            let error = backend.last_error.as_deref().unwrap_or("no error told");
+            write_line(&mut text, format_args!("{} is {}: {error}", backend.name, backend.state));
+        }
+        text
+    }
+
+    /// The ledger as a table: a row for each backend, the last column 0 where it balances.
+    pub fn ledger(&self) -> String {
+        let mut text = String::new();
+        write_line(
+            &mut text,
+            format_args!(
+                "{:<12} {:<9} {:>12} {:>10} {:>10} {:>10} {:>10} {:>9} {:>9} {:>7}",
+                "backend", "state", "delivered", "recovered", "rejected", "dropped", "pending", "p50 ms", "p99 ms", "differ"
+            ),
+        );
+        for backend in &self.backends {
+            write_backend(&mut text, backend, self.accepted_lines);
+        }
+        text
+    }
+}
+
+fn write_receive(text: &mut String, receive: &Receive) {
+    let refused: u64 = receive.refused.values().sum();
+    write_line(
+        text,
+        format_args!(
+            "{} {} -> {}: {} datagrams, {} bytes, {} lines, {refused} refused, {} dropped by the kernel, {} denied",
+            receive.kind,
+            receive.listen,
+            receive.database,
+            receive.datagrams,
+            receive.bytes,
+            receive.lines,
+            receive.kernel_dropped,
+            receive.denied
+        ),
+    );
+    for (reason, lines) in receive.refused.iter().filter(|(_, lines)| **lines > 0) {
+        write_line(text, format_args!("    refused {reason}: {lines}"));
+    }
+    if receive.receive_buffer < receive.receive_buffer_wanted {
+        write_line(
+            text,
+            format_args!(
+                "    receive buffer {} bytes instead of {}: sysctl -w net.core.rmem_max={}",
+                receive.receive_buffer, receive.receive_buffer_wanted, receive.receive_buffer_wanted
+            ),
+        );
+    }
+}
+
+fn write_backend(text: &mut String, backend: &Backend, accepted: u64) {
+    write_line(
+        text,
+        format_args!(
+            "{:<12} {:<9} {:>12} {:>10} {:>10} {:>10} {:>10} {:>9.1} {:>9.1} {:>7}",
+            backend.name,
+            backend.state,
+            backend.delivered_lines,
+            backend.recovered_lines,
+            backend.rejected(),
+            backend.dropped(),
+            backend.pending_lines,
+            backend.latency_ms.p50,
+            backend.latency_ms.p99,
+            backend.difference(accepted)
+        ),
+    );
+}
+
+fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("BUG: writing to memory does not fail");
+}

@@ -1,0 +1,114 @@
+//! A backend's URL: what kind of backend it names, and that it holds no secret.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use http::Uri;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A backend's URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendUrl {
+    /// `http://host:port` or `https://host:port`: an InfluxDB.
+    Influx(Uri),
+    /// `file:///path`: an archive.
+    Archive(PathBuf),
+    /// `udp://host:port`: another relay.
+    Relay(String),
+}
+
+impl FromStr for BackendUrl {
+    type Err = String;
+
+    /// Errors never repeat the text: it may hold a password.
+    fn from_str(text: &str) -> Result<Self, String> {
+        const KINDS: &str = "write http://HOST:8086 or https://HOST:8086 for an InfluxDB, \
+                             file:///FOLDER for an archive, udp://HOST:8089 for another relay";
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| format!("a backend's URL needs a scheme: {KINDS}"))?;
+        if rest.contains('@') {
+            return Err("a URL must hold no user or password: use username and password_file".to_owned());
+        }
+        match scheme {
+            "http" | "https" => {
+                let uri: Uri = text.parse().map_err(|error| format!("not a URL ({error}): {KINDS}"))?;
+                if uri.host().unwrap_or_default().is_empty() {
+                    return Err(format!("the URL names no host: {KINDS}"));
+                }
+                if uri.query().is_some() {
+                    return Err("the URL must end with the path: database and retention policy belong to the \
+                                listener, credentials into username, password_file and token_file"
+                        .to_owned());
+                }
+                Ok(Self::Influx(uri))
+            }
+            "file" if rest.starts_with('/') => Ok(Self::Archive(PathBuf::from(rest))),
+            "file" => Err("a file URL needs an absolute path: file:///var/lib/twinflux/archive".to_owned()),
+            "udp" => match rest.rsplit_once(':') {
+                Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                    Ok(Self::Relay(rest.to_owned()))
+                }
+                _ => Err("a relay's URL needs a host and a port: udp://relay-2:8089".to_owned()),
+            },
+            other => Err(format!("unknown scheme {other:?}: {KINDS}")),
+        }
+    }
+}
+
+impl fmt::Display for BackendUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // A bare `/` for a path was not in the text.
+            Self::Influx(uri) => f.write_str(uri.to_string().trim_end_matches('/')),
+            Self::Archive(path) => write!(f, "file://{}", path.display()),
+            Self::Relay(host) => write!(f, "udp://{host}"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for BackendUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_scheme_names_a_kind_and_is_shown_as_written() {
+        for text in [
+            "http://10.0.0.1:8086",
+            "https://influx.example/prefix",
+            "http://[::1]:8086",
+            "file:///var/lib/archive",
+            "udp://relay-2:8089",
+        ] {
+            assert_eq!(text.parse::<BackendUrl>().map(|url| url.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn errors_say_what_would_be_right_and_repeat_no_secret() {
+        for (text, part) in [
+            ("10.0.0.1:8086", "needs a scheme"),
+            ("tcp://10.0.0.1:8086", "unknown scheme"),
+            ("http://", "http://HOST"),
+            ("http://admin:hunter2@10.0.0.1:8086", "password_file"),
+            ("http://10.0.0.1:8086/write?db=x&p=hunter2", "username"),
+            ("file://relative", "absolute"),
+            ("udp://relay-2", "port"),
+        ] {
+            let error = text.parse::<BackendUrl>().expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+            assert!(!error.contains("hunter2"));
+        }
+    }
+}

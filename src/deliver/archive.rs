@@ -1,0 +1,281 @@
+//! A folder as a backend: line protocol in files, one folder for each destination.
+//!
+//! ```text
+//! archive/telegraf.ns/20261123T034500Z.lp       the open segment
+//! archive/telegraf.ns/20261123T024500Z.lp.gz    a full one
+//! ```
+//!
+//! Each segment begins with the comments that `influx -import` reads the database and retention policy from;
+//! everything else takes them for comments: `zcat FILE | curl --data-binary @- 'HOST/write?db=…'`.
+//!
+//! Lines count as delivered once they are on disk (`fdatasync`). A write that fails half-way is taken back, so
+//! that a full disk leaves no half a line. The last line of a segment that a crash tore is cut off when the
+//! segment is opened again: it was not acknowledged, and comes again.
+//!
+//! Bounds: a segment's size and age, one open file for each destination. The folder itself grows as its disk
+//! allows; a full disk holds lines in the journal.
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::Outcome;
+use super::outcome::Fate;
+use crate::batch::Destination;
+use crate::journal::{Lease, Record};
+
+/// A segment is closed and compressed when it has grown to this size.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// A segment is closed and compressed when it is this old.
+const SEGMENT_AGE: Duration = Duration::from_secs(3600);
+/// What cannot stand in a file's name, and the separator of its parts.
+const NAME: &AsciiSet = &CONTROLS.add(b'/').add(b'%').add(b'.').add(b' ').add(b'\\');
+
+/// A backend that keeps lines in files.
+#[derive(Debug)]
+pub(super) struct Archive {
+    /// Taken along by the thread that writes, and brought back.
+    folders: Option<Folders>,
+}
+
+impl Archive {
+    /// An archive in this folder, which is made at the first write.
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folders: Some(Folders { root: folder, open: HashMap::new() }) }
+    }
+
+    /// Appends a lease's records and waits until they are on disk.
+    pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
+        let Some(mut folders) = self.folders.take() else {
+            return Outcome::new(Fate::HoldBackend, "the archive's writer ended; restart to go on".to_owned());
+        };
+        let destination = Arc::clone(&lease.destination);
+        let records = lease.records.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let result = folders.append(&destination, &records);
+            (folders, result)
+        });
+        match written.await {
+            Ok((folders, result)) => {
+                self.folders = Some(folders);
+                match result {
+                    Ok(()) => Outcome::new(Fate::Delivered, String::new()),
+                    Err(error) => Outcome::new(Fate::Transient, error.to_string()),
+                }
+            }
+            Err(error) => Outcome::new(Fate::HoldBackend, error.to_string()),
+        }
+    }
+}
+
+/// What failed, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("archive {path}: {error}")]
+struct ArchiveError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+#[derive(Debug)]
+struct Folders {
+    root: PathBuf,
+    open: HashMap<Arc<Destination>, Segment>,
+}
+
+impl Folders {
+    fn append(&mut self, destination: &Arc<Destination>, records: &[Arc<Record>]) -> Result<(), ArchiveError> {
+        let folder = self.root.join(folder_name(destination));
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |error| ArchiveError { path, error }
+        };
+        if !self.open.contains_key(destination) {
+            let segment = Segment::open(&folder, destination).map_err(at(&folder))?;
+            self.open.insert(Arc::clone(destination), segment);
+        }
+        let Some(segment) = self.open.get_mut(destination) else { return Ok(()) };
+        if let Err(error) = segment.append(records) {
+            // The next try opens the segment anew, and looks at what is in it.
+            let path = segment.path.clone();
+            self.open.remove(destination);
+            return Err(ArchiveError { path, error });
+        }
+        if segment.bytes >= SEGMENT_BYTES || segment.opened.elapsed() >= SEGMENT_AGE {
+            let path = segment.path.clone();
+            self.open.remove(destination);
+            // The lines are on disk either way: a segment that stays uncompressed is no loss.
+            if let Err(error) = compress(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot compress an archive segment");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    file: File,
+    /// The length up to which everything is whole.
+    bytes: u64,
+    opened: Instant,
+}
+
+impl Segment {
+    /// Opens the folder's unfinished segment, or makes a new one.
+    fn open(folder: &Path, destination: &Destination) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let unfinished = newest_segment(folder)?;
+        let path = unfinished.clone().unwrap_or_else(|| folder.join(format!("{}.lp", file_stamp(SystemTime::now()))));
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let bytes = whole_bytes(&mut file)?;
+        file.set_len(bytes)?;
+        file.seek(SeekFrom::Start(bytes))?;
+        let mut segment = Self { path, file, bytes, opened: Instant::now() };
+        if segment.bytes == 0 {
+            segment.write_all(&[header(destination).as_bytes()])?;
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(segment)
+    }
+
+    fn append(&mut self, records: &[Arc<Record>]) -> io::Result<()> {
+        let parts: Vec<&[u8]> = records.iter().map(|record| &record.batch.bytes[..]).collect();
+        self.write_all(&parts)
+    }
+
+    /// Writes all parts and syncs them, or takes back what was written of them.
+    fn write_all(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let written = parts.iter().try_for_each(|part| self.file.write_all(part)).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => {
+                self.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+                Ok(())
+            }
+            Err(error) => {
+                self.file.set_len(self.bytes)?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// `database[.policy].precision`, with what a name cannot hold as `%XX`.
+fn folder_name(destination: &Destination) -> String {
+    let encode = |text: &str| utf8_percent_encode(text, NAME).to_string();
+    let policy = match destination.retention_policy.as_str() {
+        "" => String::new(),
+        policy => format!(".{}", encode(policy)),
+    };
+    format!("{}{policy}.{}", encode(&destination.database), destination.precision)
+}
+
+fn header(destination: &Destination) -> String {
+    let Destination { database, retention_policy, precision } = destination;
+    format!(
+        "# DML\n# CONTEXT-DATABASE: {database}\n# CONTEXT-RETENTION-POLICY: {retention_policy}\n# precision: {precision}\n"
+    )
+}
+
+/// `20261123T034500Z`
+fn file_stamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':'], "")
+}
+
+fn newest_segment(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let mut newest = None;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "lp") {
+            newest = newest.max(Some(path));
+        }
+    }
+    Ok(newest)
+}
+
+/// The length up to the last line feed.
+fn whole_bytes(file: &mut File) -> io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    let mut block = [0; 4096];
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        let part = &mut block[..usize::try_from(end - start).unwrap_or(0)];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(found) = memchr::memrchr(b'\n', part) {
+            return Ok(start + found as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// Replaces `X.lp` by `X.lp.gz`.
+fn compress(path: &Path) -> io::Result<()> {
+    let compressed = path.with_extension("lp.gz");
+    let unfinished = path.with_extension("lp.gz.tmp");
+    let output = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    let mut encoder = GzEncoder::new(output, Compression::new(1));
+    io::copy(&mut File::open(path)?, &mut encoder)?;
+    encoder.finish()?.sync_all()?;
+    std::fs::rename(&unfinished, &compressed)?;
+    std::fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Precision;
+
+    fn destination(database: &str, policy: &str) -> Arc<Destination> {
+        Arc::new(Destination {
+            database: database.to_owned(),
+            retention_policy: policy.to_owned(),
+            precision: Precision::Milliseconds,
+        })
+    }
+
+    #[test]
+    fn folders_are_named_by_destination_and_never_lead_elsewhere() {
+        assert_eq!(folder_name(&destination("telegraf", "")), "telegraf.ms");
+        assert_eq!(folder_name(&destination("a.b/../c", "one week")), "a%2Eb%2F%2E%2E%2Fc.one%20week.ms");
+    }
+
+    #[test]
+    fn a_torn_line_is_cut_off_and_the_segment_goes_on() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut segment = Segment::open(folder.path(), &destination("db", "rp")).expect("open");
+        segment.write_all(&[b"m v=1 1\n", b"m v=2 2\nm v=3"]).expect("write");
+        let path = segment.path.clone();
+        drop(segment);
+        let mut segment = Segment::open(folder.path(), &destination("db", "rp")).expect("open again");
+        assert_eq!(segment.path, path);
+        segment.write_all(&[b"m v=3 3\n"]).expect("write");
+        let text = std::fs::read_to_string(path).expect("read");
+        let header = "# DML\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: rp\n# precision: ms\n";
+        assert_eq!(text, format!("{header}m v=1 1\nm v=2 2\nm v=3 3\n"));
+    }
+
+    #[test]
+    fn a_full_segment_is_replaced_by_a_compressed_one() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut segment = Segment::open(folder.path(), &destination("db", "")).expect("open");
+        segment.write_all(&[b"m v=1 1\n"]).expect("write");
+        compress(&segment.path).expect("compress");
+        assert!(!segment.path.exists());
+        let compressed = File::open(segment.path.with_extension("lp.gz")).expect("open");
+        let mut text = String::new();
+        flate2::read::MultiGzDecoder::new(compressed).read_to_string(&mut text).expect("read");
+        assert!(text.ends_with("m v=1 1\n"));
+        assert_eq!(newest_segment(folder.path()).expect("list"), None);
+    }
+}

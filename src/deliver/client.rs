@@ -1,0 +1,233 @@
+//! One HTTP connection to one backend, with a limit on everything: connecting, the first byte, the whole answer,
+//! the answer's size.
+//!
+//! Never follows a redirect, never decodes, never keeps more than one connection.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{Request, Response, StatusCode, Uri};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// How long connecting may take, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How much of an answer is read.
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// What went wrong before there was a whole answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// No connection: refused, unreachable, unknown name.
+    #[error("cannot connect to {0}: {1}")]
+    Connect(String, io::Error),
+    /// No connection in time.
+    #[error("no connection to {0} within {1:?}")]
+    ConnectTimeout(String, Duration),
+    /// The server's certificate is not to be trusted.
+    #[error("TLS to {0} failed: {1}; check ca_file and the server's certificate")]
+    Tls(String, io::Error),
+    /// The connection ended before the answer did.
+    #[error("the connection to {0} ended before the answer: {1}")]
+    Broken(String, hyper::Error),
+    /// No answer in time.
+    #[error("{0} took the connection and did not answer within {1:?}")]
+    Stalled(String, Duration),
+}
+
+/// An answer, as far as it is of use.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The text of the header `Retry-After`.
+    pub retry_after: Option<String>,
+    /// The first [`ANSWER_BYTES`] of the body.
+    pub body: String,
+}
+
+/// The client of one backend.
+#[derive(Debug)]
+pub(super) struct Client {
+    host: String,
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+    timeout: Duration,
+    connection: Option<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Payload>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The task would go on for as long as a hung peer keeps its end open.
+        self.task.abort();
+    }
+}
+
+impl Client {
+    /// A client for the host and port of this URL, over TLS where a configuration is given. `timeout` bounds the
+    /// time to an answer's first byte, and the same again to its end.
+    pub(super) fn new(url: &Uri, tls: Option<Arc<ClientConfig>>, timeout: Duration) -> Self {
+        let port = url.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        Self { host, port, tls, timeout, connection: None }
+    }
+
+    /// Sends a request and reads its answer. The request is made anew for a second try, which follows at once
+    /// where a kept connection turns out to have been closed meanwhile.
+    ///
+    /// # Errors
+    /// What went wrong; the connection is then closed, and the request may or may not have arrived.
+    pub(super) async fn send(&mut self, request: impl Fn() -> Request<Payload>) -> Result<Answer, ClientError> {
+        if let Some(mut kept) = self.connection.take()
+            && kept.sender.ready().await.is_ok()
+        {
+            match self.exchange(kept, request()).await {
+                Err(ClientError::Broken(..)) => {}
+                ended => return ended,
+            }
+        }
+        let fresh = self.connect().await?;
+        self.exchange(fresh, request()).await
+    }
+
+    async fn exchange(&mut self, mut connection: Connection, request: Request<Payload>) -> Result<Answer, ClientError> {
+        let response = timeout(self.timeout, connection.sender.send_request(request)).await;
+        let response = response
+            .map_err(|_| ClientError::Stalled(self.address(), self.timeout))?
+            .map_err(|error| ClientError::Broken(self.address(), error))?;
+        let answer = timeout(self.timeout, read_answer(response)).await;
+        let (answer, is_whole) = answer
+            .map_err(|_| ClientError::Stalled(self.address(), self.timeout))?
+            .map_err(|error| ClientError::Broken(self.address(), error))?;
+        if is_whole {
+            self.connection = Some(connection);
+        }
+        Ok(answer)
+    }
+
+    async fn connect(&self) -> Result<Connection, ClientError> {
+        match timeout(CONNECT_TIMEOUT, self.open()).await {
+            Ok(connection) => connection,
+            Err(_) => Err(ClientError::ConnectTimeout(self.address(), CONNECT_TIMEOUT)),
+        }
+    }
+
+    async fn open(&self) -> Result<Connection, ClientError> {
+        let failed = |error| ClientError::Connect(self.address(), error);
+        // The name is resolved at each connection: a server may have moved.
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        set_options(&stream, self.timeout).map_err(failed)?;
+        let Some(config) = &self.tls else { return self.handshake(stream).await };
+        let name = ServerName::try_from(self.host.clone()).map_err(|error| failed(io::Error::other(error)))?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+        match connector.connect(name, stream).await {
+            Ok(stream) => self.handshake(stream).await,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(ClientError::Tls(self.address(), error)),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<Connection, ClientError>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|error| ClientError::Broken(self.address(), error))?;
+        // What ends the connection shows in the request that is under way.
+        let task = tokio::spawn(async move { drop(connection.await) });
+        Ok(Connection { sender, task })
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+/// Lets a half-open connection be noticed, while a request is under way and between two.
+fn set_options(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(timeout))?;
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+    socket.set_tcp_keepalive(&keepalive.with_retries(3))
+}
+
+/// Reads an answer's end, up to a bound; tells whether that was all of it.
+async fn read_answer(response: Response<Incoming>) -> Result<(Answer, bool), hyper::Error> {
+    let status = response.status();
+    let retry_after = response.headers().get(RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let mut incoming = response.into_body();
+    let mut body = Vec::new();
+    let mut is_whole = true;
+    while let Some(frame) = incoming.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            let room = ANSWER_BYTES - body.len();
+            body.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                is_whole = false;
+                break;
+            }
+        }
+    }
+    Ok((Answer { status, retry_after, body: String::from_utf8_lossy(&body).into_owned() }, is_whole))
+}
+
+/// A request's body: the records' own bytes, one behind the other, never joined.
+#[derive(Debug, Default)]
+pub(super) struct Payload {
+    parts: VecDeque<Bytes>,
+    bytes: u64,
+}
+
+impl FromIterator<Bytes> for Payload {
+    fn from_iter<I: IntoIterator<Item = Bytes>>(parts: I) -> Self {
+        let parts: VecDeque<Bytes> = parts.into_iter().collect();
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        Self { parts, bytes }
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = self.parts.pop_front();
+        self.bytes -= part.as_ref().map_or(0, |part| part.len() as u64);
+        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes)
+    }
+}

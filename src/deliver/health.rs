@@ -1,0 +1,165 @@
+//! A backend's state as operators see it, and the pause between tries.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// The first pause's upper bound.
+const BACKOFF_BASE: Duration = Duration::from_millis(250);
+/// Every pause's upper bound.
+const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// Every pause's lower bound: chance never makes a hot loop.
+const BACKOFF_FLOOR: Duration = Duration::from_millis(50);
+/// How much of an error's text is kept, in bytes.
+const ERROR_BYTES: usize = 500;
+
+/// Exponential back-off with full jitter: a random time up to a bound that doubles.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    /// The next pause.
+    pub(super) fn next_pause(&mut self) -> Duration {
+        let bound = BACKOFF_BASE.saturating_mul(1 << self.tries.min(10)).min(BACKOFF_CAP);
+        self.tries += 1;
+        bound.mul_f64(fastrand::f64()).max(BACKOFF_FLOOR)
+    }
+
+    /// Begins anew, after a success.
+    pub(super) fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
+/// A backend's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// The last request ended well, or none was made yet.
+    Up,
+    /// It answers, but cannot take the lines now.
+    Retrying,
+    /// An operator must act: credentials, missing database.
+    Held,
+    /// It does not answer.
+    Down,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Up, Self::Retrying, Self::Held, Self::Down];
+
+    /// The state's name in metrics, JSON and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Retrying => "retrying",
+            Self::Held => "held",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// What a flusher shows of its backend. Only the flusher changes it.
+#[derive(Debug, Default)]
+pub struct Health {
+    state: AtomicU8,
+    requests: AtomicU64,
+    retries: AtomicU64,
+    has_delivered: AtomicBool,
+    has_failed: AtomicBool,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Health {
+    /// The state now.
+    pub fn state(&self) -> State {
+        State::ALL[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    /// Requests made, and how many of them were made again.
+    pub fn requests(&self) -> (u64, u64) {
+        (self.requests.load(Ordering::Relaxed), self.retries.load(Ordering::Relaxed))
+    }
+
+    /// The last error's text, whether or not it is over.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it took a write or has not yet failed.
+    pub fn is_ready(&self) -> bool {
+        self.has_delivered.load(Ordering::Relaxed) || !self.has_failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes a success; returns the state before.
+    pub(super) fn succeed(&self) -> State {
+        self.has_delivered.store(true, Ordering::Relaxed);
+        self.change(State::Up)
+    }
+
+    /// Notes a failure and its text; returns the state before.
+    pub(super) fn fail(&self, state: State, error: &str) -> State {
+        self.has_failed.store(true, Ordering::Relaxed);
+        self.note_error(error);
+        self.change(state)
+    }
+
+    /// Notes an error that does not change the state.
+    pub(super) fn note_error(&self, error: &str) {
+        let end = (0..=ERROR_BYTES.min(error.len())).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error[..end].to_owned());
+    }
+
+    fn change(&self, state: State) -> State {
+        State::ALL[usize::from(self.state.swap(state as u8, Ordering::Relaxed))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_are_never_none() {
+        let mut backoff = Backoff::default();
+        let mut longest = Duration::ZERO;
+        for tries in 0..100 {
+            let pause = backoff.next_pause();
+            let bound = BACKOFF_BASE.saturating_mul(1 << tries.min(10)).min(BACKOFF_CAP);
+            assert!(pause >= BACKOFF_FLOOR && pause <= bound, "{tries}: {pause:?}");
+            longest = longest.max(pause);
+        }
+        assert!(longest > BACKOFF_BASE);
+        backoff.reset();
+        assert!(backoff.next_pause() <= BACKOFF_BASE);
+    }
+
+    #[test]
+    fn a_backend_is_ready_until_it_fails_and_again_once_it_took_a_write() {
+        let health = Health::default();
+        assert!(health.is_ready());
+        assert_eq!(health.fail(State::Down, "refused"), State::Up);
+        assert!(!health.is_ready());
+        assert_eq!(health.succeed(), State::Down);
+        assert!(health.is_ready());
+        assert_eq!((health.state(), health.last_error().as_deref()), (State::Up, Some("refused")));
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        let health = Health::default();
+        health.note_error(&"ä".repeat(ERROR_BYTES));
+        assert_eq!(health.last_error().map(|text| text.len()), Some(ERROR_BYTES));
+    }
+}

@@ -1,0 +1,211 @@
+//! An InfluxDB as a backend: the write endpoints of its 1.x and 2.x APIs.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use http::{Method, Request, Uri};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::client::{Client, ClientError, Payload};
+use super::outcome::{Fate, of_answer};
+use super::secret::SecretFile;
+use super::{Outcome, SetupError};
+use crate::batch::Destination;
+use crate::journal::Lease;
+
+/// How an InfluxDB is reached.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// `http` or `https`, host, port, and what may stand before `/write`.
+    pub url: Uri,
+    /// Which API, with its credentials.
+    pub api: Api,
+    /// Certificates to trust instead of the system's, in PEM.
+    pub ca_file: Option<PathBuf>,
+    /// To an answer's first byte, and again to its end.
+    pub timeout: Duration,
+    /// Whether requests are compressed.
+    pub gzip: bool,
+}
+
+/// The API and who we are to it.
+#[derive(Clone, Debug)]
+pub enum Api {
+    /// `/write?db=…&rp=…`
+    V1 {
+        /// The user and the file with the password.
+        credentials: Option<(String, SecretFile)>,
+    },
+    /// `/api/v2/write?org=…&bucket=…`
+    V2 {
+        /// The organisation's name; empty where the server does not ask for it.
+        org: String,
+        /// The bucket; without it `database/retention_policy`, as InfluxDB 1.8 reads it.
+        bucket: Option<String>,
+        /// The file with the token.
+        token: SecretFile,
+    },
+}
+
+/// A backend that speaks InfluxDB's HTTP API.
+#[derive(Debug)]
+pub(super) struct Influx {
+    setup: Setup,
+    client: Client,
+    authorization: Option<HeaderValue>,
+}
+
+impl Influx {
+    /// Reads secrets and certificates; connects at the first write.
+    ///
+    /// # Errors
+    /// What is wrong with a secret or certificate file.
+    pub(super) fn new(setup: Setup) -> Result<Self, SetupError> {
+        let authorization = setup.api.authorization().map_err(SetupError)?;
+        let tls = if setup.url.scheme_str() == Some("https") { Some(tls_config(&setup)?) } else { None };
+        let client = Client::new(&setup.url, tls, setup.timeout);
+        Ok(Self { setup, client, authorization })
+    }
+
+    /// Writes a lease's records in one request.
+    pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
+        let Some(target) = self.target(&lease.destination) else {
+            let destination = &lease.destination;
+            return Outcome::new(
+                Fate::HoldDestination,
+                format!("the v2 API has no precision {}: give the listener ns, us, ms or s", destination.precision),
+            );
+        };
+        let parts: Vec<Bytes> = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
+        let parts = if self.setup.gzip { vec![compress(&parts)] } else { parts };
+        let sent = self.client.send(|| request(&self.setup, self.authorization.as_ref(), &target, &parts)).await;
+        match sent {
+            Ok(answer) => {
+                let fate = of_answer(answer.status, answer.retry_after.as_deref(), &answer.body, SystemTime::now());
+                if matches!(answer.status.as_u16(), 401 | 403) {
+                    self.reload_secret();
+                }
+                Outcome::new(fate, format!("{}: {}", answer.status, answer.body.trim_end()))
+            }
+            Err(error) => Outcome::new(fate_of(&error), error.to_string()),
+        }
+    }
+
+    /// The path and query for a destination; none where the API cannot name its precision.
+    fn target(&self, destination: &Destination) -> Option<String> {
+        let prefix = self.setup.url.path().trim_end_matches('/');
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let Destination { database, retention_policy, precision } = destination;
+        match &self.setup.api {
+            Api::V1 { .. } => {
+                let policy = match retention_policy.as_str() {
+                    "" => String::new(),
+                    policy => format!("&rp={}", encode(policy)),
+                };
+                Some(format!("{prefix}/write?db={}{policy}&precision={}", encode(database), precision.v1_name()))
+            }
+            Api::V2 { org, bucket, .. } => {
+                let from_database = || match retention_policy.as_str() {
+                    "" => database.clone(),
+                    policy => format!("{database}/{policy}"),
+                };
+                let bucket = encode(&bucket.clone().unwrap_or_else(from_database));
+                let precision = precision.v2_name()?;
+                Some(format!("{prefix}/api/v2/write?org={}&bucket={bucket}&precision={precision}", encode(org)))
+            }
+        }
+    }
+
+    /// An operator who mends a refused password does not have to restart anything.
+    fn reload_secret(&mut self) {
+        if let Ok(authorization) = self.setup.api.authorization() {
+            self.authorization = authorization;
+        }
+    }
+}
+
+impl Api {
+    /// The header that says who we are, from the secret's file as it is now.
+    fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+        let text = match self {
+            Self::V1 { credentials: None } => return Ok(None),
+            Self::V1 { credentials: Some((user, password)) } => {
+                let pair = format!("{user}:{}", password.read()?.expose());
+                format!("Basic {}", BASE64_STANDARD.encode(pair))
+            }
+            Self::V2 { token, .. } => format!("Token {}", token.read()?.expose()),
+        };
+        let mut value = HeaderValue::from_str(&text).map_err(|_| "the secret cannot stand in a header".to_owned())?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+fn request(setup: &Setup, authorization: Option<&HeaderValue>, target: &str, parts: &[Bytes]) -> Request<Payload> {
+    let mut request = Request::new(parts.iter().cloned().collect::<Payload>());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = target.parse().expect("BUG: a target is made of encoded parts");
+    let headers = request.headers_mut();
+    if let Some(host) = setup.url.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+        headers.insert(HOST, host);
+    }
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("twinflux/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if setup.gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    if let Some(authorization) = authorization {
+        headers.insert(AUTHORIZATION, authorization.clone());
+    }
+    request
+}
+
+fn fate_of(error: &ClientError) -> Fate {
+    match error {
+        ClientError::Connect(..) | ClientError::ConnectTimeout(..) => Fate::Down,
+        ClientError::Tls(..) => Fate::HoldBackend,
+        ClientError::Broken(..) => Fate::Transient,
+        ClientError::Stalled(..) => Fate::Stalled,
+    }
+}
+
+/// One gzip stream of all parts, at the level where its speed is best worth its size.
+fn compress(parts: &[Bytes]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(1));
+    let written = parts.iter().try_for_each(|part| encoder.write_all(part)).and_then(|()| encoder.finish());
+    written.expect("BUG: writing to memory does not fail").into()
+}
+
+fn tls_config(setup: &Setup) -> Result<Arc<ClientConfig>, SetupError> {
+    let mut roots = RootCertStore::empty();
+    match &setup.ca_file {
+        Some(path) => {
+            let bad = |what: String| SetupError(format!("ca_file {}: {what}", path.display()));
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
+                let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+                roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+            }
+            if roots.is_empty() {
+                return Err(bad("no certificate in it: it must hold one or more in PEM".to_owned()));
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| SetupError(format!("TLS: {error}")))?;
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}

@@ -1,0 +1,135 @@
+//! From the journal to the backends: one flusher for each, wholly independent.
+//!
+//! Owns: the endpoints (InfluxDB over HTTP, an archive folder, another relay), the meaning of answers
+//! ([`outcome`]), each backend's [`Health`].
+//!
+//! Never does: deciding what is kept or dropped (the journal does), joining or changing lines.
+//! Bounds: one request at a time to each backend, with time limits; 64 KiB of any answer.
+
+mod archive;
+mod client;
+mod flusher;
+mod health;
+mod influx;
+pub mod outcome;
+mod relay;
+mod secret;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::journal::{Lease, Limits, Reader};
+use archive::Archive;
+use flusher::Flusher;
+use influx::Influx;
+use outcome::Fate;
+use relay::Relay;
+
+pub use health::{Health, State};
+pub use influx::{Api, Setup as InfluxSetup};
+pub use relay::MAX_DATAGRAM_BYTES;
+pub use secret::{Secret, SecretFile};
+
+/// How a backend is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its identity in the journal, in logs and metrics.
+    pub name: String,
+    /// What it is.
+    pub target: Target,
+    /// When and how much is sent.
+    pub limits: Limits,
+}
+
+/// What a backend is.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// An InfluxDB.
+    Influx(InfluxSetup),
+    /// A folder of line-protocol files.
+    Archive(PathBuf),
+    /// Another relay.
+    Relay {
+        /// `name:port`
+        host: String,
+        /// The largest datagram, in bytes.
+        mtu: usize,
+    },
+}
+
+/// A setup that cannot work: what is wrong and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SetupError(pub(crate) String);
+
+/// A backend ready to be started: its secrets and certificates are read.
+#[derive(Debug)]
+pub struct Backend {
+    setup: Setup,
+    endpoint: Endpoint,
+}
+
+impl Backend {
+    /// Reads what the setup names; makes no connection.
+    ///
+    /// # Errors
+    /// What is wrong with a secret or certificate file.
+    pub fn new(setup: Setup) -> Result<Self, SetupError> {
+        let endpoint = match setup.target.clone() {
+            Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(influx)?)),
+            Target::Archive(folder) => Endpoint::Archive(Archive::new(folder)),
+            Target::Relay { host, mtu } => Endpoint::Relay(Relay::new(host, mtu)),
+        };
+        Ok(Self { setup, endpoint })
+    }
+
+    /// Starts the flusher. It ends once the journal is closed and what can be delivered is; `closing` becomes
+    /// true at that time and ends its pauses.
+    pub fn start(
+        self,
+        runtime: &Handle,
+        reader: Reader,
+        health: Arc<Health>,
+        closing: watch::Receiver<bool>,
+    ) -> JoinHandle<()> {
+        let Setup { name, limits, .. } = self.setup;
+        let flusher = Flusher { name, endpoint: self.endpoint, reader, limits, health, closing };
+        runtime.spawn(flusher.run())
+    }
+}
+
+/// Where a lease is written to.
+#[derive(Debug)]
+enum Endpoint {
+    Influx(Box<Influx>),
+    Archive(Archive),
+    Relay(Relay),
+}
+
+impl Endpoint {
+    async fn write(&mut self, lease: &Lease) -> Outcome {
+        match self {
+            Self::Influx(influx) => influx.write(lease).await,
+            Self::Archive(archive) => archive.write(lease).await,
+            Self::Relay(relay) => relay.write(lease).await,
+        }
+    }
+}
+
+/// How a try to write ended.
+#[derive(Debug)]
+struct Outcome {
+    fate: Fate,
+    /// What the backend or the system said, for people; empty after a success.
+    text: String,
+}
+
+impl Outcome {
+    fn new(fate: Fate, text: String) -> Self {
+        Self { fate, text }
+    }
+}

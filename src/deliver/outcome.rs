@@ -1,0 +1,246 @@
+//! What a backend's answer means: a pure table from status, headers and body to the fate of what was sent.
+//!
+//! The status alone is not enough. InfluxDB 1.x answers 400 to a full disk (`partial write: … no space left on
+//! device`), 500 to a retention policy that nobody made, and a partial write's `dropped=` does not count lines
+//! that it could not read. Peers that go by the status lose a full backend's lines.
+//!
+//! Texts are matched as parts, never as whole strings: 1.12 appends to them, 2.x wraps them in JSON.
+
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+
+use crate::journal::Rejection;
+
+/// The longest time that a backend may ask for with `Retry-After`.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// What becomes of the lines of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The backend has them.
+    Delivered,
+    /// The backend will never take some of them, and has the rest.
+    Rejected {
+        /// Why.
+        class: Rejection,
+        /// How many, as far as the answer tells; none: all of them.
+        lines: Option<u64>,
+    },
+    /// The request was too large as a whole: a smaller one may pass.
+    TooLarge,
+    /// To be sent again after a pause: the backend works, but cannot now.
+    Transient,
+    /// To be sent again, no sooner than the backend asked.
+    Busy {
+        /// How long it asked to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// Nobody answers.
+    Down,
+    /// It takes connections and does not answer.
+    Stalled,
+    /// An operator must act on this destination (missing database, credentials): others go on.
+    HoldDestination,
+    /// An operator must act on this backend: what answers is no InfluxDB, or cannot be trusted.
+    HoldBackend,
+}
+
+/// The fate of the lines of a request that was answered. `retry_after` is that header's text; `now` is for one
+/// that names a date.
+pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &str, now: SystemTime) -> Fate {
+    match status.as_u16() {
+        204 => Fate::Delivered,
+        200 if body.trim().is_empty() => Fate::Delivered,
+        401 | 403 => Fate::HoldDestination,
+        408 | 425 | 429 | 502 | 503 | 504 => {
+            Fate::Busy { retry_after: retry_after.and_then(|text| parse_retry_after(text, now)) }
+        }
+        413 => Fate::TooLarge,
+        400 | 404 | 422 | 500 => of_error(status, body),
+        402..=499 => Fate::Rejected { class: Rejection::Other, lines: None },
+        500..=599 => Fate::Transient,
+        // A page, a redirect, an upgrade: something else than InfluxDB. A redirect is never followed.
+        _ => Fate::HoldBackend,
+    }
+}
+
+/// Statuses whose meaning is in the body.
+fn of_error(status: StatusCode, body: &str) -> Fate {
+    if contains_any(body, TRANSIENT) {
+        return Fate::Transient;
+    }
+    if contains_any(body, MISSING_DESTINATION) {
+        return Fate::HoldDestination;
+    }
+    match status.as_u16() {
+        // A path that no InfluxDB answers so: another server, or a wrong path before `/write`.
+        404 => Fate::HoldBackend,
+        500 => Fate::Transient,
+        _ => Fate::Rejected { class: class_of(body), lines: rejected_lines(body) },
+    }
+}
+
+/// The server cannot now, whatever the status says.
+const TRANSIENT: &[&str] = &[
+    "no space left",
+    "cache-max-memory",
+    "timeout",
+    "engine is closed",
+    "being deleted",
+    "shard is disabled",
+    "too many open files",
+    "read-only file system",
+    "input/output error",
+];
+
+const MISSING_DESTINATION: &[&str] = &[
+    "database not found",
+    "retention policy not found",
+    "database is required",
+    "no dbrp mapping found",
+    "bucket not found",
+    "organization not found",
+    "could not find bucket",
+];
+
+fn class_of(body: &str) -> Rejection {
+    const CLASSES: &[(&str, Rejection)] = &[
+        ("unable to parse", Rejection::Unparsable),
+        ("field type conflict", Rejection::FieldType),
+        ("beyond retention policy", Rejection::Retention),
+        ("max-series-per-database", Rejection::SeriesLimit),
+        ("max-values-per-tag", Rejection::SeriesLimit),
+    ];
+    let class = CLASSES.iter().find(|(text, _)| body.contains(text));
+    class.map_or(Rejection::Other, |(_, class)| *class)
+}
+
+/// How many lines a partial write left out: what `dropped=` says, plus the lines that could not be read, which it
+/// does not count. None where the answer does not tell, or says nothing of the rest being written.
+fn rejected_lines(body: &str) -> Option<u64> {
+    if !body.contains("partial write") {
+        return None;
+    }
+    let unparsable = body.matches("unable to parse").count() as u64;
+    let dropped = body.rsplit_once("dropped=").map_or(0, |(_, text)| {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        text[..digits].parse().unwrap_or(0)
+    });
+    Some(unparsable + dropped).filter(|lines| *lines > 0)
+}
+
+fn contains_any(body: &str, texts: &[&str]) -> bool {
+    texts.iter().any(|text| body.contains(text))
+}
+
+/// Seconds, or an HTTP date; a time in the past or a negative number asks for nothing.
+fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?,
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fate(status: u16, body: &str) -> Fate {
+        of_answer(StatusCode::from_u16(status).expect("status"), None, body, SystemTime::UNIX_EPOCH)
+    }
+
+    fn rejected(class: Rejection, lines: Option<u64>) -> Fate {
+        Fate::Rejected { class, lines }
+    }
+
+    /// Bodies as InfluxDB 1.6.7 and 2.x write them.
+    #[test]
+    fn table() {
+        use Fate::{Delivered, HoldBackend, HoldDestination, TooLarge, Transient};
+        use Rejection::{FieldType, Other, Retention, SeriesLimit, Unparsable};
+        let cases: &[(u16, &str, Fate)] = &[
+            (204, "", Delivered),
+            (200, "", Delivered),
+            (200, "<html>hello</html>", HoldBackend),
+            (301, "", HoldBackend),
+            (302, "", HoldBackend),
+            (101, "", HoldBackend),
+            (401, r#"{"error":"authorization failed"}"#, HoldDestination),
+            (403, r#"{"error":"\"r\" user is not authorized to write to database \"x\""}"#, HoldDestination),
+            (404, r#"{"error":"database not found: \"nope\""}"#, HoldDestination),
+            (404, "404 page not found", HoldBackend),
+            (404, r#"{"code":"not found","message":"bucket \"x\" not found: bucket not found"}"#, HoldDestination),
+            (500, r#"{"error":"retention policy not found: nope"}"#, HoldDestination),
+            (413, r#"{"error":"Request Entity Too Large"}"#, TooLarge),
+            (500, r#"{"error":"timeout"}"#, Transient),
+            (500, "Internal Server Error", Transient),
+            (500, r#"{"error":"engine: cache-max-memory-size exceeded: (1 / 0)"}"#, Transient),
+            (507, "", Transient),
+            (
+                400,
+                r#"{"error":"partial write: write /var/lib/influxdb/x: no space left on device dropped=500"}"#,
+                Transient,
+            ),
+            (
+                400,
+                r#"{"error":"partial write: unable to parse 'a': missing fields dropped=0"}"#,
+                rejected(Unparsable, Some(1)),
+            ),
+            (
+                400,
+                r#"{"error":"partial write: unable to parse 'a': missing fields\nunable to parse 'b': x dropped=0"}"#,
+                rejected(Unparsable, Some(2)),
+            ),
+            (400, r#"{"error":"unable to parse 'a': missing fields"}"#, rejected(Unparsable, None)),
+            (
+                400,
+                r#"{"error":"partial write: field type conflict: input field \"v\" on measurement \"m\" is type integer, already exists as type float dropped=1"}"#,
+                rejected(FieldType, Some(1)),
+            ),
+            (400, r#"{"error":"field type conflict"}"#, rejected(FieldType, None)),
+            (
+                400,
+                r#"{"error":"partial write: points beyond retention policy dropped=17 for database: d"}"#,
+                rejected(Retention, Some(17)),
+            ),
+            (
+                400,
+                r#"{"error":"partial write: max-series-per-database limit exceeded: (3) dropped=5"}"#,
+                rejected(SeriesLimit, Some(5)),
+            ),
+            (
+                422,
+                r#"{"code":"unprocessable entity","message":"failure writing points to database: partial write: points beyond retention policy dropped=2"}"#,
+                rejected(Retention, Some(2)),
+            ),
+            (400, r#"{"code":"invalid","message":"something new"}"#, rejected(Other, None)),
+            (405, "", rejected(Other, None)),
+        ];
+        for (status, body, expected) in cases {
+            assert_eq!(fate(*status, body), *expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_honoured_within_reason() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (text, expected) in [
+            ("3", Some(3)),
+            (" 0 ", Some(0)),
+            ("1000000000", Some(300)),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", None),
+            ("-1", None),
+            ("soon", None),
+        ] {
+            for status in [429, 503] {
+                let status = StatusCode::from_u16(status).expect("status");
+                let retry_after = expected.map(Duration::from_secs);
+                assert_eq!(of_answer(status, Some(text), "", now), Fate::Busy { retry_after }, "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Another relay as a backend: lines packed into datagrams.
+//!
+//! UDP has no answer, so that a line counts as delivered once it was sent. An error that the other host
+//! reports (nobody listens) comes with a later datagram; the whole lease is then sent again.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::UdpSocket;
+
+use super::Outcome;
+use super::outcome::Fate;
+use crate::journal::Lease;
+use crate::protocol::Scanner;
+
+/// The largest payload of a datagram over IPv4.
+pub const MAX_DATAGRAM_BYTES: usize = 65_507;
+
+/// A backend that sends datagrams.
+#[derive(Debug)]
+pub(super) struct Relay {
+    host: String,
+    mtu: usize,
+    socket: Option<UdpSocket>,
+}
+
+impl Relay {
+    /// Sends to `host` (`name:port`), at most `mtu` bytes to a datagram unless a single line is longer.
+    pub(super) fn new(host: String, mtu: usize) -> Self {
+        Self { host, mtu, socket: None }
+    }
+
+    /// Sends a lease's lines.
+    pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
+        match self.send(lease).await {
+            Ok(()) => Outcome::new(Fate::Delivered, String::new()),
+            Err(error) => {
+                self.socket = None;
+                Outcome::new(Fate::Down, format!("cannot send to {}: {error}", self.host))
+            }
+        }
+    }
+
+    async fn send(&mut self, lease: &Lease) -> io::Result<()> {
+        if self.socket.is_none() {
+            self.socket = Some(connect(&self.host).await?);
+        }
+        let Some(socket) = &self.socket else { return Ok(()) };
+        for record in &lease.records {
+            let bytes = &record.batch.bytes;
+            for datagram in pack(bytes, &mut Scanner::new(lease.destination.precision), self.mtu) {
+                socket.send(&bytes[datagram]).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn connect(host: &str) -> io::Result<UdpSocket> {
+    let unknown = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let address = tokio::net::lookup_host(host).await?.next().ok_or_else(unknown)?;
+    let any: SocketAddr =
+        if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(address).await?;
+    Ok(socket)
+}
+
+/// Where to cut `bytes` so that each part holds whole lines, as many as `mtu` allows. Lines are found by the
+/// scanner: a string may hold line feeds.
+fn pack(bytes: &[u8], scanner: &mut Scanner, mtu: usize) -> Vec<std::ops::Range<usize>> {
+    let mut parts = Vec::new();
+    let (mut start, mut end) = (0, 0);
+    for line in scanner.lines(bytes, false) {
+        let line = match line {
+            Ok(line) => line.bytes,
+            Err(refused) => refused.bytes.strip_suffix(b"\n").unwrap_or(refused.bytes),
+        };
+        let after = end + line.len() + 1;
+        if after - start > mtu && end > start {
+            parts.push(start..end);
+            start = end;
+        }
+        end = after;
+    }
+    if end > start {
+        parts.push(start..end);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Precision;
+
+    #[test]
+    fn datagrams_hold_whole_lines_up_to_the_mtu() {
+        let lines = b"m v=1 1\nm s=\"a\nb\" 2\nm v=3 3\nm v=44444444444444444444444444 4\nm v=5 5\n";
+        for mtu in 1..lines.len() + 2 {
+            let mut scanner = Scanner::new(Precision::Nanoseconds);
+            let parts = pack(lines, &mut scanner, mtu);
+            let joined: Vec<u8> = parts.iter().flat_map(|part| lines[part.clone()].to_vec()).collect();
+            assert_eq!(joined, lines);
+            let mut total = 0;
+            for part in parts {
+                let inside: Vec<_> = scanner.lines(&lines[part.clone()], false).collect();
+                assert!(inside.iter().all(Result::is_ok), "mtu {mtu}");
+                assert!(part.len() <= mtu || inside.len() == 1, "mtu {mtu}");
+                total += inside.len();
+            }
+            assert_eq!(total, 5);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The counters of one backend, which must balance to the line, and the names of what they count.
+
+use hdrhistogram::Histogram;
+
+/// Why lines were given up for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The ring between a worker and the journal was full.
+    RingFull,
+    /// The memory tail was full, and these were its oldest lines.
+    MemoryFull,
+}
+
+impl DropReason {
+    /// Every reason, in counter order.
+    pub const ALL: [Self; 2] = [Self::RingFull, Self::MemoryFull];
+
+    /// The reason's name in metrics, JSON and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::MemoryFull => "memory_full",
+        }
+    }
+}
+
+/// Why a backend will never take lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// It could not read them.
+    Unparsable,
+    /// A field has another type there.
+    FieldType,
+    /// They are older than its retention policy keeps.
+    Retention,
+    /// Its limit of series or tag values is reached.
+    SeriesLimit,
+    /// They are larger than it takes in one request.
+    TooLarge,
+    /// Any other final refusal.
+    Other,
+}
+
+impl Rejection {
+    /// Every class, in counter order.
+    pub const ALL: [Self; 6] =
+        [Self::Unparsable, Self::FieldType, Self::Retention, Self::SeriesLimit, Self::TooLarge, Self::Other];
+
+    /// The class's name in metrics, JSON and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unparsable => "unparsable",
+            Self::FieldType => "field_type",
+            Self::Retention => "retention",
+            Self::SeriesLimit => "series_limit",
+            Self::TooLarge => "too_large",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// One backend's side of the ledger, in lines where nothing else is said. From the journal on,
+/// `appended + recovered = delivered + rejected + dropped + pending` holds whenever it is looked at.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    /// Found in the journal at start, not yet acknowledged.
+    pub recovered: u64,
+    /// Acknowledged by the backend.
+    pub delivered: u64,
+    /// Bytes of the acknowledged lines.
+    pub delivered_bytes: u64,
+    /// Never to be taken, by class ([`Rejection::ALL`]).
+    pub rejected: [u64; Rejection::ALL.len()],
+    /// Given up, by reason ([`DropReason::ALL`]).
+    pub dropped: [u64; DropReason::ALL.len()],
+    /// In the journal and not yet acknowledged.
+    pub pending: u64,
+    /// Bytes of the pending lines.
+    pub pending_bytes: u64,
+    /// Receive to acknowledged, in microseconds, one value per line (that of its batch's first line).
+    pub latency: Histogram<u64>,
+}
+
+/// The longest latency that is told from longer ones: one hour, in microseconds.
+const MAX_LATENCY_MICROSECONDS: u64 = 3_600_000_000;
+
+impl Default for Ledger {
+    fn default() -> Self {
+        let latency = Histogram::new_with_bounds(1, MAX_LATENCY_MICROSECONDS, 2);
+        Self {
+            recovered: 0,
+            delivered: 0,
+            delivered_bytes: 0,
+            rejected: [0; Rejection::ALL.len()],
+            dropped: [0; DropReason::ALL.len()],
+            pending: 0,
+            pending_bytes: 0,
+            latency: latency.expect("BUG: constant bounds are valid"),
+        }
+    }
+}
+
+impl Ledger {
+    pub(super) fn append(&mut self, lines: u64, bytes: u64) {
+        self.pending += lines;
+        self.pending_bytes += bytes;
+    }
+
+    pub(super) fn drop_lines(&mut self, reason: DropReason, lines: u64, bytes: u64) {
+        self.dropped[reason as usize] += lines;
+        self.pending -= lines;
+        self.pending_bytes -= bytes;
+    }
+
+    pub(super) fn deliver(&mut self, lines: u64, bytes: u64) {
+        self.delivered += lines;
+        self.delivered_bytes += bytes;
+        self.pending -= lines;
+        self.pending_bytes -= bytes;
+    }
+
+    /// Moves lines that were counted as delivered with their record to a class of rejected ones.
+    pub(super) fn reject(&mut self, class: Rejection, lines: u64) {
+        self.rejected[class as usize] += lines;
+        self.delivered -= lines;
+    }
+
+    pub(super) fn record_latency(&mut self, latency: std::time::Duration, lines: u64) {
+        let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.latency.saturating_record_n(microseconds.max(1), lines);
+    }
+}

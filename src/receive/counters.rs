@@ -1,0 +1,100 @@
+//! What one worker has seen: tallied in plain numbers, published once in a while.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::protocol::Refusal;
+
+/// The published counters of one worker. Only that worker adds to them; anybody reads.
+#[derive(Debug, Default)]
+pub struct Counters {
+    datagrams: AtomicU64,
+    bytes: AtomicU64,
+    empty: AtomicU64,
+    truncated: AtomicU64,
+    denied: AtomicU64,
+    accepted: AtomicU64,
+    ring_full: AtomicU64,
+    refused: [AtomicU64; Refusal::COUNT],
+}
+
+/// One reading, or one worker's sums since the last publishing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Datagrams taken from the socket, whatever became of them.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams without payload.
+    pub empty: u64,
+    /// Datagrams that did not fit the slot.
+    pub truncated: u64,
+    /// Datagrams from addresses that are not allowed.
+    pub denied: u64,
+    /// Lines accepted.
+    pub accepted: u64,
+    /// Accepted lines that found no room in the ring; counted at once, never tallied.
+    pub ring_full: u64,
+    /// Lines refused, by [`Refusal::index`].
+    pub refused: [u64; Refusal::COUNT],
+}
+
+impl Counters {
+    /// Adds a worker's sums and sets them to zero.
+    pub fn publish(&self, tally: &mut Tally) {
+        let sums = std::mem::take(tally);
+        self.accepted.fetch_add(sums.accepted, Ordering::Release);
+        self.datagrams.fetch_add(sums.datagrams, Ordering::Relaxed);
+        self.bytes.fetch_add(sums.bytes, Ordering::Relaxed);
+        if sums.empty + sums.truncated + sums.denied > 0 {
+            self.empty.fetch_add(sums.empty, Ordering::Relaxed);
+            self.truncated.fetch_add(sums.truncated, Ordering::Relaxed);
+            self.denied.fetch_add(sums.denied, Ordering::Relaxed);
+        }
+        for (counter, sum) in self.refused.iter().zip(sums.refused).filter(|(_, sum)| *sum > 0) {
+            counter.fetch_add(sum, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts accepted lines, published before, that found no room.
+    pub fn drop_ring_full(&self, lines: u64) {
+        self.ring_full.fetch_add(lines, Ordering::Release);
+    }
+
+    /// Reads all counters.
+    pub fn read(&self) -> Tally {
+        // Read in the opposite order of writing: what was given up never exceeds what was accepted.
+        let ring_full = self.ring_full.load(Ordering::Acquire);
+        let accepted = self.accepted.load(Ordering::Acquire);
+        Tally {
+            datagrams: self.datagrams.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            empty: self.empty.load(Ordering::Relaxed),
+            truncated: self.truncated.load(Ordering::Relaxed),
+            denied: self.denied.load(Ordering::Relaxed),
+            accepted,
+            ring_full,
+            refused: std::array::from_fn(|place| self.refused[place].load(Ordering::Relaxed)),
+        }
+    }
+}
+
+impl Tally {
+    /// Lines seen: accepted and refused.
+    pub fn lines(&self) -> u64 {
+        self.accepted + self.refused.iter().sum::<u64>()
+    }
+
+    /// Adds another worker's reading.
+    pub fn add(&mut self, other: &Self) {
+        self.datagrams += other.datagrams;
+        self.bytes += other.bytes;
+        self.empty += other.empty;
+        self.truncated += other.truncated;
+        self.denied += other.denied;
+        self.accepted += other.accepted;
+        self.ring_full += other.ring_full;
+        for (sum, more) in self.refused.iter_mut().zip(other.refused) {
+            *sum += more;
+        }
+    }
+}

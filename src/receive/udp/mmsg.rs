@@ -1,0 +1,370 @@
+//! The system calls that the standard library lacks: `recvmmsg` into fixed slots, `poll`, and three socket
+//! options. The only file with `unsafe` code.
+//!
+//! Slots are allocated once. The loop over what was received uses the returned count and only it: a slot that
+//! the last call did not fill is never looked at again, whatever an earlier call left in it.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::size_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+/// One received datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// The payload, as far as it fitted the slot.
+    pub bytes: &'a [u8],
+    /// Whether the slot was too small for it.
+    pub truncated: bool,
+    /// The sender's address, where the slots were made to keep it.
+    pub source: Option<IpAddr>,
+}
+
+/// How datagrams are taken from a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Many datagrams in one call.
+    Recvmmsg,
+    /// One datagram in one call: where a sandbox refuses `recvmmsg`.
+    Recvmsg,
+}
+
+/// Room for a fixed number of datagrams. Made and used on one thread.
+pub struct Slots {
+    buffers: Vec<u8>,
+    slot_bytes: usize,
+    /// The headers point into the three other vectors, none of which is ever resized.
+    headers: Vec<libc::mmsghdr>,
+    _vectors: Vec<libc::iovec>,
+    names: Vec<libc::sockaddr_storage>,
+    method: Method,
+    /// How many slots the last call filled.
+    filled: usize,
+}
+
+impl Slots {
+    /// `count` slots of `slot_bytes` each, with or without the senders' addresses. Memory is touched, and so
+    /// becomes resident, only as far as datagrams fill it.
+    pub fn new(count: usize, slot_bytes: usize, with_source: bool, method: Method) -> Self {
+        let mut buffers = vec![0_u8; count * slot_bytes];
+        // SAFETY: all-zero is a valid value of this plain C structure.
+        let no_name: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let mut names = vec![no_name; if with_source { count } else { 0 }];
+        let mut vectors: Vec<libc::iovec> = buffers
+            .chunks_exact_mut(slot_bytes)
+            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot_bytes })
+            .collect();
+        let headers = (0..count)
+            .map(|place| {
+                // SAFETY: all-zero is a valid value of this plain C structure.
+                let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                header.msg_hdr.msg_iov = &raw mut vectors[place];
+                header.msg_hdr.msg_iovlen = 1;
+                if let Some(name) = names.get_mut(place) {
+                    header.msg_hdr.msg_name = (&raw mut *name).cast();
+                }
+                header
+            })
+            .collect();
+        Self { buffers, slot_bytes, headers, _vectors: vectors, names, method, filled: 0 }
+    }
+
+    /// How many datagrams one call can take.
+    pub fn count(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// Takes what is queued, without waiting; returns how many datagrams that were (0: none is queued).
+    ///
+    /// # Errors
+    /// What the system says, other than that nothing is queued. Where `recvmmsg` itself is refused the slots
+    /// turn to one call for each datagram and go on.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.filled = 0;
+        let name_bytes = if self.names.is_empty() { 0 } else { size_of::<libc::sockaddr_storage>() };
+        let received = match self.method {
+            Method::Recvmmsg => self.receive_many(socket, name_bytes),
+            Method::Recvmsg => self.receive_singly(socket, name_bytes),
+        };
+        match received {
+            Ok(count) => {
+                self.filled = count;
+                Ok(count)
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
+                && self.method == Method::Recvmmsg =>
+            {
+                self.method = Method::Recvmsg;
+                self.receive(socket)
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How datagrams are taken now.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The datagrams that the last call took.
+    pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
+        self.headers[..self.filled].iter().zip(self.buffers.chunks_exact(self.slot_bytes)).enumerate().map(
+            |(place, (header, slot))| Datagram {
+                bytes: &slot[..(header.msg_len as usize).min(self.slot_bytes)],
+                truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+                source: self.names.get(place).and_then(address),
+            },
+        )
+    }
+
+    fn receive_many(&mut self, socket: BorrowedFd<'_>, name_bytes: usize) -> io::Result<usize> {
+        for header in &mut self.headers {
+            header.msg_hdr.msg_namelen = length(name_bytes);
+        }
+        let count = length(self.headers.len());
+        // SAFETY: the headers, and the vectors, buffers and names they point to, live as long as `self`, are not
+        // moved on the heap, and are borrowed mutably for the call; `count` is their number.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                count,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn receive_singly(&mut self, socket: BorrowedFd<'_>, name_bytes: usize) -> io::Result<usize> {
+        for (place, header) in self.headers.iter_mut().enumerate() {
+            header.msg_hdr.msg_namelen = length(name_bytes);
+            // SAFETY: as for `receive_many`, for this one header.
+            let received =
+                unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header.msg_hdr, libc::MSG_DONTWAIT) };
+            match u32::try_from(received) {
+                Ok(bytes) => header.msg_len = bytes,
+                Err(_) if place > 0 => return Ok(place),
+                Err(_) => return Err(io::Error::last_os_error()),
+            }
+        }
+        Ok(self.headers.len())
+    }
+}
+
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slots").field("count", &self.headers.len()).field("method", &self.method).finish()
+    }
+}
+
+/// The address in a name that the kernel wrote; IPv4 senders of a dual-stack socket as IPv4.
+fn address(name: &libc::sockaddr_storage) -> Option<IpAddr> {
+    let pointer = &raw const *name;
+    match i32::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says which structure the storage, which is large and aligned enough, holds.
+            let inet = unsafe { &*pointer.cast::<libc::sockaddr_in>() };
+            Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(inet.sin_addr.s_addr))))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let inet6 = unsafe { &*pointer.cast::<libc::sockaddr_in6>() };
+            Some(IpAddr::V6(Ipv6Addr::from(inet6.sin6_addr.s6_addr)).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+/// Waits until the socket has something to read or the time is over; true where it has.
+///
+/// # Errors
+/// What the system says, other than that a signal came.
+pub(super) fn wait_readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let milliseconds = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+    // SAFETY: one structure is passed, and it is borrowed for the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+    match ready {
+        -1 => {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) }
+        }
+        count => Ok(count > 0),
+    }
+}
+
+/// A socket's memory as the kernel counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SocketMemory {
+    /// Bytes that queued datagrams are charged for.
+    pub queued_bytes: u32,
+    /// The receive buffer's size in the same bytes.
+    pub buffer_bytes: u32,
+    /// Datagrams dropped for want of room since the socket was made; wraps.
+    pub drops: u32,
+}
+
+/// Places in the array that `SO_MEMINFO` fills, from `linux/sock_diag.h`.
+const SK_MEMINFO_RMEM_ALLOC: usize = 0;
+const SK_MEMINFO_RCVBUF: usize = 1;
+const SK_MEMINFO_DROPS: usize = 8;
+const SK_MEMINFO_VARS: usize = 9;
+
+/// Reads a socket's `SO_MEMINFO`.
+///
+/// # Errors
+/// What the system says; the option exists since Linux 4.12.
+pub(super) fn socket_memory(socket: BorrowedFd<'_>) -> io::Result<SocketMemory> {
+    let mut values = [0_u32; SK_MEMINFO_VARS];
+    let mut bytes = length(size_of_val(&values));
+    // SAFETY: the array is borrowed for the call, and its size in bytes is passed with it.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(SocketMemory {
+        queued_bytes: values[SK_MEMINFO_RMEM_ALLOC],
+        buffer_bytes: values[SK_MEMINFO_RCVBUF],
+        drops: values[SK_MEMINFO_DROPS],
+    })
+}
+
+/// Sets the receive buffer beyond the system's limit, which takes the right `CAP_NET_ADMIN`.
+///
+/// # Errors
+/// What the system says, `PermissionDenied` where the right is missing.
+pub(super) fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    // SAFETY: the integer is borrowed for the call, and its size is passed with it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const bytes).cast(),
+            length(size_of::<i32>()),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the calling thread's sleeps end on time (within a microsecond, not 50).
+pub(super) fn precise_sleeps() {
+    // SAFETY: this `prctl` takes an integer and touches no memory. It cannot fail for a positive value.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
+}
+
+/// Sizes of structures and counts of slots, all far below 4 GiB.
+fn length(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let receiver = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        sender.connect(receiver.local_addr().expect("address")).expect("connect");
+        (receiver, sender)
+    }
+
+    fn payloads(slots: &Slots) -> Vec<Vec<u8>> {
+        slots.datagrams().map(|datagram| datagram.bytes.to_vec()).collect()
+    }
+
+    /// The bug of brubeck's `recvmmsg` loop: after a short return the slots that it did not fill still hold what
+    /// an earlier call left there.
+    #[test]
+    fn a_short_return_never_shows_a_stale_slot() {
+        for method in [Method::Recvmmsg, Method::Recvmsg] {
+            let (receiver, sender) = pair();
+            let mut slots = Slots::new(4, 64, false, method);
+            for payload in [b"one", b"two", b"six"] {
+                sender.send(payload).expect("send");
+            }
+            assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 3);
+            assert_eq!(payloads(&slots), [b"one", b"two", b"six"]);
+            sender.send(b"x").expect("send");
+            assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 1);
+            assert_eq!(payloads(&slots), [b"x"]);
+            assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 0);
+            assert!(payloads(&slots).is_empty());
+            assert_eq!(slots.method(), method);
+        }
+    }
+
+    #[test]
+    fn truncation_and_emptiness_show() {
+        for method in [Method::Recvmmsg, Method::Recvmsg] {
+            let (receiver, sender) = pair();
+            let mut slots = Slots::new(4, 8, false, method);
+            for payload in [&b"12345678"[..], b"123456789", b""] {
+                sender.send(payload).expect("send");
+            }
+            assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 3);
+            let seen: Vec<_> = slots.datagrams().map(|d| (d.bytes.len(), d.truncated, d.source)).collect();
+            assert_eq!(seen, [(8, false, None), (8, true, None), (0, false, None)]);
+        }
+    }
+
+    #[test]
+    fn senders_are_known_where_asked_for_and_mapped_addresses_are_plain() {
+        for method in [Method::Recvmmsg, Method::Recvmsg] {
+            let receiver = UdpSocket::bind("[::]:0").expect("bind");
+            let port = receiver.local_addr().expect("address").port();
+            for (from, to) in [("127.0.0.1:0", format!("127.0.0.1:{port}")), ("[::1]:0", format!("[::1]:{port}"))] {
+                let sender = UdpSocket::bind(from).expect("bind");
+                sender.send_to(b"x", to).expect("send");
+            }
+            let mut slots = Slots::new(4, 64, true, method);
+            assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 2);
+            let sources: Vec<_> = slots.datagrams().map(|datagram| datagram.source).collect();
+            assert_eq!(sources, [Some("127.0.0.1".parse().expect("IP")), Some("::1".parse().expect("IP"))]);
+        }
+    }
+
+    #[test]
+    fn the_kernel_counts_what_found_no_room() {
+        let (receiver, sender) = pair();
+        let socket = socket2::SockRef::from(&receiver);
+        socket.set_recv_buffer_size(4096).expect("buffer");
+        for _ in 0..1000 {
+            sender.send(&[0; 512]).expect("send");
+        }
+        let mut slots = Slots::new(64, 1024, false, Method::Recvmmsg);
+        let mut received = 0;
+        loop {
+            match slots.receive(receiver.as_fd()).expect("receive") {
+                0 => break,
+                count => received += count,
+            }
+        }
+        let memory = socket_memory(receiver.as_fd()).expect("SO_MEMINFO");
+        assert!(received > 0 && memory.drops > 0);
+        assert_eq!(received + memory.drops as usize, 1000);
+    }
+
+    #[test]
+    fn waiting_ends_with_a_datagram_or_with_the_time() {
+        let (receiver, sender) = pair();
+        assert!(!wait_readable(receiver.as_fd(), Duration::from_millis(1)).expect("poll"));
+        sender.send(b"x").expect("send");
+        assert!(wait_readable(receiver.as_fd(), Duration::from_secs(60)).expect("poll"));
+    }
+}

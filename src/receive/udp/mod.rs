@@ -1,0 +1,146 @@
+//! UDP listeners: one plain thread and one socket for each worker.
+//!
+//! The loop of a worker: look at the socket until it is empty, scan each datagram in place, copy its good lines
+//! into the open batch, publish the counters; then wait as [`pace`] says. Nothing in it allocates (a sealed
+//! batch's buffer comes from a pool), locks, logs a line that went well, or reads a clock for a line.
+//!
+//! Bounds: [`SLOTS`] datagrams to a call, [`ROUNDS`] calls to a look, one open batch.
+
+mod mmsg;
+mod pace;
+mod socket;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_utils::CachePadded;
+use ipnet::IpNet;
+
+use super::{Counters, Tally};
+use crate::batch::{Builder, Destination, HandOver, Limits, Pool};
+use crate::protocol::{Scanner, Stamper};
+
+pub use mmsg::{Datagram, Method, Slots};
+pub use socket::Socket;
+
+/// Datagrams taken in one call.
+pub const SLOTS: usize = 64;
+/// Calls in one look at the socket, at most: then the counters are published and timers are served.
+pub const ROUNDS: usize = 64;
+/// The size of a slot: the largest payload that IPv4 can carry is 65,507 bytes, IPv6's is 65,527.
+pub const SLOT_BYTES: usize = 64 * 1024;
+
+/// How a listener is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The address to listen on; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// Where the lines go.
+    pub destination: Arc<Destination>,
+    /// How many workers, at least 1.
+    pub workers: usize,
+    /// The receive buffer to ask for, in bytes, for each worker.
+    pub receive_buffer: u32,
+    /// Networks whose datagrams are taken; empty: all.
+    pub allow: Vec<IpNet>,
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Listener {
+    setup: Setup,
+    address: SocketAddr,
+    workers: Vec<Arc<WorkerState>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What a worker shares with those who look at it.
+#[derive(Debug)]
+struct WorkerState {
+    socket: Socket,
+    counters: CachePadded<Counters>,
+}
+
+impl Listener {
+    /// Binds a listener's sockets. From now on the kernel queues datagrams for them.
+    ///
+    /// # Errors
+    /// What the system says, `AddrInUse` where another process has the port.
+    pub fn bind(setup: Setup) -> io::Result<Self> {
+        socket::check_free(setup.listen)?;
+        let mut address = setup.listen;
+        let mut workers = Vec::with_capacity(setup.workers);
+        for _ in 0..setup.workers.max(1) {
+            let socket = Socket::bind(address, setup.receive_buffer)?;
+            address = socket.local_address()?;
+            workers.push(Arc::new(WorkerState { socket, counters: CachePadded::default() }));
+        }
+        Ok(Self { setup, address, workers, stop: Arc::default() })
+    }
+
+    /// Starts the workers' threads.
+    ///
+    /// # Errors
+    /// What the system says where it gives no thread.
+    pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H) -> io::Result<Vec<JoinHandle<()>>>
+    where
+        H: HandOver + Clone + 'static,
+    {
+        let mut threads = Vec::with_capacity(self.workers.len());
+        for (place, state) in self.workers.iter().enumerate() {
+            let precision = self.setup.destination.precision;
+            let builder = Builder::new(Arc::clone(&self.setup.destination), Arc::clone(pool), limits);
+            let parts = worker::Parts {
+                state: Arc::clone(state),
+                stop: Arc::clone(&self.stop),
+                allow: self.setup.allow.clone(),
+                scanner: Scanner::new(precision),
+                stamper: Stamper::new(precision),
+                builder,
+                out: out.clone(),
+            };
+            let thread = std::thread::Builder::new().name(format!("udp-{place}"));
+            threads.push(thread.spawn(move || worker::run(parts))?);
+        }
+        Ok(threads)
+    }
+
+    /// Tells the workers to empty their sockets, hand over what they have, and end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its lines go.
+    pub fn destination(&self) -> &Destination {
+        &self.setup.destination
+    }
+
+    /// The receive buffer that was asked for and the one that each socket got, in bytes.
+    pub fn receive_buffer(&self) -> (u64, u64) {
+        let got = self.workers.iter().map(|worker| worker.socket.receive_buffer()).min();
+        (u64::from(self.setup.receive_buffer), got.unwrap_or(0))
+    }
+
+    /// The sums of all workers' counters.
+    pub fn tally(&self) -> Tally {
+        let mut sum = Tally::default();
+        for worker in &self.workers {
+            sum.add(&worker.counters.read());
+        }
+        sum
+    }
+
+    /// Datagrams that the kernel dropped for want of room.
+    pub fn kernel_drops(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.socket.kernel_drops()).sum()
+    }
+}

@@ -1,0 +1,123 @@
+//! A listening UDP socket: how it is bound, how large its receive buffer came out, what the kernel dropped.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+
+use socket2::{Domain, Protocol, SockRef, Type};
+
+use super::mmsg;
+
+/// One worker's socket. Several may share an address; the kernel keeps each sender on one of them.
+#[derive(Debug)]
+pub struct Socket {
+    socket: UdpSocket,
+    /// The receive buffer's size as the kernel charges it: twice what can be asked for.
+    charged_bytes: u64,
+    drops: Mutex<Drops>,
+}
+
+/// The kernel's counter has 32 bits and wraps.
+#[derive(Debug, Default)]
+struct Drops {
+    last: u32,
+    total: u64,
+}
+
+impl Socket {
+    /// Binds to `address`, together with others that do. An IPv6 wildcard takes IPv4, too.
+    ///
+    /// # Errors
+    /// What the system says, `AddrInUse` where another process has the port.
+    pub fn bind(address: SocketAddr, receive_buffer: u32) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() && address.ip().is_unspecified() {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        Self::adopt(socket.into(), receive_buffer)
+    }
+
+    fn adopt(socket: UdpSocket, receive_buffer: u32) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let bytes = i32::try_from(receive_buffer).unwrap_or(i32::MAX);
+        if mmsg::force_receive_buffer(socket.as_fd(), bytes).is_err() {
+            SockRef::from(&socket).set_recv_buffer_size(receive_buffer as usize)?;
+        }
+        let charged_bytes = SockRef::from(&socket).recv_buffer_size()? as u64;
+        Ok(Self { socket, charged_bytes, drops: Mutex::default() })
+    }
+
+    /// The address it listens on, with the port that the kernel gave.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// The receive buffer's size as the kernel charges datagrams for it, in bytes.
+    pub fn charged_bytes(&self) -> u64 {
+        self.charged_bytes
+    }
+
+    /// The receive buffer's size in the measure in which it was asked for, in bytes.
+    pub fn receive_buffer(&self) -> u64 {
+        self.charged_bytes / 2
+    }
+
+    /// Datagrams that the kernel dropped at this socket for want of room, since it was bound.
+    pub fn kernel_drops(&self) -> u64 {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(memory) = mmsg::socket_memory(self.socket.as_fd()) {
+            drops.total += u64::from(memory.drops.wrapping_sub(drops.last));
+            drops.last = memory.drops;
+        }
+        drops.total
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Fails where the port is taken by another process: sockets that share an address would else split its
+/// datagrams with whoever else allows it.
+///
+/// # Errors
+/// What the system says, `AddrInUse` where the port is taken.
+pub(super) fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_refused_even_where_its_owner_would_share_it() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = Socket::bind(any, 1 << 20).expect("bind");
+        let taken = first.local_address().expect("address");
+        let error = check_free(taken).expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        Socket::bind(taken, 1 << 20).expect("a second worker shares it");
+    }
+
+    #[test]
+    fn a_dual_stack_socket_takes_both() {
+        let socket = Socket::bind("[::]:0".parse().expect("address"), 1 << 20).expect("bind");
+        let port = socket.local_address().expect("address").port();
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        sender.send_to(b"x", ("127.0.0.1", port)).expect("send");
+        assert!(mmsg::wait_readable(socket.as_fd(), std::time::Duration::from_secs(60)).expect("poll"));
+    }
+}

@@ -1,0 +1,233 @@
+//! One worker's loop, from the socket to the sealed batch.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use super::mmsg::{self, Datagram, Method, Slots};
+use super::pace::{self, Look, Wait};
+use super::{ROUNDS, SLOT_BYTES, SLOTS, WorkerState};
+use crate::batch::{Batch, Builder, HandOver, Received};
+use crate::protocol::{Refused, Scanner, Stamper};
+use crate::receive::Tally;
+
+/// How long a worker sleeps at most before it looks whether it is to stop.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// Looks at a socket that never runs empty, at most, before a worker that is to stop gives up on it.
+const LAST_LOOKS: usize = 64;
+/// One refused line, and one note of drops, in this time is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How much of a refused line is logged, in bytes.
+const SAMPLE_BYTES: usize = 200;
+
+/// What a worker is made of.
+pub(super) struct Parts<H> {
+    pub(super) state: Arc<WorkerState>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) allow: Vec<IpNet>,
+    pub(super) scanner: Scanner,
+    pub(super) stamper: Stamper,
+    pub(super) builder: Builder,
+    pub(super) out: H,
+}
+
+/// Runs until told to stop, then empties the socket.
+pub(super) fn run<H: HandOver>(parts: Parts<H>) {
+    mmsg::precise_sleeps();
+    let mut slots = Slots::new(SLOTS, SLOT_BYTES, !parts.allow.is_empty(), Method::Recvmmsg);
+    let mut worker = Worker { parts, tally: Tally::default(), logs: Logs::new() };
+    let mut napped = false;
+    while !worker.parts.stop.load(Ordering::Acquire) {
+        let look = worker.look(&mut slots, napped);
+        napped = worker.wait(look);
+    }
+    for _ in 0..LAST_LOOKS {
+        if worker.look(&mut slots, false).drained {
+            break;
+        }
+    }
+    worker.seal();
+}
+
+struct Worker<H> {
+    parts: Parts<H>,
+    tally: Tally,
+    logs: Logs,
+}
+
+impl<H: HandOver> Worker<H> {
+    /// Takes what is queued at the socket, publishes the counters, and seals a batch that is due.
+    fn look(&mut self, slots: &mut Slots, napped: bool) -> Look {
+        let received = Received::now();
+        self.parts.stamper.set_clock(received.wall);
+        let mut look = Look { datagrams: 0, bytes: 0, drained: false, napped };
+        for _ in 0..ROUNDS {
+            let count = match slots.receive(self.parts.state.socket.as_fd()) {
+                Ok(count) => count,
+                Err(error) => {
+                    // Whatever it is (no memory, most likely), it is not the end: the next look comes after a sleep.
+                    self.logs.receive_error(&error, received.monotonic);
+                    0
+                }
+            };
+            look.datagrams += count;
+            let bytes = self.tally.bytes;
+            for datagram in slots.datagrams() {
+                self.take(datagram, received);
+            }
+            look.bytes += self.tally.bytes - bytes;
+            if count < slots.count() {
+                look.drained = true;
+                break;
+            }
+        }
+        self.parts.state.counters.publish(&mut self.tally);
+        if self.parts.builder.due().is_some_and(|due| due <= received.monotonic) {
+            self.seal();
+        }
+        look
+    }
+
+    /// One datagram: its good lines into the batch, its bad ones into the counters.
+    #[inline]
+    fn take(&mut self, datagram: Datagram<'_>, received: Received) {
+        self.tally.datagrams += 1;
+        self.tally.bytes += datagram.bytes.len() as u64;
+        if datagram.bytes.is_empty() {
+            self.tally.empty += 1;
+            return;
+        }
+        if !self.allows(&datagram) {
+            self.tally.denied += 1;
+            return;
+        }
+        self.tally.truncated += u64::from(datagram.truncated);
+        for line in self.parts.scanner.lines(datagram.bytes, datagram.truncated) {
+            match line {
+                Ok(line) => {
+                    let stamp = if line.has_timestamp { None } else { Some(self.parts.stamper.next_stamp()) };
+                    let sealed = self.parts.builder.append(line.bytes, stamp, received);
+                    if let Some(batch) = sealed {
+                        hand_over(&self.parts.state, &self.parts.out, &mut self.tally, &mut self.logs, batch);
+                    }
+                    self.tally.accepted += 1;
+                }
+                Err(refused) => {
+                    self.tally.refused[refused.reason.index()] += 1;
+                    self.logs.refused(refused, &datagram, received.monotonic);
+                }
+            }
+        }
+    }
+
+    fn allows(&self, datagram: &Datagram<'_>) -> bool {
+        let allow = &self.parts.allow;
+        allow.is_empty() || datagram.source.is_some_and(|source| allow.iter().any(|network| network.contains(&source)))
+    }
+
+    fn seal(&mut self) {
+        if let Some(batch) = self.parts.builder.seal() {
+            hand_over(&self.parts.state, &self.parts.out, &mut self.tally, &mut self.logs, batch);
+        }
+    }
+
+    /// Waits as the last look suggests, no longer than the open batch may; true where it was a nap.
+    fn wait(&mut self, look: Look) -> bool {
+        let socket = &self.parts.state.socket;
+        match pace::after(look, socket.charged_bytes()) {
+            Wait::Not => false,
+            Wait::Nap(nap) => {
+                std::thread::sleep(nap);
+                true
+            }
+            Wait::Block => {
+                let now = Instant::now();
+                let due = self.parts.builder.due().map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(now));
+                if let Err(error) = mmsg::wait_readable(socket.as_fd(), due.min(LONGEST_SLEEP)) {
+                    self.logs.receive_error(&error, now);
+                    std::thread::sleep(LONGEST_SLEEP);
+                }
+                self.logs.kernel_drops(&self.parts.state, now);
+                false
+            }
+        }
+    }
+}
+
+/// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody
+/// sees a line delivered or dropped that was not accepted.
+fn hand_over<H: HandOver>(state: &WorkerState, out: &H, tally: &mut Tally, logs: &mut Logs, batch: Batch) {
+    state.counters.publish(tally);
+    if let Err(batch) = out.hand_over(batch) {
+        state.counters.drop_ring_full(batch.lines);
+        logs.ring_full(&batch);
+    }
+}
+
+/// What is logged, and how seldom.
+struct Logs {
+    refused_next: Instant,
+    trouble_next: Instant,
+    drops_next: Instant,
+    drops_logged: u64,
+}
+
+impl Logs {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { refused_next: now, trouble_next: now, drops_next: now, drops_logged: 0 }
+    }
+
+    #[cold]
+    fn refused(&mut self, refused: Refused<'_>, datagram: &Datagram<'_>, now: Instant) {
+        if now < self.refused_next {
+            return;
+        }
+        self.refused_next = now + LOG_INTERVAL;
+        let sample = &refused.bytes[..refused.bytes.len().min(SAMPLE_BYTES)];
+        let source = datagram.source.map_or_else(String::new, |source| source.to_string());
+        tracing::warn!(
+            reason = refused.reason.name(),
+            line = %sample.escape_ascii(),
+            source,
+            "refused a line; at most one is shown in ten seconds, /metrics counts all"
+        );
+    }
+
+    #[cold]
+    fn ring_full(&mut self, batch: &Batch) {
+        let now = Instant::now();
+        if now >= self.trouble_next {
+            self.trouble_next = now + LOG_INTERVAL;
+            tracing::warn!(lines = batch.lines, "dropped a batch: the journal is not keeping up");
+        }
+    }
+
+    #[cold]
+    fn receive_error(&mut self, error: &std::io::Error, now: Instant) {
+        if now >= self.trouble_next {
+            self.trouble_next = now + LOG_INTERVAL;
+            tracing::warn!(%error, "cannot receive; trying again");
+        }
+    }
+
+    /// Looks for new kernel drops once in a while.
+    fn kernel_drops(&mut self, state: &WorkerState, now: Instant) {
+        if now < self.drops_next {
+            return;
+        }
+        self.drops_next = now + LOG_INTERVAL;
+        let drops = state.socket.kernel_drops();
+        if drops > self.drops_logged {
+            tracing::warn!(
+                datagrams = drops - self.drops_logged,
+                receive_buffer = state.socket.receive_buffer(),
+                "the kernel dropped datagrams: raise receive_buffer"
+            );
+            self.drops_logged = drops;
+        }
+    }
+}

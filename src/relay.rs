@@ -1,0 +1,269 @@
+//! The wiring: which parts there are, in which order they start and stop, and the threads they run on.
+//!
+//! | thread | what it does | waits for |
+//! |---|---|---|
+//! | `udp-N` | one socket: receive, scan, batch | datagrams |
+//! | `journal` | numbers batches | the ring |
+//! | `deliver` | flushers, admin listener (tokio) | sockets, timers |
+//!
+//! Start: secrets and certificates are read, the data folder is locked, sockets are bound (from then on the
+//! kernel queues), threads start from the backends' end to the sockets' end. Stop goes the other way: workers
+//! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::batch::{Builder, Limits, Pool};
+use crate::control::admin::Admin;
+use crate::control::config::Config;
+use crate::control::status::{BackendView, Status, View};
+use crate::deliver::{self, Backend, Health, SetupError};
+use crate::journal::ring::{Consumer, Producer};
+use crate::journal::{Journal, ring};
+use crate::receive::udp::Listener;
+
+/// Batches between the workers and the journal's thread: two seconds of batches sealed by age, and at most
+/// 16 MiB of full ones.
+const RING_BATCHES: usize = 64;
+/// The size of a batch: large enough that handing it over costs nothing per line, small enough to stay in a
+/// processor's cache from the scan to the send.
+const BATCH_BYTES: u64 = 256 * 1024;
+/// How long a line waits in a worker for others, at most.
+const BATCH_AGE: Duration = Duration::from_millis(20);
+/// Idle buffers kept: as many as are under way to two backends at full speed.
+const IDLE_BUFFERS: usize = 16;
+/// How long the journal's thread sleeps at most before it looks whether it is to stop.
+const JOURNAL_SLEEP: Duration = Duration::from_millis(200);
+
+/// What keeps a relay from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration names something that cannot be used.
+    #[error("{0}")]
+    Setup(#[from] SetupError),
+    /// Another process works on the data folder.
+    #[error("{0} is in use by another process: give each relay its own data_dir")]
+    Locked(String),
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {0}: {1}; create it, or give another with --data-dir")]
+    DataDir(String, io::Error),
+    /// A listener's address cannot be used.
+    #[error("cannot listen on {kind} {address}: {error}{}", advice(*.kind, .error))]
+    Listen {
+        /// `udp` or `admin`.
+        kind: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+fn advice(kind: &str, error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return String::new();
+    }
+    let (key, option) = if kind == "admin" { ("admin.listen", "--admin") } else { ("udp.listen", "--udp") };
+    format!("; another program has it: stop that one, or change {key} ({option})")
+}
+
+/// A running relay.
+#[derive(Debug)]
+pub struct Relay {
+    runtime: Runtime,
+    view: View,
+    admin: SocketAddr,
+    workers: Vec<JoinHandle<()>>,
+    journal_thread: JoinHandle<()>,
+    ring: Producer,
+    journal_stop: Arc<AtomicBool>,
+    flushers: Vec<tokio::task::JoinHandle<()>>,
+    closing: watch::Sender<bool>,
+    shutdown_timeout: Duration,
+    _lock: File,
+}
+
+impl Relay {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// What keeps it from starting; nothing is left running then.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let setups = config.backends();
+        let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
+        let lock = lock_data_dir(&config.data_dir)?;
+        let listeners = config.listeners().into_iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("deliver")
+            .enable_all()
+            .build()
+            .map_err(StartError::Thread)?;
+        let admin = runtime.block_on(Admin::bind(config.admin.listen)).map_err(|error| StartError::Listen {
+            kind: "admin",
+            address: config.admin.listen,
+            error,
+        })?;
+        let admin_address = admin.address().map_err(StartError::Thread)?;
+
+        let journal = Journal::new(config.journal.memory.as_u64(), backends.len());
+        let views = config.backend.iter().map(|backend| BackendView {
+            name: backend.name.clone(),
+            url: backend.url.to_string(),
+            health: Arc::new(Health::default()),
+        });
+        let view = View {
+            started: Instant::now(),
+            listeners: Arc::new(listeners),
+            journal: journal.clone(),
+            durability: config.journal.durability,
+            backends: Arc::new(views.collect()),
+        };
+        drop(runtime.spawn(admin.serve(view.clone())));
+
+        let (closing, _) = watch::channel(false);
+        let flushers = backends.into_iter().zip(view.backends.iter()).enumerate().map(|(place, (backend, shown))| {
+            backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), closing.subscribe())
+        });
+        let flushers = flushers.collect();
+        let (ring, consumer) = ring(RING_BATCHES);
+        let journal_stop = Arc::new(AtomicBool::new(false));
+        let journal_thread = start_journal(journal, consumer, &journal_stop).map_err(StartError::Thread)?;
+        let workers = start_workers(&view.listeners, &setups, &ring).map_err(StartError::Thread)?;
+        Ok(Self {
+            runtime,
+            view,
+            admin: admin_address,
+            workers,
+            journal_thread,
+            ring,
+            journal_stop,
+            flushers,
+            closing,
+            shutdown_timeout: config.shutdown_timeout,
+            _lock: lock,
+        })
+    }
+
+    /// What there is to see of it.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The address of the admin listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The runtime that flushers run on.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Stops receiving once the sockets are empty, delivers what can be delivered in the configured time, and
+    /// returns the last figures.
+    pub fn shutdown(self) -> Status {
+        for listener in self.view.listeners.iter() {
+            listener.stop();
+        }
+        for worker in self.workers {
+            report_panic(worker.join());
+        }
+        self.journal_stop.store(true, Ordering::Release);
+        self.ring.wake();
+        report_panic(self.journal_thread.join());
+        self.view.journal.close();
+        self.closing.send_replace(true);
+        self.runtime.block_on(async {
+            let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
+            for flusher in self.flushers {
+                // Whatever is not delivered by then shows as pending.
+                drop(tokio::time::timeout_at(deadline, flusher).await);
+            }
+        });
+        let status = self.view.status();
+        self.runtime.shutdown_background();
+        status
+    }
+}
+
+/// Makes the folder where it is missing, and takes its lock for as long as the file is open.
+fn lock_data_dir(folder: &Path) -> Result<File, StartError> {
+    let unusable = |error| StartError::DataDir(folder.display().to_string(), error);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Locked(folder.display().to_string())),
+        Err(std::fs::TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+fn bind(setup: crate::receive::udp::Setup) -> Result<Listener, StartError> {
+    let address = setup.listen;
+    let listener =
+        Listener::bind(setup).map_err(|error| StartError::Listen { kind: "udp", address, error })?;
+    let (wanted, got) = listener.receive_buffer();
+    if got < wanted {
+        tracing::warn!(
+            listen = %listener.address(),
+            wanted,
+            got,
+            "the kernel gave a smaller receive buffer: sysctl -w net.core.rmem_max={wanted}, or give CAP_NET_ADMIN"
+        );
+    }
+    Ok(listener)
+}
+
+fn start_journal(journal: Journal, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+    let stop = Arc::clone(stop);
+    std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
+        loop {
+            // Read before the ring is emptied: what is in it when the stop comes is not left behind.
+            let stopping = stop.load(Ordering::Acquire);
+            while let Some(batch) = ring.pop() {
+                journal.append(batch);
+            }
+            if stopping {
+                break;
+            }
+            ring.wait(JOURNAL_SLEEP);
+        }
+    })
+}
+
+fn start_workers(
+    listeners: &[Listener],
+    backends: &[deliver::Setup],
+    ring: &Producer,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    // A record is never split, so that it must fit the smallest request of any backend.
+    let bytes = backends.iter().map(|setup| setup.limits.bytes).fold(BATCH_BYTES, u64::min);
+    let lines = backends.iter().map(|setup| setup.limits.lines).min().unwrap_or(u64::MAX);
+    let buffer_bytes = usize::try_from(bytes).unwrap_or(usize::MAX).max(Builder::least_buffer_bytes());
+    let pool = Pool::new(IDLE_BUFFERS, buffer_bytes);
+    let mut threads = Vec::new();
+    for listener in listeners {
+        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring)?);
+    }
+    Ok(threads)
+}
+
+fn report_panic(ended: std::thread::Result<()>) {
+    if ended.is_err() {
+        tracing::error!("BUG: a thread panicked; its last batch may be missing");
+    }
+}
