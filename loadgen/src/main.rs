@@ -1,1 +1,245 @@
-fn main(){}
+//! The load generator's command line.
+#![expect(clippy::print_stdout, reason = "a program's own output")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use loadgen::line::MAX_HOSTS;
+use loadgen::run::{Setup, Under, run};
+use loadgen::send::{Pace, Plan, Progress, Sent, send};
+use loadgen::sink::{Behaviour, Sink, Store};
+use loadgen::workload::Shape;
+
+/// Simulated Telegraf hosts and misbehaving InfluxDB servers, with a ledger that finds every lost, duplicated or
+/// altered line.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Simulate hosts that send line protocol over UDP
+    Send {
+        /// Where to
+        #[arg(long, value_name = "ADDR")]
+        target: SocketAddr,
+        #[command(flatten)]
+        load: Load,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Be an InfluxDB that counts and checks lines; `curl -X PUT --data hang ADDR/behaviour` changes how it answers
+    Sink {
+        /// Where to listen
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8086")]
+        listen: SocketAddr,
+        /// accept, hang, reset, partial, half-close, slow:200ms, or a status such as 503
+        #[arg(long, value_name = "HOW", default_value_t)]
+        behave: Behaviour,
+    },
+    /// Start sinks, drive a relay, and report where every line went; exit code 1 where one is missing
+    Run(RunOptions),
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+struct Load {
+    /// How many hosts
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..i64::from(MAX_HOSTS)))]
+    hosts: u32,
+    /// How often each of them sends
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    interval: Duration,
+    /// How much faster than that, such as 10x; max: as fast as it goes
+    #[arg(long, default_value = "1x")]
+    speed: Speed,
+    /// Lines a second in all, instead of interval and speed
+    #[arg(long, value_name = "LINES")]
+    rate: Option<f64>,
+    /// For how long
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Fill datagrams with whole lines up to this size, instead of one line in each
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1..=65_507))]
+    payload: Option<u16>,
+}
+
+impl Load {
+    fn plan(self, target: SocketAddr) -> Plan {
+        let pace = match (self.rate, self.speed) {
+            (Some(rate), _) => Pace::Rate(rate),
+            (None, Speed::Max) => Pace::Max,
+            (None, Speed::Times(times)) => Pace::Every(self.interval.div_f64(times)),
+        };
+        Plan {
+            target,
+            hosts: self.hosts,
+            first_host: 0,
+            shape: Shape::default(),
+            pace,
+            duration: self.duration,
+            payload: self.payload.map(usize::from),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Speed {
+    Times(f64),
+    Max,
+}
+
+impl FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "max" {
+            return Ok(Self::Max);
+        }
+        let times = text.strip_suffix('x').and_then(|number| number.parse::<f64>().ok());
+        times.filter(|times| times.is_finite() && *times > 0.0).map(Self::Times).ok_or_else(|| "write 1x, 10x or max".to_owned())
+    }
+}
+
+#[derive(Args, Debug)]
+struct RunOptions {
+    /// A relay that runs already, with the sinks as its only backends: where it takes datagrams
+    #[arg(long, value_name = "ADDR", requires = "admin", requires = "sink_addresses", conflicts_with = "relay")]
+    target: Option<SocketAddr>,
+    /// Where it shows its state
+    #[arg(long, value_name = "ADDR", conflicts_with = "relay")]
+    admin: Option<SocketAddr>,
+    /// Where a sink listens; repeat it for each
+    #[arg(long = "sink", value_name = "ADDR", conflicts_with = "relay")]
+    sink_addresses: Vec<SocketAddr>,
+    /// Start this relay for the run, with two sinks, instead
+    #[arg(long, value_name = "FILE", required_unless_present = "target")]
+    relay: Option<PathBuf>,
+    /// How many sinks it gets
+    #[arg(long, default_value_t = 2, requires = "relay", value_parser = clap::value_parser!(u8).range(1..=16))]
+    sinks: u8,
+    /// The receive buffer it asks for
+    #[arg(long, default_value = "8MiB", requires = "relay")]
+    receive_buffer: String,
+    /// The journal's durability; without it the relay's default
+    #[arg(long, requires = "relay")]
+    durability: Option<String>,
+    /// How the last sink behaves; the others accept
+    #[arg(long, value_name = "HOW", default_value_t)]
+    last_sink: Behaviour,
+    /// Give a bare receive loop the same load first, and compare
+    #[arg(long)]
+    baseline: bool,
+    /// How long the relay may take to deliver everything after the sending
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    patience: Duration,
+    #[command(flatten)]
+    load: Load,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Send { target, load, json } => send_only(load.plan(target), json).await,
+        Command::Sink { listen, behave } => sink(listen, behave).await,
+        Command::Run(options) => run_all(options).await,
+    };
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("loadgen: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn send_only(plan: Plan, json: bool) -> Result<bool> {
+    let progress = Arc::new(Progress::default());
+    let shown = tokio::spawn(show(Arc::clone(&progress), plan.duration));
+    let shared = Arc::clone(&progress);
+    let mut sending = tokio::task::spawn_blocking(move || send(&plan, &shared));
+    let taken = tokio::select! {
+        taken = &mut sending => taken,
+        _ = tokio::signal::ctrl_c() => {
+            progress.stop();
+            sending.await
+        }
+    };
+    let seconds = taken?.context("cannot open the hosts' sockets; is the limit of open files too low?")?.as_secs_f64();
+    shown.abort();
+    let sent = progress.sent();
+    if json {
+        println!("{}", serde_json::json!({ "sent": sent, "seconds": seconds }));
+    } else {
+        println!("sent {} in {seconds:.2} s", describe(sent));
+    }
+    Ok(sent.errors == 0)
+}
+
+/// One line, anew each second.
+async fn show(progress: Arc<Progress>, duration: Duration) {
+    let mut before = Sent::default();
+    for second in 1..=duration.as_secs() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let sent = progress.sent();
+        eprint!("\r{second:>4} s  {} ({} datagrams in the last second)  ", describe(sent), sent.datagrams - before.datagrams);
+        before = sent;
+    }
+    eprintln!();
+}
+
+fn describe(sent: Sent) -> String {
+    format!("{} datagrams, {} lines, {} bytes, {} errors", sent.datagrams, sent.lines, sent.bytes, sent.errors)
+}
+
+async fn sink(listen: SocketAddr, behave: Behaviour) -> Result<bool> {
+    let store = Arc::new(Store::default());
+    store.behave(behave);
+    let sink = Sink::start(listen, Arc::clone(&store)).await.with_context(|| format!("cannot listen on {listen}"))?;
+    println!("listening on http://{}, behaviour: {behave}; Ctrl-C ends and prints the ledger", sink.address());
+    tokio::signal::ctrl_c().await?;
+    let counts = store.ledger.counts();
+    println!("{}", serde_json::to_string(&counts)?);
+    Ok(counts.altered == 0)
+}
+
+async fn run_all(options: RunOptions) -> Result<bool> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (relay, sinks) = match (options.relay, options.target, options.admin) {
+        (Some(path), ..) => {
+            let listener = format!("receive_buffer = \"{}\"", options.receive_buffer);
+            let journal = options.durability.map_or_else(String::new, |name| format!("durability = \"{name}\""));
+            (Under::Program { path, listener, journal }, vec![any; usize::from(options.sinks)])
+        }
+        (None, Some(target), Some(admin)) => (Under::Running { target, admin }, options.sink_addresses),
+        _ => bail!("give --relay FILE, or --target, --admin and --sink"),
+    };
+    let setup = Setup {
+        relay,
+        sinks,
+        last_sink: options.last_sink,
+        plan: options.load.plan(any),
+        baseline: options.baseline,
+        patience: options.patience,
+    };
+    let report = run(setup, Arc::default()).await?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.to_text());
+    }
+    Ok(report.balanced)
+}

@@ -183,6 +183,9 @@ where
     let name = format!("twinflux_{name}");
     let mut metric = out.encode_descriptor(&name, help, None, kind)?;
     for (labels, value) in values {
+        if labels.is_empty() {
+            return value.encode(metric);
+        }
         value.encode(metric.encode_family(&labels)?)?;
     }
     Ok(())
