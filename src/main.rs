@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use twinflux::control::cli::{Cli, Command, Run};
 use twinflux::control::{Config, Status};
 use twinflux::deliver::Backend;
+use twinflux::receive::udp::use_small_pages;
 use twinflux::relay::{Relay, StartError};
 
 #[global_allocator]
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
 type Ended = Result<(), (u8, String)>;
 
 fn run(options: &Run) -> Ended {
+    use_small_pages();
     let config = Config::load(options.config.as_deref(), options.overrides())
         .map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
     let relay = Relay::start(&config).map_err(|error| {

@@ -265,6 +265,13 @@ pub(super) fn precise_sleeps() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
 }
 
+/// Keeps the process from being given pages of 2 MiB: a worker's slots, and an allocator's arenas, are touched
+/// here and there, and each touch would make the whole page resident. Best called before threads start.
+pub fn use_small_pages() {
+    // SAFETY: this `prctl` takes integers and touches no memory. Where it is refused, memory is merely larger.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64) };
+}
+
 /// Sizes of structures and counts of slots, all far below 4 GiB.
 fn length(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)

@@ -24,7 +24,7 @@ use super::{Counters, Tally};
 use crate::batch::{Builder, Destination, HandOver, Limits, Pool};
 use crate::protocol::{Scanner, Stamper};
 
-pub use mmsg::{Datagram, Method, Slots};
+pub use mmsg::{Datagram, Method, Slots, use_small_pages};
 pub use socket::Socket;
 
 /// Datagrams taken in one call.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::mmsg::{self, Datagram, Method, Slots};
-use super::pace::{self, Look, Wait};
+use super::pace::{Look, Pace, Wait};
 use super::{ROUNDS, SLOT_BYTES, SLOTS, WorkerState};
 use crate::batch::{Batch, Builder, HandOver, Received};
 use crate::protocol::{Refused, Scanner, Stamper};
@@ -38,14 +38,14 @@ pub(super) struct Parts<H> {
 pub(super) fn run<H: HandOver>(parts: Parts<H>) {
     mmsg::precise_sleeps();
     let mut slots = Slots::new(SLOTS, SLOT_BYTES, !parts.allow.is_empty(), Method::Recvmmsg);
-    let mut worker = Worker { parts, tally: Tally::default(), logs: Logs::new() };
-    let mut napped = false;
+    let mut pace = Pace::new(parts.state.socket.charged_bytes());
+    let mut worker = Worker { parts, tally: Tally::default(), looked: Instant::now(), logs: Logs::new() };
     while !worker.parts.stop.load(Ordering::Acquire) {
-        let look = worker.look(&mut slots, napped);
-        napped = worker.wait(look);
+        let look = worker.look(&mut slots);
+        worker.wait(pace.after(look));
     }
     for _ in 0..LAST_LOOKS {
-        if worker.look(&mut slots, false).drained {
+        if worker.look(&mut slots).drained {
             break;
         }
     }
@@ -55,15 +55,18 @@ pub(super) fn run<H: HandOver>(parts: Parts<H>) {
 struct Worker<H> {
     parts: Parts<H>,
     tally: Tally,
+    /// When the last look began.
+    looked: Instant,
     logs: Logs,
 }
 
 impl<H: HandOver> Worker<H> {
     /// Takes what is queued at the socket, publishes the counters, and seals a batch that is due.
-    fn look(&mut self, slots: &mut Slots, napped: bool) -> Look {
+    fn look(&mut self, slots: &mut Slots) -> Look {
         let received = Received::now();
         self.parts.stamper.set_clock(received.wall);
-        let mut look = Look { datagrams: 0, bytes: 0, drained: false, napped };
+        let mut look = Look { datagrams: 0, bytes: 0, drained: false, elapsed: received.monotonic - self.looked };
+        self.looked = received.monotonic;
         for _ in 0..ROUNDS {
             let count = match slots.receive(self.parts.state.socket.as_fd()) {
                 Ok(count) => count,
@@ -134,16 +137,13 @@ impl<H: HandOver> Worker<H> {
         }
     }
 
-    /// Waits as the last look suggests, no longer than the open batch may; true where it was a nap.
-    fn wait(&mut self, look: Look) -> bool {
-        let socket = &self.parts.state.socket;
-        match pace::after(look, socket.charged_bytes()) {
-            Wait::Not => false,
-            Wait::Nap(nap) => {
-                std::thread::sleep(nap);
-                true
-            }
+    /// Waits, no longer than the open batch may when it blocks.
+    fn wait(&mut self, wait: Wait) {
+        match wait {
+            Wait::Not => {}
+            Wait::Nap(nap) => std::thread::sleep(nap),
             Wait::Block => {
+                let socket = &self.parts.state.socket;
                 let now = Instant::now();
                 let due = self.parts.builder.due().map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(now));
                 if let Err(error) = mmsg::wait_readable(socket.as_fd(), due.min(LONGEST_SLEEP)) {
@@ -151,7 +151,6 @@ impl<H: HandOver> Worker<H> {
                     std::thread::sleep(LONGEST_SLEEP);
                 }
                 self.logs.kernel_drops(&self.parts.state, now);
-                false
             }
         }
     }
