@@ -318,11 +318,15 @@ const CLASS: [u8; 256] = {
 #[inline]
 fn token<const ENDS: u8>(input: &[u8], mut at: usize) -> Result<usize, Stop> {
     loop {
-        while at < input.len() && CLASS[input[at] as usize] & ENDS == 0 {
-            at += 1;
-        }
-        if at == input.len() || input[at] != b'\\' {
-            return Ok(at);
+        let rest = &input[at..];
+        match rest.iter().position(|byte| CLASS[*byte as usize] & ENDS != 0) {
+            None => return Ok(input.len()),
+            Some(found) => {
+                at += found;
+                if rest[found] != b'\\' {
+                    return Ok(at);
+                }
+            }
         }
         at = skip_backslashes::<ENDS>(input, at)?;
     }
