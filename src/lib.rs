@@ -16,6 +16,7 @@
 pub mod batch;
 pub mod control;
 pub mod deliver;
+pub mod demo;
 pub mod journal;
 pub mod protocol;
 pub mod receive;

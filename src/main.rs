@@ -22,7 +22,11 @@ const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| match cli.command {
+        // The demo's screen shows what the log would.
+        Some(Command::Demo) => "off".into(),
+        _ => "info".into(),
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -33,7 +37,7 @@ fn main() -> ExitCode {
         None => run(&cli.run),
         Some(Command::Check { config }) => check(&config),
         Some(Command::Status { admin }) => status(admin),
-        Some(Command::Demo) => Ok(()),
+        Some(Command::Demo) => demo(),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -88,20 +92,27 @@ async fn wait_for_signal() -> std::io::Result<()> {
 /// Says in five lines what it listens on, where the data goes, how to send a first line and where to look.
 fn print_start(relay: &Relay, config: &Config) {
     let listeners = &relay.view().listeners;
-    let listens: Vec<String> =
-        listeners.iter().map(|one| format!("udp {} (database {})", one.address(), one.destination().database)).collect();
+    let listens: Vec<String> = listeners
+        .iter()
+        .map(|one| format!("udp {} (database {})", one.address(), one.destination().database))
+        .collect();
     let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
     let port = listeners.first().map_or(8089, |listener| listener.address().port());
     println!("Twinflux {}: every line to every backend", env!("CARGO_PKG_VERSION"));
     println!("  listening on  {}", listens.join(", "));
     println!("  writing to    {}", backends.join(", "));
     println!("  try           echo 'cpu,host=me usage=1.5' > /dev/udp/127.0.0.1/{port}    (in bash)");
-    println!("  look at       http://{}/api/status, /metrics; or: twinflux status --admin {}", relay.admin(), relay.admin());
+    println!(
+        "  look at       http://{}/api/status, /metrics; or: twinflux status --admin {}",
+        relay.admin(),
+        relay.admin()
+    );
 }
 
 fn check(file: &Path) -> Ended {
     let bad = |error: String| (BAD_CONFIGURATION, error);
-    let config = Config::load(Some(file), twinflux::control::Overrides::default()).map_err(|error| bad(error.to_string()))?;
+    let config =
+        Config::load(Some(file), twinflux::control::Overrides::default()).map_err(|error| bad(error.to_string()))?;
     for setup in config.backends() {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }
@@ -111,8 +122,17 @@ fn check(file: &Path) -> Ended {
     Ok(())
 }
 
+fn demo() -> Ended {
+    match twinflux::demo::run() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err((FAILED, "a store does not hold every line".to_owned())),
+        Err(error) => Err((FAILED, error)),
+    }
+}
+
 fn status(admin: std::net::SocketAddr) -> Ended {
-    let failed = |error: String| (FAILED, format!("no status from {admin}: {error}; is the relay running, with this --admin?"));
+    let failed =
+        |error: String| (FAILED, format!("no status from {admin}: {error}; is the relay running, with this --admin?"));
     let status = Status::fetch(admin).map_err(failed)?;
     print!("{}", status.to_text());
     Ok(())

@@ -214,8 +214,7 @@ fn lock_data_dir(folder: &Path) -> Result<File, StartError> {
 
 fn bind(setup: crate::receive::udp::Setup) -> Result<Listener, StartError> {
     let address = setup.listen;
-    let listener =
-        Listener::bind(setup).map_err(|error| StartError::Listen { kind: "udp", address, error })?;
+    let listener = Listener::bind(setup).map_err(|error| StartError::Listen { kind: "udp", address, error })?;
     let (wanted, got) = listener.receive_buffer();
     if got < wanted {
         tracing::warn!(

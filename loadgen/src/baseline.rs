@@ -46,7 +46,8 @@ impl Baseline {
         let address = socket.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("baseline".to_owned()).spawn(move || receive(&socket, &stopped))?;
+        let thread =
+            std::thread::Builder::new().name("baseline".to_owned()).spawn(move || receive(&socket, &stopped))?;
         Ok(Self { address, stop, thread })
     }
 

@@ -28,12 +28,8 @@ const SEQUENCE_BASE: u64 = 1_000_000_000;
 const SUM_BASE: u64 = 10_000_000_000;
 
 /// The length of what [`finish`] appends.
-pub(crate) const TAIL: usize = SEQUENCE.len()
-    + SEQUENCE_DIGITS
-    + SUM.len()
-    + SUM_DIGITS
-    + TIMESTAMP.len()
-    + TIMESTAMP_DIGITS;
+pub(crate) const TAIL: usize =
+    SEQUENCE.len() + SEQUENCE_DIGITS + SUM.len() + SUM_DIGITS + TIMESTAMP.len() + TIMESTAMP_DIGITS;
 
 /// The host tag with its leading comma.
 pub fn host_tag(host: u32) -> String {

@@ -106,7 +106,10 @@ impl FromStr for Speed {
             return Ok(Self::Max);
         }
         let times = text.strip_suffix('x').and_then(|number| number.parse::<f64>().ok());
-        times.filter(|times| times.is_finite() && *times > 0.0).map(Self::Times).ok_or_else(|| "write 1x, 10x or max".to_owned())
+        times
+            .filter(|times| times.is_finite() && *times > 0.0)
+            .map(Self::Times)
+            .ok_or_else(|| "write 1x, 10x or max".to_owned())
     }
 }
 
@@ -195,7 +198,11 @@ async fn show(progress: Arc<Progress>, duration: Duration) {
     for second in 1..=duration.as_secs() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let sent = progress.sent();
-        eprint!("\r{second:>4} s  {} ({} datagrams in the last second)  ", describe(sent), sent.datagrams - before.datagrams);
+        eprint!(
+            "\r{second:>4} s  {} ({} datagrams in the last second)  ",
+            describe(sent),
+            sent.datagrams - before.datagrams
+        );
         before = sent;
     }
     eprintln!();

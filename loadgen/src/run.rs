@@ -196,7 +196,11 @@ async fn wait_for_delivery(relay: &Arc<Relay>, patience: Duration, last_sink: Be
         tokio::time::sleep(Duration::from_millis(200)).await;
         let now = look(relay).await?;
         let backends = now.status["backends"].as_array().cloned().unwrap_or_default();
-        let expected = if matches!(last_sink, Behaviour::Accept | Behaviour::Partial) { backends.len() } else { backends.len() - 1 };
+        let expected = if matches!(last_sink, Behaviour::Accept | Behaviour::Partial) {
+            backends.len()
+        } else {
+            backends.len() - 1
+        };
         let is_done = backends.iter().take(expected).all(|backend| backend["pending_lines"] == 0);
         let is_still = accepted == Some(now.status["accepted_lines"].clone());
         if (is_done && is_still) || Instant::now() > limit {
@@ -206,7 +210,14 @@ async fn wait_for_delivery(relay: &Arc<Relay>, patience: Duration, last_sink: Be
     }
 }
 
-fn report(seconds: f64, sent: Sent, before: &Look, after: &Look, stores: &[Arc<Store>], baseline: Option<Cost>) -> Report {
+fn report(
+    seconds: f64,
+    sent: Sent,
+    before: &Look,
+    after: &Look,
+    stores: &[Arc<Store>],
+    baseline: Option<Cost>,
+) -> Report {
     let receive = |key: &str| grown(before, after, |status| sum(&status["receive"], |one| number(&one[key])));
     let refused = grown(before, after, |status| sum(&status["receive"], |one| total(&one["refused"])));
     let (datagrams, kernel_dropped) = (receive("datagrams"), receive("kernel_dropped"));
@@ -219,7 +230,8 @@ fn report(seconds: f64, sent: Sent, before: &Look, after: &Look, stores: &[Arc<S
             let value = |key: &str| grown(before, after, |status| number(&status["backends"][place][key]));
             let totals = |key: &str| grown(before, after, |status| total(&status["backends"][place][key]));
             let stored = store.ledger.counts();
-            let (rejected, dropped, pending) = (totals("rejected_lines"), totals("dropped_lines"), value("pending_lines"));
+            let (rejected, dropped, pending) =
+                (totals("rejected_lines"), totals("dropped_lines"), value("pending_lines"));
             let lines = signed(sent.lines);
             BackendReport {
                 name: after.status["backends"][place]["name"].as_str().unwrap_or_default().to_owned(),
@@ -327,7 +339,11 @@ impl Report {
                 baseline.cpu_microseconds_per_datagram, baseline.relay_ratio
             ));
         }
-        lines.push(if self.balanced { "balanced    every line is stored or counted".to_owned() } else { "NOT BALANCED".to_owned() });
+        lines.push(if self.balanced {
+            "balanced    every line is stored or counted".to_owned()
+        } else {
+            "NOT BALANCED".to_owned()
+        });
         lines.join("\n") + "\n"
     }
 }

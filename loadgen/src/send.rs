@@ -170,8 +170,9 @@ impl Sender {
                 let size = u16::try_from(first.end - first.start).unwrap_or(u16::MAX);
                 let message = [ControlMessage::UdpGsoSegments(&size)];
                 let fd = self.socket.as_raw_fd();
-                let sent =
-                    retry(|| sendmsg::<()>(fd, &[IoSlice::new(buffer)], &message, MsgFlags::empty(), None).map(|_| run));
+                let sent = retry(|| {
+                    sendmsg::<()>(fd, &[IoSlice::new(buffer)], &message, MsgFlags::empty(), None).map(|_| run)
+                });
                 progress.note(&rest[..run], sent);
                 rest = &rest[run..];
                 continue;

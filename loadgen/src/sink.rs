@@ -53,7 +53,9 @@ impl FromStr for Behaviour {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || {
-            format!("unknown behaviour {text:?}: accept, hang, reset, partial, half-close, slow:200ms, or a status as 503")
+            format!(
+                "unknown behaviour {text:?}: accept, hang, reset, partial, half-close, slow:200ms, or a status as 503"
+            )
         };
         Ok(match text {
             "accept" => Self::Accept,
@@ -191,7 +193,11 @@ async fn answer(
     }
 }
 
-async fn write(request: Request<Incoming>, store: &Store, connection: &std::net::TcpStream) -> Result<Answer, Misbehaved> {
+async fn write(
+    request: Request<Incoming>,
+    store: &Store,
+    connection: &std::net::TcpStream,
+) -> Result<Answer, Misbehaved> {
     let behaviour = store.behaviour();
     if behaviour == Behaviour::Hang {
         tokio::time::sleep(FOREVER).await;

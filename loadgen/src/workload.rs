@@ -191,8 +191,7 @@ const MEM_MORE: &[&str] = &[
     "write_back=0i",
 ];
 const SWAP: &[&str] = &["free=2147479552i", "in=0i", "out=0i", "total=2147479552i", "used=0i", "used_percent=0"];
-const SYSTEM: &[&str] =
-    &["load1=0.##", "load15=0.##", "load5=0.##", "n_cpus=16i", "n_users=1i", "uptime=1######i"];
+const SYSTEM: &[&str] = &["load1=0.##", "load15=0.##", "load5=0.##", "n_cpus=16i", "n_users=1i", "uptime=1######i"];
 const PROCESSES: &[&str] =
     &["blocked=0i", "dead=0i", "idle=4#i", "running=1i", "sleeping=1##i", "total=2##i", "zombies=0i"];
 const KERNEL: &[&str] =

@@ -3,12 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
-use axum::Router;
 use tokio::net::TcpListener;
 
 use super::metrics;

@@ -222,8 +222,9 @@ mod duration {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map_err(|error| de::Error::custom(format!("{text:?} is no duration ({error}): write \"500ms\" or \"10s\"")))
+        humantime::parse_duration(&text).map_err(|error| {
+            de::Error::custom(format!("{text:?} is no duration ({error}): write \"500ms\" or \"10s\""))
+        })
     }
 
     pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, EncodeLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -46,9 +46,10 @@ impl Collector for Metrics {
 impl Metrics {
     fn encode_receive(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let listeners = || {
-            self.status.receive.iter().map(|receive| {
-                (vec![("kind", receive.kind.as_str()), ("listen", receive.listen.as_str())], receive)
-            })
+            self.status
+                .receive
+                .iter()
+                .map(|receive| (vec![("kind", receive.kind.as_str()), ("listen", receive.listen.as_str())], receive))
         };
         let one = |name, help, value: fn(&super::status::Receive) -> u64| {
             (name, help, listeners().map(|(labels, receive)| (labels, value(receive))).collect::<Vec<_>>())
@@ -86,7 +87,8 @@ impl Metrics {
     }
 
     fn encode_backends(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let backends = || self.status.backends.iter().map(|backend| (vec![("backend", backend.name.as_str())], backend));
+        let backends =
+            || self.status.backends.iter().map(|backend| (vec![("backend", backend.name.as_str())], backend));
         let one = |name, help, value: fn(&super::status::Backend) -> u64| {
             (name, help, backends().map(|(labels, backend)| (labels, value(backend))).collect::<Vec<_>>())
         };
@@ -155,7 +157,13 @@ fn counter<N>(
 where
     ConstCounter<N>: EncodeMetric,
 {
-    family(out, name, help, MetricType::Counter, values.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value))))
+    family(
+        out,
+        name,
+        help,
+        MetricType::Counter,
+        values.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value))),
+    )
 }
 
 fn gauge<N>(
@@ -167,7 +175,13 @@ fn gauge<N>(
 where
     ConstGauge<N>: EncodeMetric,
 {
-    family(out, name, help, MetricType::Gauge, values.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value))))
+    family(
+        out,
+        name,
+        help,
+        MetricType::Gauge,
+        values.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value))),
+    )
 }
 
 fn family<'a>(

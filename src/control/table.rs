@@ -30,7 +30,16 @@ impl Status {
             &mut text,
             format_args!(
                 "{:<12} {:<9} {:>12} {:>10} {:>10} {:>10} {:>10} {:>9} {:>9} {:>7}",
-                "backend", "state", "delivered", "recovered", "rejected", "dropped", "pending", "p50 ms", "p99 ms", "differ"
+                "backend",
+                "state",
+                "delivered",
+                "recovered",
+                "rejected",
+                "dropped",
+                "pending",
+                "p50 ms",
+                "p99 ms",
+                "differ"
             ),
         );
         for backend in &self.backends {

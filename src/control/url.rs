@@ -25,7 +25,8 @@ impl FromStr for BackendUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         const KINDS: &str = "write http://HOST:8086 or https://HOST:8086 for an InfluxDB, \
                              file:///FOLDER for an archive, udp://HOST:8089 for another relay";
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| format!("a backend's URL needs a scheme: {KINDS}"))?;
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| format!("a backend's URL needs a scheme: {KINDS}"))?;
         if rest.contains('@') {
             return Err("a URL must hold no user or password: use username and password_file".to_owned());
         }

@@ -105,7 +105,12 @@ impl Flusher {
 
     fn fail(&self, state: State, outcome: &Outcome) {
         if self.health.fail(state, &outcome.text) != state {
-            tracing::warn!(backend = self.name, state = state.name(), error = outcome.text, "cannot deliver; lines wait");
+            tracing::warn!(
+                backend = self.name,
+                state = state.name(),
+                error = outcome.text,
+                "cannot deliver; lines wait"
+            );
         }
     }
 
@@ -114,7 +119,11 @@ impl Flusher {
         self.health.note_error(&outcome.text);
         if lease.records.len() > 1 {
             self.limits.bytes = lease.bytes / 2;
-            tracing::warn!(backend = self.name, bytes = self.limits.bytes, "requests were too large: sending smaller ones");
+            tracing::warn!(
+                backend = self.name,
+                bytes = self.limits.bytes,
+                "requests were too large: sending smaller ones"
+            );
             self.reader.give_back(lease);
         } else {
             tracing::warn!(backend = self.name, lines = lease.lines, "rejected: too large for the backend");

@@ -28,8 +28,8 @@ impl SecretFile {
     /// A sentence that names the file: it cannot be read, or is empty.
     pub fn read(&self) -> Result<Secret, String> {
         let path = self.0.display();
-        let text = std::fs::read_to_string(&self.0)
-            .map_err(|error| format!("cannot read the secret file {path}: {error}"))?;
+        let text =
+            std::fs::read_to_string(&self.0).map_err(|error| format!("cannot read the secret file {path}: {error}"))?;
         let text = text.trim();
         if text.is_empty() {
             return Err(format!("the secret file {path} is empty: write the password or token into it"));

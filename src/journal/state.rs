@@ -181,9 +181,10 @@ impl State {
 
     /// The place of a destination's log, which is made where there is none.
     fn log_of(&mut self, destination: &Arc<Destination>) -> usize {
-        let known = self.logs.iter().position(|log| {
-            Arc::ptr_eq(&log.destination, destination) || log.destination == *destination
-        });
+        let known = self
+            .logs
+            .iter()
+            .position(|log| Arc::ptr_eq(&log.destination, destination) || log.destination == *destination);
         known.unwrap_or_else(|| {
             self.logs.push(Log { destination: Arc::clone(destination), records: VecDeque::new() });
             for backend in &mut self.backends {

@@ -279,11 +279,7 @@ fn scan_timestamp(input: &[u8], at: usize, precision: Precision) -> Result<(usiz
     }
     let after = timestamp::skip(input, first, precision)?;
     let end = if ends_at(input, after) { after } else { skip_spaces(input, after) };
-    if ends_at(input, end) {
-        Ok((end, true))
-    } else {
-        Err((at_control(input, end, Refusal::TrailingText), end))
-    }
+    if ends_at(input, end) { Ok((end, true)) } else { Err((at_control(input, end, Refusal::TrailingText), end)) }
 }
 
 // === Bytes and tokens ===

@@ -117,20 +117,13 @@ pub fn skip(input: &[u8], start: usize, precision: Precision) -> Result<usize, (
         return Err((Refusal::InvalidTimestamp, end));
     }
     // 10^18 - 1 nanoseconds fit, and nearly all timestamps are nanoseconds of 19 digits that begin with 1.
-    let safe = precision == Precision::Nanoseconds
-        && (end - first < 19 || (end - first == 19 && input[first] < b'9'));
-    if safe || in_range(&input[first..end], precision) {
-        Ok(end)
-    } else {
-        Err((Refusal::TimestampOutOfRange, end))
-    }
+    let safe = precision == Precision::Nanoseconds && (end - first < 19 || (end - first == 19 && input[first] < b'9'));
+    if safe || in_range(&input[first..end], precision) { Ok(end) } else { Err((Refusal::TimestampOutOfRange, end)) }
 }
 
 fn in_range(digits: &[u8], precision: Precision) -> bool {
     let limit = MAX_NANOSECONDS / precision.nanoseconds();
-    let value = digits.iter().try_fold(0_u64, |sum, digit| {
-        sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-    });
+    let value = digits.iter().try_fold(0_u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
     value.is_some_and(|value| value <= limit)
 }
 

@@ -93,8 +93,9 @@ impl Slots {
                 self.filled = count;
                 Ok(count)
             }
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
-                && self.method == Method::Recvmmsg =>
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
+                    && self.method == Method::Recvmmsg =>
             {
                 self.method = Method::Recvmsg;
                 self.receive(socket)
@@ -143,8 +144,7 @@ impl Slots {
         for (place, header) in self.headers.iter_mut().enumerate() {
             header.msg_hdr.msg_namelen = length(name_bytes);
             // SAFETY: as for `receive_many`, for this one header.
-            let received =
-                unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header.msg_hdr, libc::MSG_DONTWAIT) };
+            let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header.msg_hdr, libc::MSG_DONTWAIT) };
             match u32::try_from(received) {
                 Ok(bytes) => header.msg_len = bytes,
                 Err(_) if place > 0 => return Ok(place),

@@ -1,0 +1,218 @@
+//! `twinflux demo`: the whole story in half a minute, in one process and on loopback.
+//!
+//! Simulated hosts send through a real relay into two embedded stores; one store is killed and revived half-way;
+//! at the end both must hold every line.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use loadgen::ledger::Counts;
+use loadgen::send::{Pace, Plan, Progress, Sent, send};
+use loadgen::sink::{Sink, Store};
+use loadgen::workload::Shape;
+use tokio::runtime::Runtime;
+
+use crate::control::config::{Backend, Config, Udp};
+use crate::control::status::Status;
+use crate::control::url::BackendUrl;
+use crate::relay::Relay;
+
+const HOSTS: u32 = 500;
+/// Telegraf's ten seconds, three times as fast.
+const INTERVAL: Duration = Duration::from_millis(3333);
+const SENDING: Duration = Duration::from_secs(18);
+const KILL_AT: Duration = Duration::from_secs(6);
+const REVIVE_AT: Duration = Duration::from_secs(12);
+/// When to give up on lines that are still pending: the longest pause between two tries is shorter.
+const GIVE_UP_AT: Duration = Duration::from_secs(38);
+const REFRESH: Duration = Duration::from_millis(250);
+
+/// Runs the demo; true where both stores hold every line.
+///
+/// # Errors
+/// What kept it from running, as a sentence.
+pub fn run() -> Result<bool, String> {
+    let folder = Folder::new().map_err(|error| format!("cannot make a folder for the demo: {error}"))?;
+    let runtime = Runtime::new().map_err(|error| format!("cannot start: {error}"))?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&interrupted);
+    runtime.spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            seen.store(true, Ordering::Relaxed);
+        }
+    });
+    let mut stores = [Stored::start(&runtime)?, Stored::start(&runtime)?];
+    let relay = Relay::start(&config(&folder.0, &stores)).map_err(|error| error.to_string())?;
+    let sending = Sending::start(&relay)?;
+
+    let mut screen = Screen::new();
+    let start = Instant::now();
+    loop {
+        std::thread::sleep(REFRESH);
+        let elapsed = start.elapsed();
+        let phase = match elapsed {
+            elapsed if elapsed < KILL_AT => "both stores are up",
+            elapsed if elapsed < REVIVE_AT => {
+                stores[1].kill();
+                "store b was KILLED; its lines wait"
+            }
+            elapsed if elapsed < SENDING => {
+                stores[1].revive(&runtime)?;
+                "store b is back; it gets what it missed"
+            }
+            _ => "the hosts are done; waiting for store b",
+        };
+        let status = relay.view().status();
+        screen.show(elapsed, phase, sending.progress.sent(), &status).map_err(|error| error.to_string())?;
+        let is_done = sending.thread.is_finished() && status.backends.iter().all(|backend| backend.pending_lines == 0);
+        if is_done || elapsed > GIVE_UP_AT || interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    sending.progress.stop();
+    let sent = sending.finish()?;
+    let status = relay.shutdown();
+    let kept = stores.map(|stored| stored.store.ledger.counts());
+    verdict(sent, &status, kept).map_err(|error| error.to_string())
+}
+
+fn config(folder: &std::path::Path, stores: &[Stored; 2]) -> Config {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config = Config { data_dir: folder.to_owned(), ..Config::default() };
+    config.admin.listen = any;
+    config.udp.push(Udp { listen: any, ..Udp::default() });
+    for (name, stored) in ["a", "b"].iter().zip(stores) {
+        let url = format!("http://{}", stored.address).parse();
+        let url: BackendUrl = url.expect("BUG: a socket's address makes a URL");
+        config.backend.push(Backend::new((*name).to_owned(), url));
+    }
+    config
+}
+
+/// A store, which may be dead: what it holds outlives it.
+struct Stored {
+    store: Arc<Store>,
+    address: SocketAddr,
+    sink: Option<Sink>,
+}
+
+impl Stored {
+    fn start(runtime: &Runtime) -> Result<Self, String> {
+        let store = Arc::new(Store::default());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let sink = runtime.block_on(Sink::start(any, Arc::clone(&store)));
+        let sink = sink.map_err(|error| format!("cannot start a store: {error}"))?;
+        Ok(Self { store, address: sink.address(), sink: Some(sink) })
+    }
+
+    fn kill(&mut self) {
+        self.sink = None;
+    }
+
+    fn revive(&mut self, runtime: &Runtime) -> Result<(), String> {
+        if self.sink.is_none() {
+            let sink = runtime.block_on(Sink::start(self.address, Arc::clone(&self.store)));
+            self.sink = Some(sink.map_err(|error| format!("cannot revive the store: {error}"))?);
+        }
+        Ok(())
+    }
+}
+
+/// The simulated hosts at work.
+struct Sending {
+    progress: Arc<Progress>,
+    thread: std::thread::JoinHandle<io::Result<Duration>>,
+}
+
+impl Sending {
+    fn start(relay: &Relay) -> Result<Self, String> {
+        let listener = relay.view().listeners.first().ok_or("BUG: the demo's relay has a listener")?;
+        let plan = Plan {
+            target: listener.address(),
+            hosts: HOSTS,
+            first_host: 0,
+            shape: Shape::default(),
+            pace: Pace::Every(INTERVAL),
+            duration: SENDING,
+            payload: None,
+        };
+        let progress = Arc::new(Progress::default());
+        let shared = Arc::clone(&progress);
+        let thread = std::thread::Builder::new().name("hosts".to_owned()).spawn(move || send(&plan, &shared));
+        Ok(Self { progress, thread: thread.map_err(|error| error.to_string())? })
+    }
+
+    fn finish(self) -> Result<Sent, String> {
+        let ended = self.thread.join().map_err(|_| "BUG: the hosts' thread panicked".to_owned())?;
+        ended.map_err(|error| format!("cannot simulate the hosts: {error}; is the limit of open files below 600?"))?;
+        Ok(self.progress.sent())
+    }
+}
+
+/// One screen that is drawn anew; in a file, a line now and then.
+struct Screen {
+    is_terminal: bool,
+    drawn_lines: usize,
+    last_phase: &'static str,
+}
+
+impl Screen {
+    fn new() -> Self {
+        Self { is_terminal: io::stdout().is_terminal(), drawn_lines: 0, last_phase: "" }
+    }
+
+    fn show(&mut self, elapsed: Duration, phase: &'static str, sent: Sent, status: &Status) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let head = format!("{:>4.1} s  {HOSTS} hosts sent {} lines; {phase}", elapsed.as_secs_f64(), sent.lines);
+        if self.is_terminal {
+            let text = format!("{head}\n\n{}", status.ledger());
+            if self.drawn_lines > 0 {
+                write!(out, "\x1b[{}A\x1b[J", self.drawn_lines)?;
+            }
+            self.drawn_lines = text.matches('\n').count();
+            write!(out, "{text}")?;
+        } else if self.last_phase != phase {
+            writeln!(out, "{head}")?;
+        }
+        self.last_phase = phase;
+        out.flush()
+    }
+}
+
+fn verdict(sent: Sent, status: &Status, kept: [Counts; 2]) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "\nThe ledger (accepted = delivered + rejected + dropped + pending; differ must be 0):\n")?;
+    write!(out, "{}", status.ledger())?;
+    writeln!(out, "\n{:<12} {:>12} {:>12} {:>12} {:>12}", "store", "sent", "stored", "missing", "altered")?;
+    for (backend, counts) in status.backends.iter().zip(kept) {
+        let missing = sent.lines - counts.distinct.min(sent.lines);
+        let name = &backend.name;
+        writeln!(out, "{name:<12} {:>12} {:>12} {missing:>12} {:>12}", sent.lines, counts.distinct, counts.altered)?;
+    }
+    let is_whole = |counts: &Counts| counts.distinct == sent.lines && counts.altered == 0;
+    let is_fine = sent.lines > 0 && kept.iter().all(is_whole);
+    writeln!(out, "\n{}", if is_fine { "Both stores hold every line." } else { "LINES ARE MISSING." })?;
+    Ok(is_fine)
+}
+
+/// A folder that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("twinflux-demo-{}", std::process::id()));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed now is cleaned up with all temporary files.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
