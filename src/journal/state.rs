@@ -158,6 +158,7 @@ impl State {
                 ledger.drop_lines(DropReason::MemoryFull, record.batch.lines, record.bytes());
             }
         }
+        self.retire(lease.log);
     }
 
     pub(super) fn close(&mut self) {
@@ -206,6 +207,8 @@ impl State {
                     backend.ledger.drop_lines(DropReason::MemoryFull, record.batch.lines, record.bytes());
                 }
             }
+            // The watermark of a cursor that lost its lowest record rises over what it had settled behind that.
+            self.retire(log);
         }
         true
     }

@@ -1,0 +1,164 @@
+//! The configuration: defaults, overrides, and errors that say where and what would be right.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use twinflux::control::{Config, Overrides};
+use twinflux::protocol::Precision;
+
+fn load(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("twinflux.toml");
+    std::fs::write(&file, text).expect("write");
+    Config::load(Some(&file), Overrides::default()).map_err(|error| {
+        let error = error.to_string();
+        error.replace(&format!("{}/", folder.path().display()), "")
+    })
+}
+
+#[test]
+fn without_a_file_it_receives_and_archives() {
+    let config = Config::load(None, Overrides::default()).expect("defaults");
+    assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("twinflux-data"));
+    assert_eq!(config.udp.len(), 1);
+    assert_eq!(config.udp[0].listen.to_string(), "0.0.0.0:8089");
+    assert_eq!(config.backend.len(), 1);
+    assert_eq!(config.backend[0].url.to_string(), format!("file://{}/archive", config.data_dir.display()));
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9097");
+}
+
+#[test]
+fn a_file_sets_everything() {
+    let config = load(
+        r#"
+        data_dir = "/srv/twinflux"
+        shutdown_timeout = "3s"
+        [admin]
+        listen = "127.0.0.1:9000"
+        [[udp]]
+        listen = "[::]:8090"
+        format = "influx"
+        database = "metrics"
+        retention_policy = "week"
+        precision = "ms"
+        workers = 2
+        receive_buffer = "1MiB"
+        allow = ["10.0.0.0/8", "::1/128"]
+        [[backend]]
+        name = "a"
+        url = "http://10.0.0.1:8086"
+        username = "writer"
+        password_file = "/etc/twinflux/password"
+        timeout = "500ms"
+        gzip = true
+        max_batch_lines = 1000
+        max_batch_bytes = "512KiB"
+        linger = "200ms"
+        [[backend]]
+        name = "b"
+        url = "https://10.0.0.2:8086"
+        token_file = "/etc/twinflux/token"
+        org = "o"
+        bucket = "b"
+        ca_file = "/etc/twinflux/ca.pem"
+        [journal]
+        durability = "memory"
+        memory = "32MiB"
+        "#,
+    )
+    .expect("a good file");
+    assert_eq!(config.data_dir, PathBuf::from("/srv/twinflux"));
+    assert_eq!(config.udp[0].precision, Precision::Milliseconds);
+    assert_eq!(config.backend[0].timeout, Duration::from_millis(500));
+    assert_eq!(config.journal.memory.as_u64(), 32 << 20);
+    assert_eq!((config.listeners().len(), config.backends().len()), (1, 2));
+}
+
+#[test]
+fn the_effective_configuration_is_a_configuration() {
+    let config = load("[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\n").expect("good");
+    let text = toml::to_string(&config).expect("text");
+    let again = load(&text).expect("the same again");
+    assert_eq!(toml::to_string(&again).expect("text"), text);
+}
+
+#[test]
+fn the_command_line_overrides_the_file() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("twinflux.toml");
+    std::fs::write(&file, "[[udp]]\nlisten = \"0.0.0.0:1\"\nprecision = \"s\"\n[[udp]]\nlisten = \"0.0.0.0:2\"\n")
+        .expect("write");
+    let overrides = Overrides {
+        udp: Some("127.0.0.1:3".parse().expect("address")),
+        admin: Some("127.0.0.1:4".parse().expect("address")),
+        data_dir: Some("/tmp/x".into()),
+        backends: vec!["http://h:1".parse().expect("URL"), "udp://h:2".parse().expect("URL")],
+        database: Some("db".into()),
+    };
+    let config = Config::load(Some(Path::new(&file)), overrides).expect("good");
+    assert_eq!(config.udp.len(), 1);
+    assert_eq!((config.udp[0].listen.port(), config.udp[0].precision), (3, Precision::Seconds));
+    assert_eq!(config.udp[0].database, "db");
+    let names: Vec<&str> = config.backend.iter().map(|backend| backend.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!((config.admin.listen.port(), config.data_dir), (4, PathBuf::from("/tmp/x")));
+}
+
+#[test]
+fn errors_name_line_and_key_and_what_would_be_right() {
+    let backend = "[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\n";
+    for (text, parts) in [
+        ("data_dri = \"x\"", &["twinflux.toml:1: data_dri", "unknown field", "data_dir"][..]),
+        ("[[udp]]\n\nlisten = \"8089\"", &["twinflux.toml:3: listen", "socket address"]),
+        ("[[udp]]\nprecision = \"sec\"", &["twinflux.toml:2: precision", "ns", "ms"]),
+        ("[[udp]]\nformat = \"graphite\"", &["twinflux.toml:2: format", "influx"]),
+        ("[[udp]]\nallow = [\"10.0.0.0/99\"]", &["twinflux.toml:2: allow"]),
+        ("[[udp]]\nreceive_buffer = \"8 parsecs\"", &["twinflux.toml:2: receive_buffer"]),
+        ("[[udp]]\nreceive_buffer = \"8GiB\"", &["twinflux.toml:2: udp.receive_buffer", "at most 1GiB"]),
+        ("[[udp]]\ndatabase = \"\"", &["twinflux.toml:2: udp.database", "telegraf"]),
+        ("[[backend]]\nurl = \"http://h:1\"", &["twinflux.toml:1: [[backend]]", "missing field `name`"]),
+        ("[[backend]]\nname = \"a\"", &["missing field `url`"]),
+        ("[[backend]]\nname = \"a\"\nurl = \"h:1\"", &["twinflux.toml:3: url", "http://HOST"]),
+        ("[[backend]]\nname = \"a b\"\nurl = \"http://h:1\"", &["twinflux.toml:2: backend.name", "letters"]),
+        (&format!("{backend}timeout = \"10\"")[..], &["twinflux.toml:4: timeout", "\"10s\""]),
+        (&format!("{backend}{backend}")[..], &["twinflux.toml:5: backend.name", "taken"]),
+        (&format!("{backend}username = \"u\"")[..], &["twinflux.toml:4: backend.username", "password_file"]),
+        (&format!("{backend}bucket = \"u\"")[..], &["twinflux.toml:4: backend.bucket", "token_file"]),
+        (&format!("{backend}ca_file = \"u\"")[..], &["twinflux.toml:4: backend.ca_file", "https"]),
+        (&format!("{backend}max_batch_lines = 0")[..], &["twinflux.toml:4: backend.max_batch_lines", "at least 1"]),
+        (&format!("{backend}max_batch_bytes = \"1KiB\"")[..], &["twinflux.toml:4: backend.max_batch_bytes", "65KiB"]),
+        (&format!("{backend}mtu = 100")[..], &["twinflux.toml:4: backend.mtu", "512"]),
+        (
+            &format!("[[udp]]\nprecision = \"h\"\n{backend}token_file = \"t\"")[..],
+            &["twinflux.toml:2: udp.precision", "v2", "ms"],
+        ),
+        ("[journal]\nmemory = \"1MiB\"", &["twinflux.toml:2: journal.memory", "at least 4MiB"]),
+        ("[journal]\ndurability = \"forever\"", &["twinflux.toml:2: durability", "memory"]),
+        ("data_dir = ", &["twinflux.toml:1"]),
+    ] {
+        let error = load(text).expect_err(text);
+        for part in parts {
+            assert!(error.contains(part), "{text:?}: {error:?} does not say {part:?}");
+        }
+    }
+}
+
+#[test]
+fn errors_never_show_a_secret() {
+    for text in [
+        "[[backend]]\nname = \"a\"\nurl = \"http://admin:hunter2@h:1\"",
+        "[[backend]]\nname = \"a\"\nurl = \"http://h:1/?p=hunter2\"",
+        "[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\npassword = \"hunter2\"",
+        "[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\ntoken = \"hunter2\"",
+    ] {
+        let error = load(text).expect_err(text);
+        assert!(!error.contains("hunter2"), "{error}");
+        assert!(error.contains("_file"), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Some(Path::new("/nowhere/twinflux.toml")), Overrides::default()).expect_err("missing");
+    assert!(error.to_string().contains("/nowhere/twinflux.toml"));
+}

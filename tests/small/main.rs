@@ -1,0 +1,9 @@
+//! Small tests: no sockets, no processes, no servers.
+
+mod config;
+mod corpus;
+mod differential;
+mod journal;
+mod line;
+mod properties;
+mod tidy;
