@@ -97,6 +97,7 @@ impl Listener {
             let parts = worker::Parts {
                 state: Arc::clone(state),
                 stop: Arc::clone(&self.stop),
+                slot_bytes: SLOT_BYTES,
                 allow: self.setup.allow.clone(),
                 scanner: Scanner::new(precision),
                 stamper: Stamper::new(precision),

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::mmsg::{self, Datagram, Method, Slots};
 use super::pace::{Look, Pace, Wait};
-use super::{ROUNDS, SLOT_BYTES, SLOTS, WorkerState};
+use super::{ROUNDS, SLOTS, WorkerState};
 use crate::batch::{Batch, Builder, HandOver, Received};
 use crate::protocol::{Refused, Scanner, Stamper};
 use crate::receive::Tally;
@@ -27,6 +27,8 @@ const SAMPLE_BYTES: usize = 200;
 pub(super) struct Parts<H> {
     pub(super) state: Arc<WorkerState>,
     pub(super) stop: Arc<AtomicBool>,
+    /// The largest datagram that is taken whole.
+    pub(super) slot_bytes: usize,
     pub(super) allow: Vec<IpNet>,
     pub(super) scanner: Scanner,
     pub(super) stamper: Stamper,
@@ -37,7 +39,7 @@ pub(super) struct Parts<H> {
 /// Runs until told to stop, then empties the socket.
 pub(super) fn run<H: HandOver>(parts: Parts<H>) {
     mmsg::precise_sleeps();
-    let mut slots = Slots::new(SLOTS, SLOT_BYTES, !parts.allow.is_empty(), Method::Recvmmsg);
+    let mut slots = Slots::new(SLOTS, parts.slot_bytes, !parts.allow.is_empty(), Method::Recvmmsg);
     let mut pace = Pace::new(parts.state.socket.charged_bytes());
     let mut worker = Worker { parts, tally: Tally::default(), looked: Instant::now(), logs: Logs::new() };
     while !worker.parts.stop.load(Ordering::Acquire) {
@@ -77,11 +79,10 @@ impl<H: HandOver> Worker<H> {
                 }
             };
             look.datagrams += count;
-            let bytes = self.tally.bytes;
             for datagram in slots.datagrams() {
+                look.bytes += datagram.bytes.len() as u64;
                 self.take(datagram, received);
             }
-            look.bytes += self.tally.bytes - bytes;
             if count < slots.count() {
                 look.drained = true;
                 break;
@@ -228,5 +229,77 @@ impl Logs {
             );
             self.drops_logged = drops;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::batch::{Destination, Limits, Pool};
+    use crate::protocol::Precision;
+    use crate::receive::udp::Socket;
+
+    /// Takes batches until it has this many.
+    struct Few(usize, Arc<Mutex<Vec<Batch>>>);
+
+    impl HandOver for Few {
+        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+            let mut taken = self.1.lock().expect("no panic");
+            if taken.len() == self.0 {
+                return Err(batch);
+            }
+            taken.push(batch);
+            Ok(())
+        }
+    }
+
+    /// Runs a worker over these datagrams, with slots of this size, batches of this many lines, and room for so
+    /// many batches; returns its counters and what it handed over.
+    fn run_over(datagrams: &[&[u8]], slot_bytes: usize, lines: u64, room: usize) -> (Tally, Vec<Batch>) {
+        let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 1 << 20).expect("bind");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        for datagram in datagrams {
+            sender.send_to(datagram, socket.local_address().expect("address")).expect("send");
+        }
+        let destination = Arc::new(Destination {
+            database: "db".to_owned(),
+            retention_policy: String::new(),
+            precision: Precision::Nanoseconds,
+        });
+        let limits = Limits { lines, age: Duration::from_secs(3600) };
+        let state = Arc::new(WorkerState { socket, counters: Default::default() });
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        run(Parts {
+            state: Arc::clone(&state),
+            stop: Arc::new(AtomicBool::new(true)),
+            slot_bytes,
+            allow: Vec::new(),
+            scanner: Scanner::new(Precision::Nanoseconds),
+            stamper: Stamper::new(Precision::Nanoseconds),
+            builder: Builder::new(destination, Pool::new(1, Builder::least_buffer_bytes()), limits),
+            out: Few(room, Arc::clone(&taken)),
+        });
+        let batches = std::mem::take(&mut *taken.lock().expect("no panic"));
+        (state.counters.read(), batches)
+    }
+
+    #[test]
+    fn a_cut_off_datagram_is_counted_and_keeps_its_whole_lines() {
+        let (tally, batches) = run_over(&[b"m v=1 1\nm v=2 22222\n", b"m v=3 3\n"], 16, 100, 10);
+        assert_eq!((tally.datagrams, tally.truncated, tally.accepted, tally.lines()), (2, 1, 2, 3));
+        assert_eq!(tally.refused[crate::protocol::Refusal::Truncated.index()], 1);
+        assert_eq!(&batches[0].bytes[..], b"m v=1 1\nm v=3 3\n");
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_the_worker_goes_on() {
+        let datagram: Vec<u8> = (0..10).flat_map(|n| format!("m v={n} {n}\n").into_bytes()).collect();
+        let (tally, batches) = run_over(&[&datagram[..]; 30], 1024, 25, 3);
+        assert_eq!((tally.accepted, tally.ring_full), (300, 300 - 75));
+        assert_eq!(batches.iter().map(|batch| batch.lines).sum::<u64>(), 75);
+        assert_eq!(tally.bytes, 30 * datagram.len() as u64);
     }
 }

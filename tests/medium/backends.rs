@@ -1,0 +1,255 @@
+//! Each kind of backend, its requests and its credentials.
+
+use std::io::Read;
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use twinflux::control::config::Udp;
+use twinflux::protocol::Precision;
+
+use crate::support::{Running, Scripted, config, no_content, wait_for};
+
+#[test]
+fn basic_credentials_and_gzip_go_to_the_v1_api() {
+    let backend = Scripted::accepting();
+    let folder = tempfile::tempdir().expect("folder");
+    let password = folder.path().join("password");
+    std::fs::write(&password, "hunter2\n").expect("write");
+    let mut config = config(&[format!("{}/prefix/", backend.url())]);
+    config.backend[0].username = Some("writer".into());
+    config.backend[0].password_file = Some(password);
+    config.backend[0].gzip = true;
+    config.udp[0].database = "my db".into();
+    config.udp[0].retention_policy = "a&b".into();
+    config.udp[0].precision = Precision::Microseconds;
+    let relay = Running::start(config);
+    relay.send(&["m v=1 1\nm v=2 2\n"]);
+    relay.wait_delivered("a", 2);
+    let request = &backend.requests()[0];
+    assert_eq!(request.uri.to_string(), "/prefix/write?db=my%20db&rp=a%26b&precision=u");
+    // writer:hunter2
+    assert_eq!(request.header("authorization"), "Basic d3JpdGVyOmh1bnRlcjI=");
+    assert_eq!(request.header("content-encoding"), "gzip");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&request.body[..]).read_to_string(&mut text).expect("gzip");
+    assert_eq!(text, "m v=1 1\nm v=2 2\n");
+    for page in ["/api/status", "/metrics"] {
+        assert!(!relay.get(page).1.contains("hunter2"));
+    }
+}
+
+#[test]
+fn tokens_organisations_and_buckets_go_to_the_v2_api() {
+    for (bucket, expected) in [(Some("my bucket"), "my%20bucket"), (None, "telegraf%2Fweek")] {
+        let backend = Scripted::accepting();
+        let folder = tempfile::tempdir().expect("folder");
+        let token = folder.path().join("token");
+        std::fs::write(&token, "secret-token").expect("write");
+        let mut config = config(&[backend.url()]);
+        config.backend[0].token_file = Some(token);
+        config.backend[0].org = Some("my org".into());
+        config.backend[0].bucket = bucket.map(str::to_owned);
+        config.udp[0].retention_policy = "week".into();
+        config.udp[0].precision = Precision::Milliseconds;
+        let relay = Running::start(config);
+        relay.send(&["m v=1 1\n"]);
+        relay.wait_delivered("a", 1);
+        let request = &backend.requests()[0];
+        let uri = format!("/api/v2/write?org=my%20org&bucket={expected}&precision=ms");
+        assert_eq!(request.uri.to_string(), uri);
+        assert_eq!(request.header("authorization"), "Token secret-token");
+    }
+}
+
+#[test]
+fn a_mended_password_is_used_without_a_restart() {
+    let folder = tempfile::tempdir().expect("folder");
+    let password = folder.path().join("password");
+    std::fs::write(&password, "old").expect("write");
+    let file = password.clone();
+    let backend = Scripted::start(move |number, _| {
+        if number == 0 {
+            std::fs::write(&file, "new").expect("write");
+            return (401, Vec::new(), "authorization failed".into());
+        }
+        no_content()
+    });
+    let mut config = config(&[backend.url()]);
+    config.backend[0].username = Some("u".into());
+    config.backend[0].password_file = Some(password);
+    config.udp.push(Udp { database: "other".into(), ..config.udp[0].clone() });
+    let relay = Running::start(config);
+    relay.send(&["m v=1 1\n"]);
+    relay.wait_state("a", "held");
+    // The refused destination is left alone for a while; another one's line shows which password is used now.
+    let other = relay.relay.as_ref().expect("running").view().listeners[1].address();
+    UdpSocket::bind("127.0.0.1:0").expect("bind").send_to(b"m v=2 2\n", other).expect("send");
+    wait_for("the other destination's line", || (relay.backend("a").delivered_lines == 1).then_some(()));
+    let requests = backend.requests();
+    // u:old and u:new
+    assert_eq!(requests[0].header("authorization"), "Basic dTpvbGQ=");
+    assert_eq!(requests[1].header("authorization"), "Basic dTpuZXc=");
+}
+
+#[test]
+fn a_missing_or_empty_secret_keeps_the_relay_from_starting() {
+    let folder = tempfile::tempdir().expect("folder");
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "").expect("write");
+    for (file, part) in [(empty, "is empty"), (folder.path().join("missing"), "cannot read")] {
+        let mut config = config(&["http://127.0.0.1:1".to_owned()]);
+        config.backend[0].token_file = Some(file);
+        let error = Running::try_start(config).map(|_| ()).expect_err("refused");
+        assert!(error.contains(part) && error.contains("secret file"), "{error}");
+    }
+}
+
+/// An HTTPS server with a certificate of its own making that accepts every write.
+fn tls_backend(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> (std::net::SocketAddr, Arc<Mutex<usize>>) {
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.cert.der().clone()], key)
+        .expect("certificate");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    let count = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async move {
+            listener.set_nonblocking(true).expect("nonblocking");
+            let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let counted = Arc::clone(&counted);
+                tokio::spawn(async move {
+                    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                    let mut buffer = vec![0; 65536];
+                    // One small request arrives in one read.
+                    while stream.read(&mut buffer).await.is_ok_and(|bytes| bytes > 0) {
+                        *counted.lock().expect("no panic") += 1;
+                        if stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+    });
+    (address, count)
+}
+
+#[test]
+fn https_is_trusted_by_its_authority_only() {
+    let certificate = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
+    let (address, count) = tls_backend(&certificate);
+    let folder = tempfile::tempdir().expect("folder");
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, certificate.cert.pem()).expect("write");
+
+    let mut trusting = config(&[format!("https://localhost:{}", address.port())]);
+    trusting.backend[0].ca_file = Some(ca_file.clone());
+    let relay = Running::start(trusting);
+    relay.send(&["m v=1 1\n"]);
+    relay.wait_delivered("a", 1);
+    assert!(*count.lock().expect("no panic") >= 1);
+
+    // The system's authorities do not know it.
+    let relay = Running::start(config(&[format!("https://localhost:{}", address.port())]));
+    relay.send(&["m v=1 1\n"]);
+    relay.wait_state("a", "held");
+    assert!(relay.backend("a").last_error.is_some_and(|error| error.contains("TLS")));
+
+    // It is not the certificate of this name.
+    let mut wrong_name = config(&[format!("https://127.0.0.1:{}", address.port())]);
+    wrong_name.backend[0].ca_file = Some(ca_file.clone());
+    let relay = Running::start(wrong_name);
+    relay.send(&["m v=1 1\n"]);
+    relay.wait_state("a", "held");
+
+    std::fs::write(&ca_file, "no certificate").expect("write");
+    let mut broken = config(&["https://localhost:1".to_owned()]);
+    broken.backend[0].ca_file = Some(ca_file);
+    let error = Running::try_start(broken).map(|_| ()).expect_err("refused");
+    assert!(error.contains("ca_file") && error.contains("PEM"), "{error}");
+}
+
+#[test]
+fn a_relay_behind_a_relay_gets_whole_lines_in_datagrams_of_the_mtu() {
+    let backend = Scripted::accepting();
+    let second = Running::start(config(&[backend.url()]));
+    let mut config = config(&[format!("udp://{}", second.target)]);
+    config.backend[0].mtu = 600;
+    let first = Running::start(config);
+    let lines: Vec<String> = (0..500).map(|n| format!("m,h={n} v=\"a\nb\",w={n}i {n}\n")).collect();
+    first.send(&lines);
+    first.wait_delivered("a", 500);
+    second.wait_delivered("a", 500);
+    assert_eq!(backend.text(), lines.concat());
+    let receive = &second.status().receive[0];
+    assert!(receive.datagrams > 10 && receive.datagrams < 100, "{} datagrams", receive.datagrams);
+    assert!(receive.bytes / receive.datagrams > 300);
+}
+
+#[test]
+fn a_relay_that_is_not_there_gets_the_lines_once_it_is() {
+    let free = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
+    let relay = Running::start(config(&[format!("udp://{free}")]));
+    // The first datagram tells nothing, a later one brings the other host's answer that nobody listens.
+    wait_for("the error", || {
+        relay.send(&["m v=1 1\n"]);
+        (relay.backend("a").state == "down").then_some(())
+    });
+    let receiver = UdpSocket::bind(free).expect("bind");
+    receiver.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
+    let mut buffer = [0; 2048];
+    let bytes = receiver.recv(&mut buffer).expect("the lines");
+    assert!(buffer[..bytes].starts_with(b"m v=1 1\n"));
+    relay.wait_state("a", "up");
+}
+
+#[test]
+fn an_archive_holds_every_line_below_its_destination() {
+    let folder = tempfile::tempdir().expect("folder");
+    let root = folder.path().join("archive");
+    let mut settings = config(&[format!("file://{}", root.display())]);
+    settings.udp[0].precision = Precision::Seconds;
+    let read = || {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(root.join("telegraf.s")).expect("a folder for the destination") {
+            text += &std::fs::read_to_string(entry.expect("an entry").path()).expect("a file");
+        }
+        text
+    };
+    let header = "# DML\n# CONTEXT-DATABASE: telegraf\n# CONTEXT-RETENTION-POLICY: \n# precision: s\n";
+    let mut relay = Running::start(settings.clone());
+    relay.send(&["m v=1 1\n", "m v=2 2\n"]);
+    relay.wait_delivered("a", 2);
+    assert_eq!(read(), format!("{header}m v=1 1\nm v=2 2\n"));
+    relay.stop();
+    // A second run goes on in the same file.
+    let relay = Running::start(settings);
+    relay.send(&["m v=3 3\n"]);
+    relay.wait_delivered("a", 1);
+    assert_eq!(read(), format!("{header}m v=1 1\nm v=2 2\nm v=3 3\n"));
+}
+
+#[test]
+fn an_archive_that_cannot_be_written_says_so_and_waits() {
+    let folder = tempfile::tempdir().expect("folder");
+    let root = folder.path().join("file");
+    std::fs::write(&root, "in the way").expect("write");
+    let relay = Running::start(config(&[format!("file://{}", root.display())]));
+    relay.send(&["m v=1 1\n"]);
+    relay.wait_state("a", "retrying");
+    assert!(relay.backend("a").last_error.is_some_and(|error| error.contains("archive")));
+    std::fs::remove_file(&root).expect("remove");
+    relay.wait_delivered("a", 1);
+}

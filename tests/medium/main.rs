@@ -1,0 +1,9 @@
+//! Medium tests: one relay on loopback, with backends in the same process.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod backends;
+mod program;
+mod receiving;

@@ -1,0 +1,215 @@
+//! The program as its user meets it: command line, messages, exit codes, signals.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::support::{Running, Scripted, config, get, wait_for};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_twinflux");
+
+fn run(arguments: &[&str], folder: &std::path::Path) -> Output {
+    Command::new(PROGRAM).args(arguments).current_dir(folder).output().expect("the program")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A running program, with the lines it printed at its start.
+struct Started {
+    child: Child,
+    lines: Vec<String>,
+    target: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Started {
+    fn new(arguments: &[&str], folder: &std::path::Path) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(["--udp", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(arguments)
+            .current_dir(folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        let output = BufReader::new(child.stdout.take().expect("output"));
+        let lines: Vec<String> = output.lines().take(5).map(|line| line.expect("text")).collect();
+        let address = |line: &str, after: &str| {
+            let (_, rest) = line.split_once(after).unwrap_or_else(|| panic!("{line:?} tells an address"));
+            rest.split([' ', '/']).next().expect("a word").parse().expect("an address")
+        };
+        let (target, admin) = (address(&lines[1], "udp "), address(&lines[4], "http://"));
+        Self { child, lines, target, admin }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().expect("an end").code();
+        let mut log = String::new();
+        self.child.stderr.take().expect("log").read_to_string(&mut log).expect("text");
+        (code, log)
+    }
+}
+
+#[test]
+fn without_arguments_it_says_in_five_lines_what_it_does_and_archives() {
+    let folder = tempfile::tempdir().expect("folder");
+    let started = Started::new(&[], folder.path());
+    assert!(started.lines[0].starts_with("Twinflux "));
+    assert!(started.lines[2].contains("archive = file://"));
+    assert!(started.lines[3].contains(&format!("/dev/udp/127.0.0.1/{}", started.target.port())));
+    // What it says is what works.
+    let command = started.lines[3].split_once("try").expect("a command").1.trim().replace("(in bash)", "");
+    assert!(Command::new("bash").args(["-c", &command]).status().expect("bash").success());
+    wait_for("the line", || get(started.admin, "/api/status").1.contains("\"delivered_lines\":1").then_some(()));
+    let status = run(&["status", "--admin", &started.admin.to_string()], folder.path());
+    assert!(status.status.success());
+    assert!(text(&status.stdout).contains("accepted 1 lines"), "{}", text(&status.stdout));
+    started.signal("-TERM");
+    assert_eq!(started.end().0, Some(0));
+    let stored = folder.path().join("twinflux-data/archive/telegraf.ns");
+    let file = std::fs::read_dir(stored).expect("folder").next().expect("a file").expect("an entry").path();
+    assert!(std::fs::read_to_string(file).expect("text").contains("cpu,host=me usage=1.5 "));
+}
+
+#[test]
+fn both_signals_deliver_what_is_pending_and_end_with_0() {
+    for signal in ["-TERM", "-INT"] {
+        let backend = Scripted::accepting();
+        let folder = tempfile::tempdir().expect("folder");
+        let started = Started::new(&["--backend", &backend.url(), "--database", "db"], folder.path());
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        for n in 0..500 {
+            socket.send_to(format!("m v={n} {n}\n").as_bytes(), started.target).expect("send");
+        }
+        // They are in the socket, or further; none was delivered yet, for lines linger a second.
+        started.signal(signal);
+        let (code, log) = started.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(backend.text().lines().count(), 500, "{log}");
+        assert!(log.contains("delivered=500") && log.contains("pending=0"), "{log}");
+    }
+}
+
+#[test]
+fn a_shutdown_with_a_dead_backend_ends_and_tells_what_is_left() {
+    let folder = tempfile::tempdir().expect("folder");
+    let started = Started::new(&["--backend", "http://127.0.0.1:1"], folder.path());
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    socket.send_to(b"m v=1 1\n", started.target).expect("send");
+    wait_for("the line", || get(started.admin, "/api/status").1.contains("\"accepted_lines\":1").then_some(()));
+    started.signal("-TERM");
+    let (code, log) = started.end();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("pending=1"), "{log}");
+}
+
+#[test]
+fn a_hanging_backend_holds_a_shutdown_up_no_longer_than_agreed() {
+    let mut settings = config(&[String::from("http://127.0.0.1:1")]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    settings.backend[0].url = format!("http://{}", listener.local_addr().expect("address")).parse().expect("URL");
+    settings.shutdown_timeout = Duration::from_millis(300);
+    let mut relay = Running::start(settings);
+    relay.send(&["m v=1 1\n"]);
+    wait_for("the request", || (relay.backend("a").requests == 1).then_some(()));
+    assert_eq!(relay.stop().backends[0].pending_lines, 1);
+}
+
+#[test]
+fn bad_usage_ends_with_2_and_says_what_would_be_right() {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("bad.toml"), "[[udp]]\nlisten = \"127.0.0.1:0\"\ndatabse = \"x\"\n")
+        .expect("write");
+    std::fs::write(
+        folder.path().join("secret.toml"),
+        "[[backend]]\nname = \"a\"\nurl = \"http://127.0.0.1:1\"\ntoken_file = \"missing\"\n",
+    )
+    .expect("write");
+    for (arguments, part) in [
+        (&["--config", "bad.toml"][..], "bad.toml:3: databse: unknown field `databse`"),
+        (&["check", "--config", "bad.toml"], "bad.toml:3: databse"),
+        (&["--config", "nowhere.toml"], "nowhere.toml"),
+        (&["check", "--config", "secret.toml"], "cannot read the secret file missing"),
+        (&["--config", "secret.toml", "--data-dir", "d", "--udp", "127.0.0.1:0"], "secret file missing"),
+        (&["--backend", "localhost:8086"], "http://HOST:8086"),
+        (&["--udp", "8089"], "--udp"),
+        (&["frobnicate"], "frobnicate"),
+        (&["check"], "--config"),
+    ] {
+        let output = run(arguments, folder.path());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(part), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn failures_at_run_time_end_with_1_and_say_what_to_do() {
+    let folder = tempfile::tempdir().expect("folder");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let taken_udp = socket.local_addr().expect("address").to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let taken_tcp = listener.local_addr().expect("address").to_string();
+    std::fs::write(folder.path().join("file"), "").expect("write");
+    let any = "127.0.0.1:0";
+    for (arguments, parts) in [
+        (&["--udp", &taken_udp, "--admin", any][..], &[&taken_udp[..], "another program has it", "--udp"][..]),
+        (&["--udp", any, "--admin", &taken_tcp], &[&taken_tcp, "another program has it", "--admin"]),
+        (&["--udp", any, "--admin", any, "--data-dir", "file/x"], &["file/x", "--data-dir"]),
+        (&["status", "--admin", "127.0.0.1:1"], &["127.0.0.1:1", "is the relay running"]),
+    ] {
+        let output = run(arguments, folder.path());
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        for part in parts {
+            assert!(text(&output.stderr).contains(part), "{arguments:?}: {}", text(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn a_second_process_on_the_same_folder_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let first = Started::new(&["--data-dir", "data"], folder.path());
+    let second = run(&["--udp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir", "data"], folder.path());
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second.stderr).contains("in use by another process"), "{}", text(&second.stderr));
+    first.signal("-KILL");
+    first.end();
+    // The lock went with its process.
+    let third = Started::new(&["--data-dir", "data"], folder.path());
+    third.signal("-TERM");
+    assert_eq!(third.end().0, Some(0));
+}
+
+#[test]
+fn check_prints_a_configuration_with_all_defaults_and_no_secret() {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("token"), "hunter2").expect("write");
+    let file = "[[backend]]\nname = \"a\"\nurl = \"http://127.0.0.1:8086\"\ntoken_file = \"token\"\n";
+    std::fs::write(folder.path().join("good.toml"), file).expect("write");
+    let output = run(&["check", "--config", "good.toml"], folder.path());
+    assert_eq!(output.status.code(), Some(0));
+    let printed = text(&output.stdout);
+    for part in
+        ["listen = \"0.0.0.0:8089\"", "max_batch_lines = 5000", "token_file = \"token\"", "durability = \"memory\""]
+    {
+        assert!(printed.contains(part), "{printed}");
+    }
+    assert!(!printed.contains("hunter2"));
+}
+
+#[test]
+fn the_demo_holds_every_line() {
+    let folder = tempfile::tempdir().expect("folder");
+    let output = run(&["demo"], folder.path());
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{printed}");
+    assert!(printed.contains("KILLED") && printed.contains("Both stores hold every line."), "{printed}");
+}

@@ -1,0 +1,237 @@
+//! What medium and large tests share: relays on ports of the kernel's choice, scripted backends, conditions.
+//!
+//! Nothing here sleeps for a result: a wait is for a condition, with a limit that only a defect reaches.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::IntoResponse;
+use twinflux::control::config::{Backend, Config, Udp};
+use twinflux::control::status::{self, Status};
+use twinflux::relay::Relay;
+
+/// How long a condition may take.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until the condition gives a value.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let limit = Instant::now() + LIMIT;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < limit, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A relay in this process, in a folder of its own.
+pub struct Running {
+    pub relay: Option<Relay>,
+    pub target: SocketAddr,
+    pub admin: SocketAddr,
+    pub folder: tempfile::TempDir,
+}
+
+/// A listener on loopback and backends at these URLs, named a, b and so on, that do not linger.
+pub fn config(urls: &[String]) -> Config {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config = Config { shutdown_timeout: Duration::from_secs(2), ..Config::default() };
+    config.admin.listen = any;
+    config.udp.push(Udp { listen: any, ..Udp::default() });
+    for (name, url) in ["a", "b", "c", "d"].iter().zip(urls) {
+        let mut backend = Backend::new((*name).to_owned(), url.parse().expect("a URL"));
+        backend.linger = Duration::from_millis(10);
+        config.backend.push(backend);
+    }
+    config
+}
+
+impl Running {
+    pub fn start(config: Config) -> Self {
+        Self::try_start(config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub fn try_start(mut config: Config) -> Result<Self, String> {
+        let folder = tempfile::tempdir().expect("folder");
+        config.data_dir = folder.path().join("data");
+        let relay = Relay::start(&config).map_err(|error| error.to_string())?;
+        let (target, admin) = (relay.view().listeners[0].address(), relay.admin());
+        Ok(Self { relay: Some(relay), target, admin, folder })
+    }
+
+    pub fn status(&self) -> Status {
+        let status = self.relay.as_ref().expect("running").view().status();
+        for backend in &status.backends {
+            assert_eq!(backend.difference(status.accepted_lines), 0, "the ledger balances: {status:?}");
+        }
+        status
+    }
+
+    pub fn backend(&self, name: &str) -> status::Backend {
+        let backends = self.status().backends;
+        backends.into_iter().find(|backend| backend.name == name).expect("a backend of this name")
+    }
+
+    /// Sends each payload as a datagram, and waits until the relay has taken as many.
+    pub fn send<P: AsRef<[u8]>>(&self, payloads: &[P]) {
+        let before = self.taken();
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        for payload in payloads {
+            socket.send_to(payload.as_ref(), self.target).expect("send");
+        }
+        let expected = before + payloads.len() as u64;
+        wait_for("the datagrams to be taken", || (self.taken() >= expected).then_some(()));
+    }
+
+    fn taken(&self) -> u64 {
+        self.status().receive[0].datagrams
+    }
+
+    /// Waits until a backend has nothing pending and has delivered as many lines.
+    pub fn wait_delivered(&self, name: &str, lines: u64) {
+        wait_for(&format!("{name} to have {lines} lines"), || {
+            let backend = self.backend(name);
+            (backend.delivered_lines >= lines && backend.pending_lines == 0).then_some(())
+        });
+        assert_eq!(self.backend(name).delivered_lines, lines);
+    }
+
+    pub fn wait_state(&self, name: &str, state: &str) {
+        wait_for(&format!("{name} to be {state}"), || (self.backend(name).state == state).then_some(()));
+    }
+
+    /// An answer of the admin listener: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        get(self.admin, path)
+    }
+
+    pub fn stop(&mut self) -> Status {
+        self.relay.take().expect("running").shutdown()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(relay) = self.relay.take() {
+            relay.shutdown();
+        }
+    }
+}
+
+/// A plain HTTP GET.
+pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    http(address, &format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n"))
+}
+
+/// Sends a request's text, and reads the answer to its end.
+pub fn http(address: SocketAddr, request: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).expect("connect");
+    stream.write_all(request.as_bytes()).expect("send");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("answer");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    (head.split(' ').nth(1).expect("a status").parse().expect("a number"), body.to_owned())
+}
+
+/// A write request as a scripted backend saw it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Request {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+}
+
+/// A scripted answer: status, headers, body.
+pub type Answer = (u16, Vec<(&'static str, String)>, String);
+type Script = Box<dyn Fn(usize, &Request) -> Answer + Send + Sync>;
+
+/// A backend that answers as a function says, and keeps what it was sent.
+#[derive(Clone)]
+pub struct Scripted {
+    shared: Arc<(Script, Mutex<Vec<Request>>)>,
+    pub address: SocketAddr,
+    _runtime: Arc<tokio::runtime::Runtime>,
+}
+
+/// 204 without a body.
+pub fn no_content() -> Answer {
+    (204, Vec::new(), String::new())
+}
+
+/// An error in InfluxDB 1.x's shape.
+pub fn influx_error(status: u16, text: &str) -> Answer {
+    (status, Vec::new(), serde_json::json!({ "error": text }).to_string())
+}
+
+impl Scripted {
+    /// `script` gets each request with its number from 0.
+    pub fn start(script: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = Arc::new(runtime.expect("runtime"));
+        let shared: Arc<(Script, Mutex<Vec<Request>>)> = Arc::new((Box::new(script), Mutex::default()));
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("bind");
+        let address = listener.local_addr().expect("address");
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let router = router.layer(axum::extract::DefaultBodyLimit::max(64 << 20));
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self { shared, address, _runtime: runtime }
+    }
+
+    /// One that accepts everything.
+    pub fn accepting() -> Self {
+        Self::start(|_, _| no_content())
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.1.lock().expect("no panic").clone()
+    }
+
+    /// The bodies of all requests, one behind the other.
+    pub fn text(&self) -> String {
+        self.requests().iter().map(Request::text).collect()
+    }
+}
+
+async fn answer(
+    State(shared): State<Arc<(Script, Mutex<Vec<Request>>)>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> impl IntoResponse {
+    let request = Request { uri, headers, body };
+    let number = {
+        let mut requests = shared.1.lock().expect("no panic");
+        requests.push(request.clone());
+        requests.len() - 1
+    };
+    let (status, headers, body) = shared.0(number, &request);
+    let headers: HeaderMap = headers
+        .into_iter()
+        .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+        .collect();
+    (StatusCode::from_u16(status).expect("a status"), headers, body)
+}
