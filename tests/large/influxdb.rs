@@ -1,0 +1,122 @@
+//! Real InfluxDB servers in temporary folders, on ports of their own.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::support::{http, wait_for};
+
+/// A server, which may be killed and started again on its data and port.
+pub(crate) struct InfluxDb {
+    pub(crate) address: SocketAddr,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl InfluxDb {
+    /// Starts a server; `http` is added to that section of its configuration.
+    pub(crate) fn start(http: &str) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut influx = Self { address: free_port(), folder, child: None };
+        influx.configure(http);
+        influx.revive();
+        influx
+    }
+
+    fn configure(&self, http: &str) {
+        let folder = self.folder.path().display();
+        let rpc = free_port();
+        let text = format!(
+            "reporting-disabled = true\nbind-address = \"{rpc}\"\n\
+             [meta]\ndir = \"{folder}/meta\"\n\
+             [data]\ndir = \"{folder}/data\"\nwal-dir = \"{folder}/wal\"\nquery-log-enabled = false\n\
+             [monitor]\nstore-enabled = false\n\
+             [http]\nbind-address = \"{}\"\nlog-enabled = false\n{http}\n",
+            self.address
+        );
+        std::fs::write(self.folder.path().join("influxdb.conf"), text).expect("write");
+    }
+
+    /// Starts it again.
+    pub(crate) fn revive(&mut self) {
+        let log = std::fs::File::create(self.folder.path().join("log")).expect("log");
+        let child = Command::new("influxd")
+            .arg("-config")
+            .arg(self.folder.path().join("influxdb.conf"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("influxd: install Debian's package influxdb");
+        self.child = Some(child);
+        let child = self.child.as_mut().expect("just started");
+        let address = self.address;
+        wait_for("InfluxDB to listen", || {
+            assert!(matches!(child.try_wait(), Ok(None)), "influxd ended");
+            std::net::TcpStream::connect(address).ok()
+        });
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Runs a statement; returns the answer's body.
+    pub(crate) fn query(&self, database: &str, statement: &str) -> String {
+        self.query_as(database, statement, "")
+    }
+
+    /// The same with more parameters, such as `&u=…&p=…`.
+    pub(crate) fn query_as(&self, database: &str, statement: &str, more: &str) -> String {
+        let statement = utf8_percent_encode(statement, NON_ALPHANUMERIC);
+        let path = format!("/query?db={database}&epoch=ns&q={statement}{more}");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAccept: application/csv\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        http(self.address, &request).1
+    }
+
+    /// Writes lines; returns status and body.
+    pub(crate) fn write(&self, database: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let head = format!(
+            "POST /write?db={database} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        http(self.address, &(head + body))
+    }
+
+    /// Everything in a database, in an order of its own making, so that two can be compared.
+    pub(crate) fn dump(&self, database: &str) -> String {
+        self.query(database, "SELECT * FROM /.*/ GROUP BY *")
+    }
+
+    /// How many values one field has in all.
+    pub(crate) fn count(&self, database: &str, measurement: &str, field: &str) -> u64 {
+        let answer = self.query(database, &format!("SELECT count(\"{field}\") FROM {measurement}"));
+        let rows = answer.lines().filter_map(|line| line.rsplit(',').next()?.trim().parse::<u64>().ok());
+        rows.sum()
+    }
+}
+
+impl Drop for InfluxDb {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that was free a moment ago: the server takes no 0.
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
+}

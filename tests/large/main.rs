@@ -1,0 +1,9 @@
+//! Large tests: real InfluxDB servers (Debian's `influxdb` 1.6.7), kills, the program under load.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod influxdb;
+mod mirror;
+mod overload;
+mod syntax;
