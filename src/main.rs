@@ -2,12 +2,12 @@
 //! configuration).
 #![expect(clippy::print_stdout, reason = "a program's own output")]
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use twinflux::control::cli::{Cli, Command, Run};
 use twinflux::control::{Config, Status};
 use twinflux::deliver::Backend;
@@ -30,8 +30,10 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        // A log that cannot be written is no reason to stop relaying.
+        .log_internal_errors(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
         .init();
     let ended = match cli.command {
         None => run(&cli.run),
@@ -52,19 +54,23 @@ type Ended = Result<(), (u8, String)>;
 
 fn run(options: &Run) -> Ended {
     use_small_pages();
-    let config = Config::load(options.config.as_deref(), options.overrides())
-        .map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
+    let config =
+        Config::load(options.config.as_deref(), overrides).map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
     let relay = Relay::start(&config).map_err(|error| {
         let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
         (code, error.to_string())
     })?;
-    print_start(&relay, &config);
-    relay.runtime().block_on(wait_for_signal()).map_err(|error| (FAILED, error.to_string()))?;
+    let mut signals =
+        relay.runtime().block_on(async { Signals::new() }).map_err(|error| (FAILED, error.to_string()))?;
+    // Whoever closed the output does not want to read it.
+    drop(print_start(&relay, &config));
+    relay.runtime().block_on(signals.next());
     tracing::info!("stopping: emptying the sockets and delivering what is pending");
     // A second signal ends the process at once, and leaves what is pending.
-    let _second = relay.runtime().spawn(async {
-        drop(wait_for_signal().await);
-        std::process::exit(i32::from(FAILED));
+    let _second = relay.runtime().spawn(async move {
+        signals.next().await;
+        end_now();
     });
     let last = relay.shutdown();
     for backend in &last.backends {
@@ -80,17 +86,33 @@ fn run(options: &Run) -> Ended {
     Ok(())
 }
 
-async fn wait_for_signal() -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+#[expect(clippy::disallowed_methods, reason = "this is the program's main file")]
+fn end_now() {
+    std::process::exit(i32::from(FAILED));
+}
+
+/// SIGTERM and SIGINT, from now on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Says in five lines what it listens on, where the data goes, how to send a first line and where to look.
-fn print_start(relay: &Relay, config: &Config) {
+fn print_start(relay: &Relay, config: &Config) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     let listeners = &relay.view().listeners;
     let listens: Vec<String> = listeners
         .iter()
@@ -98,15 +120,12 @@ fn print_start(relay: &Relay, config: &Config) {
         .collect();
     let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
     let port = listeners.first().map_or(8089, |listener| listener.address().port());
-    println!("Twinflux {}: every line to every backend", env!("CARGO_PKG_VERSION"));
-    println!("  listening on  {}", listens.join(", "));
-    println!("  writing to    {}", backends.join(", "));
-    println!("  try           echo 'cpu,host=me usage=1.5' > /dev/udp/127.0.0.1/{port}    (in bash)");
-    println!(
-        "  look at       http://{}/api/status, /metrics; or: twinflux status --admin {}",
-        relay.admin(),
-        relay.admin()
-    );
+    writeln!(out, "Twinflux {}: every line to every backend", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "  listening on  {}", listens.join(", "))?;
+    writeln!(out, "  writing to    {}", backends.join(", "))?;
+    writeln!(out, "  try           echo 'cpu,host=me usage=1.5' > /dev/udp/127.0.0.1/{port}    (in bash)")?;
+    let admin = relay.admin();
+    writeln!(out, "  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}")
 }
 
 fn check(file: &Path) -> Ended {

@@ -32,8 +32,8 @@ use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{Journal, ring};
 use crate::receive::udp::Listener;
 
-/// Batches between the workers and the journal's thread: two seconds of batches sealed by age, and at most
-/// 16 MiB of full ones.
+/// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
+/// most 16 MiB of full ones.
 const RING_BATCHES: usize = 64;
 /// The size of a batch: large enough that handing it over costs nothing per line, small enough to stay in a
 /// processor's cache from the scan to the send.
@@ -100,7 +100,7 @@ impl Relay {
     /// Starts everything.
     ///
     /// # Errors
-    /// What keeps it from starting; nothing is left running then.
+    /// What keeps it from starting. Where it is the system that gives no thread, those it gave end with the process.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;

@@ -115,7 +115,7 @@ fn metrics(shape: Shape) -> Vec<(&'static str, String, &'static [&'static str])>
         metrics.push(("net", format!(",interface=eth{interface}"), NET));
     }
     metrics.push(("mem", String::new(), MEM));
-    metrics.push(("mem", String::new(), MEM_MORE));
+    metrics.push(("netstat", String::new(), NETSTAT));
     metrics.push(("swap", String::new(), SWAP));
     metrics.push(("system", String::new(), SYSTEM));
     metrics.push(("processes", String::new(), PROCESSES));
@@ -179,16 +179,20 @@ const MEM: &[&str] = &[
     "inactive=3#########i",
     "mapped=4########i",
 ];
-const MEM_MORE: &[&str] = &[
-    "page_tables=3#######i",
-    "shared=1########i",
-    "slab=8########i",
-    "sreclaimable=6########i",
-    "sunreclaim=2########i",
-    "total=16694730752i",
-    "used=5#########i",
-    "used_percent=3#.##########",
-    "write_back=0i",
+const NETSTAT: &[&str] = &[
+    "tcp_close=0i",
+    "tcp_close_wait=1#i",
+    "tcp_closing=0i",
+    "tcp_established=2##i",
+    "tcp_fin_wait1=0i",
+    "tcp_fin_wait2=1i",
+    "tcp_last_ack=0i",
+    "tcp_listen=2#i",
+    "tcp_none=1##i",
+    "tcp_syn_recv=0i",
+    "tcp_syn_sent=0i",
+    "tcp_time_wait=3##i",
+    "udp_socket=1#i",
 ];
 const SWAP: &[&str] = &["free=2147479552i", "in=0i", "out=0i", "total=2147479552i", "used=0i", "used_percent=0"];
 const SYSTEM: &[&str] = &["load1=0.##", "load15=0.##", "load5=0.##", "n_cpus=16i", "n_users=1i", "uptime=1######i"];

@@ -38,7 +38,7 @@ pub struct Run {
     pub data_dir: Option<PathBuf>,
     /// Write to this backend, instead of the file's; repeat it for each [default: an archive in the data folder]
     #[arg(long = "backend", value_name = "URL")]
-    pub backends: Vec<BackendUrl>,
+    pub backends: Vec<String>,
     /// The database that lines go to [default: telegraf]
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
@@ -46,14 +46,19 @@ pub struct Run {
 
 impl Run {
     /// What overrides the file.
-    pub fn overrides(&self) -> Overrides {
-        Overrides {
+    ///
+    /// # Errors
+    /// What is wrong with a backend's URL. (Were it parsed with the other options, an error would repeat it, and
+    /// with it a password that someone wrote there.)
+    pub fn overrides(&self) -> Result<Overrides, String> {
+        let backends = self.backends.iter().map(|url| url.parse::<BackendUrl>());
+        Ok(Overrides {
             udp: self.udp,
             admin: self.admin,
             data_dir: self.data_dir.clone(),
-            backends: self.backends.clone(),
+            backends: backends.collect::<Result<_, _>>().map_err(|error| format!("--backend: {error}"))?,
             database: self.database.clone(),
-        }
+        })
     }
 }
 

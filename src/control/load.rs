@@ -92,8 +92,12 @@ impl Config {
     }
 
     fn check(&self, source: &Source) -> Result<(), ConfigError> {
-        if self.journal.memory.as_u64() < LEAST_MEMORY {
-            return Err(source.at("journal", 0, "memory", "must be at least 4MiB"));
+        let requests: u64 = self.backend.iter().map(|backend| backend.max_batch_bytes.as_u64()).sum();
+        let least = LEAST_MEMORY.max(2 * requests);
+        if self.journal.memory.as_u64() < least {
+            let what =
+                format!("must be at least {}MiB: room for two requests to each backend", least.div_ceil(1 << 20));
+            return Err(source.at("journal", 0, "memory", &what));
         }
         for (place, listener) in self.udp.iter().enumerate() {
             let bad = |key, what: &str| source.at("udp", place, key, what);
@@ -112,11 +116,14 @@ impl Config {
                 return Err(bad("precision", &what));
             }
         }
-        let mut names = HashSet::new();
+        let (mut names, mut urls) = (HashSet::new(), HashSet::new());
         for (place, backend) in self.backend.iter().enumerate() {
             let (key, what) = match check_backend(backend) {
                 Err(wrong) => wrong,
                 Ok(()) if !names.insert(&backend.name) => ("name", "is taken by another backend: names must differ"),
+                Ok(()) if !urls.insert(backend.url.to_string()) => {
+                    ("url", "is another backend's, too: two copies in one place are no mirror")
+                }
                 Ok(()) => continue,
             };
             return Err(source.at("backend", place, key, what));
@@ -252,8 +259,11 @@ impl Source {
         let start = error.span().map_or(0, |span| span.start.min(self.text.len()));
         let line = self.text[..start].matches('\n').count() + 1;
         let text = self.text.lines().nth(line - 1).unwrap_or_default();
-        let key = text.split('=').next().unwrap_or_default().trim();
-        ConfigError(format!("{}:{line}: {key}: {}", self.name, error.message().trim_end().replace('\n', "; ")))
+        let key = text.split(['=', '#']).next().unwrap_or_default().trim();
+        // A line of another shape might be a secret in the wrong place.
+        let is_key = key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.[] ".contains(c));
+        let key = if is_key { format!("{key}: ") } else { String::new() };
+        ConfigError(format!("{}:{line}: {key}{}", self.name, error.message().trim_end().replace('\n', "; ")))
     }
 
     /// An error in a key of the table, or of the element at this place of the array of tables.

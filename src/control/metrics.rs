@@ -73,6 +73,12 @@ impl Metrics {
         counter(out, "refused_lines", "Lines refused, by reason", refused.collect())?;
         gauge(
             out,
+            "receive_queue_bytes",
+            "What waits in the receive buffers, as the kernel charges it",
+            listeners().map(|(labels, receive)| (labels, receive.receive_queue)).collect(),
+        )?;
+        gauge(
+            out,
             "receive_buffer_bytes",
             "Receive buffer that each worker got",
             listeners().map(|(labels, receive)| (labels, receive.receive_buffer)).collect(),

@@ -81,6 +81,8 @@ pub struct Receive {
     pub lines: u64,
     /// Lines refused, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// What waits in the receive buffers, in bytes as the kernel charges them.
+    pub receive_queue: u64,
     /// The receive buffer that was asked for, in bytes.
     pub receive_buffer_wanted: u64,
     /// The receive buffer that each worker got, in bytes.
@@ -172,6 +174,7 @@ impl View {
                 empty: tally.empty,
                 lines: tally.lines(),
                 refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), tally.refused[reason.index()])).into(),
+                receive_queue: listener.queued_bytes(),
                 receive_buffer_wanted: wanted,
                 receive_buffer: got,
             }

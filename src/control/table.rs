@@ -18,7 +18,8 @@ impl Status {
         text.push_str(&self.ledger());
         for backend in self.backends.iter().filter(|backend| backend.state != "up") {
             let error = backend.last_error.as_deref().unwrap_or("no error told");
-            write_line(&mut text, format_args!("{} is {}: {error}", backend.name, backend.state));
+            // It may be a stranger's text: nothing in it is to reach the terminal as a command.
+            write_line(&mut text, format_args!("{} is {}: {}", backend.name, backend.state, error.escape_debug()));
         }
         text
     }

@@ -36,6 +36,10 @@ impl FromStr for BackendUrl {
                 if uri.host().unwrap_or_default().is_empty() {
                     return Err(format!("the URL names no host: {KINDS}"));
                 }
+                let after_host = rest.split('/').next().unwrap_or_default().rsplit(']').next().unwrap_or_default();
+                if after_host.contains(':') && uri.port_u16().is_none() {
+                    return Err(format!("the URL's port is no number up to 65535: {KINDS}"));
+                }
                 if uri.query().is_some() {
                     return Err("the URL must end with the path: database and retention policy belong to the \
                                 listener, credentials into username, password_file and token_file"
@@ -102,6 +106,8 @@ mod tests {
             ("10.0.0.1:8086", "needs a scheme"),
             ("tcp://10.0.0.1:8086", "unknown scheme"),
             ("http://", "http://HOST"),
+            ("http://10.0.0.1:99999", "65535"),
+            ("http://10.0.0.1:/x", "65535"),
             ("http://admin:hunter2@10.0.0.1:8086", "password_file"),
             ("http://10.0.0.1:8086/write?db=x&p=hunter2", "username"),
             ("file://relative", "absolute"),

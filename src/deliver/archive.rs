@@ -10,13 +10,14 @@
 //!
 //! Lines count as delivered once they are on disk (`fdatasync`). A write that fails half-way is taken back, so
 //! that a full disk leaves no half a line. The last line of a segment that a crash tore is cut off when the
-//! segment is opened again: it was not acknowledged, and comes again.
+//! segment is opened again: it was not acknowledged. No file is ever overwritten.
 //!
-//! Bounds: a segment's size and age, one open file for each destination. The folder itself grows as its disk
-//! allows; a full disk holds lines in the journal.
+//! Bounds: a segment's size and age, one open file for each destination; opening a segment again reads it into
+//! memory once. The folder itself grows as its disk allows; a full disk holds lines in the journal. A lock file
+//! keeps two relays out of one folder.
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -31,11 +32,14 @@ use super::Outcome;
 use super::outcome::Fate;
 use crate::batch::Destination;
 use crate::journal::{Lease, Record};
+use crate::protocol::{Precision, Scanner};
 
 /// A segment is closed and compressed when it has grown to this size.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// A segment is closed and compressed when it is this old.
 const SEGMENT_AGE: Duration = Duration::from_secs(3600);
+/// Segments that are begun within one second, at most.
+const MAX_SEGMENTS_A_SECOND: u32 = 10_000;
 /// What cannot stand in a file's name, and the separator of its parts.
 const NAME: &AsciiSet = &CONTROLS.add(b'/').add(b'%').add(b'.').add(b' ').add(b'\\');
 
@@ -49,7 +53,7 @@ pub(super) struct Archive {
 impl Archive {
     /// An archive in this folder, which is made at the first write.
     pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folders: Some(Folders { root: folder, open: HashMap::new() }) }
+        Self { folders: Some(Folders { root: folder, lock: None, open: HashMap::new() }) }
     }
 
     /// Appends a lease's records and waits until they are on disk.
@@ -87,6 +91,8 @@ struct ArchiveError {
 #[derive(Debug)]
 struct Folders {
     root: PathBuf,
+    /// Held from the first write on.
+    lock: Option<File>,
     open: HashMap<Arc<Destination>, Segment>,
 }
 
@@ -97,6 +103,9 @@ impl Folders {
             let path = path.to_owned();
             move |error| ArchiveError { path, error }
         };
+        if self.lock.is_none() {
+            self.lock = Some(lock(&self.root).map_err(at(&self.root))?);
+        }
         if !self.open.contains_key(destination) {
             let segment = Segment::open(&folder, destination).map_err(at(&folder))?;
             self.open.insert(Arc::clone(destination), segment);
@@ -132,12 +141,12 @@ struct Segment {
 impl Segment {
     /// Opens the folder's unfinished segment, or makes a new one.
     fn open(folder: &Path, destination: &Destination) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let unfinished = newest_segment(folder)?;
-        let path = unfinished.clone().unwrap_or_else(|| folder.join(format!("{}.lp", file_stamp(SystemTime::now()))));
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        let bytes = whole_bytes(&mut file)?;
+        create_folder(folder)?;
+        let (path, mut file) = match unfinished_segment(folder)? {
+            Some(path) => (path.clone(), File::options().read(true).write(true).open(path)?),
+            None => new_segment(folder, SystemTime::now())?,
+        };
+        let bytes = whole_bytes(&mut file, destination.precision)?;
         file.set_len(bytes)?;
         file.seek(SeekFrom::Start(bytes))?;
         let mut segment = Self { path, file, bytes, opened: Instant::now() };
@@ -186,55 +195,93 @@ fn header(destination: &Destination) -> String {
     )
 }
 
-/// `20261123T034500Z`
-fn file_stamp(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':'], "")
+fn create_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-fn newest_segment(folder: &Path) -> io::Result<Option<PathBuf>> {
+fn lock(root: &Path) -> io::Result<File> {
+    create_folder(root)?;
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(root.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::Error(error)) => Err(error),
+        Err(TryLockError::WouldBlock) => Err(io::Error::other("another relay writes there: give each its own folder")),
+    }
+}
+
+/// A file that was not there, compressed or not: `20261123T034500Z.lp`, or with a number before the ending.
+fn new_segment(folder: &Path, now: SystemTime) -> io::Result<(PathBuf, File)> {
+    let stamp = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
+    let names = (0..MAX_SEGMENTS_A_SECOND).map(|number| match number {
+        0 => stamp.clone(),
+        number => format!("{stamp}-{number:04}"),
+    });
+    for name in names {
+        let path = folder.join(format!("{name}.lp"));
+        if path.with_extension("lp.gz").exists() {
+            continue;
+        }
+        match File::options().read(true).write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => return Ok((path, opened?)),
+        }
+    }
+    Err(io::Error::other(format!("{MAX_SEGMENTS_A_SECOND} segments are named {stamp} already: is the clock right?")))
+}
+
+/// The segment to go on with: the newest that is neither compressed nor full. A full one could not be compressed
+/// when it was closed, and stays as it is. What an interrupted compression left is removed.
+fn unfinished_segment(folder: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest = None;
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "lp") {
-            newest = newest.max(Some(path));
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("lp") if path.metadata()?.len() < SEGMENT_BYTES => newest = newest.max(Some(path)),
+            Some("tmp") => std::fs::remove_file(path)?,
+            _ => {}
         }
     }
     Ok(newest)
 }
 
-/// The length up to the last line feed.
-fn whole_bytes(file: &mut File) -> io::Result<u64> {
-    let mut end = file.metadata()?.len();
-    let mut block = [0; 4096];
-    while end > 0 {
-        let start = end.saturating_sub(block.len() as u64);
-        let part = &mut block[..usize::try_from(end - start).unwrap_or(0)];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(part)?;
-        if let Some(found) = memchr::memrchr(b'\n', part) {
-            return Ok(start + found as u64 + 1);
-        }
-        end = start;
+/// The length up to the end of the last whole line. The scanner tells: a string may hold line feeds.
+fn whole_bytes(file: &mut File, precision: Precision) -> io::Result<u64> {
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut text)?;
+    let mut end = 0;
+    for line in Scanner::new(precision).lines(&text, true).flatten() {
+        end = line.bytes.as_ptr() as usize - text.as_ptr() as usize + line.bytes.len() + 1;
     }
-    Ok(0)
+    Ok(end as u64)
 }
 
 /// Replaces `X.lp` by `X.lp.gz`.
 fn compress(path: &Path) -> io::Result<()> {
-    let compressed = path.with_extension("lp.gz");
     let unfinished = path.with_extension("lp.gz.tmp");
-    let output = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    let compressed = write_compressed(path, &unfinished);
+    if compressed.is_err() {
+        // On a full disk it would keep the last bytes from the lines to come.
+        std::fs::remove_file(&unfinished)?;
+    }
+    compressed?;
+    std::fs::rename(&unfinished, path.with_extension("lp.gz"))?;
+    if let Some(folder) = path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    std::fs::remove_file(path)
+}
+
+fn write_compressed(path: &Path, output: &Path) -> io::Result<()> {
+    let output = File::options().write(true).create(true).truncate(true).mode(0o600).open(output)?;
     let mut encoder = GzEncoder::new(output, Compression::new(1));
     io::copy(&mut File::open(path)?, &mut encoder)?;
-    encoder.finish()?.sync_all()?;
-    std::fs::rename(&unfinished, &compressed)?;
-    std::fs::remove_file(path)
+    encoder.finish()?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Precision;
 
     fn destination(database: &str, policy: &str) -> Arc<Destination> {
         Arc::new(Destination {
@@ -254,7 +301,7 @@ mod tests {
     fn a_torn_line_is_cut_off_and_the_segment_goes_on() {
         let folder = tempfile::tempdir().expect("folder");
         let mut segment = Segment::open(folder.path(), &destination("db", "rp")).expect("open");
-        segment.write_all(&[b"m v=1 1\n", b"m v=2 2\nm v=3"]).expect("write");
+        segment.write_all(&[b"m v=1 1\n", b"m v=2 2\nm s=\"a\nb"]).expect("write");
         let path = segment.path.clone();
         drop(segment);
         let mut segment = Segment::open(folder.path(), &destination("db", "rp")).expect("open again");
@@ -276,6 +323,30 @@ mod tests {
         let mut text = String::new();
         flate2::read::MultiGzDecoder::new(compressed).read_to_string(&mut text).expect("read");
         assert!(text.ends_with("m v=1 1\n"));
-        assert_eq!(newest_segment(folder.path()).expect("list"), None);
+        assert_eq!(unfinished_segment(folder.path()).expect("list"), None);
+    }
+
+    #[test]
+    fn no_segment_ever_takes_the_name_of_another() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut names = std::collections::HashSet::new();
+        for _ in 0..3 {
+            let (path, mut file) = new_segment(folder.path(), SystemTime::UNIX_EPOCH).expect("a new one");
+            file.write_all(b"m v=1 1\n").expect("write");
+            compress(&path).expect("compress");
+            assert!(names.insert(path));
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).expect("list").count(), 3);
+    }
+
+    #[test]
+    fn a_folder_has_one_writer_and_leftovers_are_removed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let held = lock(folder.path()).expect("the first");
+        assert!(lock(folder.path()).is_err_and(|error| error.to_string().contains("another relay")));
+        drop(held);
+        std::fs::write(folder.path().join("x.lp.gz.tmp"), "half").expect("write");
+        assert_eq!(unfinished_segment(folder.path()).expect("list"), None);
+        assert!(!folder.path().join("x.lp.gz.tmp").exists());
     }
 }

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 /// How long connecting may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much of an answer is read.
-const ANSWER_BYTES: usize = 64 * 1024;
+pub(super) const ANSWER_BYTES: usize = 64 * 1024;
 
 /// What went wrong before there was a whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ impl Client {
     /// What went wrong; the connection is then closed, and the request may or may not have arrived.
     pub(super) async fn send(&mut self, request: impl Fn() -> Request<Payload>) -> Result<Answer, ClientError> {
         if let Some(mut kept) = self.connection.take()
-            && kept.sender.ready().await.is_ok()
+            && matches!(timeout(self.timeout, kept.sender.ready()).await, Ok(Ok(())))
         {
             match self.exchange(kept, request()).await {
                 Err(ClientError::Broken(..)) => {}

@@ -14,6 +14,10 @@ use crate::journal::{Lease, Limits, Reader, Rejection};
 
 /// How long a destination or backend that needs an operator is left alone.
 const HOLD_PAUSE: Duration = Duration::from_secs(30);
+/// Pauses between the tries of a shutdown, at most.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+/// Requests are not made smaller than this for a slow backend's sake.
+const LEAST_BYTES: u64 = 64 * 1024;
 /// One rejected batch in this time is logged.
 const REJECTED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How much of a rejected batch is logged, in bytes.
@@ -25,6 +29,8 @@ pub(super) struct Flusher {
     pub(super) endpoint: Endpoint,
     pub(super) reader: Reader,
     pub(super) limits: Limits,
+    /// The bytes of a request, at most: what is configured, or less where the backend takes less.
+    pub(super) most_bytes: u64,
     pub(super) health: Arc<Health>,
     /// True once the relay shuts down.
     pub(super) closing: watch::Receiver<bool>,
@@ -57,7 +63,10 @@ impl Flusher {
                     self.succeed(&mut backoff);
                     continue;
                 }
-                Fate::TooLarge => self.shrink(lease, &outcome),
+                Fate::TooLarge => {
+                    self.shrink(lease, &outcome);
+                    continue;
+                }
                 Fate::HoldDestination => {
                     self.fail(State::Held, &outcome);
                     self.reader.park(lease, Instant::now() + HOLD_PAUSE);
@@ -79,26 +88,34 @@ impl Flusher {
                     backoff.next_pause()
                 }
                 Fate::Down | Fate::Stalled => {
+                    if outcome.fate == Fate::Stalled {
+                        // A slow line is not a dead one: less may pass in the same time.
+                        self.limits.bytes = (lease.bytes / 2).max(LEAST_BYTES).min(self.limits.bytes);
+                    }
                     self.reader.give_back(lease);
                     self.fail(State::Down, &outcome);
                     backoff.next_pause()
                 }
             };
+            let may_yet_pass = matches!(outcome.fate, Fate::Transient | Fate::Busy { .. });
             if *self.closing.borrow() {
-                break;
+                if !may_yet_pass {
+                    break;
+                }
+                tokio::time::sleep(pause.min(LAST_PAUSE)).await;
+            } else {
+                // A shutdown ends the pause: what can still be delivered gets one more try.
+                drop(tokio::time::timeout(pause, self.closing.changed()).await);
             }
-            // A shutdown ends the pause: what can still be delivered gets one more try.
-            drop(tokio::time::timeout(pause, self.closing.changed()).await);
         }
     }
 
-    fn succeed(&self, backoff: &mut Backoff) {
+    fn succeed(&mut self, backoff: &mut Backoff) {
         backoff.reset();
-        if self.reader.has_parked() {
-            return;
-        }
-        let before = self.health.succeed();
-        if before != State::Up {
+        self.limits.bytes = (self.limits.bytes + self.limits.bytes / 16).min(self.most_bytes);
+        let now = if self.reader.has_parked() { State::Held } else { State::Up };
+        let before = self.health.succeed(now);
+        if before != now && now == State::Up {
             tracing::info!(backend = self.name, was = before.name(), "the backend takes lines again");
         }
     }
@@ -115,10 +132,11 @@ impl Flusher {
     }
 
     /// A request that was too large is sent again in halves; a single record that is too large is rejected.
-    fn shrink(&mut self, lease: Lease, outcome: &Outcome) -> Duration {
+    fn shrink(&mut self, lease: Lease, outcome: &Outcome) {
         self.health.note_error(&outcome.text);
         if lease.records.len() > 1 {
-            self.limits.bytes = lease.bytes / 2;
+            self.most_bytes = lease.bytes / 2;
+            self.limits.bytes = self.most_bytes;
             tracing::warn!(
                 backend = self.name,
                 bytes = self.limits.bytes,
@@ -130,7 +148,6 @@ impl Flusher {
             let lines = lease.lines;
             self.reader.settle(lease, Some((Rejection::TooLarge, lines)));
         }
-        Duration::ZERO
     }
 
     fn log_rejected(&self, lease: &Lease, class: Rejection, outcome: &Outcome, next: &mut Instant) {

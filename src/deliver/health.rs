@@ -102,10 +102,10 @@ impl Health {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes a success; returns the state before.
-    pub(super) fn succeed(&self) -> State {
+    /// Notes a success, and the state it leaves the backend in; returns the state before.
+    pub(super) fn succeed(&self, state: State) -> State {
         self.has_delivered.store(true, Ordering::Relaxed);
-        self.change(State::Up)
+        self.change(state)
     }
 
     /// Notes a failure and its text; returns the state before.
@@ -151,7 +151,7 @@ mod tests {
         assert!(health.is_ready());
         assert_eq!(health.fail(State::Down, "refused"), State::Up);
         assert!(!health.is_ready());
-        assert_eq!(health.succeed(), State::Down);
+        assert_eq!(health.succeed(State::Up), State::Down);
         assert!(health.is_ready());
         assert_eq!((health.state(), health.last_error().as_deref()), (State::Up, Some("refused")));
     }

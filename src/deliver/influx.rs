@@ -64,6 +64,8 @@ pub(super) struct Influx {
     setup: Setup,
     client: Client,
     authorization: Option<HeaderValue>,
+    /// Whether the backend refused who we are: then the secret is read again before the next try.
+    was_refused: bool,
 }
 
 impl Influx {
@@ -75,7 +77,7 @@ impl Influx {
         let authorization = setup.api.authorization().map_err(SetupError)?;
         let tls = if setup.url.scheme_str() == Some("https") { Some(tls_config(&setup)?) } else { None };
         let client = Client::new(&setup.url, tls, setup.timeout);
-        Ok(Self { setup, client, authorization })
+        Ok(Self { setup, client, authorization, was_refused: false })
     }
 
     /// Writes a lease's records in one request.
@@ -88,14 +90,15 @@ impl Influx {
             );
         };
         let parts: Vec<Bytes> = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
-        let parts = if self.setup.gzip { vec![compress(&parts)] } else { parts };
+        let parts = if self.setup.gzip { compress(parts).await } else { parts };
+        if self.was_refused {
+            self.reload_secret();
+        }
         let sent = self.client.send(|| request(&self.setup, self.authorization.as_ref(), &target, &parts)).await;
         match sent {
             Ok(answer) => {
                 let fate = of_answer(answer.status, answer.retry_after.as_deref(), &answer.body, SystemTime::now());
-                if matches!(answer.status.as_u16(), 401 | 403) {
-                    self.reload_secret();
-                }
+                self.was_refused = matches!(answer.status.as_u16(), 401 | 403);
                 Outcome::new(fate, format!("{}: {}", answer.status, answer.body.trim_end()))
             }
             Err(error) => Outcome::new(fate_of(&error), error.to_string()),
@@ -180,11 +183,15 @@ fn fate_of(error: &ClientError) -> Fate {
     }
 }
 
-/// One gzip stream of all parts, at the level where its speed is best worth its size.
-fn compress(parts: &[Bytes]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(1));
-    let written = parts.iter().try_for_each(|part| encoder.write_all(part)).and_then(|()| encoder.finish());
-    written.expect("BUG: writing to memory does not fail").into()
+/// One gzip stream of all parts, at the level where its speed is best worth its size; made on a thread of its
+/// own, so that other backends' requests go on.
+async fn compress(parts: Vec<Bytes>) -> Vec<Bytes> {
+    let compressed = tokio::task::spawn_blocking(move || {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(1));
+        let written = parts.iter().try_for_each(|part| encoder.write_all(part)).and_then(|()| encoder.finish());
+        written.expect("BUG: writing to memory does not fail")
+    });
+    vec![compressed.await.expect("BUG: compressing does not panic").into()]
 }
 
 fn tls_config(setup: &Setup) -> Result<Arc<ClientConfig>, SetupError> {

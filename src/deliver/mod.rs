@@ -97,7 +97,8 @@ impl Backend {
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let Setup { name, limits, .. } = self.setup;
-        let flusher = Flusher { name, endpoint: self.endpoint, reader, limits, health, closing };
+        let most_bytes = limits.bytes;
+        let flusher = Flusher { name, endpoint: self.endpoint, reader, limits, most_bytes, health, closing };
         runtime.spawn(flusher.run())
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
+use super::client::ANSWER_BYTES;
 use crate::journal::Rejection;
 
 /// The longest time that a backend may ask for with `Retry-After`.
@@ -53,11 +54,15 @@ pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &str, now:
         204 => Fate::Delivered,
         200 if body.trim().is_empty() => Fate::Delivered,
         401 | 403 => Fate::HoldDestination,
+        // No InfluxDB refuses the method of a write, or asks for a proxy's password.
+        405 | 407 => Fate::HoldBackend,
         408 | 425 | 429 | 502 | 503 | 504 => {
             Fate::Busy { retry_after: retry_after.and_then(|text| parse_retry_after(text, now)) }
         }
         413 => Fate::TooLarge,
-        400 | 404 | 422 | 500 => of_error(status, body),
+        400 | 422 => of_refusal(body),
+        404 => of_not_found(body),
+        500 if MISSING_DESTINATION.iter().any(|text| body.contains(text)) => Fate::HoldDestination,
         402..=499 => Fate::Rejected { class: Rejection::Other, lines: None },
         500..=599 => Fate::Transient,
         // A page, a redirect, an upgrade: something else than InfluxDB. A redirect is never followed.
@@ -65,20 +70,29 @@ pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &str, now:
     }
 }
 
-/// Statuses whose meaning is in the body.
-fn of_error(status: StatusCode, body: &str) -> Fate {
-    if contains_any(body, TRANSIENT) {
-        return Fate::Transient;
+/// 400 and 422: what is wrong with lines comes first, for its text repeats parts of them, which may say anything.
+fn of_refusal(body: &str) -> Fate {
+    if !is_influxdbs(body) {
+        return Fate::HoldBackend;
     }
-    if contains_any(body, MISSING_DESTINATION) {
-        return Fate::HoldDestination;
+    match class_of(body) {
+        Rejection::Other if TRANSIENT.iter().any(|text| body.contains(text)) => Fate::Transient,
+        class => Fate::Rejected { class, lines: rejected_lines(body) },
     }
-    match status.as_u16() {
-        // A path that no InfluxDB answers so: another server, or a wrong path before `/write`.
-        404 => Fate::HoldBackend,
-        500 => Fate::Transient,
-        _ => Fate::Rejected { class: class_of(body), lines: rejected_lines(body) },
-    }
+}
+
+/// 404: a database, bucket or organisation that is missing, or a path that no InfluxDB answers so.
+fn of_not_found(body: &str) -> Fate {
+    let is_missing =
+        body.contains("\"code\":\"not found\"") || MISSING_DESTINATION.iter().any(|text| body.contains(text));
+    if is_missing { Fate::HoldDestination } else { Fate::HoldBackend }
+}
+
+/// Whether an error has the shape of 1.x (`{"error":…}`) or 2.x (`{"code":…}`). A reverse proxy's has not, nor
+/// that of a server which expects TLS: to take them for a final answer would give up every line.
+fn is_influxdbs(body: &str) -> bool {
+    let body = body.trim_start();
+    body.starts_with("{\"error\"") || body.starts_with("{\"code\"")
 }
 
 /// The server cannot now, whatever the status says.
@@ -94,15 +108,8 @@ const TRANSIENT: &[&str] = &[
     "input/output error",
 ];
 
-const MISSING_DESTINATION: &[&str] = &[
-    "database not found",
-    "retention policy not found",
-    "database is required",
-    "no dbrp mapping found",
-    "bucket not found",
-    "organization not found",
-    "could not find bucket",
-];
+/// 1.x, and 2.x behind its 1.x endpoint.
+const MISSING_DESTINATION: &[&str] = &["database not found", "retention policy not found", "no dbrp mapping found"];
 
 fn class_of(body: &str) -> Rejection {
     const CLASSES: &[(&str, Rejection)] = &[
@@ -117,21 +124,19 @@ fn class_of(body: &str) -> Rejection {
 }
 
 /// How many lines a partial write left out: what `dropped=` says, plus the lines that could not be read, which it
-/// does not count. None where the answer does not tell, or says nothing of the rest being written.
+/// does not count; 3.x lists each. None where the answer does not tell, was cut, or says nothing of the rest
+/// being written.
 fn rejected_lines(body: &str) -> Option<u64> {
-    if !body.contains("partial write") {
+    if !body.contains("partial write") || body.len() >= ANSWER_BYTES {
         return None;
     }
     let unparsable = body.matches("unable to parse").count() as u64;
+    let listed = body.matches("\"line_number\"").count() as u64;
     let dropped = body.rsplit_once("dropped=").map_or(0, |(_, text)| {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         text[..digits].parse().unwrap_or(0)
     });
-    Some(unparsable + dropped).filter(|lines| *lines > 0)
-}
-
-fn contains_any(body: &str, texts: &[&str]) -> bool {
-    texts.iter().any(|text| body.contains(text))
+    Some(unparsable + listed + dropped).filter(|lines| *lines > 0)
 }
 
 /// Seconds, or an HTTP date; a time in the past or a negative number asks for nothing.
@@ -172,7 +177,8 @@ mod tests {
             (403, r#"{"error":"\"r\" user is not authorized to write to database \"x\""}"#, HoldDestination),
             (404, r#"{"error":"database not found: \"nope\""}"#, HoldDestination),
             (404, "404 page not found", HoldBackend),
-            (404, r#"{"code":"not found","message":"bucket \"x\" not found: bucket not found"}"#, HoldDestination),
+            (404, r#"{"code":"not found","message":"bucket \"x\" not found"}"#, HoldDestination),
+            (404, r#"{"code":"not found","message":"no dbrp mapping found"}"#, HoldDestination),
             (500, r#"{"error":"retention policy not found: nope"}"#, HoldDestination),
             (413, r#"{"error":"Request Entity Too Large"}"#, TooLarge),
             (500, r#"{"error":"timeout"}"#, Transient),
@@ -217,11 +223,37 @@ mod tests {
                 rejected(Retention, Some(2)),
             ),
             (400, r#"{"code":"invalid","message":"something new"}"#, rejected(Other, None)),
-            (405, "", rejected(Other, None)),
+            (405, "<html>", HoldBackend),
+            (407, "", HoldBackend),
+            (400, "Client sent an HTTP request to an HTTPS server.\n", HoldBackend),
+            (400, "<html>Bad Request</html>", HoldBackend),
+            (418, "", rejected(Other, None)),
+            // The text repeats names and lines, which may say anything.
+            (
+                400,
+                r#"{"error":"partial write: field type conflict: input field \"timeout\" on measurement \"m\" is type integer, already exists as type float dropped=1"}"#,
+                rejected(FieldType, Some(1)),
+            ),
+            (
+                400,
+                r#"{"error":"partial write: unable to parse 'm msg=\"database not found\" x': bad timestamp dropped=0"}"#,
+                rejected(Unparsable, Some(1)),
+            ),
+            (
+                400,
+                r#"{"error":"partial write of line protocol occurred","data":[{"original_line":"a","line_number":1,"error_message":"x"},{"original_line":"b","line_number":7,"error_message":"x"}]}"#,
+                rejected(Other, Some(2)),
+            ),
         ];
         for (status, body, expected) in cases {
             assert_eq!(fate(*status, body), *expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_does_not_tell_how_many() {
+        let body = format!("{{\"error\":\"partial write: {}", "unable to parse 'a': x\\n".repeat(5000));
+        assert_eq!(fate(400, &body[..ANSWER_BYTES]), rejected(Rejection::Unparsable, None));
     }
 
     #[test]

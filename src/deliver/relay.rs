@@ -10,7 +10,7 @@ use tokio::net::UdpSocket;
 
 use super::Outcome;
 use super::outcome::Fate;
-use crate::journal::Lease;
+use crate::journal::{Lease, Rejection};
 use crate::protocol::Scanner;
 
 /// The largest payload of a datagram over IPv4.
@@ -33,7 +33,11 @@ impl Relay {
     /// Sends a lease's lines.
     pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
         match self.send(lease).await {
-            Ok(()) => Outcome::new(Fate::Delivered, String::new()),
+            Ok(0) => Outcome::new(Fate::Delivered, String::new()),
+            Ok(lines) => {
+                let text = format!("{lines} lines are longer than a datagram to {} can be", self.host);
+                Outcome::new(Fate::Rejected { class: Rejection::TooLarge, lines: Some(lines) }, text)
+            }
             Err(error) => {
                 self.socket = None;
                 Outcome::new(Fate::Down, format!("cannot send to {}: {error}", self.host))
@@ -41,18 +45,24 @@ impl Relay {
         }
     }
 
-    async fn send(&mut self, lease: &Lease) -> io::Result<()> {
+    /// Returns how many lines are too long for a datagram: one that just fitted, before it was stamped.
+    async fn send(&mut self, lease: &Lease) -> io::Result<u64> {
         if self.socket.is_none() {
             self.socket = Some(connect(&self.host).await?);
         }
-        let Some(socket) = &self.socket else { return Ok(()) };
+        let Some(socket) = &self.socket else { return Ok(0) };
+        let mut too_long = 0;
         for record in &lease.records {
             let bytes = &record.batch.bytes;
             for datagram in pack(bytes, &mut Scanner::new(lease.destination.precision), self.mtu) {
+                if datagram.len() > MAX_DATAGRAM_BYTES {
+                    too_long += 1;
+                    continue;
+                }
                 socket.send(&bytes[datagram]).await?;
             }
         }
-        Ok(())
+        Ok(too_long)
     }
 }
 

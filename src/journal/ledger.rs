@@ -112,17 +112,16 @@ impl Ledger {
         self.pending_bytes -= bytes;
     }
 
-    pub(super) fn deliver(&mut self, lines: u64, bytes: u64) {
-        self.delivered += lines;
-        self.delivered_bytes += bytes;
+    /// Lines were answered: the backend has them but for the rejected ones. Which bytes those had nobody knows;
+    /// bytes count as delivered where any line was.
+    pub(super) fn settle(&mut self, lines: u64, bytes: u64, class: Rejection, rejected: u64) {
+        self.delivered += lines - rejected;
+        self.rejected[class as usize] += rejected;
+        if rejected < lines {
+            self.delivered_bytes += bytes;
+        }
         self.pending -= lines;
         self.pending_bytes -= bytes;
-    }
-
-    /// Moves lines that were counted as delivered with their record to a class of rejected ones.
-    pub(super) fn reject(&mut self, class: Rejection, lines: u64) {
-        self.rejected[class as usize] += lines;
-        self.delivered -= lines;
     }
 
     pub(super) fn record_latency(&mut self, latency: std::time::Duration, lines: u64) {

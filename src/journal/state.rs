@@ -133,16 +133,14 @@ impl State {
 
     pub(super) fn settle(&mut self, backend: usize, lease: Lease, rejected: Option<(Rejection, u64)>, now: Instant) {
         let Backend { cursors, ledger, .. } = &mut self.backends[backend];
+        let (class, rejected) = rejected.unwrap_or((Rejection::Other, 0));
+        ledger.settle(lease.lines, lease.bytes, class, rejected.min(lease.lines));
         for record in &lease.records {
             cursors[lease.log].settle(record.sequence);
-            ledger.deliver(record.batch.lines, record.bytes());
-        }
-        if let Some((class, lines)) = rejected {
-            ledger.reject(class, lines.min(lease.lines));
-        }
-        for record in &lease.records {
-            let latency = now.saturating_duration_since(record.batch.received.monotonic);
-            ledger.record_latency(latency, record.batch.lines);
+            if rejected < lease.lines {
+                let latency = now.saturating_duration_since(record.batch.received.monotonic);
+                ledger.record_latency(latency, record.batch.lines);
+            }
         }
         self.retire(lease.log);
     }

@@ -17,7 +17,8 @@
 //! * A string may hold anything, a line feed included; `\"` and `\\` are its escapes.
 //! * Comments (`#`) and blank lines are skipped and count as nothing.
 //!
-//! An accepted line is handed on byte for byte, without its CR and LF. Never allocates, never copies, never
+//! An accepted line is handed on byte for byte, without leading spaces, CR and LF. (InfluxDB frames lines before
+//! it skips leading spaces, and takes a quote behind them for a string's: such a line could swallow others.) Never allocates, never copies, never
 //! looks at a byte beyond the input; every step consumes at least one byte.
 
 use super::{Precision, Refusal, number, timestamp};
@@ -35,7 +36,7 @@ const MAX_SERIES_BYTES: usize = 65_535;
 /// An accepted line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// The line as it came, without CR and LF.
+    /// The line as it came, without leading spaces, CR and LF.
     pub bytes: &'a [u8],
     /// Whether it has a timestamp of its own.
     pub has_timestamp: bool,
@@ -94,7 +95,10 @@ impl<'a> Lines<'a> {
                 Some(b'\n') => self.at = text + 1,
                 Some(b'\r') if ends_at(self.input, text) => self.at = (text + 2).min(self.input.len()),
                 Some(b'#') => self.at = next_line(self.input, text),
-                Some(_) => return true,
+                Some(_) => {
+                    self.at = text;
+                    return true;
+                }
             }
         }
     }
@@ -158,14 +162,13 @@ struct Scanned {
     has_timestamp: bool,
 }
 
-/// Why a line is refused, and the place from which the next line feed is looked for: never inside of a string
-/// that was closed, so that a string's text is never taken for a line.
+/// Why a line is refused, and the place from which the next line feed is looked for. It lies behind strings that
+/// were closed, so that their text is not taken for lines; see [`scan_value`] for the one exception.
 type Stop = (Refusal, usize);
 
 fn scan_line(input: &[u8], start: usize, precision: Precision, tags: &mut TagKeys) -> Result<Scanned, Stop> {
-    let measurement = skip_spaces(input, start);
-    let mut at = token::<MEASUREMENT_END>(input, measurement)?;
-    if at == measurement {
+    let mut at = token::<MEASUREMENT_END>(input, start)?;
+    if at == start {
         return Err((at_control(input, at, Refusal::MissingMeasurement), at));
     }
     at = scan_tags(input, at, tags)?;
@@ -229,6 +232,9 @@ fn scan_fields(input: &[u8], mut at: usize) -> Result<(usize, usize), Stop> {
 }
 
 /// One field's value; returns the place after it, which is a comma, a space or the line's end.
+///
+/// Text right behind a string that goes over a line's end tells that its closing quote is another line's opening
+/// one, and that its own was never closed: then the lines inside are judged for themselves.
 #[inline]
 fn scan_value(input: &[u8], at: usize) -> Result<usize, Stop> {
     let first = input.get(at).copied().unwrap_or(b'\n');
@@ -238,10 +244,10 @@ fn scan_value(input: &[u8], at: usize) -> Result<usize, Stop> {
         _ => (skip_boolean(input, at), Refusal::InvalidValue),
     };
     if end > at && (matches!(input.get(end), None | Some(b',' | b' ')) || ends_at(input, end)) {
-        Ok(end)
-    } else {
-        Err((at_control(input, end, otherwise), end))
+        return Ok(end);
     }
+    let is_open = first == b'"' && memchr::memchr(b'\n', &input[at..end]).is_some();
+    if is_open { Err((Refusal::UnterminatedString, at)) } else { Err((at_control(input, end, otherwise), end)) }
 }
 
 /// The place after the boolean at `at`, or `at` where there is none.

@@ -82,18 +82,15 @@ impl InfluxDb {
     pub(crate) fn query_as(&self, database: &str, statement: &str, more: &str) -> String {
         let statement = utf8_percent_encode(statement, NON_ALPHANUMERIC);
         let path = format!("/query?db={database}&epoch=ns&q={statement}{more}");
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nAccept: application/csv\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        );
+        let request =
+            format!("POST {path} HTTP/1.0\r\nHost: x\r\nAccept: application/csv\r\nContent-Length: 0\r\n\r\n");
         http(self.address, &request).1
     }
 
     /// Writes lines; returns status and body.
     pub(crate) fn write(&self, database: &str, body: &str) -> (u16, String) {
         let length = body.len();
-        let head = format!(
-            "POST /write?db={database} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-        );
+        let head = format!("POST /write?db={database} HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
         http(self.address, &(head + body))
     }
 

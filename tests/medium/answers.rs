@@ -145,7 +145,7 @@ fn rejected_lines_are_counted_by_class_and_the_rest_is_delivered() {
         (400, "partial write: max-values-per-tag limit exceeded (1/1) dropped=3", "series_limit", 3),
         (400, "partial write: unable to parse 'm v': missing field value dropped=0", "unparsable", 1),
         (400, "unable to parse 'm v': missing field value", "unparsable", 5),
-        (405, "method not allowed", "other", 5),
+        (418, "no coffee", "other", 5),
         (413, "Request Entity Too Large", "too_large", 5),
     ] {
         let backend = Scripted::start(move |_, _| influx_error(status, text));

@@ -202,15 +202,12 @@ pub(super) fn wait_readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Resu
 pub(super) struct SocketMemory {
     /// Bytes that queued datagrams are charged for.
     pub queued_bytes: u32,
-    /// The receive buffer's size in the same bytes.
-    pub buffer_bytes: u32,
     /// Datagrams dropped for want of room since the socket was made; wraps.
     pub drops: u32,
 }
 
 /// Places in the array that `SO_MEMINFO` fills, from `linux/sock_diag.h`.
 const SK_MEMINFO_RMEM_ALLOC: usize = 0;
-const SK_MEMINFO_RCVBUF: usize = 1;
 const SK_MEMINFO_DROPS: usize = 8;
 const SK_MEMINFO_VARS: usize = 9;
 
@@ -234,11 +231,7 @@ pub(super) fn socket_memory(socket: BorrowedFd<'_>) -> io::Result<SocketMemory> 
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(SocketMemory {
-        queued_bytes: values[SK_MEMINFO_RMEM_ALLOC],
-        buffer_bytes: values[SK_MEMINFO_RCVBUF],
-        drops: values[SK_MEMINFO_DROPS],
-    })
+    Ok(SocketMemory { queued_bytes: values[SK_MEMINFO_RMEM_ALLOC], drops: values[SK_MEMINFO_DROPS] })
 }
 
 /// Sets the receive buffer beyond the system's limit, which takes the right `CAP_NET_ADMIN`.

@@ -76,7 +76,7 @@ impl Listener {
         let mut workers = Vec::with_capacity(setup.workers);
         for _ in 0..setup.workers.max(1) {
             let socket = Socket::bind(address, setup.receive_buffer)?;
-            address = socket.local_address()?;
+            address = socket.address();
             workers.push(Arc::new(WorkerState { socket, counters: CachePadded::default() }));
         }
         Ok(Self { setup, address, workers, stop: Arc::default() })
@@ -138,6 +138,11 @@ impl Listener {
             sum.add(&worker.counters.read());
         }
         sum
+    }
+
+    /// What is queued at the sockets, in bytes as the kernel charges them.
+    pub fn queued_bytes(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.socket.queued_bytes()).sum()
     }
 
     /// Datagrams that the kernel dropped for want of room.

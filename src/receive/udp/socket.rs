@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socket2::{Domain, Protocol, SockRef, Type};
 
@@ -12,17 +12,20 @@ use super::mmsg;
 /// One worker's socket. Several may share an address; the kernel keeps each sender on one of them.
 #[derive(Debug)]
 pub struct Socket {
-    socket: UdpSocket,
+    address: SocketAddr,
     /// The receive buffer's size as the kernel charges it: twice what can be asked for.
     charged_bytes: u64,
-    drops: Mutex<Drops>,
+    seen: Mutex<Seen>,
 }
 
-/// The kernel's counter has 32 bits and wraps.
-#[derive(Debug, Default)]
-struct Drops {
-    last: u32,
-    total: u64,
+/// What is known of the socket beyond its end.
+#[derive(Debug)]
+struct Seen {
+    /// None once it is closed.
+    socket: Option<Arc<UdpSocket>>,
+    /// The kernel's counter at the last reading: it has 32 bits and wraps.
+    last_drops: u32,
+    drops: u64,
 }
 
 impl Socket {
@@ -47,15 +50,25 @@ impl Socket {
             SockRef::from(&socket).set_recv_buffer_size(receive_buffer as usize)?;
         }
         let charged_bytes = SockRef::from(&socket).recv_buffer_size()? as u64;
-        Ok(Self { socket, charged_bytes, drops: Mutex::default() })
+        let address = socket.local_addr()?;
+        let seen = Seen { socket: Some(Arc::new(socket)), last_drops: 0, drops: 0 };
+        Ok(Self { address, charged_bytes, seen: Mutex::new(seen) })
     }
 
     /// The address it listens on, with the port that the kernel gave.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The socket itself, for its worker; none once it is closed.
+    pub(super) fn open(&self) -> Option<Arc<UdpSocket>> {
+        self.lock().socket.clone()
+    }
+
+    /// Lets go of the socket. It is closed with the last reference: the worker's.
+    pub(super) fn close(&self) {
+        self.kernel_drops();
+        self.lock().socket = None;
     }
 
     /// The receive buffer's size as the kernel charges datagrams for it, in bytes.
@@ -70,18 +83,23 @@ impl Socket {
 
     /// Datagrams that the kernel dropped at this socket for want of room, since it was bound.
     pub fn kernel_drops(&self) -> u64 {
-        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(memory) = mmsg::socket_memory(self.socket.as_fd()) {
-            drops.total += u64::from(memory.drops.wrapping_sub(drops.last));
-            drops.last = memory.drops;
+        let mut seen = self.lock();
+        if let Some(memory) = seen.socket.as_ref().and_then(|socket| mmsg::socket_memory(socket.as_fd()).ok()) {
+            seen.drops += u64::from(memory.drops.wrapping_sub(seen.last_drops));
+            seen.last_drops = memory.drops;
         }
-        drops.total
+        seen.drops
     }
-}
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// What is queued at the socket, in bytes as the kernel charges them.
+    pub fn queued_bytes(&self) -> u64 {
+        let seen = self.lock();
+        let memory = seen.socket.as_ref().and_then(|socket| mmsg::socket_memory(socket.as_fd()).ok());
+        memory.map_or(0, |memory| u64::from(memory.queued_bytes))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,7 +124,7 @@ mod tests {
     fn a_taken_port_is_refused_even_where_its_owner_would_share_it() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let first = Socket::bind(any, 1 << 20).expect("bind");
-        let taken = first.local_address().expect("address");
+        let taken = first.address();
         let error = check_free(taken).expect_err("taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         Socket::bind(taken, 1 << 20).expect("a second worker shares it");
@@ -115,9 +133,12 @@ mod tests {
     #[test]
     fn a_dual_stack_socket_takes_both() {
         let socket = Socket::bind("[::]:0".parse().expect("address"), 1 << 20).expect("bind");
-        let port = socket.local_address().expect("address").port();
+        let port = socket.address().port();
         let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
         sender.send_to(b"x", ("127.0.0.1", port)).expect("send");
-        assert!(mmsg::wait_readable(socket.as_fd(), std::time::Duration::from_secs(60)).expect("poll"));
+        assert!(
+            mmsg::wait_readable(socket.open().expect("open").as_fd(), std::time::Duration::from_secs(60))
+                .expect("poll")
+        );
     }
 }

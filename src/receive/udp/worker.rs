@@ -1,5 +1,6 @@
 //! One worker's loop, from the socket to the sealed batch.
 
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,8 @@ use crate::receive::Tally;
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// Looks at a socket that never runs empty, at most, before a worker that is to stop gives up on it.
 const LAST_LOOKS: usize = 64;
+/// How long a worker leaves a socket alone that it cannot read.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 /// One refused line, and one note of drops, in this time is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How much of a refused line is logged, in bytes.
@@ -38,10 +41,11 @@ pub(super) struct Parts<H> {
 
 /// Runs until told to stop, then empties the socket.
 pub(super) fn run<H: HandOver>(parts: Parts<H>) {
+    let Some(socket) = parts.state.socket.open() else { return };
     mmsg::precise_sleeps();
     let mut slots = Slots::new(SLOTS, parts.slot_bytes, !parts.allow.is_empty(), Method::Recvmmsg);
     let mut pace = Pace::new(parts.state.socket.charged_bytes());
-    let mut worker = Worker { parts, tally: Tally::default(), looked: Instant::now(), logs: Logs::new() };
+    let mut worker = Worker { socket, parts, tally: Tally::default(), looked: Instant::now(), logs: Logs::new() };
     while !worker.parts.stop.load(Ordering::Acquire) {
         let look = worker.look(&mut slots);
         worker.wait(pace.after(look));
@@ -52,9 +56,11 @@ pub(super) fn run<H: HandOver>(parts: Parts<H>) {
         }
     }
     worker.seal();
+    worker.parts.state.socket.close();
 }
 
 struct Worker<H> {
+    socket: Arc<UdpSocket>,
     parts: Parts<H>,
     tally: Tally,
     /// When the last look began.
@@ -70,11 +76,12 @@ impl<H: HandOver> Worker<H> {
         let mut look = Look { datagrams: 0, bytes: 0, drained: false, elapsed: received.monotonic - self.looked };
         self.looked = received.monotonic;
         for _ in 0..ROUNDS {
-            let count = match slots.receive(self.parts.state.socket.as_fd()) {
+            let count = match slots.receive(self.socket.as_fd()) {
                 Ok(count) => count,
                 Err(error) => {
-                    // Whatever it is (no memory, most likely), it is not the end: the next look comes after a sleep.
+                    // Whatever it is (no memory, most likely), it is not the end.
                     self.logs.receive_error(&error, received.monotonic);
+                    std::thread::sleep(ERROR_PAUSE);
                     0
                 }
             };
@@ -89,6 +96,7 @@ impl<H: HandOver> Worker<H> {
             }
         }
         self.parts.state.counters.publish(&mut self.tally);
+        self.logs.kernel_drops(&self.parts.state, received.monotonic);
         if self.parts.builder.due().is_some_and(|due| due <= received.monotonic) {
             self.seal();
         }
@@ -144,14 +152,12 @@ impl<H: HandOver> Worker<H> {
             Wait::Not => {}
             Wait::Nap(nap) => std::thread::sleep(nap),
             Wait::Block => {
-                let socket = &self.parts.state.socket;
                 let now = Instant::now();
                 let due = self.parts.builder.due().map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(now));
-                if let Err(error) = mmsg::wait_readable(socket.as_fd(), due.min(LONGEST_SLEEP)) {
+                if let Err(error) = mmsg::wait_readable(self.socket.as_fd(), due.min(LONGEST_SLEEP)) {
                     self.logs.receive_error(&error, now);
-                    std::thread::sleep(LONGEST_SLEEP);
+                    std::thread::sleep(ERROR_PAUSE);
                 }
-                self.logs.kernel_drops(&self.parts.state, now);
             }
         }
     }
@@ -234,7 +240,6 @@ impl Logs {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
     use std::sync::Mutex;
 
     use super::*;
@@ -262,7 +267,7 @@ mod tests {
         let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 1 << 20).expect("bind");
         let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
         for datagram in datagrams {
-            sender.send_to(datagram, socket.local_address().expect("address")).expect("send");
+            sender.send_to(datagram, socket.address()).expect("send");
         }
         let destination = Arc::new(Destination {
             database: "db".to_owned(),
