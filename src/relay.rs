@@ -58,7 +58,7 @@ pub enum StartError {
     #[error("cannot use the data folder {0}: {1}; create it, or give another with --data-dir")]
     DataDir(String, io::Error),
     /// A listener's address cannot be used.
-    #[error("cannot listen on {kind} {address}: {error}{}", advice(*.kind, .error))]
+    #[error("cannot listen on {kind} {address}: {error}{}", advice(.kind, .error))]
     Listen {
         /// `udp` or `admin`.
         kind: &'static str,
@@ -180,11 +180,11 @@ impl Relay {
             listener.stop();
         }
         for worker in self.workers {
-            report_panic(worker.join());
+            report_panic(&worker.join());
         }
         self.journal_stop.store(true, Ordering::Release);
         self.ring.wake();
-        report_panic(self.journal_thread.join());
+        report_panic(&self.journal_thread.join());
         self.view.journal.close();
         self.closing.send_replace(true);
         self.runtime.block_on(async {
@@ -261,7 +261,7 @@ fn start_workers(
     Ok(threads)
 }
 
-fn report_panic(ended: std::thread::Result<()>) {
+fn report_panic(ended: &std::thread::Result<()>) {
     if ended.is_err() {
         tracing::error!("BUG: a thread panicked; its last batch may be missing");
     }

@@ -113,7 +113,7 @@ impl Process {
         let pid = i32::try_from(self.child.id()).map(nix::unistd::Pid::from_raw);
         if let Ok(pid) = pid {
             // It may have ended by itself.
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
         }
         let limit = Instant::now() + PATIENCE;
         while matches!(self.child.try_wait(), Ok(None)) {

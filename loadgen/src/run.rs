@@ -160,7 +160,7 @@ async fn run_baseline(plan: Plan) -> Result<Cost> {
     let plan = Plan { target: baseline.address(), ..plan };
     send_all(plan, &Arc::default()).await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    Ok(blocking(move || Ok(baseline.stop()?)).await?)
+    blocking(move || Ok(baseline.stop()?)).await
 }
 
 async fn send_all(plan: Plan, progress: &Arc<Progress>) -> Result<(f64, Sent)> {

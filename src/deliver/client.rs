@@ -89,7 +89,8 @@ impl Client {
     /// A client for the host and port of this URL, over TLS where a configuration is given. `timeout` bounds the
     /// time to an answer's first byte, and the same again to its end.
     pub(super) fn new(url: &Uri, tls: Option<Arc<ClientConfig>>, timeout: Duration) -> Self {
-        let port = url.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let usual_port = if tls.is_some() { 443 } else { 80 };
+        let port = url.port_u16().unwrap_or(usual_port);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         Self { host, port, tls, timeout, connection: None }
     }

@@ -158,13 +158,15 @@ impl Reader {
     }
 
     /// Acknowledges a lease: its lines are delivered, but for those that the backend rejected.
+    #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
     pub fn settle(&mut self, lease: Lease, rejected: Option<(Rejection, u64)>) {
-        self.shared.lock().settle(self.backend, lease, rejected, Instant::now());
+        self.shared.lock().settle(self.backend, &lease, rejected, Instant::now());
     }
 
     /// Returns a lease, to be leased again.
+    #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
     pub fn give_back(&mut self, lease: Lease) {
-        self.shared.lock().give_back(self.backend, lease);
+        self.shared.lock().give_back(self.backend, &lease);
     }
 
     /// Returns a lease whose destination is not to be leased again before `until`. Others are.

@@ -131,7 +131,7 @@ impl State {
         }
     }
 
-    pub(super) fn settle(&mut self, backend: usize, lease: Lease, rejected: Option<(Rejection, u64)>, now: Instant) {
+    pub(super) fn settle(&mut self, backend: usize, lease: &Lease, rejected: Option<(Rejection, u64)>, now: Instant) {
         let Backend { cursors, ledger, .. } = &mut self.backends[backend];
         let (class, rejected) = rejected.unwrap_or((Rejection::Other, 0));
         ledger.settle(lease.lines, lease.bytes, class, rejected.min(lease.lines));
@@ -145,7 +145,7 @@ impl State {
         self.retire(lease.log);
     }
 
-    pub(super) fn give_back(&mut self, backend: usize, lease: Lease) {
+    pub(super) fn give_back(&mut self, backend: usize, lease: &Lease) {
         let records = &self.logs[lease.log].records;
         let Backend { cursors, ledger, .. } = &mut self.backends[backend];
         let cursor = &mut cursors[lease.log];

@@ -21,6 +21,7 @@
 //! it skips leading spaces, and takes a quote behind them for a string's: such a line could swallow others.) Never allocates, never copies, never
 //! looks at a byte beyond the input; every step consumes at least one byte.
 
+use super::token::{BACKSLASH, CLASS, COMMA, CONTROL, EQUALS, SPACE, find};
 use super::{Precision, Refusal, number, timestamp};
 
 /// The most tags a line may have.
@@ -290,45 +291,18 @@ fn scan_timestamp(input: &[u8], at: usize, precision: Precision) -> Result<(usiz
 
 // === Bytes and tokens ===
 
-const COMMA: u8 = 1;
-const EQUALS: u8 = 2;
-const SPACE: u8 = 4;
-const BACKSLASH: u8 = 8;
-const CONTROL: u8 = 16;
-
 /// What ends a measurement (`=` does not).
 const MEASUREMENT_END: u8 = COMMA | SPACE | BACKSLASH | CONTROL;
 /// What ends a key or a tag value.
 const KEY_END: u8 = COMMA | EQUALS | SPACE | BACKSLASH | CONTROL;
 
-const CLASS: [u8; 256] = {
-    let mut class = [0; 256];
-    let mut byte = 0;
-    while byte < 32 {
-        class[byte] = CONTROL;
-        byte += 1;
-    }
-    class[0x7f] = CONTROL;
-    class[b',' as usize] = COMMA;
-    class[b'=' as usize] = EQUALS;
-    class[b' ' as usize] = SPACE;
-    class[b'\\' as usize] = BACKSLASH;
-    class
-};
-
 /// The place after the token that starts at `at`: the first unescaped byte of `ENDS`, or the input's end.
 #[inline]
 fn token<const ENDS: u8>(input: &[u8], mut at: usize) -> Result<usize, Stop> {
     loop {
-        let rest = &input[at..];
-        match rest.iter().position(|byte| CLASS[*byte as usize] & ENDS != 0) {
-            None => return Ok(input.len()),
-            Some(found) => {
-                at += found;
-                if rest[found] != b'\\' {
-                    return Ok(at);
-                }
-            }
+        at = find(input, at, |byte| CLASS[byte as usize] & ENDS != 0);
+        if input.get(at) != Some(&b'\\') {
+            return Ok(at);
         }
         at = skip_backslashes::<ENDS>(input, at)?;
     }

@@ -10,6 +10,7 @@ pub mod line;
 pub mod number;
 mod refusal;
 pub mod timestamp;
+mod token;
 
 pub use line::{Line, Lines, Refused, Scanner};
 pub use refusal::Refusal;

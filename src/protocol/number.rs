@@ -7,6 +7,7 @@
 //! Never converts text to a number unless the range cannot be told from its length; never allocates.
 
 use super::Refusal;
+use super::token::find;
 
 /// Every integer of this many digits fits into 64 bits signed.
 const INTEGER_DIGITS_THAT_FIT: usize = 18;
@@ -86,11 +87,8 @@ fn parse<T: std::str::FromStr>(input: &[u8], start: usize, end: usize) -> Option
 
 /// The place after the digits that start at `at`.
 #[inline]
-pub(super) fn digits(input: &[u8], mut at: usize) -> usize {
-    while at < input.len() && input[at].is_ascii_digit() {
-        at += 1;
-    }
-    at
+pub(super) fn digits(input: &[u8], at: usize) -> usize {
+    find(input, at, |byte| !byte.is_ascii_digit())
 }
 
 /// The byte at `at`, or 0 (which no number holds) at the end.

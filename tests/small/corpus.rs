@@ -86,7 +86,7 @@ fn corpus() -> Option<Vec<Row>> {
         PathBuf::from,
     );
     let Ok(text) = std::fs::read_to_string(&path) else {
-        println!("no corpus at {}: set TWINFLUX_CORPUS to lp-corpus.jsonl to run this test", path.display());
+        eprintln!("no corpus at {}: set TWINFLUX_CORPUS to lp-corpus.jsonl to run this test", path.display());
         return None;
     };
     Some(text.lines().map(read_row).collect())
