@@ -1,6 +1,6 @@
 //! The grammar of what senders put on the wire: pure functions over bytes.
 //!
-//! Owns: what a valid line is ([`line`]), what a field's number may look like ([`number`]), what a
+//! Owns: what a valid line is ([`mod@line`]), what a field's number may look like ([`number`]), what a
 //! timestamp may be and how a missing one is made ([`timestamp`]), and the names of the reasons for
 //! which a line is refused ([`Refusal`]).
 //!

@@ -1,7 +1,7 @@
 //! UDP listeners: one plain thread and one socket for each worker.
 //!
 //! The loop of a worker: look at the socket until it is empty, scan each datagram in place, copy its good lines
-//! into the open batch, publish the counters; then wait as [`pace`] says. Nothing in it allocates (a sealed
+//! into the open batch, publish the counters; then wait as `pace` says. Nothing in it allocates (a sealed
 //! batch's buffer comes from a pool), locks, logs a line that went well, or reads a clock for a line.
 //!
 //! Bounds: [`SLOTS`] datagrams to a call, [`ROUNDS`] calls to a look, one open batch.
