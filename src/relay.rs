@@ -106,32 +106,10 @@ impl Relay {
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let lock = lock_data_dir(&config.data_dir)?;
         let listeners = config.listeners().into_iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("deliver")
-            .enable_all()
-            .build()
-            .map_err(StartError::Thread)?;
-        let admin = runtime.block_on(Admin::bind(config.admin.listen)).map_err(|error| StartError::Listen {
-            kind: "admin",
-            address: config.admin.listen,
-            error,
-        })?;
-        let admin_address = admin.address().map_err(StartError::Thread)?;
-
+        let runtime = start_runtime().map_err(StartError::Thread)?;
+        let (admin, address) = runtime.block_on(bind_admin(config.admin.listen))?;
         let journal = Journal::new(config.journal.memory.as_u64(), backends.len());
-        let views = config.backend.iter().map(|backend| BackendView {
-            name: backend.name.clone(),
-            url: backend.url.to_string(),
-            health: Arc::new(Health::default()),
-        });
-        let view = View {
-            started: Instant::now(),
-            listeners: Arc::new(listeners),
-            journal: journal.clone(),
-            durability: config.journal.durability,
-            backends: Arc::new(views.collect()),
-        };
+        let view = view(config, listeners, &journal);
         drop(runtime.spawn(admin.serve(view.clone())));
 
         let (closing, _) = watch::channel(false);
@@ -146,7 +124,7 @@ impl Relay {
         Ok(Self {
             runtime,
             view,
-            admin: admin_address,
+            admin: address,
             workers,
             journal_thread,
             ring,
@@ -197,6 +175,33 @@ impl Relay {
         let status = self.view.status();
         self.runtime.shutdown_background();
         status
+    }
+}
+
+fn start_runtime() -> io::Result<Runtime> {
+    // One thread is enough for what it does, and leaves the other CPU to the hosts' datagrams.
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("deliver").enable_all().build()
+}
+
+async fn bind_admin(address: SocketAddr) -> Result<(Admin, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen { kind: "admin", address, error };
+    let admin = Admin::bind(address).await.map_err(failed)?;
+    let address = admin.address().map_err(failed)?;
+    Ok((admin, address))
+}
+
+fn view(config: &Config, listeners: Vec<Listener>, journal: &Journal) -> View {
+    let backends = config.backend.iter().map(|backend| BackendView {
+        name: backend.name.clone(),
+        url: backend.url.to_string(),
+        health: Arc::new(Health::default()),
+    });
+    View {
+        started: Instant::now(),
+        listeners: Arc::new(listeners),
+        journal: journal.clone(),
+        durability: config.journal.durability,
+        backends: Arc::new(backends.collect()),
     }
 }
 

@@ -25,93 +25,115 @@ const SAMPLE_BYTES: usize = 200;
 
 /// One backend's flusher.
 pub(super) struct Flusher {
-    pub(super) name: String,
-    pub(super) endpoint: Endpoint,
-    pub(super) reader: Reader,
-    pub(super) limits: Limits,
+    name: String,
+    endpoint: Endpoint,
+    reader: Reader,
+    limits: Limits,
     /// The bytes of a request, at most: what is configured, or less where the backend takes less.
-    pub(super) most_bytes: u64,
-    pub(super) health: Arc<Health>,
+    most_bytes: u64,
+    health: Arc<Health>,
     /// True once the relay shuts down.
-    pub(super) closing: watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
+    backoff: Backoff,
+    /// Whether the next request repeats one that did not end well.
+    is_retry: bool,
+    /// When the next rejected batch may be logged.
+    rejected_next: Instant,
 }
 
 impl Flusher {
+    pub(super) fn new(
+        name: String,
+        endpoint: Endpoint,
+        reader: Reader,
+        limits: Limits,
+        health: Arc<Health>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            name,
+            endpoint,
+            reader,
+            limits,
+            most_bytes: limits.bytes,
+            health,
+            closing,
+            backoff: Backoff::default(),
+            is_retry: false,
+            rejected_next: Instant::now(),
+        }
+    }
+
     /// Runs until the journal is closed and what can be delivered is.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::default();
-        let mut rejected_next = Instant::now();
-        let mut is_retry = false;
         while let Some(lease) = self.reader.next(&self.limits).await {
-            self.health.count_request();
-            if is_retry {
-                self.health.count_retry();
-            }
+            self.health.count_request(self.is_retry);
             let outcome = self.endpoint.write(&lease).await;
-            is_retry = !matches!(outcome.fate, Fate::Delivered | Fate::Rejected { .. });
-            let pause = match outcome.fate {
-                Fate::Delivered => {
-                    self.reader.settle(lease, None);
-                    self.succeed(&mut backoff);
-                    continue;
-                }
-                Fate::Rejected { class, lines } => {
-                    self.log_rejected(&lease, class, &outcome, &mut rejected_next);
-                    self.health.note_error(&outcome.text);
-                    let lines = lines.unwrap_or(lease.lines);
-                    self.reader.settle(lease, Some((class, lines)));
-                    self.succeed(&mut backoff);
-                    continue;
-                }
-                Fate::TooLarge => {
-                    self.shrink(lease, &outcome);
-                    continue;
-                }
-                Fate::HoldDestination => {
-                    self.fail(State::Held, &outcome);
-                    self.reader.park(lease, Instant::now() + HOLD_PAUSE);
-                    continue;
-                }
-                Fate::HoldBackend => {
-                    self.reader.give_back(lease);
-                    self.fail(State::Held, &outcome);
-                    HOLD_PAUSE
-                }
-                Fate::Busy { retry_after } => {
-                    self.reader.give_back(lease);
-                    self.fail(State::Retrying, &outcome);
-                    retry_after.unwrap_or_default().max(backoff.next_pause())
-                }
-                Fate::Transient => {
-                    self.reader.give_back(lease);
-                    self.fail(State::Retrying, &outcome);
-                    backoff.next_pause()
-                }
-                Fate::Down | Fate::Stalled => {
-                    if outcome.fate == Fate::Stalled {
-                        // A slow line is not a dead one: less may pass in the same time.
-                        self.limits.bytes = (lease.bytes / 2).max(LEAST_BYTES).min(self.limits.bytes);
-                    }
-                    self.reader.give_back(lease);
-                    self.fail(State::Down, &outcome);
-                    backoff.next_pause()
-                }
-            };
-            let may_yet_pass = matches!(outcome.fate, Fate::Transient | Fate::Busy { .. });
-            if *self.closing.borrow() {
-                if !may_yet_pass {
-                    break;
-                }
-                tokio::time::sleep(pause.min(LAST_PAUSE)).await;
-            } else {
-                // A shutdown ends the pause: what can still be delivered gets one more try.
-                drop(tokio::time::timeout(pause, self.closing.changed()).await);
+            self.is_retry = !matches!(outcome.fate, Fate::Delivered | Fate::Rejected { .. });
+            if let Some(pause) = self.conclude(lease, &outcome)
+                && !self.pause(pause, outcome.fate).await
+            {
+                break;
             }
         }
     }
 
-    fn succeed(&mut self, backoff: &mut Backoff) {
-        backoff.reset();
+    /// Does with a lease what its outcome means; returns how long to pause, where it failed.
+    fn conclude(&mut self, lease: Lease, outcome: &Outcome) -> Option<Duration> {
+        match outcome.fate {
+            Fate::Delivered => {
+                self.reader.settle(lease, None);
+                self.succeed();
+                return None;
+            }
+            Fate::Rejected { class, lines } => {
+                self.log_rejected(&lease, class, outcome);
+                self.health.note_error(&outcome.text);
+                let lines = lines.unwrap_or(lease.lines);
+                self.reader.settle(lease, Some((class, lines)));
+                self.succeed();
+                return None;
+            }
+            Fate::TooLarge => {
+                self.shrink(lease, outcome);
+                return None;
+            }
+            Fate::HoldDestination => {
+                self.fail(State::Held, outcome);
+                self.reader.park(lease, Instant::now() + HOLD_PAUSE);
+                return None;
+            }
+            // A slow line is not a dead one: less may pass in the same time.
+            Fate::Stalled => self.limits.bytes = (lease.bytes / 2).max(LEAST_BYTES).min(self.limits.bytes),
+            Fate::HoldBackend | Fate::Busy { .. } | Fate::Transient | Fate::Down => {}
+        }
+        self.reader.give_back(lease);
+        let state = match outcome.fate {
+            Fate::HoldBackend => State::Held,
+            Fate::Down | Fate::Stalled => State::Down,
+            _ => State::Retrying,
+        };
+        self.fail(state, outcome);
+        Some(match outcome.fate {
+            Fate::HoldBackend => HOLD_PAUSE,
+            Fate::Busy { retry_after } => retry_after.unwrap_or_default().max(self.backoff.next_pause()),
+            _ => self.backoff.next_pause(),
+        })
+    }
+
+    /// Leaves the backend alone for a while; false where it is not worth waiting for. A shutdown ends the pause,
+    /// gives everything one more try, and what answers as many as its time allows.
+    async fn pause(&mut self, pause: Duration, fate: Fate) -> bool {
+        if !*self.closing.borrow() {
+            drop(tokio::time::timeout(pause, self.closing.changed()).await);
+            return true;
+        }
+        tokio::time::sleep(pause.min(LAST_PAUSE)).await;
+        matches!(fate, Fate::Transient | Fate::Busy { .. })
+    }
+
+    fn succeed(&mut self) {
+        self.backoff.reset();
         self.limits.bytes = (self.limits.bytes + self.limits.bytes / 16).min(self.most_bytes);
         let now = if self.reader.has_parked() { State::Held } else { State::Up };
         let before = self.health.succeed(now);
@@ -150,12 +172,12 @@ impl Flusher {
         }
     }
 
-    fn log_rejected(&self, lease: &Lease, class: Rejection, outcome: &Outcome, next: &mut Instant) {
+    fn log_rejected(&mut self, lease: &Lease, class: Rejection, outcome: &Outcome) {
         let now = Instant::now();
-        if now < *next {
+        if now < self.rejected_next {
             return;
         }
-        *next = now + REJECTED_LOG_INTERVAL;
+        self.rejected_next = now + REJECTED_LOG_INTERVAL;
         let sample = lease.records.first().map_or(&[][..], |record| &record.batch.bytes[..]);
         tracing::warn!(
             backend = self.name,

@@ -94,12 +94,9 @@ impl Health {
         self.has_delivered.load(Ordering::Relaxed) || !self.has_failed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count_request(&self) {
+    pub(super) fn count_request(&self, is_retry: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_retry(&self) {
-        self.retries.fetch_add(1, Ordering::Relaxed);
+        self.retries.fetch_add(u64::from(is_retry), Ordering::Relaxed);
     }
 
     /// Notes a success, and the state it leaves the backend in; returns the state before.

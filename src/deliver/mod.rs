@@ -97,8 +97,7 @@ impl Backend {
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let Setup { name, limits, .. } = self.setup;
-        let most_bytes = limits.bytes;
-        let flusher = Flusher { name, endpoint: self.endpoint, reader, limits, most_bytes, health, closing };
+        let flusher = Flusher::new(name, self.endpoint, reader, limits, health, closing);
         runtime.spawn(flusher.run())
     }
 }
