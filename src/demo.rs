@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use crate::control::config::{Backend, Config, Udp};
 use crate::control::status::Status;
 use crate::control::url::BackendUrl;
+use crate::receive::udp::Inherited;
 use crate::relay::Relay;
 
 const HOSTS: u32 = 500;
@@ -46,7 +47,7 @@ pub fn run() -> Result<bool, String> {
         }
     });
     let mut stores = [Stored::start(&runtime)?, Stored::start(&runtime)?];
-    let relay = Relay::start(&config(&folder.0, &stores)).map_err(|error| error.to_string())?;
+    let relay = Relay::start(&config(&folder.0, &stores), Inherited::default()).map_err(|error| error.to_string())?;
     let sending = Sending::start(&relay)?;
 
     let mut screen = Screen::new();

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use twinflux::control::cli::{Cli, Command, Run};
 use twinflux::control::{Config, Status};
 use twinflux::deliver::Backend;
-use twinflux::receive::udp::use_small_pages;
+use twinflux::receive::udp::{Inherited, use_small_pages};
 use twinflux::relay::{Relay, StartError};
 
 #[global_allocator]
@@ -57,7 +57,8 @@ fn run(options: &Run) -> Ended {
     let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
     let config =
         Config::load(options.config.as_deref(), overrides).map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
-    let relay = Relay::start(&config).map_err(|error| {
+    let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
+    let relay = Relay::start(&config, inherited).map_err(|error| {
         let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
         (code, error.to_string())
     })?;

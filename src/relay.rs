@@ -30,7 +30,7 @@ use crate::control::status::{BackendView, Status, View};
 use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{Journal, ring};
-use crate::receive::udp::Listener;
+use crate::receive::udp::{self, Inherited, Listener};
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
 /// most 16 MiB of full ones.
@@ -67,6 +67,9 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// A passed socket is of no use.
+    #[error("socket activation: {0}")]
+    Inherited(String),
     /// The system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -97,15 +100,21 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts everything.
+    /// Starts everything, on sockets of its own and on those that were passed.
     ///
     /// # Errors
     /// What keeps it from starting. Where it is the system that gives no thread, those it gave end with the process.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    pub fn start(config: &Config, mut inherited: Inherited) -> Result<Self, StartError> {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let lock = lock_data_dir(&config.data_dir)?;
-        let listeners = config.listeners().into_iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        let listeners = config.listeners().into_iter().map(|setup| bind(setup, &mut inherited));
+        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
+        if let Some((name, address)) = inherited.left_over() {
+            let what =
+                format!("no listener has the address of the passed socket {name:?}: set udp.listen = \"{address}\"");
+            return Err(StartError::Inherited(what));
+        }
         let runtime = start_runtime().map_err(StartError::Thread)?;
         let (admin, address) = runtime.block_on(bind_admin(config.admin.listen))?;
         let journal = Journal::new(config.journal.memory.as_u64(), backends.len());
@@ -217,9 +226,10 @@ fn lock_data_dir(folder: &Path) -> Result<File, StartError> {
     }
 }
 
-fn bind(setup: crate::receive::udp::Setup) -> Result<Listener, StartError> {
+fn bind(setup: udp::Setup, inherited: &mut Inherited) -> Result<Listener, StartError> {
     let address = setup.listen;
-    let listener = Listener::bind(setup).map_err(|error| StartError::Listen { kind: "udp", address, error })?;
+    let listener =
+        Listener::bind(setup, inherited).map_err(|error| StartError::Listen { kind: "udp", address, error })?;
     let (wanted, got) = listener.receive_buffer();
     if got < wanted {
         tracing::warn!(

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
 use twinflux::control::config::{Backend, Config, Udp};
 use twinflux::control::status::{self, Status};
+use twinflux::receive::udp::Inherited;
 use twinflux::relay::Relay;
 
 /// How long a condition may take.
@@ -62,7 +63,7 @@ impl Running {
     pub fn try_start(mut config: Config) -> Result<Self, String> {
         let folder = tempfile::tempdir().expect("folder");
         config.data_dir = folder.path().join("data");
-        let relay = Relay::start(&config).map_err(|error| error.to_string())?;
+        let relay = Relay::start(&config, Inherited::default()).map_err(|error| error.to_string())?;
         let (target, admin) = (relay.view().listeners[0].address(), relay.admin());
         Ok(Self { relay: Some(relay), target, admin, folder })
     }

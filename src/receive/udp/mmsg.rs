@@ -1,5 +1,5 @@
-//! The system calls that the standard library lacks: `recvmmsg` into fixed slots, `poll`, and three socket
-//! options. The only file with `unsafe` code.
+//! The system calls that the standard library lacks: `recvmmsg` into fixed slots, `poll`, socket options, sockets
+//! passed by number. The only file with `unsafe` code.
 //!
 //! Slots are allocated once. The loop over what was received uses the returned count and only it: a slot that
 //! the last call did not fill is never looked at again, whatever an earlier call left in it.
@@ -8,7 +8,8 @@
 use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// One received datagram.
@@ -250,6 +251,22 @@ pub(super) fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Re
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The descriptors that a service manager passed to this process, with their names; closed in programs that this
+/// one may start. None but at the first call.
+///
+/// # Errors
+/// What is wrong with the environment variables.
+pub(super) fn passed_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let passed = sd_notify::listen_fds_with_names()?;
+    // SAFETY: the variables, whose process number is ours, say that these descriptors are open and for us; nobody
+    // else here knows them, and the flag keeps a second call from owning them again.
+    Ok(passed.map(|(number, name)| (name, unsafe { OwnedFd::from_raw_fd(number) })).collect())
 }
 
 /// Lets the calling thread's sleeps end on time (within a microsecond, not 50).

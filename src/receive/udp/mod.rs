@@ -6,6 +6,7 @@
 //!
 //! Bounds: [`SLOTS`] datagrams to a call, [`ROUNDS`] calls to a look, one open batch.
 
+mod inherited;
 mod mmsg;
 mod pace;
 mod socket;
@@ -24,6 +25,7 @@ use super::{Counters, Tally};
 use crate::batch::{Builder, Destination, HandOver, Limits, Pool};
 use crate::protocol::{Scanner, Stamper};
 
+pub use inherited::Inherited;
 pub use mmsg::{Datagram, Method, Slots, use_small_pages};
 pub use socket::Socket;
 
@@ -66,20 +68,22 @@ struct WorkerState {
 }
 
 impl Listener {
-    /// Binds a listener's sockets. From now on the kernel queues datagrams for them.
+    /// Binds a listener's sockets, or adopts those that were passed for its address, a worker for each. From now
+    /// on, or since they were made, the kernel queues datagrams for them.
     ///
     /// # Errors
     /// What the system says, `AddrInUse` where another process has the port.
-    pub fn bind(setup: Setup) -> io::Result<Self> {
-        socket::check_free(setup.listen)?;
-        let mut address = setup.listen;
-        let mut workers = Vec::with_capacity(setup.workers);
-        for _ in 0..setup.workers.max(1) {
-            let socket = Socket::bind(address, setup.receive_buffer)?;
-            address = socket.address();
-            workers.push(Arc::new(WorkerState { socket, counters: CachePadded::default() }));
-        }
-        Ok(Self { setup, address, workers, stop: Arc::default() })
+    pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
+        let passed = inherited.take(setup.listen);
+        let sockets = if passed.is_empty() {
+            bind_all(&setup)?
+        } else {
+            let adopt = |socket| Socket::adopt(socket, setup.receive_buffer);
+            passed.into_iter().map(adopt).collect::<io::Result<_>>()?
+        };
+        let address = sockets.first().map_or(setup.listen, Socket::address);
+        let state = |socket| Arc::new(WorkerState { socket, counters: CachePadded::default() });
+        Ok(Self { setup, address, workers: sockets.into_iter().map(state).collect(), stop: Arc::default() })
     }
 
     /// Starts the workers' threads.
@@ -149,4 +153,15 @@ impl Listener {
     pub fn kernel_drops(&self) -> u64 {
         self.workers.iter().map(|worker| worker.socket.kernel_drops()).sum()
     }
+}
+
+fn bind_all(setup: &Setup) -> io::Result<Vec<Socket>> {
+    socket::check_free(setup.listen)?;
+    let first = Socket::bind(setup.listen, setup.receive_buffer)?;
+    let address = first.address();
+    let mut sockets = vec![first];
+    for _ in 1..setup.workers {
+        sockets.push(Socket::bind(address, setup.receive_buffer)?);
+    }
+    Ok(sockets)
 }

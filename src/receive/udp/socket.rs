@@ -43,7 +43,11 @@ impl Socket {
         Self::adopt(socket.into(), receive_buffer)
     }
 
-    fn adopt(socket: UdpSocket, receive_buffer: u32) -> io::Result<Self> {
+    /// Makes use of a socket that is bound already. Its drops count from when it was made.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn adopt(socket: UdpSocket, receive_buffer: u32) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let bytes = i32::try_from(receive_buffer).unwrap_or(i32::MAX);
         if mmsg::force_receive_buffer(socket.as_fd(), bytes).is_err() {
