@@ -80,7 +80,12 @@ impl Flusher {
 
     /// Does with a lease what its outcome means; returns how long to pause, where it failed.
     fn conclude(&mut self, lease: Lease, outcome: &Outcome) -> Option<Duration> {
-        match outcome.fate {
+        let fate = match outcome.fate {
+            // There is nothing to halve.
+            Fate::TooLarge if lease.records.len() == 1 => Fate::Rejected { class: Rejection::TooLarge, lines: None },
+            fate => fate,
+        };
+        match fate {
             Fate::Delivered => {
                 self.reader.settle(lease, None);
                 self.succeed();
@@ -108,13 +113,13 @@ impl Flusher {
             Fate::HoldBackend | Fate::Busy { .. } | Fate::Transient | Fate::Down => {}
         }
         self.reader.give_back(lease);
-        let state = match outcome.fate {
+        let state = match fate {
             Fate::HoldBackend => State::Held,
             Fate::Down | Fate::Stalled => State::Down,
             _ => State::Retrying,
         };
         self.fail(state, outcome);
-        Some(match outcome.fate {
+        Some(match fate {
             Fate::HoldBackend => HOLD_PAUSE,
             Fate::Busy { retry_after } => retry_after.unwrap_or_default().max(self.backoff.next_pause()),
             _ => self.backoff.next_pause(),
@@ -153,23 +158,14 @@ impl Flusher {
         }
     }
 
-    /// A request that was too large is sent again in halves; a single record that is too large is rejected.
+    /// What was too large as a whole is sent again in halves, and so is everything after it.
     fn shrink(&mut self, lease: Lease, outcome: &Outcome) {
         self.health.note_error(&outcome.text);
-        if lease.records.len() > 1 {
-            self.most_bytes = lease.bytes / 2;
-            self.limits.bytes = self.most_bytes;
-            tracing::warn!(
-                backend = self.name,
-                bytes = self.limits.bytes,
-                "requests were too large: sending smaller ones"
-            );
-            self.reader.give_back(lease);
-        } else {
-            tracing::warn!(backend = self.name, lines = lease.lines, "rejected: too large for the backend");
-            let lines = lease.lines;
-            self.reader.settle(lease, Some((Rejection::TooLarge, lines)));
-        }
+        self.most_bytes = lease.bytes / 2;
+        self.limits.bytes = self.most_bytes;
+        let bytes = self.most_bytes;
+        tracing::warn!(backend = self.name, bytes, "requests were too large: sending smaller ones");
+        self.reader.give_back(lease);
     }
 
     fn log_rejected(&mut self, lease: &Lease, class: Rejection, outcome: &Outcome) {

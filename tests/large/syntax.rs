@@ -1,4 +1,6 @@
 //! No line that the scanner accepts is refused by a real InfluxDB 1.6.7 for its syntax, or crashes it.
+//!
+//! For more than the usual number: `TWINFLUX_LINES=1000000 TWINFLUX_SEED=2 cargo test --test large syntax`.
 
 use std::fmt::Write;
 
@@ -9,17 +11,23 @@ use crate::influxdb::InfluxDb;
 
 /// Lines in one request. A refused one is then looked for among them.
 const BATCH: usize = 200;
-const LINES: usize = 40_000;
+const LINES: u64 = 40_000;
+const SEED: u64 = 167;
+
+fn setting(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
+}
 
 #[test]
 fn what_is_accepted_is_read_by_influxdb() {
     let mut server = InfluxDb::start("");
     server.query("", "CREATE DATABASE syntax");
-    let mut random = Rng::with_seed(1_6_7);
+    let lines = setting("TWINFLUX_LINES", LINES);
+    let mut random = Rng::with_seed(setting("TWINFLUX_SEED", SEED));
     let mut scanner = Scanner::new(Precision::Nanoseconds);
     let mut batch = Vec::new();
     let mut tried = 0;
-    while tried < LINES {
+    while tried < lines {
         let line = any_line(&mut random, tried);
         let accepted: Vec<String> = scanner
             .lines(&line, false)
@@ -28,7 +36,7 @@ fn what_is_accepted_is_read_by_influxdb() {
             .collect();
         batch.extend(accepted);
         if batch.len() >= BATCH {
-            tried += batch.len();
+            tried += batch.len() as u64;
             check(&mut server, &std::mem::take(&mut batch));
         }
     }
@@ -54,7 +62,7 @@ fn is_fine(status: u16, body: &str) -> bool {
 }
 
 /// A line of parts that are hard for parsers; each has a measurement of its own, so that types do not conflict.
-fn any_line(random: &mut Rng, number: usize) -> Vec<u8> {
+fn any_line(random: &mut Rng, number: u64) -> Vec<u8> {
     const PARTS: &[&str] = &[
         "a", "b", "\\ ", "\\,", "\\=", "\\", "\\\\", "\"", "'", "=", "ä", "日", "#", "time", "i", "0", "-", ".", "(",
         "{", "é", "\u{feff}", "\u{80}", "\u{2028}",

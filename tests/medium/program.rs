@@ -27,9 +27,14 @@ struct Started {
 
 impl Started {
     fn new(arguments: &[&str], folder: &std::path::Path) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(["--udp", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(arguments)
+        let mut command = Command::new(PROGRAM);
+        command.args(["--udp", "127.0.0.1:0"]).args(arguments);
+        Self::from(command, folder)
+    }
+
+    fn from(mut command: Command, folder: &std::path::Path) -> Self {
+        let mut child = command
+            .args(["--admin", "127.0.0.1:0"])
             .current_dir(folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -186,6 +191,44 @@ fn a_second_process_on_the_same_folder_is_refused() {
     let third = Started::new(&["--data-dir", "data"], folder.path());
     third.signal("-TERM");
     assert_eq!(third.end().0, Some(0));
+}
+
+/// Without the right to go beyond the system's limit: as another user, where the tests run as root.
+#[test]
+fn a_receive_buffer_that_came_out_smaller_is_logged_and_shown() {
+    use std::os::unix::fs::PermissionsExt;
+    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("the limit");
+    let limit: u64 = limit.trim().parse().expect("a number");
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("permissions");
+    let program = folder.path().join("twinflux");
+    std::fs::copy(PROGRAM, &program).expect("copy");
+    let wanted = limit * 4;
+    let file = format!("data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\nreceive_buffer = {wanted}\n");
+    std::fs::write(folder.path().join("file.toml"), file).expect("write");
+    let is_root = text(&Command::new("id").arg("-u").output().expect("id").stdout).trim() == "0";
+    let mut command = if is_root {
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+        other
+    } else {
+        Command::new(&program)
+    };
+    command.args(["--config", "file.toml"]);
+    let started = Started::from(command, folder.path());
+    let status: serde_json::Value = serde_json::from_str(&get(started.admin, "/api/status").1).expect("JSON");
+    let shown = run(&["status", "--admin", &started.admin.to_string()], folder.path());
+    started.signal("-TERM");
+    let (code, log) = started.end();
+    assert_eq!(code, Some(0), "{log}");
+    let receive = &status["receive"][0];
+    assert_eq!(
+        (receive["receive_buffer"].as_u64(), receive["receive_buffer_wanted"].as_u64()),
+        (Some(limit), Some(wanted))
+    );
+    let advice = format!("net.core.rmem_max={wanted}");
+    assert!(log.contains("smaller receive buffer") && log.contains(&advice), "{log}");
+    assert!(text(&shown.stdout).contains(&advice), "{}", text(&shown.stdout));
 }
 
 #[test]
