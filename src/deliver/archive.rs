@@ -112,9 +112,11 @@ impl Folders {
         }
         let Some(segment) = self.open.get_mut(destination) else { return Ok(()) };
         if let Err(error) = segment.append(records) {
-            // The next try opens the segment anew, and looks at what is in it.
             let path = segment.path.clone();
-            self.open.remove(destination);
+            if segment.roll_back().is_err() {
+                // The next try opens the segment anew, and looks at what is in it.
+                self.open.remove(destination);
+            }
             return Err(ArchiveError { path, error });
         }
         if segment.bytes >= SEGMENT_BYTES || segment.opened.elapsed() >= SEGMENT_AGE {
@@ -162,19 +164,19 @@ impl Segment {
         self.write_all(&parts)
     }
 
-    /// Writes all parts and syncs them, or takes back what was written of them.
+    /// Writes all parts and syncs them.
     fn write_all(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let written = parts.iter().try_for_each(|part| self.file.write_all(part)).and_then(|()| self.file.sync_data());
-        match written {
-            Ok(()) => {
-                self.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
-                Ok(())
-            }
-            Err(error) => {
-                self.file.set_len(self.bytes)?;
-                Err(error)
-            }
-        }
+        parts.iter().try_for_each(|part| self.file.write_all(part))?;
+        self.file.sync_data()?;
+        self.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        Ok(())
+    }
+
+    /// Takes back what a write that failed has left behind.
+    fn roll_back(&mut self) -> io::Result<()> {
+        self.file.set_len(self.bytes)?;
+        self.file.seek(SeekFrom::Start(self.bytes))?;
+        Ok(())
     }
 }
 
@@ -310,6 +312,18 @@ mod tests {
         let text = std::fs::read_to_string(path).expect("read");
         let header = "# DML\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: rp\n# precision: ms\n";
         assert_eq!(text, format!("{header}m v=1 1\nm v=2 2\nm v=3 3\n"));
+    }
+
+    #[test]
+    fn a_write_that_failed_half_way_leaves_nothing_and_the_next_one_goes_on() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut segment = Segment::open(folder.path(), &destination("db", "")).expect("open");
+        segment.write_all(&[b"m v=1 1\n"]).expect("write");
+        // What a full disk would have let through.
+        segment.file.write_all(b"m v=2").expect("write");
+        segment.roll_back().expect("roll back");
+        segment.write_all(&[b"m v=3 3\n"]).expect("write");
+        assert!(std::fs::read_to_string(&segment.path).expect("read").ends_with("ms\nm v=1 1\nm v=3 3\n"));
     }
 
     #[test]

@@ -1,0 +1,56 @@
+//! A real full disk under the archive: a small tmpfs, which takes root.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Running, config, wait_for};
+
+/// A mounted tmpfs that is unmounted at the end; none where this user may not mount.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("folder");
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(folder))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg("-l").arg(self.path()).status().expect("umount").success());
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_archive_delays_lines_and_loses_none() {
+    let Some(disk) = SmallDisk::mount("1m") else {
+        eprintln!("this user may not mount: the test is skipped");
+        return;
+    };
+    let ballast = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 700 << 10]).expect("ballast");
+    let relay = Running::start(config(&[format!("file://{}/archive", disk.path().display())]));
+    let lines: Vec<String> = (0..1000).map(|n| format!("m,host=h v=\"{}\" {n}\n", "x".repeat(500))).collect();
+    relay.send(&lines);
+    relay.wait_state("a", "retrying");
+    let full = relay.backend("a");
+    assert!(full.last_error.as_ref().is_some_and(|error| error.contains("No space left")));
+    assert_eq!((full.dropped(), full.rejected()), (0, 0));
+    std::fs::remove_file(ballast).expect("space again");
+    relay.wait_delivered("a", 1000);
+    let mut text = String::new();
+    wait_for("the segment", || {
+        let segment = std::fs::read_dir(disk.path().join("archive/telegraf.ns")).ok()?.next()?.ok()?;
+        text = std::fs::read_to_string(segment.path()).ok()?;
+        Some(())
+    });
+    // After the header every line, whole, once, in order.
+    let stored: String = text.split_inclusive('\n').filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(stored, lines.concat());
+}
