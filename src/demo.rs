@@ -15,6 +15,7 @@ use loadgen::send::{Pace, Plan, Progress, Sent, send};
 use loadgen::sink::{Sink, Store};
 use loadgen::workload::Shape;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::config::{Backend, Config, Udp};
 use crate::control::status::Status;
@@ -42,9 +43,12 @@ pub fn run() -> Result<bool, String> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&interrupted);
     runtime.spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            seen.store(true, Ordering::Relaxed);
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
         }
+        seen.store(true, Ordering::Relaxed);
     });
     let mut stores = [Stored::start(&runtime)?, Stored::start(&runtime)?];
     let relay = Relay::start(&config(&folder.0, &stores), Inherited::default()).map_err(|error| error.to_string())?;
@@ -76,6 +80,9 @@ pub fn run() -> Result<bool, String> {
     }
     sending.progress.stop();
     let sent = sending.finish()?;
+    if interrupted.load(Ordering::Relaxed) {
+        return Err("interrupted".to_owned());
+    }
     let status = relay.shutdown();
     let kept = stores.map(|stored| stored.store.ledger.counts());
     verdict(sent, &status, kept).map_err(|error| error.to_string())
@@ -188,11 +195,11 @@ fn verdict(sent: Sent, status: &Status, kept: [Counts; 2]) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     writeln!(out, "\nThe ledger (accepted = delivered + rejected + dropped + pending; differ must be 0):\n")?;
     write!(out, "{}", status.ledger())?;
-    writeln!(out, "\n{:<12} {:>12} {:>12} {:>12} {:>12}", "store", "sent", "stored", "missing", "altered")?;
+    writeln!(out, "\n{:<8} {:>12} {:>12} {:>12} {:>12}", "store", "sent", "stored", "missing", "altered")?;
     for (backend, counts) in status.backends.iter().zip(kept) {
         let missing = sent.lines - counts.distinct.min(sent.lines);
         let name = &backend.name;
-        writeln!(out, "{name:<12} {:>12} {:>12} {missing:>12} {:>12}", sent.lines, counts.distinct, counts.altered)?;
+        writeln!(out, "{name:<8} {:>12} {:>12} {missing:>12} {:>12}", sent.lines, counts.distinct, counts.altered)?;
     }
     let is_whole = |counts: &Counts| counts.distinct == sent.lines && counts.altered == 0;
     let is_fine = sent.lines > 0 && kept.iter().all(is_whole);

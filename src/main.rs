@@ -1,7 +1,5 @@
 //! The program: command line, start, signals, exit codes (0 fine, 1 failed at run time, 2 bad usage or
 //! configuration).
-#![expect(clippy::print_stdout, reason = "a program's own output")]
-
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use twinflux::control::cli::{Cli, Command, Run};
 use twinflux::control::{Config, Status};
 use twinflux::deliver::Backend;
-use twinflux::receive::udp::{Inherited, use_small_pages};
+use twinflux::receive::udp::{Inherited, Listener, use_small_pages};
 use twinflux::relay::{Relay, StartError};
 
 #[global_allocator]
@@ -44,7 +42,8 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
-            eprintln!("twinflux: {error}");
+            // Where nobody reads the error, the code still tells.
+            drop(writeln!(io::stderr(), "twinflux: {error}"));
             ExitCode::from(code)
         }
     }
@@ -75,6 +74,9 @@ fn run(options: &Run) -> Ended {
     });
     let last = relay.shutdown();
     for backend in &last.backends {
+        if backend.pending_lines > 0 {
+            tracing::warn!(backend = backend.name, lines = backend.pending_lines, "lost: they were only in memory");
+        }
         tracing::info!(
             backend = backend.name,
             delivered = backend.delivered_lines,
@@ -96,17 +98,26 @@ fn end_now() {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
+    /// Waits for a signal to end. SIGHUP is none: a terminal that closes takes no relay along.
     async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => tracing::info!("SIGHUP: nothing is read again; restart to change settings"),
+            }
         }
     }
 }
@@ -120,11 +131,13 @@ fn print_start(relay: &Relay, config: &Config) -> io::Result<()> {
         .map(|one| format!("udp {} (database {})", one.address(), one.destination().database))
         .collect();
     let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
-    let port = listeners.first().map_or(8089, |listener| listener.address().port());
+    let first = listeners.first().map_or_else(|| ([127, 0, 0, 1], 8089).into(), Listener::address);
+    let host = if first.ip().is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { first.ip() };
+    let port = first.port();
     writeln!(out, "Twinflux {}: every line to every backend", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  listening on  {}", listens.join(", "))?;
     writeln!(out, "  writing to    {}", backends.join(", "))?;
-    writeln!(out, "  try           echo 'cpu,host=me usage=1.5' > /dev/udp/127.0.0.1/{port}    (in bash)")?;
+    writeln!(out, "  try           echo 'cpu,host=me usage=1.5' > /dev/udp/{host}/{port}    (in bash)")?;
     let admin = relay.admin();
     writeln!(out, "  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}")
 }
@@ -137,8 +150,7 @@ fn check(file: &Path) -> Ended {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }
     let text = toml::to_string(&config).map_err(|error| bad(error.to_string()))?;
-    println!("# {} is fine; with all defaults it says:", file.display());
-    print!("{text}");
+    drop(write!(io::stdout(), "# {} is fine; with all defaults it says:\n{text}", file.display()));
     Ok(())
 }
 
@@ -154,6 +166,6 @@ fn status(admin: std::net::SocketAddr) -> Ended {
     let failed =
         |error: String| (FAILED, format!("no status from {admin}: {error}; is the relay running, with this --admin?"));
     let status = Status::fetch(admin).map_err(failed)?;
-    print!("{}", status.to_text());
+    drop(write!(io::stdout(), "{}", status.to_text()));
     Ok(())
 }

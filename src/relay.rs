@@ -42,6 +42,8 @@ const BATCH_BYTES: u64 = 256 * 1024;
 const BATCH_AGE: Duration = Duration::from_millis(20);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
+/// Dropped lines are logged once in this time.
+const DROPS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the journal's thread sleeps at most before it looks whether it is to stop.
 const JOURNAL_SLEEP: Duration = Duration::from_millis(200);
 
@@ -128,7 +130,7 @@ impl Relay {
         let flushers = flushers.collect();
         let (ring, consumer) = ring(RING_BATCHES);
         let journal_stop = Arc::new(AtomicBool::new(false));
-        let journal_thread = start_journal(journal, consumer, &journal_stop).map_err(StartError::Thread)?;
+        let journal_thread = start_journal(&view, consumer, &journal_stop).map_err(StartError::Thread)?;
         let workers = start_workers(&view.listeners, &setups, &ring).map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
@@ -242,14 +244,21 @@ fn bind(setup: udp::Setup, inherited: &mut Inherited) -> Result<Listener, StartE
     Ok(listener)
 }
 
-fn start_journal(journal: Journal, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
     let stop = Arc::clone(stop);
+    let View { journal, backends, .. } = view.clone();
     std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
+        let mut logged = vec![0; backends.len()];
+        let mut log_next = Instant::now();
         loop {
             // Read before the ring is emptied: what is in it when the stop comes is not left behind.
             let stopping = stop.load(Ordering::Acquire);
             while let Some(batch) = ring.pop() {
                 journal.append(batch);
+            }
+            if log_next <= Instant::now() || stopping {
+                log_next = Instant::now() + DROPS_LOG_INTERVAL;
+                log_drops(&journal.dropped_lines(), &mut logged, &backends);
             }
             if stopping {
                 break;
@@ -257,6 +266,20 @@ fn start_journal(journal: Journal, ring: Consumer, stop: &Arc<AtomicBool>) -> io
             ring.wait(JOURNAL_SLEEP);
         }
     })
+}
+
+fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) {
+    for ((total, logged), backend) in dropped.iter().zip(logged).zip(backends) {
+        if total > logged {
+            tracing::warn!(
+                backend = backend.name,
+                lines = *total - *logged,
+                total,
+                "dropped the oldest lines that the backend has not taken: journal.memory is full"
+            );
+            *logged = *total;
+        }
+    }
 }
 
 fn start_workers(

@@ -1,6 +1,5 @@
 //! The load generator's command line.
-#![expect(clippy::print_stdout, reason = "a program's own output")]
-
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,6 +14,7 @@ use loadgen::run::{Setup, Under, run};
 use loadgen::send::{Pace, Plan, Progress, Sent, send};
 use loadgen::sink::{Behaviour, Sink, Store};
 use loadgen::workload::Shape;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Simulated Telegraf hosts and misbehaving InfluxDB servers, with a ledger that finds every lost, duplicated or
 /// altered line.
@@ -63,7 +63,7 @@ struct Load {
     #[arg(long, default_value = "1x")]
     speed: Speed,
     /// Lines a second in all, instead of interval and speed
-    #[arg(long, value_name = "LINES")]
+    #[arg(long, value_name = "LINES", value_parser = positive)]
     rate: Option<f64>,
     /// For how long
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
@@ -105,12 +105,17 @@ impl FromStr for Speed {
         if text == "max" {
             return Ok(Self::Max);
         }
-        let times = text.strip_suffix('x').and_then(|number| number.parse::<f64>().ok());
+        let times = text.strip_suffix('x').and_then(|number| positive(number).ok());
         times
             .filter(|times| times.is_finite() && *times > 0.0)
             .map(Self::Times)
             .ok_or_else(|| "write 1x, 10x or max".to_owned())
     }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.001..=1e9).contains(number));
+    number.ok_or_else(|| "write a number between 0.001 and 1000000000".to_owned())
 }
 
 #[derive(Args, Debug)]
@@ -176,7 +181,7 @@ async fn send_only(plan: Plan, json: bool) -> Result<bool> {
     let mut sending = tokio::task::spawn_blocking(move || send(&plan, &shared));
     let taken = tokio::select! {
         taken = &mut sending => taken,
-        _ = tokio::signal::ctrl_c() => {
+        () = end_asked_for() => {
             progress.stop();
             sending.await
         }
@@ -185,9 +190,9 @@ async fn send_only(plan: Plan, json: bool) -> Result<bool> {
     shown.abort();
     let sent = progress.sent();
     if json {
-        println!("{}", serde_json::json!({ "sent": sent, "seconds": seconds }));
+        say(&format!("{}\n", serde_json::json!({ "sent": sent, "seconds": seconds })));
     } else {
-        println!("sent {} in {seconds:.2} s", describe(sent));
+        say(&format!("sent {} in {seconds:.2} s\n", describe(sent)));
     }
     Ok(sent.errors == 0)
 }
@@ -216,11 +221,25 @@ async fn sink(listen: SocketAddr, behave: Behaviour) -> Result<bool> {
     let store = Arc::new(Store::default());
     store.behave(behave);
     let sink = Sink::start(listen, Arc::clone(&store)).await.with_context(|| format!("cannot listen on {listen}"))?;
-    println!("listening on http://{}, behaviour: {behave}; Ctrl-C ends and prints the ledger", sink.address());
-    tokio::signal::ctrl_c().await?;
+    say(&format!("listening on http://{}, behaviour: {behave}; Ctrl-C ends and prints the ledger\n", sink.address()));
+    end_asked_for().await;
     let counts = store.ledger.counts();
-    println!("{}", serde_json::to_string(&counts)?);
+    say(&format!("{}\n", serde_json::to_string(&counts)?));
     Ok(counts.altered == 0)
+}
+
+/// SIGINT or SIGTERM.
+async fn end_asked_for() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Where nobody reads the output, the exit code still tells.
+fn say(text: &str) {
+    drop(std::io::stdout().write_all(text.as_bytes()));
 }
 
 async fn run_all(options: RunOptions) -> Result<bool> {
@@ -242,11 +261,19 @@ async fn run_all(options: RunOptions) -> Result<bool> {
         baseline: options.baseline,
         patience: options.patience,
     };
-    let report = run(setup, Arc::default()).await?;
+    let progress = Arc::new(Progress::default());
+    let report = tokio::select! {
+        report = run(setup, Arc::clone(&progress)) => report?,
+        // What was started for the run ends with it.
+        () = end_asked_for() => {
+            progress.stop();
+            bail!("interrupted");
+        }
+    };
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say(&format!("{}\n", serde_json::to_string_pretty(&report)?));
     } else {
-        print!("{}", report.to_text());
+        say(&report.to_text());
     }
     Ok(report.balanced)
 }

@@ -61,6 +61,7 @@ impl Relay {
             .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
             .spawn()
+            .inspect_err(|_| drop(std::fs::remove_dir_all(&folder)))
             .with_context(|| format!("cannot start {}", program.display()))?;
         let output = child.stdout.take();
         let mut process = Process { child, folder };

@@ -20,6 +20,8 @@ const GSO_SEGMENTS: usize = 64;
 const GSO_BYTES: usize = 60_000;
 /// Fewer neighbours than this are not worth a call of their own.
 const GSO_WORTH: usize = 3;
+/// How far behind its plan the sending may fall before it ends.
+const LATENESS: Duration = Duration::from_secs(2);
 /// Datagrams in one `sendmmsg`.
 const BATCH: usize = 64;
 
@@ -118,7 +120,8 @@ pub fn send(plan: &Plan, progress: &Progress) -> io::Result<Duration> {
         for (place, sender) in (0_u32..).zip(&mut hosts) {
             let due = start + round * turn + round * place / plan.hosts;
             if due.duration_since(start) >= plan.duration
-                || (plan.pace == Pace::Max && start.elapsed() >= plan.duration)
+                // Far behind, or as fast as it goes: the time ends it.
+                || start.elapsed() >= plan.duration + if plan.pace == Pace::Max { Duration::ZERO } else { LATENESS }
                 || progress.stop.load(Ordering::Relaxed)
             {
                 return Ok(start.elapsed());
@@ -170,7 +173,7 @@ impl Sender {
                 let size = u16::try_from(first.end - first.start).unwrap_or(u16::MAX);
                 let message = [ControlMessage::UdpGsoSegments(&size)];
                 let fd = self.socket.as_raw_fd();
-                let sent = retry(|| {
+                let sent = progress.retry(|| {
                     sendmsg::<()>(fd, &[IoSlice::new(buffer)], &message, MsgFlags::empty(), None).map(|_| run)
                 });
                 progress.note(&rest[..run], sent);
@@ -194,7 +197,7 @@ impl Sender {
                 rest.iter().map(|one| [IoSlice::new(&self.host.bytes()[one.start..one.end])]).collect();
             let addresses: Vec<Option<SockaddrStorage>> = vec![None; slices.len()];
             let fd = self.socket.as_raw_fd();
-            let sent = retry(|| {
+            let sent = progress.retry(|| {
                 sendmmsg(fd, headers, &slices, &addresses, [], MsgFlags::empty()).map(|results| results.count())
             });
             let count = if sent == 0 { 1 } else { sent };
@@ -215,9 +218,16 @@ impl Progress {
     }
 }
 
-/// Tries twice: the first error may be what an earlier datagram came to (nobody listens). 0 where nothing was sent.
-fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> usize {
-    call().or_else(|_| call()).unwrap_or(0)
+impl Progress {
+    /// Tries twice: the first error may be what an earlier datagram came to (nobody listens), and counts as one.
+    /// 0 where nothing was sent.
+    fn retry(&self, mut call: impl FnMut() -> nix::Result<usize>) -> usize {
+        if let Ok(sent) = call() {
+            return sent;
+        }
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        call().unwrap_or(0)
+    }
 }
 
 /// Whole lines, as many as fit into `payload` bytes, at least one.

@@ -4,7 +4,7 @@
 //! stored. `PUT /behaviour` with a behaviour's name changes it; `GET /ledger` gives the figures as JSON.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::header::CONTENT_ENCODING;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -202,10 +203,12 @@ async fn write(
     if behaviour == Behaviour::Hang {
         tokio::time::sleep(FOREVER).await;
     }
+    let is_gzip = request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
     let Ok(body) = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await else {
         return Ok(error(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large"));
     };
-    let body = body.to_bytes();
+    let body = if is_gzip { inflate(&body.to_bytes()) } else { Some(body.to_bytes()) };
+    let Some(body) = body else { return Ok(error(StatusCode::BAD_REQUEST, "gzip: invalid, or too large")) };
     store.requests.fetch_add(1, Ordering::Relaxed);
     match behaviour {
         Behaviour::Accept | Behaviour::Hang | Behaviour::Status(204) => {}
@@ -233,6 +236,13 @@ async fn write(
     }
     store.ledger.note(&body);
     Ok(response(StatusCode::NO_CONTENT, String::new()))
+}
+
+fn inflate(body: &[u8]) -> Option<Bytes> {
+    let mut text = Vec::new();
+    let limit = MAX_BODY_BYTES as u64 + 1;
+    flate2::read::MultiGzDecoder::new(body).take(limit).read_to_end(&mut text).ok()?;
+    (text.len() <= MAX_BODY_BYTES).then(|| text.into())
 }
 
 async fn set_behaviour(request: Request<Incoming>, store: &Store) -> Answer {

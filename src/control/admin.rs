@@ -1,15 +1,24 @@
 //! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`.
+//!
+//! Bounds: [`CONNECTIONS`] at a time. Others wait to be taken, so that idle ones never use up the descriptors that
+//! delivery needs.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::metrics;
 use super::status::{Status, View};
@@ -19,6 +28,13 @@ use super::status::{Status, View};
 pub struct Admin {
     listener: TcpListener,
 }
+
+/// Connections at a time.
+const CONNECTIONS: usize = 32;
+/// How long to wait when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may be open: far longer than any answer takes.
+const LONGEST: Duration = Duration::from_secs(60);
 
 impl Admin {
     /// Binds to the address; port 0 lets the kernel choose.
@@ -45,8 +61,24 @@ impl Admin {
             .route("/health", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
             .with_state(view);
-        if let Err(error) = axum::serve(self.listener, router).await {
-            tracing::error!(%error, "the admin listener ended");
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot take an admin connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let service = TowerToHyperService::new(router.clone());
+            tokio::spawn(async move {
+                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                // Whoever asks and goes away is no news.
+                drop(tokio::time::timeout(LONGEST, connection).await);
+                drop(place);
+            });
         }
     }
 }
@@ -55,9 +87,13 @@ async fn status(State(view): State<View>) -> Json<Status> {
     Json(view.status())
 }
 
-async fn metrics(State(view): State<View>) -> impl IntoResponse {
+async fn metrics(State(view): State<View>, headers: HeaderMap) -> impl IntoResponse {
+    let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match metrics::render(&view) {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(text) if accepts.contains("application/openmetrics-text") => {
+            ([(CONTENT_TYPE, metrics::OPENMETRICS)], text).into_response()
+        }
+        Ok(text) => ([(CONTENT_TYPE, metrics::CLASSIC)], metrics::to_classic(&text)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

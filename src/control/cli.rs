@@ -11,7 +11,7 @@ use super::url::BackendUrl;
 /// Keeps two or more InfluxDB servers holding the same data: receives line protocol over UDP, writes every line
 /// to every backend, and accounts for each of them.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = false)]
+#[command(version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// What to do; without it, run the relay.
     #[command(subcommand)]

@@ -19,6 +19,12 @@ use crate::receive::udp;
 const DATA_DIR_WITHOUT_FILE: &str = "twinflux-data";
 /// The least memory that a journal works with: a few batches in flight.
 const LEAST_MEMORY: u64 = 4 << 20;
+/// More memory than a cheap VM has is a mistake.
+const MOST_MEMORY: u64 = 64 << 30;
+/// More threads than any machine has use for.
+const MOST_WORKERS: u16 = 64;
+/// Longer than anybody waits.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A configuration that cannot work: where, and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +98,12 @@ impl Config {
     }
 
     fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        if self.shutdown_timeout > LONGEST_TIMEOUT {
+            return Err(ConfigError("shutdown_timeout must be at most 1h".to_owned()));
+        }
+        if self.journal.memory.as_u64() > MOST_MEMORY {
+            return Err(source.at("journal", 0, "memory", "must be at most 64GiB"));
+        }
         let requests: u64 = self.backend.iter().map(|backend| backend.max_batch_bytes.as_u64()).sum();
         let least = LEAST_MEMORY.max(2 * requests);
         if self.journal.memory.as_u64() < least {
@@ -106,6 +118,15 @@ impl Config {
             }
             if has_control(&listener.database) || has_control(&listener.retention_policy) {
                 return Err(bad("database", "names of databases and retention policies hold no control characters"));
+            }
+            if listener.workers > MOST_WORKERS {
+                return Err(bad("workers", "must be at most 64"));
+            }
+            let is_itself =
+                |backend: &&Backend| matches!(&backend.url, BackendUrl::Relay(host) if is_loop(host, listener));
+            if let Some(backend) = self.backend.iter().find(is_itself) {
+                let what = format!("is where backend {:?} sends to: each line would come back for ever", backend.name);
+                return Err(bad("listen", &what));
             }
             if listener.receive_buffer.as_u64() > 1 << 30 {
                 return Err(bad("receive_buffer", "must be at most 1GiB"));
@@ -165,6 +186,7 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
             "is for https:// backends only",
         ),
         (backend.timeout < Duration::from_millis(100), "timeout", "must be at least 100ms"),
+        (backend.timeout > LONGEST_TIMEOUT, "timeout", "must be at most 1h"),
         (backend.linger > Duration::from_secs(60), "linger", "must be at most 60s"),
         (backend.max_batch_lines == 0, "max_batch_lines", "must be at least 1"),
         (
@@ -237,6 +259,29 @@ fn api(backend: &Backend) -> Api {
     }
 }
 
+/// Whether a relay at `host` (`name:port`) is this listener, as far as the text tells.
+fn is_loop(host: &str, listener: &Udp) -> bool {
+    let Some((name, port)) = host.rsplit_once(':') else { return false };
+    let name = name.trim_matches(['[', ']']);
+    let ip = if name == "localhost" { Some(std::net::Ipv4Addr::LOCALHOST.into()) } else { name.parse().ok() };
+    let listen: std::net::IpAddr = listener.listen.ip();
+    let reaches =
+        |ip: std::net::IpAddr| ip == listen || (listen.is_unspecified() && (ip.is_loopback() || ip.is_unspecified()));
+    port.parse() == Ok(listener.listen.port()) && listener.listen.port() != 0 && ip.is_some_and(reaches)
+}
+
+/// What a key's value looks like, where the type's own error does not say.
+fn hint(key: &str) -> &'static str {
+    match key {
+        "listen" => "; write an IP address and a port: \"0.0.0.0:8089\"",
+        "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
+        "receive_buffer" | "memory" | "max_batch_bytes" => "; write a size: \"8MiB\"",
+        "[udp]" => "; there may be several: write [[udp]]",
+        "[backend]" => "; there may be several: write [[backend]]",
+        _ => "",
+    }
+}
+
 fn has_control(text: &str) -> bool {
     text.chars().any(char::is_control)
 }
@@ -262,8 +307,9 @@ impl Source {
         let key = text.split(['=', '#']).next().unwrap_or_default().trim();
         // A line of another shape might be a secret in the wrong place.
         let is_key = key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.[] ".contains(c));
-        let key = if is_key { format!("{key}: ") } else { String::new() };
-        ConfigError(format!("{}:{line}: {key}{}", self.name, error.message().trim_end().replace('\n', "; ")))
+        let (shown, hint) = if is_key { (format!("{key}: "), hint(key)) } else { (String::new(), "") };
+        let message = error.message().trim_end().replace('\n', "; ");
+        ConfigError(format!("{}:{line}: {shown}{message}{hint}", self.name))
     }
 
     /// An error in a key of the table, or of the element at this place of the array of tables.

@@ -13,7 +13,9 @@ use super::status::{Status, View};
 use crate::deliver::State;
 
 /// The content type of [`render`].
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The content type of [`to_classic`].
+pub(super) const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All metrics.
 ///
@@ -25,6 +27,24 @@ pub(super) fn render(view: &View) -> Result<String, fmt::Error> {
     let mut output = String::new();
     text::encode(&mut output, &registry)?;
     Ok(output)
+}
+
+/// The same for readers that do not ask for OpenMetrics: there a counter's description has its full name.
+pub(super) fn to_classic(openmetrics: &str) -> String {
+    let types = openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
+    let counters: std::collections::HashSet<&str> = types.collect();
+    let mut classic = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines().filter(|line| *line != "# EOF") {
+        let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        match described.and_then(|rest| rest.split_once(' ')) {
+            Some((name, rest)) if counters.contains(name) => {
+                classic.extend([&line[..7], name, "_total ", rest]);
+            }
+            _ => classic.push_str(line),
+        }
+        classic.push('\n');
+    }
+    classic
 }
 
 #[derive(Debug)]

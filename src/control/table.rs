@@ -16,6 +16,11 @@ impl Status {
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
+        for backend in &self.backends {
+            for (reason, lines) in backend.dropped_lines.iter().filter(|(_, lines)| **lines > 0) {
+                write_line(&mut text, format_args!("{} dropped {lines} lines: {reason}", backend.name));
+            }
+        }
         for backend in self.backends.iter().filter(|backend| backend.state != "up") {
             let error = backend.last_error.as_deref().unwrap_or("no error told");
             // It may be a stranger's text: nothing in it is to reach the terminal as a command.
@@ -24,23 +29,14 @@ impl Status {
         text
     }
 
-    /// The ledger as a table: a row for each backend, the last column 0 where it balances.
+    /// The ledger as a table that fits 80 columns: a row for each backend, the last column 0 where it balances.
     pub fn ledger(&self) -> String {
         let mut text = String::new();
         write_line(
             &mut text,
             format_args!(
-                "{:<12} {:<9} {:>12} {:>10} {:>10} {:>10} {:>10} {:>9} {:>9} {:>7}",
-                "backend",
-                "state",
-                "delivered",
-                "recovered",
-                "rejected",
-                "dropped",
-                "pending",
-                "p50 ms",
-                "p99 ms",
-                "differ"
+                "{:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7} {:>6}",
+                "backend", "state", "delivered", "recovered", "rejected", "dropped", "pending", "p99 ms", "differ"
             ),
         );
         for backend in &self.backends {
@@ -84,7 +80,7 @@ fn write_backend(text: &mut String, backend: &Backend, accepted: u64) {
     write_line(
         text,
         format_args!(
-            "{:<12} {:<9} {:>12} {:>10} {:>10} {:>10} {:>10} {:>9.1} {:>9.1} {:>7}",
+            "{:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7.1} {:>6}",
             backend.name,
             backend.state,
             backend.delivered_lines,
@@ -92,7 +88,6 @@ fn write_backend(text: &mut String, backend: &Backend, accepted: u64) {
             backend.rejected(),
             backend.dropped(),
             backend.pending_lines,
-            backend.latency_ms.p50,
             backend.latency_ms.p99,
             backend.difference(accepted)
         ),

@@ -34,8 +34,9 @@ use crate::batch::Destination;
 use crate::journal::{Lease, Record};
 use crate::protocol::{Precision, Scanner};
 
-/// A segment is closed and compressed when it has grown to this size.
-const SEGMENT_BYTES: u64 = 64 << 20;
+/// A segment is closed and compressed when it has grown to this size: with the last request's lines it stays below
+/// the 25,000,000 bytes that InfluxDB takes in one body, so that it can be put back in one.
+const SEGMENT_BYTES: u64 = 16 << 20;
 /// A segment is closed and compressed when it is this old.
 const SEGMENT_AGE: Duration = Duration::from_secs(3600);
 /// Segments that are begun within one second, at most.

@@ -37,6 +37,8 @@ pub(super) struct Flusher {
     backoff: Backoff,
     /// Whether the next request repeats one that did not end well.
     is_retry: bool,
+    /// The first record of the last lease that was refused as a whole.
+    refused: Option<u64>,
     /// When the next rejected batch may be logged.
     rejected_next: Instant,
 }
@@ -60,6 +62,7 @@ impl Flusher {
             closing,
             backoff: Backoff::default(),
             is_retry: false,
+            refused: None,
             rejected_next: Instant::now(),
         }
     }
@@ -89,6 +92,12 @@ impl Flusher {
             Fate::Delivered => {
                 self.reader.settle(lease, None);
                 self.succeed();
+                return None;
+            }
+            Fate::Rejected { class, lines: None } if class != Rejection::TooLarge && !self.is_refused_again(&lease) => {
+                self.health.note_error(&outcome.text);
+                self.limits.bytes = 1;
+                self.reader.give_back(lease);
                 return None;
             }
             Fate::Rejected { class, lines } => {
@@ -126,6 +135,16 @@ impl Flusher {
         })
     }
 
+    /// Whether a lease that was refused as a whole is one record, refused before. One bad line may be the cause:
+    /// InfluxDB 1.x stores nothing of a request in which two types meet in a new field, and takes the rest once
+    /// the field is there; 2.x stores nothing beside a line that it cannot read. So each record is tried alone,
+    /// twice, before its lines are given up.
+    fn is_refused_again(&mut self, lease: &Lease) -> bool {
+        let first = lease.records.first().map(|record| record.sequence);
+        let refused = std::mem::replace(&mut self.refused, first);
+        lease.records.len() == 1 && (refused == first || lease.lines == 1)
+    }
+
     /// Leaves the backend alone for a while; false where it is not worth waiting for. A shutdown ends the pause,
     /// gives everything one more try, and what answers as many as its time allows.
     async fn pause(&mut self, pause: Duration, fate: Fate) -> bool {
@@ -139,7 +158,7 @@ impl Flusher {
 
     fn succeed(&mut self) {
         self.backoff.reset();
-        self.limits.bytes = (self.limits.bytes + self.limits.bytes / 16).min(self.most_bytes);
+        self.limits.bytes = (self.limits.bytes + LEAST_BYTES).min(self.most_bytes);
         let now = if self.reader.has_parked() { State::Held } else { State::Up };
         let before = self.health.succeed(now);
         if before != now && now == State::Up {

@@ -79,8 +79,9 @@ impl Backend {
     /// # Errors
     /// What is wrong with a secret or certificate file.
     pub fn new(setup: Setup) -> Result<Self, SetupError> {
+        let named = |error: SetupError| SetupError(format!("backend {:?}: {error}", setup.name));
         let endpoint = match setup.target.clone() {
-            Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(influx)?)),
+            Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(influx).map_err(named)?)),
             Target::Archive(folder) => Endpoint::Archive(Archive::new(folder)),
             Target::Relay { host, mtu } => Endpoint::Relay(Relay::new(host, mtu)),
         };

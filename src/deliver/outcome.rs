@@ -55,7 +55,7 @@ pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &str, now:
         200 if body.trim().is_empty() => Fate::Delivered,
         401 | 403 => Fate::HoldDestination,
         // No InfluxDB refuses the method of a write, or asks for a proxy's password.
-        405 | 407 => Fate::HoldBackend,
+        405 | 407 | 501 | 505 => Fate::HoldBackend,
         408 | 425 | 429 | 502 | 503 | 504 => {
             Fate::Busy { retry_after: retry_after.and_then(|text| parse_retry_after(text, now)) }
         }
@@ -225,6 +225,7 @@ mod tests {
             (400, r#"{"code":"invalid","message":"something new"}"#, rejected(Other, None)),
             (405, "<html>", HoldBackend),
             (407, "", HoldBackend),
+            (501, "<html>Unsupported method</html>", HoldBackend),
             (400, "Client sent an HTTP request to an HTTPS server.\n", HoldBackend),
             (400, "<html>Bad Request</html>", HoldBackend),
             (418, "", rejected(Other, None)),

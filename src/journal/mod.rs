@@ -96,6 +96,11 @@ impl Journal {
         }
     }
 
+    /// Lines given up by the journal so far, for each backend.
+    pub fn dropped_lines(&self) -> Vec<u64> {
+        self.shared.lock().dropped_lines()
+    }
+
     /// All figures, taken at one moment.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.lock().snapshot(Instant::now())

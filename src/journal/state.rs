@@ -163,6 +163,10 @@ impl State {
         self.closed = true;
     }
 
+    pub(super) fn dropped_lines(&self) -> Vec<u64> {
+        self.backends.iter().map(|backend| backend.ledger.dropped.iter().sum()).collect()
+    }
+
     pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
         let oldest = |backend: &Backend| {
             let pending = self.logs.iter().zip(&backend.cursors);

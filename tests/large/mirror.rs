@@ -148,6 +148,25 @@ fn a_servers_own_rejections_are_counted() {
 }
 
 #[test]
+fn a_line_of_another_type_takes_no_other_along_in_either_copy() {
+    let mut servers = both();
+    servers[1].kill();
+    let mut config = config(&[servers[0].url(), servers[1].url()]);
+    config.backend[0].linger = Duration::from_millis(300);
+    let relay = Running::start(config);
+    let mut lines: Vec<String> = (0..600).map(|n| format!("m,host=h{n} v={n} {n}\n")).collect();
+    lines.insert(300, "m,host=h3 v=t 1000\n".to_owned());
+    relay.send(&lines);
+    servers[1].revive();
+    for (name, server) in ["a", "b"].iter().zip(&servers) {
+        wait_for("all answers", || (relay.backend(name).pending_lines == 0).then_some(()));
+        let ledger = relay.backend(name);
+        assert_eq!((ledger.delivered_lines, ledger.rejected_lines["field_type"]), (600, 1), "{name}");
+        wait_for("the points", || (server.count("telegraf", "m", "v") == 600).then_some(()));
+    }
+}
+
+#[test]
 fn credentials_open_a_locked_server() {
     let server = InfluxDb::start("auth-enabled = true");
     server.query("", "CREATE USER admin WITH PASSWORD 'admin-secret' WITH ALL PRIVILEGES");

@@ -104,6 +104,32 @@ fn both_signals_deliver_what_is_pending_and_end_with_0() {
 }
 
 #[test]
+fn a_hangup_ends_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let started = Started::new(&[], folder.path());
+    started.signal("-HUP");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    socket.send_to(b"m v=1 1\n", started.target).expect("send");
+    wait_for("the line", || get(started.admin, "/api/status").1.contains("\"accepted_lines\":1").then_some(()));
+    started.signal("-TERM");
+    let (code, log) = started.end();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("SIGHUP"), "{log}");
+}
+
+#[test]
+fn output_that_nobody_reads_stops_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("good.toml"), "").expect("write");
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"));
+    for (arguments, code) in [(&["check", "--config", "good.toml"][..], 0), (&["check", "--config", "nowhere"], 2)] {
+        let ended =
+            Command::new(PROGRAM).args(arguments).current_dir(folder.path()).stdout(full()).stderr(full()).status();
+        assert_eq!(ended.expect("the program").code(), Some(code));
+    }
+}
+
+#[test]
 fn a_shutdown_with_a_dead_backend_ends_and_tells_what_is_left() {
     let folder = tempfile::tempdir().expect("folder");
     let started = Started::new(&["--backend", "http://127.0.0.1:1"], folder.path());
@@ -113,7 +139,7 @@ fn a_shutdown_with_a_dead_backend_ends_and_tells_what_is_left() {
     started.signal("-TERM");
     let (code, log) = started.end();
     assert_eq!(code, Some(0));
-    assert!(log.contains("pending=1"), "{log}");
+    assert!(log.contains("pending=1") && log.contains("lost: they were only in memory"), "{log}");
 }
 
 #[test]
@@ -147,6 +173,7 @@ fn bad_usage_ends_with_2_and_says_what_would_be_right() {
         (&["--backend", "localhost:8086"], "http://HOST:8086"),
         (&["--udp", "8089"], "--udp"),
         (&["frobnicate"], "frobnicate"),
+        (&["--admin", "127.0.0.1:1", "status"], "cannot be used with"),
         (&["check"], "--config"),
     ] {
         let output = run(arguments, folder.path());

@@ -169,6 +169,17 @@ fn ipv6_ipv4_and_several_listeners_and_workers_work_side_by_side() {
 }
 
 #[test]
+fn idle_connections_to_the_admin_page_use_up_nothing() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(config(&[backend.url()]));
+    let idle: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(relay.admin).expect("connect")).collect();
+    relay.send(&["m v=1 1\n"]);
+    relay.wait_delivered("a", 1);
+    drop(idle);
+    assert_eq!(relay.get("/health").0, 200);
+}
+
+#[test]
 fn the_admin_pages_show_the_same_figures() {
     let backend = Scripted::accepting();
     let relay = Running::start(config(&[backend.url()]));
@@ -187,6 +198,7 @@ fn the_admin_pages_show_the_same_figures() {
     let (code, metrics) = relay.get("/metrics");
     assert_eq!(code, 200);
     for expected in [
+        "# TYPE twinflux_accepted_lines_total counter",
         "twinflux_accepted_lines_total 2",
         "twinflux_delivered_lines_total{backend=\"a\"} 2",
         "twinflux_pending_lines{backend=\"a\"} 0",
@@ -196,6 +208,9 @@ fn the_admin_pages_show_the_same_figures() {
     ] {
         assert!(metrics.contains(expected), "{expected} is not in:\n{metrics}");
     }
+    let request = "GET /metrics HTTP/1.0\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n";
+    let open = crate::support::http(relay.admin, request).1;
+    assert!(open.contains("# TYPE twinflux_accepted_lines counter") && open.ends_with("# EOF\n"), "{open}");
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("twinflux_"), "{line}");
     }

@@ -133,6 +133,17 @@ fn errors_name_line_and_key_and_what_would_be_right() {
             &["twinflux.toml:2: udp.precision", "v2", "ms"],
         ),
         ("[journal]\nmemory = \"1MiB\"", &["twinflux.toml:2: journal.memory", "at least 4MiB"]),
+        ("[journal]\nmemory = \"9999999PiB\"", &["twinflux.toml:2: journal.memory", "at most 64GiB"]),
+        ("shutdown_timeout = \"2h\"", &["shutdown_timeout", "at most 1h"]),
+        ("[[udp]]\nworkers = 65535", &["twinflux.toml:2: udp.workers", "at most 64"]),
+        ("[udp]\nlisten = \"0.0.0.0:1\"", &["twinflux.toml:1", "[[udp]]"]),
+        ("[[udp]]\nlisten = \"localhost:8089\"", &["twinflux.toml:2: listen", "0.0.0.0:8089"]),
+        ("[[udp]]\nallow = [\"10.0.0.1\"]", &["twinflux.toml:2: allow", "/32"]),
+        (&format!("{backend}timeout = \"2h\"")[..], &["twinflux.toml:4: backend.timeout", "at most 1h"]),
+        (
+            "[[udp]]\nlisten = \"0.0.0.0:5\"\n[[backend]]\nname = \"a\"\nurl = \"udp://localhost:5\"",
+            &["twinflux.toml:2: udp.listen", "come back"],
+        ),
         ("[journal]\ndurability = \"forever\"", &["twinflux.toml:2: durability", "memory"]),
         ("data_dir = ", &["twinflux.toml:1"]),
     ] {
