@@ -1,6 +1,6 @@
 //! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`.
 //!
-//! Bounds: [`CONNECTIONS`] at a time. Others wait to be taken, so that idle ones never use up the descriptors that
+//! Bounds: 32 connections at a time. Others wait to be taken, so that idle ones never use up the descriptors that
 //! delivery needs.
 
 use std::io;

@@ -1,6 +1,7 @@
 //! The loop of one backend: wait for lines, send them, do what the answer means.
 //!
-//! Every way back to the loop's head after a failure goes through a pause. A flusher knows nothing of the others.
+//! Every way back to the loop's head after a failure goes through a pause, or makes the next request smaller, down to
+//! one record that is given up in the end: no loop is hot. A flusher knows nothing of the others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -12,15 +12,16 @@ use twinflux::protocol::Precision;
 use crate::influxdb::InfluxDb;
 use crate::support::{Running, config, wait_for};
 
-/// Every host of a small kind sends all its lines, a number of times.
-fn send_hosts(relay: &Running, hosts: u32, rounds: u32) -> u64 {
+/// Hosts of a small kind, from this number on, send all their lines, a number of times.
+fn send_hosts(relay: &Running, first_host: u32, hosts: u32, rounds: u32) -> u64 {
+    let round = Duration::from_millis(4) * hosts;
     let plan = Plan {
         target: relay.target,
         hosts,
-        first_host: 0,
+        first_host,
         shape: Shape { cpus: 2, mounts: 1, disks: 1, interfaces: 1 },
-        pace: Pace::Every(Duration::from_millis(2000)),
-        duration: Duration::from_millis(2000) * rounds,
+        pace: Pace::Every(round),
+        duration: round * rounds,
         payload: None,
     };
     let progress = Progress::default();
@@ -52,7 +53,7 @@ fn assert_mirrored(servers: &[InfluxDb; 2], points: u64) {
 fn five_hundred_hosts_are_the_same_in_both() {
     let servers = both();
     let relay = Running::start(config(&[servers[0].url(), servers[1].url()]));
-    let lines = send_hosts(&relay, 500, 2);
+    let lines = send_hosts(&relay, 0, 500, 2);
     assert_eq!(lines, 500 * 2 * 12);
     for name in ["a", "b"] {
         relay.wait_delivered(name, lines);
@@ -66,33 +67,15 @@ fn five_hundred_hosts_are_the_same_in_both() {
 fn a_killed_server_gets_what_it_missed() {
     let mut servers = both();
     let relay = Running::start(config(&[servers[0].url(), servers[1].url()]));
-    let mut lines = send_hosts(&relay, 50, 1);
+    let mut lines = send_hosts(&relay, 0, 50, 1);
     relay.wait_delivered("b", lines);
     servers[1].kill();
-    // New hosts' numbers would repeat the first ones' lines: what is sent again is written again, as the same points.
-    let more = send_later(&relay, 50);
-    lines += more;
+    lines += send_hosts(&relay, 1000, 50, 1);
     relay.wait_delivered("a", lines);
     relay.wait_state("b", "down");
     servers[1].revive();
     relay.wait_delivered("b", lines);
     assert_mirrored(&servers, lines);
-}
-
-/// Hosts other than [`send_hosts`]' first ones.
-fn send_later(relay: &Running, hosts: u32) -> u64 {
-    let plan = Plan {
-        target: relay.target,
-        hosts,
-        first_host: 1000,
-        shape: Shape { cpus: 2, mounts: 1, disks: 1, interfaces: 1 },
-        pace: Pace::Every(Duration::from_millis(500)),
-        duration: Duration::from_millis(500),
-        payload: None,
-    };
-    let progress = Progress::default();
-    send(&plan, &progress).expect("send");
-    progress.sent().lines
 }
 
 #[test]
