@@ -74,7 +74,8 @@ pub struct Sent {
     pub datagrams: u64,
     /// Bytes of payload.
     pub bytes: u64,
-    /// Datagrams that the system did not take; their lines do not count as sent.
+    /// Datagrams that the system did not take, whose lines do not count as sent, and those of which the other host
+    /// said that nobody takes them.
     pub errors: u64,
 }
 

@@ -1,5 +1,6 @@
 //! `/metrics`: the status in Prometheus' text format, and what the process itself costs.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -32,7 +33,7 @@ pub(super) fn render(view: &View) -> Result<String, fmt::Error> {
 /// The same for readers that do not ask for OpenMetrics: there a counter's description has its full name.
 pub(super) fn to_classic(openmetrics: &str) -> String {
     let types = openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
-    let counters: std::collections::HashSet<&str> = types.collect();
+    let counters: HashSet<&str> = types.collect();
     let mut classic = String::with_capacity(openmetrics.len());
     for line in openmetrics.lines().filter(|line| *line != "# EOF") {
         let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
@@ -87,28 +88,19 @@ impl Metrics {
         ] {
             counter(out, name, help, values)?;
         }
-        let refused = listeners().flat_map(|(labels, receive)| {
-            receive.refused.iter().map(move |(reason, lines)| (with(&labels, "reason", reason), *lines))
-        });
+        let refused = listeners().flat_map(|(labels, receive)| by(labels, "reason", &receive.refused));
         counter(out, "refused_lines", "Lines refused, by reason", refused.collect())?;
-        gauge(
-            out,
-            "receive_queue_bytes",
-            "What waits in the receive buffers, as the kernel charges it",
-            listeners().map(|(labels, receive)| (labels, receive.receive_queue)).collect(),
-        )?;
-        gauge(
-            out,
-            "receive_buffer_bytes",
-            "Receive buffer that each worker got",
-            listeners().map(|(labels, receive)| (labels, receive.receive_buffer)).collect(),
-        )?;
-        gauge(
-            out,
-            "receive_buffer_wanted_bytes",
-            "Receive buffer that was asked for",
-            listeners().map(|(labels, receive)| (labels, receive.receive_buffer_wanted)).collect(),
-        )?;
+        for (name, help, values) in [
+            one("receive_queue_bytes", "What waits in the receive buffers, as the kernel charges it", |receive| {
+                receive.receive_queue
+            }),
+            one("receive_buffer_bytes", "Receive buffer that each worker got", |receive| receive.receive_buffer),
+            one("receive_buffer_wanted_bytes", "Receive buffer that was asked for", |receive| {
+                receive.receive_buffer_wanted
+            }),
+        ] {
+            gauge(out, name, help, values)?;
+        }
         counter(out, "accepted_lines", "Lines accepted", vec![(Vec::new(), self.status.accepted_lines)])
     }
 
@@ -127,13 +119,9 @@ impl Metrics {
         ] {
             counter(out, name, help, values)?;
         }
-        let rejected = backends().flat_map(|(labels, backend)| {
-            backend.rejected_lines.iter().map(move |(class, lines)| (with(&labels, "class", class), *lines))
-        });
+        let rejected = backends().flat_map(|(labels, backend)| by(labels, "class", &backend.rejected_lines));
         counter(out, "rejected_lines", "Lines the backend will never take, by class", rejected.collect())?;
-        let dropped = backends().flat_map(|(labels, backend)| {
-            backend.dropped_lines.iter().map(move |(reason, lines)| (with(&labels, "reason", reason), *lines))
-        });
+        let dropped = backends().flat_map(|(labels, backend)| by(labels, "reason", &backend.dropped_lines));
         counter(out, "dropped_lines", "Lines given up, by reason", dropped.collect())?;
         for (name, help, values) in [
             one("pending_lines", "Lines not yet acknowledged", |backend| backend.pending_lines),
@@ -166,6 +154,15 @@ impl Metrics {
         let cpu = vec![(Vec::new(), self.process.cpu_seconds)];
         counter(out, "process_cpu_seconds", "Processor time, user and system", cpu)
     }
+}
+
+/// One value for each entry, with its name as one label more.
+fn by<'a>(
+    labels: Labels<'a>,
+    key: &'static str,
+    lines: &'a BTreeMap<String, u64>,
+) -> impl Iterator<Item = (Labels<'a>, u64)> {
+    lines.iter().map(move |(name, lines)| (with(&labels, key, name), *lines))
 }
 
 fn with<'a>(labels: &Labels<'a>, key: &'static str, value: &'a str) -> Labels<'a> {

@@ -50,6 +50,13 @@ impl Started {
         Self { child, lines, target, admin }
     }
 
+    /// Sends a first line, and waits until it is accepted.
+    fn send_line(&self) {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        socket.send_to(b"m v=1 1\n", self.target).expect("send");
+        wait_for("the line", || get(self.admin, "/api/status").1.contains("\"accepted_lines\":1").then_some(()));
+    }
+
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
@@ -108,9 +115,7 @@ fn a_hangup_ends_nothing() {
     let folder = tempfile::tempdir().expect("folder");
     let started = Started::new(&[], folder.path());
     started.signal("-HUP");
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
-    socket.send_to(b"m v=1 1\n", started.target).expect("send");
-    wait_for("the line", || get(started.admin, "/api/status").1.contains("\"accepted_lines\":1").then_some(()));
+    started.send_line();
     started.signal("-TERM");
     let (code, log) = started.end();
     assert_eq!(code, Some(0));
@@ -133,9 +138,7 @@ fn output_that_nobody_reads_stops_nothing() {
 fn a_shutdown_with_a_dead_backend_ends_and_tells_what_is_left() {
     let folder = tempfile::tempdir().expect("folder");
     let started = Started::new(&["--backend", "http://127.0.0.1:1"], folder.path());
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
-    socket.send_to(b"m v=1 1\n", started.target).expect("send");
-    wait_for("the line", || get(started.admin, "/api/status").1.contains("\"accepted_lines\":1").then_some(()));
+    started.send_line();
     started.signal("-TERM");
     let (code, log) = started.end();
     assert_eq!(code, Some(0));
