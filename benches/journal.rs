@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twinflux::batch::{Batch, Destination, HandOver, Received};
-use twinflux::journal::{Journal, Limits, ring};
+use twinflux::journal::{BackendSetup, Journal, Limits, ring};
 use twinflux::protocol::Precision;
 
 /// Batches in one round, and lines in each: what 4 ms bring at 200,000 lines a second.
@@ -23,7 +23,8 @@ fn append_lease_settle(criterion: &mut Criterion) {
         precision: Precision::Nanoseconds,
     });
     let bytes = Bytes::from(vec![b'x'; 28_000]);
-    let journal = Journal::new(64 << 20, 2);
+    let journal =
+        Journal::new(64 << 20, &["a", "b"].map(|name| BackendSetup { name: name.to_owned(), replay_share: 0.5 }));
     let mut readers = [journal.reader(0), journal.reader(1)];
     let (producer, consumer) = ring(64);
     let mut delivered = 0;

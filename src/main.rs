@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use twinflux::control::cli::{Cli, Command, Run};
+use twinflux::control::cli::{Cli, Command, JournalCommand, Run};
+use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::control::{Config, Status};
 use twinflux::deliver::Backend;
+use twinflux::journal::Durability;
 use twinflux::receive::udp::{Inherited, Listener, use_small_pages};
 use twinflux::relay::{Relay, StartError};
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         None => run(&cli.run),
         Some(Command::Check { config }) => check(&config),
         Some(Command::Status { admin }) => status(admin),
+        Some(Command::Journal(command)) => journal(command),
         Some(Command::Demo) => demo(),
     };
     match ended {
@@ -74,8 +77,11 @@ fn run(options: &Run) -> Ended {
     });
     let last = relay.shutdown();
     for backend in &last.backends {
-        if backend.pending_lines > 0 {
-            tracing::warn!(backend = backend.name, lines = backend.pending_lines, "lost: they were only in memory");
+        let (name, lines) = (&backend.name, backend.pending_lines);
+        match config.journal.durability {
+            _ if lines == 0 => {}
+            Durability::Memory => tracing::warn!(backend = name, lines, "lost: they were only in memory"),
+            _ => tracing::info!(backend = name, lines, "kept in the journal for the next start"),
         }
         tracing::info!(
             backend = backend.name,
@@ -160,6 +166,34 @@ fn demo() -> Ended {
         Ok(false) => Err((FAILED, "a store does not hold every line".to_owned())),
         Err(error) => Err((FAILED, error)),
     }
+}
+
+fn journal(command: JournalCommand) -> Ended {
+    let failed = |error: String| (FAILED, error);
+    match command {
+        JournalCommand::Verify { folder } => {
+            let (is_sound, text) = Stopped::open(&folder).and_then(|journal| journal.verify()).map_err(failed)?;
+            drop(write!(io::stdout(), "{text}"));
+            if !is_sound {
+                return Err(failed(
+                    "the journal is damaged; a relay that is started on it delivers the rest".to_owned(),
+                ));
+            }
+        }
+        JournalCommand::Dump { folder } => {
+            Stopped::open(&folder).and_then(|journal| journal.dump(io::stdout().lock())).map_err(failed)?;
+        }
+        JournalCommand::Stats { folder } => {
+            let text = Stopped::open(&folder).and_then(|journal| journal.stats()).map_err(failed)?;
+            drop(write!(io::stdout(), "{text}"));
+        }
+        JournalCommand::Forget { name, config, data_dir } => {
+            let folder = data_dir_of(config.as_deref(), data_dir).map_err(|error| (BAD_CONFIGURATION, error))?;
+            Stopped::open(&folder).and_then(|journal| journal.forget(&name)).map_err(failed)?;
+            drop(writeln!(io::stdout(), "{name} is forgotten: nothing is kept for it any more"));
+        }
+    }
+    Ok(())
 }
 
 fn status(admin: std::net::SocketAddr) -> Ended {

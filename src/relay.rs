@@ -4,16 +4,18 @@
 //! |---|---|---|
 //! | `udp-N` | one socket: receive, scan, batch | datagrams |
 //! | `journal` | numbers batches | the ring |
+//! | `journal-write` | writes records and cursors to the disk | records, the disk |
+//! | `journal-sync` | syncs them, removes what is passed | a time, the disk |
 //! | `deliver` | flushers, admin listener (tokio) | sockets, timers |
 //!
 //! Start: secrets and certificates are read, the data folder is locked, sockets are bound (from then on the
-//! kernel queues), threads start from the backends' end to the sockets' end. Stop goes the other way: workers
-//! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given.
+//! kernel queues), the journal is opened, threads start from the backends' end to the sockets' end. Stop goes the other way: workers
+//! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given, and
+//! what is left is written and synced.
 
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,10 +28,12 @@ use tokio::sync::watch;
 use crate::batch::{Builder, Limits, Pool};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
+use crate::control::data_dir::{self, LockError};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::{self, Backend, Health, SetupError};
+use crate::journal::disk::{Folder, Keeper, OpenError, Report};
 use crate::journal::ring::{Consumer, Producer};
-use crate::journal::{Journal, ring};
+use crate::journal::{self, Journal, ring};
 use crate::receive::udp::{self, Inherited, Listener};
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
@@ -59,6 +63,9 @@ pub enum StartError {
     /// The data folder cannot be used.
     #[error("cannot use the data folder {0}: {1}; create it, or give another with --data-dir")]
     DataDir(String, io::Error),
+    /// The journal cannot be opened.
+    #[error("cannot open the journal in {0}: {1}")]
+    Journal(String, OpenError),
     /// A listener's address cannot be used.
     #[error("cannot listen on {kind} {address}: {error}{}", advice(.kind, .error))]
     Listen {
@@ -93,6 +100,7 @@ pub struct Relay {
     admin: SocketAddr,
     workers: Vec<JoinHandle<()>>,
     journal_thread: JoinHandle<()>,
+    keeper: Option<Keeper>,
     ring: Producer,
     journal_stop: Arc<AtomicBool>,
     flushers: Vec<tokio::task::JoinHandle<()>>,
@@ -119,7 +127,7 @@ impl Relay {
         }
         let runtime = start_runtime().map_err(StartError::Thread)?;
         let (admin, address) = runtime.block_on(bind_admin(config.admin.listen))?;
-        let journal = Journal::new(config.journal.memory.as_u64(), backends.len());
+        let journal = open_journal(config)?;
         let view = view(config, listeners, &journal);
         drop(runtime.spawn(admin.serve(view.clone())));
 
@@ -130,6 +138,7 @@ impl Relay {
         let flushers = flushers.collect();
         let (ring, consumer) = ring(RING_BATCHES);
         let journal_stop = Arc::new(AtomicBool::new(false));
+        let keeper = Keeper::start(&journal).map_err(StartError::Thread)?;
         let journal_thread = start_journal(&view, consumer, &journal_stop).map_err(StartError::Thread)?;
         let workers = start_workers(&view.listeners, &setups, &ring).map_err(StartError::Thread)?;
         Ok(Self {
@@ -138,6 +147,7 @@ impl Relay {
             admin: address,
             workers,
             journal_thread,
+            keeper,
             ring,
             journal_stop,
             flushers,
@@ -183,6 +193,9 @@ impl Relay {
                 drop(tokio::time::timeout_at(deadline, flusher).await);
             }
         });
+        if let Some(keeper) = self.keeper {
+            report_panic(&keeper.stop());
+        }
         let status = self.view.status();
         self.runtime.shutdown_background();
         status
@@ -201,6 +214,61 @@ async fn bind_admin(address: SocketAddr) -> Result<(Admin, SocketAddr), StartErr
     Ok((admin, address))
 }
 
+/// Opens the journal, and says what was found.
+fn open_journal(config: &Config) -> Result<Journal, StartError> {
+    let (memory, backends) = (config.journal.memory.as_u64(), config.journal_backends());
+    let folder = config.journal_folder();
+    let failed = |error| StartError::Journal(folder.display().to_string(), error);
+    let Some(options) = config.disk() else {
+        if folder.exists() {
+            tracing::warn!(
+                folder = %folder.display(),
+                "durability is \"memory\": what an earlier run left in the journal stays there, and is not delivered"
+            );
+        }
+        return Ok(Journal::new(memory, &backends));
+    };
+    let storage = Folder::open(&folder).map_err(|error| failed(error.into()))?;
+    let journal = Journal::open(Arc::new(storage), &options, memory, &backends).map_err(failed)?;
+    report_opening(&journal.snapshot(), &backends);
+    Ok(journal)
+}
+
+fn report_opening(found: &journal::Snapshot, backends: &[journal::BackendSetup]) {
+    let Some(disk) = &found.disk else { return };
+    let report = &disk.report;
+    if report.segments == 0 {
+        return;
+    }
+    let Report { segments, bytes, truncated_bytes, skipped_bytes, damaged_records, missing_segments, .. } = report;
+    tracing::info!(segments, bytes, truncated_bytes, took = ?report.took, "opened the journal");
+    if skipped_bytes + damaged_records + missing_segments > 0 || !report.set_aside.is_empty() {
+        tracing::warn!(
+            skipped_bytes,
+            damaged_records,
+            missing_segments,
+            set_aside = ?report.set_aside,
+            "the journal is damaged: what is missing is counted as dropped (corrupt) when a backend comes to it"
+        );
+    }
+    if report.cursors_lost {
+        tracing::warn!("the journal's cursors are lost: every backend gets all that is in the journal once more");
+    }
+    for (backend, ledger) in backends.iter().zip(&found.ledgers) {
+        if ledger.recovered > 0 {
+            tracing::info!(backend = backend.name, lines = ledger.recovered, "found lines to deliver");
+        }
+    }
+    for (backend, lines) in &disk.orphans {
+        tracing::warn!(
+            backend,
+            lines,
+            "the journal keeps lines for a backend that is not configured: configure it again, or stop the relay and \
+             run: twinflux journal forget {backend}"
+        );
+    }
+}
+
 fn view(config: &Config, listeners: Vec<Listener>, journal: &Journal) -> View {
     let backends = config.backend.iter().map(|backend| BackendView {
         name: backend.name.clone(),
@@ -216,16 +284,11 @@ fn view(config: &Config, listeners: Vec<Listener>, journal: &Journal) -> View {
     }
 }
 
-/// Makes the folder where it is missing, and takes its lock for as long as the file is open.
 fn lock_data_dir(folder: &Path) -> Result<File, StartError> {
-    let unusable = |error| StartError::DataDir(folder.display().to_string(), error);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(unusable)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Locked(folder.display().to_string())),
-        Err(std::fs::TryLockError::Error(error)) => Err(unusable(error)),
-    }
+    data_dir::lock(folder).map_err(|error| match error {
+        LockError::Held => StartError::Locked(folder.display().to_string()),
+        LockError::Io(error) => StartError::DataDir(folder.display().to_string(), error),
+    })
 }
 
 fn bind(setup: udp::Setup, inherited: &mut Inherited) -> Result<Listener, StartError> {
@@ -275,7 +338,7 @@ fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) {
                 backend = backend.name,
                 lines = *total - *logged,
                 total,
-                "dropped the oldest lines that the backend has not taken: journal.memory is full"
+                "dropped lines that the backend has not taken; /api/status has the reasons and the gaps"
             );
             *logged = *total;
         }

@@ -73,10 +73,48 @@ pub enum Command {
     },
     /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived
     Demo,
+    /// Look at the journal of a stopped relay, or forget a backend
+    #[command(subcommand)]
+    Journal(JournalCommand),
     /// Show a running relay's state
     Status {
         /// The relay's admin address
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9097")]
         admin: SocketAddr,
+    },
+}
+
+/// What to do with a stopped relay's journal.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Read everything and say what is damaged or missing; exit code 1 where something is
+    Verify {
+        /// The data folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Print every line, in the form that `influx -import` reads
+    Dump {
+        /// The data folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Show segments, destinations, what each backend has still to get, and the gaps
+    Stats {
+        /// The data folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Give up what is kept for a backend that is gone for good
+    Forget {
+        /// The backend's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The configuration file that names the data folder
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The data folder
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
     },
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::url::BackendUrl;
 use crate::journal::Durability;
+use crate::journal::disk::WhenFull;
 use crate::protocol::Precision;
 
 /// The whole configuration.
@@ -154,6 +155,10 @@ pub struct Backend {
     /// The largest datagram of a `udp://` backend: fits an Ethernet frame with room for tunnels.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
+    /// After an outage: the share of requests that the backlog on the disk gets while fresh lines wait. Half: the
+    /// present is to be seen, and the past is to end. With 1 the order is strict, and fresh lines wait.
+    #[serde(default = "default_replay_share")]
+    pub replay_share: f64,
 }
 
 impl Backend {
@@ -174,6 +179,7 @@ impl Backend {
             max_batch_bytes: default_max_batch_bytes(),
             linger: default_linger(),
             mtu: default_mtu(),
+            replay_share: default_replay_share(),
         }
     }
 }
@@ -198,19 +204,58 @@ fn default_mtu() -> u16 {
     1400
 }
 
-/// The journal's settings.
+fn default_replay_share() -> f64 {
+    0.5
+}
+
+/// How records are compressed on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// LZ4 blocks.
+    Lz4,
+}
+
+/// The journal's settings. All but `durability` and `memory` are about the disk.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Journal {
-    /// What a crash may cost.
+    /// What a crash may cost. Written: a killed process costs nothing, and it costs little.
     pub durability: Durability,
     /// The memory for lines that a backend has yet to take, a hard bound: 200,000 lines, and small beside an InfluxDB.
     pub memory: ByteSize,
+    /// The disk for lines that a backend has yet to take, a hard bound: a day of 300 lines a second.
+    pub disk: ByteSize,
+    /// How long written lines stay unsynced: what a power cut may cost. A disk is synced earlier after 4 MiB.
+    #[serde(with = "duration")]
+    pub sync_interval: Duration,
+    /// Less disk for more CPU. Off: the backlog of an outage is rare and short, the CPU is always needed.
+    pub compression: Compression,
+    /// What gives way when there is no room on the disk: fresh metrics are worth more than old ones.
+    pub full: WhenFull,
+    /// Lines older than this are given up; 0 never: the quota is bound enough.
+    #[serde(with = "duration")]
+    pub max_age: Duration,
+    /// What is left free on the volume; without it 5 %, at most 1 GiB: other programs live there, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_free: Option<ByteSize>,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { durability: Durability::default(), memory: ByteSize::mib(64) }
+        Self {
+            durability: Durability::default(),
+            memory: ByteSize::mib(64),
+            disk: ByteSize::gib(8),
+            sync_interval: Duration::from_millis(500),
+            compression: Compression::default(),
+            full: WhenFull::default(),
+            max_age: Duration::ZERO,
+            min_free: None,
+        }
     }
 }
 

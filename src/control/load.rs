@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Backend, Config, Udp};
+use super::config::{Backend, Compression, Config, Journal, Udp};
 use super::url::BackendUrl;
 use crate::batch::{Builder, Destination};
 use crate::deliver::{self, Api, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
-use crate::journal::Limits;
+use crate::journal::disk::{DiskOptions, MAX_NAME_BYTES};
+use crate::journal::{BackendSetup, Durability, Limits};
 use crate::receive::udp;
 
 /// Where data goes when no file says otherwise, below the current folder.
@@ -21,6 +22,12 @@ const DATA_DIR_WITHOUT_FILE: &str = "twinflux-data";
 const LEAST_MEMORY: u64 = 4 << 20;
 /// More memory than a cheap VM has is a mistake.
 const MOST_MEMORY: u64 = 64 << 30;
+/// The least disk that a journal works with: eight segments that each hold a few of the largest records.
+const LEAST_DISK: u64 = 8 << 20;
+/// How often a disk that fails or is full is tried again: twice within the two seconds that a resumption may take.
+const DISK_RETRY: Duration = Duration::from_secs(1);
+/// More disk than there is.
+const MOST_DISK: u64 = 1 << 50;
 /// More threads than any machine has use for.
 const MOST_WORKERS: u16 = 64;
 /// Longer than anybody waits.
@@ -111,10 +118,14 @@ impl Config {
                 format!("must be at least {}MiB: room for two requests to each backend", least.div_ceil(1 << 20));
             return Err(source.at("journal", 0, "memory", &what));
         }
+        self.check_disk(source)?;
         for (place, listener) in self.udp.iter().enumerate() {
             let bad = |key, what: &str| source.at("udp", place, key, what);
             if listener.database.is_empty() {
                 return Err(bad("database", "must name a database, such as \"telegraf\""));
+            }
+            if listener.database.len().max(listener.retention_policy.len()) > MAX_NAME_BYTES {
+                return Err(bad("database", "names of databases and retention policies have at most 255 bytes"));
             }
             if has_control(&listener.database) || has_control(&listener.retention_policy) {
                 return Err(bad("database", "names of databases and retention policies hold no control characters"));
@@ -152,6 +163,54 @@ impl Config {
         Ok(())
     }
 
+    fn check_disk(&self, source: &Source) -> Result<(), ConfigError> {
+        let Journal { disk, sync_interval, max_age, min_free, .. } = &self.journal;
+        let wrong = [
+            (disk.as_u64() < LEAST_DISK, "disk", "must be at least 8MiB: a segment is an eighth of it"),
+            (disk.as_u64() > MOST_DISK, "disk", "must be at most 1PiB"),
+            (
+                *sync_interval < Duration::from_millis(10),
+                "sync_interval",
+                "must be at least 10ms; or set durability = \"synced\"",
+            ),
+            (*sync_interval > LONGEST_TIMEOUT, "sync_interval", "must be at most 1h"),
+            (
+                !max_age.is_zero() && *max_age < Duration::from_secs(60),
+                "max_age",
+                "must be at least 1m, or 0s for none",
+            ),
+            (min_free.is_some_and(|free| free.as_u64() > MOST_DISK), "min_free", "must be at most 1PiB"),
+        ];
+        let first = wrong.into_iter().find(|(is_wrong, ..)| *is_wrong);
+        first.map_or(Ok(()), |(_, key, what)| Err(source.at("journal", 0, key, what)))
+    }
+
+    /// How the journal is kept on the disk; none where it is not.
+    pub fn disk(&self) -> Option<DiskOptions> {
+        let Journal { durability, disk, sync_interval, compression, full, max_age, min_free, .. } = &self.journal;
+        (*durability != Durability::Memory).then(|| DiskOptions {
+            is_synced: *durability == Durability::Synced,
+            compress: *compression == Compression::Lz4,
+            quota: disk.as_u64(),
+            max_age: Some(*max_age).filter(|age| !age.is_zero()),
+            min_free: min_free.map(|free| free.as_u64()),
+            full: *full,
+            sync_interval: *sync_interval,
+            retry_after: DISK_RETRY,
+        })
+    }
+
+    /// The folder of the journal's files.
+    pub fn journal_folder(&self) -> PathBuf {
+        self.data_dir.join("journal")
+    }
+
+    /// The backends as the journal knows them.
+    pub fn journal_backends(&self) -> Vec<BackendSetup> {
+        let setup = |backend: &Backend| BackendSetup { name: backend.name.clone(), replay_share: backend.replay_share };
+        self.backend.iter().map(setup).collect()
+    }
+
     /// The listeners' setups.
     pub fn listeners(&self) -> Vec<udp::Setup> {
         self.udp.iter().map(listener_setup).collect()
@@ -184,6 +243,12 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
             backend.ca_file.is_some() && !backend.url.to_string().starts_with("https://"),
             "ca_file",
             "is for https:// backends only",
+        ),
+        (backend.name.len() > MAX_NAME_BYTES, "name", "may have at most 255 bytes"),
+        (
+            !(0.01..=1.0).contains(&backend.replay_share),
+            "replay_share",
+            "must be between 0.01 and 1; 1 is strict order",
         ),
         (backend.timeout < Duration::from_millis(100), "timeout", "must be at least 100ms"),
         (backend.timeout > LONGEST_TIMEOUT, "timeout", "must be at most 1h"),
@@ -275,7 +340,7 @@ fn hint(key: &str) -> &'static str {
     match key {
         "listen" => "; write an IP address and a port: \"0.0.0.0:8089\"",
         "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
-        "receive_buffer" | "memory" | "max_batch_bytes" => "; write a size: \"8MiB\"",
+        "receive_buffer" | "memory" | "disk" | "min_free" | "max_batch_bytes" => "; write a size: \"8MiB\"",
         "[udp]" => "; there may be several: write [[udp]]",
         "[backend]" => "; there may be several: write [[backend]]",
         _ => "",

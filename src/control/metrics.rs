@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::status::{Status, View};
 use crate::deliver::State;
+use crate::journal::disk::Condition;
 
 /// The content type of [`render`].
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -60,6 +61,7 @@ impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_receive(&mut encoder)?;
         self.encode_backends(&mut encoder)?;
+        self.encode_journal(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -143,12 +145,27 @@ impl Metrics {
         gauge(out, "latency_seconds", "Receive to acknowledged", latency.collect())
     }
 
+    fn encode_journal(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let journal = &self.status.journal;
+        let plain = |value| vec![(Vec::new(), value)];
+        gauge(out, "journal_memory_bytes", "Memory held by records", plain(journal.memory_bytes))?;
+        gauge(out, "journal_disk_bytes", "Disk held by segments", plain(journal.disk_bytes))?;
+        gauge(out, "journal_segments", "Segments on disk", plain(journal.segments))?;
+        let states = [("ok", Condition::Ok), ("full", Condition::Full), ("failing", Condition::Failing)];
+        let states = states.map(|(name, state)| (vec![("state", name)], u64::from(journal.state == state)));
+        gauge(out, "journal_state", "1 for the state the journal's disk is in", states.into())?;
+        counter(out, "journal_syncs", "Times that files were synced", plain(journal.syncs))?;
+        counter(out, "journal_sync_errors", "Syncs that failed", plain(journal.sync_errors))?;
+        counter(out, "journal_write_errors", "Writes that failed", plain(journal.write_errors))?;
+        counter(out, "journal_read_errors", "Reads that failed", plain(journal.read_errors))?;
+        let orphans = journal.orphans.iter().map(|(name, lines)| (vec![("backend", name.as_str())], *lines));
+        gauge(out, "journal_orphan_lines", "Lines kept for a backend that is not configured", orphans.collect())?;
+        gauge(out, "journal_gaps", "Entries of the gap ledger", plain(journal.gaps.len() as u64))
+    }
+
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let plain = |value| vec![(Vec::new(), value)];
         gauge(out, "uptime_seconds", "Since the start", vec![(Vec::new(), self.status.uptime_seconds)])?;
-        gauge(out, "journal_memory_bytes", "Memory held by records", plain(self.status.journal.memory_bytes))?;
-        gauge(out, "journal_disk_bytes", "Disk held by segments", plain(self.status.journal.disk_bytes))?;
-        gauge(out, "journal_segments", "Segments on disk", plain(self.status.journal.segments))?;
         gauge(out, "process_resident_bytes", "Resident memory", plain(self.process.resident_bytes))?;
         gauge(out, "process_resident_peak_bytes", "Most resident memory", plain(self.process.resident_peak_bytes))?;
         let cpu = vec![(Vec::new(), self.process.cpu_seconds)];

@@ -5,6 +5,8 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod data_dir;
+pub mod journal;
 mod load;
 mod metrics;
 pub mod status;

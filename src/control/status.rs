@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::deliver::Health;
-use crate::journal::{DropReason, Durability, Journal, Ledger, Rejection};
+use crate::journal::disk::{Condition, DiskFigures};
+use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::protocol::Refusal;
 use crate::receive::udp::Listener;
 
@@ -136,7 +138,7 @@ pub struct Latency {
     pub max: f64,
 }
 
-/// The journal's figures.
+/// The journal's figures. Those of the disk are 0 where records are kept in memory only.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct JournalStatus {
     /// What a crash may cost.
@@ -147,6 +149,68 @@ pub struct JournalStatus {
     pub disk_bytes: u64,
     /// Segments on disk.
     pub segments: u64,
+    /// `ok`, `full` or `failing`: lines are in memory only, or not safe from a power cut.
+    pub state: Condition,
+    /// What the disk said last, whether or not it is over.
+    pub last_error: Option<String>,
+    /// Times that files were synced.
+    pub syncs: u64,
+    /// Syncs that failed.
+    pub sync_errors: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// How long syncs took.
+    pub sync_ms: Latency,
+    /// What was found at the start.
+    pub recovery: Recovery,
+    /// Backends that are not configured any more, and the lines that are kept for them.
+    pub orphans: BTreeMap<String, u64>,
+    /// What was given up for a backend, oldest first: the work list for repairing it from its twin.
+    pub gaps: Vec<Gap>,
+}
+
+/// What was found when the journal was opened.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct Recovery {
+    /// Segments found.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes cut from the log's end: a write that was under way.
+    pub truncated_bytes: u64,
+    /// Bytes of the last segment that are no record.
+    pub skipped_bytes: u64,
+    /// Records of the last segment that are not what was written.
+    pub damaged_records: u64,
+    /// Segments that are missing between others.
+    pub missing_segments: u64,
+    /// Files set aside because nothing in them can be read.
+    pub set_aside: Vec<String>,
+    /// Every backend got all that was in the journal once more.
+    pub cursors_lost: bool,
+    /// How long the opening took.
+    pub seconds: f64,
+}
+
+/// Lines given up for a backend.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Gap {
+    /// The backend.
+    pub backend: String,
+    /// The database that they were for.
+    pub database: String,
+    /// The retention policy; empty for the database's default.
+    pub retention_policy: String,
+    /// None of them was received before, in UTC.
+    pub from: String,
+    /// None of them was received after, in UTC.
+    pub until: String,
+    /// How many.
+    pub lines: u64,
+    /// `memory_full`, `quota`, `age` or `corrupt`.
+    pub reason: String,
 }
 
 impl View {
@@ -189,12 +253,7 @@ impl View {
             backends: backends
                 .map(|(view, (ledger, oldest))| Backend::new(view, ledger, *oldest, ring_full, on_the_way))
                 .collect(),
-            journal: JournalStatus {
-                durability: self.durability,
-                memory_bytes: journal.memory_bytes,
-                disk_bytes: 0,
-                segments: 0,
-            },
+            journal: JournalStatus::new(self.durability, &journal),
         }
     }
 
@@ -227,11 +286,7 @@ impl Backend {
             requests,
             retries,
             last_error: view.health.last_error(),
-            latency_ms: Latency {
-                p50: milliseconds(ledger.latency.value_at_quantile(0.5)),
-                p99: milliseconds(ledger.latency.value_at_quantile(0.99)),
-                max: milliseconds(ledger.latency.max()),
-            },
+            latency_ms: Latency::new(&ledger.latency),
         }
     }
 
@@ -249,6 +304,66 @@ impl Backend {
     pub fn difference(&self, accepted: u64) -> i128 {
         let gone = self.delivered_lines + self.rejected() + self.dropped() + self.pending_lines;
         i128::from(accepted + self.recovered_lines) - i128::from(gone)
+    }
+}
+
+impl JournalStatus {
+    fn new(durability: Durability, journal: &Snapshot) -> Self {
+        let disk = journal.disk.as_ref();
+        let figure = |value: fn(&DiskFigures) -> u64| disk.map_or(0, value);
+        let report = disk.map(|disk| disk.report.clone()).unwrap_or_default();
+        Self {
+            durability,
+            memory_bytes: journal.memory_bytes,
+            disk_bytes: figure(|disk| disk.bytes),
+            segments: figure(|disk| disk.segments),
+            state: disk.map_or(Condition::Ok, |disk| disk.condition),
+            last_error: disk.and_then(|disk| disk.error.clone()),
+            syncs: figure(|disk| disk.syncs),
+            sync_errors: figure(|disk| disk.sync_errors),
+            write_errors: figure(|disk| disk.write_errors),
+            read_errors: figure(|disk| disk.read_errors),
+            sync_ms: disk.map_or(Latency { p50: 0.0, p99: 0.0, max: 0.0 }, |disk| Latency::new(&disk.sync_latency)),
+            recovery: Recovery {
+                segments: report.segments,
+                bytes: report.bytes,
+                truncated_bytes: report.truncated_bytes,
+                skipped_bytes: report.skipped_bytes,
+                damaged_records: report.damaged_records,
+                missing_segments: report.missing_segments,
+                set_aside: report.set_aside,
+                cursors_lost: report.cursors_lost,
+                seconds: report.took.as_secs_f64(),
+            },
+            orphans: disk.map(|disk| disk.orphans.iter().cloned().collect()).unwrap_or_default(),
+            gaps: journal.gaps.iter().map(Gap::new).collect(),
+        }
+    }
+}
+
+impl Gap {
+    fn new(gap: &journal::Gap) -> Self {
+        let time =
+            |nanoseconds| humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string();
+        Self {
+            backend: gap.backend.clone(),
+            database: gap.destination.database.clone(),
+            retention_policy: gap.destination.retention_policy.clone(),
+            from: time(gap.from),
+            until: time(gap.until),
+            lines: gap.lines,
+            reason: gap.reason.name().to_owned(),
+        }
+    }
+}
+
+impl Latency {
+    fn new(histogram: &Histogram<u64>) -> Self {
+        Self {
+            p50: milliseconds(histogram.value_at_quantile(0.5)),
+            p99: milliseconds(histogram.value_at_quantile(0.99)),
+            max: milliseconds(histogram.max()),
+        }
     }
 }
 

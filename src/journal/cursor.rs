@@ -1,12 +1,21 @@
 //! One backend's place in one destination's records.
 //!
 //! Records are leased in order, several leases may be out at once, and they may end in any order: settled, or
-//! given back and then leased again before anything newer. The watermark is the lowest sequence not settled.
+//! given back and then leased again before anything newer.
+//!
+//! What is not leased yet lies in **lanes**: the open one, which has no end, and closed ones before it. A cursor has one
+//! lane until its backend lags so far that records have left the memory. Then what is only on the disk becomes a
+//! closed lane, the backlog, and fresh records have the open lane to themselves, so that they need not wait behind
+//! it. Under strict order there is never more than the open lane, and fresh records do wait.
+//!
+//! Bounds: [`MOST_LANES`]; with so many, the open lane is read from the disk until it has caught up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Record;
+use super::disk::Place;
+use super::record::{Position, Record};
 
 /// What a lease takes at most, and when it is worth taking.
 #[derive(Clone, Copy, Debug)]
@@ -16,25 +25,133 @@ pub struct Limits {
     /// Bytes of all records together (one record is always taken).
     pub bytes: u64,
     /// How long a first record waits for more.
-    pub linger: std::time::Duration,
+    pub linger: Duration,
 }
 
+/// Lanes of one cursor, at most: outages within the replay of an earlier one.
+const MOST_LANES: usize = 8;
+
+/// Consecutive records of a destination that are to be leased.
 #[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// No record below this sequence is left.
+    pub(super) from: u64,
+    /// The position of the next record on the disk.
+    pub(super) at: Position,
+    /// Where it ends; none for the open lane.
+    pub(super) end: Option<End>,
+    /// Wall time when its oldest line on the disk was received, or earlier; 0 where that is not known.
+    pub(super) since: u64,
+    /// Where the disk was read last.
+    pub(super) place: Option<Place>,
+}
+
+/// A lane's end: the first sequence and position that are not its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) sequence: u64,
+    pub(super) at: Position,
+}
+
+/// A lane as it is kept on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SavedLane {
+    pub(crate) from: u64,
+    pub(crate) at: Position,
+    pub(crate) since: u64,
+    pub(crate) end: Option<(u64, Position)>,
+}
+
+/// A destination's records as its cursors see them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail<'a> {
+    /// In memory, oldest first.
+    pub(super) records: &'a VecDeque<Arc<Record>>,
+    /// What was written of the destination.
+    pub(super) written: Position,
+    /// The sequence of the next batch.
+    pub(super) next_sequence: u64,
+}
+
+impl<'a> Tail<'a> {
+    /// The first record in memory from this sequence on.
+    fn next(&self, from: u64) -> Option<&'a Arc<Record>> {
+        self.records.get(self.records.partition_point(|record| record.sequence < from))
+    }
+
+    /// Where memory begins for a lane at this sequence: below it are only records on the disk.
+    pub(super) fn begin(&self, from: u64) -> End {
+        match self.next(from) {
+            Some(record) => End { sequence: record.sequence, at: record.written().unwrap_or(self.written) },
+            None => End { sequence: self.next_sequence, at: self.written },
+        }
+    }
+}
+
+#[derive(Debug)]
 pub(super) struct Cursor {
-    /// The lowest sequence that was never leased.
-    unread: u64,
+    /// Closed ones, oldest first, and the open one.
+    lanes: VecDeque<Lane>,
     leased: BTreeMap<u64, Arc<Record>>,
     /// Given back: to be leased again, first.
     returned: BTreeMap<u64, Arc<Record>>,
+    /// In memory and not leased.
     available_lines: u64,
     available_bytes: u64,
 }
 
 impl Cursor {
-    /// Every record below this sequence is settled.
+    /// A cursor whose first record has this sequence or a higher one, with everything written up to `at` behind it.
+    pub(super) fn new(from: u64, at: Position) -> Self {
+        Self::with_lanes(VecDeque::from([Lane { from, at, ..Lane::default() }]))
+    }
+
+    /// A cursor with these lanes, of which the last is open.
+    pub(super) fn with_lanes(lanes: VecDeque<Lane>) -> Self {
+        debug_assert!(lanes.back().is_some_and(|open| open.end.is_none()), "BUG: the last lane is open");
+        Self { lanes, leased: BTreeMap::new(), returned: BTreeMap::new(), available_lines: 0, available_bytes: 0 }
+    }
+
+    fn open(&self) -> &Lane {
+        self.lanes.back().expect("BUG: there is always an open lane")
+    }
+
+    fn open_mut(&mut self) -> &mut Lane {
+        self.lanes.back_mut().expect("BUG: there is always an open lane")
+    }
+
+    /// No record in memory below this sequence is needed.
     pub(super) fn watermark(&self) -> u64 {
         let held = [self.leased.first_key_value(), self.returned.first_key_value()];
-        held.into_iter().flatten().map(|(sequence, _)| *sequence).fold(self.unread, u64::min)
+        held.into_iter().flatten().map(|(sequence, _)| *sequence).fold(self.open().from, u64::min)
+    }
+
+    /// No record on the disk below this sequence is needed; none where no record is.
+    pub(super) fn needed_from(&self, written: Position) -> Option<u64> {
+        let held = [self.leased.first_key_value(), self.returned.first_key_value()];
+        let held = held.into_iter().flatten().map(|(sequence, _)| *sequence);
+        let lanes = self.lanes.iter().filter(|lane| lane.pending(written) != Position::default()).map(|lane| lane.from);
+        held.chain(lanes).min()
+    }
+
+    /// The lanes as they are to be found after a crash: what is leased is not delivered yet.
+    pub(super) fn saved(&self, written: Position) -> Vec<SavedLane> {
+        let mut saved = Vec::with_capacity(self.lanes.len());
+        let mut held = self.leased.iter().chain(&self.returned).map(|(_, record)| record).collect::<Vec<_>>();
+        held.sort_unstable_by_key(|record| record.sequence);
+        let mut held = held.into_iter().peekable();
+        for lane in &self.lanes {
+            let first = held.peek().filter(|record| record.sequence < lane.from).copied();
+            while held.next_if(|record| record.sequence < lane.from).is_some() {}
+            if first.is_none() && lane.is_read() {
+                continue;
+            }
+            let (from, at, since) = first.map_or((lane.from, lane.at, lane.since), |record| {
+                (record.sequence, record.written().unwrap_or(written), record.batch.received.wall)
+            });
+            saved.push(SavedLane { from, at, since, end: lane.end.map(|end| (end.sequence, end.at)) });
+        }
+        saved
     }
 
     pub(super) fn append(&mut self, record: &Record) {
@@ -42,36 +159,65 @@ impl Cursor {
         self.available_bytes += record.bytes();
     }
 
-    /// Whether a lease would be as large as it may be.
+    /// Whether a lease from memory would be as large as it may be.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
         self.available_lines >= limits.lines || self.available_bytes >= limits.bytes
     }
 
-    /// The record that the next lease begins with.
-    pub(super) fn first_available<'a>(&'a self, records: &'a VecDeque<Arc<Record>>) -> Option<&'a Arc<Record>> {
+    /// The record in memory that a lease would begin with.
+    pub(super) fn first_available<'a>(&'a self, tail: Tail<'a>) -> Option<&'a Arc<Record>> {
         let returned = self.returned.first_key_value().map(|(_, record)| record);
-        returned.or_else(|| records.get(records.partition_point(|record| record.sequence < self.unread)))
+        returned.or_else(|| if self.is_behind(tail) { None } else { tail.next(self.open().from) })
     }
 
-    /// The oldest record that is not settled.
-    pub(super) fn oldest_pending<'a>(&'a self, records: &'a VecDeque<Arc<Record>>) -> Option<&'a Arc<Record>> {
-        let available = self.first_available(records);
-        let leased = self.leased.first_key_value().map(|(_, record)| record);
-        [available, leased].into_iter().flatten().min_by_key(|record| record.sequence)
+    /// Whether the open lane's next record is only on the disk.
+    fn is_behind(&self, tail: Tail<'_>) -> bool {
+        let open = self.open();
+        open.at.lines < tail.begin(open.from).at.lines
     }
 
-    /// Leases consecutive records within the limits, at least one where there is one.
-    pub(super) fn lease(&mut self, records: &VecDeque<Arc<Record>>, limits: &Limits) -> Vec<Arc<Record>> {
+    /// Makes what is only on the disk a lane of its own, unless there are as many as may be.
+    pub(super) fn part(&mut self, tail: Tail<'_>) {
+        if !self.is_behind(tail) {
+            return;
+        }
+        let open = self.open();
+        let (begin, open_from, open_at) = (tail.begin(open.from), open.from, open.at);
+        let before = self.lanes.len().checked_sub(2).and_then(|place| self.lanes.get_mut(place));
+        if let Some(lane) = before
+            && lane.end == Some(End { sequence: open_from, at: open_at })
+        {
+            lane.end = Some(begin);
+        } else if self.lanes.len() < MOST_LANES {
+            self.open_mut().end = Some(begin);
+            self.lanes.push_back(Lane::default());
+        } else {
+            return;
+        }
+        *self.open_mut() = Lane { from: begin.sequence, at: begin.at, ..Lane::default() };
+    }
+
+    /// The lane that is to be read from the disk next, and where its reading ends.
+    pub(super) fn backlog(&self, tail: Tail<'_>) -> Option<(&Lane, End)> {
+        let closed = self.lanes.iter().find_map(|lane| Some((lane, lane.end.filter(|_| !lane.is_read())?)));
+        let open = || self.is_behind(tail).then(|| (self.open(), tail.begin(self.open().from)));
+        closed.or_else(open)
+    }
+
+    /// Leases consecutive records from memory within the limits, at least one where there is one.
+    pub(super) fn lease(&mut self, tail: Tail<'_>, limits: &Limits) -> Vec<Arc<Record>> {
         let mut taken = Vec::new();
         let (mut lines, mut bytes) = (0, 0);
-        while let Some(record) = self.first_available(records).map(Arc::clone) {
+        while let Some(record) = self.first_available(tail).map(Arc::clone) {
             lines += record.batch.lines;
             bytes += record.bytes();
             if !taken.is_empty() && (lines > limits.lines || bytes > limits.bytes) {
                 break;
             }
             if self.returned.remove(&record.sequence).is_none() {
-                self.unread = record.sequence + 1;
+                let open = self.open_mut();
+                open.from = record.sequence + 1;
+                open.at = record.written().map_or(open.at, |at| record.end(at));
             }
             self.unavail(&record);
             self.leased.insert(record.sequence, Arc::clone(&record));
@@ -80,10 +226,39 @@ impl Cursor {
         taken
     }
 
+    /// Takes over records that were read from the lane that is at `from`, and whether that was all it has.
+    /// Returns what was leased and what turned out to be missing; none where the lane has moved meanwhile.
+    pub(super) fn lease_read(&mut self, read: Read) -> Option<(Vec<Arc<Record>>, Position)> {
+        let lane = self.lanes.iter_mut().find(|lane| lane.from == read.from && !lane.is_read())?;
+        let mut missing = Position::default();
+        for record in &read.records {
+            let at = record.written().unwrap_or(lane.at);
+            let gap = at.since(lane.at);
+            missing = missing.plus(gap.lines, gap.bytes);
+            (lane.from, lane.at) = (record.sequence + 1, record.end(at));
+            lane.since = record.batch.received.wall;
+            self.leased.insert(record.sequence, Arc::clone(record));
+        }
+        lane.place = read.place;
+        if let Some(end) = read.finished {
+            let gap = end.at.since(lane.at);
+            missing = missing.plus(gap.lines, gap.bytes);
+            (lane.from, lane.at) = (lane.from.max(end.sequence), lane.at.max(end.at));
+        }
+        self.end_lanes();
+        Some((read.records, missing))
+    }
+
+    /// Whether a record is on its way to the backend.
+    pub(super) fn has_leased(&self, sequence: u64) -> bool {
+        self.leased.contains_key(&sequence)
+    }
+
     /// Ends the lease of a settled record.
     pub(super) fn settle(&mut self, sequence: u64) {
         let leased = self.leased.remove(&sequence);
         debug_assert!(leased.is_some(), "BUG: only a leased record is settled");
+        self.end_lanes();
     }
 
     /// Ends the lease of a record that is to be leased again.
@@ -93,19 +268,105 @@ impl Cursor {
         self.returned.insert(record.sequence, Arc::clone(record));
     }
 
-    /// A record leaves the journal. True where this cursor was still to read it, so that its lines are lost to
-    /// the backend; a leased one may still be settled.
-    pub(super) fn fall_off(&mut self, record: &Arc<Record>) -> bool {
-        let lost = self.returned.remove(&record.sequence).is_some() || record.sequence >= self.unread;
+    /// A record that was never written leaves the memory. True where this cursor was still to read it, so that its
+    /// lines are lost to the backend.
+    pub(super) fn fall_off(&mut self, record: &Record) -> bool {
+        let lost = self.returned.remove(&record.sequence).is_some() || record.sequence >= self.open().from;
         if lost {
-            self.unread = self.unread.max(record.sequence + 1);
             self.unavail(record);
         }
         lost
+    }
+
+    /// A record that was written leaves the memory: whoever has still to read it reads it from the disk.
+    pub(super) fn fall_behind(&mut self, record: &Record) {
+        if record.sequence >= self.open().from {
+            self.unavail(record);
+            let open = self.open_mut();
+            if open.since == 0 {
+                open.since = record.batch.received.wall;
+            }
+        }
+    }
+
+    /// A record was written, up to `end`.
+    pub(super) fn note_written(&mut self, record: &Record, end: Position) {
+        let open = self.open_mut();
+        if open.from > record.sequence {
+            open.at = end;
+        }
+    }
+
+    /// The disk no longer has what lies before `begin`. Returns what that costs this cursor, and since when.
+    pub(super) fn cut(&mut self, tail: Tail<'_>, begin: End) -> (Position, u64) {
+        let (mut lost, mut since) = (Position::default(), 0);
+        for lane in &mut self.lanes {
+            let end = lane.end.unwrap_or_else(|| tail.begin(lane.from));
+            let to = if end.at.lines < begin.at.lines { end } else { begin };
+            let gap = to.at.since(lane.at);
+            if gap == Position::default() {
+                continue;
+            }
+            lost = lost.plus(gap.lines, gap.bytes);
+            since = if since == 0 { lane.since } else { since };
+            (lane.from, lane.at, lane.place) = (lane.from.max(to.sequence), to.at, None);
+        }
+        self.end_lanes();
+        (lost, since)
+    }
+
+    /// The oldest record that is not settled: in memory, or only known by its time.
+    pub(super) fn oldest_pending<'a>(&'a self, tail: Tail<'a>) -> (Option<&'a Arc<Record>>, Option<u64>) {
+        let available = self.first_available(tail);
+        let leased = self.leased.first_key_value().map(|(_, record)| record);
+        let record = [available, leased].into_iter().flatten().min_by_key(|record| record.sequence);
+        (record, self.backlog(tail).map(|(lane, _)| lane.since).filter(|since| *since > 0))
+    }
+
+    /// What the lanes hold on the disk, and on their way to it.
+    pub(super) fn unread_on_disk(&self, written: Position) -> Position {
+        self.lanes
+            .iter()
+            .map(|lane| lane.pending(written))
+            .fold(Position::default(), |sum, one| sum.plus(one.lines, one.bytes))
+    }
+
+    /// Lets closed lanes go of which everything is settled. (Before that they say where what is leased ends.)
+    fn end_lanes(&mut self) {
+        let held = [self.leased.first_key_value(), self.returned.first_key_value()];
+        let held = held.into_iter().flatten().map(|(sequence, _)| *sequence).min().unwrap_or(u64::MAX);
+        let is_over = |lane: &Lane| lane.is_read() && lane.end.is_some_and(|end| held >= end.sequence);
+        while self.lanes.front().is_some_and(is_over) {
+            self.lanes.pop_front();
+        }
     }
 
     fn unavail(&mut self, record: &Record) {
         self.available_lines -= record.batch.lines;
         self.available_bytes -= record.bytes();
     }
+}
+
+impl Lane {
+    /// Whether it has an end, and was read up to there.
+    fn is_read(&self) -> bool {
+        self.end.is_some_and(|end| self.at.lines >= end.at.lines)
+    }
+
+    fn pending(&self, written: Position) -> Position {
+        self.end.map_or(written, |end| end.at).since(self.at)
+    }
+}
+
+/// What was read from the disk for a cursor's first lane.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// Where the lane was.
+    pub(super) from: u64,
+    /// The lane's next records.
+    pub(super) records: Vec<Arc<Record>>,
+    /// Where to go on.
+    pub(super) place: Option<Place>,
+    /// Its end, where there is nothing more before that.
+    pub(super) finished: Option<End>,
 }

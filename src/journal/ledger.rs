@@ -9,17 +9,26 @@ pub enum DropReason {
     RingFull,
     /// The memory tail was full, and these were its oldest lines.
     MemoryFull,
+    /// The journal's quota on the disk was reached, or its volume's floor.
+    Quota,
+    /// They were older than allowed.
+    Age,
+    /// The disk no longer had what was written.
+    Corrupt,
 }
 
 impl DropReason {
     /// Every reason, in counter order.
-    pub const ALL: [Self; 2] = [Self::RingFull, Self::MemoryFull];
+    pub const ALL: [Self; 5] = [Self::RingFull, Self::MemoryFull, Self::Quota, Self::Age, Self::Corrupt];
 
     /// The reason's name in metrics, JSON and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::RingFull => "ring_full",
             Self::MemoryFull => "memory_full",
+            Self::Quota => "quota",
+            Self::Age => "age",
+            Self::Corrupt => "corrupt",
         }
     }
 }
@@ -101,6 +110,12 @@ impl Default for Ledger {
 }
 
 impl Ledger {
+    /// Lines found at start.
+    pub(super) fn recover(&mut self, lines: u64, bytes: u64) {
+        self.recovered += lines;
+        self.append(lines, bytes);
+    }
+
     pub(super) fn append(&mut self, lines: u64, bytes: u64) {
         self.pending += lines;
         self.pending_bytes += bytes;

@@ -1,39 +1,46 @@
 //! The one ordered log of records, and every backend's cursors in it.
 //!
 //! Owns: the ring in front of it ([`ring()`]), the numbering of records, the memory tail with its bound in bytes,
-//! a cursor for each backend **and** destination (so that one missing database never holds up another), and
-//! each backend's [`Ledger`].
+//! a cursor for each backend **and** destination (so that one missing database never holds up another), each
+//! backend's [`Ledger`], the gap ledger, and the log on the disk ([`disk`]) behind the memory.
 //!
 //! The interface, which does not depend on where records are kept:
 //!
 //! * [`Journal::append`] numbers a sealed batch. One thread appends.
 //! * [`Reader::next`] waits until a destination has enough to be worth a request and leases its consecutive
-//!   records. Several leases may be out at once.
+//!   records, from memory or from the disk. Several leases may be out at once.
 //! * [`Reader::settle`] acknowledges a lease, in any order; [`Reader::give_back`] returns it, and it is leased
-//!   again before anything newer. The watermark is the lowest sequence not settled, for each cursor.
-//! * A record stays until every backend has settled it. When the tail is full its oldest record leaves; each
-//!   backend that had still to read it counts its lines as dropped (`memory_full`).
+//!   again before anything newer.
+//! * A record stays in memory until every backend has settled it, or until the memory is full. A written record is
+//!   then read from the disk by whoever lags; one that is only in memory is lost to those backends, which count its
+//!   lines as dropped (`memory_full`).
 //!
-//! Never does: network, waiting in `append`. Its lock is taken per batch, lease and answer, never per line.
+//! Never does: network, waiting in `append`. Its lock is taken per batch, lease and answer, never per line, and never
+//! held while the disk works.
 
 mod cursor;
+pub mod disk;
+mod gaps;
 mod ledger;
 mod record;
 pub mod ring;
 mod state;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
-use crate::batch::{Batch, Destination};
-use state::{Ready, State};
+use crate::batch::{Batch, Destination, Received};
+use cursor::Read;
+use disk::{DiskFigures, DiskOptions, Files, OpenError, Request, Storage, Syncer, Writer};
+use state::{Backend, Ready, State};
 
 pub use cursor::Limits;
+pub use gaps::Gap;
 pub use ledger::{DropReason, Ledger, Rejection};
 pub use record::Record;
 pub use ring::ring;
@@ -43,8 +50,23 @@ pub use ring::ring;
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Records are kept in memory only: a crash loses what was not delivered.
-    #[default]
     Memory,
+    /// Records are written to the disk at once and synced by interval: the process may be killed, a power cut costs
+    /// what was not synced.
+    #[default]
+    Written,
+    /// Records are synced at once, several together: a power cut costs what was being synced.
+    Synced,
+}
+
+/// A backend as the journal knows it.
+#[derive(Clone, Debug)]
+pub struct BackendSetup {
+    /// Its identity: under this name its cursors are kept.
+    pub name: String,
+    /// The share of requests that a backlog on the disk gets while fresh records wait, from 0 to 1. With 1 the order
+    /// is strict: fresh records wait until the backlog is delivered.
+    pub replay_share: f64,
 }
 
 /// The journal. Clones share it.
@@ -58,6 +80,11 @@ struct Shared {
     state: Mutex<State>,
     /// One for each backend: there may be something to lease.
     wake: Vec<Notify>,
+    /// There may be something to write.
+    work: Condvar,
+    /// There may be something to sync.
+    sync: Condvar,
+    disk: Option<Files>,
 }
 
 impl Shared {
@@ -69,10 +96,39 @@ impl Shared {
 }
 
 impl Journal {
-    /// An empty journal that keeps at most `memory` bytes of records, for this many backends.
-    pub fn new(memory: u64, backends: usize) -> Self {
-        let wake = (0..backends).map(|_| Notify::new()).collect();
-        Self { shared: Arc::new(Shared { state: Mutex::new(State::new(memory, backends)), wake }) }
+    /// An empty journal that keeps at most `memory` bytes of records, and nothing on a disk.
+    pub fn new(memory: u64, backends: &[BackendSetup]) -> Self {
+        Self::with(State::new(memory, backends.iter().map(Backend::new).collect()), None)
+    }
+
+    /// Opens the journal in a folder. Its [`Writer`] and [`Syncer`] are to be run, as the [`disk::Keeper`] does.
+    ///
+    /// # Errors
+    /// The disk does not let it, or a newer version wrote there. Damage is no error.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        options: &DiskOptions,
+        memory: u64,
+        backends: &[BackendSetup],
+    ) -> Result<Self, OpenError> {
+        let (state, files) = disk::open(storage, options, memory, backends)?;
+        Ok(Self::with(state, Some(files)))
+    }
+
+    fn with(state: State, disk: Option<Files>) -> Self {
+        let wake = state.backends.iter().map(|_| Notify::new()).collect();
+        let shared = Shared { state: Mutex::new(state), wake, work: Condvar::new(), sync: Condvar::new(), disk };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The writing end of the disk, of which there is to be one; none where there is no disk.
+    pub fn writer(&self) -> Option<Writer> {
+        self.shared.disk.as_ref().map(|_| Writer::new(Arc::clone(&self.shared)))
+    }
+
+    /// The syncing end of the disk, of which there is to be one; none where there is no disk.
+    pub fn syncer(&self) -> Option<Syncer> {
+        self.shared.disk.as_ref().map(|_| Syncer::new(Arc::clone(&self.shared)))
     }
 
     /// Numbers a batch and makes it available to every backend.
@@ -81,11 +137,12 @@ impl Journal {
         for backend in woken {
             self.shared.wake[backend].notify_one();
         }
+        self.shared.work.notify_one();
     }
 
     /// The reading end of a backend. One is to be made for each.
     pub fn reader(&self, backend: usize) -> Reader {
-        Reader { shared: Arc::clone(&self.shared), backend, parked: HashMap::new() }
+        Reader { shared: Arc::clone(&self.shared), backend, parked: HashMap::new(), ahead: None }
     }
 
     /// Ends all waiting for more: from now on [`Reader::next`] leases what there is, and then returns none.
@@ -103,7 +160,7 @@ impl Journal {
 
     /// All figures, taken at one moment.
     pub fn snapshot(&self) -> Snapshot {
-        self.shared.lock().snapshot(Instant::now())
+        self.shared.lock().snapshot(Received::now())
     }
 }
 
@@ -118,6 +175,10 @@ pub struct Snapshot {
     pub ledgers: Vec<Ledger>,
     /// How long each backend's oldest pending line has waited, in seconds.
     pub oldest_pending_seconds: Vec<f64>,
+    /// What was given up, and when it was received; oldest first.
+    pub gaps: Vec<Gap>,
+    /// The disk; none where records are kept in memory only.
+    pub disk: Option<DiskFigures>,
 }
 
 /// Records of one destination that are on their way to a backend. It must be settled or given back.
@@ -142,30 +203,96 @@ pub struct Reader {
     backend: usize,
     /// Destinations not to be leased before a time: their backend holds them up.
     parked: HashMap<usize, Instant>,
+    /// What is being read from the disk while a lease is out.
+    ahead: Option<Ahead>,
+}
+
+/// A reading under way: for which log, and from which sequence on.
+#[derive(Debug)]
+struct Ahead {
+    log: usize,
+    from: u64,
+    until: u64,
+    reading: JoinHandle<Read>,
 }
 
 impl Reader {
     /// Waits for a destination that has a full lease or whose first record has lingered, and leases it. None
-    /// once the journal is closed and nothing is left to lease.
+    /// once the journal is closed and nothing is left to lease. It may be dropped while it waits.
     pub async fn next(&mut self, limits: &Limits) -> Option<Lease> {
         loop {
-            let now = Instant::now();
-            self.parked.retain(|_, until| *until > now);
-            let ready = self.shared.lock().lease(self.backend, limits, &self.parked, now);
-            let woken = self.shared.wake[self.backend].notified();
-            match ready {
+            match self.look(limits) {
                 Ready::Lease(lease) => return Some(lease),
+                Ready::Read(request) => {
+                    if let Some(lease) = self.read(request, limits).await {
+                        return Some(lease);
+                    }
+                }
                 Ready::Closed => return None,
-                Ready::At(time) => drop(tokio::time::timeout_at(time.into(), woken).await),
-                Ready::Never => woken.await,
+                Ready::At(time) => drop(tokio::time::timeout_at(time.into(), self.woken()).await),
+                Ready::Never => self.woken().await,
             }
         }
+    }
+
+    /// Waits for a reason to look again; one that came since the last look counts.
+    async fn woken(&self) {
+        self.shared.wake[self.backend].notified().await;
+    }
+
+    /// Leases what is ready now; reads from the disk on the calling thread.
+    pub fn try_next(&mut self, limits: &Limits) -> Option<Lease> {
+        loop {
+            match self.look(limits) {
+                Ready::Lease(lease) => return Some(lease),
+                Ready::Read(request) => {
+                    let (log, until) = (request.log, Received::now().wall);
+                    let read = disk::load(&self.shared, request);
+                    let lease = self.shared.lock().lease_read(self.backend, log, read, until);
+                    if lease.is_some() {
+                        return lease;
+                    }
+                }
+                Ready::Closed | Ready::At(_) | Ready::Never => return None,
+            }
+        }
+    }
+
+    fn look(&mut self, limits: &Limits) -> Ready {
+        let now = Instant::now();
+        self.parked.retain(|_, until| *until > now);
+        self.shared.lock().lease(self.backend, limits, &self.parked, now)
+    }
+
+    /// Reads from the disk beside this thread, and then goes on reading ahead while the lease is out.
+    async fn read(&mut self, request: Request, limits: &Limits) -> Option<Lease> {
+        let (log, from) = (request.log, request.from);
+        if self.ahead.as_ref().is_none_or(|ahead| (ahead.log, ahead.from) != (log, from)) {
+            self.ahead = Some(self.read_ahead(request));
+        }
+        let Ahead { until, reading, .. } = self.ahead.as_mut()?;
+        let (until, read) = (*until, reading.await);
+        self.ahead = None;
+        let lease = {
+            let mut state = self.shared.lock();
+            state.lease_read(self.backend, log, read.ok()?, until)
+        };
+        let next = self.shared.lock().request(self.backend, log, limits);
+        self.ahead = next.map(|request| self.read_ahead(request));
+        lease
+    }
+
+    fn read_ahead(&self, request: Request) -> Ahead {
+        let (log, from, until) = (request.log, request.from, Received::now().wall);
+        let shared = Arc::clone(&self.shared);
+        Ahead { log, from, until, reading: tokio::task::spawn_blocking(move || disk::load(&shared, request)) }
     }
 
     /// Acknowledges a lease: its lines are delivered, but for those that the backend rejected.
     #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
     pub fn settle(&mut self, lease: Lease, rejected: Option<(Rejection, u64)>) {
         self.shared.lock().settle(self.backend, &lease, rejected, Instant::now());
+        self.shared.work.notify_one();
     }
 
     /// Returns a lease, to be leased again.
@@ -183,11 +310,5 @@ impl Reader {
     /// Whether a destination is parked.
     pub fn has_parked(&self) -> bool {
         self.parked.values().any(|until| *until > Instant::now())
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        self.memory.fetch_sub(self.cost(), Ordering::Relaxed);
     }
 }

@@ -1,12 +1,41 @@
 //! A sealed batch with its place in the log.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::batch::Batch;
 
 /// What a record costs beside its buffer: itself, its shared bytes and its places in queues.
 const OVERHEAD_BYTES: u64 = 256;
+
+/// What was written to the disk of one destination, counted from the journal's making.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) lines: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Position {
+    /// This much further on.
+    pub(crate) fn plus(self, lines: u64, bytes: u64) -> Self {
+        Self { lines: self.lines + lines, bytes: self.bytes + bytes }
+    }
+
+    /// From `other` to here; nothing where that is further.
+    pub(crate) fn since(self, other: Self) -> Self {
+        Self { lines: self.lines.saturating_sub(other.lines), bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+
+    /// The further of the two.
+    pub(crate) fn max(self, other: Self) -> Self {
+        if other.lines > self.lines { other } else { self }
+    }
+
+    /// The nearer of the two.
+    pub(crate) fn min(self, other: Self) -> Self {
+        if other.lines < self.lines { other } else { self }
+    }
+}
 
 /// A sealed batch with a sequence number. It counts as memory from its making to the end of its last reference,
 /// so that the journal's bound holds for what is on its way to a backend, too.
@@ -16,13 +45,16 @@ pub struct Record {
     pub sequence: u64,
     /// The lines.
     pub batch: Batch,
-    pub(super) memory: Arc<AtomicU64>,
+    /// Where it is on the disk, once it was written.
+    pub(super) at: OnceLock<Position>,
+    memory: Arc<AtomicU64>,
 }
 
 impl Record {
-    pub(super) fn new(sequence: u64, batch: Batch, memory: &Arc<AtomicU64>) -> Arc<Self> {
+    pub(super) fn new(sequence: u64, batch: Batch, at: Option<Position>, memory: &Arc<AtomicU64>) -> Arc<Self> {
         memory.fetch_add(cost(&batch), Ordering::Relaxed);
-        Arc::new(Self { sequence, batch, memory: Arc::clone(memory) })
+        let at = at.map_or_else(OnceLock::new, OnceLock::from);
+        Arc::new(Self { sequence, batch, at, memory: Arc::clone(memory) })
     }
 
     /// Bytes of the lines.
@@ -30,8 +62,20 @@ impl Record {
         self.batch.bytes.len() as u64
     }
 
-    pub(super) fn cost(&self) -> u64 {
-        cost(&self.batch)
+    /// Where it is on the disk; none while it is only in memory.
+    pub(super) fn written(&self) -> Option<Position> {
+        self.at.get().copied()
+    }
+
+    /// The position behind it, where it begins at `at`.
+    pub(super) fn end(&self, at: Position) -> Position {
+        at.plus(self.batch.lines, self.bytes())
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.memory.fetch_sub(cost(&self.batch), Ordering::Relaxed);
     }
 }
 

@@ -1,49 +1,95 @@
-//! What the journal's lock guards: the memory tail, the cursors, the ledgers.
+//! What the journal's lock guards: the memory tail, the cursors, the ledgers, and what is known of the disk.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::cursor::{Cursor, Limits};
+use super::cursor::{Cursor, Limits, Read, Tail};
+use super::disk::{Disk, Request, SavedBackend};
+use super::gaps::{Gap, Gaps};
 use super::ledger::{DropReason, Ledger, Rejection};
-use super::record::{Record, cost};
+use super::record::{Position, Record, cost};
 use super::{Lease, Snapshot};
-use crate::batch::{Batch, Destination};
+use crate::batch::{Batch, Destination, Received};
 
 #[derive(Debug)]
 pub(super) struct State {
-    next_sequence: u64,
+    pub(super) next_sequence: u64,
     /// One for each destination ever seen; destinations come from the configuration, so they are few.
-    logs: Vec<Log>,
-    backends: Vec<Backend>,
+    pub(super) logs: Vec<Log>,
+    pub(super) backends: Vec<Backend>,
+    /// Backends that the configuration no longer has, and where they were.
+    pub(super) orphans: Vec<SavedBackend>,
+    pub(super) gaps: Gaps,
     /// The bound of `memory`, in bytes.
-    memory_bound: u64,
+    pub(super) memory_bound: u64,
     /// Bytes held by all records that are alive, wherever they are.
-    memory: Arc<AtomicU64>,
+    pub(super) memory: Arc<AtomicU64>,
     appended_lines: u64,
     closed: bool,
+    /// None where records are kept in memory only.
+    pub(super) disk: Option<Disk>,
 }
 
 /// The records of one destination, oldest first.
 #[derive(Debug)]
-struct Log {
-    destination: Arc<Destination>,
-    records: VecDeque<Arc<Record>>,
+pub(super) struct Log {
+    pub(super) destination: Arc<Destination>,
+    pub(super) records: VecDeque<Arc<Record>>,
+    /// What was written of it.
+    pub(super) written: Position,
+}
+
+impl Log {
+    pub(super) fn new(destination: Arc<Destination>, written: Position) -> Self {
+        Self { destination, records: VecDeque::new(), written }
+    }
+
+    pub(super) fn tail(&self, next_sequence: u64) -> Tail<'_> {
+        Tail { records: &self.records, written: self.written, next_sequence }
+    }
 }
 
 #[derive(Debug, Default)]
-struct Backend {
+pub(super) struct Backend {
+    pub(super) name: String,
+    /// The share of requests that the backlog gets while fresh records wait; 1 is strict order.
+    replay_share: f64,
+    /// What the backlog has saved up of it.
+    credit: f64,
     /// One for each of the logs.
-    cursors: Vec<Cursor>,
-    ledger: Ledger,
+    pub(super) cursors: Vec<Cursor>,
+    pub(super) ledger: Ledger,
     /// The limits that the backend waits for, and whether it waits.
     waiting: Option<Limits>,
+}
+
+impl Backend {
+    pub(super) fn new(setup: &super::BackendSetup) -> Self {
+        Self { name: setup.name.clone(), replay_share: setup.replay_share, ..Self::default() }
+    }
+
+    /// Gives lines up, and notes that for whoever repairs the mirror.
+    pub(super) fn give_up(
+        &mut self,
+        gaps: &mut Gaps,
+        reason: DropReason,
+        lost: Position,
+        gap: (&Destination, u64, u64),
+    ) {
+        let (destination, from, until) = gap;
+        self.ledger.drop_lines(reason, lost.lines, lost.bytes);
+        let (backend, destination) = (self.name.clone(), destination.clone());
+        gaps.note(Gap { backend, destination, from, until, lines: lost.lines, reason });
+    }
 }
 
 /// What there is to lease.
 pub(super) enum Ready {
     Lease(Lease),
+    /// This is to be read from the disk first.
+    Read(Request),
     /// Nothing before this time, unless more comes.
     At(Instant),
     /// Nothing, unless more comes.
@@ -53,15 +99,18 @@ pub(super) enum Ready {
 }
 
 impl State {
-    pub(super) fn new(memory_bound: u64, backends: usize) -> Self {
+    pub(super) fn new(memory_bound: u64, backends: Vec<Backend>) -> Self {
         Self {
             next_sequence: 0,
             logs: Vec::new(),
-            backends: (0..backends).map(|_| Backend::default()).collect(),
+            backends,
+            orphans: Vec::new(),
+            gaps: Gaps::default(),
             memory_bound,
             memory: Arc::new(AtomicU64::new(0)),
             appended_lines: 0,
             closed: false,
+            disk: None,
         }
     }
 
@@ -69,35 +118,37 @@ impl State {
     pub(super) fn append(&mut self, batch: Batch) -> Vec<usize> {
         let log = self.log_of(&batch.destination);
         self.appended_lines += batch.lines;
-        let (lines, bytes) = (batch.lines, batch.bytes.len() as u64);
+        let size = Position { lines: batch.lines, bytes: batch.bytes.len() as u64 };
         for backend in &mut self.backends {
-            backend.ledger.append(lines, bytes);
+            backend.ledger.append(size.lines, size.bytes);
         }
         if !self.make_room(cost(&batch)) {
             // What is on its way to backends fills the memory: the newest is all that can be given up.
+            let (destination, wall) = (&*batch.destination, batch.received.wall);
             for backend in &mut self.backends {
-                backend.ledger.drop_lines(DropReason::MemoryFull, lines, bytes);
+                backend.give_up(&mut self.gaps, DropReason::MemoryFull, size, (destination, wall, wall));
             }
             return Vec::new();
         }
-        let record = Record::new(self.next_sequence, batch, &self.memory);
-        self.next_sequence += 1;
-        let records = &mut self.logs[log].records;
+        let record = Record::new(self.next_sequence, batch, None, &self.memory);
         let mut woken = Vec::new();
+        let tail = self.logs[log].tail(self.next_sequence);
         for (place, backend) in self.backends.iter_mut().enumerate() {
             let cursor = &mut backend.cursors[log];
-            let was_idle = cursor.first_available(records).is_none();
+            let was_idle = cursor.first_available(tail).is_none();
             cursor.append(&record);
             if backend.waiting.is_some_and(|limits| was_idle || cursor.is_full(&limits)) {
                 backend.waiting = None;
                 woken.push(place);
             }
         }
-        records.push_back(record);
+        self.next_sequence += 1;
+        self.logs[log].records.push_back(record);
         woken
     }
 
-    /// Leases from the destination that is ready and whose first record is the oldest.
+    /// Leases from the destination that is ready and whose first record is the oldest; where there is a backlog on
+    /// the disk as well, it gets its share of the leases.
     pub(super) fn lease(
         &mut self,
         backend: usize,
@@ -105,23 +156,44 @@ impl State {
         parked: &HashMap<usize, Instant>,
         now: Instant,
     ) -> Ready {
-        let mut ready: Option<(u64, usize)> = None;
+        // The first sequence, and the log.
+        let mut fresh: Option<(u64, usize)> = None;
+        let mut backlog: Option<(u64, usize)> = None;
         let mut wake_at: Option<Instant> = None;
-        let Backend { cursors, waiting, .. } = &mut self.backends[backend];
-        for (place, (log, cursor)) in self.logs.iter().zip(cursors.iter()).enumerate() {
-            let Some(first) = cursor.first_available(&log.records) else { continue };
+        let Backend { cursors, waiting, replay_share, credit, .. } = &mut self.backends[backend];
+        for (place, (log, cursor)) in self.logs.iter().zip(cursors.iter_mut()).enumerate() {
+            let tail = log.tail(self.next_sequence);
+            let held_until = parked.get(&place).copied().unwrap_or(now);
+            if *replay_share < 1.0 {
+                cursor.part(tail);
+            }
+            if let Some((lane, _)) = cursor.backlog(tail).filter(|_| held_until <= now) {
+                backlog = Some(backlog.map_or((lane.from, place), |known| known.min((lane.from, place))));
+            }
+            let Some(first) = cursor.first_available(tail) else { continue };
             let due = first.batch.received.monotonic + limits.linger;
             let due = if self.closed || cursor.is_full(limits) { now } else { due };
-            let due = parked.get(&place).map_or(due, |until| due.max(*until));
+            let due = due.max(held_until);
             if due <= now {
-                ready = Some(ready.map_or((first.sequence, place), |known| known.min((first.sequence, place))));
+                fresh = Some(fresh.map_or((first.sequence, place), |known| known.min((first.sequence, place))));
             } else if !self.closed {
                 wake_at = Some(wake_at.map_or(due, |known| known.min(due)));
             }
         }
-        if let Some((_, log)) = ready {
-            let Log { destination, records } = &self.logs[log];
-            return Ready::Lease(Lease::new(log, destination, cursors[log].lease(records, limits)));
+        if let (Some(_), Some(_)) = (fresh, backlog) {
+            *credit += *replay_share;
+            if *credit >= 1.0 {
+                *credit -= 1.0;
+                fresh = None;
+            }
+        }
+        if let Some((_, log)) = fresh {
+            let Log { destination, .. } = &self.logs[log];
+            let records = cursors[log].lease(self.logs[log].tail(self.next_sequence), limits);
+            return Ready::Lease(Lease::new(log, destination, records));
+        }
+        if let Some((_, log)) = backlog {
+            return self.request(backend, log, limits).map_or(Ready::Never, Ready::Read);
         }
         *waiting = Some(*limits);
         match wake_at {
@@ -129,6 +201,35 @@ impl State {
             Some(time) => Ready::At(time),
             None => Ready::Never,
         }
+    }
+
+    /// What is to be read next from a cursor's backlog; none where there is none.
+    pub(super) fn request(&self, backend: usize, log: usize, limits: &Limits) -> Option<Request> {
+        let tail = self.logs[log].tail(self.next_sequence);
+        let (lane, end) = self.backends[backend].cursors[log].backlog(tail)?;
+        Some(Request {
+            log,
+            destination: Arc::clone(&self.logs[log].destination),
+            from: lane.from,
+            at: lane.at,
+            end,
+            place: lane.place.clone(),
+            limits: *limits,
+        })
+    }
+
+    /// Leases what was read; none where there was nothing, or where the cursor has moved meanwhile.
+    pub(super) fn lease_read(&mut self, backend: usize, log: usize, read: Read, until: u64) -> Option<Lease> {
+        let Backend { cursors, .. } = &mut self.backends[backend];
+        let since = read.records.first().map_or(until, |record| record.batch.received.wall);
+        let (records, missing) = cursors[log].lease_read(read)?;
+        let destination = Arc::clone(&self.logs[log].destination);
+        if missing != Position::default() {
+            let gap = (&*destination, since, until);
+            self.backends[backend].give_up(&mut self.gaps, DropReason::Corrupt, missing, gap);
+        }
+        self.note_progress();
+        (!records.is_empty()).then(|| Lease::new(log, &destination, records))
     }
 
     pub(super) fn settle(&mut self, backend: usize, lease: &Lease, rejected: Option<(Rejection, u64)>, now: Instant) {
@@ -143,20 +244,13 @@ impl State {
             }
         }
         self.retire(lease.log);
+        self.note_progress();
     }
 
     pub(super) fn give_back(&mut self, backend: usize, lease: &Lease) {
-        let records = &self.logs[lease.log].records;
-        let Backend { cursors, ledger, .. } = &mut self.backends[backend];
-        let cursor = &mut cursors[lease.log];
         for record in &lease.records {
-            cursor.give_back(record);
-            let kept = records.binary_search_by_key(&record.sequence, |kept| kept.sequence).is_ok();
-            if !kept && cursor.fall_off(record) {
-                ledger.drop_lines(DropReason::MemoryFull, record.batch.lines, record.bytes());
-            }
+            self.backends[backend].cursors[lease.log].give_back(record);
         }
-        self.retire(lease.log);
     }
 
     pub(super) fn close(&mut self) {
@@ -167,31 +261,39 @@ impl State {
         self.backends.iter().map(|backend| backend.ledger.dropped.iter().sum()).collect()
     }
 
-    pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
+    pub(super) fn snapshot(&self, now: Received) -> Snapshot {
         let oldest = |backend: &Backend| {
             let pending = self.logs.iter().zip(&backend.cursors);
-            let received = pending.filter_map(|(log, cursor)| cursor.oldest_pending(&log.records));
-            let oldest = received.map(|record| record.batch.received.monotonic).min();
-            oldest.map_or(0.0, |oldest| now.saturating_duration_since(oldest).as_secs_f64())
+            let ages = pending.flat_map(|(log, cursor)| {
+                let (record, since) = cursor.oldest_pending(log.tail(self.next_sequence));
+                let in_memory = record.map(|record| {
+                    now.monotonic.saturating_duration_since(record.batch.received.monotonic).as_secs_f64()
+                });
+                let on_disk = since.map(|since| now.wall.saturating_sub(since) as f64 / 1e9);
+                [in_memory, on_disk]
+            });
+            ages.flatten().fold(0.0, f64::max)
         };
         Snapshot {
             appended_lines: self.appended_lines,
             memory_bytes: self.memory.load(Ordering::Relaxed),
             ledgers: self.backends.iter().map(|backend| backend.ledger.clone()).collect(),
             oldest_pending_seconds: self.backends.iter().map(oldest).collect(),
+            gaps: self.gaps.iter().cloned().collect(),
+            disk: self.disk_figures(),
         }
     }
 
     /// The place of a destination's log, which is made where there is none.
-    fn log_of(&mut self, destination: &Arc<Destination>) -> usize {
+    pub(super) fn log_of(&mut self, destination: &Arc<Destination>) -> usize {
         let known = self
             .logs
             .iter()
             .position(|log| Arc::ptr_eq(&log.destination, destination) || log.destination == *destination);
         known.unwrap_or_else(|| {
-            self.logs.push(Log { destination: Arc::clone(destination), records: VecDeque::new() });
+            self.logs.push(Log::new(Arc::clone(destination), Position::default()));
             for backend in &mut self.backends {
-                backend.cursors.push(Cursor::default());
+                backend.cursors.push(Cursor::new(self.next_sequence, Position::default()));
             }
             self.logs.len() - 1
         })
@@ -200,19 +302,37 @@ impl State {
     /// Lets the oldest records go until there is room for this many bytes more; false where there is none.
     fn make_room(&mut self, bytes: u64) -> bool {
         while self.memory.load(Ordering::Relaxed) + bytes > self.memory_bound {
-            let fronts = self.logs.iter().enumerate();
-            let oldest = fronts.filter_map(|(place, log)| Some((log.records.front()?.sequence, place))).min();
-            let Some((_, log)) = oldest else { return false };
-            let Some(record) = self.logs[log].records.pop_front() else { return false };
-            for backend in &mut self.backends {
-                if backend.cursors[log].fall_off(&record) {
-                    backend.ledger.drop_lines(DropReason::MemoryFull, record.batch.lines, record.bytes());
-                }
-            }
-            // The watermark of a cursor that lost its lowest record rises over what it had settled behind that.
-            self.retire(log);
+            let pinned = self.disk.as_ref().map_or(0..0, Disk::being_written);
+            // What is on its way, to the disk or to a backend, would not free its memory.
+            let is_pinned = |log: usize, sequence| {
+                pinned.contains(&sequence)
+                    || self.backends.iter().any(|backend| backend.cursors[log].has_leased(sequence))
+            };
+            let candidates = self.logs.iter().enumerate().filter_map(|(place, log)| {
+                let first = log.records.iter().position(|record| !is_pinned(place, record.sequence))?;
+                Some((log.records[first].sequence, place, first))
+            });
+            let Some((_, log, place)) = candidates.min() else { return false };
+            self.forget(log, place);
         }
         true
+    }
+
+    /// Lets one record in memory go: what was written is read from the disk, what was not is lost.
+    pub(super) fn forget(&mut self, log: usize, place: usize) {
+        let reason = self.disk.as_ref().map_or(DropReason::MemoryFull, Disk::reason);
+        let Log { records, destination, .. } = &mut self.logs[log];
+        let Some(record) = records.remove(place) else { return };
+        let (size, wall) = (record.end(Position::default()), record.batch.received.wall);
+        for backend in &mut self.backends {
+            if record.written().is_some() {
+                backend.cursors[log].fall_behind(&record);
+            } else if backend.cursors[log].fall_off(&record) {
+                backend.give_up(&mut self.gaps, reason, size, (destination, wall, wall));
+            }
+        }
+        // The watermark of a cursor that lost its lowest record rises over what it had settled behind that.
+        self.retire(log);
     }
 
     /// Lets go of the records that every backend has settled.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use loadgen::sink::{Behaviour, Sink, Store};
 use twinflux::control::config::Udp;
+use twinflux::journal::Durability;
 
 use crate::support::{Running, Scripted, config, influx_error, no_content, wait_for};
 
@@ -288,6 +289,7 @@ fn a_full_memory_drops_the_oldest_and_counts_them_for_that_backend_only() {
     dead.kill();
     let mut config = config(&[healthy.url(), dead.url()]);
     config.journal.memory = ByteSize::mib(4);
+    config.journal.durability = Durability::Memory;
     let relay = Running::start(config);
     let (lines, count) = host_lines(600);
     for part in lines.chunks(1000) {

@@ -137,12 +137,17 @@ fn output_that_nobody_reads_stops_nothing() {
 #[test]
 fn a_shutdown_with_a_dead_backend_ends_and_tells_what_is_left() {
     let folder = tempfile::tempdir().expect("folder");
-    let started = Started::new(&["--backend", "http://127.0.0.1:1"], folder.path());
-    started.send_line();
-    started.signal("-TERM");
-    let (code, log) = started.end();
-    assert_eq!(code, Some(0));
-    assert!(log.contains("pending=1") && log.contains("lost: they were only in memory"), "{log}");
+    std::fs::write(folder.path().join("memory.toml"), "[journal]\ndurability = \"memory\"\n").expect("write");
+    let dead = &["--backend", "http://127.0.0.1:1"];
+    let of_memory = [&["--config", "memory.toml"], &dead[..]].concat();
+    for (arguments, told) in [(&dead[..], "kept in the journal"), (&of_memory, "lost: they were only in memory")] {
+        let started = Started::new(arguments, folder.path());
+        started.send_line();
+        started.signal("-TERM");
+        let (code, log) = started.end();
+        assert_eq!(code, Some(0));
+        assert!(log.contains("pending=1") && log.contains(told), "{log}");
+    }
 }
 
 #[test]
@@ -271,7 +276,7 @@ fn check_prints_a_configuration_with_all_defaults_and_no_secret() {
     assert_eq!(output.status.code(), Some(0));
     let printed = text(&output.stdout);
     for part in
-        ["listen = \"0.0.0.0:8089\"", "max_batch_lines = 5000", "token_file = \"token\"", "durability = \"memory\""]
+        ["listen = \"0.0.0.0:8089\"", "max_batch_lines = 5000", "token_file = \"token\"", "durability = \"written\""]
     {
         assert!(printed.contains(part), "{printed}");
     }

@@ -194,7 +194,7 @@ fn the_admin_pages_show_the_same_figures() {
     assert_eq!(json["accepted_lines"], 2);
     assert_eq!(json["backends"][0]["delivered_lines"], 2);
     assert_eq!(json["receive"][0]["refused"]["missing_field"], 1);
-    assert_eq!(json["journal"]["durability"], "memory");
+    assert_eq!(json["journal"]["durability"], "written");
     let (code, metrics) = relay.get("/metrics");
     assert_eq!(code, 200);
     for expected in [
@@ -205,6 +205,8 @@ fn the_admin_pages_show_the_same_figures() {
         "reason=\"missing_field\"} 1",
         "twinflux_backend_state{backend=\"a\",state=\"up\"} 1",
         "twinflux_dropped_lines_total{backend=\"a\",reason=\"memory_full\"} 0",
+        "twinflux_journal_state{state=\"ok\"} 1",
+        "twinflux_journal_segments 1",
     ] {
         assert!(metrics.contains(expected), "{expected} is not in:\n{metrics}");
     }

@@ -1,4 +1,4 @@
-//! The journal beside a simple model: leases in order, ends in any order, and a ledger that always balances.
+//! The journal in memory beside a simple model: leases in order, ends in any order, and a ledger that always balances.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 use twinflux::batch::{Batch, Destination, Received};
-use twinflux::journal::{Journal, Lease, Limits, Reader, Rejection, Snapshot};
+use twinflux::journal::{BackendSetup, Journal, Lease, Limits, Reader, Rejection, Snapshot};
 use twinflux::protocol::Precision;
 
 const LIMITS: Limits = Limits { lines: 10, bytes: 10_000, linger: Duration::ZERO };
+
+fn backends(count: usize) -> Vec<BackendSetup> {
+    (0..count).map(|place| BackendSetup { name: format!("b{place}"), replay_share: 0.5 }).collect()
+}
 
 fn destination(database: usize) -> Arc<Destination> {
     Arc::new(Destination {
@@ -88,7 +92,7 @@ proptest! {
         memory in prop_oneof![Just(1_u64 << 30), 1_000..6_000_u64],
     ) {
         let runtime = runtime();
-        let journal = Journal::new(memory, 2);
+        let journal = Journal::new(memory, &backends(2));
         let mut readers = [journal.reader(0), journal.reader(1)];
         let mut models = [Model::default(), Model::default()];
         let mut lines_of: Vec<u64> = Vec::new();
@@ -170,7 +174,7 @@ proptest! {
 #[test]
 fn a_lease_waits_for_lines_bytes_or_linger() {
     let runtime = runtime();
-    let journal = Journal::new(1 << 20, 1);
+    let journal = Journal::new(1 << 20, &backends(1));
     let mut reader = journal.reader(0);
     let patient = Limits { lines: 10, bytes: 100, linger: Duration::from_secs(3600) };
     let ready = |reader: &mut Reader, limits: &Limits| {
@@ -197,7 +201,7 @@ fn a_lease_waits_for_lines_bytes_or_linger() {
 #[test]
 fn a_waiting_reader_is_woken_by_an_append_and_by_the_close() {
     let runtime = runtime();
-    let journal = Journal::new(1 << 20, 1);
+    let journal = Journal::new(1 << 20, &backends(1));
     let mut reader = journal.reader(0);
     runtime.block_on(async {
         let waiting = tokio::spawn(async move {
@@ -217,7 +221,7 @@ fn a_waiting_reader_is_woken_by_an_append_and_by_the_close() {
 #[test]
 fn a_parked_destination_holds_up_no_other() {
     let runtime = runtime();
-    let journal = Journal::new(1 << 20, 1);
+    let journal = Journal::new(1 << 20, &backends(1));
     let mut reader = journal.reader(0);
     journal.append(batch(0, 0, 1));
     journal.append(batch(1, 1, 1));
@@ -236,7 +240,7 @@ fn a_parked_destination_holds_up_no_other() {
 fn the_oldest_leave_a_full_tail_and_are_counted_for_each_backend_that_lacked_them() {
     let runtime = runtime();
     // Each record costs its 20 bytes and 256.
-    let journal = Journal::new(3 * 276, 2);
+    let journal = Journal::new(3 * 276, &backends(2));
     let mut quick = journal.reader(0);
     for number in 0..3 {
         journal.append(batch(number, 0, 1));

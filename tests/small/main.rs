@@ -3,6 +3,8 @@
 mod config;
 mod corpus;
 mod differential;
+mod disk_model;
+mod faulty;
 mod journal;
 mod line;
 mod properties;

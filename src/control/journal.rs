@@ -1,0 +1,169 @@
+//! `twinflux journal`: a stopped relay's journal, for people and for `influx -import`.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::data_dir::{self, LockError};
+use crate::batch::Destination;
+use crate::journal::disk::Folder;
+use crate::journal::disk::inspect::{self, Survey};
+
+/// A stopped relay's journal, locked while it is looked at.
+#[derive(Debug)]
+pub struct Stopped {
+    storage: Folder,
+    _lock: File,
+}
+
+impl Stopped {
+    /// Opens the journal in a data folder.
+    ///
+    /// # Errors
+    /// There is none, a relay is running, or the system does not let it; as a sentence.
+    pub fn open(data_dir: &Path) -> Result<Self, String> {
+        let folder = data_dir.join("journal");
+        let shown = data_dir.display();
+        if !folder.is_dir() {
+            return Err(format!("there is no journal in {shown}: give the data folder of a relay (data_dir)"));
+        }
+        let lock = data_dir::lock(data_dir).map_err(|error| match error {
+            LockError::Held => format!("a relay works on {shown}: stop it first"),
+            LockError::Io(error) => format!("cannot lock {shown}: {error}"),
+        })?;
+        let storage = Folder::open(&folder).map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
+        Ok(Self { storage, _lock: lock })
+    }
+
+    /// What there is, as text; true where nothing is damaged or missing.
+    ///
+    /// # Errors
+    /// What keeps it from being read.
+    pub fn verify(&self) -> Result<(bool, String), String> {
+        let survey = self.survey()?;
+        let mut text = String::new();
+        for segment in &survey.segments {
+            for damage in &segment.damage {
+                line(&mut text, format_args!("{}: {damage}", segment.name));
+            }
+        }
+        let (records, lines) = totals(&survey);
+        let segments = survey.segments.len();
+        line(&mut text, format_args!("{segments} segments, {records} whole records, {lines} lines"));
+        let Survey { missing_lines, missing_segments, .. } = survey;
+        if missing_segments > 0 {
+            line(&mut text, format_args!("{missing_segments} segments are missing"));
+        }
+        if missing_lines > 0 {
+            line(&mut text, format_args!("{missing_lines} lines are missing between others"));
+        }
+        if survey.backends.is_none() {
+            line(&mut text, format_args!("no cursors: at the next start every backend gets everything once more"));
+        }
+        line(&mut text, format_args!("{}", if survey.is_sound() { "sound" } else { "DAMAGED" }));
+        Ok((survey.is_sound(), text))
+    }
+
+    /// Segments, destinations, backends and gaps as text.
+    ///
+    /// # Errors
+    /// What keeps it from being read.
+    pub fn stats(&self) -> Result<String, String> {
+        let survey = self.survey()?;
+        let mut text = String::new();
+        for segment in &survey.segments {
+            let (from, until) = (time(segment.from), time(segment.until));
+            let inspect::SegmentSurvey { name, bytes, records, lines, .. } = segment;
+            line(&mut text, format_args!("{name}  {bytes} bytes, {records} records, {lines} lines, {from} to {until}"));
+        }
+        for (destination, lines, bytes) in &survey.destinations {
+            line(&mut text, format_args!("{}: {lines} lines, {bytes} bytes", describe(destination)));
+        }
+        for (name, pending) in survey.backends.iter().flatten() {
+            line(&mut text, format_args!("backend {name}: {pending} lines to deliver"));
+        }
+        for gap in &survey.gaps {
+            let (from, until, reason) = (time(gap.from), time(gap.until), gap.reason.name());
+            let destination = describe(&gap.destination);
+            let (backend, lines) = (&gap.backend, gap.lines);
+            line(
+                &mut text,
+                format_args!("gap of {backend}: {destination}, {from} to {until}, {lines} lines, {reason}"),
+            );
+        }
+        Ok(text)
+    }
+
+    /// Writes every line, with comments that tell its destination.
+    ///
+    /// # Errors
+    /// What keeps it from being read or written.
+    pub fn dump(&self, output: impl Write) -> Result<(), String> {
+        let mut output = BufWriter::new(output);
+        let mut current: Option<Destination> = None;
+        let mut write = |destination: &Destination, lines: &bytes::Bytes| -> io::Result<()> {
+            if current.as_ref() != Some(destination) {
+                let Destination { database, retention_policy, precision } = destination;
+                writeln!(output, "# DML, timestamps in {}", precision.v1_name())?;
+                writeln!(output, "# CONTEXT-DATABASE: {database}")?;
+                if !retention_policy.is_empty() {
+                    writeln!(output, "# CONTEXT-RETENTION-POLICY: {retention_policy}")?;
+                }
+                current = Some(destination.clone());
+            }
+            output.write_all(lines)
+        };
+        inspect::survey(&self.storage, &mut write).map_err(|error| error.to_string())?;
+        output.flush().map_err(|error| error.to_string())
+    }
+
+    /// Removes a backend's cursors.
+    ///
+    /// # Errors
+    /// There are none of this name (those that there are, are named), or the system does not let it.
+    pub fn forget(&self, name: &str) -> Result<(), String> {
+        if inspect::forget(&self.storage, name).map_err(|error| error.to_string())? {
+            return Ok(());
+        }
+        let known = self.survey()?.backends.unwrap_or_default();
+        let known: Vec<String> = known.into_iter().map(|(name, _)| name).collect();
+        Err(format!("the journal knows no backend {name:?}, but {}", known.join(", ")))
+    }
+
+    fn survey(&self) -> Result<Survey, String> {
+        inspect::survey(&self.storage, |_, _| Ok(())).map_err(|error| error.to_string())
+    }
+}
+
+/// The data folder that the options name.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub fn data_dir(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<PathBuf, String> {
+    let overrides = super::Overrides { data_dir, ..super::Overrides::default() };
+    super::Config::load(config, overrides).map(|config| config.data_dir).map_err(|error| error.to_string())
+}
+
+fn totals(survey: &Survey) -> (u64, u64) {
+    survey.segments.iter().fold((0, 0), |(records, lines), one| (records + one.records, lines + one.lines))
+}
+
+fn describe(destination: &Destination) -> String {
+    let Destination { database, retention_policy, precision } = destination;
+    let policy = if retention_policy.is_empty() { String::new() } else { format!("/{retention_policy}") };
+    format!("{database}{policy} ({})", precision.v1_name())
+}
+
+fn time(nanoseconds: u64) -> String {
+    if nanoseconds == 0 {
+        return "-".to_owned();
+    }
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string()
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to memory does not fail.
+    writeln!(text, "{arguments}").ok();
+}

@@ -1,0 +1,226 @@
+//! What the segments of a folder say of themselves: their heads, and the last one whole.
+
+use std::io;
+use std::sync::Arc;
+
+use super::super::record::Position;
+use super::format::{BadHeader, Frame, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::recovery::{OpenError, Report};
+use super::saved::{Cursors, decode_totals};
+use super::slots::{self, Newer};
+use super::storage::Storage;
+use super::walk::{Item, Walk};
+use crate::batch::Destination;
+
+/// Bytes of a segment read for its head.
+const HEAD_BYTES: usize = 4096;
+/// Bytes of a segment read at once.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// A segment's file, and what its head says.
+pub(super) struct Found {
+    pub(super) name: SegmentName,
+    pub(super) bytes: u64,
+    pub(super) header: Option<SegmentHeader>,
+    pub(super) first_sequence: Option<u64>,
+    pub(super) totals: Option<Vec<(Destination, Position)>>,
+}
+
+/// What the records of a scanned segment say.
+#[derive(Default)]
+pub(super) struct Scan {
+    pub(super) ends: Vec<(Destination, Position)>,
+    pub(super) next_sequence: u64,
+    records: u64,
+    damaged: u64,
+    /// Bytes between records.
+    skipped: u64,
+    /// Where the whole records end.
+    end: u64,
+}
+
+/// All segments by number, with their heads, and the cursors.
+pub(super) fn read_folder(
+    storage: &dyn Storage,
+    report: &mut Report,
+) -> Result<(Vec<Found>, Option<slots::Found>), OpenError> {
+    let cursors = slots::load(storage, slots::Kind::Cursors).map_err(|Newer| OpenError::Newer("cursors".to_owned()))?;
+    let mut names: Vec<SegmentName> = storage.list()?.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    names.sort_unstable();
+    let mut segments = Vec::with_capacity(names.len());
+    for name in names {
+        match read_head(storage, name)? {
+            // Made in the moment of a crash: there is nothing in it.
+            Some(found) if found.bytes == 0 => storage.remove(&name.to_string())?,
+            Some(found) => segments.push(found),
+            None => set_aside(storage, name, report),
+        }
+    }
+    let journal = cursors.as_ref().map(|found| found.journal);
+    let journal = journal.or_else(|| segments.iter().find_map(|segment| Some(segment.header?.journal)));
+    segments.retain(|segment| {
+        let is_ours = segment.header.is_none_or(|header| Some(header.journal) == journal);
+        if !is_ours {
+            set_aside(storage, segment.name, report);
+        }
+        is_ours
+    });
+    Ok((segments, cursors))
+}
+
+/// A segment's file and head; none where nothing in it can be read.
+fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, OpenError> {
+    let opened = storage.open(&name.to_string()).and_then(|file| Ok((file.bytes()?, file)));
+    let (bytes, file) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::warn!(segment = %name, %error, "cannot open a segment");
+            return Ok(None);
+        }
+    };
+    let mut head = [0; SEGMENT_HEADER_BYTES];
+    let read = file.read_at(&mut head, 0).unwrap_or(0);
+    let header = match SegmentHeader::decode(&head[..read]) {
+        Ok(header) => Some(header),
+        Err(BadHeader::Newer) => return Err(OpenError::Newer(name.to_string())),
+        Err(BadHeader::Damaged) => None,
+    };
+    let mut walk = Walk::new(Arc::clone(&file), name, SEGMENT_HEADER_BYTES as u64, HEAD_BYTES);
+    let (totals, first_sequence) = match walk.next() {
+        Ok(Some(Item::Frame(frame, payload))) if frame.kind == Kind::Totals => {
+            (decode_totals(&payload), Some(frame.sequence))
+        }
+        _ => (None, None),
+    };
+    let first_sequence = header.map(|header| header.first_sequence).or(first_sequence);
+    let is_unreadable =
+        || Ok::<_, io::Error>(header.is_none() && totals.is_none() && scan(storage, name, |_| {})?.next_sequence == 0);
+    if bytes > 0 && is_unreadable()? {
+        return Ok(None);
+    }
+    Ok(Some(Found { name, bytes, header, first_sequence, totals }))
+}
+
+fn set_aside(storage: &dyn Storage, name: SegmentName, report: &mut Report) {
+    match storage.set_aside(&name.to_string()) {
+        Ok(()) => report.set_aside.push(name.to_string()),
+        Err(error) => tracing::warn!(segment = %name, %error, "cannot set a segment aside"),
+    }
+}
+
+/// Reads a segment whole, and shows each record's header.
+fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) -> io::Result<Scan> {
+    let mut walk = Walk::new(storage.open(&name.to_string())?, name, SEGMENT_HEADER_BYTES as u64, CHUNK_BYTES);
+    walk.tolerate();
+    let mut seen = Scan { end: SEGMENT_HEADER_BYTES as u64, ..Scan::default() };
+    let mut hole = 0;
+    while let Some(item) = walk.next()? {
+        let frame = match item {
+            Item::Hole { bytes, .. } => {
+                hole += bytes;
+                continue;
+            }
+            Item::BadPayload(frame) => {
+                seen.damaged += 1;
+                frame
+            }
+            Item::Frame(frame, _) => frame,
+        };
+        seen.end = walk.offset();
+        seen.skipped += std::mem::take(&mut hole);
+        if frame.kind == Kind::Record {
+            seen.records += 1;
+            seen.next_sequence = seen.next_sequence.max(frame.sequence + 1);
+            raise(&mut seen.ends, &frame.destination, frame.end());
+            each(&frame);
+        }
+    }
+    Ok(seen)
+}
+
+/// Reads the last segment, and what it repeats; cuts off what was never written to its end.
+pub(super) fn scan_end(storage: &dyn Storage, segments: &mut [Found], report: &mut Report) -> io::Result<Scan> {
+    let Some(last) = segments.last_mut() else { return Ok(Scan::default()) };
+    let mut end = scan(storage, last.name, |_| {})?;
+    report.records = end.records;
+    report.damaged_records = end.damaged;
+    report.skipped_bytes = end.skipped;
+    if end.end < last.bytes {
+        report.truncated_bytes = last.bytes - end.end;
+        storage.open(&last.name.to_string())?.truncate(end.end)?;
+        last.bytes = end.end;
+    }
+    for two in segments.windows(2).rev() {
+        if !two[1].header.is_some_and(|header| header.repeats) {
+            break;
+        }
+        let before = scan(storage, two[0].name, |_| {})?;
+        end.next_sequence = end.next_sequence.max(before.next_sequence);
+        for (destination, at) in before.ends {
+            raise(&mut end.ends, &destination, at);
+        }
+    }
+    fill_totals(storage, segments)?;
+    Ok(end)
+}
+
+/// What a segment's damaged head said, from the segment before it.
+fn fill_totals(storage: &dyn Storage, segments: &mut [Found]) -> io::Result<()> {
+    for place in 0..segments.len() {
+        let Found { totals, first_sequence, .. } = &segments[place];
+        if totals.is_some() && first_sequence.is_some() {
+            continue;
+        }
+        let (mut totals, mut first_sequence) = (Vec::new(), 0);
+        if let Some(before) = place.checked_sub(1).map(|before| &segments[before]) {
+            let seen = scan(storage, before.name, |_| {})?;
+            totals = before.totals.clone().unwrap_or_default();
+            first_sequence = seen.next_sequence.max(before.first_sequence.unwrap_or(0));
+            for (destination, at) in seen.ends {
+                raise(&mut totals, &destination, at);
+            }
+        }
+        segments[place].totals.get_or_insert(totals);
+        segments[place].first_sequence.get_or_insert(first_sequence);
+    }
+    Ok(())
+}
+
+pub(super) fn raise(ends: &mut Vec<(Destination, Position)>, destination: &Destination, at: Position) {
+    match ends.iter_mut().find(|(known, _)| known == destination) {
+        Some((_, known)) => *known = known.max(at),
+        None => ends.push((destination.clone(), at)),
+    }
+}
+
+/// Moves saved cursors over what they had settled before it was written. (While the disk was full, say. When the cursors
+/// were saved it was not yet on the disk, so that their positions do not tell.)
+pub(super) fn pass_settled(
+    storage: &dyn Storage,
+    segments: &[Found],
+    end: &Scan,
+    saved: &mut Cursors,
+) -> io::Result<()> {
+    let written = saved.written.clone();
+    let is_new = |destination: &Destination, at: Position| {
+        let known = written.iter().find(|(known, _)| known == destination);
+        known.map_or_else(Position::default, |(_, at)| *at).lines < at.lines
+    };
+    if !end.ends.iter().any(|(destination, at)| is_new(destination, *at)) {
+        return Ok(());
+    }
+    let is_whole = |found: &Found| !found.totals.iter().flatten().any(|(destination, at)| is_new(destination, *at));
+    let first = segments.iter().rposition(is_whole).unwrap_or(0);
+    for found in &segments[first..] {
+        scan(storage, found.name, |frame| {
+            let lanes = saved.backends.iter_mut().flat_map(|backend| &mut backend.destinations);
+            let lanes = lanes.filter(|(destination, _)| *destination == frame.destination);
+            for lane in lanes.flat_map(|(_, lanes)| lanes) {
+                if frame.sequence < lane.from && frame.at == lane.at && is_new(&frame.destination, frame.end()) {
+                    lane.at = frame.end();
+                }
+            }
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Looking at the log of a stopped relay, and forgetting a backend that is gone for good.
+//!
+//! Surveys change nothing: no file is opened for writing, cut off, or moved.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::format::{BadHeader, Frame, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::recovery::OpenError;
+use super::saved::{Cursors, decode_gaps};
+use super::slots::{self, Newer, Slots};
+use super::storage::Storage;
+use super::walk::{Item, Walk, unpack};
+use crate::batch::Destination;
+use crate::journal::Gap;
+use crate::journal::record::Position;
+
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What a folder holds.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Segments, oldest first.
+    pub segments: Vec<SegmentSurvey>,
+    /// Each destination with its lines and bytes.
+    pub destinations: Vec<(Destination, u64, u64)>,
+    /// Lines that were written and cannot be read any more, by subtraction of what stands before and behind them.
+    pub missing_lines: u64,
+    /// Segments that are missing between others.
+    pub missing_segments: u64,
+    /// Each backend and the lines that it has not acknowledged; none where no slot is sound.
+    pub backends: Option<Vec<(String, u64)>>,
+    /// The gap ledger.
+    pub gaps: Vec<Gap>,
+}
+
+/// What a segment holds.
+#[derive(Debug)]
+pub struct SegmentSurvey {
+    /// Its file.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Whole records.
+    pub records: u64,
+    /// Their lines.
+    pub lines: u64,
+    /// When the first line was received, nanoseconds since 1970; 0 where there is none.
+    pub from: u64,
+    /// When the last record's first line was received.
+    pub until: u64,
+    /// What is wrong with it, in words.
+    pub damage: Vec<String>,
+}
+
+impl Survey {
+    /// Whether everything that was written is there. (The end of a write that was cut off is none of it.)
+    pub fn is_sound(&self) -> bool {
+        self.missing_lines == 0 && self.missing_segments == 0 && self.segments.iter().all(|one| one.damage.is_empty())
+    }
+}
+
+/// Reads everything. `lines` gets each record's destination and lines.
+///
+/// # Errors
+/// The disk does not let it, a newer version wrote there, or `lines` failed.
+pub fn survey(
+    storage: &dyn Storage,
+    mut lines: impl FnMut(&Destination, &Bytes) -> io::Result<()>,
+) -> Result<Survey, OpenError> {
+    let mut names: Vec<SegmentName> = storage.list()?.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    names.sort_unstable();
+    let mut survey = Survey {
+        missing_segments: names.windows(2).map(|two| two[1].number - two[0].number - 1).sum(),
+        ..Survey::default()
+    };
+    let mut ends = HashMap::new();
+    let last = names.last().copied();
+    for name in names {
+        let is_last = Some(name) == last;
+        let segment = read_segment(storage, name, is_last, &mut survey, &mut ends, &mut lines)?;
+        survey.segments.push(segment);
+    }
+    let newer = |Newer| OpenError::Newer("a slot".to_owned());
+    let cursors = slots::load(storage, slots::Kind::Cursors).map_err(newer)?;
+    let written = |destination: &Destination| ends.get(destination).copied().unwrap_or_default();
+    survey.backends = cursors.and_then(|found| Cursors::decode(&found.body)).map(|cursors| {
+        let backends = cursors.backends.into_iter().map(|backend| {
+            let lanes = backend.destinations.iter().flat_map(|(destination, lanes)| {
+                let written = written(destination);
+                lanes.iter().map(move |lane| lane.pending(written))
+            });
+            let pending = lanes.sum();
+            (backend.name, pending)
+        });
+        backends.collect()
+    });
+    let gaps = slots::load(storage, slots::Kind::Gaps).map_err(newer)?;
+    survey.gaps = gaps.and_then(|found| decode_gaps(&found.body)).unwrap_or_default();
+    Ok(survey)
+}
+
+fn read_segment(
+    storage: &dyn Storage,
+    name: SegmentName,
+    is_last: bool,
+    survey: &mut Survey,
+    ends: &mut HashMap<Destination, Position>,
+    lines: &mut impl FnMut(&Destination, &Bytes) -> io::Result<()>,
+) -> Result<SegmentSurvey, OpenError> {
+    let file = storage.open(&name.to_string())?;
+    let bytes = file.bytes()?;
+    let mut seen =
+        SegmentSurvey { name: name.to_string(), bytes, records: 0, lines: 0, from: 0, until: 0, damage: Vec::new() };
+    let mut head = [0; SEGMENT_HEADER_BYTES];
+    let read = file.read_at(&mut head, 0).unwrap_or(0);
+    match SegmentHeader::decode(&head[..read]) {
+        Ok(_) => {}
+        Err(BadHeader::Newer) => return Err(OpenError::Newer(seen.name)),
+        Err(BadHeader::Damaged) => seen.damage.push("its header is damaged".to_owned()),
+    }
+    let mut walk = Walk::new(Arc::clone(&file), name, SEGMENT_HEADER_BYTES as u64, CHUNK_BYTES);
+    walk.tolerate();
+    while let Some(item) = walk.next()? {
+        let (frame, stored) = match item {
+            Item::Hole { at, bytes: hole } => {
+                // A write that was under way when the process ended is no damage.
+                if !is_last || at + hole < bytes {
+                    seen.damage.push(format!("{hole} bytes at {at} are no record"));
+                }
+                continue;
+            }
+            Item::BadPayload(frame) => (frame, None),
+            Item::Frame(frame, stored) => (frame, Some(stored)),
+        };
+        if frame.kind != Kind::Record {
+            continue;
+        }
+        let payload = stored.and_then(|stored| unpack(&frame, stored));
+        let Some(payload) = payload else {
+            let Frame { sequence, lines, .. } = frame;
+            seen.damage.push(format!("record {sequence} with {lines} lines is damaged"));
+            continue;
+        };
+        seen.records += 1;
+        seen.lines += frame.lines;
+        seen.from = if seen.from == 0 { frame.received } else { seen.from };
+        seen.until = frame.received;
+        survey.count(&frame, ends);
+        lines(&frame.destination, &payload)?;
+    }
+    Ok(seen)
+}
+
+impl Survey {
+    fn count(&mut self, frame: &Frame, ends: &mut HashMap<Destination, Position>) {
+        if let Some(end) = ends.get(&frame.destination) {
+            if frame.at.lines < end.lines {
+                // Written again after a sync that failed.
+                return;
+            }
+            self.missing_lines += frame.at.since(*end).lines;
+        }
+        ends.insert(frame.destination.clone(), frame.end());
+        let known = self.destinations.iter_mut().find(|(known, ..)| *known == frame.destination);
+        let (lines, bytes) = (frame.lines, frame.payload_bytes as u64);
+        match known {
+            Some(known) => (known.1, known.2) = (known.1 + lines, known.2 + bytes),
+            None => self.destinations.push((frame.destination.clone(), lines, bytes)),
+        }
+    }
+}
+
+/// Removes a backend's cursors, so that nothing is kept for it any more. False where there are none of this name.
+///
+/// # Errors
+/// The disk does not let it, or a newer version wrote there.
+pub fn forget(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
+    let newer = |Newer| OpenError::Newer("cursors".to_owned());
+    let Some(found) = slots::load(storage, slots::Kind::Cursors).map_err(newer)? else { return Ok(false) };
+    let Some(mut cursors) = Cursors::decode(&found.body) else { return Ok(false) };
+    let before = cursors.backends.len();
+    cursors.backends.retain(|backend| backend.name != name);
+    if cursors.backends.len() == before {
+        return Ok(false);
+    }
+    let mut slots = Slots::open(storage, slots::Kind::Cursors, found.journal, Some(&found))?;
+    slots.write(&cursors.encode())?;
+    slots.take_unsynced().map_or(Ok(()), |file| file.sync())?;
+    Ok(true)
+}

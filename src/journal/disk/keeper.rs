@@ -1,0 +1,111 @@
+//! The two threads of the disk: one writes, one syncs.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::super::{Journal, Shared};
+use super::syncer::Syncer;
+use super::writer::{Next, Writer};
+
+/// How long the writer waits at most before it looks around.
+const WRITER_WAIT: Duration = Duration::from_secs(1);
+/// How long the syncer waits at most: cursors that moved without new records are synced then.
+const SYNCER_WAIT: Duration = Duration::from_secs(1);
+/// The pause after a sync that failed.
+const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+/// How often the last bytes are written and synced before the end, at most.
+const LAST_TRIES: u32 = 3;
+
+/// Keeps the disk up with the journal.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+    writer: JoinHandle<Writer>,
+    syncer: JoinHandle<Syncer>,
+}
+
+impl Keeper {
+    /// Starts the threads; none for a journal without a disk.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(journal: &Journal) -> io::Result<Option<Self>> {
+        let (Some(writer), Some(syncer)) = (journal.writer(), journal.syncer()) else { return Ok(None) };
+        let shared = Arc::clone(&journal.shared);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let (ours, stopping) = (Arc::clone(&shared), Arc::clone(&stop));
+        let writer = thread("journal-write").spawn(move || write_on(writer, &ours, &stopping))?;
+        let (ours, stopping) = (Arc::clone(&shared), Arc::clone(&stop));
+        let syncer = thread("journal-sync").spawn(move || sync_on(syncer, &ours, &stopping))?;
+        Ok(Some(Self { shared, stop, writer, syncer }))
+    }
+
+    /// Writes and syncs what there is, and ends the threads.
+    ///
+    /// # Errors
+    /// A thread that panicked.
+    pub fn stop(self) -> std::thread::Result<()> {
+        self.stop.store(true, Ordering::Release);
+        self.shared.work.notify_all();
+        let mut writer = self.writer.join()?;
+        self.shared.sync.notify_all();
+        let mut syncer = self.syncer.join()?;
+        // What could not be synced is written and synced once more, elsewhere.
+        for _ in 0..LAST_TRIES {
+            while writer.step() == Next::Now {}
+            if syncer.step() {
+                return Ok(());
+            }
+        }
+        // That the last file could not be synced is for the next start to know.
+        writer.step();
+        Ok(())
+    }
+}
+
+fn write_on(mut writer: Writer, shared: &Shared, stop: &AtomicBool) -> Writer {
+    loop {
+        let stopping = stop.load(Ordering::Acquire);
+        while writer.step() == Next::Now {
+            shared.sync.notify_one();
+        }
+        if stopping {
+            return writer;
+        }
+        let state = shared.lock();
+        if !state.has_work() && !stop.load(Ordering::Acquire) {
+            drop(shared.work.wait_timeout(state, WRITER_WAIT).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+fn sync_on(mut syncer: Syncer, shared: &Shared, stop: &AtomicBool) -> Syncer {
+    loop {
+        let (mut state, mut waited) = (shared.lock(), Duration::ZERO);
+        while !stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let due = state
+                .sync_due()
+                .map_or_else(|| SYNCER_WAIT.saturating_sub(waited), |due| due.saturating_duration_since(now));
+            if due.is_zero() {
+                break;
+            }
+            state = shared.sync.wait_timeout(state, due).unwrap_or_else(PoisonError::into_inner).0;
+            waited += now.elapsed();
+        }
+        drop(state);
+        let is_well = syncer.step();
+        if stop.load(Ordering::Acquire) {
+            return syncer;
+        }
+        if !is_well {
+            let state = shared.lock();
+            drop(shared.sync.wait_timeout(state, FAILURE_PAUSE).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The bodies of the slots: where each backend is, and what was given up.
+//!
+//! Numbers are little-endian; a name is its length (1 byte) and its bytes; a destination is precision (1), database
+//! and retention policy; a position is lines (8) and bytes (8).
+//!
+//! **Cursors**: next sequence (8), the lowest number of a segment
+//! that may be written on and synced (8), totals as in a totals frame, count of backends (4), and for each: name, count of destinations (4), and for each:
+//! destination, count of lanes (4), and for each: from (8), position (16), wall time of its oldest line (8), 1 where it ends, and
+//! then end (8) and position there (16).
+//!
+//! **Gaps**: count (4), and for each: backend's name, destination, wall times from and until (8 each), lines (8),
+//! reason's name.
+
+use super::super::cursor::SavedLane;
+use super::super::gaps::Gap;
+use super::super::ledger::DropReason;
+use super::super::record::Position;
+use super::format::{precision_code, precision_of};
+use crate::batch::Destination;
+
+/// Where all backends are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cursors {
+    /// No record has been numbered as high as this.
+    pub(crate) next_sequence: u64,
+    /// Segments with a lower number could not be synced: none is written on, and none is synced again.
+    pub(crate) abandoned_below: u64,
+    /// What was written of each destination.
+    pub(crate) written: Vec<(Destination, Position)>,
+    pub(crate) backends: Vec<SavedBackend>,
+}
+
+/// Where one backend is in each destination's records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SavedBackend {
+    pub(crate) name: String,
+    pub(crate) destinations: Vec<(Destination, Vec<SavedLane>)>,
+}
+
+impl Cursors {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_u64(&mut out, self.next_sequence);
+        put_u64(&mut out, self.abandoned_below);
+        put_totals(&mut out, self.written.iter().map(|(destination, at)| (destination, *at)));
+        put_count(&mut out, self.backends.len());
+        for backend in &self.backends {
+            put_name(&mut out, &backend.name);
+            put_count(&mut out, backend.destinations.len());
+            for (destination, lanes) in &backend.destinations {
+                put_destination(&mut out, destination);
+                put_count(&mut out, lanes.len());
+                for lane in lanes {
+                    put_u64(&mut out, lane.from);
+                    put_position(&mut out, lane.at);
+                    put_u64(&mut out, lane.since);
+                    out.push(u8::from(lane.end.is_some()));
+                    if let Some((end, at)) = lane.end {
+                        put_u64(&mut out, end);
+                        put_position(&mut out, at);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// None where the bytes are not what [`Self::encode`] makes.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = Rest(bytes);
+        let (next_sequence, abandoned_below, written) = (rest.u64()?, rest.u64()?, rest.totals()?);
+        let backends = rest.several(|rest| {
+            let name = rest.name()?;
+            let destinations = rest.several(|rest| {
+                let destination = rest.destination()?;
+                let lanes = rest.several(|rest| {
+                    let (from, at, since) = (rest.u64()?, rest.position()?, rest.u64()?);
+                    let end = if rest.u8()? == 0 { None } else { Some((rest.u64()?, rest.position()?)) };
+                    Some(SavedLane { from, at, since, end })
+                })?;
+                Some((destination, lanes))
+            })?;
+            Some(SavedBackend { name, destinations })
+        })?;
+        rest.0.is_empty().then_some(Self { next_sequence, abandoned_below, written, backends })
+    }
+}
+
+/// The gap ledger's bytes.
+pub(crate) fn encode_gaps<'a>(gaps: impl ExactSizeIterator<Item = &'a Gap>) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_count(&mut out, gaps.len());
+    for gap in gaps {
+        put_name(&mut out, &gap.backend);
+        put_destination(&mut out, &gap.destination);
+        for number in [gap.from, gap.until, gap.lines] {
+            put_u64(&mut out, number);
+        }
+        put_name(&mut out, gap.reason.name());
+    }
+    out
+}
+
+/// None where the bytes are not what [`encode_gaps`] makes.
+pub(crate) fn decode_gaps(bytes: &[u8]) -> Option<Vec<Gap>> {
+    let mut rest = Rest(bytes);
+    let gaps = rest.several(|rest| {
+        let (backend, destination) = (rest.name()?, rest.destination()?);
+        let (from, until, lines) = (rest.u64()?, rest.u64()?, rest.u64()?);
+        let name = rest.name()?;
+        let reason = DropReason::ALL.into_iter().find(|reason| reason.name() == name)?;
+        Some(Gap { backend, destination, from, until, lines, reason })
+    })?;
+    rest.0.is_empty().then_some(gaps)
+}
+
+/// A totals frame's payload.
+pub(crate) fn encode_totals<'a>(totals: impl ExactSizeIterator<Item = (&'a Destination, Position)>) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_totals(&mut out, totals);
+    out
+}
+
+/// None where the bytes are not what [`encode_totals`] makes.
+pub(crate) fn decode_totals(bytes: &[u8]) -> Option<Vec<(Destination, Position)>> {
+    let mut rest = Rest(bytes);
+    let totals = rest.totals()?;
+    rest.0.is_empty().then_some(totals)
+}
+
+fn put_u64(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    out.push(u8::try_from(name.len()).expect("BUG: names have at most 255 bytes"));
+    out.extend_from_slice(name.as_bytes());
+}
+
+fn put_destination(out: &mut Vec<u8>, destination: &Destination) {
+    out.push(precision_code(destination.precision));
+    put_name(out, &destination.database);
+    put_name(out, &destination.retention_policy);
+}
+
+fn put_position(out: &mut Vec<u8>, at: Position) {
+    put_u64(out, at.lines);
+    put_u64(out, at.bytes);
+}
+
+fn put_totals<'a>(out: &mut Vec<u8>, totals: impl ExactSizeIterator<Item = (&'a Destination, Position)>) {
+    put_count(out, totals.len());
+    for (destination, at) in totals {
+        put_position(out, at);
+        put_destination(out, destination);
+    }
+}
+
+/// What is still to be read.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1).map(|byte| byte[0])
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn position(&mut self) -> Option<Position> {
+        Some(Position { lines: self.u64()?, bytes: self.u64()? })
+    }
+
+    fn name(&mut self) -> Option<String> {
+        let length = usize::from(self.u8()?);
+        String::from_utf8(self.take(length)?.to_vec()).ok()
+    }
+
+    fn destination(&mut self) -> Option<Destination> {
+        let precision = precision_of(self.u8()?)?;
+        Some(Destination { database: self.name()?, retention_policy: self.name()?, precision })
+    }
+
+    fn totals(&mut self) -> Option<Vec<(Destination, Position)>> {
+        self.several(|rest| {
+            let at = rest.position()?;
+            Some((rest.destination()?, at))
+        })
+    }
+
+    /// A count and as many items. Memory is taken as items are read, not as they are promised.
+    fn several<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.take(4)?.try_into().ok().map(u32::from_le_bytes)?;
+        let mut items = Vec::new();
+        for _ in 0..count {
+            items.push(item(self)?);
+        }
+        Some(items)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Precision;
+
+    fn destination() -> Destination {
+        Destination { database: "db".to_owned(), retention_policy: "rp".to_owned(), precision: Precision::Hours }
+    }
+
+    #[test]
+    fn what_is_saved_is_read_and_a_cut_or_longer_body_is_not() {
+        let at = Position { lines: 3, bytes: 99 };
+        let lanes = vec![
+            SavedLane { from: 5, at, since: 7, end: Some((9, at.plus(1, 1))) },
+            SavedLane { from: 20, at: at.plus(9, 9), since: 8, end: None },
+        ];
+        let backend = SavedBackend { name: "a".to_owned(), destinations: vec![(destination(), lanes)] };
+        let written = vec![(destination(), at.plus(50, 500))];
+        let cursors = Cursors {
+            next_sequence: 21,
+            abandoned_below: 4,
+            written,
+            backends: vec![backend, SavedBackend::default()],
+        };
+        let mut bytes = cursors.encode();
+        assert_eq!(Cursors::decode(&bytes), Some(cursors));
+        for cut in 0..bytes.len() {
+            assert_eq!(Cursors::decode(&bytes[..cut]), None);
+        }
+        bytes.push(0);
+        assert_eq!(Cursors::decode(&bytes), None);
+
+        let gap = Gap {
+            backend: "b".to_owned(),
+            destination: destination(),
+            from: 1,
+            until: 2,
+            lines: 3,
+            reason: DropReason::Quota,
+        };
+        assert_eq!(decode_gaps(&encode_gaps([&gap].into_iter())), Some(vec![gap]));
+        assert_eq!(decode_totals(&encode_totals([(&destination(), at)].into_iter())), Some(vec![(destination(), at)]));
+    }
+}

@@ -1,0 +1,181 @@
+//! A small state in three files, of which one is always whole and synced.
+//!
+//! | at | bytes | slot |
+//! |---|---|---|
+//! | 0 | 8 | `TWFXSLOT` |
+//! | 8 | 2 | format: 1 |
+//! | 10 | 2 | what it holds: 1 = cursors, 2 = gaps |
+//! | 12 | 4 | bytes of the body, at most 64 MiB |
+//! | 16 | 8 | generation: the sound slot with the highest is the state |
+//! | 24 | 8 | the journal's identity |
+//! | 32 | 4 | CRC-32C of the header, with these four as 0, and the body |
+//! | 36 | 4 | 0 |
+//!
+//! The body follows; what stands behind it means nothing. There are three slots, because at any moment one may be
+//! written while another is being synced: a power cut then still leaves the third, which was synced before.
+
+use std::io;
+use std::sync::Arc;
+
+use super::storage::{Storage, StoredFile};
+
+const MAGIC: &[u8; 8] = b"TWFXSLOT";
+const FORMAT: u16 = 1;
+const HEADER_BYTES: usize = 40;
+const MAX_BODY_BYTES: usize = 64 << 20;
+const SLOTS: usize = 3;
+
+/// What slots hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Cursors = 1,
+    Gaps = 2,
+}
+
+impl Kind {
+    fn file_name(self, slot: usize) -> String {
+        let base = match self {
+            Self::Cursors => "cursors",
+            Self::Gaps => "gaps",
+        };
+        format!("{base}-{slot}")
+    }
+}
+
+/// What a slot held.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) journal: u64,
+    pub(crate) body: Vec<u8>,
+    generation: u64,
+    slot: usize,
+}
+
+/// Reads the newer sound slot; none where there is none.
+///
+/// # Errors
+/// That a newer version wrote it.
+pub(crate) fn load(storage: &dyn Storage, kind: Kind) -> Result<Option<Found>, Newer> {
+    let mut best: Option<Found> = None;
+    for slot in 0..SLOTS {
+        let Ok(bytes) = read(storage, &kind.file_name(slot)) else { continue };
+        let Some(Slot { generation, journal, body }) = decode(kind, &bytes)? else { continue };
+        if best.as_ref().is_none_or(|best| best.generation < generation) {
+            best = Some(Found { journal, body: body.to_vec(), generation, slot });
+        }
+    }
+    Ok(best)
+}
+
+/// A slot that a newer version wrote.
+#[derive(Debug)]
+pub(crate) struct Newer;
+
+/// The writing end.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    kind: Kind,
+    journal: u64,
+    files: Vec<Arc<dyn StoredFile>>,
+    generation: u64,
+    current: usize,
+    /// Whether the current slot was written since the last sync.
+    is_dirty: bool,
+}
+
+impl Slots {
+    /// Opens the files, and makes them where they are missing. `found` is what was loaded.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(crate) fn open(storage: &dyn Storage, kind: Kind, journal: u64, found: Option<&Found>) -> io::Result<Self> {
+        let open = |slot| {
+            let name = kind.file_name(slot);
+            match storage.open(&name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => storage.create(&name),
+                opened => opened,
+            }
+        };
+        let files: Vec<Arc<dyn StoredFile>> = (0..SLOTS).map(open).collect::<io::Result<_>>()?;
+        // An earlier process may have ended before it synced what was found; the next write spares it for that.
+        if let Some(Err(error)) = found.map(|found| files[found.slot].sync()) {
+            tracing::warn!(%error, "cannot sync what the journal is opened with");
+        }
+        let (generation, current) = found.map_or((0, 0), |found| (found.generation, (found.slot + 1) % SLOTS));
+        Ok(Self { kind, journal, files, generation, current, is_dirty: false })
+    }
+
+    /// Writes a newer state.
+    ///
+    /// # Errors
+    /// What the disk says; the older state stays.
+    pub(crate) fn write(&mut self, body: &[u8]) -> io::Result<()> {
+        self.is_dirty = true;
+        self.generation += 1;
+        self.files[self.current].write_at(&encode(self.kind, self.generation, self.journal, body), 0)
+    }
+
+    /// The file to sync, where something was written since the last time; what is written from now on goes to
+    /// another slot.
+    pub(crate) fn take_unsynced(&mut self) -> Option<Arc<dyn StoredFile>> {
+        if !std::mem::take(&mut self.is_dirty) {
+            return None;
+        }
+        let file = Arc::clone(&self.files[self.current]);
+        self.current = (self.current + 1) % SLOTS;
+        Some(file)
+    }
+}
+
+fn encode(kind: Kind, generation: u64, journal: u64, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&(kind as u16).to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(&generation.to_le_bytes());
+    bytes.extend_from_slice(&journal.to_le_bytes());
+    bytes.extend_from_slice(&[0; 8]);
+    bytes.extend_from_slice(body);
+    let crc = crc32c::crc32c(&bytes);
+    bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// A sound slot.
+struct Slot<'a> {
+    generation: u64,
+    journal: u64,
+    body: &'a [u8],
+}
+
+fn decode(kind: Kind, bytes: &[u8]) -> Result<Option<Slot<'_>>, Newer> {
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+    let number = |at: usize, length: usize| {
+        header[at..at + length].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let length = usize::try_from(number(12, 4)).unwrap_or(usize::MAX);
+    if &header[..8] != MAGIC || length > MAX_BODY_BYTES {
+        return Ok(None);
+    }
+    let Some(body) = bytes[HEADER_BYTES..].get(..length) else { return Ok(None) };
+    let mut clean = *header;
+    clean[32..36].fill(0);
+    if u64::from(crc32c::crc32c_append(crc32c::crc32c(&clean), body)) != number(32, 4) {
+        return Ok(None);
+    }
+    if number(8, 2) > u64::from(FORMAT) {
+        return Err(Newer);
+    }
+    let slot = Slot { generation: number(16, 8), journal: number(24, 8), body };
+    Ok((number(10, 2) == kind as u64).then_some(slot))
+}
+
+fn read(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
+    let file = storage.open(name)?;
+    let length = usize::try_from(file.bytes()?).unwrap_or(usize::MAX).min(HEADER_BYTES + MAX_BODY_BYTES);
+    let mut bytes = vec![0; length];
+    let filled = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(filled);
+    Ok(bytes)
+}

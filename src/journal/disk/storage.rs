@@ -1,0 +1,202 @@
+//! What the journal needs of a disk: a small trait, so that tests put a failing one in its place, and a folder.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Files that cannot be read go here.
+const ASIDE: &str = "aside";
+/// More of them are not kept apart: the oldest name wins, later ones stay where they are.
+const MOST_ASIDE: usize = 100;
+
+/// One folder of files.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// The names of its files, in any order.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Makes a file that is not there yet.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StoredFile>>;
+
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Moves a file that cannot be read out of the way.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn set_aside(&self, name: &str) -> io::Result<()>;
+
+    /// Makes sure that files made, moved and removed so far are so after a power cut.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn sync_folder(&self) -> io::Result<()>;
+
+    /// The volume's bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// One file.
+pub trait StoredFile: Send + Sync + fmt::Debug {
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn bytes(&self) -> io::Result<u64>;
+
+    /// Fills the buffer from this offset on; less only at the file's end. Returns how much.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of this at an offset.
+    ///
+    /// # Errors
+    /// What the system says; a part may be written then.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Cuts the file off.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Makes sure that what was written so far is there after a power cut. After an error it must not be called
+    /// again for this file: the system has forgotten what it could not write, and would say that all is well
+    /// ("Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+    ///
+    /// # Errors
+    /// What the system says.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A volume's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Free for this process.
+    pub free: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// A folder of the file system: it is 0700, its files are 0600.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    handle: File,
+}
+
+impl Folder {
+    /// Opens the folder, and makes it where it is missing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let is_new = !path.exists();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        if let (true, Some(parent)) = (is_new, path.parent()) {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(Self { path: path.to_owned(), handle: File::open(path)? })
+    }
+
+    fn open_with(&self, name: &str, options: &mut OpenOptions) -> io::Result<Arc<dyn StoredFile>> {
+        Ok(Arc::new(options.read(true).write(true).mode(0o600).open(self.path.join(name))?))
+    }
+}
+
+impl Storage for Folder {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
+        self.open_with(name, OpenOptions::new().create_new(true))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
+        self.open_with(name, &mut OpenOptions::new())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+
+    fn set_aside(&self, name: &str) -> io::Result<()> {
+        let aside = self.path.join(ASIDE);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&aside)?;
+        if std::fs::read_dir(&aside)?.count() >= MOST_ASIDE {
+            return Err(io::Error::other(format!("{} holds {MOST_ASIDE} files: look at them", aside.display())));
+        }
+        std::fs::rename(self.path.join(name), aside.join(name))
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let volume = rustix::fs::fstatvfs(&self.handle)?;
+        Ok(Space { free: volume.f_bavail * volume.f_frsize, total: volume.f_blocks * volume.f_frsize })
+    }
+}
+
+impl StoredFile for File {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match FileExt::read_at(self, &mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(more) => filled += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

@@ -1,0 +1,109 @@
+//! The slow half of the disk: syncing files, and removing what every cursor has passed.
+//!
+//! It holds no lock while it waits for the disk: a sync of five seconds delays nothing but the next one.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use super::super::Shared;
+use super::Files;
+use super::saved::encode_gaps;
+
+/// Syncs the log. There is one for each journal with a disk.
+#[derive(Debug)]
+pub struct Syncer {
+    shared: Arc<Shared>,
+}
+
+impl Syncer {
+    pub(in super::super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Syncs what was written so far, records first, then cursors and gaps; then removes segments that nobody
+    /// needs. False where the disk failed.
+    pub fn step(&mut self) -> bool {
+        if !self.sync_records() {
+            return false;
+        }
+        self.save_gaps();
+        let Some(saved_need) = self.sync_cursors() else { return false };
+        self.remove_passed(saved_need);
+        true
+    }
+
+    /// False where something could not be synced.
+    fn sync_records(&self) -> bool {
+        let (files, folder_changed) = {
+            let mut state = self.shared.lock();
+            let files = state.take_unsynced();
+            (files, std::mem::take(&mut state.disk().folder_changed))
+        };
+        if folder_changed && let Err(error) = self.files().storage.sync_folder() {
+            self.shared.lock().disk().folder_changed = true;
+            self.fail(&error);
+            return false;
+        }
+        for (file, below) in files {
+            let begun = Instant::now();
+            if let Err(error) = file.sync() {
+                self.fail(&error);
+                return false;
+            }
+            self.shared.lock().note_synced(below, begun.elapsed());
+        }
+        true
+    }
+
+    fn save_gaps(&self) {
+        let body = {
+            let mut state = self.shared.lock();
+            if !state.gaps.take_change() {
+                return;
+            }
+            encode_gaps(state.gaps.iter())
+        };
+        let file = {
+            let mut slots = self.files().gaps.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.write(&body).map(|()| slots.take_unsynced())
+        };
+        if let Err(error) = file.and_then(|file| file.map_or(Ok(()), |file| file.sync())) {
+            tracing::warn!(%error, "cannot save the gap ledger");
+        }
+    }
+
+    /// From which sequence on the synced cursors need the log; none where they could not be synced.
+    fn sync_cursors(&self) -> Option<u64> {
+        let saved_need = self.shared.lock().disk().saved_need;
+        let file = self.files().cursors.lock().unwrap_or_else(PoisonError::into_inner).take_unsynced();
+        match file.map_or(Ok(()), |file| file.sync()) {
+            Ok(()) => Some(saved_need),
+            Err(error) => {
+                // The next state goes to another slot, so that this file's sync is not repeated for the same bytes.
+                let mut state = self.shared.lock();
+                state.disk().cursors_changed = true;
+                state.disk().sync_errors += 1;
+                tracing::warn!(%error, "cannot sync the journal's cursors");
+                None
+            }
+        }
+    }
+
+    fn remove_passed(&self, saved_need: u64) {
+        let passed = self.shared.lock().take_passed(saved_need);
+        for name in passed {
+            if let Err(error) = self.files().storage.remove(&name.to_string()) {
+                tracing::warn!(segment = %name, %error, "cannot remove a segment that every backend has");
+            }
+        }
+    }
+
+    fn fail(&self, error: &std::io::Error) {
+        tracing::error!(%error, "the journal's disk does not sync: writing again what was not synced, to a new file");
+        self.shared.lock().note_sync_failure(error.to_string());
+    }
+
+    fn files(&self) -> &Files {
+        self.shared.disk.as_ref().expect("BUG: only a journal with a disk has a syncer")
+    }
+}

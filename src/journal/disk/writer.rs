@@ -1,0 +1,339 @@
+//! The writing end of the log: records from memory into segments, cursors into their slots, and room for both.
+//!
+//! It never syncs (the [`super::Syncer`] does), so that a slow sync delays no write. What cannot be written stays in memory and
+//! is tried again each second.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use super::super::Shared;
+use super::super::ledger::DropReason;
+use super::super::record::Position;
+use super::book::Job;
+use super::format::{Codec, Frame, Key, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::saved::encode_totals;
+use super::storage::StoredFile;
+use super::{Condition, DiskOptions, Files};
+use crate::batch::Destination;
+use crate::protocol::Precision;
+
+/// Bytes written at once, about.
+const WRITE_BYTES: u64 = 1 << 20;
+
+/// Writes the log. There is one for each journal with a disk.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    options: DiskOptions,
+    active: Option<Active>,
+    /// The bytes of the next write.
+    buffer: Vec<u8>,
+    compressed: Vec<u8>,
+    /// When the volume's free space and the oldest segment's age are looked at next.
+    look_next: Instant,
+    /// Writing failed, and is tried again then.
+    retry_at: Option<Instant>,
+    /// The volume has less free than it must.
+    below_floor: bool,
+}
+
+#[derive(Debug)]
+struct Active {
+    file: Arc<dyn StoredFile>,
+    key: Key,
+    offset: u64,
+}
+
+/// Whether the writer has more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// At once.
+    Now,
+    /// When there is something new, or a second has passed.
+    Later,
+}
+
+impl Writer {
+    pub(in super::super) fn new(shared: Arc<Shared>) -> Self {
+        let (options, active) = {
+            let mut state = shared.lock();
+            let disk = state.disk();
+            let last = disk.segments.back().zip(disk.active.clone());
+            let active =
+                last.map(|(segment, file)| Active { file, key: Key::new(segment.name), offset: segment.bytes });
+            (disk.options.clone(), active)
+        };
+        Self {
+            shared,
+            options,
+            active,
+            buffer: Vec::new(),
+            compressed: Vec::new(),
+            look_next: Instant::now(),
+            retry_at: None,
+            below_floor: false,
+        }
+    }
+
+    /// Writes what there is: at most about 1 MiB of records, and the cursors where they have moved.
+    pub fn step(&mut self) -> Next {
+        if self.look_next <= Instant::now() {
+            self.look_next = Instant::now() + self.options.retry_after;
+            self.look_around();
+        }
+        let mut next = Next::Later;
+        if self.retry_at.is_none_or(|time| time <= Instant::now()) {
+            let jobs = self.shared.lock().next_to_write(WRITE_BYTES);
+            self.retry_at = None;
+            if !jobs.is_empty() {
+                match self.write(&jobs) {
+                    Ok(true) => next = Next::Now,
+                    Ok(false) => self.retry_at = Some(Instant::now() + self.options.retry_after),
+                    Err(error) => self.note_failure(&error),
+                }
+                self.shared.lock().end_writing();
+            }
+        }
+        self.save_cursors();
+        next
+    }
+
+    /// Makes room by what the age, the floor and the quota say, before it is needed.
+    fn look_around(&mut self) {
+        if let Ok(space) = self.files().storage.space() {
+            self.below_floor = space.free < self.options.floor(space);
+        }
+        while let Some(aged) = self.evict_with(|state| state.evict_aged()) {
+            tracing::warn!(segment = %aged, "dropped lines older than journal.max_age");
+        }
+        // What is to be dropped by its age is dropped by the segment: so none may grow for long.
+        if self.options.max_age.is_some_and(|max_age| self.shared.lock().is_segment_older(max_age / 8)) {
+            self.shared.lock().disk().must_roll.get_or_insert(false);
+        }
+    }
+
+    /// Writes as many of the records as fit the segment; false where there is no room.
+    fn write(&mut self, jobs: &[Job]) -> io::Result<bool> {
+        if self.must_roll(jobs[0].bytes()) && !self.roll()? {
+            return Ok(false);
+        }
+        let Some(active) = &self.active else { return Ok(false) };
+        let (key, offset) = (active.key, active.offset);
+        let room = self.options.segment_bytes().saturating_sub(offset).max(jobs[0].bytes());
+        let mut sum = 0;
+        let fitting = jobs.iter().take_while(|job| {
+            sum += job.bytes();
+            sum <= room
+        });
+        let jobs = &jobs[..fitting.count()];
+        self.buffer.clear();
+        for job in jobs {
+            self.encode(&key, job);
+        }
+        let bytes = self.buffer.len() as u64;
+        if !self.make_room(bytes) {
+            return Ok(false);
+        }
+        let Some(active) = &mut self.active else { return Ok(false) };
+        if let Err(error) = active.file.write_at(&self.buffer, offset) {
+            // What a failed write left is taken back; where even that fails, the next segment is as good.
+            if active.file.truncate(offset).is_err() || !is_full(&error) {
+                self.shared.lock().disk().must_roll.get_or_insert(false);
+            }
+            return Err(error);
+        }
+        active.offset += bytes;
+        self.shared.lock().note_written(jobs, bytes);
+        Ok(true)
+    }
+
+    fn must_roll(&self, bytes: u64) -> bool {
+        let is_asked = self.shared.lock().disk().must_roll.is_some();
+        let is_full = |active: &Active| active.offset + bytes > self.options.segment_bytes();
+        is_asked || self.active.as_ref().is_none_or(is_full)
+    }
+
+    fn encode(&mut self, key: &Key, job: &Job) {
+        let batch = &job.record.batch;
+        let mut frame = Frame {
+            kind: Kind::Record,
+            codec: Codec::Plain,
+            destination: (*batch.destination).clone(),
+            sequence: job.record.sequence,
+            at: job.at,
+            lines: batch.lines,
+            received: batch.received.wall,
+            stored_bytes: batch.bytes.len(),
+            payload_bytes: batch.bytes.len(),
+        };
+        if self.options.compress {
+            self.compressed.resize(lz4_flex::block::get_maximum_output_size(batch.bytes.len()), 0);
+            let length = lz4_flex::block::compress_into(&batch.bytes, &mut self.compressed).unwrap_or(usize::MAX);
+            if length < batch.bytes.len() {
+                (frame.codec, frame.stored_bytes) = (Codec::Lz4, length);
+                return frame.encode(key, &self.compressed[..length], &mut self.buffer);
+            }
+        }
+        frame.encode(key, &batch.bytes, &mut self.buffer);
+    }
+
+    /// Begins a new segment; false where there is no room.
+    fn roll(&mut self) -> io::Result<bool> {
+        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let created = created.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let (name, bytes) = {
+            let mut state = self.shared.lock();
+            let disk = state.disk();
+            let (number, repeats) = (disk.next_number(), disk.must_roll == Some(true));
+            let (first_sequence, name) = (disk.next_write, SegmentName { number, salt: fastrand::u64(..) });
+            let totals = state.totals();
+            let lines_before = totals.iter().map(|(_, at)| at.lines).sum();
+            let journal = self.files().journal;
+            let header = SegmentHeader { journal, number, first_sequence, lines_before, created, repeats };
+            let payload = encode_totals(totals.iter().map(|(log, at)| (&*log.destination, *at)));
+            (name, first_bytes(name, &header, &payload))
+        };
+        if !self.make_room(bytes.len() as u64) {
+            return Ok(false);
+        }
+        let storage = &self.files().storage;
+        let file = storage.create(&name.to_string())?;
+        if let Err(error) = file.write_at(&bytes, 0) {
+            // Nothing is in it: a segment that never was. Where it cannot be removed, it is found empty at the next start.
+            drop(storage.remove(&name.to_string()));
+            return Err(error);
+        }
+        let length = bytes.len() as u64;
+        self.shared.lock().begin_segment(name, created, length, Arc::clone(&file));
+        self.active = Some(Active { file, key: Key::new(name), offset: length });
+        Ok(true)
+    }
+
+    /// Makes room for this many bytes by giving up the oldest segments, where the policy allows; false where there is none.
+    fn make_room(&mut self, bytes: u64) -> bool {
+        loop {
+            let is_over = {
+                let mut state = self.shared.lock();
+                let disk = state.disk();
+                disk.quota_reached = disk.bytes + bytes > self.options.quota;
+                disk.quota_reached
+            };
+            if !is_over && !self.below_floor {
+                return true;
+            }
+            if let Some(name) = self.evict_with(|state| state.evict(DropReason::Quota)) {
+                tracing::debug!(segment = %name, "no room on the disk: dropped the oldest lines");
+                self.below_floor = false;
+                continue;
+            }
+            let reason = if is_over { "journal.disk is used up" } else { "the volume has too little free space" };
+            self.shared.lock().disk().note_full(reason);
+            return false;
+        }
+    }
+
+    /// Takes a segment out of the book, saves the cursors that moved, and removes the file.
+    fn evict_with(
+        &mut self,
+        take: impl FnOnce(&mut super::super::state::State) -> Option<SegmentName>,
+    ) -> Option<SegmentName> {
+        let name = take(&mut self.shared.lock())?;
+        self.save_cursors();
+        if let Err(error) = self.files().storage.remove(&name.to_string()) {
+            tracing::warn!(segment = %name, %error, "cannot remove a segment");
+        }
+        Some(name)
+    }
+
+    fn save_cursors(&self) {
+        let (body, need) = {
+            let mut state = self.shared.lock();
+            if !std::mem::take(&mut state.disk().cursors_changed) {
+                return;
+            }
+            let (cursors, need) = state.cursors();
+            (cursors.encode(), need)
+        };
+        let saved = self.files().cursors.lock().unwrap_or_else(PoisonError::into_inner).write(&body);
+        let mut state = self.shared.lock();
+        match saved {
+            Ok(()) => state.disk().saved_need = need,
+            Err(error) => {
+                state.disk().note_write_error(&error);
+                state.disk().cursors_changed = true;
+            }
+        }
+    }
+
+    fn note_failure(&mut self, error: &io::Error) {
+        self.retry_at = Some(Instant::now() + self.options.retry_after);
+        let is_pressing = {
+            let mut state = self.shared.lock();
+            if is_full(error) {
+                state.disk().note_full("the volume is full");
+            } else {
+                state.disk().note_write_error(error);
+            }
+            is_full(error) && state.is_memory_scarce()
+        };
+        // What is in memory only is about to be lost: then the oldest on the disk is worth less.
+        if is_pressing {
+            self.evict_with(|state| state.evict(DropReason::Quota));
+        }
+    }
+
+    fn files(&self) -> &Files {
+        self.shared.disk.as_ref().expect("BUG: only a journal with a disk has a writer")
+    }
+}
+
+/// A segment's header and totals frame.
+fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES + super::format::FRAME_HEADER_BYTES + totals.len());
+    bytes.extend_from_slice(&header.encode());
+    let frame = Frame {
+        kind: Kind::Totals,
+        codec: Codec::Plain,
+        destination: Destination {
+            database: String::new(),
+            retention_policy: String::new(),
+            precision: Precision::Nanoseconds,
+        },
+        sequence: header.first_sequence,
+        at: Position::default(),
+        lines: 0,
+        received: header.created,
+        stored_bytes: totals.len(),
+        payload_bytes: totals.len(),
+    };
+    frame.encode(&Key::new(name), totals, &mut bytes);
+    bytes
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl super::Disk {
+    fn next_number(&self) -> u64 {
+        self.segments.back().map_or(0, |segment| segment.name.number + 1).max(self.least_number)
+    }
+
+    fn note_full(&mut self, why: &str) {
+        if self.writing_is != Condition::Full {
+            tracing::warn!(why, "the journal cannot write: lines are kept in memory until there is room");
+        }
+        self.writing_is = Condition::Full;
+        self.error = Some(why.to_owned());
+    }
+
+    fn note_write_error(&mut self, error: &io::Error) {
+        if self.writing_is != Condition::Failing {
+            tracing::error!(%error, "the journal cannot write: lines are kept in memory; trying again each second");
+        }
+        self.write_errors += 1;
+        self.writing_is = Condition::Failing;
+        self.error = Some(error.to_string());
+    }
+}
