@@ -2,6 +2,7 @@
 
 mod config;
 mod corpus;
+mod damage;
 mod differential;
 mod disk_model;
 mod faulty;

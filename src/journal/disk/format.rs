@@ -32,7 +32,7 @@
 //! | at | bytes | frame header |
 //! |---|---|---|
 //! | 0 | 4 | marker: the low half of the segment's salt |
-//! | 4 | 4 | crc of salt, number, and the header from 8 on with its names |
+//! | 4 | 4 | crc of salt, number, the frame's place in the file (8 bytes), and the header from 8 on with its names |
 //! | 8 | 4 | crc of salt, number, and the payload as it is stored |
 //! | 12 | 4 | bytes of the payload as it is stored, at most 1 MiB |
 //! | 16 | 4 | bytes of the payload itself, at most 1 MiB |
@@ -215,8 +215,8 @@ impl Frame {
         self.head_bytes() + self.stored_bytes
     }
 
-    /// Appends the whole frame to `out`. `stored` is the payload in the frame's codec.
-    pub(crate) fn encode(&self, key: &Key, stored: &[u8], out: &mut Vec<u8>) {
+    /// Appends the whole frame to `out`, for this place in the segment. `stored` is the payload in the frame's codec.
+    pub(crate) fn encode(&self, key: &Key, place: u64, stored: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&key.marker);
         out.extend_from_slice(&[0; 4]);
@@ -248,7 +248,7 @@ impl Frame {
         ]);
         out.extend_from_slice(database.as_bytes());
         out.extend_from_slice(retention_policy.as_bytes());
-        let crc = key.crc(&out[start + 8..]);
+        let crc = key.at(place).crc(&out[start + 8..]);
         out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(stored);
     }
@@ -269,6 +269,11 @@ impl Key {
         Self { marker: [bytes[0], bytes[1], bytes[2], bytes[3]], seed: crc32c::crc32c(&bytes) }
     }
 
+    /// The same for a header at this place, so that a frame that strayed to another one is none.
+    fn at(&self, place: u64) -> Self {
+        Self { seed: self.crc(&place.to_le_bytes()), ..*self }
+    }
+
     fn crc(&self, bytes: &[u8]) -> u32 {
         crc32c::crc32c_append(self.seed, bytes)
     }
@@ -287,8 +292,8 @@ pub(crate) enum Parsed {
     Nothing,
 }
 
-/// Reads the frame that `bytes` begin with.
-pub(crate) fn parse(key: &Key, bytes: &[u8]) -> Parsed {
+/// Reads the frame that `bytes` begin with, which are from this place in the segment.
+pub(crate) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
     if bytes.len() < FRAME_HEADER_BYTES {
         let begins = bytes.len().min(4);
         let is_marker = bytes[..begins] == key.marker[..begins];
@@ -301,7 +306,7 @@ pub(crate) fn parse(key: &Key, bytes: &[u8]) -> Parsed {
     if bytes.len() < head {
         return Parsed::Partial(head);
     }
-    if key.crc(&bytes[8..head]) != u32_at(bytes, 4) {
+    if key.at(place).crc(&bytes[8..head]) != u32_at(bytes, 4) {
         return Parsed::Nothing;
     }
     let Some(frame) = decode_frame(&bytes[..head]) else { return Parsed::Nothing };
@@ -454,33 +459,34 @@ mod tests {
     #[test]
     fn a_frame_has_these_bytes() {
         let (key, mut bytes) = (Key::new(NAME), Vec::new());
-        frame().encode(&key, b"m v=1 5\n", &mut bytes);
+        frame().encode(&key, 64, b"m v=1 5\n", &mut bytes);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let vector = "88776655e9bc0e5ac4fb4b020800000008000000010000000807060504030201e8030000000000003075\
+        let vector = "88776655d90301ccc4fb4b020800000008000000010000000807060504030201e8030000000000003075\
                       000000000000015cb5a6728bea18000003080400000074656c65677261667765656b6d20763d3120350a";
         assert_eq!(hex, vector);
-        assert!(matches!(parse(&key, &bytes), Parsed::Frame(parsed) if parsed == frame()));
+        assert!(matches!(parse(&key, 64, &bytes), Parsed::Frame(parsed) if parsed == frame()));
     }
 
     #[test]
     fn every_flipped_bit_is_seen_and_every_cut_is_partial() {
         let (key, mut bytes) = (Key::new(NAME), Vec::new());
-        frame().encode(&key, b"m v=1 5\n", &mut bytes);
+        frame().encode(&key, 64, b"m v=1 5\n", &mut bytes);
         let head = frame().head_bytes();
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            match parse(&key, &flipped) {
+            match parse(&key, 64, &flipped) {
                 Parsed::BadPayload(parsed) => assert!(bit / 8 >= head && parsed == frame(), "bit {bit}"),
                 Parsed::Nothing | Parsed::Partial(_) => assert!(bit / 8 < head, "bit {bit}"),
                 Parsed::Frame(_) => panic!("bit {bit}"),
             }
         }
         for cut in 0..bytes.len() {
-            assert!(matches!(parse(&key, &bytes[..cut]), Parsed::Partial(more) if more > cut), "{cut}");
+            assert!(matches!(parse(&key, 64, &bytes[..cut]), Parsed::Partial(more) if more > cut), "{cut}");
         }
         let other = Key::new(SegmentName { number: 8, ..NAME });
-        assert!(matches!(parse(&other, &bytes), Parsed::Nothing), "another segment's frame");
+        assert!(matches!(parse(&other, 64, &bytes), Parsed::Nothing), "another segment's frame");
+        assert!(matches!(parse(&key, 65, &bytes), Parsed::Nothing), "another place's frame");
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Walk {
     pub(crate) fn next(&mut self) -> io::Result<Option<Item>> {
         loop {
             let rest = self.rest_of_chunk();
-            match parse(&self.key, &rest) {
+            match parse(&self.key, self.offset, &rest) {
                 Parsed::Frame(frame) => {
                     let payload = rest.slice(frame.head_bytes()..frame.bytes());
                     self.offset += frame.bytes() as u64;
@@ -110,9 +110,10 @@ impl Walk {
         if had >= needed {
             return Ok(true);
         }
-        let mut buffer = vec![0; needed.max(self.chunk_bytes)];
+        let there = usize::try_from(self.file.bytes()?.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; needed.max(self.chunk_bytes).min(there)];
         let filled = match self.file.read_at(&mut buffer, self.offset) {
-            Err(_) if self.is_tolerant => self.read_blocks(&mut buffer)?,
+            Err(_) if self.is_tolerant => self.read_blocks(&mut buffer),
             read => read?,
         };
         buffer.truncate(filled);
@@ -122,15 +123,13 @@ impl Walk {
     }
 
     /// What the disk gives, with zeros for the blocks that it does not.
-    fn read_blocks(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let there = usize::try_from(self.file.bytes()?.saturating_sub(self.offset)).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(there);
-        for (place, block) in buffer[..wanted].chunks_mut(BLOCK_BYTES).enumerate() {
+    fn read_blocks(&self, buffer: &mut [u8]) -> usize {
+        for (place, block) in buffer.chunks_mut(BLOCK_BYTES).enumerate() {
             if self.file.read_at(block, self.offset + (place * BLOCK_BYTES) as u64).is_err() {
                 block.fill(0);
             }
         }
-        Ok(wanted)
+        buffer.len()
     }
 
     /// Goes on to the next whole frame, or to the file's end.
@@ -142,7 +141,7 @@ impl Walk {
             let marker = memmem::find(&rest, &self.key.marker);
             // Without a whole marker its beginning may be the last three bytes.
             self.offset += marker.unwrap_or_else(|| rest.len().saturating_sub(3)) as u64;
-            let found = match marker.map(|place| parse(&self.key, &rest[place..])) {
+            let found = match marker.map(|place| parse(&self.key, self.offset, &rest[place..])) {
                 Some(Parsed::Frame(_) | Parsed::BadPayload(_)) => true,
                 Some(Parsed::Partial(needed)) if self.fill(needed)? => continue,
                 Some(Parsed::Partial(_) | Parsed::Nothing) => {

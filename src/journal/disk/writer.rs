@@ -129,7 +129,7 @@ impl Writer {
         let jobs = &jobs[..fitting.count()];
         self.buffer.clear();
         for job in jobs {
-            self.encode(&key, job);
+            self.encode(&key, offset + self.buffer.len() as u64, job);
         }
         let bytes = self.buffer.len() as u64;
         if !self.make_room(bytes) {
@@ -154,7 +154,7 @@ impl Writer {
         is_asked || self.active.as_ref().is_none_or(is_full)
     }
 
-    fn encode(&mut self, key: &Key, job: &Job) {
+    fn encode(&mut self, key: &Key, place: u64, job: &Job) {
         let batch = &job.record.batch;
         let mut frame = Frame {
             kind: Kind::Record,
@@ -172,10 +172,10 @@ impl Writer {
             let length = lz4_flex::block::compress_into(&batch.bytes, &mut self.compressed).unwrap_or(usize::MAX);
             if length < batch.bytes.len() {
                 (frame.codec, frame.stored_bytes) = (Codec::Lz4, length);
-                return frame.encode(key, &self.compressed[..length], &mut self.buffer);
+                return frame.encode(key, place, &self.compressed[..length], &mut self.buffer);
             }
         }
-        frame.encode(key, &batch.bytes, &mut self.buffer);
+        frame.encode(key, place, &batch.bytes, &mut self.buffer);
     }
 
     /// Begins a new segment; false where there is no room.
@@ -307,7 +307,7 @@ fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<
         stored_bytes: totals.len(),
         payload_bytes: totals.len(),
     };
-    frame.encode(&Key::new(name), totals, &mut bytes);
+    frame.encode(&Key::new(name), SEGMENT_HEADER_BYTES as u64, totals, &mut bytes);
     bytes
 }
 
