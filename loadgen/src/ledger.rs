@@ -69,6 +69,17 @@ impl Ledger {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).counts
     }
 
+    /// How many of a host's lines from number `first` on did not arrive.
+    pub fn missing(&self, host: u32, first: u64, lines: u64) -> u64 {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let bitmap = inner.hosts.get(host as usize).map_or(&[][..], Vec::as_slice);
+        let has = |number: u64| {
+            let word = usize::try_from(number / 64).unwrap_or(usize::MAX);
+            bitmap.get(word).is_some_and(|word| word & 1 << (number % 64) != 0)
+        };
+        (first..first + lines).filter(|number| !has(*number)).count() as u64
+    }
+
     /// From a line's timestamp to its arrival here, in milliseconds: the median, the 99th percentile, the longest.
     pub fn latency_ms(&self) -> [f64; 3] {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,11 @@
 //! The relay under test, as a stranger sees it: its admin address, and its process where it was started here.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,53 +23,95 @@ pub struct Relay {
     pub target: SocketAddr,
     /// Where it shows its state.
     pub admin: SocketAddr,
-    _process: Option<Process>,
+    process: Option<Process>,
+    /// Removed with the last relay that used it.
+    folder: Option<Arc<Folder>>,
 }
 
 /// A process that is ended with the relay.
 #[derive(Debug)]
 struct Process {
     child: Child,
-    folder: std::path::PathBuf,
+}
+
+/// The folder of a relay that was started here, with its configuration and its data.
+#[derive(Debug)]
+pub struct Folder {
+    path: std::path::PathBuf,
+}
+
+impl Folder {
+    /// Makes a folder with a configuration: these lines of TOML for the listener at this address and for the journal, and an
+    /// InfluxDB backend for each of the addresses.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(listen: SocketAddr, listener: &str, journal: &str, backends: &[SocketAddr]) -> Result<Self> {
+        let unique = format!("loadgen-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let folder = Self { path: std::env::temp_dir().join(unique) };
+        let path = folder.path.display();
+        std::fs::create_dir(&folder.path).with_context(|| format!("cannot make the folder {path}"))?;
+        let mut toml = format!(
+            "data_dir = \"{path}/data\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[journal]\n{journal}\n[[udp]]\nlisten = \"{listen}\"\n{listener}\n"
+        );
+        for (place, backend) in backends.iter().enumerate() {
+            toml.push_str(&format!("[[backend]]\nname = \"sink-{place}\"\nurl = \"http://{backend}\"\n"));
+        }
+        std::fs::write(folder.configuration(), toml)?;
+        Ok(folder)
+    }
+
+    fn configuration(&self) -> std::path::PathBuf {
+        self.path.join("twinflux.toml")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.path));
+    }
 }
 
 impl Relay {
     /// A relay that runs already.
     pub fn running(target: SocketAddr, admin: SocketAddr) -> Self {
-        Self { target, admin, _process: None }
+        Self { target, admin, process: None, folder: None }
     }
 
-    /// Starts a relay's program on ports that the kernel gives, with these lines of TOML for its listener and
-    /// journal, and an InfluxDB backend for each of the addresses.
+    /// Starts a relay's program in a folder. A socket that is given is passed on as systemd does.
     ///
     /// # Errors
     /// What kept it from starting.
-    pub fn start(program: &Path, listener: &str, journal: &str, backends: &[SocketAddr]) -> Result<Self> {
-        let unique = format!("loadgen-{}-{:x}", std::process::id(), fastrand::u64(..));
-        let folder = std::env::temp_dir().join(unique);
-        std::fs::create_dir(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let mut toml = format!(
-            "data_dir = \"{}/data\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[journal]\n{journal}\n[[udp]]\nlisten = \"127.0.0.1:0\"\n{listener}\n",
-            folder.display()
-        );
-        for (place, backend) in backends.iter().enumerate() {
-            toml.push_str(&format!("[[backend]]\nname = \"sink-{place}\"\nurl = \"http://{backend}\"\n"));
+    pub fn start(program: &Path, folder: &Arc<Folder>, socket: Option<&UdpSocket>) -> Result<Self> {
+        let mut command = Command::new(program);
+        if let Some(socket) = socket {
+            // The shell puts the socket where the protocol wants it, and the program in its own place.
+            command = Command::new("sh");
+            let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=hosts; exec \"$@\"";
+            let passed: OwnedFd = socket.try_clone()?.into();
+            command.args(["-c", script, "sh"]).arg(program).stdin(Stdio::from(passed));
         }
-        let file = folder.join("twinflux.toml");
-        std::fs::write(&file, toml)?;
-        let mut child = Command::new(program)
+        let mut child = command
             .arg("--config")
-            .arg(&file)
-            .env("RUST_LOG", "warn")
+            .arg(folder.configuration())
+            .env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_else(|| "warn".into()))
             .stdout(Stdio::piped())
             .spawn()
-            .inspect_err(|_| drop(std::fs::remove_dir_all(&folder)))
             .with_context(|| format!("cannot start {}", program.display()))?;
         let output = child.stdout.take();
-        let mut process = Process { child, folder };
+        let mut process = Process { child };
         let addresses = read_addresses(BufReader::new(output.context("no output")?));
         let (target, admin) = addresses.inspect_err(|_| process.end())?;
-        Ok(Self { target, admin, _process: Some(process) })
+        Ok(Self { target, admin, process: Some(process), folder: Some(Arc::clone(folder)) })
+    }
+
+    /// Ends the process at once (SIGKILL), as a crash would.
+    pub fn kill(mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself.
+            drop(process.child.kill());
+            drop(process.child.wait());
+        }
     }
 
     /// Its `/api/status`.
@@ -102,9 +146,12 @@ impl Relay {
     }
 }
 
-impl Drop for Process {
+impl Drop for Relay {
     fn drop(&mut self) {
-        self.end();
+        if let Some(mut process) = self.process.take() {
+            process.end();
+        }
+        self.folder = None;
     }
 }
 
@@ -123,7 +170,6 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        drop(std::fs::remove_dir_all(&self.folder));
     }
 }
 

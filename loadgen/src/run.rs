@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::baseline::{Baseline, Cost};
 use crate::ledger::Counts;
-use crate::relay::Relay;
+use crate::relay::{Folder, Relay};
 use crate::send::{Plan, Progress, Sent, send};
 use crate::sink::{Behaviour, Sink, Store};
 
@@ -138,7 +138,10 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
     let addresses: Vec<SocketAddr> = sinks.iter().map(|(sink, _)| sink.address()).collect();
     let under = setup.relay.clone();
     let relay = blocking(move || match under {
-        Under::Program { path, listener, journal } => Relay::start(&path, &listener, &journal, &addresses),
+        Under::Program { path, listener, journal } => {
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            Relay::start(&path, &Arc::new(Folder::new(any, &listener, &journal, &addresses)?), None)
+        }
         Under::Running { target, admin } => Ok(Relay::running(target, admin)),
     });
     let relay = Arc::new(relay.await?);

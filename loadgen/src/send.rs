@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, sendmsg};
@@ -63,7 +64,25 @@ pub struct Progress {
     bytes: AtomicU64,
     errors: AtomicU64,
     stop: AtomicBool,
+    /// Kept where someone wants to know when each line was sent.
+    rounds: Option<Mutex<Vec<Round>>>,
 }
+
+/// The lines that one host sent at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// The host.
+    pub host: u32,
+    /// The first line's number; the others follow.
+    pub first: u64,
+    /// How many they are.
+    pub lines: u64,
+    /// When they were sent, in nanoseconds since 1970.
+    pub time: u64,
+}
+
+/// Rounds kept, at most: 320 MB.
+const MOST_ROUNDS: usize = 10_000_000;
 
 /// One reading of [`Progress`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -80,6 +99,25 @@ pub struct Sent {
 }
 
 impl Progress {
+    /// One that keeps the times, too.
+    pub fn with_rounds() -> Self {
+        Self { rounds: Some(Mutex::default()), ..Self::default() }
+    }
+
+    /// When what was sent, as far as it is kept.
+    pub fn rounds(&self) -> Vec<Round> {
+        self.rounds.as_ref().map_or_else(Vec::new, |rounds| rounds.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn note_round(&self, round: Round) {
+        if let Some(rounds) = &self.rounds {
+            let mut rounds = rounds.lock().unwrap_or_else(PoisonError::into_inner);
+            if rounds.len() < MOST_ROUNDS {
+                rounds.push(round);
+            }
+        }
+    }
+
     /// What was sent so far.
     pub fn sent(&self) -> Sent {
         Sent {
@@ -107,7 +145,7 @@ pub fn send(plan: &Plan, progress: &Progress) -> io::Result<Duration> {
             if plan.target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any)?;
         socket.connect(plan.target)?;
-        hosts.push(Sender { host: Host::new(number, plan.shape), socket, datagrams: Vec::new() });
+        hosts.push(Sender { number, host: Host::new(number, plan.shape), socket, datagrams: Vec::new() });
     }
     let mut headers = MultiHeaders::preallocate(BATCH, None);
     let lines: usize = hosts.iter().map(|sender| sender.host.lines().len()).sum();
@@ -143,6 +181,7 @@ fn wait_until(due: Instant) {
 }
 
 struct Sender {
+    number: u32,
     host: Host,
     socket: UdpSocket,
     /// Where each datagram of the host's buffer begins and ends, and how many lines it holds.
@@ -160,7 +199,9 @@ impl Sender {
     /// Sends all lines of one interval.
     fn send(&mut self, payload: Option<usize>, headers: &mut MultiHeaders<SockaddrStorage>, progress: &Progress) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-        self.host.render(u64::try_from(now).unwrap_or(0));
+        let (time, first) = (u64::try_from(now).unwrap_or(0), self.host.rendered());
+        self.host.render(time);
+        progress.note_round(Round { host: self.number, first, lines: self.host.rendered() - first, time });
         if self.datagrams.is_empty() {
             self.datagrams = cut(self.host.lines(), payload.unwrap_or(0));
         }

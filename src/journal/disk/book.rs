@@ -116,6 +116,7 @@ impl State {
         if let Some(segment) = disk.segments.back_mut() {
             segment.bytes += bytes;
             segment.newest = Instant::now();
+            segment.end_sequence = jobs.last().map_or(segment.end_sequence, |job| job.record.sequence + 1);
         }
         self.trim();
     }
@@ -139,7 +140,18 @@ impl State {
         }
         let first_sequence = disk.next_write;
         let begun = Instant::now();
-        disk.segments.push_back(Segment { name, first_sequence, totals, bytes, created, begun, newest: begun });
+        let repeats = disk.must_roll == Some(true);
+        disk.segments.push_back(Segment {
+            name,
+            first_sequence,
+            end_sequence: first_sequence,
+            repeats,
+            totals,
+            bytes,
+            created,
+            begun,
+            newest: begun,
+        });
         disk.bytes += bytes;
         disk.active = Some(file);
         disk.must_roll = None;
@@ -154,8 +166,11 @@ impl State {
 
     /// Gives the oldest segment up, where there is more than one and the policy allows; returns it.
     pub(super) fn evict(&mut self, reason: DropReason) -> Option<SegmentName> {
-        let is_needed = self.needed_from(false) < self.disk.as_ref()?.segments.get(1)?.first_sequence;
+        let is_needed = self.needed_from(false) < self.disk.as_ref()?.segments.front()?.end_sequence;
         let disk = self.disk();
+        if disk.segments.len() < 2 {
+            return None;
+        }
         if is_needed && reason != DropReason::Age && disk.options.full == WhenFull::DropNewest {
             return None;
         }
@@ -244,7 +259,7 @@ impl State {
     pub(super) fn take_passed(&mut self, saved_need: u64) -> Vec<SegmentName> {
         let disk = self.disk();
         let mut passed = Vec::new();
-        while disk.segments.get(1).is_some_and(|second| second.first_sequence <= saved_need) {
+        while disk.segments.len() > 1 && disk.segments.front().is_some_and(|first| first.end_sequence <= saved_need) {
             let Some(segment) = disk.segments.pop_front() else { break };
             disk.bytes -= segment.bytes;
             disk.folder_changed = true;

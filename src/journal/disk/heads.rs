@@ -16,6 +16,10 @@ use crate::batch::Destination;
 const HEAD_BYTES: usize = 4096;
 /// Bytes of a segment read at once.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Segments that a crash may leave unsynced: more than are written while one is being synced.
+pub(super) const UNSYNCED_SEGMENTS: usize = 4;
+/// How often a header that the disk does not give is tried before it counts as damaged.
+const READ_TRIES: u32 = 3;
 
 /// A segment's file, and what its head says.
 pub(super) struct Found {
@@ -56,15 +60,6 @@ pub(super) fn read_folder(
             None => set_aside(storage, name, report),
         }
     }
-    let journal = cursors.as_ref().map(|found| found.journal);
-    let journal = journal.or_else(|| segments.iter().find_map(|segment| Some(segment.header?.journal)));
-    segments.retain(|segment| {
-        let is_ours = segment.header.is_none_or(|header| Some(header.journal) == journal);
-        if !is_ours {
-            set_aside(storage, segment.name, report);
-        }
-        is_ours
-    });
     Ok((segments, cursors))
 }
 
@@ -79,7 +74,7 @@ fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, 
         }
     };
     let mut head = [0; SEGMENT_HEADER_BYTES];
-    let read = file.read_at(&mut head, 0).unwrap_or(0);
+    let read = (0..READ_TRIES).find_map(|_| file.read_at(&mut head, 0).ok()).unwrap_or(0);
     let header = match SegmentHeader::decode(&head[..read]) {
         Ok(header) => Some(header),
         Err(BadHeader::Newer) => return Err(OpenError::Newer(name.to_string())),
@@ -138,30 +133,38 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
     Ok(seen)
 }
 
-/// Reads the last segment, and what it repeats; cuts off what was never written to its end.
-pub(super) fn scan_end(storage: &dyn Storage, segments: &mut [Found], report: &mut Report) -> io::Result<Scan> {
-    let Some(last) = segments.last_mut() else { return Ok(Scan::default()) };
-    let mut end = scan(storage, last.name, |_| {})?;
-    report.records = end.records;
-    report.damaged_records = end.damaged;
-    report.skipped_bytes = end.skipped;
-    if end.end < last.bytes {
-        report.truncated_bytes = last.bytes - end.end;
-        storage.open(&last.name.to_string())?.truncate(end.end)?;
-        last.bytes = end.end;
+/// Reads the segments that a crash may have left unsynced, and cuts off what was never written to the last one's end.
+pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report: &mut Report) -> io::Result<Scan> {
+    let newest = &segments[segments.len().saturating_sub(UNSYNCED_SEGMENTS)..];
+    let mut scans = newest.iter().map(|found| scan(storage, found.name, |_| {})).collect::<io::Result<Vec<_>>>()?;
+    while let [.., before, last] = &scans[..]
+        && segments.last().and_then(|found| found.header).is_some_and(|header| header.repeats)
+        && before.next_sequence > last.next_sequence
+    {
+        // A crash came before it had all that it repeats: the one before has that, and more.
+        let Some(repeating) = segments.pop() else { break };
+        storage.remove(&repeating.name.to_string())?;
+        scans.pop();
     }
-    for two in segments.windows(2).rev() {
-        if !two[1].header.is_some_and(|header| header.repeats) {
-            break;
-        }
-        let before = scan(storage, two[0].name, |_| {})?;
-        end.next_sequence = end.next_sequence.max(before.next_sequence);
-        for (destination, at) in before.ends {
-            raise(&mut end.ends, &destination, at);
+    if let (Some(scan), Some(last)) = (scans.last(), segments.last_mut())
+        && scan.end < last.bytes
+    {
+        report.truncated_bytes = last.bytes - scan.end;
+        storage.open(&last.name.to_string())?.truncate(scan.end)?;
+        last.bytes = scan.end;
+    }
+    let mut all = Scan::default();
+    for scan in scans {
+        report.records += scan.records;
+        report.damaged_records += scan.damaged;
+        report.skipped_bytes += scan.skipped;
+        all.next_sequence = all.next_sequence.max(scan.next_sequence);
+        for (destination, at) in scan.ends {
+            raise(&mut all.ends, &destination, at);
         }
     }
     fill_totals(storage, segments)?;
-    Ok(end)
+    Ok(all)
 }
 
 /// What a segment's damaged head said, from the segment before it.

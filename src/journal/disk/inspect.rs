@@ -74,7 +74,7 @@ pub fn survey(
     let mut names: Vec<SegmentName> = storage.list()?.iter().filter_map(|name| SegmentName::parse(name)).collect();
     names.sort_unstable();
     let mut survey = Survey {
-        missing_segments: names.windows(2).map(|two| two[1].number - two[0].number - 1).sum(),
+        missing_segments: names.windows(2).map(|two| (two[1].number - two[0].number).saturating_sub(1)).sum(),
         ..Survey::default()
     };
     let mut ends = HashMap::new();

@@ -158,8 +158,15 @@ impl Reading<'_> {
     fn first_segment(&self) -> Option<Walk> {
         let from = self.next;
         self.open(|segments| {
-            let after = segments.partition_point(|segment| segment.first_sequence <= from);
-            segments.get(after.saturating_sub(1)).map(|segment| segment.name)
+            // One that repeats what could not be synced is the better copy, as soon as it has all of it.
+            let mut before = 0;
+            let whole = segments.iter().filter(|segment| {
+                let is_whole = !segment.repeats || segment.end_sequence >= before;
+                before = before.max(segment.end_sequence);
+                is_whole
+            });
+            let with_next = whole.filter(|segment| segment.first_sequence <= from).last();
+            with_next.or(segments.front()).map(|segment| segment.name)
         })
     }
 

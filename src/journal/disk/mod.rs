@@ -147,6 +147,10 @@ struct Segment {
     name: SegmentName,
     /// No record in it has a lower sequence.
     first_sequence: u64,
+    /// No record in it has this sequence or a higher one.
+    end_sequence: u64,
+    /// It begins by repeating records of the one before, which has more of them if a crash came in between.
+    repeats: bool,
     /// What was written before it, of each log.
     totals: Vec<Position>,
     bytes: u64,

@@ -18,15 +18,13 @@ use super::super::record::Position;
 use super::super::state::{Backend, Log, State};
 use super::book::cut_saved;
 use super::format::SegmentName;
-use super::heads::{Found, Scan, pass_settled, raise, read_folder, scan_end};
+use super::heads::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
 use super::saved::{Cursors, SavedBackend, decode_gaps};
 use super::slots::{self, Newer, Slots};
 use super::storage::{Storage, StoredFile};
 use super::{Condition, Disk, DiskOptions, Files, Segment};
 use crate::batch::Destination;
 
-/// Segments that a crash may leave unsynced: more than are written while one is being synced.
-const UNSYNCED_SEGMENTS: usize = 4;
 /// The longest sync that is told from longer ones: one minute, in microseconds.
 const MAX_SYNC_MICROSECONDS: u64 = 60_000_000;
 
@@ -48,13 +46,13 @@ pub struct Report {
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Records found in what was read whole: the last segment.
+    /// Records found in what was read whole: the last segments.
     pub records: u64,
     /// Bytes cut from the log's end: a write that was under way.
     pub truncated_bytes: u64,
-    /// Bytes passed over in the last segment: damage.
+    /// Bytes passed over in the last segments: damage.
     pub skipped_bytes: u64,
-    /// Records in the last segment that are not what was written.
+    /// Records in the last segments that are not what was written.
     pub damaged_records: u64,
     /// Segments that are missing between others.
     pub missing_segments: u64,
@@ -76,13 +74,15 @@ pub(in super::super) fn open(
     let begun = Instant::now();
     let mut report = Report::default();
     let (mut segments, found_cursors) = read_folder(&*storage, &mut report)?;
-    let journal = found_cursors.as_ref().map(|found| found.journal);
-    let journal = journal.or_else(|| segments.iter().find_map(|segment| Some(segment.header?.journal)));
-    let journal = journal.unwrap_or_else(|| fastrand::u64(..));
-    let mut saved = found_cursors.as_ref().and_then(|found| Cursors::decode(&found.body));
+    let journal = segments.iter().rev().find_map(|segment| Some(segment.header?.journal));
+    let journal = journal.or(found_cursors.as_ref().map(|found| found.journal)).unwrap_or_else(|| fastrand::u64(..));
+    // Cursors of another journal, copied here by whoever, say nothing about this one.
+    let ours = found_cursors.as_ref().filter(|found| found.journal == journal);
+    let mut saved = ours.and_then(|found| Cursors::decode(&found.body));
     report.cursors_lost = saved.is_none() && !segments.is_empty();
     report.segments = segments.len() as u64;
-    report.missing_segments = segments.windows(2).map(|two| two[1].name.number - two[0].name.number - 1).sum();
+    report.missing_segments =
+        segments.windows(2).map(|two| (two[1].name.number - two[0].name.number).saturating_sub(1)).sum();
 
     let scan = scan_end(&*storage, &mut segments, &mut report)?;
     if let Some(saved) = &mut saved {
@@ -150,6 +150,11 @@ fn keep_segments(state: &State, segments: &[Found]) -> VecDeque<Segment> {
         Segment {
             name: found.name,
             first_sequence: found.first_sequence.unwrap_or(0),
+            end_sequence: segments[place + 1..]
+                .iter()
+                .find(|later| !later.header.is_some_and(|header| header.repeats))
+                .map_or(state.next_sequence, |later| later.first_sequence.unwrap_or(0)),
+            repeats: found.header.is_some_and(|header| header.repeats),
             totals: state.logs.iter().map(|log| at(log).unwrap_or_default()).collect(),
             bytes: found.bytes,
             created,

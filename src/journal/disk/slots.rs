@@ -58,7 +58,7 @@ pub(crate) struct Found {
 pub(crate) fn load(storage: &dyn Storage, kind: Kind) -> Result<Option<Found>, Newer> {
     let mut best: Option<Found> = None;
     for slot in 0..SLOTS {
-        let Ok(bytes) = read(storage, &kind.file_name(slot)) else { continue };
+        let Ok(bytes) = storage.open(&kind.file_name(slot)).and_then(|file| read(&*file)) else { continue };
         let Some(Slot { generation, journal, body }) = decode(kind, &bytes)? else { continue };
         if best.as_ref().is_none_or(|best| best.generation < generation) {
             best = Some(Found { journal, body: body.to_vec(), generation, slot });
@@ -97,6 +97,9 @@ impl Slots {
             }
         };
         let files: Vec<Arc<dyn StoredFile>> = (0..SLOTS).map(open).collect::<io::Result<_>>()?;
+        for file in &files {
+            discard_damaged(&**file, kind);
+        }
         // An earlier process may have ended before it synced what was found; the next write spares it for that.
         if let Some(Err(error)) = found.map(|found| files[found.slot].sync()) {
             tracing::warn!(%error, "cannot sync what the journal is opened with");
@@ -124,6 +127,17 @@ impl Slots {
         let file = Arc::clone(&self.files[self.current]);
         self.current = (self.current + 1) % SLOTS;
         Some(file)
+    }
+}
+
+/// Empties a slot that is not sound, so that a later write that a power cut leaves half done cannot make it whole again.
+fn discard_damaged(file: &dyn StoredFile, kind: Kind) {
+    let emptied = read(file).and_then(|bytes| match decode(kind, &bytes) {
+        Ok(None) if !bytes.is_empty() => file.truncate(0).and_then(|()| file.sync()),
+        _ => Ok(()),
+    });
+    if let Err(error) = emptied {
+        tracing::warn!(%error, "cannot empty a damaged slot of the journal");
     }
 }
 
@@ -171,8 +185,7 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Option<Slot<'_>>, Newer> {
     Ok((number(10, 2) == kind as u64).then_some(slot))
 }
 
-fn read(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
-    let file = storage.open(name)?;
+fn read(file: &dyn StoredFile) -> io::Result<Vec<u8>> {
     let length = usize::try_from(file.bytes()?).unwrap_or(usize::MAX).min(HEADER_BYTES + MAX_BODY_BYTES);
     let mut bytes = vec![0; length];
     let filled = file.read_at(&mut bytes, 0)?;
