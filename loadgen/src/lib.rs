@@ -2,11 +2,12 @@
 //!
 //! [`workload`] makes the hosts' lines, [`mod@line`] marks and knows them again, [`mod@send`] sends them, [`sink`]
 //! takes them where an InfluxDB would, [`ledger`] tells what arrived, and [`mod@run`] puts it all together around a
-//! [`relay`]. [`baseline`] is what any receiver costs at the least.
+//! [`relay`], [`outage`] around one that is killed. [`baseline`] is what any receiver costs at the least.
 
 pub mod baseline;
 pub mod ledger;
 pub mod line;
+pub mod outage;
 pub mod relay;
 pub mod run;
 pub mod send;

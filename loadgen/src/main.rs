@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use loadgen::line::MAX_HOSTS;
+use loadgen::outage::{self, Victim};
 use loadgen::run::{Setup, Under, run};
 use loadgen::send::{Pace, Plan, Progress, Sent, send};
 use loadgen::sink::{Behaviour, Sink, Store};
@@ -49,6 +50,8 @@ enum Command {
     },
     /// Start sinks, drive a relay, and report where every line went; exit code 1 where one is missing
     Run(RunOptions),
+    /// Rehearse outages: kill and revive a sink, or the relay itself, under load, and report what that cost
+    Outage(OutageOptions),
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -157,12 +160,47 @@ struct RunOptions {
     json: bool,
 }
 
+#[derive(Args, Debug)]
+struct OutageOptions {
+    /// The relay's program, which gets two sinks
+    #[arg(long, value_name = "FILE")]
+    relay: PathBuf,
+    /// What is killed: the last sink, or the relay (and the last sink is down every other time)
+    #[arg(long, value_enum, default_value = "sink")]
+    kill: Victim,
+    /// How often
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    times: u32,
+    /// The time between outages, at random between half of it and one and a half
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    every: Duration,
+    /// How long a sink is down
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    down: Duration,
+    /// How many hosts
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..i64::from(MAX_HOSTS)))]
+    hosts: u32,
+    /// Lines a second in all
+    #[arg(long, value_name = "LINES", default_value = "10000", value_parser = positive)]
+    rate: f64,
+    /// The journal's durability; without it the relay's default
+    #[arg(long)]
+    durability: Option<String>,
+    /// How long the relay may take to deliver everything in the end
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    patience: Duration,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Send { target, load, json } => send_only(load.plan(target), json).await,
         Command::Sink { listen, behave } => sink(listen, behave).await,
         Command::Run(options) => run_all(options).await,
+        Command::Outage(options) => rehearse(options).await,
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -240,6 +278,38 @@ async fn end_asked_for() {
 /// Where nobody reads the output, the exit code still tells.
 fn say(text: &str) {
     drop(std::io::stdout().write_all(text.as_bytes()));
+}
+
+async fn rehearse(options: OutageOptions) -> Result<bool> {
+    let plan = Plan {
+        target: SocketAddr::from(([127, 0, 0, 1], 0)),
+        hosts: options.hosts,
+        first_host: 0,
+        shape: Shape::default(),
+        pace: Pace::Rate(options.rate),
+        duration: Duration::ZERO,
+        payload: None,
+    };
+    let setup = outage::Setup {
+        program: options.relay,
+        journal: options.durability.map_or_else(String::new, |name| format!("durability = \"{name}\"")),
+        plan,
+        victim: options.kill,
+        times: options.times,
+        every: options.every,
+        down: options.down,
+        patience: options.patience,
+    };
+    let progress = Arc::new(Progress::with_rounds());
+    let report = tokio::select! {
+        report = outage::run(setup, Arc::clone(&progress)) => report?,
+        () = end_asked_for() => {
+            progress.stop();
+            bail!("interrupted");
+        }
+    };
+    say(&if options.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_text() });
+    Ok(report.is_good())
 }
 
 async fn run_all(options: RunOptions) -> Result<bool> {

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::ledger::Counts;
 use crate::relay::{Folder, Relay};
+use crate::run::blocking;
 use crate::send::{Plan, Progress, Round, Sent, send};
 use crate::sink::{Sink, Store};
 
@@ -87,7 +88,9 @@ impl Report {
         let [median, longest] = self.restart_ms;
         let mut text = format!("sent        {} lines over {} outages\n", self.sent.lines, self.outages);
         if longest > 0.0 {
-            text.push_str(&format!("restarts    {median:.0} ms median, {longest:.0} ms longest, from start to receiving\n"));
+            text.push_str(&format!(
+                "restarts    {median:.0} ms median, {longest:.0} ms longest, from start to receiving\n"
+            ));
         }
         for (place, sink) in self.sinks.iter().enumerate() {
             let Counts { distinct, duplicates, altered, .. } = sink.stored;
@@ -129,13 +132,13 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         tokio::time::sleep(setup.every.mul_f64(0.5 + fastrand::f64())).await;
         match setup.victim {
             Victim::Sink => {
-                last = None;
+                drop(last.take());
                 tokio::time::sleep(setup.down).await;
                 last = Some(revive(last_address, &stores[1]).await?);
             }
             Victim::Relay => {
                 if number % 2 == 0 {
-                    last = None;
+                    drop(last.take());
                 } else if last.is_none() {
                     last = Some(revive(last_address, &stores[1]).await?);
                 }
@@ -216,8 +219,4 @@ fn middle_and_most(mut times: Vec<Duration>) -> [f64; 2] {
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
     u64::try_from(now).unwrap_or(u64::MAX)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await?
 }

@@ -106,7 +106,9 @@ impl Progress {
 
     /// When what was sent, as far as it is kept.
     pub fn rounds(&self) -> Vec<Round> {
-        self.rounds.as_ref().map_or_else(Vec::new, |rounds| rounds.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.rounds
+            .as_ref()
+            .map_or_else(Vec::new, |rounds| rounds.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn note_round(&self, round: Round) {

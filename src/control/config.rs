@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::url::BackendUrl;
 use crate::journal::Durability;
-use crate::journal::disk::WhenFull;
+use crate::journal::disk::{Compression, WhenFull};
 use crate::protocol::Precision;
 
 /// The whole configuration.
@@ -206,17 +206,6 @@ fn default_mtu() -> u16 {
 
 fn default_replay_share() -> f64 {
     0.5
-}
-
-/// How records are compressed on the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    /// Not at all.
-    #[default]
-    None,
-    /// LZ4 blocks.
-    Lz4,
 }
 
 /// The journal's settings. All but `durability` and `memory` are about the disk.

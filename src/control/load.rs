@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Backend, Compression, Config, Journal, Udp};
+use super::config::{Backend, Config, Journal, Udp};
 use super::url::BackendUrl;
 use crate::batch::{Builder, Destination};
 use crate::deliver::{self, Api, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
@@ -190,7 +190,7 @@ impl Config {
         let Journal { durability, disk, sync_interval, compression, full, max_age, min_free, .. } = &self.journal;
         (*durability != Durability::Memory).then(|| DiskOptions {
             is_synced: *durability == Durability::Synced,
-            compress: *compression == Compression::Lz4,
+            compression: *compression,
             quota: disk.as_u64(),
             max_age: Some(*max_age).filter(|age| !age.is_zero()),
             min_free: min_free.map(|free| free.as_u64()),

@@ -118,10 +118,10 @@ impl Flusher {
                 self.reader.park(lease, Instant::now() + HOLD_PAUSE);
                 return None;
             }
-            // A slow line is not a dead one: less may pass in the same time.
-            Fate::Stalled => self.limits.bytes = (lease.bytes / 2).max(LEAST_BYTES).min(self.limits.bytes),
-            Fate::HoldBackend | Fate::Busy { .. } | Fate::Transient | Fate::Down => {}
+            Fate::Stalled | Fate::HoldBackend | Fate::Busy { .. } | Fate::Transient | Fate::Down => {}
         }
+        // Slow start: whoever comes back from a failure finds small requests first, which grow with each that it takes.
+        self.limits.bytes = self.limits.bytes.min(LEAST_BYTES);
         self.reader.give_back(lease);
         let state = match fate {
             Fate::HoldBackend => State::Held,

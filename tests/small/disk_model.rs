@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use twinflux::batch::{Batch, Destination, Received};
-use twinflux::journal::disk::{Condition, DiskOptions, Next, Syncer, WhenFull, Writer};
+use twinflux::journal::disk::{Compression, Condition, DiskOptions, Next, Syncer, WhenFull, Writer};
 use twinflux::journal::{BackendSetup, DropReason, Journal, Lease, Limits, Reader};
 use twinflux::protocol::Precision;
 
@@ -25,7 +25,7 @@ const BACKENDS: usize = 2;
 pub(crate) fn options() -> DiskOptions {
     DiskOptions {
         is_synced: false,
-        compress: false,
+        compression: Compression::None,
         quota: 1 << 40,
         max_age: None,
         min_free: Some(0),
@@ -443,10 +443,11 @@ proptest! {
         memory in prop_oneof![Just(1_u64 << 30), 40_000..100_000_u64],
         quota in prop_oneof![Just(1_u64 << 40), 80_000..200_000_u64],
         replay_share in prop_oneof![Just(0.5), Just(1.0)],
-        (compress, keeps_oldest) in any::<(bool, bool)>(),
+        compression in prop_oneof![Just(Compression::None), Just(Compression::Lz4), Just(Compression::Zstd)],
+        keeps_oldest in any::<bool>(),
     ) {
         let full = if keeps_oldest { WhenFull::DropNewest } else { WhenFull::DropOldest };
-        let mut world = World::new(DiskOptions { quota, full, compress, ..options() }, memory, replay_share);
+        let mut world = World::new(DiskOptions { quota, full, compression, ..options() }, memory, replay_share);
         for action in actions {
             world.act(action);
             world.check();

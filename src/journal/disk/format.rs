@@ -42,7 +42,7 @@
 //! | 40 | 8 | bytes of those |
 //! | 48 | 8 | wall time when the first line was received |
 //! | 56 | 1 | kind: 0 = a record; 1 = totals; others are skipped |
-//! | 57 | 1 | codec: 0 = as it is; 1 = an LZ4 block |
+//! | 57 | 1 | codec: 0 = as it is; 1 = an LZ4 block; 2 = a Zstandard frame |
 //! | 58 | 1 | precision: 0 = ns, 1 = us, 2 = ms, 3 = s, 4 = m, 5 = h |
 //! | 59 | 1 | bytes of the database's name, behind the header |
 //! | 60 | 1 | bytes of the retention policy's name, behind that |
@@ -177,6 +177,8 @@ pub(crate) enum Codec {
     Plain,
     /// An LZ4 block.
     Lz4,
+    /// A Zstandard frame.
+    Zstd,
     /// Not known to this version: the record cannot be read.
     Other,
 }
@@ -235,6 +237,7 @@ impl Frame {
         out.push(match self.codec {
             Codec::Plain => 0,
             Codec::Lz4 => 1,
+            Codec::Zstd => 2,
             Codec::Other => u8::MAX,
         });
         let Destination { database, retention_policy, precision } = &self.destination;
@@ -330,6 +333,7 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
         codec: match head[57] {
             0 => Codec::Plain,
             1 => Codec::Lz4,
+            2 => Codec::Zstd,
             _ => Codec::Other,
         },
         destination: Destination {

@@ -166,7 +166,7 @@ impl Reading<'_> {
                 is_whole
             });
             let with_next = whole.filter(|segment| segment.first_sequence <= from).last();
-            with_next.or(segments.front()).map(|segment| segment.name)
+            with_next.or_else(|| segments.front()).map(|segment| segment.name)
         })
     }
 

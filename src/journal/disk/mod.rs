@@ -12,6 +12,7 @@
 //! Bounds: the quota in bytes; a segment of 16 MiB; writes of 1 MiB; reads of one request.
 
 mod book;
+mod compress;
 pub(crate) mod format;
 mod heads;
 pub mod inspect;
@@ -69,13 +70,26 @@ pub enum WhenFull {
     DropNewest,
 }
 
+/// How records are compressed on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// LZ4 blocks.
+    Lz4,
+    /// Zstandard, level 1.
+    Zstd,
+}
+
 /// How the journal is kept on the disk.
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
     /// Sync at once what was written, instead of by interval.
     pub is_synced: bool,
-    /// Compress records (LZ4).
-    pub compress: bool,
+    /// How records are compressed.
+    pub compression: Compression,
     /// Bytes of all segments, at most.
     pub quota: u64,
     /// Lines older than this are given up; none: never.

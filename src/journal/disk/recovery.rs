@@ -75,7 +75,8 @@ pub(in super::super) fn open(
     let mut report = Report::default();
     let (mut segments, found_cursors) = read_folder(&*storage, &mut report)?;
     let journal = segments.iter().rev().find_map(|segment| Some(segment.header?.journal));
-    let journal = journal.or(found_cursors.as_ref().map(|found| found.journal)).unwrap_or_else(|| fastrand::u64(..));
+    let journal =
+        journal.or_else(|| found_cursors.as_ref().map(|found| found.journal)).unwrap_or_else(|| fastrand::u64(..));
     // Cursors of another journal, copied here by whoever, say nothing about this one.
     let ours = found_cursors.as_ref().filter(|found| found.journal == journal);
     let mut saved = ours.and_then(|found| Cursors::decode(&found.body));

@@ -11,6 +11,7 @@ use super::super::Shared;
 use super::super::ledger::DropReason;
 use super::super::record::Position;
 use super::book::Job;
+use super::compress::Compressor;
 use super::format::{Codec, Frame, Key, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use super::saved::encode_totals;
 use super::storage::StoredFile;
@@ -29,7 +30,7 @@ pub struct Writer {
     active: Option<Active>,
     /// The bytes of the next write.
     buffer: Vec<u8>,
-    compressed: Vec<u8>,
+    compressor: Compressor,
     /// When the volume's free space and the oldest segment's age are looked at next.
     look_next: Instant,
     /// Writing failed, and is tried again then.
@@ -64,12 +65,13 @@ impl Writer {
                 last.map(|(segment, file)| Active { file, key: Key::new(segment.name), offset: segment.bytes });
             (disk.options.clone(), active)
         };
+        let compressor = Compressor::new(options.compression);
         Self {
             shared,
             options,
             active,
             buffer: Vec::new(),
-            compressed: Vec::new(),
+            compressor,
             look_next: Instant::now(),
             retry_at: None,
             below_floor: false,
@@ -158,26 +160,19 @@ impl Writer {
 
     fn encode(&mut self, key: &Key, place: u64, job: &Job) {
         let batch = &job.record.batch;
-        let mut frame = Frame {
+        let (codec, stored) = self.compressor.compress(&batch.bytes);
+        let frame = Frame {
             kind: Kind::Record,
-            codec: Codec::Plain,
+            codec,
             destination: (*batch.destination).clone(),
             sequence: job.record.sequence,
             at: job.at,
             lines: batch.lines,
             received: batch.received.wall,
-            stored_bytes: batch.bytes.len(),
+            stored_bytes: stored.len(),
             payload_bytes: batch.bytes.len(),
         };
-        if self.options.compress {
-            self.compressed.resize(lz4_flex::block::get_maximum_output_size(batch.bytes.len()), 0);
-            let length = lz4_flex::block::compress_into(&batch.bytes, &mut self.compressed).unwrap_or(usize::MAX);
-            if length < batch.bytes.len() {
-                (frame.codec, frame.stored_bytes) = (Codec::Lz4, length);
-                return frame.encode(key, place, &self.compressed[..length], &mut self.buffer);
-            }
-        }
-        frame.encode(key, place, &batch.bytes, &mut self.buffer);
+        frame.encode(key, place, stored, &mut self.buffer);
     }
 
     /// Begins a new segment; false where there is no room.

@@ -1,0 +1,100 @@
+//! Records' payloads, made smaller where the configuration says so.
+
+use super::Compression;
+use super::format::Codec;
+
+/// Zstandard's level: the higher ones cost more than the disk they save.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Compresses into a buffer that it keeps.
+pub(super) struct Compressor {
+    compression: Compression,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    buffer: Vec<u8>,
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Compressor").field(&self.compression).finish()
+    }
+}
+
+impl Compressor {
+    pub(super) fn new(compression: Compression) -> Self {
+        let zstd = match compression {
+            Compression::Zstd => zstd::bulk::Compressor::new(ZSTD_LEVEL).ok(),
+            Compression::None | Compression::Lz4 => None,
+        };
+        Self { compression, zstd, buffer: Vec::new() }
+    }
+
+    /// The payload as it is to be stored: as it is, where nothing makes it smaller.
+    pub(super) fn compress<'a>(&'a mut self, payload: &'a [u8]) -> (Codec, &'a [u8]) {
+        let (codec, length) = match (self.compression, &mut self.zstd) {
+            (Compression::Lz4, _) => {
+                self.buffer.resize(lz4_flex::block::get_maximum_output_size(payload.len()), 0);
+                (Codec::Lz4, lz4_flex::block::compress_into(payload, &mut self.buffer).ok())
+            }
+            (Compression::Zstd, Some(zstd)) => {
+                self.buffer.resize(zstd::zstd_safe::compress_bound(payload.len()), 0);
+                (Codec::Zstd, zstd.compress_to_buffer(payload, &mut self.buffer[..]).ok())
+            }
+            _ => (Codec::Plain, None),
+        };
+        match length.filter(|length| *length < payload.len()) {
+            Some(length) => (codec, &self.buffer[..length]),
+            None => (Codec::Plain, payload),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::format::{Frame, Kind};
+    use super::super::walk::unpack;
+    use super::*;
+    use crate::batch::Destination;
+    use crate::journal::record::Position;
+    use crate::protocol::Precision;
+
+    fn frame(codec: Codec, stored_bytes: usize, payload_bytes: usize) -> Frame {
+        let destination =
+            Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds };
+        let (sequence, at) = (0, Position::default());
+        Frame {
+            kind: Kind::Record,
+            codec,
+            destination,
+            sequence,
+            at,
+            lines: 1,
+            received: 0,
+            stored_bytes,
+            payload_bytes,
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_is_smaller_and_comes_back_and_what_is_not_stays() {
+        let lines = b"cpu,host=a usage=1 1\n".repeat(1000);
+        let noise: Vec<u8> = (0..1000).map(|_| fastrand::u8(..)).collect();
+        for (compression, codec) in
+            [(Compression::None, Codec::Plain), (Compression::Lz4, Codec::Lz4), (Compression::Zstd, Codec::Zstd)]
+        {
+            let mut compressor = Compressor::new(compression);
+            for (payload, expected) in [(&lines, codec), (&noise, Codec::Plain)] {
+                let (codec, stored) = compressor.compress(payload);
+                assert_eq!(codec, expected);
+                assert!(codec == Codec::Plain || stored.len() < payload.len() / 20);
+                let frame = frame(codec, stored.len(), payload.len());
+                let stored = Bytes::copy_from_slice(stored);
+                assert_eq!(unpack(&frame, stored.clone()).as_deref(), Some(&payload[..]));
+                for wrong in [payload.len() - 1, payload.len() + 1] {
+                    assert!(unpack(&Frame { payload_bytes: wrong, ..frame.clone() }, stored.clone()).is_none());
+                }
+            }
+        }
+    }
+}
