@@ -135,7 +135,8 @@ impl Cursor {
     }
 
     /// The lanes as they are to be found after a crash: what is leased is not delivered yet.
-    pub(super) fn saved(&self, written: Position) -> Vec<SavedLane> {
+    pub(super) fn saved(&self, tail: Tail<'_>) -> Vec<SavedLane> {
+        let next_wall = |from| tail.next(from).map_or(0, |record| record.batch.received.wall);
         let mut saved = Vec::with_capacity(self.lanes.len());
         let mut held = self.leased.iter().chain(&self.returned).map(|(_, record)| record).collect::<Vec<_>>();
         held.sort_unstable_by_key(|record| record.sequence);
@@ -146,9 +147,11 @@ impl Cursor {
             if first.is_none() && lane.is_read() {
                 continue;
             }
-            let (from, at, since) = first.map_or((lane.from, lane.at, lane.since), |record| {
-                (record.sequence, record.written().unwrap_or(written), record.batch.received.wall)
-            });
+            let (from, at, since) = match first {
+                Some(record) => (record.sequence, record.written().unwrap_or(tail.written), record.batch.received.wall),
+                None if lane.since == 0 => (lane.from, lane.at, next_wall(lane.from)),
+                None => (lane.from, lane.at, lane.since),
+            };
             saved.push(SavedLane { from, at, since, end: lane.end.map(|end| (end.sequence, end.at)) });
         }
         saved

@@ -27,6 +27,10 @@ pub(crate) struct Inner {
     pub(crate) failing_writes: u32,
     pub(crate) failing_syncs: u32,
     pub(crate) failing_reads: u32,
+    /// A sync of a segment waits until this is over.
+    pub(crate) holds_syncs: bool,
+    /// How many have waited so.
+    pub(crate) held_syncs: u32,
     /// Operations that change something, so far.
     pub(crate) operations: u64,
     /// From this operation on nothing happens any more.
@@ -67,6 +71,8 @@ impl FaultyDisk {
             failing_writes: 0,
             failing_syncs: 0,
             failing_reads: 0,
+            holds_syncs: false,
+            held_syncs: 0,
             operations: 0,
             dies_at: None,
             aside: Vec::new(),
@@ -285,6 +291,12 @@ impl StoredFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if !self.is_slot && self.disk.inner().holds_syncs {
+            self.disk.inner().held_syncs += 1;
+            while self.disk.inner().holds_syncs {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
         let mut inner = self.disk.inner();
         inner.operate()?;
         let fails = inner.failing_syncs > 0;

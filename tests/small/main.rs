@@ -4,6 +4,7 @@ mod config;
 mod corpus;
 mod damage;
 mod differential;
+mod disk;
 mod disk_model;
 mod faulty;
 mod journal;

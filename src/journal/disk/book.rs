@@ -9,7 +9,8 @@ use super::super::gaps::Gap;
 use super::super::ledger::DropReason;
 use super::super::record::{Position, Record};
 use super::super::state::{Log, State};
-use super::format::{FRAME_HEADER_BYTES, SegmentName};
+use super::format::SegmentName;
+use super::frame::FRAME_HEADER_BYTES;
 use super::saved::{Cursors, SavedBackend};
 use super::storage::StoredFile;
 use super::{Condition, Disk, DiskFigures, Segment, WhenFull};
@@ -179,6 +180,9 @@ impl State {
         disk.folder_changed = true;
         disk.cursors_changed = true;
         let (first, next_sequence) = (disk.segments.front()?.clone(), self.next_sequence);
+        if reason == DropReason::Age {
+            self.forget_below(first.first_sequence);
+        }
         for (place, log) in self.logs.iter().enumerate() {
             let at = first.totals.get(place).copied().unwrap_or_default();
             let begin = End { sequence: first.first_sequence, at };
@@ -200,6 +204,16 @@ impl State {
             }
         }
         Some(gone.name)
+    }
+
+    /// Lets what is written below a sequence leave the memory, too.
+    fn forget_below(&mut self, sequence: u64) {
+        for log in 0..self.logs.len() {
+            let is_old = |record: &Arc<Record>| record.sequence < sequence && record.written().is_some();
+            while self.logs[log].records.front().is_some_and(is_old) {
+                self.forget(log, 0);
+            }
+        }
     }
 
     /// The oldest segment whose lines are all older than allowed.
@@ -245,7 +259,7 @@ impl State {
                 .logs
                 .iter()
                 .zip(&backend.cursors)
-                .map(|(log, cursor)| ((*log.destination).clone(), cursor.saved(log.written)))
+                .map(|(log, cursor)| ((*log.destination).clone(), cursor.saved(log.tail(self.next_sequence))))
                 .collect(),
         });
         let backends = backends.chain(self.orphans.iter().cloned()).collect();

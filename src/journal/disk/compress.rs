@@ -1,7 +1,7 @@
 //! Records' payloads, made smaller where the configuration says so.
 
 use super::Compression;
-use super::format::Codec;
+use super::frame::Codec;
 
 /// Zstandard's level: the higher ones cost more than the disk they save.
 const ZSTD_LEVEL: i32 = 1;
@@ -52,7 +52,7 @@ impl Compressor {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::format::{Frame, Kind};
+    use super::super::frame::{Frame, Kind};
     use super::super::walk::unpack;
     use super::*;
     use crate::batch::Destination;

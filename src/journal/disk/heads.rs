@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::super::record::Position;
-use super::format::{BadHeader, Frame, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::frame::{Frame, Kind};
 use super::recovery::{OpenError, Report};
 use super::saved::{Cursors, decode_totals};
 use super::slots::{self, Newer};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{BadHeader, Frame, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::frame::{Frame, Kind};
 use super::recovery::OpenError;
 use super::saved::{Cursors, decode_gaps};
 use super::slots::{self, Newer, Slots};

@@ -14,6 +14,7 @@
 mod book;
 mod compress;
 pub(crate) mod format;
+mod frame;
 mod heads;
 pub mod inspect;
 mod keeper;
@@ -52,7 +53,7 @@ pub(super) use saved::SavedBackend;
 /// The longest name of a database, retention policy or backend, in bytes.
 pub const MAX_NAME_BYTES: usize = format::MAX_NAME_BYTES;
 /// The largest batch that fits a record, in bytes.
-pub const MAX_BATCH_BYTES: usize = format::MAX_PAYLOAD_BYTES;
+pub const MAX_BATCH_BYTES: usize = frame::MAX_PAYLOAD_BYTES;
 
 /// The size of a segment, at most: what is freed at once, and what is lost at most where the quota is reached.
 const SEGMENT_BYTES: u64 = 16 << 20;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::format::{Codec, Frame, Key, Parsed, SegmentName, parse};
+use super::format::SegmentName;
+use super::frame::{Codec, Frame, Key, Parsed, parse};
 use super::storage::StoredFile;
 
 /// What stands in a segment.

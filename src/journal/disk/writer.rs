@@ -12,7 +12,8 @@ use super::super::ledger::DropReason;
 use super::super::record::Position;
 use super::book::Job;
 use super::compress::Compressor;
-use super::format::{Codec, Frame, Key, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::frame::{Codec, Frame, Key, Kind};
 use super::saved::encode_totals;
 use super::storage::StoredFile;
 use super::{Condition, DiskOptions, Files};
@@ -287,7 +288,7 @@ impl Writer {
 
 /// A segment's header and totals frame.
 fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES + super::format::FRAME_HEADER_BYTES + totals.len());
+    let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES + super::frame::FRAME_HEADER_BYTES + totals.len());
     bytes.extend_from_slice(&header.encode());
     let frame = Frame {
         kind: Kind::Totals,

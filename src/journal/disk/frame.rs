@@ -1,0 +1,269 @@
+//! Frames: a record's, or the totals', as bytes (see [`super::format`]).
+
+use super::super::record::Position;
+use super::format::{SegmentName, precision_code, precision_of, u32_at, u64_at};
+use crate::batch::Destination;
+
+/// Bytes of a frame's header without its names.
+pub(crate) const FRAME_HEADER_BYTES: usize = 64;
+/// The largest payload, stored or not.
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Lines.
+    Record,
+    /// What was written before the segment.
+    Totals,
+    /// Made by a later version that wanted this one to skip it.
+    Other,
+}
+
+/// How a payload is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    /// As it is.
+    Plain,
+    /// An LZ4 block.
+    Lz4,
+    /// A Zstandard frame.
+    Zstd,
+    /// Not known to this version: the record cannot be read.
+    Other,
+}
+
+/// A frame's header and names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) kind: Kind,
+    pub(crate) codec: Codec,
+    pub(crate) destination: Destination,
+    pub(crate) sequence: u64,
+    /// Written before it for its destination.
+    pub(crate) at: Position,
+    pub(crate) lines: u64,
+    /// Wall time when the first line was received.
+    pub(crate) received: u64,
+    /// Bytes of the payload as it is stored.
+    pub(crate) stored_bytes: usize,
+    /// Bytes of the payload itself.
+    pub(crate) payload_bytes: usize,
+}
+
+impl Frame {
+    /// The position behind it.
+    pub(crate) fn end(&self) -> Position {
+        self.at.plus(self.lines, self.payload_bytes as u64)
+    }
+
+    /// Bytes before the payload.
+    pub(crate) fn head_bytes(&self) -> usize {
+        FRAME_HEADER_BYTES + self.destination.database.len() + self.destination.retention_policy.len()
+    }
+
+    /// Bytes in the file.
+    pub(crate) fn bytes(&self) -> usize {
+        self.head_bytes() + self.stored_bytes
+    }
+
+    /// Appends the whole frame to `out`, for this place in the segment. `stored` is the payload in the frame's codec.
+    pub(crate) fn encode(&self, key: &Key, place: u64, stored: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&key.marker);
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&key.crc(stored).to_le_bytes());
+        out.extend_from_slice(&small(self.stored_bytes).to_le_bytes());
+        out.extend_from_slice(&small(self.payload_bytes).to_le_bytes());
+        out.extend_from_slice(&u32::try_from(self.lines).unwrap_or(u32::MAX).to_le_bytes());
+        for number in [self.sequence, self.at.lines, self.at.bytes, self.received] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.push(match self.kind {
+            Kind::Record => 0,
+            Kind::Totals => 1,
+            Kind::Other => u8::MAX,
+        });
+        out.push(match self.codec {
+            Codec::Plain => 0,
+            Codec::Lz4 => 1,
+            Codec::Zstd => 2,
+            Codec::Other => u8::MAX,
+        });
+        let Destination { database, retention_policy, precision } = &self.destination;
+        out.extend_from_slice(&[
+            precision_code(*precision),
+            name_bytes(database),
+            name_bytes(retention_policy),
+            0,
+            0,
+            0,
+        ]);
+        out.extend_from_slice(database.as_bytes());
+        out.extend_from_slice(retention_policy.as_bytes());
+        let crc = key.at(place).crc(&out[start + 8..]);
+        out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(stored);
+    }
+}
+
+/// What the frames of one segment begin with, and what their checksums begin with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    pub(crate) marker: [u8; 4],
+    seed: u32,
+}
+
+impl Key {
+    pub(crate) fn new(name: SegmentName) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&name.salt.to_le_bytes());
+        bytes[8..].copy_from_slice(&name.number.to_le_bytes());
+        Self { marker: [bytes[0], bytes[1], bytes[2], bytes[3]], seed: crc32c::crc32c(&bytes) }
+    }
+
+    /// The same for a header at this place, so that a frame that strayed to another one is none.
+    fn at(&self, place: u64) -> Self {
+        Self { seed: self.crc(&place.to_le_bytes()), ..*self }
+    }
+
+    fn crc(&self, bytes: &[u8]) -> u32 {
+        crc32c::crc32c_append(self.seed, bytes)
+    }
+}
+
+/// What stands at a place of a segment.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    /// A whole frame.
+    Frame(Frame),
+    /// A frame whose payload is not what was written.
+    BadPayload(Frame),
+    /// The beginning of what may be a frame of at least this many bytes.
+    Partial(usize),
+    /// No frame.
+    Nothing,
+}
+
+/// Reads the frame that `bytes` begin with, which are from this place in the segment.
+pub(crate) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
+    if bytes.len() < FRAME_HEADER_BYTES {
+        let begins = bytes.len().min(4);
+        let is_marker = bytes[..begins] == key.marker[..begins];
+        return if is_marker { Parsed::Partial(FRAME_HEADER_BYTES) } else { Parsed::Nothing };
+    }
+    if bytes[..4] != key.marker {
+        return Parsed::Nothing;
+    }
+    let head = FRAME_HEADER_BYTES + usize::from(bytes[59]) + usize::from(bytes[60]);
+    if bytes.len() < head {
+        return Parsed::Partial(head);
+    }
+    if key.at(place).crc(&bytes[8..head]) != u32_at(bytes, 4) {
+        return Parsed::Nothing;
+    }
+    let Some(frame) = decode_frame(&bytes[..head]) else { return Parsed::Nothing };
+    let Some(stored) = bytes.get(head..frame.bytes()) else { return Parsed::Partial(frame.bytes()) };
+    if key.crc(stored) == u32_at(bytes, 8) { Parsed::Frame(frame) } else { Parsed::BadPayload(frame) }
+}
+
+/// A header with a right checksum; none where it says what no version writes.
+fn decode_frame(head: &[u8]) -> Option<Frame> {
+    let (stored_bytes, payload_bytes) = (u32_at(head, 12) as usize, u32_at(head, 16) as usize);
+    if stored_bytes > MAX_PAYLOAD_BYTES || payload_bytes > MAX_PAYLOAD_BYTES {
+        return None;
+    }
+    let (database, retention_policy) = head[FRAME_HEADER_BYTES..].split_at_checked(usize::from(head[59]))?;
+    Some(Frame {
+        kind: match head[56] {
+            0 => Kind::Record,
+            1 => Kind::Totals,
+            _ => Kind::Other,
+        },
+        codec: match head[57] {
+            0 => Codec::Plain,
+            1 => Codec::Lz4,
+            2 => Codec::Zstd,
+            _ => Codec::Other,
+        },
+        destination: Destination {
+            database: String::from_utf8(database.to_vec()).ok()?,
+            retention_policy: String::from_utf8(retention_policy.to_vec()).ok()?,
+            precision: precision_of(head[58])?,
+        },
+        sequence: u64_at(head, 24),
+        at: Position { lines: u64_at(head, 32), bytes: u64_at(head, 40) },
+        lines: u64::from(u32_at(head, 20)),
+        received: u64_at(head, 48),
+        stored_bytes,
+        payload_bytes,
+    })
+}
+
+/// A name's length; names are no longer than [`MAX_NAME_BYTES`], which the configuration's check sees to.
+fn name_bytes(name: &str) -> u8 {
+    u8::try_from(name.len()).expect("BUG: names have at most 255 bytes")
+}
+
+fn small(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("BUG: a payload has at most 1 MiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Precision;
+
+    const NAME: SegmentName = SegmentName { number: 7, salt: 0x1122_3344_5566_7788 };
+
+    fn frame() -> Frame {
+        Frame {
+            kind: Kind::Record,
+            codec: Codec::Plain,
+            destination: Destination {
+                database: "telegraf".to_owned(),
+                retention_policy: "week".to_owned(),
+                precision: Precision::Seconds,
+            },
+            sequence: 0x0102_0304_0506_0708,
+            at: Position { lines: 1000, bytes: 30_000 },
+            lines: 1,
+            received: 1_795_400_726_000_000_001,
+            stored_bytes: 8,
+            payload_bytes: 8,
+        }
+    }
+
+    #[test]
+    fn a_frame_has_these_bytes() {
+        let (key, mut bytes) = (Key::new(NAME), Vec::new());
+        frame().encode(&key, 64, b"m v=1 5\n", &mut bytes);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let vector = "88776655d90301ccc4fb4b020800000008000000010000000807060504030201e8030000000000003075\
+                      000000000000015cb5a6728bea18000003080400000074656c65677261667765656b6d20763d3120350a";
+        assert_eq!(hex, vector);
+        assert!(matches!(parse(&key, 64, &bytes), Parsed::Frame(parsed) if parsed == frame()));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_seen_and_every_cut_is_partial() {
+        let (key, mut bytes) = (Key::new(NAME), Vec::new());
+        frame().encode(&key, 64, b"m v=1 5\n", &mut bytes);
+        let head = frame().head_bytes();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            match parse(&key, 64, &flipped) {
+                Parsed::BadPayload(parsed) => assert!(bit / 8 >= head && parsed == frame(), "bit {bit}"),
+                Parsed::Nothing | Parsed::Partial(_) => assert!(bit / 8 < head, "bit {bit}"),
+                Parsed::Frame(_) => panic!("bit {bit}"),
+            }
+        }
+        for cut in 0..bytes.len() {
+            assert!(matches!(parse(&key, 64, &bytes[..cut]), Parsed::Partial(more) if more > cut), "{cut}");
+        }
+        let other = Key::new(SegmentName { number: 8, ..NAME });
+        assert!(matches!(parse(&other, 64, &bytes), Parsed::Nothing), "another segment's frame");
+        assert!(matches!(parse(&key, 65, &bytes), Parsed::Nothing), "another place's frame");
+    }
+}
