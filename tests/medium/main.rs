@@ -6,5 +6,6 @@ mod support;
 mod activation;
 mod answers;
 mod backends;
+mod journal;
 mod program;
 mod receiving;

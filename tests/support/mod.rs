@@ -60,9 +60,25 @@ impl Running {
         Self::try_start(config).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// With the configuration's own data folder, where that is not the default one.
+    pub fn start_in(config: Config) -> Self {
+        Self::try_start_in(config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub fn try_start_in(config: Config) -> Result<Self, String> {
+        Self::start_with(config, tempfile::tempdir().expect("folder"))
+    }
+
     pub fn try_start(mut config: Config) -> Result<Self, String> {
         let folder = tempfile::tempdir().expect("folder");
         config.data_dir = folder.path().join("data");
+        Self::start_with(config, folder)
+    }
+
+    fn start_with(mut config: Config, folder: tempfile::TempDir) -> Result<Self, String> {
+        if config.data_dir == Config::default().data_dir {
+            config.data_dir = folder.path().join("data");
+        }
         let relay = Relay::start(&config, Inherited::default()).map_err(|error| error.to_string())?;
         let (target, admin) = (relay.view().listeners[0].address(), relay.admin());
         Ok(Self { relay: Some(relay), target, admin, folder })

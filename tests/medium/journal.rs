@@ -1,0 +1,171 @@
+//! What is pending outlives the relay; `twinflux journal` on what a relay has left.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use twinflux::control::Config;
+
+use crate::support::{Running, Scripted, config, influx_error, no_content, wait_for};
+
+fn journal(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } =
+        Command::new(env!("CARGO_BIN_EXE_twinflux")).arg("journal").args(arguments).output().expect("the program");
+    let text = [stdout, stderr].concat();
+    (status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// A relay in this folder for these backends, named a, b and so on.
+fn start(folder: &Path, urls: &[String], change: impl FnOnce(&mut Config)) -> Running {
+    let mut config = config(urls);
+    config.data_dir = folder.to_owned();
+    change(&mut config);
+    Running::start_in(config)
+}
+
+const DEAD: &str = "http://127.0.0.1:1";
+
+#[test]
+fn a_restart_delivers_what_the_last_run_could_not_and_nothing_else() {
+    let (folder, alive) = (tempfile::tempdir().expect("folder"), Scripted::accepting());
+    let mut relay = start(folder.path(), &[alive.url(), DEAD.to_owned()], |_| {});
+    relay.send(&["m v=1 1\n", "m v=2 2\n"]);
+    relay.wait_delivered("a", 2);
+    let last = relay.stop();
+    assert_eq!(last.backends[1].pending_lines, 2);
+    drop(relay);
+
+    let revived = Scripted::accepting();
+    let before = alive.requests().len();
+    let relay = start(folder.path(), &[alive.url(), revived.url()], |_| {});
+    let recovered: Vec<u64> = relay.status().backends.iter().map(|backend| backend.recovered_lines).collect();
+    assert_eq!(recovered, [0, 2]);
+    relay.wait_delivered("b", 2);
+    relay.send(&["m v=3 3\n"]);
+    relay.wait_delivered("a", 1);
+    relay.wait_delivered("b", 3);
+    assert_eq!(revived.text(), "m v=1 1\nm v=2 2\nm v=3 3\n");
+    assert_eq!(alive.requests().len(), before + 1, "nothing is sent again");
+    let status = relay.status().journal;
+    assert_eq!((status.segments, status.recovery.segments, status.orphans.len()), (1, 1, 0));
+}
+
+#[test]
+fn a_destination_that_is_held_is_held_after_a_restart_and_the_others_go_on() {
+    let folder = tempfile::tempdir().expect("folder");
+    let missing = |_: usize, request: &crate::support::Request| {
+        let is_missing = request.uri.to_string().contains("db=nowhere");
+        if is_missing { influx_error(404, "database not found: \"nowhere\"") } else { no_content() }
+    };
+    let two = |config: &mut Config| {
+        config.udp.push(config.udp[0].clone());
+        config.udp[1].database = "nowhere".to_owned();
+    };
+    for run in 0..2_u64 {
+        let backend = Scripted::start(missing);
+        let mut relay = start(folder.path(), &[backend.url()], two);
+        let other = relay.relay.as_ref().expect("running").view().listeners[1].address();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        socket.send_to(b"lost v=1 1\n", other).expect("send");
+        relay.send(&["m v=1 1\n"]);
+        wait_for("the good line", || backend.text().contains("m v=1 1").then_some(()));
+        wait_for("the held one", || (relay.backend("a").pending_lines == run + 1).then_some(()));
+        assert_eq!(relay.backend("a").recovered_lines, run);
+        assert_eq!(relay.stop().backends[0].pending_lines, run + 1);
+    }
+    let backend = Scripted::accepting();
+    let relay = start(folder.path(), &[backend.url()], two);
+    relay.wait_delivered("a", 2);
+    assert!(backend.requests().iter().all(|request| request.uri.to_string().contains("db=nowhere")));
+}
+
+#[test]
+fn the_journal_of_a_stopped_relay_can_be_read_verified_and_a_backend_forgotten() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data = folder.path().join("data");
+    let shown = data.to_str().expect("text");
+    let (code, text) = journal(&["verify", shown]);
+    assert!(code == Some(1) && text.contains("no journal in"), "{text}");
+
+    let mut relay = start(&data, &[DEAD.to_owned()], |config| {
+        config.udp[0].database = "db".to_owned();
+        config.udp[0].retention_policy = "week".to_owned();
+    });
+    relay.send(&["m v=1 1\n", "m v=2 2\n"]);
+    let (code, text) = journal(&["stats", shown]);
+    assert!(code == Some(1) && text.contains("stop it first"), "{text}");
+    relay.stop();
+
+    let (code, text) = journal(&["verify", shown]);
+    assert!(code == Some(0) && text.contains("2 lines") && text.ends_with("sound\n"), "{text}");
+    let (code, text) = journal(&["stats", shown]);
+    assert!(code == Some(0) && text.contains("backend a: 2 lines") && text.contains("db/week (n): 2 lines"), "{text}");
+    let (code, text) = journal(&["dump", shown]);
+    let expected =
+        "# DML, timestamps in n\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: week\nm v=1 1\nm v=2 2\n";
+    assert_eq!((code, text.as_str()), (Some(0), expected));
+
+    let (code, text) = journal(&["forget", "x", "--data-dir", shown]);
+    assert!(code == Some(1) && text.contains("knows no backend \"x\", but a"), "{text}");
+    let (code, text) = journal(&["forget", "a", "--data-dir", shown]);
+    assert!(code == Some(0) && text.contains("a is forgotten"), "{text}");
+    let (_, text) = journal(&["stats", shown]);
+    assert!(!text.contains("backend a"), "{text}");
+
+    let segment = std::fs::read_dir(data.join("journal")).expect("a folder").flatten();
+    let segment = segment.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "segment"));
+    let segment = segment.expect("a segment");
+    let mut bytes = std::fs::read(&segment).expect("readable");
+    let last = bytes.len() - 3;
+    bytes[last] ^= 1;
+    std::fs::write(&segment, bytes).expect("writable");
+    let (code, text) = journal(&["verify", shown]);
+    assert!(code == Some(1) && text.contains("is damaged") && text.contains("DAMAGED"), "{text}");
+}
+
+#[test]
+fn files_are_for_their_owner_only_and_hold_no_secret() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("folder");
+    let data = folder.path().join("data");
+    std::fs::write(folder.path().join("password"), "hunter2").expect("write");
+    let mut relay = start(&data, &[DEAD.to_owned()], |config| {
+        config.backend[0].username = Some("writer".to_owned());
+        config.backend[0].password_file = Some(folder.path().join("password"));
+    });
+    relay.send(&["m v=1 1\n"]);
+    relay.stop();
+    let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!((mode(&data), mode(&data.join("journal"))), (0o700, 0o700));
+    for entry in std::fs::read_dir(data.join("journal")).expect("a folder").flatten() {
+        assert_eq!(mode(&entry.path()), 0o600, "{:?}", entry.path());
+        let bytes = std::fs::read(entry.path()).expect("readable");
+        assert!(!bytes.windows(7).any(|part| part == b"hunter2"));
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_is_an_error_that_says_what_to_do() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut relay = start(folder.path(), &[DEAD.to_owned()], |_| {});
+    relay.send(&["m v=1 1\n"]);
+    relay.stop();
+    let journal = folder.path().join("journal");
+    for slot in 0..3 {
+        let path = journal.join(format!("cursors-{slot}"));
+        let mut bytes = std::fs::read(&path).expect("readable");
+        if bytes.is_empty() {
+            continue;
+        }
+        bytes[8] = 9;
+        bytes[32..36].fill(0);
+        let length = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
+        bytes.truncate(40 + usize::try_from(length).expect("small"));
+        let crc = crc32c::crc32c(&bytes);
+        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, bytes).expect("writable");
+    }
+    let mut settings = config(&[DEAD.to_owned()]);
+    settings.data_dir = folder.path().to_owned();
+    let error = Running::try_start_in(settings).err().expect("refused");
+    assert!(error.contains("newer version") && error.contains("cannot open the journal in"), "{error}");
+}
