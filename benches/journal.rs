@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twinflux::batch::{Batch, Destination, HandOver, Received};
+use twinflux::journal::disk::{Compression, DiskOptions, Folder, Next, WhenFull};
 use twinflux::journal::{BackendSetup, Journal, Limits, ring};
 use twinflux::protocol::Precision;
 
@@ -60,5 +61,63 @@ fn append_lease_settle(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, append_lease_settle);
+/// Opening a backlog: 64 MiB, or as many as `TWINFLUX_BACKLOG_MIB` says.
+fn open_backlog(criterion: &mut Criterion) {
+    let mebibytes = std::env::var("TWINFLUX_BACKLOG_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(64_u64);
+    let options = DiskOptions {
+        is_synced: false,
+        compression: Compression::None,
+        quota: 1 << 40,
+        max_age: None,
+        min_free: Some(0),
+        full: WhenFull::DropOldest,
+        sync_interval: Duration::from_millis(500),
+        retry_after: Duration::from_secs(1),
+    };
+    let setups = ["a", "b"].map(|name| BackendSetup { name: name.to_owned(), replay_share: 0.5 });
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || {
+        let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));
+        Journal::open(storage, &options, 64 << 20, &setups).expect("opens")
+    };
+    let batches = mebibytes * (1 << 20) / BATCH_BYTES as u64;
+    {
+        let journal = open();
+        let mut writer = journal.writer().expect("a disk");
+        for _ in 0..batches {
+            journal.append(batch(BATCH_BYTES));
+            while writer.step() == Next::Now {}
+        }
+        journal.syncer().expect("a disk").step();
+    }
+    let mut group = criterion.benchmark_group("journal");
+    group.sample_size(10);
+    group.bench_function(format!("open_backlog_of_{mebibytes}_mib"), |bench| {
+        bench.iter(|| {
+            for ledger in open().snapshot().ledgers {
+                assert_eq!(ledger.recovered, batches * LINES);
+            }
+        });
+    });
+    group.finish();
+}
+
+const BATCH_BYTES: usize = 28_000;
+
+fn batch(bytes: usize) -> Batch {
+    let destination = Destination {
+        database: "telegraf".to_owned(),
+        retention_policy: String::new(),
+        precision: Precision::Nanoseconds,
+    };
+    Batch {
+        destination: Arc::new(destination),
+        bytes: Bytes::from(vec![b'x'; bytes]),
+        lines: LINES,
+        received: Received::now(),
+        capacity: bytes,
+    }
+}
+
+criterion_group!(benches, append_lease_settle, open_backlog);
 criterion_main!(benches);

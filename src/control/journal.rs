@@ -129,7 +129,8 @@ impl Stopped {
         }
         let known = self.survey()?.backends.unwrap_or_default();
         let known: Vec<String> = known.into_iter().map(|(name, _)| name).collect();
-        Err(format!("the journal knows no backend {name:?}, but {}", known.join(", ")))
+        let known = if known.is_empty() { "none at all".to_owned() } else { known.join(", ") };
+        Err(format!("the journal knows no backend {name:?}, but {known}"))
     }
 
     fn survey(&self) -> Result<Survey, String> {

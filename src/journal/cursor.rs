@@ -44,6 +44,8 @@ pub(super) struct Lane {
     pub(super) since: u64,
     /// Where the disk was read last.
     pub(super) place: Option<Place>,
+    /// How often reading it has failed in a row.
+    pub(super) failures: u32,
 }
 
 /// A lane's end: the first sequence and position that are not its own.
@@ -219,6 +221,7 @@ impl Cursor {
             }
             if self.returned.remove(&record.sequence).is_none() {
                 let open = self.open_mut();
+                open.place = None;
                 open.from = record.sequence + 1;
                 open.at = record.written().map_or(open.at, |at| record.end(at));
             }
@@ -242,6 +245,7 @@ impl Cursor {
             lane.since = record.batch.received.wall;
             self.leased.insert(record.sequence, Arc::clone(record));
         }
+        lane.failures = if read.failed && read.records.is_empty() { lane.failures + 1 } else { 0 };
         lane.place = read.place;
         if let Some(end) = read.finished {
             let gap = end.at.since(lane.at);
@@ -361,7 +365,7 @@ impl Lane {
     }
 }
 
-/// What was read from the disk for a cursor's first lane.
+/// What was read from the disk for a cursor's backlog.
 #[derive(Debug)]
 pub(super) struct Read {
     /// Where the lane was.
@@ -372,4 +376,6 @@ pub(super) struct Read {
     pub(super) place: Option<Place>,
     /// Its end, where there is nothing more before that.
     pub(super) finished: Option<End>,
+    /// The disk did not give what comes next.
+    pub(super) failed: bool,
 }

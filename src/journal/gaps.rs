@@ -10,6 +10,8 @@ use crate::batch::Destination;
 
 /// Entries kept.
 const MOST_GAPS: usize = 1000;
+/// Of the oldest entries so many are tried to be joined with a later one.
+const OLDEST: usize = 16;
 /// What is lost within this time of the last loss belongs to the same gap, in nanoseconds.
 const NEAR: u64 = 60_000_000_000;
 
@@ -51,7 +53,8 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    pub(super) fn new(gaps: Vec<Gap>) -> Self {
+    pub(super) fn new(mut gaps: Vec<Gap>) -> Self {
+        gaps.truncate(MOST_GAPS);
         Self { gaps: gaps.into(), is_changed: false }
     }
 
@@ -82,7 +85,7 @@ impl Gaps {
     }
 
     fn join_oldest(&mut self) {
-        let pair = (0..self.gaps.len()).find_map(|first| {
+        let pair = (0..OLDEST.min(self.gaps.len())).find_map(|first| {
             let second = (first + 1..self.gaps.len()).find(|second| self.gaps[first].is_like(&self.gaps[*second]))?;
             Some((first, second))
         });

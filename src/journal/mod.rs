@@ -142,7 +142,13 @@ impl Journal {
 
     /// The reading end of a backend. One is to be made for each.
     pub fn reader(&self, backend: usize) -> Reader {
-        Reader { shared: Arc::clone(&self.shared), backend, parked: HashMap::new(), ahead: None }
+        Reader {
+            shared: Arc::clone(&self.shared),
+            backend,
+            parked: HashMap::new(),
+            ahead: None,
+            read_from: Instant::now(),
+        }
     }
 
     /// Ends all waiting for more: from now on [`Reader::next`] leases what there is, and then returns none.
@@ -205,6 +211,8 @@ pub struct Reader {
     parked: HashMap<usize, Instant>,
     /// What is being read from the disk while a lease is out.
     ahead: Option<Ahead>,
+    /// The disk is not read before this time.
+    read_from: Instant,
 }
 
 /// A reading under way: for which log, and from which sequence on.
@@ -248,7 +256,7 @@ impl Reader {
                 Ready::Read(request) => {
                     let (log, until) = (request.log, Received::now().wall);
                     let read = disk::load(&self.shared, request);
-                    let lease = self.shared.lock().lease_read(self.backend, log, read, until);
+                    let lease = self.take_read(log, read, until);
                     if lease.is_some() {
                         return lease;
                     }
@@ -261,7 +269,15 @@ impl Reader {
     fn look(&mut self, limits: &Limits) -> Ready {
         let now = Instant::now();
         self.parked.retain(|_, until| *until > now);
-        self.shared.lock().lease(self.backend, limits, &self.parked, now)
+        self.shared.lock().lease(self.backend, limits, &self.parked, self.read_from, now)
+    }
+
+    fn take_read(&mut self, log: usize, read: Read, until: u64) -> Option<Lease> {
+        let mut state = self.shared.lock();
+        if read.failed {
+            self.read_from = Instant::now() + state.retry_after();
+        }
+        state.lease_read(self.backend, log, read, until)
     }
 
     /// Reads from the disk beside this thread, and then goes on reading ahead while the lease is out.
@@ -273,12 +289,11 @@ impl Reader {
         let Ahead { until, reading, .. } = self.ahead.as_mut()?;
         let (until, read) = (*until, reading.await);
         self.ahead = None;
-        let lease = {
-            let mut state = self.shared.lock();
-            state.lease_read(self.backend, log, read.ok()?, until)
-        };
-        let next = self.shared.lock().request(self.backend, log, limits);
-        self.ahead = next.map(|request| self.read_ahead(request));
+        let lease = self.take_read(log, read.ok()?, until);
+        if lease.is_some() && self.read_from <= Instant::now() {
+            let next = self.shared.lock().request(self.backend, log, limits);
+            self.ahead = next.map(|request| self.read_ahead(request));
+        }
         lease
     }
 

@@ -18,7 +18,7 @@ pub(crate) struct Position {
 impl Position {
     /// This much further on.
     pub(crate) fn plus(self, lines: u64, bytes: u64) -> Self {
-        Self { lines: self.lines + lines, bytes: self.bytes + bytes }
+        Self { lines: self.lines.saturating_add(lines), bytes: self.bytes.saturating_add(bytes) }
     }
 
     /// From `other` to here; nothing where that is further.

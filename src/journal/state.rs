@@ -148,12 +148,13 @@ impl State {
     }
 
     /// Leases from the destination that is ready and whose first record is the oldest; where there is a backlog on
-    /// the disk as well, it gets its share of the leases.
+    /// the disk as well, it gets its share of the leases; it is not read before `read_from`.
     pub(super) fn lease(
         &mut self,
         backend: usize,
         limits: &Limits,
         parked: &HashMap<usize, Instant>,
+        read_from: Instant,
         now: Instant,
     ) -> Ready {
         // The first sequence, and the log.
@@ -167,8 +168,13 @@ impl State {
             if *replay_share < 1.0 {
                 cursor.part(tail);
             }
-            if let Some((lane, _)) = cursor.backlog(tail).filter(|_| held_until <= now) {
-                backlog = Some(backlog.map_or((lane.from, place), |known| known.min((lane.from, place))));
+            if let Some((lane, _)) = cursor.backlog(tail) {
+                let due = held_until.max(read_from);
+                if due <= now {
+                    backlog = Some(backlog.map_or((lane.from, place), |known| known.min((lane.from, place))));
+                } else if !self.closed {
+                    wake_at = Some(wake_at.map_or(due, |known| known.min(due)));
+                }
             }
             let Some(first) = cursor.first_available(tail) else { continue };
             let due = first.batch.received.monotonic + limits.linger;
@@ -214,15 +220,19 @@ impl State {
             at: lane.at,
             end,
             place: lane.place.clone(),
+            failures: lane.failures,
             limits: *limits,
         })
     }
 
     /// Leases what was read; none where there was nothing, or where the cursor has moved meanwhile.
     pub(super) fn lease_read(&mut self, backend: usize, log: usize, read: Read, until: u64) -> Option<Lease> {
-        let Backend { cursors, .. } = &mut self.backends[backend];
-        let since = read.records.first().map_or(until, |record| record.batch.received.wall);
-        let (records, missing) = cursors[log].lease_read(read)?;
+        let tail = self.logs[log].tail(self.next_sequence);
+        let cursor = &mut self.backends[backend].cursors[log];
+        // What is missing was received after the last that was read, and before the first that is there.
+        let since = cursor.backlog(tail).map_or(0, |(lane, _)| lane.since);
+        let until = read.records.first().map_or(until, |record| record.batch.received.wall).max(since);
+        let (records, missing) = cursor.lease_read(read)?;
         let destination = Arc::clone(&self.logs[log].destination);
         if missing != Position::default() {
             let gap = (&*destination, since, until);
@@ -303,13 +313,13 @@ impl State {
     fn make_room(&mut self, bytes: u64) -> bool {
         while self.memory.load(Ordering::Relaxed) + bytes > self.memory_bound {
             let pinned = self.disk.as_ref().map_or(0..0, Disk::being_written);
-            // What is on its way, to the disk or to a backend, would not free its memory.
-            let is_pinned = |log: usize, sequence| {
-                pinned.contains(&sequence)
-                    || self.backends.iter().any(|backend| backend.cursors[log].has_leased(sequence))
+            // What is on its way would not free its memory, and what is not on the disk yet would be lost with a crash.
+            let is_pinned = |log: usize, record: &Record| {
+                let is_leased = |backend: &Backend| backend.cursors[log].has_leased(record.sequence);
+                record.written().is_none() && (pinned.contains(&record.sequence) || self.backends.iter().any(is_leased))
             };
             let candidates = self.logs.iter().enumerate().filter_map(|(place, log)| {
-                let first = log.records.iter().position(|record| !is_pinned(place, record.sequence))?;
+                let first = log.records.iter().position(|record| !is_pinned(place, record))?;
                 Some((log.records[first].sequence, place, first))
             });
             let Some((_, log, place)) = candidates.min() else { return false };

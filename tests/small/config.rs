@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use twinflux::control::{Config, Overrides};
+use twinflux::journal::disk::{Compression, WhenFull};
 use twinflux::protocol::Precision;
 
 fn load(text: &str) -> Result<Config, String> {
@@ -54,6 +55,7 @@ fn a_file_sets_everything() {
         max_batch_lines = 1000
         max_batch_bytes = "512KiB"
         linger = "200ms"
+        replay_share = 1
         [[backend]]
         name = "b"
         url = "https://10.0.0.2:8086"
@@ -62,8 +64,14 @@ fn a_file_sets_everything() {
         bucket = "b"
         ca_file = "/etc/twinflux/ca.pem"
         [journal]
-        durability = "memory"
+        durability = "synced"
         memory = "32MiB"
+        disk = "1GiB"
+        sync_interval = "100ms"
+        compression = "zstd"
+        full = "drop_newest"
+        max_age = "7days"
+        min_free = "2GiB"
         "#,
     )
     .expect("a good file");
@@ -71,6 +79,15 @@ fn a_file_sets_everything() {
     assert_eq!(config.udp[0].precision, Precision::Milliseconds);
     assert_eq!(config.backend[0].timeout, Duration::from_millis(500));
     assert_eq!(config.journal.memory.as_u64(), 32 << 20);
+    let disk = config.disk().expect("a disk");
+    assert_eq!((disk.quota, disk.min_free, disk.is_synced), (1 << 30, Some(2 << 30), true));
+    assert_eq!((disk.compression, disk.full), (Compression::Zstd, WhenFull::DropNewest));
+    assert_eq!(
+        (disk.sync_interval, disk.max_age.map(|age| age.as_secs())),
+        (Duration::from_millis(100), Some(604_800))
+    );
+    let shares: Vec<f64> = config.journal_backends().iter().map(|backend| backend.replay_share).collect();
+    assert!(shares[0] > 0.99 && (shares[1] - 0.5).abs() < 0.01);
     assert_eq!((config.listeners().len(), config.backends().len()), (1, 2));
 }
 
@@ -145,6 +162,16 @@ fn errors_name_line_and_key_and_what_would_be_right() {
             &["twinflux.toml:2: udp.listen", "come back"],
         ),
         ("[journal]\ndurability = \"forever\"", &["twinflux.toml:2: durability", "memory"]),
+        ("[journal]\ndisk = \"1MiB\"", &["twinflux.toml:2: journal.disk", "at least 8MiB"]),
+        ("[journal]\ndisk = 5.5", &["twinflux.toml:2: disk", "write a size"]),
+        ("[journal]\nsync_interval = \"1ms\"", &["twinflux.toml:2: journal.sync_interval", "synced"]),
+        ("[journal]\nmax_age = \"1s\"", &["twinflux.toml:2: journal.max_age", "0s for none"]),
+        ("[journal]\ncompression = \"gzip\"", &["twinflux.toml:2: compression", "zstd"]),
+        ("[journal]\nfull = \"block\"", &["twinflux.toml:2: full", "drop_oldest"]),
+        (
+            "[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\nreplay_share = 2.0",
+            &["twinflux.toml:4: backend.replay_share", "1 is strict order"],
+        ),
         ("data_dir = ", &["twinflux.toml:1"]),
     ] {
         let error = load(text).expect_err(text);

@@ -203,14 +203,77 @@ fn a_block_that_cannot_be_read_costs_what_is_in_it() {
     life.append(0..20, 1_000);
     life.stop();
     let life = open(&disk, &options(), PLENTY, &["a"], 0.5);
-    // Three tries of the whole, a last one, and then its first block.
-    disk.inner().failing_reads = 5;
+    // Ten tries of the whole, a last one, and then its first block.
+    disk.inner().failing_reads = 12;
     let left = life.drain(0);
     let snapshot = life.snapshot();
-    assert_eq!(snapshot.disk.expect("a disk").read_errors, 3);
+    assert_eq!(snapshot.disk.expect("a disk").read_errors, 10);
     let lost = 20 - left.len() as u64;
     assert!((1..6).contains(&lost), "{left:?}");
     assert_eq!(snapshot.ledgers[0].dropped[DropReason::Corrupt as usize], lost);
+}
+
+#[test]
+fn segments_that_cannot_be_opened_for_a_moment_cost_nothing() {
+    let disk = FaultyDisk::new();
+    let small = DiskOptions { quota: 200_000, ..options() };
+    let mut life = open(&disk, &small, PLENTY, &["a"], 0.5);
+    life.append(0..50, 1_000);
+    life.stop();
+    let life = open(&disk, &small, PLENTY, &["a"], 0.5);
+    disk.inner().failing_opens = 7;
+    assert_eq!(life.drain(0), (0..50).collect::<Vec<_>>());
+    let snapshot = life.snapshot();
+    assert_eq!((snapshot.disk.expect("a disk").read_errors, snapshot.ledgers[0].pending), (7, 0));
+}
+
+#[test]
+fn cursors_that_cannot_be_saved_are_tried_again_in_their_time_and_stop_no_writing() {
+    let disk = FaultyDisk::new();
+    let patient = DiskOptions { retry_after: Duration::from_secs(3600), ..options() };
+    let mut life = open(&disk, &patient, PLENTY, &["a"], 0.5);
+    disk.inner().fails_slots = true;
+    life.append(0..50, 1_000);
+    let figures = life.snapshot().disk.expect("a disk");
+    assert_eq!((figures.write_errors, figures.condition), (1, Condition::Failing));
+    assert!(figures.bytes > 50_000);
+    drop(life);
+    disk.inner().fails_slots = false;
+    let mut life = open(&disk, &options(), PLENTY, &["a"], 0.5);
+    life.write();
+    assert_eq!(life.condition(), Condition::Ok);
+    assert_eq!(life.drain(0), (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+fn syncs_that_go_on_failing_fill_no_disk() {
+    let disk = FaultyDisk::new();
+    let mut life = open(&disk, &options(), PLENTY, &["a"], 0.5);
+    life.append(0..20, 1_000);
+    for _ in 0..30 {
+        disk.inner().failing_syncs = 1;
+        assert!(!life.syncer.step());
+        life.write();
+    }
+    assert!(disk.segments().len() <= 3, "{:?}", disk.segments());
+    assert!(life.syncer.step());
+    disk.cut_power(|| false);
+    let life = open(&disk, &options(), PLENTY, &["a"], 0.5);
+    assert_eq!(life.drain(0), (0..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_the_disk_never_took_is_told_at_the_end() {
+    let disk = FaultyDisk::new();
+    let patient = DiskOptions { retry_after: Duration::from_secs(3600), ..options() };
+    let journal = Journal::open(disk.storage(), &patient, PLENTY, &backends(1, 0.5)).expect("opens");
+    let keeper = Keeper::start(&journal).expect("threads").expect("a disk");
+    disk.inner().failing_writes = 1;
+    journal.append(batch(0, 0, 1, 100));
+    wait_for(|| journal.snapshot().disk.expect("a disk").write_errors == 1);
+    // The pause after a failure ends with the relay: the last lines are tried once more.
+    keeper.stop().expect("no panic");
+    assert_eq!(open(&disk, &options(), PLENTY, &["b0"], 0.5).drain(0), [0]);
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub(crate) struct Inner {
     pub(crate) failing_writes: u32,
     pub(crate) failing_syncs: u32,
     pub(crate) failing_reads: u32,
+    pub(crate) failing_opens: u32,
+    /// Slots cannot be written.
+    pub(crate) fails_slots: bool,
     /// A sync of a segment waits until this is over.
     pub(crate) holds_syncs: bool,
     /// How many have waited so.
@@ -71,6 +74,8 @@ impl FaultyDisk {
             failing_writes: 0,
             failing_syncs: 0,
             failing_reads: 0,
+            failing_opens: 0,
+            fails_slots: false,
             holds_syncs: false,
             held_syncs: 0,
             operations: 0,
@@ -204,7 +209,13 @@ impl Storage for FaultyDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
-        let file = self.inner().files.get(name).copied();
+        let mut inner = self.inner();
+        if inner.failing_opens > 0 {
+            inner.failing_opens -= 1;
+            return Err(broken("opening"));
+        }
+        let file = inner.files.get(name).copied();
+        drop(inner);
         Ok(self.open_file(file.ok_or(io::ErrorKind::NotFound)?, name))
     }
 
@@ -256,6 +267,9 @@ impl StoredFile for Handle {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut inner = self.disk.inner();
         inner.operate()?;
+        if self.is_slot && inner.fails_slots {
+            return Err(broken("saving"));
+        }
         let mut length = bytes.len();
         let mut result = Ok(());
         if !self.is_slot && inner.failing_writes > 0 {

@@ -36,6 +36,18 @@ impl Job {
     }
 }
 
+/// A segment that was made.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) name: SegmentName,
+    pub(super) first_sequence: u64,
+    pub(super) repeats: bool,
+    pub(super) totals: Vec<Position>,
+    /// Wall time of its making.
+    pub(super) created: u64,
+    pub(super) bytes: u64,
+}
+
 impl State {
     pub(super) fn disk(&mut self) -> &mut Disk {
         self.disk.as_mut().expect("BUG: only a journal with a disk has a writer")
@@ -81,7 +93,14 @@ impl State {
     /// Whether there is something to write.
     pub(super) fn has_work(&self) -> bool {
         let Some(disk) = &self.disk else { return false };
-        disk.cursors_changed || (disk.writing_is == Condition::Ok && disk.next_write < self.next_sequence)
+        (disk.cursors_changed && !disk.saving_fails)
+            || (disk.writing_is == Condition::Ok && disk.next_write < self.next_sequence)
+    }
+
+    /// Lines that are in memory only, and that somebody needs.
+    pub(super) fn unwritten_lines(&self) -> u64 {
+        let records = self.logs.iter().flat_map(|log| &log.records);
+        records.filter(|record| record.written().is_none()).map(|record| record.batch.lines).sum()
     }
 
     /// The writer's hands are empty again, whatever became of what they held.
@@ -89,8 +108,8 @@ impl State {
         self.disk().writing = 0..0;
     }
 
-    /// Records were written to the last segment, in this many bytes.
-    pub(super) fn note_written(&mut self, jobs: &[Job], bytes: u64) {
+    /// Records were written to the last segment, in this many bytes; they were chosen after `epoch` failed syncs.
+    pub(super) fn note_written(&mut self, jobs: &[Job], bytes: u64, epoch: u64) {
         for Job { log, record, at } in jobs {
             let end = record.end(*at);
             if record.at.set(*at).is_ok() {
@@ -103,7 +122,7 @@ impl State {
         let disk = self.disk();
         // After a failed sync meanwhile, what was not synced is written again.
         if let Some(last) = jobs.last()
-            && disk.must_roll != Some(true)
+            && disk.epoch == epoch
         {
             disk.next_write = last.record.sequence + 1;
         }
@@ -133,15 +152,13 @@ impl State {
     }
 
     /// A new segment takes what is written from now on.
-    pub(super) fn begin_segment(&mut self, name: SegmentName, created: u64, bytes: u64, file: Arc<dyn StoredFile>) {
-        let totals = self.totals().into_iter().map(|(_, at)| at).collect();
+    pub(super) fn begin_segment(&mut self, begun: Begun, epoch: u64, file: Arc<dyn StoredFile>) {
         let disk = self.disk();
         if let Some(sealed) = disk.active.take() {
             disk.to_sync.push((sealed, disk.next_write));
         }
-        let first_sequence = disk.next_write;
-        let begun = Instant::now();
-        let repeats = disk.must_roll == Some(true);
+        let now = Instant::now();
+        let Begun { name, first_sequence, repeats, totals, created, bytes } = begun;
         disk.segments.push_back(Segment {
             name,
             first_sequence,
@@ -150,12 +167,15 @@ impl State {
             totals,
             bytes,
             created,
-            begun,
-            newest: begun,
+            begun: now,
+            newest: now,
         });
         disk.bytes += bytes;
         disk.active = Some(file);
-        disk.must_roll = None;
+        // After a sync that failed meanwhile there is to be another one, which repeats.
+        if disk.epoch == epoch {
+            disk.must_roll = None;
+        }
         disk.folder_changed = true;
     }
 
@@ -266,7 +286,9 @@ impl State {
         let written = self.logs.iter().map(|log| ((*log.destination).clone(), log.written)).collect();
         let abandoned_below = self.disk.as_ref().map_or(0, |disk| disk.abandoned_below);
         let cursors = Cursors { next_sequence: self.next_sequence, abandoned_below, written, backends };
-        (cursors, self.needed_from(true))
+        // What is not written yet may be needed once it is.
+        let next_write = self.disk.as_ref().map_or(0, |disk| disk.next_write);
+        (cursors, self.needed_from(true).min(next_write))
     }
 
     /// Takes the segments out that no saved cursor needs.
@@ -280,6 +302,26 @@ impl State {
             passed.push(segment.name);
         }
         passed
+    }
+
+    /// How long to leave a disk alone that failed.
+    pub(in super::super) fn retry_after(&self) -> Duration {
+        self.disk.as_ref().map_or(Duration::ZERO, |disk| disk.options.retry_after)
+    }
+
+    /// Takes a segment out that repeats what could not be synced, and that a later one repeats whole: syncs that go on
+    /// failing leave no more than two.
+    pub(super) fn take_superseded(&mut self) -> Option<SegmentName> {
+        let disk = self.disk();
+        let last = disk.segments.back().filter(|last| last.repeats)?.clone();
+        let place = disk.segments.iter().position(|one| {
+            let is_within = one.first_sequence >= last.first_sequence && one.end_sequence <= last.end_sequence;
+            one.repeats && one.name != last.name && is_within
+        })?;
+        let segment = disk.segments.remove(place)?;
+        disk.bytes -= segment.bytes;
+        disk.folder_changed = true;
+        Some(segment.name)
     }
 
     /// A cursor moved: the writer saves it.
@@ -314,6 +356,7 @@ impl State {
     pub(super) fn note_sync_failure(&mut self, error: String) {
         let disk = self.disk();
         disk.sync_errors += 1;
+        disk.epoch += 1;
         disk.sync_fails = true;
         disk.error = Some(error);
         disk.to_sync.clear();

@@ -90,9 +90,9 @@ mod tests {
                 assert!(codec == Codec::Plain || stored.len() < payload.len() / 20);
                 let frame = frame(codec, stored.len(), payload.len());
                 let stored = Bytes::copy_from_slice(stored);
-                assert_eq!(unpack(&frame, stored.clone()).as_deref(), Some(&payload[..]));
+                assert_eq!(unpack(&frame, &stored).as_deref(), Some(&payload[..]));
                 for wrong in [payload.len() - 1, payload.len() + 1] {
-                    assert!(unpack(&Frame { payload_bytes: wrong, ..frame.clone() }, stored.clone()).is_none());
+                    assert!(unpack(&Frame { payload_bytes: wrong, ..frame.clone() }, &stored).is_none());
                 }
             }
         }

@@ -6,6 +6,8 @@ use crate::batch::Destination;
 
 /// Bytes of a frame's header without its names.
 pub(crate) const FRAME_HEADER_BYTES: usize = 64;
+/// No sequence and no position is higher: what says so was not written here.
+const MAX_COUNT: u64 = 1 << 62;
 /// The largest payload, stored or not.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
@@ -170,7 +172,8 @@ pub(crate) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
 /// A header with a right checksum; none where it says what no version writes.
 fn decode_frame(head: &[u8]) -> Option<Frame> {
     let (stored_bytes, payload_bytes) = (u32_at(head, 12) as usize, u32_at(head, 16) as usize);
-    if stored_bytes > MAX_PAYLOAD_BYTES || payload_bytes > MAX_PAYLOAD_BYTES {
+    let highest = u64_at(head, 24).max(u64_at(head, 32)).max(u64_at(head, 40));
+    if stored_bytes > MAX_PAYLOAD_BYTES || payload_bytes > MAX_PAYLOAD_BYTES || highest > MAX_COUNT {
         return None;
     }
     let (database, retention_policy) = head[FRAME_HEADER_BYTES..].split_at_checked(usize::from(head[59]))?;

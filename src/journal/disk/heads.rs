@@ -40,6 +40,8 @@ pub(super) struct Scan {
     damaged: u64,
     /// Bytes between records.
     skipped: u64,
+    /// Blocks that the disk did not give.
+    unreadable: u64,
     /// Where the whole records end.
     end: u64,
 }
@@ -77,7 +79,8 @@ fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, 
     let mut head = [0; SEGMENT_HEADER_BYTES];
     let read = (0..READ_TRIES).find_map(|_| file.read_at(&mut head, 0).ok()).unwrap_or(0);
     let header = match SegmentHeader::decode(&head[..read]) {
-        Ok(header) => Some(header),
+        // A number that is not the name's is no header of this segment.
+        Ok(header) => Some(header).filter(|header| header.number == name.number),
         Err(BadHeader::Newer) => return Err(OpenError::Newer(name.to_string())),
         Err(BadHeader::Damaged) => None,
     };
@@ -107,10 +110,21 @@ fn set_aside(storage: &dyn Storage, name: SegmentName, report: &mut Report) {
 /// Reads a segment whole, and shows each record's header.
 fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) -> io::Result<Scan> {
     let mut walk = Walk::new(storage.open(&name.to_string())?, name, SEGMENT_HEADER_BYTES as u64, CHUNK_BYTES);
-    walk.tolerate();
     let mut seen = Scan { end: SEGMENT_HEADER_BYTES as u64, ..Scan::default() };
-    let mut hole = 0;
-    while let Some(item) = walk.next()? {
+    let (mut hole, mut failures) = (0, 0);
+    loop {
+        let item = match walk.next() {
+            Ok(Some(item)) => item,
+            Ok(None) => break,
+            Err(error) if failures > READ_TRIES => return Err(error),
+            Err(_) => {
+                failures += 1;
+                if failures == READ_TRIES {
+                    walk.tolerate();
+                }
+                continue;
+            }
+        };
         let frame = match item {
             Item::Hole { bytes, .. } => {
                 hole += bytes;
@@ -131,6 +145,7 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
             each(&frame);
         }
     }
+    seen.unreadable = walk.unreadable();
     Ok(seen)
 }
 
@@ -149,10 +164,17 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
     }
     if let (Some(scan), Some(last)) = (scans.last(), segments.last_mut())
         && scan.end < last.bytes
+        && scan.unreadable == 0
     {
         report.truncated_bytes = last.bytes - scan.end;
         storage.open(&last.name.to_string())?.truncate(scan.end)?;
         last.bytes = scan.end;
+    }
+    if scans.last().is_some_and(|scan| scan.unreadable > 0)
+        && let Some(last) = segments.last_mut()
+    {
+        // What is in it may be there another time: nothing is cut off, and nothing is written behind it.
+        last.header = None;
     }
     let mut all = Scan::default();
     for scan in scans {

@@ -1,6 +1,6 @@
 //! Looking at the log of a stopped relay, and forgetting a backend that is gone for good.
 //!
-//! Surveys change nothing: no file is opened for writing, cut off, or moved.
+//! Surveys change nothing: no file is written, cut off, or moved.
 
 use std::collections::HashMap;
 use std::io;
@@ -140,7 +140,7 @@ fn read_segment(
         if frame.kind != Kind::Record {
             continue;
         }
-        let payload = stored.and_then(|stored| unpack(&frame, stored));
+        let payload = stored.and_then(|stored| unpack(&frame, &stored));
         let Some(payload) = payload else {
             let Frame { sequence, lines, .. } = frame;
             seen.damage.push(format!("record {sequence} with {lines} lines is damaged"));
@@ -190,6 +190,6 @@ pub fn forget(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
     }
     let mut slots = Slots::open(storage, slots::Kind::Cursors, found.journal, Some(&found))?;
     slots.write(&cursors.encode())?;
-    slots.take_unsynced().map_or(Ok(()), |file| file.sync())?;
+    slots.take_unsynced().map_or(Ok(()), |slot| slot.file.sync())?;
     Ok(true)
 }

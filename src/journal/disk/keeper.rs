@@ -12,8 +12,9 @@ use super::writer::{Next, Writer};
 
 /// How long the writer waits at most before it looks around.
 const WRITER_WAIT: Duration = Duration::from_secs(1);
-/// How long the syncer waits at most: cursors that moved without new records are synced then.
-const SYNCER_WAIT: Duration = Duration::from_secs(1);
+/// How long the syncer waits at most, without being told: it looks then whether its interval has begun, or cursors
+/// moved without new records.
+const SYNCER_WAIT: Duration = Duration::from_millis(250);
 /// The pause after a sync that failed.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// How often the last bytes are written and synced before the end, at most.
@@ -57,10 +58,15 @@ impl Keeper {
         let mut syncer = self.syncer.join()?;
         // What could not be synced is written and synced once more, elsewhere.
         for _ in 0..LAST_TRIES {
+            writer.retry_now();
             while writer.step() == Next::Now {}
-            if syncer.step() {
+            if syncer.step() && self.shared.lock().unwritten_lines() == 0 {
                 return Ok(());
             }
+        }
+        let lines = self.shared.lock().unwritten_lines();
+        if lines > 0 {
+            tracing::error!(lines, "the disk did not take lines that were only in memory: they are lost");
         }
         // That the last file could not be synced is for the next start to know.
         writer.step();
@@ -72,7 +78,9 @@ fn write_on(mut writer: Writer, shared: &Shared, stop: &AtomicBool) -> Writer {
     loop {
         let stopping = stop.load(Ordering::Acquire);
         while writer.step() == Next::Now {
-            shared.sync.notify_one();
+            if shared.lock().sync_due().is_some_and(|due| due <= Instant::now()) {
+                shared.sync.notify_one();
+            }
         }
         if stopping {
             return writer;
@@ -104,8 +112,11 @@ fn sync_on(mut syncer: Syncer, shared: &Shared, stop: &AtomicBool) -> Syncer {
             return syncer;
         }
         if !is_well {
-            let state = shared.lock();
-            drop(shared.sync.wait_timeout(state, FAILURE_PAUSE).unwrap_or_else(PoisonError::into_inner));
+            let until = Instant::now() + FAILURE_PAUSE;
+            let mut state = shared.lock();
+            while !stop.load(Ordering::Acquire) && Instant::now() < until {
+                state = shared.sync.wait_timeout(state, SYNCER_WAIT).unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
     }
 }

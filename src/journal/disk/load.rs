@@ -3,10 +3,13 @@
 //! It runs beside everything else, and looks at the book only to find the next segment. Damage costs what is
 //! damaged: what is missing shows in the positions of what follows.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
 
 use super::super::Shared;
 use super::super::cursor::{End, Limits, Read};
@@ -20,8 +23,11 @@ use crate::batch::{Batch, Destination, Received};
 
 /// Bytes read at once beside what a lease may hold: frame headers, and the frame that it ends in.
 const SPARE_BYTES: u64 = 64 << 10;
-/// How often a place that the disk does not give is tried before it counts as damage.
-const READ_TRIES: u32 = 3;
+/// How often a place that the disk does not give is tried, [`super::DiskOptions::retry_after`] apart, before it counts as
+/// damage: a disk that is away for a moment costs nothing.
+const READ_TRIES: u32 = 10;
+/// Bytes read for one lease, at most: where a destination's records are far between, a lease may come with none.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// A place in a segment: where a lane's next record is, or something before it.
 #[derive(Clone, Debug)]
@@ -42,6 +48,8 @@ pub(in super::super) struct Request {
     /// Where the lane ends.
     pub(in super::super) end: End,
     pub(in super::super) place: Option<Place>,
+    /// How often reading here has failed in a row.
+    pub(in super::super) failures: u32,
     pub(in super::super) limits: Limits,
 }
 
@@ -50,8 +58,15 @@ pub(in super::super) fn load(shared: &Shared, request: Request) -> Read {
     let (from, at, end) = (request.from, request.at, request.end);
     let memory = Arc::clone(&shared.lock().memory);
     let mut reading = Reading { shared, memory, request, records: Vec::new(), lines: 0, bytes: 0, next: from, at };
-    let (place, is_finished) = reading.run().map_or((None, true), |(place, is_finished)| (Some(place), is_finished));
-    Read { from, records: reading.records, place, finished: is_finished.then_some(end) }
+    let (place, finished, failed) = match reading.run() {
+        Ok(Stop::Here(place)) => (Some(place), None, false),
+        Ok(Stop::Ended(place)) => (place, Some(end), false),
+        Err(error) => {
+            reading.note_error(&error);
+            (None, None, true)
+        }
+    };
+    Read { from, records: reading.records, place, finished, failed }
 }
 
 struct Reading<'a> {
@@ -67,6 +82,14 @@ struct Reading<'a> {
     at: Position,
 }
 
+/// Where a reading stopped.
+enum Stop {
+    /// There is more, from this place on.
+    Here(Place),
+    /// The lane has no more; the place of what comes behind it, unless the log ends.
+    Ended(Option<Place>),
+}
+
 enum Taken {
     More,
     /// The lease is full, and this frame is the next one's.
@@ -78,37 +101,47 @@ enum Taken {
 }
 
 impl Reading<'_> {
-    /// Reads until the lease is full or the lane ends; returns where to go on, and whether the lane ended. None at
-    /// the log's end.
-    fn run(&mut self) -> Option<(Place, bool)> {
-        let mut walk = match self.request.place.take() {
-            Some(place) => self.walk(place.file, place.name, place.offset),
+    /// Reads until the lease is full or the lane ends.
+    fn run(&mut self) -> io::Result<Stop> {
+        let begun = match self.request.place.take() {
+            Some(place) => Some(self.walk(place.file, place.name, place.offset)),
             None => self.first_segment()?,
         };
+        let Some(mut walk) = begun else { return Ok(Stop::Ended(None)) };
+        let mut passed = 0;
         loop {
             let before = walk.offset();
             let here = |walk: &Walk, offset| Place { name: walk.segment(), file: walk.file(), offset };
-            match self.next_item(&mut walk) {
-                Some(Item::Frame(frame, stored)) => match self.take(&frame, stored) {
+            match walk.next()? {
+                Some(Item::Frame(frame, stored)) => match self.take(&frame, &stored) {
                     Taken::More => {}
-                    Taken::Full => return Some((here(&walk, before), false)),
-                    Taken::Beyond => return Some((here(&walk, before), true)),
-                    Taken::Last => return Some((here(&walk, walk.offset()), true)),
+                    Taken::Full => return Ok(Stop::Here(here(&walk, before))),
+                    Taken::Beyond => return Ok(Stop::Ended(Some(here(&walk, before)))),
+                    Taken::Last => return Ok(Stop::Ended(Some(here(&walk, walk.offset())))),
                 },
                 // What they cost shows in the next position.
                 Some(Item::BadPayload(_) | Item::Hole { .. }) => {}
-                None => walk = self.segment_after(walk.segment())?,
+                None => match self.segment_after(walk.segment())? {
+                    Some(next) => walk = next,
+                    None => return Ok(Stop::Ended(None)),
+                },
+            }
+            passed += walk.offset().saturating_sub(before);
+            if passed > MOST_BYTES {
+                return Ok(Stop::Here(here(&walk, walk.offset())));
             }
         }
     }
 
-    fn take(&mut self, frame: &Frame, stored: bytes::Bytes) -> Taken {
+    fn take(&mut self, frame: &Frame, stored: &Bytes) -> Taken {
         let (from, end) = (self.next, self.request.end);
         if frame.sequence >= end.sequence || self.at.lines >= end.at.lines {
             return Taken::Beyond;
         }
         let is_ours = frame.kind == Kind::Record && frame.destination == *self.request.destination;
-        if !is_ours || frame.sequence < from {
+        // A position that does not follow is a repeated record's, or a stranger's.
+        let follows = frame.sequence >= from && frame.at.lines >= self.at.lines && frame.end().lines <= end.at.lines;
+        if !is_ours || !follows {
             return Taken::More;
         }
         let (lines, bytes) = (self.lines + frame.lines, self.bytes + frame.payload_bytes as u64);
@@ -117,7 +150,8 @@ impl Reading<'_> {
             return Taken::Full;
         }
         (self.next, self.at) = (frame.sequence + 1, frame.end());
-        if let Some(payload) = unpack(frame, stored) {
+        // A copy, so that one record does not hold on to all that was read with it.
+        if let Some(payload) = unpack(frame, stored).map(|payload| Bytes::copy_from_slice(&payload)) {
             (self.lines, self.bytes) = (lines, bytes);
             let batch = Batch {
                 destination: Arc::clone(&self.request.destination),
@@ -131,32 +165,16 @@ impl Reading<'_> {
         if self.at.lines >= end.at.lines { Taken::Last } else { Taken::More }
     }
 
-    /// What comes next, over whatever the disk does not give.
-    fn next_item(&self, walk: &mut Walk) -> Option<Item> {
-        for _ in 0..READ_TRIES {
-            match walk.next() {
-                Ok(item) => return item,
-                Err(error) => {
-                    std::thread::sleep(self.note_error(&error));
-                }
-            }
-        }
-        walk.tolerate();
-        walk.next().ok().flatten()
-    }
-
-    /// Counts an error; returns how long to wait before the next try.
-    fn note_error(&self, error: &io::Error) -> Duration {
-        tracing::warn!(%error, "the journal cannot read a backlog");
+    fn note_error(&self, error: &io::Error) {
+        tracing::warn!(%error, "the journal cannot read a backlog; trying again");
         let mut state = self.shared.lock();
         let disk = state.disk();
         disk.read_errors += 1;
         disk.error = Some(error.to_string());
-        disk.options.retry_after
     }
 
     /// The segment that has the lane's next record.
-    fn first_segment(&self) -> Option<Walk> {
+    fn first_segment(&self) -> io::Result<Option<Walk>> {
         let from = self.next;
         self.open(|segments| {
             // One that repeats what could not be synced is the better copy, as soon as it has all of it.
@@ -171,27 +189,30 @@ impl Reading<'_> {
         })
     }
 
-    fn segment_after(&self, name: SegmentName) -> Option<Walk> {
+    fn segment_after(&self, name: SegmentName) -> io::Result<Option<Walk>> {
         let number = name.number;
         self.open(|segments| segments.iter().find(|segment| segment.name.number > number).map(|segment| segment.name))
     }
 
-    /// Opens the segment that `which` finds in the book; one that is gone or cannot be opened is damage.
-    fn open(&self, which: impl Fn(&std::collections::VecDeque<Segment>) -> Option<SegmentName>) -> Option<Walk> {
-        let storage = &self.shared.disk.as_ref()?.storage;
-        let name = which(&self.shared.lock().disk.as_ref()?.segments)?;
-        match storage.open(&name.to_string()) {
-            Ok(file) => Some(self.walk(file, name, SEGMENT_HEADER_BYTES as u64)),
-            Err(error) => {
-                self.note_error(&error);
-                self.segment_after(name)
-            }
+    /// Opens the segment that `which` finds in the book; one that is gone is damage.
+    fn open(&self, which: impl Fn(&VecDeque<Segment>) -> Option<SegmentName>) -> io::Result<Option<Walk>> {
+        let Some(files) = &self.shared.disk else { return Ok(None) };
+        let name = self.shared.lock().disk.as_ref().and_then(|disk| which(&disk.segments));
+        let Some(name) = name else { return Ok(None) };
+        match files.storage.open(&name.to_string()) {
+            Ok(file) => Ok(Some(self.walk(file, name, SEGMENT_HEADER_BYTES as u64))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.segment_after(name),
+            Err(error) => Err(error),
         }
     }
 
     fn walk(&self, file: Arc<dyn StoredFile>, name: SegmentName, offset: u64) -> Walk {
         let chunk = self.request.limits.bytes.saturating_add(SPARE_BYTES).min(super::SEGMENT_BYTES);
-        Walk::new(file, name, offset, usize::try_from(chunk).unwrap_or(usize::MAX))
+        let mut walk = Walk::new(file, name, offset, usize::try_from(chunk).unwrap_or(usize::MAX));
+        if self.request.failures >= READ_TRIES {
+            walk.tolerate();
+        }
+        walk
     }
 }
 

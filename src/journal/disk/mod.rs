@@ -209,6 +209,10 @@ pub(super) struct Disk {
     writing_is: Condition,
     /// The last sync failed.
     sync_fails: bool,
+    /// How often records could not be synced: what was chosen for writing before is not what is next.
+    epoch: u64,
+    /// The cursors could not be saved.
+    saving_fails: bool,
     /// Room has run out by the quota, and not on the volume.
     quota_reached: bool,
     error: Option<String>,
@@ -227,7 +231,7 @@ impl Disk {
     }
 
     fn condition(&self) -> Condition {
-        if self.sync_fails { Condition::Failing } else { self.writing_is }
+        if self.sync_fails || self.saving_fails { Condition::Failing } else { self.writing_is }
     }
 
     /// Why a record that was not written leaves the memory.

@@ -220,6 +220,7 @@ fn lanes_of(saved: &SavedBackend, destination: &Destination) -> Option<VecDeque<
         end: saved.end.map(|(sequence, at)| End { sequence, at }),
         since: saved.since,
         place: None,
+        failures: 0,
     };
     is_sound.then(|| lanes.iter().map(lane).collect())
 }
@@ -248,7 +249,7 @@ fn disk(
     Disk {
         options: options.clone(),
         abandoned_below,
-        least_number: segments.back().map_or(0, |segment| segment.name.number + 1),
+        least_number: segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)),
         bytes: segments.iter().map(|segment| segment.bytes).sum(),
         segments,
         must_roll: if is_active { None } else { Some(false) },
@@ -265,6 +266,8 @@ fn disk(
         saved_need: 0,
         writing_is: Condition::Ok,
         sync_fails: false,
+        epoch: 0,
+        saving_fails: false,
         quota_reached: false,
         error: None,
         syncs: 0,

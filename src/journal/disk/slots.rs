@@ -81,6 +81,15 @@ pub(crate) struct Slots {
     current: usize,
     /// Whether the current slot was written since the last sync.
     is_dirty: bool,
+    /// The slot that was synced last: nothing is written there.
+    synced: Option<usize>,
+}
+
+/// A slot that is to be synced.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    pub(crate) file: Arc<dyn StoredFile>,
+    slot: usize,
 }
 
 impl Slots {
@@ -105,7 +114,8 @@ impl Slots {
             tracing::warn!(%error, "cannot sync what the journal is opened with");
         }
         let (generation, current) = found.map_or((0, 0), |found| (found.generation, (found.slot + 1) % SLOTS));
-        Ok(Self { kind, journal, files, generation, current, is_dirty: false })
+        let synced = found.map(|found| found.slot);
+        Ok(Self { kind, journal, files, generation, current, is_dirty: false, synced })
     }
 
     /// Writes a newer state.
@@ -113,20 +123,26 @@ impl Slots {
     /// # Errors
     /// What the disk says; the older state stays.
     pub(crate) fn write(&mut self, body: &[u8]) -> io::Result<()> {
-        self.is_dirty = true;
         self.generation += 1;
-        self.files[self.current].write_at(&encode(self.kind, self.generation, self.journal, body), 0)
+        self.files[self.current].write_at(&encode(self.kind, self.generation, self.journal, body), 0)?;
+        self.is_dirty = true;
+        Ok(())
     }
 
-    /// The file to sync, where something was written since the last time; what is written from now on goes to
-    /// another slot.
-    pub(crate) fn take_unsynced(&mut self) -> Option<Arc<dyn StoredFile>> {
+    /// What to sync, where something was written since the last time; what is written from now on goes to a slot
+    /// that is neither this one nor the one that was synced last.
+    pub(crate) fn take_unsynced(&mut self) -> Option<Unsynced> {
         if !std::mem::take(&mut self.is_dirty) {
             return None;
         }
-        let file = Arc::clone(&self.files[self.current]);
-        self.current = (self.current + 1) % SLOTS;
-        Some(file)
+        let slot = self.current;
+        self.current = (0..SLOTS).find(|other| *other != slot && Some(*other) != self.synced).unwrap_or(slot);
+        Some(Unsynced { file: Arc::clone(&self.files[slot]), slot })
+    }
+
+    /// A slot was synced.
+    pub(crate) fn note_synced(&mut self, unsynced: &Unsynced) {
+        self.synced = Some(unsynced.slot);
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! It holds no lock while it waits for the disk: a sync of five seconds delays nothing but the next one.
 
-use std::sync::{Arc, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::super::Shared;
 use super::Files;
 use super::saved::encode_gaps;
+use super::slots::Slots;
 
 /// Syncs the log. There is one for each journal with a disk.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ impl Syncer {
     /// Syncs what was written so far, records first, then cursors and gaps; then removes segments that nobody
     /// needs. False where the disk failed.
     pub fn step(&mut self) -> bool {
+        self.remove_superseded();
         if !self.sync_records() {
             return false;
         }
@@ -63,11 +66,8 @@ impl Syncer {
             }
             encode_gaps(state.gaps.iter())
         };
-        let file = {
-            let mut slots = self.files().gaps.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.write(&body).map(|()| slots.take_unsynced())
-        };
-        if let Err(error) = file.and_then(|file| file.map_or(Ok(()), |file| file.sync())) {
+        let written = lock(&self.files().gaps).write(&body);
+        if let Err(error) = written.and_then(|()| sync_slot(&self.files().gaps)) {
             tracing::warn!(%error, "cannot save the gap ledger");
         }
     }
@@ -75,17 +75,23 @@ impl Syncer {
     /// From which sequence on the synced cursors need the log; none where they could not be synced.
     fn sync_cursors(&self) -> Option<u64> {
         let saved_need = self.shared.lock().disk().saved_need;
-        let file = self.files().cursors.lock().unwrap_or_else(PoisonError::into_inner).take_unsynced();
-        match file.map_or(Ok(()), |file| file.sync()) {
-            Ok(()) => Some(saved_need),
-            Err(error) => {
-                // The next state goes to another slot, so that this file's sync is not repeated for the same bytes.
-                let mut state = self.shared.lock();
-                state.disk().cursors_changed = true;
-                state.disk().sync_errors += 1;
-                tracing::warn!(%error, "cannot sync the journal's cursors");
-                None
-            }
+        if let Err(error) = sync_slot(&self.files().cursors) {
+            // The next state goes to another slot, so that this file's sync is not repeated for the same bytes.
+            let mut state = self.shared.lock();
+            state.disk().cursors_changed = true;
+            state.disk().sync_errors += 1;
+            tracing::warn!(%error, "cannot sync the journal's cursors");
+            return None;
+        }
+        Some(saved_need)
+    }
+
+    fn remove_superseded(&self) {
+        let superseded = self.shared.lock().take_superseded();
+        if let Some(name) = superseded
+            && let Err(error) = self.files().storage.remove(&name.to_string())
+        {
+            tracing::warn!(segment = %name, %error, "cannot remove a segment that a later one repeats");
         }
     }
 
@@ -98,7 +104,7 @@ impl Syncer {
         }
     }
 
-    fn fail(&self, error: &std::io::Error) {
+    fn fail(&self, error: &io::Error) {
         tracing::error!(%error, "the journal's disk does not sync: writing again what was not synced, to a new file");
         self.shared.lock().note_sync_failure(error.to_string());
     }
@@ -106,4 +112,18 @@ impl Syncer {
     fn files(&self) -> &Files {
         self.shared.disk.as_ref().expect("BUG: only a journal with a disk has a syncer")
     }
+}
+
+fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Syncs what was written to the slots; the lock is not held meanwhile.
+fn sync_slot(slots: &Mutex<Slots>) -> io::Result<()> {
+    let unsynced = lock(slots).take_unsynced();
+    if let Some(unsynced) = unsynced {
+        unsynced.file.sync()?;
+        lock(slots).note_synced(&unsynced);
+    }
+    Ok(())
 }

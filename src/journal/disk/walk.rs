@@ -41,6 +41,8 @@ pub(crate) struct Walk {
     chunk_bytes: usize,
     /// Whether blocks that the disk does not give count as damage; else they are an error.
     is_tolerant: bool,
+    /// Blocks that the disk did not give.
+    unreadable: u64,
 }
 
 /// What a disk gives or does not give at once.
@@ -50,7 +52,17 @@ impl Walk {
     /// From this offset on, reading as many bytes at once.
     pub(crate) fn new(file: Arc<dyn StoredFile>, name: SegmentName, offset: u64, chunk_bytes: usize) -> Self {
         let key = Key::new(name);
-        Self { file, name, key, offset, chunk: Bytes::new(), chunk_at: offset, chunk_bytes, is_tolerant: false }
+        Self {
+            file,
+            name,
+            key,
+            offset,
+            chunk: Bytes::new(),
+            chunk_at: offset,
+            chunk_bytes,
+            is_tolerant: false,
+            unreadable: 0,
+        }
     }
 
     /// The segment.
@@ -66,6 +78,11 @@ impl Walk {
     /// From now on blocks that cannot be read are damage, and no error.
     pub(crate) fn tolerate(&mut self) {
         self.is_tolerant = true;
+    }
+
+    /// Blocks that the disk did not give, and that were taken for damage.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.unreadable
     }
 
     /// The file.
@@ -124,10 +141,11 @@ impl Walk {
     }
 
     /// What the disk gives, with zeros for the blocks that it does not.
-    fn read_blocks(&self, buffer: &mut [u8]) -> usize {
+    fn read_blocks(&mut self, buffer: &mut [u8]) -> usize {
         for (place, block) in buffer.chunks_mut(BLOCK_BYTES).enumerate() {
             if self.file.read_at(block, self.offset + (place * BLOCK_BYTES) as u64).is_err() {
                 block.fill(0);
+                self.unreadable += 1;
             }
         }
         buffer.len()
@@ -161,12 +179,12 @@ impl Walk {
 }
 
 /// The payload itself; none where it is not what the header says.
-pub(crate) fn unpack(frame: &Frame, stored: Bytes) -> Option<Bytes> {
+pub(crate) fn unpack(frame: &Frame, stored: &Bytes) -> Option<Bytes> {
     let payload = match frame.codec {
-        Codec::Plain => stored,
+        Codec::Plain => stored.clone(),
         // A header that promises more than there may be is none, so that these make no more than that.
-        Codec::Lz4 => Bytes::from(lz4_flex::block::decompress(&stored, frame.payload_bytes).ok()?),
-        Codec::Zstd => Bytes::from(zstd::bulk::decompress(&stored, frame.payload_bytes).ok()?),
+        Codec::Lz4 => Bytes::from(lz4_flex::block::decompress(stored, frame.payload_bytes).ok()?),
+        Codec::Zstd => Bytes::from(zstd::bulk::decompress(stored, frame.payload_bytes).ok()?),
         Codec::Other => return None,
     };
     (payload.len() == frame.payload_bytes).then_some(payload)

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use super::super::Shared;
 use super::super::ledger::DropReason;
 use super::super::record::Position;
-use super::book::Job;
+use super::book::{Begun, Job};
 use super::compress::Compressor;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use super::frame::{Codec, Frame, Key, Kind};
@@ -36,6 +36,8 @@ pub struct Writer {
     look_next: Instant,
     /// Writing failed, and is tried again then.
     retry_at: Option<Instant>,
+    /// Saving the cursors failed, and is tried again then.
+    save_at: Option<Instant>,
     /// The volume has less free than it must.
     below_floor: bool,
 }
@@ -75,6 +77,7 @@ impl Writer {
             compressor,
             look_next: Instant::now(),
             retry_at: None,
+            save_at: None,
             below_floor: false,
         }
     }
@@ -87,10 +90,13 @@ impl Writer {
         }
         let mut next = Next::Later;
         if self.retry_at.is_none_or(|time| time <= Instant::now()) {
-            let jobs = self.shared.lock().next_to_write(WRITE_BYTES);
+            let (jobs, epoch) = {
+                let mut state = self.shared.lock();
+                (state.next_to_write(WRITE_BYTES), state.disk().epoch)
+            };
             self.retry_at = None;
             if !jobs.is_empty() {
-                match self.write(&jobs) {
+                match self.write(&jobs, epoch) {
                     Ok(true) => next = Next::Now,
                     Ok(false) => self.retry_at = Some(Instant::now() + self.options.retry_after),
                     Err(error) => self.note_failure(&error),
@@ -100,6 +106,11 @@ impl Writer {
         }
         self.save_cursors();
         next
+    }
+
+    /// What failed is tried again by the next step.
+    pub(super) fn retry_now(&mut self) {
+        (self.retry_at, self.save_at) = (None, None);
     }
 
     /// Makes room by what the age, the floor and the quota say, before it is needed.
@@ -118,9 +129,10 @@ impl Writer {
         }
     }
 
-    /// Writes as many of the records as fit the segment; false where there is no room.
-    fn write(&mut self, jobs: &[Job]) -> io::Result<bool> {
-        if self.must_roll(jobs[0].bytes()) && !self.roll()? {
+    /// Writes as many of the records as fit the segment; false where there is no room. A sync that failed since they were
+    /// chosen (then there were `epoch` failures) makes others the next ones.
+    fn write(&mut self, jobs: &[Job], epoch: u64) -> io::Result<bool> {
+        if self.must_roll(jobs[0].bytes()) && !self.roll(epoch)? {
             return Ok(false);
         }
         let Some(active) = &self.active else { return Ok(false) };
@@ -149,7 +161,7 @@ impl Writer {
             return Err(error);
         }
         active.offset += bytes;
-        self.shared.lock().note_written(jobs, bytes);
+        self.shared.lock().note_written(jobs, bytes, epoch);
         Ok(true)
     }
 
@@ -177,21 +189,27 @@ impl Writer {
     }
 
     /// Begins a new segment; false where there is no room.
-    fn roll(&mut self) -> io::Result<bool> {
+    fn roll(&mut self, epoch: u64) -> io::Result<bool> {
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let created = created.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        let (name, bytes) = {
+        let (begun, bytes) = {
             let mut state = self.shared.lock();
             let disk = state.disk();
+            if disk.epoch != epoch {
+                return Ok(true);
+            }
             let (number, repeats) = (disk.next_number(), disk.must_roll == Some(true));
             let (first_sequence, name) = (disk.next_write, SegmentName { number, salt: fastrand::u64(..) });
             let totals = state.totals();
-            let lines_before = totals.iter().map(|(_, at)| at.lines).sum();
+            let lines_before = totals.iter().map(|(_, at)| at.lines).fold(0, u64::saturating_add);
             let journal = self.files().journal;
             let header = SegmentHeader { journal, number, first_sequence, lines_before, created, repeats };
             let payload = encode_totals(totals.iter().map(|(log, at)| (&*log.destination, *at)));
-            (name, first_bytes(name, &header, &payload))
+            let bytes = first_bytes(name, &header, &payload);
+            let totals = totals.into_iter().map(|(_, at)| at).collect();
+            (Begun { name, first_sequence, repeats, totals, created, bytes: bytes.len() as u64 }, bytes)
         };
+        let name = begun.name;
         if !self.make_room(bytes.len() as u64) {
             return Ok(false);
         }
@@ -202,9 +220,8 @@ impl Writer {
             drop(storage.remove(&name.to_string()));
             return Err(error);
         }
-        let length = bytes.len() as u64;
-        self.shared.lock().begin_segment(name, created, length, Arc::clone(&file));
-        self.active = Some(Active { file, key: Key::new(name), offset: length });
+        self.active = Some(Active { file: Arc::clone(&file), key: Key::new(name), offset: begun.bytes });
+        self.shared.lock().begin_segment(begun, epoch, file);
         Ok(true)
     }
 
@@ -244,10 +261,12 @@ impl Writer {
         Some(name)
     }
 
-    fn save_cursors(&self) {
+    fn save_cursors(&mut self) {
         let (body, need) = {
             let mut state = self.shared.lock();
-            if !std::mem::take(&mut state.disk().cursors_changed) {
+            let is_due = self.save_at.is_some_and(|time| time <= Instant::now());
+            let has_changed = std::mem::take(&mut state.disk().cursors_changed);
+            if !is_due && (!has_changed || self.save_at.is_some()) {
                 return;
             }
             let (cursors, need) = state.cursors();
@@ -255,13 +274,12 @@ impl Writer {
         };
         let saved = self.files().cursors.lock().unwrap_or_else(PoisonError::into_inner).write(&body);
         let mut state = self.shared.lock();
-        match saved {
+        match &saved {
             Ok(()) => state.disk().saved_need = need,
-            Err(error) => {
-                state.disk().note_write_error(&error);
-                state.disk().cursors_changed = true;
-            }
+            Err(error) => state.disk().note_save_error(error),
         }
+        state.disk().saving_fails = saved.is_err();
+        self.save_at = saved.is_err().then(|| Instant::now() + self.options.retry_after);
     }
 
     fn note_failure(&mut self, error: &io::Error) {
@@ -315,7 +333,15 @@ fn is_full(error: &io::Error) -> bool {
 
 impl super::Disk {
     fn next_number(&self) -> u64 {
-        self.segments.back().map_or(0, |segment| segment.name.number + 1).max(self.least_number)
+        self.segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)).max(self.least_number)
+    }
+
+    fn note_save_error(&mut self, error: &io::Error) {
+        if !self.saving_fails {
+            tracing::error!(%error, "the journal cannot save its cursors: after a crash backends get lines twice");
+        }
+        self.write_errors += 1;
+        self.error = Some(error.to_string());
     }
 
     fn note_full(&mut self, why: &str) {
