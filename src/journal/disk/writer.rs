@@ -88,24 +88,27 @@ impl Writer {
             self.look_next = Instant::now() + self.options.retry_after;
             self.look_around();
         }
-        let mut next = Next::Later;
-        if self.retry_at.is_none_or(|time| time <= Instant::now()) {
-            let (jobs, epoch) = {
-                let mut state = self.shared.lock();
-                (state.next_to_write(WRITE_BYTES), state.disk().epoch)
-            };
-            self.retry_at = None;
-            if !jobs.is_empty() {
-                match self.write(&jobs, epoch) {
-                    Ok(true) => next = Next::Now,
-                    Ok(false) => self.retry_at = Some(Instant::now() + self.options.retry_after),
-                    Err(error) => self.note_failure(&error),
-                }
-                self.shared.lock().end_writing();
-            }
-        }
+        let is_due = self.retry_at.is_none_or(|time| time <= Instant::now());
+        let (jobs, epoch) = if is_due { self.next_jobs() } else { (Vec::new(), 0) };
+        // Between choosing and writing: a segment that repeats lacks what everybody has settled, which must be known then.
         self.save_cursors();
-        next
+        if jobs.is_empty() {
+            return Next::Later;
+        }
+        let written = self.write(&jobs, epoch);
+        self.shared.lock().end_writing();
+        match written {
+            Ok(true) => return Next::Now,
+            Ok(false) => self.retry_at = Some(Instant::now() + self.options.retry_after),
+            Err(error) => self.note_failure(&error),
+        }
+        Next::Later
+    }
+
+    fn next_jobs(&mut self) -> (Vec<Job>, u64) {
+        self.retry_at = None;
+        let mut state = self.shared.lock();
+        (state.next_to_write(WRITE_BYTES), state.disk().epoch)
     }
 
     /// What failed is tried again by the next step.
