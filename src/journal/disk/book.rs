@@ -309,15 +309,16 @@ impl State {
         self.disk.as_ref().map_or(Duration::ZERO, |disk| disk.options.retry_after)
     }
 
-    /// Takes a segment out that repeats what could not be synced, and that a later one repeats whole: syncs that go on
-    /// failing leave no more than two.
+    /// Takes the segment before the last one out, where the last one repeats all of it: syncs that go on failing leave
+    /// no more than two. (One further back may have what comes before the one that would be left.)
     pub(super) fn take_superseded(&mut self) -> Option<SegmentName> {
         let disk = self.disk();
-        let last = disk.segments.back().filter(|last| last.repeats)?.clone();
-        let place = disk.segments.iter().position(|one| {
-            let is_within = one.first_sequence >= last.first_sequence && one.end_sequence <= last.end_sequence;
-            one.repeats && one.name != last.name && is_within
-        })?;
+        let place = disk.segments.len().checked_sub(2)?;
+        let (before, last) = (&disk.segments[place], &disk.segments[place + 1]);
+        let is_within = before.first_sequence >= last.first_sequence && before.end_sequence <= last.end_sequence;
+        if !last.repeats || !is_within {
+            return None;
+        }
         let segment = disk.segments.remove(place)?;
         disk.bytes -= segment.bytes;
         disk.folder_changed = true;

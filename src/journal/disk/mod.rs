@@ -1,7 +1,8 @@
 //! The journal on the disk: one log of records in segments, written behind the memory tail, read by whoever lags.
 //!
-//! Owns: the files and their format ([`format`]), writing and syncing ([`writer`], [`syncer`]) on two threads of their own, reading a
-//! backlog ([`load`]), opening after whatever happened ([`recovery`]), looking at a stopped relay's folder ([`inspect`]).
+//! Owns: the files and their format (`format.rs` has it byte by byte), writing and syncing ([`Writer`], [`Syncer`]) on two
+//! threads of their own ([`Keeper`]), reading a backlog, opening after whatever happened ([`Report`]), looking at a
+//! stopped relay's folder ([`inspect`]).
 //!
 //! The order of what is done, of which every beginning is a state that can be opened: a record's bytes, then the
 //! cursors, then (synced, both) the removal of segments that every cursor has passed. Nothing is ever changed in
@@ -9,7 +10,7 @@
 //! are counted.
 //!
 //! Never does: memory maps, deciding about delivery, removing a file that it does not know.
-//! Bounds: the quota in bytes; a segment of 16 MiB; writes of 1 MiB; reads of one request.
+//! Bounds: the quota in bytes; a segment of 16 MiB; writes of 1 MiB; reads of one request and 64 MiB in search of it.
 
 mod book;
 mod compress;
