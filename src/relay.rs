@@ -259,12 +259,12 @@ fn report_opening(found: &journal::Snapshot, backends: &[journal::BackendSetup])
             tracing::info!(backend = backend.name, lines = ledger.recovered, "found lines to deliver");
         }
     }
-    for (backend, lines) in &disk.orphans {
+    for (backend, lines) in disk.orphans.iter().filter(|(_, lines)| *lines > 0) {
         tracing::warn!(
             backend,
             lines,
             "the journal keeps lines for a backend that is not configured: configure it again, or stop the relay and \
-             run: twinflux journal forget {backend}"
+             run: twinflux journal forget {backend}, with the same --config or --data-dir"
         );
     }
 }

@@ -15,7 +15,8 @@ use crate::journal::disk::inspect::{self, Survey};
 #[derive(Debug)]
 pub struct Stopped {
     storage: Folder,
-    _lock: File,
+    /// None on a volume for reading only, where no relay can work.
+    _lock: Option<File>,
 }
 
 impl Stopped {
@@ -29,10 +30,12 @@ impl Stopped {
         if !folder.is_dir() {
             return Err(format!("there is no journal in {shown}: give the data folder of a relay (data_dir)"));
         }
-        let lock = data_dir::lock(data_dir).map_err(|error| match error {
-            LockError::Held => format!("a relay works on {shown}: stop it first"),
-            LockError::Io(error) => format!("cannot lock {shown}: {error}"),
-        })?;
+        let lock = match data_dir::lock(data_dir) {
+            Ok(lock) => Some(lock),
+            Err(LockError::Held) => return Err(format!("a relay works on {shown}: stop it first")),
+            Err(LockError::Io(error)) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
+            Err(LockError::Io(error)) => return Err(format!("cannot lock {shown}: {error}")),
+        };
         let storage = Folder::open(&folder).map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
         Ok(Self { storage, _lock: lock })
     }
@@ -54,10 +57,10 @@ impl Stopped {
         line(&mut text, format_args!("{segments} segments, {records} whole records, {lines} lines"));
         let Survey { missing_lines, missing_segments, .. } = survey;
         if missing_segments > 0 {
-            line(&mut text, format_args!("{missing_segments} segments are missing"));
+            line(&mut text, format_args!("{missing_segments} missing between the segments that are there"));
         }
         if missing_lines > 0 {
-            line(&mut text, format_args!("{missing_lines} lines are missing between others"));
+            line(&mut text, format_args!("{missing_lines} lines are missing"));
         }
         if survey.backends.is_none() {
             line(&mut text, format_args!("no cursors: at the next start every backend gets everything once more"));

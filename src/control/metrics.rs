@@ -151,8 +151,7 @@ impl Metrics {
         gauge(out, "journal_memory_bytes", "Memory held by records", plain(journal.memory_bytes))?;
         gauge(out, "journal_disk_bytes", "Disk held by segments", plain(journal.disk_bytes))?;
         gauge(out, "journal_segments", "Segments on disk", plain(journal.segments))?;
-        let states = [("ok", Condition::Ok), ("full", Condition::Full), ("failing", Condition::Failing)];
-        let states = states.map(|(name, state)| (vec![("state", name)], u64::from(journal.state == state)));
+        let states = Condition::ALL.map(|state| (vec![("state", state.name())], u64::from(journal.state == state)));
         gauge(out, "journal_state", "1 for the state the journal's disk is in", states.into())?;
         counter(out, "journal_syncs", "Times that files were synced", plain(journal.syncs))?;
         counter(out, "journal_sync_errors", "Syncs that failed", plain(journal.sync_errors))?;

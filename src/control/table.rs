@@ -2,7 +2,11 @@
 
 use std::fmt::Write;
 
-use super::status::{Backend, Receive, Status};
+use bytesize::ByteSize;
+
+use super::status::{Backend, JournalStatus, Receive, Status};
+use crate::journal::Durability;
+use crate::journal::disk::Condition;
 
 impl Status {
     /// The picture in a few lines of text, the ledger of each backend as one row.
@@ -14,6 +18,7 @@ impl Status {
             write_receive(&mut text, receive);
         }
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
+        write_journal(&mut text, &self.journal);
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
         for backend in &self.backends {
@@ -43,6 +48,25 @@ impl Status {
             write_backend(&mut text, backend, self.accepted_lines);
         }
         text
+    }
+}
+
+fn write_journal(text: &mut String, journal: &JournalStatus) {
+    let (memory, disk) = (ByteSize::b(journal.memory_bytes), ByteSize::b(journal.disk_bytes));
+    match journal.durability {
+        Durability::Memory => write_line(text, format_args!("journal  {memory} in memory, nothing on the disk")),
+        _ => write_line(text, format_args!("journal  {memory} in memory, {disk} in {} segments", journal.segments)),
+    }
+    if journal.state != Condition::Ok {
+        let error = journal.last_error.as_deref().unwrap_or("no error told");
+        write_line(text, format_args!("journal is {}: {}", journal.state.name(), error.escape_debug()));
+    }
+    for (name, lines) in &journal.orphans {
+        write_line(text, format_args!("journal keeps {lines} lines for {name}, which is not configured"));
+    }
+    if !journal.gaps.is_empty() {
+        let lines: u64 = journal.gaps.iter().map(|gap| gap.lines).sum();
+        write_line(text, format_args!("gaps     {} with {lines} lines: see /api/status", journal.gaps.len()));
     }
 }
 

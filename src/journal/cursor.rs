@@ -144,17 +144,31 @@ impl Cursor {
         held.sort_unstable_by_key(|record| record.sequence);
         let mut held = held.into_iter().peekable();
         for lane in &self.lanes {
-            let first = held.peek().filter(|record| record.sequence < lane.from).copied();
-            while held.next_if(|record| record.sequence < lane.from).is_some() {}
-            if first.is_none() && lane.is_read() {
-                continue;
+            // What is held lies before the lane: directly, or (where something between is settled, or gone) not.
+            let mut open_run: Option<SavedLane> = None;
+            while let Some(record) = held.next_if(|record| record.sequence < lane.from) {
+                let at = record.written().unwrap_or(tail.written);
+                let end = (record.sequence + 1, record.written().map_or(at, |at| record.end(at)));
+                match &mut open_run {
+                    Some(run) if run.end.is_some_and(|(_, end)| end == at) => run.end = Some(end),
+                    _ => {
+                        let since = record.batch.received.wall;
+                        let run = SavedLane { from: record.sequence, at, since, end: Some(end) };
+                        saved.extend(open_run.replace(run));
+                    }
+                }
             }
-            let (from, at, since) = match first {
-                Some(record) => (record.sequence, record.written().unwrap_or(tail.written), record.batch.received.wall),
-                None if lane.since == 0 => (lane.from, lane.at, next_wall(lane.from)),
-                None => (lane.from, lane.at, lane.since),
-            };
-            saved.push(SavedLane { from, at, since, end: lane.end.map(|end| (end.sequence, end.at)) });
+            let end = lane.end.map(|end| (end.sequence, end.at));
+            match open_run {
+                Some(run) if run.end.is_some_and(|(_, at)| at == lane.at) => saved.push(SavedLane { end, ..run }),
+                other => {
+                    saved.extend(other);
+                    if !lane.is_read() {
+                        let since = if lane.since == 0 { next_wall(lane.from) } else { lane.since };
+                        saved.push(SavedLane { from: lane.from, at: lane.at, since, end });
+                    }
+                }
+            }
         }
         saved
     }
@@ -233,14 +247,13 @@ impl Cursor {
     }
 
     /// Takes over records that were read from the lane that is at `from`, and whether that was all it has.
-    /// Returns what was leased and what turned out to be missing; none where the lane has moved meanwhile.
-    pub(super) fn lease_read(&mut self, read: Read) -> Option<(Vec<Arc<Record>>, Position)> {
+    /// Returns what was leased and what turned out to be missing by `now`; none where the lane has moved meanwhile.
+    pub(super) fn lease_read(&mut self, read: Read, now: u64) -> Option<(Vec<Arc<Record>>, Vec<Missing>)> {
         let lane = self.lanes.iter_mut().find(|lane| lane.from == read.from && !lane.is_read())?;
-        let mut missing = Position::default();
+        let mut missing = Vec::new();
         for record in &read.records {
             let at = record.written().unwrap_or(lane.at);
-            let gap = at.since(lane.at);
-            missing = missing.plus(gap.lines, gap.bytes);
+            missing.extend(Missing::between(lane, at, record.batch.received.wall));
             (lane.from, lane.at) = (record.sequence + 1, record.end(at));
             lane.since = record.batch.received.wall;
             self.leased.insert(record.sequence, Arc::clone(record));
@@ -248,8 +261,7 @@ impl Cursor {
         lane.failures = if read.failed && read.records.is_empty() { lane.failures + 1 } else { 0 };
         lane.place = read.place;
         if let Some(end) = read.finished {
-            let gap = end.at.since(lane.at);
-            missing = missing.plus(gap.lines, gap.bytes);
+            missing.extend(Missing::between(lane, end.at, now));
             (lane.from, lane.at) = (lane.from.max(end.sequence), lane.at.max(end.at));
         }
         self.end_lanes();
@@ -273,6 +285,40 @@ impl Cursor {
         self.leased.remove(&record.sequence);
         self.append(record);
         self.returned.insert(record.sequence, Arc::clone(record));
+    }
+
+    /// Puts what was given back and is on the disk into its lane again, newest first, as far as it lies directly before
+    /// what the lane still has. False where there is nothing of the kind.
+    pub(super) fn release_returned(&mut self, tail: Tail<'_>) -> bool {
+        let mut has_released = false;
+        while let Some((_, record)) = self.returned.last_key_value() {
+            let Some(at) = record.written() else { break };
+            let (record, end) = (Arc::clone(record), record.end(at));
+            let Some(lane) = self.lanes.iter_mut().find(|lane| lane.at == end && lane.from > record.sequence) else {
+                break;
+            };
+            // What is not written yet has no position: it may lie between, leased or settled.
+            let between = record.sequence + 1..lane.from.max(record.sequence + 1);
+            let is_leased = self.leased.range(between.clone()).next().is_some();
+            if is_leased || tail.next(between.start).is_some_and(|next| between.contains(&next.sequence)) {
+                break;
+            }
+            (lane.from, lane.at, lane.since) = (record.sequence, at, record.batch.received.wall);
+            lane.place = None;
+            self.returned.remove(&record.sequence);
+            // In memory it is still there for the open lane, and nowhere else.
+            if !self.is_in_memory(&record, tail) {
+                self.unavail(&record);
+            }
+            has_released = true;
+        }
+        has_released
+    }
+
+    /// Whether the open lane's next record in memory is this one.
+    fn is_in_memory(&self, record: &Record, tail: Tail<'_>) -> bool {
+        let is_next = tail.next(self.open().from).is_some_and(|next| next.sequence == record.sequence);
+        is_next && self.open().from == record.sequence
     }
 
     /// A record that was never written leaves the memory. True where this cursor was still to read it, so that its
@@ -362,6 +408,22 @@ impl Lane {
 
     fn pending(&self, written: Position) -> Position {
         self.end.map_or(written, |end| end.at).since(self.at)
+    }
+}
+
+/// Lines that should have been between two that are there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missing {
+    pub(super) size: Position,
+    /// When what stands before them was received, and what stands behind them.
+    pub(super) from: u64,
+    pub(super) until: u64,
+}
+
+impl Missing {
+    fn between(lane: &Lane, at: Position, until: u64) -> Option<Self> {
+        let size = at.since(lane.at);
+        (size != Position::default()).then(|| Self { size, from: lane.since, until: until.max(lane.since) })
     }
 }
 

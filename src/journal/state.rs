@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::cursor::{Cursor, Limits, Read, Tail};
+use super::cursor::{Cursor, Limits, Missing, Read, Tail};
 use super::disk::{Disk, Request, SavedBackend};
 use super::gaps::{Gap, Gaps};
 use super::ledger::{DropReason, Ledger, Rejection};
@@ -227,16 +227,10 @@ impl State {
 
     /// Leases what was read; none where there was nothing, or where the cursor has moved meanwhile.
     pub(super) fn lease_read(&mut self, backend: usize, log: usize, read: Read, until: u64) -> Option<Lease> {
-        let tail = self.logs[log].tail(self.next_sequence);
-        let cursor = &mut self.backends[backend].cursors[log];
-        // What is missing was received after the last that was read, and before the first that is there.
-        let since = cursor.backlog(tail).map_or(0, |(lane, _)| lane.since);
-        let until = read.records.first().map_or(until, |record| record.batch.received.wall).max(since);
-        let (records, missing) = cursor.lease_read(read)?;
+        let (records, missing) = self.backends[backend].cursors[log].lease_read(read, until)?;
         let destination = Arc::clone(&self.logs[log].destination);
-        if missing != Position::default() {
-            let gap = (&*destination, since, until);
-            self.backends[backend].give_up(&mut self.gaps, DropReason::Corrupt, missing, gap);
+        for Missing { size, from, until } in missing {
+            self.backends[backend].give_up(&mut self.gaps, DropReason::Corrupt, size, (&destination, from, until));
         }
         self.note_progress();
         (!records.is_empty()).then(|| Lease::new(log, &destination, records))
@@ -322,10 +316,27 @@ impl State {
                 let first = log.records.iter().position(|record| !is_pinned(place, record))?;
                 Some((log.records[first].sequence, place, first))
             });
-            let Some((_, log, place)) = candidates.min() else { return false };
+            let candidate = candidates.min();
+            let is_written = |(_, log, place): (u64, usize, usize)| self.logs[log].records[place].written().is_some();
+            // What was given back and is on the disk can be read again: nothing is lost for its sake.
+            if !candidate.is_some_and(is_written) && self.release_returned() {
+                continue;
+            }
+            let Some((_, log, place)) = candidate else { return false };
             self.forget(log, place);
         }
         true
+    }
+
+    /// Lets go of what was given back and can be read from the disk again; false where there is none.
+    fn release_returned(&mut self) -> bool {
+        let mut has_released = false;
+        for (place, log) in self.logs.iter().enumerate() {
+            for backend in &mut self.backends {
+                has_released |= backend.cursors[place].release_returned(log.tail(self.next_sequence));
+            }
+        }
+        has_released
     }
 
     /// Lets one record in memory go: what was written is read from the disk, what was not is lost.

@@ -9,16 +9,16 @@ use twinflux::journal::{DropReason, Journal, Limits, Reader, Snapshot};
 use crate::disk_model::{backends, batch, number, options};
 use crate::faulty::FaultyDisk;
 
-const LIMITS: Limits = Limits { lines: 10, bytes: 20_000, linger: Duration::ZERO };
-const PLENTY: u64 = 1 << 30;
+pub(crate) const LIMITS: Limits = Limits { lines: 10, bytes: 20_000, linger: Duration::ZERO };
+pub(crate) const PLENTY: u64 = 1 << 30;
 
-struct Life {
-    journal: Journal,
+pub(crate) struct Life {
+    pub(crate) journal: Journal,
     writer: Writer,
     syncer: Syncer,
 }
 
-fn open(disk: &FaultyDisk, options: &DiskOptions, memory: u64, names: &[&str], replay_share: f64) -> Life {
+pub(crate) fn open(disk: &FaultyDisk, options: &DiskOptions, memory: u64, names: &[&str], replay_share: f64) -> Life {
     let mut setups = backends(names.len(), replay_share);
     for (setup, name) in setups.iter_mut().zip(names) {
         (*name).clone_into(&mut setup.name);
@@ -29,18 +29,18 @@ fn open(disk: &FaultyDisk, options: &DiskOptions, memory: u64, names: &[&str], r
 }
 
 impl Life {
-    fn append(&mut self, numbers: std::ops::Range<u64>, filler: usize) {
+    pub(crate) fn append(&mut self, numbers: std::ops::Range<u64>, filler: usize) {
         for number in numbers {
             self.journal.append(batch(number, 0, 1, filler));
             self.write();
         }
     }
 
-    fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         while self.writer.step() == Next::Now {}
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         self.journal.snapshot()
     }
 
@@ -49,11 +49,11 @@ impl Life {
     }
 
     /// Everything there is for a backend, in the order it comes.
-    fn drain(&self, backend: usize) -> Vec<u64> {
+    pub(crate) fn drain(&self, backend: usize) -> Vec<u64> {
         drain(&mut self.journal.reader(backend))
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.write();
         assert!(self.syncer.step());
         self.write();
@@ -61,7 +61,7 @@ impl Life {
     }
 }
 
-fn drain(reader: &mut Reader) -> Vec<u64> {
+pub(crate) fn drain(reader: &mut Reader) -> Vec<u64> {
     let mut numbers = Vec::new();
     while let Some(lease) = reader.try_next(&LIMITS) {
         numbers.extend(lease.records.iter().map(|record| number(&record.batch.bytes)));
@@ -70,7 +70,7 @@ fn drain(reader: &mut Reader) -> Vec<u64> {
     numbers
 }
 
-fn dropped(snapshot: &Snapshot, backend: usize) -> BTreeMap<&'static str, u64> {
+pub(crate) fn dropped(snapshot: &Snapshot, backend: usize) -> BTreeMap<&'static str, u64> {
     let dropped = DropReason::ALL.iter().zip(snapshot.ledgers[backend].dropped);
     dropped.filter(|(_, lines)| *lines > 0).map(|(reason, lines)| (reason.name(), lines)).collect()
 }
@@ -438,31 +438,4 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < limit, "waited too long");
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-#[test]
-fn a_survey_changes_nothing_and_tells_what_is_there() {
-    let disk = FaultyDisk::new();
-    let mut life = open(&disk, &options(), PLENTY, &["a", "b"], 0.5);
-    life.append(0..10, 1_000);
-    assert_eq!(life.drain(0).len(), 10);
-    life.stop();
-    let operations = disk.inner().operations;
-    let mut lines = Vec::new();
-    let survey = inspect::survey(&*disk.storage(), |_, bytes| {
-        lines.push(number(bytes));
-        Ok(())
-    });
-    let survey = survey.expect("readable");
-    assert_eq!(disk.inner().operations, operations);
-    assert_eq!(lines, (0..10).collect::<Vec<_>>());
-    assert!(survey.is_sound());
-    assert_eq!(survey.backends, Some(vec![("a".to_owned(), 0), ("b".to_owned(), 10)]));
-    assert_eq!((survey.segments.len(), survey.segments[0].lines, survey.destinations[0].1), (1, 10, 10));
-
-    let name = disk.segments()[0].clone();
-    disk.damage(&name, |bytes| bytes[3_000] ^= 1);
-    let survey = inspect::survey(&*disk.storage(), |_, _| Ok(())).expect("readable");
-    assert!(!survey.is_sound());
-    assert_eq!((survey.missing_lines, survey.segments[0].damage.len()), (1, 1));
 }

@@ -9,5 +9,6 @@ mod disk_model;
 mod faulty;
 mod journal;
 mod line;
+mod losses;
 mod properties;
 mod tidy;

@@ -103,6 +103,17 @@ impl State {
         records.filter(|record| record.written().is_none()).map(|record| record.batch.lines).sum()
     }
 
+    /// Gives up what is in memory only, at the end; returns its lines.
+    pub(super) fn give_up_unwritten(&mut self) -> u64 {
+        let lines = self.unwritten_lines();
+        for log in 0..self.logs.len() {
+            while let Some(place) = self.logs[log].records.iter().position(|record| record.written().is_none()) {
+                self.forget(log, place);
+            }
+        }
+        lines
+    }
+
     /// The writer's hands are empty again, whatever became of what they held.
     pub(super) fn end_writing(&mut self) {
         self.disk().writing = 0..0;

@@ -28,7 +28,8 @@ pub struct Survey {
     pub segments: Vec<SegmentSurvey>,
     /// Each destination with its lines and bytes.
     pub destinations: Vec<(Destination, u64, u64)>,
-    /// Lines that were written and cannot be read any more, by subtraction of what stands before and behind them.
+    /// Lines that were written, are needed, and cannot be read any more, by subtraction of what is there from what the
+    /// positions and the cursors say.
     pub missing_lines: u64,
     /// Segments that are missing between others.
     pub missing_segments: u64,
@@ -78,7 +79,7 @@ pub fn survey(
         missing_segments: names.windows(2).map(|two| (two[1].number - two[0].number).saturating_sub(1)).sum(),
         ..Survey::default()
     };
-    let mut ends = HashMap::new();
+    let mut ends: HashMap<Destination, (Position, Position)> = HashMap::new();
     let last = names.last().copied();
     for name in names {
         let is_last = Some(name) == last;
@@ -87,18 +88,9 @@ pub fn survey(
     }
     let newer = |Newer| OpenError::Newer("a slot".to_owned());
     let cursors = slots::load(storage, slots::Kind::Cursors).map_err(newer)?;
-    let written = |destination: &Destination| ends.get(destination).copied().unwrap_or_default();
-    survey.backends = cursors.and_then(|found| Cursors::decode(&found.body)).map(|cursors| {
-        let backends = cursors.backends.into_iter().map(|backend| {
-            let lanes = backend.destinations.iter().flat_map(|(destination, lanes)| {
-                let written = written(destination);
-                lanes.iter().map(move |lane| lane.pending(written))
-            });
-            let pending = lanes.sum();
-            (backend.name, pending)
-        });
-        backends.collect()
-    });
+    if let Some(cursors) = cursors.and_then(|found| Cursors::decode(&found.body)) {
+        survey.compare(cursors, &ends);
+    }
     let gaps = slots::load(storage, slots::Kind::Gaps).map_err(newer)?;
     survey.gaps = gaps.and_then(|found| decode_gaps(&found.body)).unwrap_or_default();
     Ok(survey)
@@ -109,7 +101,7 @@ fn read_segment(
     name: SegmentName,
     is_last: bool,
     survey: &mut Survey,
-    ends: &mut HashMap<Destination, Position>,
+    ends: &mut HashMap<Destination, (Position, Position)>,
     lines: &mut impl FnMut(&Destination, &Bytes) -> io::Result<()>,
 ) -> Result<SegmentSurvey, OpenError> {
     let file = storage.open(&name.to_string())?;
@@ -150,28 +142,55 @@ fn read_segment(
         seen.lines += frame.lines;
         seen.from = if seen.from == 0 { frame.received } else { seen.from };
         seen.until = frame.received;
-        survey.count(&frame, ends);
-        lines(&frame.destination, &payload)?;
+        if survey.count(&frame, ends) {
+            lines(&frame.destination, &payload)?;
+        }
     }
     Ok(seen)
 }
 
 impl Survey {
-    fn count(&mut self, frame: &Frame, ends: &mut HashMap<Destination, Position>) {
-        if let Some(end) = ends.get(&frame.destination) {
-            if frame.at.lines < end.lines {
-                // Written again after a sync that failed.
-                return;
-            }
-            self.missing_lines += frame.at.since(*end).lines;
+    /// Counts a record; false where it was written again after a sync that failed. `ends` has what is there of each destination,
+    /// from where to where.
+    fn count(&mut self, frame: &Frame, ends: &mut HashMap<Destination, (Position, Position)>) -> bool {
+        let (_, end) = ends.entry(frame.destination.clone()).or_insert((frame.at, frame.at));
+        if frame.at.lines < end.lines {
+            return false;
         }
-        ends.insert(frame.destination.clone(), frame.end());
+        self.missing_lines += frame.at.since(*end).lines;
+        *end = frame.end();
         let known = self.destinations.iter_mut().find(|(known, ..)| *known == frame.destination);
         let (lines, bytes) = (frame.lines, frame.payload_bytes as u64);
         match known {
             Some(known) => (known.1, known.2) = (known.1 + lines, known.2 + bytes),
             None => self.destinations.push((frame.destination.clone(), lines, bytes)),
         }
+        true
+    }
+
+    /// What each backend has still to get, and how much of it is beyond either end of what is there.
+    fn compare(&mut self, cursors: Cursors, ends: &HashMap<Destination, (Position, Position)>) {
+        let mut backends = Vec::new();
+        let mut most_missing = 0;
+        for backend in cursors.backends {
+            let (mut pending, mut missing) = (0, 0);
+            for (destination, lanes) in &backend.destinations {
+                let known = cursors.written.iter().find(|(known, _)| known == destination);
+                let known = known.map_or_else(Position::default, |(_, at)| *at);
+                let (first, end) = ends.get(destination).copied().unwrap_or((known, known));
+                let written = known.max(end);
+                for lane in lanes {
+                    let lane_end = lane.end.map_or(written, |(_, at)| at);
+                    pending += lane.pending(written);
+                    let there = first.max(lane.at)..end.min(lane_end);
+                    missing += lane.pending(written).saturating_sub(there.end.since(there.start).lines);
+                }
+            }
+            most_missing = most_missing.max(missing);
+            backends.push((backend.name, pending));
+        }
+        self.missing_lines += most_missing;
+        self.backends = Some(backends);
     }
 }
 

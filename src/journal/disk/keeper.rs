@@ -64,12 +64,13 @@ impl Keeper {
                 return Ok(());
             }
         }
-        let lines = self.shared.lock().unwritten_lines();
+        let lines = self.shared.lock().give_up_unwritten();
         if lines > 0 {
             tracing::error!(lines, "the disk did not take lines that were only in memory: they are lost");
         }
-        // That the last file could not be synced is for the next start to know.
+        // That, and that the last file could not be synced, is for the next start to know.
         writer.step();
+        syncer.save_gaps();
         Ok(())
     }
 }

@@ -33,7 +33,6 @@ const MOST_BYTES: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub(in super::super) struct Place {
     name: SegmentName,
-    file: Arc<dyn StoredFile>,
     offset: u64,
 }
 
@@ -104,14 +103,15 @@ impl Reading<'_> {
     /// Reads until the lease is full or the lane ends.
     fn run(&mut self) -> io::Result<Stop> {
         let begun = match self.request.place.take() {
-            Some(place) => Some(self.walk(place.file, place.name, place.offset)),
+            // Opened anew each time: a place that is kept for long holds no file that is to be removed.
+            Some(place) => self.open_at(place.name, place.offset)?,
             None => self.first_segment()?,
         };
         let Some(mut walk) = begun else { return Ok(Stop::Ended(None)) };
         let mut passed = 0;
         loop {
             let before = walk.offset();
-            let here = |walk: &Walk, offset| Place { name: walk.segment(), file: walk.file(), offset };
+            let here = |walk: &Walk, offset| Place { name: walk.segment(), offset };
             match walk.next()? {
                 Some(Item::Frame(frame, stored)) => match self.take(&frame, &stored) {
                     Taken::More => {}
@@ -194,13 +194,16 @@ impl Reading<'_> {
         self.open(|segments| segments.iter().find(|segment| segment.name.number > number).map(|segment| segment.name))
     }
 
-    /// Opens the segment that `which` finds in the book; one that is gone is damage.
+    /// Opens the segment that `which` finds in the book. (One that is gone, there or here, is damage.)
     fn open(&self, which: impl Fn(&VecDeque<Segment>) -> Option<SegmentName>) -> io::Result<Option<Walk>> {
-        let Some(files) = &self.shared.disk else { return Ok(None) };
         let name = self.shared.lock().disk.as_ref().and_then(|disk| which(&disk.segments));
-        let Some(name) = name else { return Ok(None) };
+        name.map_or(Ok(None), |name| self.open_at(name, SEGMENT_HEADER_BYTES as u64))
+    }
+
+    fn open_at(&self, name: SegmentName, offset: u64) -> io::Result<Option<Walk>> {
+        let Some(files) = &self.shared.disk else { return Ok(None) };
         match files.storage.open(&name.to_string()) {
-            Ok(file) => Ok(Some(self.walk(file, name, SEGMENT_HEADER_BYTES as u64))),
+            Ok(file) => Ok(Some(self.walk(file, name, offset))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.segment_after(name),
             Err(error) => Err(error),
         }

@@ -130,6 +130,20 @@ pub enum Condition {
     Failing,
 }
 
+impl Condition {
+    /// Every condition.
+    pub const ALL: [Self; 3] = [Self::Ok, Self::Full, Self::Failing];
+
+    /// The condition's name in metrics, JSON and text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Full => "full",
+            Self::Failing => "failing",
+        }
+    }
+}
+
 /// What is to be seen of the disk.
 #[derive(Clone, Debug)]
 pub struct DiskFigures {

@@ -144,7 +144,13 @@ impl Storage for Folder {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
-        self.open_with(name, &mut OpenOptions::new())
+        match self.open_with(name, &mut OpenOptions::new()) {
+            // A disk that failed is often mounted again for reading only, and it is then that someone wants to look.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                Ok(Arc::new(File::open(self.path.join(name))?))
+            }
+            opened => opened,
+        }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

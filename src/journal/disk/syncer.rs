@@ -58,7 +58,7 @@ impl Syncer {
         true
     }
 
-    fn save_gaps(&self) {
+    pub(super) fn save_gaps(&self) {
         let body = {
             let mut state = self.shared.lock();
             if !state.gaps.take_change() {

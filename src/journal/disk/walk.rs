@@ -85,11 +85,6 @@ impl Walk {
         self.unreadable
     }
 
-    /// The file.
-    pub(crate) fn file(&self) -> Arc<dyn StoredFile> {
-        Arc::clone(&self.file)
-    }
-
     /// What comes next; none at the file's end.
     ///
     /// # Errors
