@@ -3,8 +3,9 @@
 //! ```text
 //! receive/            parse                batch            journal/                     deliver/
 //! udp workers ──▶ protocol/line scan ──▶ builder ──ring──▶ append ─▶ memory tail ─┬─▶ flusher a ─▶ HTTP
-//!                                                           one log,             └─▶ flusher b ─▶ HTTP
-//!                                                           a cursor for each backend and destination
+//!                                                           one log,   │         └─▶ flusher b ─▶ HTTP
+//!                                                           a cursor   └─▶ segments on the disk, read by
+//!                                                           for each backend and destination     whoever lags
 //! ```
 //!
 //! The folders are in the order of the data's way: [`receive`] takes bytes from sockets, [`protocol`] finds and

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::ledger::Counts;
 use crate::relay::{Folder, Relay};
 use crate::run::blocking;
-use crate::send::{Plan, Progress, Round, Sent, send};
+use crate::send::{Pace, Plan, Progress, Round, Sent, send};
 use crate::sink::{Sink, Store};
 
 /// What is killed.
@@ -57,8 +57,25 @@ pub struct Report {
     pub outages: u32,
     /// From a relay's start to its first reading of the socket, in milliseconds: the median and the longest.
     pub restart_ms: [f64; 2],
+    /// What came after each outage of a sink.
+    pub replays: Vec<Replay>,
     /// Each sink.
     pub sinks: Vec<SinkReport>,
+}
+
+/// How a revived sink got what it had missed.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Replay {
+    /// Bytes that the relay's journal had on its disk.
+    pub disk_bytes: u64,
+    /// Lines that were waiting, and those that came meanwhile.
+    pub lines: u64,
+    /// From the first of them until no more than two seconds' worth was waiting.
+    pub seconds: f64,
+    /// How long the other backend's oldest line waited at most meanwhile.
+    pub other_lag_seconds: f64,
+    /// The relay's resident memory, at most meanwhile.
+    pub resident_mib: f64,
 }
 
 /// One sink's lines.
@@ -90,6 +107,13 @@ impl Report {
         if longest > 0.0 {
             text.push_str(&format!(
                 "restarts    {median:.0} ms median, {longest:.0} ms longest, from start to receiving\n"
+            ));
+        }
+        for replay in &self.replays {
+            let Replay { disk_bytes, lines, seconds, other_lag_seconds, resident_mib } = *replay;
+            let (mib, each) = (disk_bytes >> 20, lines as f64 / seconds.max(1e-3));
+            text.push_str(&format!(
+                "replay      {lines} lines from {mib} MiB in {seconds:.2} s = {each:.0} lines/s; the other sink's lag {other_lag_seconds:.2} s at most, {resident_mib:.0} MiB resident at most\n"
             ));
         }
         for (place, sink) in self.sinks.iter().enumerate() {
@@ -127,7 +151,7 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
     let (plan, shared) = (Plan { target, duration: FOREVER, ..setup.plan }, Arc::clone(&progress));
     let hosts = tokio::task::spawn_blocking(move || send(&plan, &shared));
 
-    let (mut kills, mut restarts) = (Vec::new(), Vec::new());
+    let (mut kills, mut restarts, mut replays) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..setup.times {
         tokio::time::sleep(setup.every.mul_f64(0.5 + fastrand::f64())).await;
         match setup.victim {
@@ -135,6 +159,8 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
                 drop(last.take());
                 tokio::time::sleep(setup.down).await;
                 last = Some(revive(last_address, &stores[1]).await?);
+                let (watched, rest) = watch_replay(relay, setup.plan.pace, setup.patience).await?;
+                (relay, replays) = (rest, [replays, vec![watched]].concat());
             }
             Victim::Relay => {
                 if number % 2 == 0 {
@@ -163,7 +189,7 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
     let rounds = progress.rounds();
     let sinks = stores.iter().map(|store| judge(store, &rounds, &kills)).collect();
     drop((relay, steady, last));
-    Ok(Report { sent: progress.sent(), outages: setup.times, restart_ms: middle_and_most(restarts), sinks })
+    Ok(Report { sent: progress.sent(), outages: setup.times, restart_ms: middle_and_most(restarts), replays, sinks })
 }
 
 /// The sending is stopped, not timed.
@@ -171,6 +197,36 @@ const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
 async fn revive(address: SocketAddr, store: &Arc<Store>) -> Result<Sink> {
     Sink::start(address, Arc::clone(store)).await.context("cannot revive a sink")
+}
+
+/// Follows a revived sink until it has no more than two seconds' worth of lines to get.
+async fn watch_replay(relay: Relay, pace: Pace, patience: Duration) -> Result<(Replay, Relay)> {
+    let rate = if let Pace::Rate(rate) = pace { rate } else { 0.0 };
+    blocking(move || {
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
+        let before = relay.status()?;
+        let delivered = number(&before["backends"][1]["delivered_lines"]);
+        let (limit, mut begun) = (Instant::now() + patience, None);
+        let (mut lag, mut resident) = (0.0_f64, 0.0_f64);
+        loop {
+            let status = relay.status()?;
+            let (other, revived) = (&status["backends"][0], &status["backends"][1]);
+            lag = lag.max(other["oldest_pending_seconds"].as_f64().unwrap_or(0.0));
+            resident = resident.max(relay.metric("twinflux_process_resident_bytes")? / f64::from(1 << 20));
+            let lines = number(&revived["delivered_lines"]) - delivered;
+            if lines > 0 {
+                begun.get_or_insert_with(Instant::now);
+            }
+            if (lines > 0 && number(&revived["pending_lines"]) as f64 <= 2.0 * rate) || Instant::now() > limit {
+                let seconds = begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
+                let disk_bytes = number(&before["journal"]["disk_bytes"]);
+                let replay = Replay { disk_bytes, lines, seconds, other_lag_seconds: lag, resident_mib: resident };
+                return Ok((replay, relay));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+    .await
 }
 
 /// Waits until both sinks have everything, or the relay has nothing more to give them.

@@ -206,7 +206,7 @@ fn the_admin_pages_show_the_same_figures() {
         "twinflux_backend_state{backend=\"a\",state=\"up\"} 1",
         "twinflux_dropped_lines_total{backend=\"a\",reason=\"memory_full\"} 0",
         "twinflux_journal_state{state=\"ok\"} 1",
-        "twinflux_journal_segments 1",
+        "twinflux_journal_gaps 0",
     ] {
         assert!(metrics.contains(expected), "{expected} is not in:\n{metrics}");
     }

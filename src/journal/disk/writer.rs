@@ -125,7 +125,13 @@ impl Writer {
             tracing::warn!(segment = %aged, "dropped lines older than journal.max_age");
         }
         // The quota may be smaller than it was, and a power cut may bring back what was removed.
-        self.make_room(0);
+        let is_over = {
+            let mut state = self.shared.lock();
+            state.disk().bytes > self.options.quota
+        };
+        if is_over {
+            self.make_room(0);
+        }
         // What is to be dropped by its age is dropped by the segment: so none may grow for long.
         if self.options.max_age.is_some_and(|max_age| self.shared.lock().is_segment_older(max_age / 8)) {
             self.shared.lock().disk().must_roll.get_or_insert(false);
