@@ -6,7 +6,7 @@ use std::time::Duration;
 use twinflux::journal::disk::{DiskOptions, Next};
 use twinflux::journal::{DropReason, Journal, Limits, Snapshot};
 
-use crate::disk_model::{backends, batch, number, options, text};
+use crate::course::{backends, batch, number, options, text};
 use crate::faulty::FaultyDisk;
 
 /// What was written: each record's destination, lines and filler, by its number.

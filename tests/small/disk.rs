@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use twinflux::journal::disk::{Condition, DiskOptions, Keeper, Next, Syncer, WhenFull, Writer, inspect};
 use twinflux::journal::{DropReason, Journal, Limits, Reader, Snapshot};
 
-use crate::disk_model::{backends, batch, number, options};
+use crate::course::{backends, batch, number, options};
 use crate::faulty::FaultyDisk;
 
 pub(crate) const LIMITS: Limits = Limits { lines: 10, bytes: 20_000, linger: Duration::ZERO };

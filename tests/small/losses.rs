@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use twinflux::journal::disk::{DiskOptions, inspect};
 
+use crate::course::{batch, number, options};
 use crate::disk::{LIMITS, PLENTY, dropped, open};
-use crate::disk_model::{batch, number, options};
 use crate::faulty::FaultyDisk;
 
 #[test]

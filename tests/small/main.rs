@@ -2,6 +2,7 @@
 
 mod config;
 mod corpus;
+mod course;
 mod damage;
 mod differential;
 mod disk;

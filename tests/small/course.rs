@@ -1,0 +1,431 @@
+//! What a journal on a disk must keep to, beside a simple model: actions, and what follows from each.
+//!
+//! Whatever happens: no line is delivered that was not appended, or not as it was; each backend's ledger balances at
+//! every step; what is not delivered in the end was either dropped and counted, or not yet on the disk when the process
+//! (the power) ended; nothing is sent twice but what was under way at a crash; and once the faults end, all is
+//! delivered.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use twinflux::batch::{Batch, Destination, Received};
+use twinflux::journal::disk::{Compression, Condition, DiskOptions, Next, Syncer, WhenFull, Writer};
+use twinflux::journal::{BackendSetup, DropReason, Journal, Lease, Limits, Reader};
+use twinflux::protocol::Precision;
+
+use crate::faulty::FaultyDisk;
+
+const LIMITS: Limits = Limits { lines: 10, bytes: 20_000, linger: Duration::ZERO };
+const BACKENDS: usize = 2;
+
+pub(crate) fn options() -> DiskOptions {
+    DiskOptions {
+        is_synced: false,
+        compression: Compression::None,
+        quota: 1 << 40,
+        max_age: None,
+        min_free: Some(0),
+        full: WhenFull::DropOldest,
+        sync_interval: Duration::from_millis(500),
+        retry_after: Duration::ZERO,
+    }
+}
+
+pub(crate) fn backends(count: usize, replay_share: f64) -> Vec<BackendSetup> {
+    (0..count).map(|place| BackendSetup { name: format!("b{place}"), replay_share }).collect()
+}
+
+pub(crate) fn destination(database: usize) -> Arc<Destination> {
+    Arc::new(Destination {
+        database: format!("db{database}"),
+        retention_policy: String::new(),
+        precision: Precision::Nanoseconds,
+    })
+}
+
+/// A batch's bytes: its number, and as many more as it says.
+pub(crate) fn text(number: u64, filler: usize) -> Vec<u8> {
+    let mut text = format!("{number:020}").into_bytes();
+    let salt = usize::try_from(number).expect("small");
+    text.extend((0..filler).map(|place| u8::try_from((place * place + salt * 31) % 251).expect("below 251")));
+    text
+}
+
+pub(crate) fn batch(number: u64, database: usize, lines: u64, filler: usize) -> Batch {
+    let bytes = Bytes::from(text(number, filler));
+    let capacity = bytes.len();
+    Batch { destination: destination(database), bytes, lines, received: Received::now(), capacity }
+}
+
+pub(crate) fn number(bytes: &[u8]) -> u64 {
+    std::str::from_utf8(&bytes[..20]).expect("digits").parse().expect("a number")
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Append {
+        database: usize,
+        lines: u64,
+        filler: usize,
+    },
+    Lease {
+        backend: usize,
+    },
+    Settle {
+        backend: usize,
+        which: usize,
+    },
+    GiveBack {
+        backend: usize,
+        which: usize,
+    },
+    Write,
+    Sync,
+    /// The process ends, and what it had written is still there.
+    Kill,
+    /// The process ends within the next operations, before or after one of them.
+    KillWithin {
+        operations: u64,
+    },
+    /// The machine ends, and of what was not synced some sectors and files are there.
+    CutPower {
+        seed: u64,
+    },
+    /// The process ends as it should.
+    Stop,
+    FailWrites {
+        times: u32,
+    },
+    FailSyncs {
+        times: u32,
+    },
+    FailReads {
+        times: u32,
+    },
+    Fill,
+    Heal,
+}
+
+pub(crate) fn action() -> impl Strategy<Value = Action> {
+    let backend = 0..BACKENDS;
+    let which = any::<usize>();
+    prop_oneof![
+        12 => (0..2_usize, 1..5_u64, prop_oneof![0..100_usize, 3000..6000_usize])
+            .prop_map(|(database, lines, filler)| Action::Append { database, lines, filler }),
+        8 => backend.clone().prop_map(|backend| Action::Lease { backend }),
+        7 => (backend.clone(), which).prop_map(|(backend, which)| Action::Settle { backend, which }),
+        2 => (backend, which).prop_map(|(backend, which)| Action::GiveBack { backend, which }),
+        6 => Just(Action::Write),
+        3 => Just(Action::Sync),
+        1 => Just(Action::Kill),
+        1 => (0..8_u64).prop_map(|operations| Action::KillWithin { operations }),
+        1 => any::<u64>().prop_map(|seed| Action::CutPower { seed }),
+        1 => Just(Action::Stop),
+        1 => (1..3_u32).prop_map(|times| Action::FailWrites { times }),
+        1 => (1..3_u32).prop_map(|times| Action::FailSyncs { times }),
+        1 => (1..3_u32).prop_map(|times| Action::FailReads { times }),
+        1 => Just(Action::Fill),
+        2 => Just(Action::Heal),
+    ]
+}
+
+pub(crate) struct Known {
+    database: usize,
+    lines: u64,
+    filler: usize,
+    /// It was on the disk, safe from the process's end, and from the power's.
+    pub(crate) written: bool,
+    synced: bool,
+    /// It may be missing: it was not safe when it should have been.
+    pub(crate) excused: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) leases: Vec<Lease>,
+    /// Leased in this life, and not settled.
+    held: BTreeSet<u64>,
+    pub(crate) delivered: BTreeSet<u64>,
+    /// Delivered, and not yet known to the disk, or known and not synced.
+    pub(crate) unsaved: BTreeSet<u64>,
+    unsynced: BTreeSet<u64>,
+    /// Delivered, and may come again.
+    pub(crate) again: BTreeSet<u64>,
+    /// Lines dropped in earlier lives, by reason.
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+impl Seen {
+    /// What was delivered while something older was out: a cursor is at the oldest.
+    fn behind_held(&self) -> BTreeSet<u64> {
+        self.held.first().map_or_else(BTreeSet::new, |first| self.delivered.range(first..).copied().collect())
+    }
+}
+
+struct Life {
+    journal: Journal,
+    writer: Writer,
+    syncer: Syncer,
+    readers: Vec<Reader>,
+}
+
+pub(crate) struct World {
+    pub(crate) disk: FaultyDisk,
+    options: DiskOptions,
+    memory: u64,
+    replay_share: f64,
+    life: Life,
+    pub(crate) known: Vec<Known>,
+    pub(crate) seen: Vec<Seen>,
+    sync_failed: bool,
+    power_was_cut: bool,
+    was_full: bool,
+}
+
+impl World {
+    pub(crate) fn new(options: DiskOptions, memory: u64, replay_share: f64) -> Self {
+        let disk = FaultyDisk::new();
+        let life = Life::begin(&disk, &options, memory, replay_share);
+        let seen = (0..BACKENDS).map(|_| Seen::default()).collect();
+        Self {
+            disk,
+            options,
+            memory,
+            replay_share,
+            life,
+            known: Vec::new(),
+            seen,
+            sync_failed: false,
+            power_was_cut: false,
+            was_full: false,
+        }
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "an action is over once it is done")]
+    pub(crate) fn act(&mut self, action: Action) {
+        match action {
+            Action::Append { database, lines, filler } => {
+                let number = self.known.len() as u64;
+                self.known.push(Known { database, lines, filler, written: false, synced: false, excused: false });
+                self.life.journal.append(batch(number, database, lines, filler));
+            }
+            Action::Lease { backend } => {
+                self.lease(backend);
+            }
+            Action::Settle { backend, which } => {
+                if let Some(lease) = self.pick(backend, which) {
+                    self.settle(backend, lease);
+                }
+            }
+            Action::GiveBack { backend, which } => {
+                if let Some(lease) = self.pick(backend, which) {
+                    self.life.readers[backend].give_back(lease);
+                }
+            }
+            Action::Write => drop(self.write()),
+            Action::Sync => self.sync(),
+            Action::Kill => {
+                self.disk.end_process();
+                self.restart(|known| known.written, |seen| &seen.unsaved);
+            }
+            Action::KillWithin { operations } => {
+                let at = self.disk.inner().operations + operations;
+                self.disk.inner().dies_at = Some(at);
+                let life = &mut self.life;
+                while life.writer.step() == Next::Now {}
+                life.syncer.step();
+                self.disk.inner().dies_at = None;
+                self.disk.end_process();
+                self.restart(|known| known.written, |seen| &seen.unsaved);
+            }
+            Action::CutPower { seed } => {
+                self.power_was_cut = true;
+                let mut random = fastrand::Rng::with_seed(seed);
+                self.disk.cut_power(|| random.bool());
+                self.restart(|known| known.synced, |seen| &seen.unsynced);
+            }
+            Action::Stop => {
+                for _ in 0..2 {
+                    self.sync();
+                }
+                self.sync();
+                let is_clean = self.write();
+                let keeps = move |known: &Known| known.written || is_clean;
+                self.restart(keeps, |seen| &seen.unsaved);
+            }
+            Action::FailWrites { times } => self.disk.inner().failing_writes = times,
+            Action::FailSyncs { times } => {
+                self.sync_failed = true;
+                self.disk.inner().failing_syncs = times;
+            }
+            Action::FailReads { times } => self.disk.inner().failing_reads = times,
+            Action::Fill => {
+                self.was_full = true;
+                self.disk.inner().capacity = 0;
+            }
+            Action::Heal => self.disk.heal(),
+        }
+    }
+
+    fn pick(&mut self, backend: usize, which: usize) -> Option<Lease> {
+        let leases = &mut self.seen[backend].leases;
+        (!leases.is_empty()).then(|| leases.swap_remove(which % leases.len()))
+    }
+
+    /// Leases and checks what comes; false where nothing does.
+    pub(crate) fn lease(&mut self, backend: usize) -> bool {
+        let Some(lease) = self.life.readers[backend].try_next(&LIMITS) else { return false };
+        let seen = &mut self.seen[backend];
+        let mut before = None;
+        for record in &lease.records {
+            let bytes = &record.batch.bytes;
+            let number = number(bytes);
+            let known = &self.known[usize::try_from(number).expect("small")];
+            assert_eq!(bytes[..], text(number, known.filler), "not as it was appended");
+            assert_eq!(record.batch.lines, known.lines);
+            assert_eq!(*record.batch.destination, *destination(known.database));
+            assert_eq!(*lease.destination, *record.batch.destination);
+            // Where cursors could not be synced, a power cut may take them back to any earlier state.
+            let may_come = seen.again.contains(&number) || (self.sync_failed && self.power_was_cut);
+            assert!(!seen.delivered.contains(&number) || may_come, "{number} came again");
+            seen.held.insert(number);
+            assert!(before.replace(number).is_none_or(|before| before < number), "out of order");
+        }
+        assert!(lease.records.len() == 1 || (lease.lines <= LIMITS.lines && lease.bytes <= LIMITS.bytes));
+        seen.leases.push(lease);
+        true
+    }
+
+    pub(crate) fn settle(&mut self, backend: usize, lease: Lease) {
+        let seen = &mut self.seen[backend];
+        for record in &lease.records {
+            let number = number(&record.batch.bytes);
+            seen.delivered.insert(number);
+            seen.again.remove(&number);
+            seen.held.remove(&number);
+            seen.unsaved.insert(number);
+            seen.unsynced.insert(number);
+        }
+        self.life.readers[backend].settle(lease, None);
+    }
+
+    /// Writes everything that can be written; true where that is all.
+    pub(crate) fn write(&mut self) -> bool {
+        while self.life.writer.step() == Next::Now {}
+        for seen in &mut self.seen {
+            seen.unsaved = seen.behind_held();
+        }
+        let disk = self.life.journal.snapshot().disk.expect("a disk");
+        let is_all = disk.condition == Condition::Ok;
+        if is_all {
+            self.known.iter_mut().for_each(|known| known.written = true);
+        }
+        is_all
+    }
+
+    pub(crate) fn sync(&mut self) {
+        let is_written = self.write();
+        if self.life.syncer.step() {
+            self.seen.iter_mut().for_each(|seen| seen.unsynced = seen.behind_held());
+            for known in self.known.iter_mut().filter(|_| is_written) {
+                known.synced = true;
+            }
+        }
+    }
+
+    /// The process begins again. What `keeps` does not hold of may be missing, and what `lost` holds may come again.
+    pub(crate) fn restart(&mut self, keeps: impl Fn(&Known) -> bool, lost: impl Fn(&Seen) -> &BTreeSet<u64>) {
+        let snapshot = self.life.journal.snapshot();
+        for (seen, ledger) in self.seen.iter_mut().zip(&snapshot.ledgers) {
+            for (sum, lines) in seen.dropped.iter_mut().zip(ledger.dropped) {
+                *sum += lines;
+            }
+            let mut again = lost(seen).clone();
+            // What was delivered behind something that was out, or given back, is sent again with it.
+            again.extend(seen.behind_held());
+            seen.held.clear();
+            seen.leases.clear();
+            seen.again.extend(again);
+            seen.unsaved.clear();
+        }
+        self.known.iter_mut().filter(|known| !keeps(known)).for_each(|known| known.excused = true);
+        self.life = Life::begin(&self.disk, &self.options, self.memory, self.replay_share);
+    }
+
+    pub(crate) fn check(&self) {
+        let snapshot = self.life.journal.snapshot();
+        for ledger in &snapshot.ledgers {
+            let gone = ledger.delivered + ledger.dropped.iter().sum::<u64>();
+            assert_eq!(snapshot.appended_lines + ledger.recovered, gone + ledger.pending, "{ledger:?}");
+        }
+        let disk = snapshot.disk.expect("a disk");
+        let files: usize = self.disk.segments().iter().map(|name| self.disk.read(name).len()).sum();
+        assert!(disk.condition != Condition::Ok || disk.bytes == files as u64, "{} of {files} bytes", disk.bytes);
+        // Files that were removed may be there again after a power cut, until the next write.
+        assert!(disk.bytes <= self.options.quota || self.power_was_cut);
+        // What is read from the disk for a lease comes on top; a flusher has one, and the configuration leaves room.
+        let held = self.seen.iter().flat_map(|seen| &seen.held);
+        let cost = |number: &u64| 20 + 256 + self.known[usize::try_from(*number).expect("small")].filler as u64;
+        assert!(snapshot.memory_bytes <= self.memory + held.map(cost).sum::<u64>());
+    }
+
+    /// The faults end, everything is delivered, and the process ends and begins once more.
+    pub(crate) fn finish(mut self) {
+        self.disk.heal();
+        for backend in 0..BACKENDS {
+            for lease in std::mem::take(&mut self.seen[backend].leases) {
+                self.life.readers[backend].give_back(lease);
+            }
+        }
+        for backend in 0..BACKENDS {
+            while self.lease(backend) {
+                let lease = self.seen[backend].leases.pop().expect("just leased");
+                self.settle(backend, lease);
+                self.write();
+            }
+        }
+        self.check();
+        let snapshot = self.life.journal.snapshot();
+        for (seen, ledger) in self.seen.iter().zip(&snapshot.ledgers) {
+            assert_eq!((ledger.pending, ledger.pending_bytes), (0, 0), "all is delivered");
+            let mut dropped = seen.dropped;
+            dropped.iter_mut().zip(ledger.dropped).for_each(|(sum, lines)| *sum += lines);
+            let corrupt = std::mem::take(&mut dropped[DropReason::Corrupt as usize]);
+            // What the quota (the full disk) took while it was in memory is missing after a crash, too.
+            let is_evicted = self.options.quota < 1 << 30 || self.was_full;
+            let may_be_corrupt = self.power_was_cut || is_evicted;
+            assert!(corrupt == 0 || may_be_corrupt, "{corrupt} lines are corrupt: {:?}", snapshot.gaps);
+            let missing = self
+                .known
+                .iter()
+                .enumerate()
+                .filter(|(number, known)| !known.excused && !seen.delivered.contains(&(*number as u64)));
+            let missing: u64 = missing.map(|(_, known)| known.lines).sum();
+            let excuse = if (self.sync_failed && self.power_was_cut) || is_evicted { corrupt } else { 0 };
+            assert!(missing <= dropped.iter().sum::<u64>() + excuse, "{missing} lines are missing");
+        }
+        assert!(snapshot.memory_bytes == 0);
+        // A clean end with nothing pending: nothing is sent again, and one segment is left.
+        self.sync();
+        self.sync();
+        self.restart(|_| true, |seen| &seen.unsaved);
+        assert!(self.disk.segments().len() <= 1, "{:?}", self.disk.segments());
+        for (backend, ledger) in self.life.journal.snapshot().ledgers.iter().enumerate() {
+            assert_eq!((ledger.recovered, ledger.pending), (0, 0));
+            assert!(!self.lease(backend));
+        }
+    }
+}
+
+impl Life {
+    fn begin(disk: &FaultyDisk, options: &DiskOptions, memory: u64, replay_share: f64) -> Self {
+        let journal = Journal::open(disk.storage(), options, memory, &backends(BACKENDS, replay_share));
+        let journal = journal.expect("content never keeps it from opening");
+        let (writer, syncer) = (journal.writer().expect("a disk"), journal.syncer().expect("a disk"));
+        let readers = (0..BACKENDS).map(|backend| journal.reader(backend)).collect();
+        Self { journal, writer, syncer, readers }
+    }
+}
