@@ -294,6 +294,8 @@ impl StoredFile for Handle {
         result
     }
 
+    fn reserve(&self, _bytes: u64) {}
+
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         let mut inner = self.disk.inner();
         inner.operate()?;

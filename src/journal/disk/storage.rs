@@ -77,6 +77,9 @@ pub trait StoredFile: Send + Sync + fmt::Debug {
     /// What the system says; a part may be written then.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Asks for room for so many bytes, so that they need not be found one by one. A hint: nothing depends on it.
+    fn reserve(&self, bytes: u64);
+
     /// Cuts the file off.
     ///
     /// # Errors
@@ -196,6 +199,11 @@ impl StoredFile for File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    fn reserve(&self, bytes: u64) {
+        // Not every file system can, and a full one has none.
+        rustix::fs::fallocate(self, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes).ok();
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {

@@ -229,6 +229,7 @@ impl Writer {
             drop(storage.remove(&name.to_string()));
             return Err(error);
         }
+        file.reserve(self.options.segment_bytes());
         self.active = Some(Active { file: Arc::clone(&file), key: Key::new(name), offset: begun.bytes });
         self.shared.lock().begin_segment(begun, epoch, file);
         Ok(true)
