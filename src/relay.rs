@@ -241,7 +241,7 @@ fn report_opening(found: &journal::Snapshot, backends: &[journal::BackendSetup])
         return;
     }
     let Report { segments, bytes, truncated_bytes, skipped_bytes, damaged_records, missing_segments, .. } = report;
-    tracing::info!(segments, bytes, truncated_bytes, took = ?report.took, "opened the journal");
+    tracing::info!(segments, bytes, truncated_bytes, seconds = report.seconds, "opened the journal");
     if skipped_bytes + damaged_records + missing_segments > 0 || !report.set_aside.is_empty() {
         tracing::warn!(
             skipped_bytes,

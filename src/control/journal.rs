@@ -1,12 +1,12 @@
 //! `twinflux journal`: a stopped relay's journal, for people and for `influx -import`.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::data_dir::{self, LockError};
+use super::table::write_line;
 use crate::batch::Destination;
 use crate::journal::disk::Folder;
 use crate::journal::disk::inspect::{self, Survey};
@@ -49,23 +49,26 @@ impl Stopped {
         let mut text = String::new();
         for segment in &survey.segments {
             for damage in &segment.damage {
-                line(&mut text, format_args!("{}: {damage}", segment.name));
+                write_line(&mut text, format_args!("{}: {damage}", segment.name));
             }
         }
         let (records, lines) = totals(&survey);
         let segments = survey.segments.len();
-        line(&mut text, format_args!("{segments} segments, {records} whole records, {lines} lines"));
+        write_line(&mut text, format_args!("{segments} segments, {records} whole records, {lines} lines"));
         let Survey { missing_lines, missing_segments, .. } = survey;
         if missing_segments > 0 {
-            line(&mut text, format_args!("{missing_segments} missing between the segments that are there"));
+            write_line(&mut text, format_args!("{missing_segments} missing between the segments that are there"));
         }
         if missing_lines > 0 {
-            line(&mut text, format_args!("{missing_lines} lines are missing"));
+            write_line(&mut text, format_args!("{missing_lines} lines are missing"));
         }
         if survey.backends.is_none() {
-            line(&mut text, format_args!("no cursors: at the next start every backend gets everything once more"));
+            write_line(
+                &mut text,
+                format_args!("no cursors: at the next start every backend gets everything once more"),
+            );
         }
-        line(&mut text, format_args!("{}", if survey.is_sound() { "sound" } else { "DAMAGED" }));
+        write_line(&mut text, format_args!("{}", if survey.is_sound() { "sound" } else { "DAMAGED" }));
         Ok((survey.is_sound(), text))
     }
 
@@ -79,19 +82,22 @@ impl Stopped {
         for segment in &survey.segments {
             let (from, until) = (time(segment.from), time(segment.until));
             let inspect::SegmentSurvey { name, bytes, records, lines, .. } = segment;
-            line(&mut text, format_args!("{name}  {bytes} bytes, {records} records, {lines} lines, {from} to {until}"));
+            write_line(
+                &mut text,
+                format_args!("{name}  {bytes} bytes, {records} records, {lines} lines, {from} to {until}"),
+            );
         }
         for (destination, lines, bytes) in &survey.destinations {
-            line(&mut text, format_args!("{}: {lines} lines, {bytes} bytes", describe(destination)));
+            write_line(&mut text, format_args!("{}: {lines} lines, {bytes} bytes", describe(destination)));
         }
         for (name, pending) in survey.backends.iter().flatten() {
-            line(&mut text, format_args!("backend {name}: {pending} lines to deliver"));
+            write_line(&mut text, format_args!("backend {name}: {pending} lines to deliver"));
         }
         for gap in &survey.gaps {
             let (from, until, reason) = (time(gap.from), time(gap.until), gap.reason.name());
             let destination = describe(&gap.destination);
             let (backend, lines) = (&gap.backend, gap.lines);
-            line(
+            write_line(
                 &mut text,
                 format_args!("gap of {backend}: {destination}, {from} to {until}, {lines} lines, {reason}"),
             );
@@ -165,9 +171,4 @@ fn time(nanoseconds: u64) -> String {
         return "-".to_owned();
     }
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string()
-}
-
-fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    // Writing to memory does not fail.
-    writeln!(text, "{arguments}").ok();
 }

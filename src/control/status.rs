@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::deliver::Health;
-use crate::journal::disk::{Condition, DiskFigures};
+use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::protocol::Refusal;
 use crate::receive::udp::Listener;
@@ -164,34 +164,11 @@ pub struct JournalStatus {
     /// How long syncs took.
     pub sync_ms: Latency,
     /// What was found at the start.
-    pub recovery: Recovery,
+    pub recovery: Report,
     /// Backends that are not configured any more, and the lines that are kept for them.
     pub orphans: BTreeMap<String, u64>,
     /// What was given up for a backend, oldest first: the work list for repairing it from its twin.
     pub gaps: Vec<Gap>,
-}
-
-/// What was found when the journal was opened.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-pub struct Recovery {
-    /// Segments found.
-    pub segments: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Bytes cut from the log's end: a write that was under way.
-    pub truncated_bytes: u64,
-    /// Bytes of the last segment that are no record.
-    pub skipped_bytes: u64,
-    /// Records of the last segment that are not what was written.
-    pub damaged_records: u64,
-    /// Segments that are missing between others.
-    pub missing_segments: u64,
-    /// Files set aside because nothing in them can be read.
-    pub set_aside: Vec<String>,
-    /// Every backend got all that was in the journal once more.
-    pub cursors_lost: bool,
-    /// How long the opening took.
-    pub seconds: f64,
 }
 
 /// Lines given up for a backend.
@@ -311,7 +288,6 @@ impl JournalStatus {
     fn new(durability: Durability, journal: &Snapshot) -> Self {
         let disk = journal.disk.as_ref();
         let figure = |value: fn(&DiskFigures) -> u64| disk.map_or(0, value);
-        let report = disk.map(|disk| disk.report.clone()).unwrap_or_default();
         Self {
             durability,
             memory_bytes: journal.memory_bytes,
@@ -324,17 +300,7 @@ impl JournalStatus {
             write_errors: figure(|disk| disk.write_errors),
             read_errors: figure(|disk| disk.read_errors),
             sync_ms: disk.map_or(Latency { p50: 0.0, p99: 0.0, max: 0.0 }, |disk| Latency::new(&disk.sync_latency)),
-            recovery: Recovery {
-                segments: report.segments,
-                bytes: report.bytes,
-                truncated_bytes: report.truncated_bytes,
-                skipped_bytes: report.skipped_bytes,
-                damaged_records: report.damaged_records,
-                missing_segments: report.missing_segments,
-                set_aside: report.set_aside,
-                cursors_lost: report.cursors_lost,
-                seconds: report.took.as_secs_f64(),
-            },
+            recovery: disk.map(|disk| disk.report.clone()).unwrap_or_default(),
             orphans: disk.map(|disk| disk.orphans.iter().cloned().collect()).unwrap_or_default(),
             gaps: journal.gaps.iter().map(Gap::new).collect(),
         }

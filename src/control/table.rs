@@ -118,6 +118,7 @@ fn write_backend(text: &mut String, backend: &Backend, accepted: u64) {
     );
 }
 
-fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
+/// Appends a line.
+pub(super) fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("BUG: writing to memory does not fail");
 }

@@ -107,6 +107,10 @@ pub(crate) enum Action {
     },
     Fill,
     Heal,
+    /// A bit of a segment turns.
+    Corrupt {
+        which: usize,
+    },
 }
 
 pub(crate) fn action() -> impl Strategy<Value = Action> {
@@ -128,6 +132,7 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         1 => (1..3_u32).prop_map(|times| Action::FailSyncs { times }),
         1 => (1..3_u32).prop_map(|times| Action::FailReads { times }),
         1 => Just(Action::Fill),
+        1 => any::<usize>().prop_map(|which| Action::Corrupt { which }),
         2 => Just(Action::Heal),
     ]
 }
@@ -183,6 +188,7 @@ pub(crate) struct World {
     sync_failed: bool,
     power_was_cut: bool,
     was_full: bool,
+    was_corrupted: bool,
 }
 
 impl World {
@@ -201,6 +207,7 @@ impl World {
             sync_failed: false,
             power_was_cut: false,
             was_full: false,
+            was_corrupted: false,
         }
     }
 
@@ -267,12 +274,26 @@ impl World {
                 self.disk.inner().capacity = 0;
             }
             Action::Heal => self.disk.heal(),
+            Action::Corrupt { which } => self.corrupt(which),
         }
     }
 
     fn pick(&mut self, backend: usize, which: usize) -> Option<Lease> {
         let leases = &mut self.seen[backend].leases;
         (!leases.is_empty()).then(|| leases.swap_remove(which % leases.len()))
+    }
+
+    fn corrupt(&mut self, which: usize) {
+        let segments = self.disk.segments();
+        if segments.is_empty() {
+            return;
+        }
+        let name = &segments[which % segments.len()];
+        let length = self.disk.read(name).len();
+        if length > 0 {
+            self.was_corrupted = true;
+            self.disk.damage(name, |bytes| bytes[which / 8 % length] ^= 1 << (which % 8));
+        }
     }
 
     /// Leases and checks what comes; false where nothing does.
@@ -396,7 +417,7 @@ impl World {
             let corrupt = std::mem::take(&mut dropped[DropReason::Corrupt as usize]);
             // What the quota (the full disk) took while it was in memory is missing after a crash, too.
             let is_evicted = self.options.quota < 1 << 30 || self.was_full;
-            let may_be_corrupt = self.power_was_cut || is_evicted;
+            let may_be_corrupt = self.power_was_cut || is_evicted || self.was_corrupted;
             assert!(corrupt == 0 || may_be_corrupt, "{corrupt} lines are corrupt: {:?}", snapshot.gaps);
             let missing = self
                 .known
@@ -404,7 +425,8 @@ impl World {
                 .enumerate()
                 .filter(|(number, known)| !known.excused && !seen.delivered.contains(&(*number as u64)));
             let missing: u64 = missing.map(|(_, known)| known.lines).sum();
-            let excuse = if (self.sync_failed && self.power_was_cut) || is_evicted { corrupt } else { 0 };
+            let excuse =
+                if (self.sync_failed && self.power_was_cut) || is_evicted || self.was_corrupted { corrupt } else { 0 };
             assert!(missing <= dropped.iter().sum::<u64>() + excuse, "{missing} lines are missing");
         }
         assert!(snapshot.memory_bytes == 0);

@@ -15,7 +15,7 @@ pub(crate) const PLENTY: u64 = 1 << 30;
 pub(crate) struct Life {
     pub(crate) journal: Journal,
     writer: Writer,
-    syncer: Syncer,
+    pub(crate) syncer: Syncer,
 }
 
 pub(crate) fn open(disk: &FaultyDisk, options: &DiskOptions, memory: u64, names: &[&str], replay_share: f64) -> Life {

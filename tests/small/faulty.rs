@@ -27,6 +27,8 @@ pub(crate) struct Inner {
     pub(crate) failing_writes: u32,
     pub(crate) failing_syncs: u32,
     pub(crate) failing_reads: u32,
+    /// So many reads come before those that fail.
+    pub(crate) spared_reads: u32,
     pub(crate) failing_opens: u32,
     /// Slots cannot be written.
     pub(crate) fails_slots: bool,
@@ -74,6 +76,7 @@ impl FaultyDisk {
             failing_writes: 0,
             failing_syncs: 0,
             failing_reads: 0,
+            spared_reads: 0,
             failing_opens: 0,
             fails_slots: false,
             holds_syncs: false,
@@ -253,7 +256,9 @@ impl StoredFile for Handle {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut inner = self.disk.inner();
-        if !self.is_slot && inner.failing_reads > 0 {
+        if !self.is_slot && inner.spared_reads > 0 {
+            inner.spared_reads -= 1;
+        } else if !self.is_slot && inner.failing_reads > 0 {
             inner.failing_reads -= 1;
             return Err(broken("reading"));
         }

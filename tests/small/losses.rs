@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use twinflux::journal::disk::{DiskOptions, inspect};
+use twinflux::journal::disk::{Condition, DiskOptions, inspect};
 
 use crate::course::{batch, number, options};
 use crate::disk::{LIMITS, PLENTY, dropped, open};
@@ -107,4 +107,58 @@ fn a_gap_lasts_from_what_stands_before_it_to_what_stands_behind() {
     let (first, behind) = (usize::try_from(first).expect("small"), usize::try_from(behind).expect("small"));
     let gap = &life.snapshot().gaps[0];
     assert_eq!((gap.from, gap.until), (walls[first - 1], walls[behind]));
+}
+
+#[test]
+fn what_is_found_at_a_start_is_reported() {
+    let disk = FaultyDisk::new();
+    let mut life = open(&disk, &options(), PLENTY, &["a"], 0.5);
+    life.append(0..20, 1_000);
+    life.stop();
+    let name = disk.segments()[0].clone();
+    let report = |change: &dyn Fn(&mut Vec<u8>)| {
+        let disk = disk.copy();
+        disk.damage(&name, change);
+        open(&disk, &options(), PLENTY, &["a"], 0.5).snapshot().disk.expect("a disk").report
+    };
+    let whole = report(&|_| ());
+    assert_eq!((whole.segments, whole.bytes), (1, disk.read(&name).len() as u64));
+    assert_eq!((whole.truncated_bytes, whole.skipped_bytes, whole.damaged_records), (0, 0, 0));
+    // The payload of the record in the middle, its header, and the last record's end.
+    let middle = usize::try_from(whole.bytes).expect("small") / 2;
+    assert_eq!(report(&|bytes| bytes[middle] ^= 1).damaged_records, 1);
+    assert!(report(&|bytes| bytes[middle - 700..middle + 700].fill(0)).skipped_bytes > 700);
+    assert!(report(&|bytes| bytes.truncate(bytes.len() - 5)).truncated_bytes > 1_000);
+}
+
+#[test]
+fn a_block_that_cannot_be_read_at_a_start_cuts_nothing_off() {
+    let disk = FaultyDisk::new();
+    let mut life = open(&disk, &options(), PLENTY, &["a"], 0.5);
+    life.append(0..20, 1_000);
+    life.stop();
+    let (name, before) = (disk.segments()[0].clone(), disk.read(&disk.segments()[0]));
+    // The head and the first frame are read; then nothing is, until the block by block reading is over.
+    disk.inner().spared_reads = 2;
+    disk.inner().failing_reads = 10;
+    let mut life = open(&disk, &options(), PLENTY, &["a"], 0.5);
+    assert_eq!(disk.inner().failing_reads, 0);
+    life.append(20..21, 1_000);
+    assert_eq!(disk.read(&name), before, "nothing is cut off, and nothing is written behind it");
+    let mut left = life.drain(0);
+    left.sort_unstable();
+    assert_eq!(left, (0..21).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_disk_that_syncs_nothing_holds_no_more_files_open_than_agreed() {
+    let disk = FaultyDisk::new();
+    let small = DiskOptions { quota: 2 << 20, ..options() };
+    let mut life = open(&disk, &small, 64 << 20, &["a"], 0.5);
+    let segment = 2 << 20 >> 3;
+    life.append(0..100, segment);
+    assert!(life.snapshot().disk.expect("a disk").error.is_some_and(|error| error.contains("syncs nothing")));
+    assert!(life.syncer.step());
+    life.write();
+    assert_eq!(life.snapshot().disk.expect("a disk").condition, Condition::Ok);
 }

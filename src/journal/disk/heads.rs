@@ -1,4 +1,4 @@
-//! What the segments of a folder say of themselves: their heads, and the last one whole.
+//! What the segments of a folder say of themselves: their heads, and the last few whole.
 
 use std::io;
 use std::sync::Arc;
@@ -36,7 +36,6 @@ pub(super) struct Found {
 pub(super) struct Scan {
     pub(super) ends: Vec<(Destination, Position)>,
     pub(super) next_sequence: u64,
-    records: u64,
     damaged: u64,
     /// Bytes between records.
     skipped: u64,
@@ -139,7 +138,6 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
         seen.end = walk.offset();
         seen.skipped += std::mem::take(&mut hole);
         if frame.kind == Kind::Record {
-            seen.records += 1;
             seen.next_sequence = seen.next_sequence.max(frame.sequence + 1);
             raise(&mut seen.ends, &frame.destination, frame.end());
             each(&frame);
@@ -178,7 +176,6 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
     }
     let mut all = Scan::default();
     for scan in scans {
-        report.records += scan.records;
         report.damaged_records += scan.damaged;
         report.skipped_bytes += scan.skipped;
         all.next_sequence = all.next_sequence.max(scan.next_sequence);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -221,7 +221,7 @@ impl Reading<'_> {
 
 /// When a record was received, by both clocks, where the wall clock says so.
 fn received(wall: u64) -> Received {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let age = now.saturating_sub(Duration::from_nanos(wall));
-    Received { monotonic: Instant::now().checked_sub(age).unwrap_or_else(Instant::now), wall }
+    let now = Received::now();
+    let age = Duration::from_nanos(now.wall.saturating_sub(wall));
+    Received { monotonic: now.monotonic.checked_sub(age).unwrap_or(now.monotonic), wall }
 }

@@ -4,8 +4,9 @@
 //! threads of their own ([`Keeper`]), reading a backlog, opening after whatever happened ([`Report`]), looking at a
 //! stopped relay's folder ([`inspect`]).
 //!
-//! The order of what is done, of which every beginning is a state that can be opened: a record's bytes, then the
-//! cursors, then (synced, both) the removal of segments that every cursor has passed. Nothing is ever changed in
+//! The order of what is done, of which every beginning is a state that can be opened: the cursors as they are when
+//! records are chosen, the records' bytes, the cursors again, then (synced, both) the removal of segments that every
+//! cursor has passed. Nothing is ever changed in
 //! place but the slots, and nothing is removed that a cursor needs, except by the quota, the age and the floor, which
 //! are counted.
 //!
@@ -53,8 +54,6 @@ pub(super) use saved::SavedBackend;
 
 /// The longest name of a database, retention policy or backend, in bytes.
 pub const MAX_NAME_BYTES: usize = format::MAX_NAME_BYTES;
-/// The largest batch that fits a record, in bytes.
-pub const MAX_BATCH_BYTES: usize = frame::MAX_PAYLOAD_BYTES;
 
 /// The size of a segment, at most: what is freed at once, and what is lost at most where the quota is reached.
 const SEGMENT_BYTES: u64 = 16 << 20;

@@ -1,14 +1,15 @@
 //! Opening the log, whatever happened to it: content never keeps the journal from opening.
 //!
-//! Read at the start are every segment's head, and the last segment whole. What is damaged elsewhere is found when it
-//! is read for a backend.
+//! Read at the start are every segment's head, and the last few whole, which a crash may have left unsynced. What is
+//! damaged elsewhere is found when it is read for a backend.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::super::BackendSetup;
 use super::super::cursor::{Cursor, End, Lane, SavedLane};
@@ -23,7 +24,7 @@ use super::saved::{Cursors, SavedBackend, decode_gaps};
 use super::slots::{self, Newer, Slots};
 use super::storage::{Storage, StoredFile};
 use super::{Condition, Disk, DiskOptions, Files, Segment};
-use crate::batch::Destination;
+use crate::batch::{Destination, Received};
 
 /// The longest sync that is told from longer ones: one minute, in microseconds.
 const MAX_SYNC_MICROSECONDS: u64 = 60_000_000;
@@ -40,14 +41,12 @@ pub enum OpenError {
 }
 
 /// What was found when the journal was opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Report {
     /// Segments found.
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Records found in what was read whole: the last segments.
-    pub records: u64,
     /// Bytes cut from the log's end: a write that was under way.
     pub truncated_bytes: u64,
     /// Bytes passed over in the last segments: damage.
@@ -61,7 +60,7 @@ pub struct Report {
     /// There were segments, but no cursors: every backend gets what they hold once more.
     pub cursors_lost: bool,
     /// How long it took.
-    pub took: Duration,
+    pub seconds: f64,
 }
 
 /// Opens the log in a folder for these backends.
@@ -105,7 +104,7 @@ pub(in super::super) fn open(
         storage,
     };
     files.storage.sync_folder()?;
-    report.took = begun.elapsed();
+    report.seconds = begun.elapsed().as_secs_f64();
     let last = segments.last().filter(|found| found.header.is_some()).map(|found| found.name);
     let unsynced = open_last(&*files.storage, &kept, abandoned_below)?;
     state.disk = Some(disk(options, kept, (last, unsynced), state.next_sequence, abandoned_below, report));
@@ -138,15 +137,15 @@ fn fill_logs(state: &mut State, segments: &[Found], saved: Option<&Cursors>, sca
 }
 
 fn keep_segments(state: &State, segments: &[Found]) -> VecDeque<Segment> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = Received::now();
     let kept = segments.iter().enumerate().map(|(place, found)| {
         let totals = found.totals.as_deref().unwrap_or_default();
         let at = |log: &Log| totals.iter().find(|(known, _)| *known == *log.destination).map(|(_, at)| *at);
         let created = found.header.map_or(0, |header| header.created);
         let until = segments.get(place + 1).and_then(|next| next.header).map_or(created, |header| header.created);
         let ago = |wall: u64| {
-            let age = if wall == 0 { Duration::ZERO } else { now.saturating_sub(Duration::from_nanos(wall)) };
-            Instant::now().checked_sub(age).unwrap_or_else(Instant::now)
+            let age = if wall == 0 { 0 } else { now.wall.saturating_sub(wall) };
+            now.monotonic.checked_sub(Duration::from_nanos(age)).unwrap_or(now.monotonic)
         };
         Segment {
             name: found.name,

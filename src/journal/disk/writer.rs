@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::super::Shared;
 use super::super::ledger::DropReason;
@@ -17,11 +17,14 @@ use super::frame::{Codec, Frame, Key, Kind};
 use super::saved::encode_totals;
 use super::storage::StoredFile;
 use super::{Condition, DiskOptions, Files};
-use crate::batch::Destination;
+use crate::batch::{Destination, Received};
 use crate::protocol::Precision;
 
 /// Bytes written at once, about.
 const WRITE_BYTES: u64 = 1 << 20;
+
+/// Segments that wait for a sync, at most: each keeps a file open.
+const MOST_UNSYNCED: usize = 64;
 
 /// Writes the log. There is one for each journal with a disk.
 #[derive(Debug)]
@@ -142,7 +145,8 @@ impl Writer {
     /// chosen (then there were `epoch` failures) makes others the next ones.
     fn write(&mut self, jobs: &[Job], epoch: u64) -> io::Result<bool> {
         if self.must_roll(jobs[0].bytes()) && !self.roll(epoch)? {
-            return Ok(false);
+            // Overtaken by a sync that failed, there is something else to write, and at once.
+            return Ok(self.shared.lock().disk().epoch != epoch);
         }
         let Some(active) = &self.active else { return Ok(false) };
         let (key, offset) = (active.key, active.offset);
@@ -197,15 +201,18 @@ impl Writer {
         frame.encode(key, place, stored, &mut self.buffer);
     }
 
-    /// Begins a new segment; false where there is no room.
+    /// Begins a new segment; false where there is no room, or where a sync failed since `epoch`.
     fn roll(&mut self, epoch: u64) -> io::Result<bool> {
-        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let created = created.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let created = Received::now().wall;
         let (begun, bytes) = {
             let mut state = self.shared.lock();
             let disk = state.disk();
             if disk.epoch != epoch {
-                return Ok(true);
+                return Ok(false);
+            }
+            if disk.to_sync.len() >= MOST_UNSYNCED {
+                disk.note_full("the disk syncs nothing");
+                return Ok(false);
             }
             let (number, repeats) = (disk.next_number(), disk.must_roll == Some(true));
             let (first_sequence, name) = (disk.next_write, SegmentName { number, salt: fastrand::u64(..) });
