@@ -28,11 +28,11 @@ use super::{Precision, Refusal, number, timestamp};
 pub const MAX_TAGS: usize = 256;
 /// The one number of tags at which InfluxDB 1.6 panics (in `scanTags`) and answers 500 for the whole request,
 /// at every retry.
-const TAGS_THAT_PANIC: usize = 100;
+pub(super) const TAGS_THAT_PANIC: usize = 100;
 /// The longest line, in bytes without its line feed: a datagram's length.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
 /// The longest series key (measurement and tags as written) plus field key plus 4, as InfluxDB's index counts.
-const MAX_SERIES_BYTES: usize = 65_535;
+pub(super) const MAX_SERIES_BYTES: usize = 65_535;
 
 /// An accepted line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,17 +1,28 @@
 //! The grammar of what senders put on the wire: pure functions over bytes.
 //!
 //! Owns: what a valid line is ([`mod@line`]), what a field's number may look like ([`number`]), what a
-//! timestamp may be and how a missing one is made ([`timestamp`]), and the names of the reasons for
-//! which a line is refused ([`Refusal`]).
+//! timestamp may be and how a missing one is made ([`timestamp`]), the names of the reasons for
+//! which a line is refused ([`Refusal`]); the other formats that senders speak ([`Format`]), one parser for each, and how
+//! they become line protocol ([`Mapping`]). [`Reader`] puts it all together.
 //!
-//! Never does: I/O, clocks, allocation, threads. Everything here is bounded by its input.
+//! Never does: I/O, clocks, threads. Line protocol is never copied here; other formats are written to one buffer for
+//! each worker. Everything is bounded by its input.
 
+mod convert;
+mod format;
+mod graphite;
 pub mod line;
+mod netdata_json;
 pub mod number;
+mod opentsdb;
+mod reader;
 mod refusal;
 pub mod timestamp;
 mod token;
 
+pub use convert::{Mapping, Netdata};
+pub use format::Format;
 pub use line::{Line, Lines, Refused, Scanner};
+pub use reader::{Found, Reader, Sink};
 pub use refusal::Refusal;
 pub use timestamp::{Precision, Stamper};

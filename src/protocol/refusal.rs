@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Refusal {
-    /// The measurement is empty.
+    /// The measurement is empty, or begins with the `#` of a comment.
     MissingMeasurement,
     /// A tag has no key: `m,=v f=1`.
     MissingTagKey,
@@ -42,13 +42,19 @@ pub enum Refusal {
     AmbiguousEscape,
     /// A line or series key longer than InfluxDB takes.
     TooLong,
-    /// The last line of a datagram that the socket cut off.
+    /// The last line of a datagram that the socket cut off, or of a connection that ended within it.
     Truncated,
+    /// A value that is NaN or infinite, which InfluxDB cannot hold.
+    NotANumber,
+    /// A line that is no JSON, or no object of Netdata's.
+    InvalidJson,
+    /// A line of another format than the listener's, the datagram's or the connection's.
+    WrongFormat,
 }
 
 impl Refusal {
     /// Every reason, in counter order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::MissingMeasurement,
         Self::MissingTagKey,
         Self::InvalidTagValue,
@@ -69,6 +75,9 @@ impl Refusal {
         Self::AmbiguousEscape,
         Self::TooLong,
         Self::Truncated,
+        Self::NotANumber,
+        Self::InvalidJson,
+        Self::WrongFormat,
     ];
 
     /// How many reasons there are.
@@ -102,6 +111,9 @@ impl Refusal {
             Self::AmbiguousEscape => "ambiguous_escape",
             Self::TooLong => "too_long",
             Self::Truncated => "truncated",
+            Self::NotANumber => "not_a_number",
+            Self::InvalidJson => "invalid_json",
+            Self::WrongFormat => "wrong_format",
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{Refusal, number};
 
 /// The largest magnitude of a timestamp in nanoseconds that every InfluxDB takes (`models.MaxNanoTime` of 1.x;
 /// the smallest is its negative).
-const MAX_NANOSECONDS: u64 = 9_223_372_036_854_775_806;
+pub(super) const MAX_NANOSECONDS: u64 = 9_223_372_036_854_775_806;
 
 /// The unit of a destination's timestamps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]

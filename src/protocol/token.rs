@@ -44,6 +44,20 @@ pub(super) const CLASS: [u8; 256] = {
     class
 };
 
+/// Whether a byte stands between words in formats that take any white space.
+#[inline]
+pub(super) fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
+}
+
+/// The text without white space before and behind it.
+#[inline]
+pub(super) fn trim(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|byte| !is_blank(*byte)).unwrap_or(text.len());
+    let end = text.iter().rposition(|byte| !is_blank(*byte)).map_or(start, |last| last + 1);
+    &text[start..end]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

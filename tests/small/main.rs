@@ -8,6 +8,8 @@ mod differential;
 mod disk;
 mod disk_model;
 mod faulty;
+mod formats;
+mod formats_random;
 mod journal;
 mod line;
 mod losses;

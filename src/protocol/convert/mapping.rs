@@ -1,0 +1,127 @@
+//! What becomes of another sender's names: which part is the measurement, which a tag, which the field.
+
+use super::metric::{Name, Parts};
+use super::template::Templates;
+
+/// How names become measurements, tags and fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping(pub(super) Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Path,
+    Netdata(Netdata),
+    Templates(Templates),
+}
+
+/// How Netdata's names are taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Netdata {
+    /// Whether the prefix (`netdata`) stays in front of the chart.
+    pub keep_prefix: bool,
+    /// How many parts the name of a host has in Graphite's paths, at least 1: dots in it cannot be told from others.
+    pub host_parts: usize,
+}
+
+impl Default for Mapping {
+    fn default() -> Self {
+        Self::path()
+    }
+}
+
+impl Mapping {
+    /// The whole path is the measurement, its field is `value`.
+    pub fn path() -> Self {
+        Self(Kind::Path)
+    }
+
+    /// A chart is the measurement, its dimensions are the fields, the host is a tag.
+    pub fn netdata(netdata: Netdata) -> Self {
+        Self(Kind::Netdata(netdata))
+    }
+
+    /// As these templates say, in the syntax of InfluxDB's Graphite listener.
+    ///
+    /// # Errors
+    /// Which of them cannot be read, and what would be right.
+    pub fn templates<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
+        Templates::parse(texts).map(|templates| Self(Kind::Templates(templates)))
+    }
+
+    /// The parts of a name whose charts become measurements, and how much of a path comes before the dimension; none
+    /// where that is not the mapping, or the name has too few parts.
+    pub(super) fn chart<'a>(&self, name: Name<'a>, has_host: bool) -> Option<(Parts<'a>, usize)> {
+        match (&self.0, name) {
+            (Kind::Netdata(netdata), Name::Path(path)) => netdata.split(path, has_host),
+            (Kind::Netdata(_), Name::Parts(parts)) => Some((parts, 0)),
+            _ => None,
+        }
+    }
+
+    /// Whether Netdata's prefix stays in front of the chart.
+    pub(super) fn keeps_prefix(&self) -> bool {
+        matches!(self.0, Kind::Netdata(Netdata { keep_prefix: true, .. }))
+    }
+
+    /// The host in a path of Graphite's, where it can be told.
+    pub(crate) fn host_in<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
+        match &self.0 {
+            Kind::Netdata(netdata) => netdata.split(path, true).map(|(parts, _)| parts.host),
+            _ if path.starts_with(b"netdata.") => {
+                Netdata { keep_prefix: false, host_parts: 1 }.split(path, true).map(|(parts, _)| parts.host)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Netdata {
+    /// The parts of a path `prefix[.host].type.id.dimension`, and how much of it comes before the dimension; none where
+    /// it has too few.
+    fn split<'a>(&self, path: &'a [u8], has_host: bool) -> Option<(Parts<'a>, usize)> {
+        let host_parts = if has_host { self.host_parts } else { 0 };
+        let mut dots = memchr::memchr_iter(b'.', path);
+        let prefix_end = dots.next()?;
+        let mut host_end = prefix_end;
+        for _ in 0..host_parts {
+            host_end = dots.next()?;
+        }
+        let chart_end = dots.nth(1)?;
+        let parts = Parts {
+            prefix: &path[..prefix_end],
+            host: path.get(prefix_end + 1..host_end).unwrap_or_default(),
+            chart: &path[host_end + 1..chart_end],
+            dimension: &path[chart_end + 1..],
+        };
+        let is_whole = !parts.dimension.is_empty() && (!has_host || !parts.host.is_empty());
+        is_whole.then_some((parts, chart_end + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_split_by_the_number_of_dots() {
+        let split = |path: &str, has_host, host_parts| {
+            let (parts, before) = Netdata { keep_prefix: false, host_parts }.split(path.as_bytes(), has_host)?;
+            let texts = [parts.prefix, parts.host, parts.chart, parts.dimension].map(String::from_utf8_lossy);
+            assert!(path.as_bytes()[before..] == parts.dimension);
+            Some(texts.join("|"))
+        };
+        for (path, has_host, host_parts, expected) in [
+            ("netdata.web.system.cpu.user", true, 1, Some("netdata|web|system.cpu|user")),
+            ("netdata.web.apps.cpu.apps.plugin", true, 1, Some("netdata|web|apps.cpu|apps.plugin")),
+            ("netdata.web.example.system.cpu.user", true, 2, Some("netdata|web.example|system.cpu|user")),
+            ("netdata.system.cpu.user", false, 2, Some("netdata||system.cpu|user")),
+            ("netdata.web.system.cpu", true, 1, None),
+            ("netdata.web.system.cpu.", true, 1, None),
+            ("netdata..system.cpu.user", true, 1, None),
+            ("netdata.system.cpu", false, 1, None),
+            ("", true, 1, None),
+        ] {
+            assert_eq!(split(path, has_host, host_parts).as_deref(), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! From other senders' lines to line protocol: one value at a time in, one point at a time out.
+//!
+//! Owns: how a name, its tags, number and time are written as line protocol ([`Mapping`]), and the point under
+//! construction: adjacent values of one chart and time become one point with several fields.
+//!
+//! * Numbers keep the sender's digits and are always floats, so that fields never conflict by type.
+//! * Names are escaped; what cannot be is refused, line by line. Every line that comes out is one that
+//!   [`super::Scanner`] accepts.
+//! * What the last line had (tags, time) is kept as it was written: a batch has the same in nearly every line.
+//!
+//! Never allocates once its buffers have grown to a sender's lines. Bounds: a point of [`MAX_POINT_BYTES`], a name and
+//! tags as InfluxDB's index takes them.
+
+mod epoch;
+mod escape;
+mod mapping;
+mod metric;
+mod tags;
+mod template;
+
+use super::line::{MAX_LINE_BYTES, MAX_SERIES_BYTES};
+use super::reader::Sink;
+use super::{Format, Line, Precision, Refusal};
+use epoch::Time;
+use mapping::Kind;
+use tags::{Keys, LastTags};
+
+pub use mapping::{Mapping, Netdata};
+pub(super) use metric::{Metric, Name, Parts, TagSyntax, Tags};
+
+/// A point takes no further field beyond this size; there is room for any one field more.
+const MAX_POINT_BYTES: usize = 32 * 1024;
+/// The longest stamp and its space.
+const STAMP_BYTES: usize = 21;
+/// The field of a value that has no name of its own.
+const VALUE: &[u8] = b"value";
+
+/// Writes one worker's lines of other formats as line protocol.
+#[derive(Debug)]
+pub(super) struct Converter {
+    mapping: Mapping,
+    /// The format of the lines at hand.
+    format: Format,
+    time: Time,
+    tags: LastTags,
+    keys: Keys,
+    point: Point,
+}
+
+/// The point under construction.
+#[derive(Debug, Default)]
+struct Point {
+    is_open: bool,
+    /// What the names of its values begin with: a path up to the dimension, or prefix, host and chart, each with a NUL
+    /// behind it.
+    chart: Vec<u8>,
+    /// Series and fields.
+    text: Vec<u8>,
+    /// The length of the series.
+    series: usize,
+}
+
+impl Converter {
+    pub(super) fn new(mapping: Mapping, precision: Precision) -> Self {
+        Self {
+            mapping,
+            format: Format::Graphite,
+            time: Time::new(precision),
+            tags: LastTags::default(),
+            keys: Keys::default(),
+            point: Point::default(),
+        }
+    }
+
+    pub(super) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// The format of the lines to come. No point may be open.
+    pub(super) fn begin(&mut self, format: Format) {
+        debug_assert!(!self.point.is_open, "BUG: a point was left open");
+        self.format = format;
+    }
+
+    /// The last tags that were written as Graphite's.
+    #[inline]
+    pub(super) fn likely_tags(&self) -> &[u8] {
+        self.tags.text_as(TagSyntax::Semicolons)
+    }
+
+    /// Adds one value: to the open point where it belongs there, else to a new one.
+    ///
+    /// # Errors
+    /// It cannot be written. The open point stays as it was, or was given to the sink.
+    #[inline]
+    pub(super) fn add(&mut self, metric: &Metric<'_>, sink: &mut impl Sink) -> Result<(), Refusal> {
+        let value = metric::float(metric.value)?;
+        if let Some(field) = self.point.field_of(metric.name)
+            && self.tags.are(metric.tags)
+            && self.time.is(metric.time)
+            && self.point.text.len() < MAX_POINT_BYTES
+        {
+            return self.point.add(field, value);
+        }
+        self.flush(sink);
+        self.time.set(self.format, metric.time)?;
+        self.write_point(metric, value)?;
+        if !self.point.is_open {
+            self.give(sink);
+        }
+        Ok(())
+    }
+
+    /// Gives the open point to the sink, where there is one.
+    pub(super) fn flush(&mut self, sink: &mut impl Sink) {
+        if std::mem::take(&mut self.point.is_open) {
+            self.give(sink);
+        }
+    }
+
+    fn give(&mut self, sink: &mut impl Sink) {
+        let stamp = self.time.stamp();
+        let has_timestamp = !stamp.is_empty();
+        if has_timestamp {
+            self.point.text.push(b' ');
+            self.point.text.extend_from_slice(stamp);
+        }
+        sink.line(Line { bytes: &self.point.text, has_timestamp });
+    }
+
+    /// Writes a new point with its first field; it stays open where others may follow.
+    fn write_point(&mut self, metric: &Metric<'_>, value: &[u8]) -> Result<(), Refusal> {
+        let Self { mapping, format, tags, keys, point, .. } = self;
+        let Point { text, chart, .. } = point;
+        text.clear();
+        chart.clear();
+        let host = metric.name.host();
+        if let Kind::Templates(templates) = &mapping.0 {
+            metric.name.write_path(chart);
+            let field = templates.apply(chart, host, metric.tags, keys, text)?;
+            point.series = text.len();
+            return write_first(text, if field.is_empty() { VALUE } else { field }, value);
+        }
+        let Some((parts, before)) = mapping.chart(metric.name, *format == Format::Graphite) else {
+            metric.name.write_path(chart);
+            escape::measurement(text, chart)?;
+            tags.write(text, host, metric.tags)?;
+            point.series = text.len();
+            return write_first(text, VALUE, value);
+        };
+        if mapping.keeps_prefix() && !parts.prefix.is_empty() {
+            escape::measurement(text, parts.prefix)?;
+            text.push(b'.');
+        }
+        escape::measurement(text, parts.chart)?;
+        tags.write(text, parts.host, metric.tags)?;
+        point.series = text.len();
+        write_first(text, parts.dimension, value)?;
+        metric.name.write_chart(before, chart);
+        point.is_open = true;
+        Ok(())
+    }
+}
+
+impl Point {
+    /// The field that a name is in this point; none where it belongs to another.
+    #[inline]
+    fn field_of<'a>(&self, name: Name<'a>) -> Option<&'a [u8]> {
+        if self.is_open { name.field_in(&self.chart) } else { None }
+    }
+
+    /// Adds a field behind others.
+    #[inline]
+    fn add(&mut self, field: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        let before = self.text.len();
+        self.text.push(b',');
+        let written = write_field(&mut self.text, self.series, field, value);
+        if written.is_err() {
+            self.text.truncate(before);
+        }
+        written
+    }
+}
+
+/// Writes the first field behind the series.
+fn write_first(text: &mut Vec<u8>, field: &[u8], value: &[u8]) -> Result<(), Refusal> {
+    // A comma in a name is escaped: this one would begin the tags.
+    if matches!(text.first(), None | Some(b',' | b'#')) {
+        return Err(Refusal::MissingMeasurement);
+    }
+    let series = text.len();
+    text.push(b' ');
+    write_field(text, series, field, value)
+}
+
+#[inline]
+fn write_field(text: &mut Vec<u8>, series: usize, field: &[u8], value: &[u8]) -> Result<(), Refusal> {
+    if field.is_empty() {
+        return Err(Refusal::MissingField);
+    }
+    let start = text.len();
+    escape::key(text, field)?;
+    if &text[start..] == b"time" {
+        // InfluxDB keeps this name for itself.
+        text.push(b'_');
+    }
+    let is_too_long = series + text.len() - start + 4 > MAX_SERIES_BYTES;
+    text.push(b'=');
+    text.extend_from_slice(value);
+    if is_too_long || text.len() > MAX_LINE_BYTES - STAMP_BYTES { Err(Refusal::TooLong) } else { Ok(()) }
+}

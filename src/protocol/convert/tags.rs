@@ -1,0 +1,267 @@
+//! Tags of other senders, written as line protocol's.
+//!
+//! * A tag without a value is left out: to InfluxDB that is the same as none.
+//! * Of two tags with one key the first one counts, so that the host a sender names is not lost to a label.
+//! * A key that InfluxDB keeps for itself gets an underscore behind it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use super::super::Refusal;
+use super::super::line::{MAX_TAGS, TAGS_THAT_PANIC};
+use super::super::token::is_blank;
+use super::escape;
+use super::metric::{TagSyntax, Tags};
+
+/// Where the tags of one line are, in the text that they are written to.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    places: Vec<Range<usize>>,
+    /// Room for a value that is put together.
+    joined: Vec<u8>,
+}
+
+impl Keys {
+    /// Forgets them, for a new line.
+    pub(super) fn clear(&mut self) {
+        self.places.clear();
+    }
+
+    /// Writes one tag behind the others.
+    ///
+    /// # Errors
+    /// It cannot be written, or there are too many.
+    pub(super) fn push(&mut self, out: &mut Vec<u8>, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        if key.is_empty() {
+            return Err(Refusal::MissingTagKey);
+        }
+        if value.is_empty() {
+            return Ok(());
+        }
+        let start = out.len() + 1;
+        out.push(b',');
+        escape::key(out, key)?;
+        if matches!(&out[start..], b"time" | b"_field" | b"_measurement") {
+            out.push(b'_');
+        }
+        let place = start..out.len();
+        if self.places.iter().any(|known| out[known.clone()] == out[place.clone()]) {
+            out.truncate(start - 1);
+            return Ok(());
+        }
+        out.push(b'=');
+        escape::key(out, value)?;
+        self.places.push(place);
+        if self.places.len() > MAX_TAGS { Err(Refusal::TooManyTags) } else { Ok(()) }
+    }
+
+    /// Writes one tag whose value is these, those that are not empty, joined by dots.
+    ///
+    /// # Errors
+    /// As for [`Self::push`].
+    pub(super) fn push_joined<'a>(
+        &mut self,
+        out: &mut Vec<u8>,
+        key: &[u8],
+        values: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), Refusal> {
+        let mut joined = std::mem::take(&mut self.joined);
+        joined.clear();
+        for value in values.filter(|value| !value.is_empty()) {
+            if !joined.is_empty() {
+                joined.push(b'.');
+            }
+            joined.extend_from_slice(value);
+        }
+        let pushed = self.push(out, key, &joined);
+        self.joined = joined;
+        pushed
+    }
+
+    /// Writes all tags of a metric.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub(super) fn push_all(&mut self, out: &mut Vec<u8>, tags: Tags<'_>) -> Result<(), Refusal> {
+        match tags.syntax {
+            _ if tags.text.is_empty() => Ok(()),
+            TagSyntax::Semicolons => self.push_words(out, tags.text.split(|byte| *byte == b';')),
+            TagSyntax::Blanks => self.push_words(out, tags.text.split(|byte| is_blank(*byte))),
+            TagSyntax::Json => self.push_labels(out, tags.text),
+        }
+    }
+
+    /// The number of tags is one that every InfluxDB takes.
+    ///
+    /// # Errors
+    /// It is the one at which InfluxDB 1.6 panics.
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        if self.places.len() == TAGS_THAT_PANIC { Err(Refusal::TooManyTags) } else { Ok(()) }
+    }
+
+    fn push_words<'a>(&mut self, out: &mut Vec<u8>, words: impl Iterator<Item = &'a [u8]>) -> Result<(), Refusal> {
+        for word in words.filter(|word| !word.is_empty()) {
+            let equals = word.iter().position(|byte| *byte == b'=').ok_or(Refusal::InvalidTagValue)?;
+            self.push(out, &word[..equals], &word[equals + 1..])?;
+        }
+        Ok(())
+    }
+
+    fn push_labels(&mut self, out: &mut Vec<u8>, text: &[u8]) -> Result<(), Refusal> {
+        let mut labels = Labels { keys: self, out, refusal: None };
+        let read = serde_json::Deserializer::from_slice(text).deserialize_map(&mut labels);
+        match (labels.refusal, read) {
+            (Some(refusal), _) => Err(refusal),
+            (None, Err(_)) => Err(Refusal::InvalidJson),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+}
+
+/// Writes the entries of a JSON object as tags.
+struct Labels<'a> {
+    keys: &'a mut Keys,
+    out: &'a mut Vec<u8>,
+    refusal: Option<Refusal>,
+}
+
+impl<'de> Visitor<'de> for &mut Labels<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("labels")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<Text<'_>, Text<'_>>()? {
+            if self.refusal.is_none() {
+                self.refusal = self.keys.push(self.out, key.0.as_bytes(), value.0.as_bytes()).err();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text that is copied only where it has escapes.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The last line's tags and how they are written: a sender's lines mostly have the same.
+#[derive(Debug, Default)]
+pub(super) struct LastTags {
+    syntax: Option<TagSyntax>,
+    /// Whether a host was written before them.
+    has_host: bool,
+    text: Vec<u8>,
+    written: Vec<u8>,
+    keys: Keys,
+}
+
+impl LastTags {
+    /// Their text as it came; empty where it was of another syntax.
+    #[inline]
+    pub(super) fn text_as(&self, syntax: TagSyntax) -> &[u8] {
+        if self.syntax == Some(syntax) { &self.text } else { &[] }
+    }
+
+    /// Whether they are these. (Two empty texts are not left to `memcmp`, whose masked loads from where nothing is
+    /// mapped cost a hundred nanoseconds each.)
+    #[inline]
+    pub(super) fn are(&self, tags: Tags<'_>) -> bool {
+        let is_same = if tags.text.is_empty() { self.text.is_empty() } else { self.text == tags.text };
+        is_same && self.syntax == Some(tags.syntax)
+    }
+
+    /// The host's tag, where there is one, and these tags.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, host: &[u8], tags: Tags<'_>) -> Result<(), Refusal> {
+        let has_host = !host.is_empty();
+        if self.are(tags) && self.has_host == has_host {
+            if has_host {
+                self.keys.clear();
+                self.keys.push(out, b"host", host)?;
+            }
+            out.extend_from_slice(&self.written);
+            return Ok(());
+        }
+        self.syntax = None;
+        self.keys.clear();
+        self.keys.push(out, b"host", host)?;
+        let end_of_host = out.len();
+        self.keys.push_all(out, tags)?;
+        self.keys.check()?;
+        self.text.clear();
+        self.text.extend_from_slice(tags.text);
+        self.written.clear();
+        self.written.extend_from_slice(&out[end_of_host..]);
+        (self.syntax, self.has_host) = (Some(tags.syntax), has_host);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(last: &mut LastTags, host: &str, syntax: TagSyntax, text: &str) -> Result<String, Refusal> {
+        let mut out = Vec::new();
+        last.write(&mut out, host.as_bytes(), Tags { text: text.as_bytes(), syntax })?;
+        Ok(String::from_utf8(out).expect("UTF-8"))
+    }
+
+    #[test]
+    fn tags_of_each_syntax_are_written_alike() {
+        use TagSyntax::{Blanks, Json, Semicolons};
+        for (syntax, text) in [
+            (Semicolons, "dc=eu;role=web=1;;none="),
+            (Blanks, "dc=eu  role=web=1\tnone="),
+            (Json, r#"{"dc":"eu","role":"web=1","none":""}"#),
+        ] {
+            let mut last = LastTags::default();
+            for host in ["", "h", "h", "i j", ""] {
+                let expected =
+                    if host.is_empty() { String::new() } else { format!(",host={}", host.replace(' ', "\\ ")) };
+                let expected = expected + ",dc=eu,role=web\\=1";
+                assert_eq!(write(&mut last, host, syntax, text), Ok(expected), "{text}");
+            }
+        }
+        assert_eq!(
+            write(&mut LastTags::default(), "", Json, r#"{"a\"":"ä\u0020b,c"}"#),
+            Ok(",a\"=ä\\ b\\,c".to_owned())
+        );
+        assert_eq!(write(&mut LastTags::default(), "", Json, ""), Ok(String::new()));
+    }
+
+    #[test]
+    fn the_first_of_two_tags_counts_and_reserved_keys_are_changed() {
+        let write = |host, text| write(&mut LastTags::default(), host, TagSyntax::Semicolons, text);
+        assert_eq!(write("h", "a=1;host=label;a=2;ab=3"), Ok(",host=h,a=1,ab=3".to_owned()));
+        assert_eq!(write("", "host=label"), Ok(",host=label".to_owned()));
+        assert_eq!(write("", "time=1;_field=2;_measurement=3"), Ok(",time_=1,_field_=2,_measurement_=3".to_owned()));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_refused_every_time() {
+        let mut last = LastTags::default();
+        let many = |count: usize| (0..count).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(";");
+        for _ in 0..2 {
+            let mut write = |text: &str| write(&mut last, "", TagSyntax::Semicolons, text).map(|_| ());
+            assert_eq!(write("a"), Err(Refusal::InvalidTagValue));
+            assert_eq!(write("=a"), Err(Refusal::MissingTagKey));
+            assert_eq!(write("a=b\\"), Err(Refusal::AmbiguousEscape));
+            assert_eq!(write("a=\x01"), Err(Refusal::ControlByte));
+            assert_eq!(write(&many(99)), Ok(()));
+            assert_eq!(write(&many(100)), Err(Refusal::TooManyTags));
+            assert_eq!(write(&many(256)), Ok(()));
+            assert_eq!(write(&many(257)), Err(Refusal::TooManyTags));
+        }
+        let mut json = |text: &str| write(&mut last, "", TagSyntax::Json, text).map(|_| ());
+        assert_eq!(json(r#"{"a":1}"#), Err(Refusal::InvalidJson));
+        assert_eq!(json(r#"{"a":"\u0001"}"#), Err(Refusal::ControlByte));
+    }
+}

@@ -1,0 +1,189 @@
+//! From received bytes to lines of line protocol, whatever they are written in.
+//!
+//! Owns: telling formats apart where the listener is to do so, and cutting input into lines. A datagram is judged as a
+//! whole, so that a string of line protocol may hold line feeds there; a stream is cut at each line feed, so that what
+//! comes of it does not depend on how it was received.
+
+use super::convert::{Converter, Mapping};
+use super::netdata_json::Object;
+use super::{Format, Line, Precision, Refusal, Refused, Scanner, graphite, opentsdb};
+
+/// What takes lines and refusals.
+pub trait Sink {
+    /// A valid line.
+    fn line(&mut self, line: Line<'_>);
+    /// A line that is not valid.
+    fn refused(&mut self, refused: Refused<'_>);
+}
+
+/// What else was in the input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// What the input was written in; none where nothing told.
+    pub format: Option<Format>,
+    /// Lines of other formats that were taken; several may have become one line.
+    pub converted: u64,
+    /// Lines that held nothing to store: a `null`.
+    pub skipped: u64,
+    /// Whether the sender asked which version answers.
+    pub asks_version: bool,
+}
+
+/// Reads the input of one worker of one listener.
+#[derive(Debug)]
+pub struct Reader {
+    /// What all input is written in; none: it is to be told apart.
+    format: Option<Format>,
+    scanner: Scanner,
+    converter: Converter,
+}
+
+impl Reader {
+    /// A reader of one format, or of all where none is given.
+    pub fn new(format: Option<Format>, mapping: Mapping, precision: Precision) -> Self {
+        Self { format, scanner: Scanner::new(precision), converter: Converter::new(mapping, precision) }
+    }
+
+    /// Reads a datagram. `truncated` says that its end was cut off, so that a last line without a line feed is not
+    /// whole.
+    #[inline]
+    pub fn datagram<S: Sink>(&mut self, input: &[u8], truncated: bool, sink: &mut S) -> Found {
+        let Some(format) = self.format.or_else(|| detect(input)) else {
+            return self.refuse_all(input, sink);
+        };
+        if format == Format::Influx {
+            for line in self.scanner.lines(input, truncated) {
+                give(line, self.format, sink);
+            }
+            return Found { format: Some(format), ..Found::default() };
+        }
+        let whole = if truncated { memchr::memrchr(b'\n', input).map_or(0, |feed| feed + 1) } else { input.len() };
+        let found = self.convert(format, &input[..whole], sink);
+        if whole < input.len() {
+            sink.refused(Refused { reason: Refusal::Truncated, bytes: &input[whole..] });
+        }
+        found
+    }
+
+    /// Reads whole lines of a stream, each ended by a line feed. `known` is the stream's format once its first line told.
+    pub fn lines<S: Sink>(&mut self, input: &[u8], known: &mut Option<Format>, sink: &mut S) -> Found {
+        *known = self.format.or(*known).or_else(|| detect(input));
+        match *known {
+            None => self.refuse_all(input, sink),
+            Some(Format::Influx) => {
+                for line in input.split_inclusive(|byte| *byte == b'\n') {
+                    for line in self.scanner.lines(line, false) {
+                        give(line, self.format, sink);
+                    }
+                }
+                Found { format: *known, ..Found::default() }
+            }
+            Some(format) => self.convert(format, input, sink),
+        }
+    }
+
+    /// The host that a line names, as far as its format tells.
+    pub fn host<'a>(&self, format: Format, line: &'a [u8]) -> Option<&'a [u8]> {
+        let behind = |text: &[u8]| memchr::memmem::find(line, text).map(|at| &line[at + text.len()..]);
+        let until = |rest: &'a [u8], ends: &[u8]| {
+            let end = rest.iter().position(|byte| ends.contains(byte)).unwrap_or(rest.len());
+            Some(&rest[..end]).filter(|host| !host.is_empty())
+        };
+        match format {
+            Format::Influx => until(behind(b",host=")?, b", "),
+            Format::Opentsdb => until(behind(b" host=")?, b" \r\n"),
+            Format::NetdataJson => until(behind(b"\"hostname\":\"")?, b"\""),
+            Format::Graphite => self.converter.mapping().host_in(until(line, b"; \t")?),
+        }
+    }
+
+    fn convert<S: Sink>(&mut self, format: Format, input: &[u8], sink: &mut S) -> Found {
+        let mut found = Found { format: Some(format), ..Found::default() };
+        let is_utf8 = std::str::from_utf8(input).is_ok();
+        self.converter.begin(format);
+        let mut start = 0;
+        while start < input.len() {
+            let end = memchr::memchr(b'\n', &input[start..]).map_or(input.len(), |feed| start + feed);
+            let line = &input[start..end];
+            start = end + 1;
+            let read = if is_utf8 || std::str::from_utf8(line).is_ok() {
+                self.convert_line(format, line, &mut found, sink)
+            } else {
+                Err(Refusal::InvalidUtf8)
+            };
+            if let Err(reason) = read {
+                refuse(line, reason, Some(format), sink);
+            }
+        }
+        self.converter.flush(sink);
+        found
+    }
+
+    #[inline]
+    fn convert_line<S: Sink>(
+        &mut self,
+        format: Format,
+        line: &[u8],
+        found: &mut Found,
+        sink: &mut S,
+    ) -> Result<(), Refusal> {
+        if is_nothing(line) {
+            return Ok(());
+        }
+        match format {
+            Format::Opentsdb if opentsdb::is_version(line) => {
+                found.asks_version = true;
+                return Ok(());
+            }
+            Format::Opentsdb => self.converter.add(&opentsdb::parse(line)?, sink)?,
+            Format::NetdataJson => match Object::parse(line)?.metric() {
+                Some(metric) => self.converter.add(&metric, sink)?,
+                None => {
+                    found.skipped += 1;
+                    return Ok(());
+                }
+            },
+            Format::Graphite | Format::Influx => {
+                let metric = graphite::parse(line, self.converter.likely_tags())?;
+                self.converter.add(&metric, sink)?;
+            }
+        }
+        found.converted += 1;
+        Ok(())
+    }
+
+    #[cold]
+    fn refuse_all<S: Sink>(&self, input: &[u8], sink: &mut S) -> Found {
+        for line in input.split(|byte| *byte == b'\n').filter(|line| !is_nothing(line)) {
+            sink.refused(Refused { reason: Refusal::WrongFormat, bytes: line });
+        }
+        Found::default()
+    }
+}
+
+/// Whether a line is blank or a comment.
+#[inline]
+fn is_nothing(line: &[u8]) -> bool {
+    matches!(line.iter().find(|byte| !super::token::is_blank(**byte)), None | Some(b'#'))
+}
+
+/// The format of the first line that tells.
+#[inline]
+fn detect(input: &[u8]) -> Option<Format> {
+    input.split(|byte| *byte == b'\n').find_map(Format::detect)
+}
+
+#[inline]
+fn give<S: Sink>(line: Result<Line<'_>, Refused<'_>>, format: Option<Format>, sink: &mut S) {
+    match line {
+        Ok(line) => sink.line(line),
+        Err(Refused { reason, bytes }) => refuse(bytes, reason, format, sink),
+    }
+}
+
+/// Refuses a line; where it is of another format than all input is to be, that is the reason.
+#[cold]
+fn refuse<S: Sink>(line: &[u8], reason: Refusal, format: Option<Format>, sink: &mut S) {
+    let is_other = format.is_some_and(|format| Format::detect(line).is_some_and(|detected| detected != format));
+    sink.refused(Refused { reason: if is_other { Refusal::WrongFormat } else { reason }, bytes: line });
+}
