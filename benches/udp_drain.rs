@@ -20,7 +20,7 @@ fn drain(criterion: &mut Criterion) {
     for method in [Method::Recvmmsg, Method::Recvmsg] {
         for bytes in [300, 512] {
             let payload = vec![b'x'; bytes];
-            let mut slots = Slots::new(SLOTS, SLOT_BYTES, false, method);
+            let mut slots = Slots::new(SLOTS, SLOT_BYTES, method);
             group.bench_function(BenchmarkId::new(format!("{method:?}"), bytes), |bench| {
                 bench.iter_custom(|rounds| {
                     let mut taken = Duration::ZERO;

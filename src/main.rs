@@ -11,7 +11,7 @@ use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::control::{Config, Status};
 use twinflux::deliver::Backend;
 use twinflux::journal::Durability;
-use twinflux::receive::udp::{Inherited, Listener, use_small_pages};
+use twinflux::receive::udp::{Inherited, use_small_pages};
 use twinflux::relay::{Relay, StartError};
 
 #[global_allocator]
@@ -134,16 +134,17 @@ fn print_start(relay: &Relay, config: &Config) -> io::Result<()> {
     let listeners = &relay.view().listeners;
     let listens: Vec<String> = listeners
         .iter()
-        .map(|one| format!("udp {} (database {})", one.address(), one.destination().database))
+        .map(|one| format!("{} {} (database {})", one.kind(), one.address(), one.destination().database))
         .collect();
     let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
-    let first = listeners.first().map_or_else(|| ([127, 0, 0, 1], 8089).into(), Listener::address);
+    let (kind, first) =
+        listeners.first().map_or_else(|| ("udp", ([127, 0, 0, 1], 8089).into()), |one| (one.kind(), one.address()));
     let host = if first.ip().is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { first.ip() };
     let port = first.port();
     writeln!(out, "Twinflux {}: every line to every backend", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  listening on  {}", listens.join(", "))?;
     writeln!(out, "  writing to    {}", backends.join(", "))?;
-    writeln!(out, "  try           echo 'cpu,host=me usage=1.5' > /dev/udp/{host}/{port}    (in bash)")?;
+    writeln!(out, "  try           echo 'cpu,host=me usage=1.5' > /dev/{kind}/{host}/{port}    (in bash)")?;
     let admin = relay.admin();
     writeln!(out, "  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}")
 }

@@ -3,6 +3,7 @@
 //! | thread | what it does | waits for |
 //! |---|---|---|
 //! | `udp-N` | one socket: receive, scan, batch | datagrams |
+//! | `tcp` | a listener's connections: receive, convert, batch | sockets, room in the ring |
 //! | `journal` | numbers batches | the ring |
 //! | `journal-write` | writes records and cursors to the disk | records, the disk |
 //! | `journal-sync` | syncs them, removes what is passed | a time, the disk |
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -34,7 +36,8 @@ use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::disk::{Folder, Keeper, OpenError, Report};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, Journal, ring};
-use crate::receive::udp::{self, Inherited, Listener};
+use crate::receive::udp::Inherited;
+use crate::receive::{self, Listener};
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
 /// most 16 MiB of full ones.
@@ -48,6 +51,10 @@ const BATCH_AGE: Duration = Duration::from_millis(20);
 const IDLE_BUFFERS: usize = 16;
 /// Dropped lines are logged once in this time.
 const DROPS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Files that are open beside connections: sockets, segments, what requests need.
+const OTHER_FILES: u64 = 256;
+/// How long the journal's thread sleeps while it is hard pressed, before it looks whether it still is.
+const PRESSED_SLEEP: Duration = Duration::from_millis(2);
 /// How long the journal's thread sleeps at most before it looks whether it is to stop.
 const JOURNAL_SLEEP: Duration = Duration::from_millis(200);
 
@@ -57,6 +64,9 @@ pub enum StartError {
     /// The configuration names something that cannot be used.
     #[error("{0}")]
     Setup(#[from] SetupError),
+    /// A listener's mapping cannot be read.
+    #[error("{0}")]
+    Mapping(String),
     /// Another process works on the data folder.
     #[error("{0} is in use by another process: give each relay its own data_dir")]
     Locked(String),
@@ -69,7 +79,7 @@ pub enum StartError {
     /// A listener's address cannot be used.
     #[error("cannot listen on {kind} {address}: {error}{}", advice(.kind, .error))]
     Listen {
-        /// `udp` or `admin`.
+        /// `udp`, `tcp` or `admin`.
         kind: &'static str,
         /// The address.
         address: SocketAddr,
@@ -88,8 +98,8 @@ fn advice(kind: &str, error: &io::Error) -> String {
     if error.kind() != io::ErrorKind::AddrInUse {
         return String::new();
     }
-    let (key, option) = if kind == "admin" { ("admin.listen", "--admin") } else { ("udp.listen", "--udp") };
-    format!("; another program has it: stop that one, or change {key} ({option})")
+    let option = if kind == "tcp" { String::new() } else { format!(" (--{kind})") };
+    format!("; another program has it: stop that one, or change {kind}.listen{option}")
 }
 
 /// A running relay.
@@ -118,7 +128,9 @@ impl Relay {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let lock = lock_data_dir(&config.data_dir)?;
-        let listeners = config.listeners().into_iter().map(|setup| bind(setup, &mut inherited));
+        let setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;
+        raise_file_limit(&setups_of_listeners);
+        let listeners = setups_of_listeners.into_iter().map(|setup| bind(setup, &mut inherited));
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
         if let Some((name, address)) = inherited.left_over() {
             let what =
@@ -291,20 +303,43 @@ fn lock_data_dir(folder: &Path) -> Result<File, StartError> {
     })
 }
 
-fn bind(setup: udp::Setup, inherited: &mut Inherited) -> Result<Listener, StartError> {
-    let address = setup.listen;
-    let listener =
-        Listener::bind(setup, inherited).map_err(|error| StartError::Listen { kind: "udp", address, error })?;
-    let (wanted, got) = listener.receive_buffer();
-    if got < wanted {
-        tracing::warn!(
-            listen = %listener.address(),
-            wanted,
-            got,
-            "the kernel gave a smaller receive buffer: sysctl -w net.core.rmem_max={wanted}, or give CAP_NET_ADMIN"
-        );
+fn bind(setup: receive::Setup, inherited: &mut Inherited) -> Result<Listener, StartError> {
+    let (kind, address) = (setup.kind(), setup.listen());
+    let listener = Listener::bind(setup, inherited).map_err(|error| StartError::Listen { kind, address, error })?;
+    if let Listener::Udp(listener) = &listener {
+        let (wanted, got) = listener.receive_buffer();
+        if got < wanted {
+            tracing::warn!(
+                listen = %listener.address(),
+                wanted,
+                got,
+                "the kernel gave a smaller receive buffer: sysctl -w net.core.rmem_max={wanted}, or give CAP_NET_ADMIN"
+            );
+        }
     }
     Ok(listener)
+}
+
+/// Lets the process open as many files as its listeners may have connections, as far as the system allows.
+fn raise_file_limit(listeners: &[receive::Setup]) {
+    let connections = listeners.iter().map(|setup| match setup {
+        receive::Setup::Udp(_) => 0,
+        receive::Setup::Tcp(setup) => setup.max_connections as u64,
+    });
+    let wanted = connections.sum::<u64>() + OTHER_FILES;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let result = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum });
+    if raised < wanted || result.is_err() {
+        tracing::warn!(
+            wanted,
+            limit = maximum,
+            "fewer files may be open than there may be connections: raise the limit (LimitNOFILE=), or lower max_connections"
+        );
+    }
 }
 
 fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
@@ -318,7 +353,10 @@ fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Res
             let stopping = stop.load(Ordering::Acquire);
             while let Some(batch) = ring.pop() {
                 journal.append(batch);
+                ring.set_pressed(journal.is_pressed());
             }
+            let is_pressed = journal.is_pressed();
+            ring.set_pressed(is_pressed);
             if log_next <= Instant::now() || stopping {
                 log_next = Instant::now() + DROPS_LOG_INTERVAL;
                 log_drops(&journal.dropped_lines(), &mut logged, &backends);
@@ -326,7 +364,7 @@ fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Res
             if stopping {
                 break;
             }
-            ring.wait(JOURNAL_SLEEP);
+            ring.wait(if is_pressed { PRESSED_SLEEP } else { JOURNAL_SLEEP });
         }
     })
 }

@@ -65,6 +65,9 @@ pub struct Batch {
 
 /// What takes sealed batches from a worker: never waits.
 pub trait HandOver: Send {
+    /// Whether a worker that can wait may give a batch away now: it is to leave room for those that cannot.
+    fn has_room(&self) -> bool;
+
     /// Gives a batch away.
     ///
     /// # Errors

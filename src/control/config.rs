@@ -29,6 +29,8 @@ pub struct Config {
     pub admin: Admin,
     /// UDP listeners.
     pub udp: Vec<Udp>,
+    /// TCP listeners.
+    pub tcp: Vec<Tcp>,
     /// Backends; each gets everything.
     pub backend: Vec<Backend>,
     /// The journal.
@@ -42,6 +44,7 @@ impl Default for Config {
             shutdown_timeout: Duration::from_secs(10),
             admin: Admin::default(),
             udp: Vec::new(),
+            tcp: Vec::new(),
             backend: Vec::new(),
             journal: Journal::default(),
         }
@@ -62,15 +65,47 @@ impl Default for Admin {
     }
 }
 
-/// What a listener's datagrams hold.
+/// What a listener's bytes are written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// Whatever is known; today line protocol.
+    /// Whatever is known, told apart for each datagram and each connection by its first line.
     #[default]
     Auto,
     /// InfluxDB line protocol.
     Influx,
+    /// Graphite's plain text, with or without tags.
+    Graphite,
+    /// OpenTSDB's telnet commands.
+    Opentsdb,
+    /// Netdata's JSON, an object to a line.
+    NetdataJson,
+}
+
+/// What becomes of names that are not line protocol's.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Mapping {
+    /// One of those that have a name.
+    Named(NamedMapping),
+    /// Graphite templates, `[filter] template [key=value,…]`.
+    Templates(Vec<String>),
+}
+
+/// The mappings that have a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamedMapping {
+    /// The path is the measurement, its field is `value`: what InfluxDB's own listeners do.
+    Path,
+    /// Netdata's chart is the measurement, its dimensions are the fields, the host is a tag.
+    Netdata,
+}
+
+impl Default for Mapping {
+    fn default() -> Self {
+        Self::Named(NamedMapping::Path)
+    }
 }
 
 /// A UDP listener.
@@ -79,13 +114,19 @@ pub enum Format {
 pub struct Udp {
     /// The address; 8089 is InfluxDB's own UDP port.
     pub listen: SocketAddr,
-    /// What the datagrams hold.
+    /// What the datagrams are written in.
     pub format: Format,
+    /// What becomes of names that are not line protocol's.
+    pub mapping: Mapping,
+    /// With `mapping = "netdata"`: keep the prefix in front of the chart. It is the same everywhere, and says nothing.
+    pub netdata_keep_prefix: bool,
+    /// With `mapping = "netdata"`: dot-separated parts of a host's name in Graphite's paths, where dots cannot be told apart.
+    pub netdata_host_parts: u8,
     /// The database its lines go to; Telegraf's default.
     pub database: String,
     /// The retention policy; empty: the database's default one.
     pub retention_policy: String,
-    /// The unit of its lines' timestamps; Telegraf sends nanoseconds.
+    /// The unit of its lines' timestamps; Telegraf sends nanoseconds. Times of other formats are written in it.
     pub precision: Precision,
     /// Threads; 0: 1 on one or two CPUs, else half of the CPUs, at most 4. One takes 200,000 datagrams a second.
     pub workers: u16,
@@ -100,11 +141,68 @@ impl Default for Udp {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 8089)),
             format: Format::Auto,
+            mapping: Mapping::default(),
+            netdata_keep_prefix: false,
+            netdata_host_parts: 1,
             database: "telegraf".to_owned(),
             retention_policy: String::new(),
             precision: Precision::Nanoseconds,
             workers: 0,
             receive_buffer: ByteSize::mib(8),
+            allow: Vec::new(),
+        }
+    }
+}
+
+/// A TCP listener. What it shares with a UDP listener means the same.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tcp {
+    /// The address; 2003 is Graphite's port, and Netdata's default for it.
+    pub listen: SocketAddr,
+    /// What the connections' lines are written in.
+    pub format: Format,
+    /// What becomes of names that are not line protocol's.
+    pub mapping: Mapping,
+    /// As for UDP.
+    pub netdata_keep_prefix: bool,
+    /// As for UDP.
+    pub netdata_host_parts: u8,
+    /// The database its lines go to; Telegraf's default.
+    pub database: String,
+    /// The retention policy; empty: the database's default one.
+    pub retention_policy: String,
+    /// The unit of its lines' timestamps.
+    pub precision: Precision,
+    /// Open connections, at most: eight times the hosts that a relay is made for.
+    pub max_connections: u32,
+    /// Open connections from one address, at most: one broken client is not to take all of them.
+    pub max_connections_per_source: u32,
+    /// A connection on which nothing comes for so long is ended: longer than hosts wait between two batches.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+    /// A line that takes longer than this ends its connection: hosts send whole lines at once.
+    #[serde(with = "duration")]
+    pub line_timeout: Duration,
+    /// Networks (CIDR) whose connections are taken; empty: all.
+    pub allow: Vec<IpNet>,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 2003)),
+            format: Format::Auto,
+            mapping: Mapping::default(),
+            netdata_keep_prefix: false,
+            netdata_host_parts: 1,
+            database: "telegraf".to_owned(),
+            retention_policy: String::new(),
+            precision: Precision::Nanoseconds,
+            max_connections: 4096,
+            max_connections_per_source: 1024,
+            idle_timeout: Duration::from_secs(15 * 60),
+            line_timeout: Duration::from_secs(30),
             allow: Vec::new(),
         }
     }

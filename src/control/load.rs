@@ -5,16 +5,14 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::{Backend, Config, Journal, Udp};
 use super::url::BackendUrl;
-use crate::batch::{Builder, Destination};
+use crate::batch::Builder;
 use crate::deliver::{self, Api, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
 use crate::journal::disk::{DiskOptions, MAX_NAME_BYTES};
 use crate::journal::{BackendSetup, Durability, Limits};
-use crate::receive::udp;
 
 /// Where data goes when no file says otherwise, below the current folder.
 const DATA_DIR_WITHOUT_FILE: &str = "twinflux-data";
@@ -28,10 +26,8 @@ const LEAST_DISK: u64 = 8 << 20;
 const DISK_RETRY: Duration = Duration::from_secs(1);
 /// More disk than there is.
 const MOST_DISK: u64 = 1 << 50;
-/// More threads than any machine has use for.
-const MOST_WORKERS: u16 = 64;
 /// Longer than anybody waits.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A configuration that cannot work: where, and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +78,7 @@ impl Config {
         if let Some(listen) = overrides.admin {
             self.admin.listen = listen;
         }
-        if self.udp.is_empty() {
+        if self.udp.is_empty() && (self.tcp.is_empty() || overrides.udp.is_some()) {
             self.udp.push(Udp::default());
         }
         if let Some(listen) = overrides.udp {
@@ -90,8 +86,9 @@ impl Config {
             self.udp[0].listen = listen;
         }
         if let Some(database) = overrides.database {
-            for listener in &mut self.udp {
-                listener.database.clone_from(&database);
+            let of_udp = self.udp.iter_mut().map(|listener| &mut listener.database);
+            for known in of_udp.chain(self.tcp.iter_mut().map(|listener| &mut listener.database)) {
+                known.clone_from(&database);
             }
         }
         if !overrides.backends.is_empty() {
@@ -119,33 +116,9 @@ impl Config {
             return Err(source.at("journal", 0, "memory", &what));
         }
         self.check_disk(source)?;
-        for (place, listener) in self.udp.iter().enumerate() {
-            let bad = |key, what: &str| source.at("udp", place, key, what);
-            if listener.database.is_empty() {
-                return Err(bad("database", "must name a database, such as \"telegraf\""));
-            }
-            if listener.database.len().max(listener.retention_policy.len()) > MAX_NAME_BYTES {
-                return Err(bad("database", "names of databases and retention policies have at most 255 bytes"));
-            }
-            if has_control(&listener.database) || has_control(&listener.retention_policy) {
-                return Err(bad("database", "names of databases and retention policies hold no control characters"));
-            }
-            if listener.workers > MOST_WORKERS {
-                return Err(bad("workers", "must be at most 64"));
-            }
-            let is_itself =
-                |backend: &&Backend| matches!(&backend.url, BackendUrl::Relay(host) if is_loop(host, listener));
-            if let Some(backend) = self.backend.iter().find(is_itself) {
-                let what = format!("is where backend {:?} sends to: each line would come back for ever", backend.name);
-                return Err(bad("listen", &what));
-            }
-            if listener.receive_buffer.as_u64() > 1 << 30 {
-                return Err(bad("receive_buffer", "must be at most 1GiB"));
-            }
-            let v2 = self.backend.iter().find(|backend| backend.token_file.is_some());
-            if let (Some(backend), None) = (v2, listener.precision.v2_name()) {
-                let what = format!("the v2 API of backend {:?} knows only ns, us, ms and s", backend.name);
-                return Err(bad("precision", &what));
+        for (table, place, listener) in self.each_listener() {
+            if let Err((key, what)) = listener.check(&self.backend) {
+                return Err(source.at(table, place, key, &what));
             }
         }
         let (mut names, mut urls) = (HashSet::new(), HashSet::new());
@@ -211,11 +184,6 @@ impl Config {
         self.backend.iter().map(setup).collect()
     }
 
-    /// The listeners' setups.
-    pub fn listeners(&self) -> Vec<udp::Setup> {
-        self.udp.iter().map(listener_setup).collect()
-    }
-
     /// The backends' setups.
     pub fn backends(&self) -> Vec<deliver::Setup> {
         self.backend.iter().map(backend_setup).collect()
@@ -269,24 +237,6 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
     wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err((key, what)))
 }
 
-fn listener_setup(listener: &Udp) -> udp::Setup {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    udp::Setup {
-        listen: listener.listen,
-        destination: Arc::new(Destination {
-            database: listener.database.clone(),
-            retention_policy: listener.retention_policy.clone(),
-            precision: listener.precision,
-        }),
-        workers: match listener.workers {
-            0 => (cpus / 2).clamp(1, 4),
-            workers => usize::from(workers),
-        },
-        receive_buffer: u32::try_from(listener.receive_buffer.as_u64()).unwrap_or(u32::MAX),
-        allow: listener.allow.clone(),
-    }
-}
-
 fn backend_setup(backend: &Backend) -> deliver::Setup {
     let target = match &backend.url {
         BackendUrl::Archive(folder) => Target::Archive(folder.clone()),
@@ -324,31 +274,18 @@ fn api(backend: &Backend) -> Api {
     }
 }
 
-/// Whether a relay at `host` (`name:port`) is this listener, as far as the text tells.
-fn is_loop(host: &str, listener: &Udp) -> bool {
-    let Some((name, port)) = host.rsplit_once(':') else { return false };
-    let name = name.trim_matches(['[', ']']);
-    let ip = if name == "localhost" { Some(std::net::Ipv4Addr::LOCALHOST.into()) } else { name.parse().ok() };
-    let listen: std::net::IpAddr = listener.listen.ip();
-    let reaches =
-        |ip: std::net::IpAddr| ip == listen || (listen.is_unspecified() && (ip.is_loopback() || ip.is_unspecified()));
-    port.parse() == Ok(listener.listen.port()) && listener.listen.port() != 0 && ip.is_some_and(reaches)
-}
-
 /// What a key's value looks like, where the type's own error does not say.
 fn hint(key: &str) -> &'static str {
     match key {
         "listen" => "; write an IP address and a port: \"0.0.0.0:8089\"",
         "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
         "receive_buffer" | "memory" | "disk" | "min_free" | "max_batch_bytes" => "; write a size: \"8MiB\"",
+        "mapping" => "; write \"path\", \"netdata\", or a list of graphite templates: [\".host.measurement*\"]",
+        "[tcp]" => "; there may be several: write [[tcp]]",
         "[udp]" => "; there may be several: write [[udp]]",
         "[backend]" => "; there may be several: write [[backend]]",
         _ => "",
     }
-}
-
-fn has_control(text: &str) -> bool {
-    text.chars().any(char::is_control)
 }
 
 /// `a` to `z`, then `backend-27` and so on.

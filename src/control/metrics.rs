@@ -79,13 +79,22 @@ impl Metrics {
         };
         for (name, help, values) in [
             one("datagrams", "Datagrams taken from the socket", |receive| receive.datagrams),
-            one("received_bytes", "Bytes of the datagrams", |receive| receive.bytes),
+            one("received_bytes", "Bytes taken from the sockets", |receive| receive.bytes),
             one("kernel_dropped_datagrams", "Datagrams the kernel dropped: the receive buffer was full", |receive| {
                 receive.kernel_dropped
             }),
             one("truncated_datagrams", "Datagrams larger than a slot", |receive| receive.truncated),
-            one("denied_datagrams", "Datagrams from addresses that are not allowed", |receive| receive.denied),
+            one("denied_datagrams", "Datagrams, or connections, from addresses that are not allowed", |receive| {
+                receive.denied
+            }),
             one("empty_datagrams", "Datagrams without payload", |receive| receive.empty),
+            one("connections", "Connections accepted", |receive| receive.connections),
+            one("limited_connections", "Connections turned away: there were too many", |receive| receive.limited),
+            one("timed_out_connections", "Connections ended: nothing came, or no line's end", |receive| {
+                receive.timed_out
+            }),
+            one("converted_lines", "Lines of other formats that became line protocol", |receive| receive.converted),
+            one("skipped_lines", "Lines of other formats that held nothing to store", |receive| receive.skipped),
             one("lines", "Lines seen: accepted and refused", |receive| receive.lines),
         ] {
             counter(out, name, help, values)?;
@@ -96,6 +105,7 @@ impl Metrics {
             one("receive_queue_bytes", "What waits in the receive buffers, as the kernel charges it", |receive| {
                 receive.receive_queue
             }),
+            one("open_connections", "Connections that are open", |receive| receive.open_connections),
             one("receive_buffer_bytes", "Receive buffer that each worker got", |receive| receive.receive_buffer),
             one("receive_buffer_wanted_bytes", "Receive buffer that was asked for", |receive| {
                 receive.receive_buffer_wanted
@@ -103,7 +113,10 @@ impl Metrics {
         ] {
             gauge(out, name, help, values)?;
         }
-        counter(out, "accepted_lines", "Lines accepted", vec![(Vec::new(), self.status.accepted_lines)])
+        let plain = |value| vec![(Vec::new(), value)];
+        gauge(out, "sources", "Addresses that send", plain(self.status.sources.known))?;
+        gauge(out, "silent_sources", "Those silent for three of their intervals", plain(self.status.sources.silent))?;
+        counter(out, "accepted_lines", "Lines accepted", plain(self.status.accepted_lines))
     }
 
     fn encode_backends(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

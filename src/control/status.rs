@@ -9,11 +9,12 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::sources::SourcesStatus;
 use crate::deliver::Health;
 use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::protocol::Refusal;
-use crate::receive::udp::Listener;
+use crate::receive::{Listener, Tally};
 
 /// The running parts that the picture is taken of. Clones share them.
 #[derive(Clone, Debug)]
@@ -56,12 +57,14 @@ pub struct Status {
     pub backends: Vec<Backend>,
     /// The journal.
     pub journal: JournalStatus,
+    /// Who sends.
+    pub sources: SourcesStatus,
 }
 
-/// A listener's figures.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+/// A listener's figures. Those of another kind are 0.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Receive {
-    /// `udp`
+    /// `udp` or `tcp`
     pub kind: String,
     /// The address it listens on.
     pub listen: String,
@@ -69,16 +72,28 @@ pub struct Receive {
     pub database: String,
     /// Datagrams taken from the socket, whatever became of them.
     pub datagrams: u64,
-    /// Their bytes.
+    /// Bytes taken from the sockets.
     pub bytes: u64,
     /// Datagrams that the kernel dropped because the receive buffer was full.
     pub kernel_dropped: u64,
     /// Datagrams that were larger than the largest slot.
     pub truncated: u64,
-    /// Datagrams from addresses that are not allowed.
+    /// Datagrams, or connections, from addresses that are not allowed.
     pub denied: u64,
     /// Datagrams without payload.
     pub empty: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections that are open.
+    pub open_connections: u64,
+    /// Connections turned away because there were too many.
+    pub limited: u64,
+    /// Connections ended because nothing came, or no line's end.
+    pub timed_out: u64,
+    /// Lines of other formats that became line protocol; several may have become one line.
+    pub converted: u64,
+    /// Lines of other formats that held nothing to store (`null`).
+    pub skipped: u64,
     /// Lines seen: accepted and refused.
     pub lines: u64,
     /// Lines refused, by reason.
@@ -201,25 +216,7 @@ impl View {
         let ring_full: u64 = tallies.iter().map(|tally| tally.ring_full).sum();
         let on_the_way = accepted - ring_full - journal.appended_lines;
 
-        let receive = self.listeners.iter().zip(&tallies).map(|(listener, tally)| {
-            let (wanted, got) = listener.receive_buffer();
-            Receive {
-                kind: "udp".to_owned(),
-                listen: listener.address().to_string(),
-                database: listener.destination().database.clone(),
-                datagrams: tally.datagrams,
-                bytes: tally.bytes,
-                kernel_dropped: listener.kernel_drops(),
-                truncated: tally.truncated,
-                denied: tally.denied,
-                empty: tally.empty,
-                lines: tally.lines(),
-                refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), tally.refused[reason.index()])).into(),
-                receive_queue: listener.queued_bytes(),
-                receive_buffer_wanted: wanted,
-                receive_buffer: got,
-            }
-        });
+        let receive = self.listeners.iter().zip(&tallies).map(|(listener, tally)| Receive::new(listener, tally));
         let ledgers = journal.ledgers.iter().zip(&journal.oldest_pending_seconds);
         let backends = self.backends.iter().zip(ledgers);
         Status {
@@ -231,12 +228,49 @@ impl View {
                 .map(|(view, (ledger, oldest))| Backend::new(view, ledger, *oldest, ring_full, on_the_way))
                 .collect(),
             journal: JournalStatus::new(self.durability, &journal),
+            sources: SourcesStatus::of(&self.listeners),
         }
     }
 
     /// Whether the relay is of use: at least one backend took a write or has not yet failed.
     pub fn is_ready(&self) -> bool {
         self.backends.iter().any(|backend| backend.health.is_ready())
+    }
+}
+
+impl Receive {
+    fn new(listener: &Listener, tally: &Tally) -> Self {
+        let shown = Self {
+            kind: listener.kind().to_owned(),
+            listen: listener.address().to_string(),
+            database: listener.destination().database.clone(),
+            datagrams: tally.datagrams,
+            bytes: tally.bytes,
+            truncated: tally.truncated,
+            denied: tally.denied,
+            empty: tally.empty,
+            connections: tally.connections,
+            limited: tally.limited,
+            timed_out: tally.timed_out,
+            converted: tally.converted,
+            skipped: tally.skipped,
+            lines: tally.lines(),
+            refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), tally.refused[reason.index()])).into(),
+            ..Self::default()
+        };
+        match listener {
+            Listener::Tcp(listener) => Self { open_connections: listener.open_connections(), ..shown },
+            Listener::Udp(listener) => {
+                let (wanted, got) = listener.receive_buffer();
+                Self {
+                    kernel_dropped: listener.kernel_drops(),
+                    receive_queue: listener.queued_bytes(),
+                    receive_buffer_wanted: wanted,
+                    receive_buffer: got,
+                    ..shown
+                }
+            }
+        }
     }
 }
 

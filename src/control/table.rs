@@ -4,9 +4,13 @@ use std::fmt::Write;
 
 use bytesize::ByteSize;
 
+use super::sources::SourcesStatus;
 use super::status::{Backend, JournalStatus, Receive, Status};
 use crate::journal::Durability;
 use crate::journal::disk::Condition;
+
+/// Silent sources that are named.
+const MOST_SILENT: usize = 10;
 
 impl Status {
     /// The picture in a few lines of text, the ledger of each backend as one row.
@@ -18,6 +22,7 @@ impl Status {
             write_receive(&mut text, receive);
         }
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
+        write_sources(&mut text, &self.sources);
         write_journal(&mut text, &self.journal);
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
@@ -51,6 +56,16 @@ impl Status {
     }
 }
 
+fn write_sources(text: &mut String, sources: &SourcesStatus) {
+    write_line(text, format_args!("sources  {}, {} of them silent", sources.known, sources.silent));
+    for source in sources.top.iter().filter(|source| source.silent).take(MOST_SILENT) {
+        write_line(text, format_args!("    silent: {}", source.describe_silence()));
+    }
+    if sources.silent > MOST_SILENT as u64 {
+        write_line(text, format_args!("    and more: see /api/status"));
+    }
+}
+
 fn write_journal(text: &mut String, journal: &JournalStatus) {
     let (memory, disk) = (ByteSize::b(journal.memory_bytes), ByteSize::b(journal.disk_bytes));
     match journal.durability {
@@ -71,21 +86,28 @@ fn write_journal(text: &mut String, journal: &JournalStatus) {
 }
 
 fn write_receive(text: &mut String, receive: &Receive) {
+    let Receive { kind, listen, database, bytes, lines, denied, .. } = receive;
     let refused: u64 = receive.refused.values().sum();
+    let came = match kind.as_str() {
+        "tcp" => format!("{} connections, {} open", receive.connections, receive.open_connections),
+        _ => format!("{} datagrams, {} dropped by the kernel", receive.datagrams, receive.kernel_dropped),
+    };
     write_line(
         text,
         format_args!(
-            "{} {} -> {}: {} datagrams, {} bytes, {} lines, {refused} refused, {} dropped by the kernel, {} denied",
-            receive.kind,
-            receive.listen,
-            receive.database,
-            receive.datagrams,
-            receive.bytes,
-            receive.lines,
-            receive.kernel_dropped,
-            receive.denied
+            "{kind} {listen} -> {database}: {came}, {denied} denied, {bytes} bytes, {lines} lines, {refused} refused"
         ),
     );
+    for (count, what) in [
+        (receive.converted, "lines of other formats became line protocol"),
+        (receive.skipped, "lines of other formats held nothing to store"),
+        (receive.limited, "connections turned away: too many"),
+        (receive.timed_out, "connections timed out"),
+    ] {
+        if count > 0 {
+            write_line(text, format_args!("    {count} {what}"));
+        }
+    }
     for (reason, lines) in receive.refused.iter().filter(|(_, lines)| **lines > 0) {
         write_line(text, format_args!("    refused {reason}: {lines}"));
     }

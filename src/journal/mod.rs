@@ -140,6 +140,12 @@ impl Journal {
         self.shared.work.notify_one();
     }
 
+    /// Whether records come faster than a working disk takes them, so that soon some would be lost. (A disk that fails or
+    /// is full is another matter: waiting for it would stop the backends that keep up.)
+    pub fn is_pressed(&self) -> bool {
+        self.shared.lock().is_pressed()
+    }
+
     /// The reading end of a backend. One is to be made for each.
     pub fn reader(&self, backend: usize) -> Reader {
         Reader {

@@ -1,7 +1,10 @@
 //! The bounded ring between the workers and the journal's thread: lock-free, and full is full.
 //!
 //! Batches, never lines, pass here. A worker pushes and never waits; what finds no room is the worker's to count.
+//! Those that could wait (TCP listeners) are to leave half of the room to those that cannot, and all of it while the
+//! consumer says that it is hard pressed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
@@ -12,13 +15,19 @@ use crate::batch::{Batch, HandOver};
 
 /// Makes a ring with room for this many batches.
 pub fn ring(batches: usize) -> (Producer, Consumer) {
-    let ring = Arc::new(Ring { queue: ArrayQueue::new(batches), consumer: OnceLock::new() });
+    let ring = Arc::new(Ring {
+        queue: ArrayQueue::new(batches),
+        is_pressed: AtomicBool::new(false),
+        consumer: OnceLock::new(),
+    });
     (Producer { ring: Arc::clone(&ring) }, Consumer { ring })
 }
 
 #[derive(Debug)]
 struct Ring {
     queue: ArrayQueue<Batch>,
+    /// Whether the consumer takes batches faster than it can keep them safe.
+    is_pressed: AtomicBool,
     /// The thread to wake; set by the first wait.
     consumer: OnceLock<Thread>,
 }
@@ -30,6 +39,11 @@ pub struct Producer {
 }
 
 impl HandOver for Producer {
+    fn has_room(&self) -> bool {
+        let Ring { queue, is_pressed, .. } = &*self.ring;
+        queue.len() < queue.capacity() / 2 && !is_pressed.load(Ordering::Relaxed)
+    }
+
     fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
         self.ring.queue.push(batch)?;
         self.wake();
@@ -58,6 +72,11 @@ impl Consumer {
         self.ring.queue.pop()
     }
 
+    /// Says whether batches come faster than they can be kept safe.
+    pub fn set_pressed(&self, is_pressed: bool) {
+        self.ring.is_pressed.store(is_pressed, Ordering::Relaxed);
+    }
+
     /// Waits on the calling thread, always the same one, until a batch may be there or the time is over.
     pub fn wait(&self, limit: Duration) {
         self.ring.consumer.get_or_init(std::thread::current);
@@ -65,5 +84,35 @@ impl Consumer {
         if self.ring.queue.is_empty() {
             std::thread::park_timeout(limit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Destination, Received};
+    use crate::protocol::Precision;
+
+    fn batch() -> Batch {
+        let (database, retention_policy) = ("db".to_owned(), String::new());
+        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        Batch { destination, bytes: "m v=1\n".into(), lines: 1, received: Received::now(), capacity: 6 }
+    }
+
+    #[test]
+    fn those_that_can_wait_leave_half_of_the_room() {
+        let (producer, consumer) = ring(4);
+        for place in 0..4 {
+            assert_eq!(producer.has_room(), place < 2);
+            producer.hand_over(batch()).expect("room");
+        }
+        producer.hand_over(batch()).expect_err("no room");
+        for _ in 0..3 {
+            consumer.pop().expect("a batch");
+        }
+        assert!(producer.has_room());
+        consumer.set_pressed(true);
+        assert!(!producer.has_room());
+        producer.hand_over(batch()).expect("those that cannot wait go on");
     }
 }

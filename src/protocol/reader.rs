@@ -5,6 +5,7 @@
 //! comes of it does not depend on how it was received.
 
 use super::convert::{Converter, Mapping};
+use super::line::MAX_LINE_BYTES;
 use super::netdata_json::Object;
 use super::{Format, Line, Precision, Refusal, Refused, Scanner, graphite, opentsdb};
 
@@ -106,7 +107,9 @@ impl Reader {
             let end = memchr::memchr(b'\n', &input[start..]).map_or(input.len(), |feed| start + feed);
             let line = &input[start..end];
             start = end + 1;
-            let read = if is_utf8 || std::str::from_utf8(line).is_ok() {
+            let read = if line.len() > MAX_LINE_BYTES {
+                Err(Refusal::TooLong)
+            } else if is_utf8 || std::str::from_utf8(line).is_ok() {
                 self.convert_line(format, line, &mut found, sink)
             } else {
                 Err(Refusal::InvalidUtf8)

@@ -12,6 +12,11 @@ pub struct Counters {
     empty: AtomicU64,
     truncated: AtomicU64,
     denied: AtomicU64,
+    connections: AtomicU64,
+    limited: AtomicU64,
+    timed_out: AtomicU64,
+    converted: AtomicU64,
+    skipped: AtomicU64,
     accepted: AtomicU64,
     ring_full: AtomicU64,
     refused: [AtomicU64; Refusal::COUNT],
@@ -28,8 +33,18 @@ pub struct Tally {
     pub empty: u64,
     /// Datagrams that did not fit the slot.
     pub truncated: u64,
-    /// Datagrams from addresses that are not allowed.
+    /// Datagrams, and connections, from addresses that are not allowed.
     pub denied: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections turned away because there were too many.
+    pub limited: u64,
+    /// Connections ended because nothing came, or no line's end.
+    pub timed_out: u64,
+    /// Lines of other formats that became line protocol; several may have become one line.
+    pub converted: u64,
+    /// Lines that held nothing to store.
+    pub skipped: u64,
     /// Lines accepted.
     pub accepted: u64,
     /// Accepted lines that found no room in the ring; counted at once, never tallied.
@@ -45,13 +60,20 @@ impl Counters {
         self.accepted.fetch_add(sums.accepted, Ordering::Release);
         self.datagrams.fetch_add(sums.datagrams, Ordering::Relaxed);
         self.bytes.fetch_add(sums.bytes, Ordering::Relaxed);
-        if sums.empty + sums.truncated + sums.denied > 0 {
-            self.empty.fetch_add(sums.empty, Ordering::Relaxed);
-            self.truncated.fetch_add(sums.truncated, Ordering::Relaxed);
-            self.denied.fetch_add(sums.denied, Ordering::Relaxed);
-        }
-        for (counter, sum) in self.refused.iter().zip(sums.refused).filter(|(_, sum)| *sum > 0) {
-            counter.fetch_add(sum, Ordering::Relaxed);
+        let seldom = [
+            (&self.empty, sums.empty),
+            (&self.truncated, sums.truncated),
+            (&self.denied, sums.denied),
+            (&self.connections, sums.connections),
+            (&self.limited, sums.limited),
+            (&self.timed_out, sums.timed_out),
+            (&self.converted, sums.converted),
+            (&self.skipped, sums.skipped),
+        ];
+        for (counter, sum) in seldom.into_iter().chain(self.refused.iter().zip(sums.refused)) {
+            if sum > 0 {
+                counter.fetch_add(sum, Ordering::Relaxed);
+            }
         }
     }
 
@@ -71,6 +93,11 @@ impl Counters {
             empty: self.empty.load(Ordering::Relaxed),
             truncated: self.truncated.load(Ordering::Relaxed),
             denied: self.denied.load(Ordering::Relaxed),
+            connections: self.connections.load(Ordering::Relaxed),
+            limited: self.limited.load(Ordering::Relaxed),
+            timed_out: self.timed_out.load(Ordering::Relaxed),
+            converted: self.converted.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
             accepted,
             ring_full,
             refused: std::array::from_fn(|place| self.refused[place].load(Ordering::Relaxed)),
@@ -91,6 +118,11 @@ impl Tally {
         self.empty += other.empty;
         self.truncated += other.truncated;
         self.denied += other.denied;
+        self.connections += other.connections;
+        self.limited += other.limited;
+        self.timed_out += other.timed_out;
+        self.converted += other.converted;
+        self.skipped += other.skipped;
         self.accepted += other.accepted;
         self.ring_full += other.ring_full;
         for (sum, more) in self.refused.iter_mut().zip(other.refused) {

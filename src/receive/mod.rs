@@ -1,11 +1,19 @@
 //! Bytes in from the network: sockets and their counters.
 //!
-//! Owns: the listeners, their worker threads, and the counters of what came in. Knows sockets, not grammar:
-//! lines are found by [`crate::protocol`] and gathered by [`crate::batch`].
+//! Owns: the listeners, their worker threads, the counters of what came in, and the table of who sent it. Knows sockets,
+//! not grammar: lines are found by [`crate::protocol`] and gathered by [`crate::batch`].
 //!
-//! Never does: waiting for what comes behind it. A batch that finds no room is a counted drop.
+//! A UDP worker never waits for what comes behind it: a batch that finds no room is a counted drop. A TCP listener does:
+//! its senders wait, and part of the room is kept for datagrams.
 
 mod counters;
+mod intake;
+mod listener;
+mod sources;
+pub mod tcp;
 pub mod udp;
 
 pub use counters::{Counters, Tally};
+pub use intake::Setup as IntakeSetup;
+pub use listener::{Listener, Setup};
+pub use sources::{Arrival, Source, Sources};

@@ -88,7 +88,7 @@ fn a_file_sets_everything() {
     );
     let shares: Vec<f64> = config.journal_backends().iter().map(|backend| backend.replay_share).collect();
     assert!(shares[0] > 0.99 && (shares[1] - 0.5).abs() < 0.01);
-    assert_eq!((config.listeners().len(), config.backends().len()), (1, 2));
+    assert_eq!((config.listeners().expect("setups").len(), config.backends().len()), (1, 2));
 }
 
 #[test]

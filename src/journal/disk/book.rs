@@ -265,6 +265,11 @@ impl State {
         self.memory.load(Ordering::Relaxed) / 3 > self.memory_bound / 4
     }
 
+    /// Whether the disk works and does not keep up.
+    pub(in super::super) fn is_pressed(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.writing_is == Condition::Ok) && self.is_memory_scarce()
+    }
+
     /// No record below this sequence is needed by a backend, or with `all` by one that is no longer configured.
     pub(super) fn needed_from(&self, all: bool) -> u64 {
         let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));

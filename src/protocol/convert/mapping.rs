@@ -107,7 +107,7 @@ mod tests {
         let split = |path: &str, has_host, host_parts| {
             let (parts, before) = Netdata { keep_prefix: false, host_parts }.split(path.as_bytes(), has_host)?;
             let texts = [parts.prefix, parts.host, parts.chart, parts.dimension].map(String::from_utf8_lossy);
-            assert!(path.as_bytes()[before..] == parts.dimension);
+            assert_eq!(&path.as_bytes()[before..], parts.dimension);
             Some(texts.join("|"))
         };
         for (path, has_host, host_parts, expected) in [

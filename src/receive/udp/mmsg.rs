@@ -19,7 +19,7 @@ pub struct Datagram<'a> {
     pub bytes: &'a [u8],
     /// Whether the slot was too small for it.
     pub truncated: bool,
-    /// The sender's address, where the slots were made to keep it.
+    /// The sender's address, where the socket is of a family that has one.
     pub source: Option<IpAddr>,
 }
 
@@ -46,13 +46,12 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// `count` slots of `slot_bytes` each, with or without the senders' addresses. Memory is touched, and so
-    /// becomes resident, only as far as datagrams fill it.
-    pub fn new(count: usize, slot_bytes: usize, with_source: bool, method: Method) -> Self {
+    /// `count` slots of `slot_bytes` each. Memory is touched, and so becomes resident, only as far as datagrams fill it.
+    pub fn new(count: usize, slot_bytes: usize, method: Method) -> Self {
         let mut buffers = vec![0_u8; count * slot_bytes];
         // SAFETY: all-zero is a valid value of this plain C structure.
         let no_name: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-        let mut names = vec![no_name; if with_source { count } else { 0 }];
+        let mut names = vec![no_name; count];
         let mut vectors: Vec<libc::iovec> = buffers
             .chunks_exact_mut(slot_bytes)
             .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot_bytes })
@@ -63,9 +62,7 @@ impl Slots {
                 let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
                 header.msg_hdr.msg_iov = &raw mut vectors[place];
                 header.msg_hdr.msg_iovlen = 1;
-                if let Some(name) = names.get_mut(place) {
-                    header.msg_hdr.msg_name = (&raw mut *name).cast();
-                }
+                header.msg_hdr.msg_name = (&raw mut names[place]).cast();
                 header
             })
             .collect();
@@ -84,10 +81,9 @@ impl Slots {
     /// turn to one call for each datagram and go on.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.filled = 0;
-        let name_bytes = if self.names.is_empty() { 0 } else { size_of::<libc::sockaddr_storage>() };
         let received = match self.method {
-            Method::Recvmmsg => self.receive_many(socket, name_bytes),
-            Method::Recvmsg => self.receive_singly(socket, name_bytes),
+            Method::Recvmmsg => self.receive_many(socket),
+            Method::Recvmsg => self.receive_singly(socket),
         };
         match received {
             Ok(count) => {
@@ -122,9 +118,9 @@ impl Slots {
         )
     }
 
-    fn receive_many(&mut self, socket: BorrowedFd<'_>, name_bytes: usize) -> io::Result<usize> {
+    fn receive_many(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         for header in &mut self.headers {
-            header.msg_hdr.msg_namelen = length(name_bytes);
+            header.msg_hdr.msg_namelen = length(size_of::<libc::sockaddr_storage>());
         }
         let count = length(self.headers.len());
         // SAFETY: the headers, and the vectors, buffers and names they point to, live as long as `self`, are not
@@ -141,9 +137,9 @@ impl Slots {
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
-    fn receive_singly(&mut self, socket: BorrowedFd<'_>, name_bytes: usize) -> io::Result<usize> {
+    fn receive_singly(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         for (place, header) in self.headers.iter_mut().enumerate() {
-            header.msg_hdr.msg_namelen = length(name_bytes);
+            header.msg_hdr.msg_namelen = length(size_of::<libc::sockaddr_storage>());
             // SAFETY: as for `receive_many`, for this one header.
             let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header.msg_hdr, libc::MSG_DONTWAIT) };
             match u32::try_from(received) {
@@ -311,7 +307,7 @@ mod tests {
     fn a_short_return_never_shows_a_stale_slot() {
         for method in [Method::Recvmmsg, Method::Recvmsg] {
             let (receiver, sender) = pair();
-            let mut slots = Slots::new(4, 64, false, method);
+            let mut slots = Slots::new(4, 64, method);
             for payload in [b"one", b"two", b"six"] {
                 sender.send(payload).expect("send");
             }
@@ -330,7 +326,7 @@ mod tests {
     fn truncation_and_emptiness_show() {
         for method in [Method::Recvmmsg, Method::Recvmsg] {
             let (receiver, sender) = pair();
-            let mut slots = Slots::new(4, 8, false, method);
+            let mut slots = Slots::new(4, 8, method);
             for payload in [&b"12345678"[..], b"123456789", b""] {
                 sender.send(payload).expect("send");
             }
@@ -349,7 +345,7 @@ mod tests {
                 let sender = UdpSocket::bind(from).expect("bind");
                 sender.send_to(b"x", to).expect("send");
             }
-            let mut slots = Slots::new(4, 64, true, method);
+            let mut slots = Slots::new(4, 64, method);
             assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 2);
             let sources: Vec<_> = slots.datagrams().map(|datagram| datagram.source).collect();
             assert_eq!(sources, [Some("127.0.0.1".parse().expect("IP")), Some("::1".parse().expect("IP"))]);
@@ -364,7 +360,7 @@ mod tests {
         for _ in 0..1000 {
             sender.send(&[0; 512]).expect("send");
         }
-        let mut slots = Slots::new(64, 1024, false, Method::Recvmmsg);
+        let mut slots = Slots::new(64, 1024, Method::Recvmmsg);
         let mut received = 0;
         loop {
             match slots.receive(receiver.as_fd()).expect("receive") {

@@ -18,12 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crossbeam_utils::CachePadded;
-use ipnet::IpNet;
-
-use super::{Counters, Tally};
-use crate::batch::{Builder, Destination, HandOver, Limits, Pool};
-use crate::protocol::{Scanner, Stamper};
+use super::intake::{self, Intake, Shown};
+use super::{Sources, Tally};
+use crate::batch::{Destination, HandOver, Limits, Pool};
 
 pub use inherited::Inherited;
 pub use mmsg::{Datagram, Method, Slots, use_small_pages};
@@ -41,14 +38,12 @@ pub const SLOT_BYTES: usize = 64 * 1024;
 pub struct Setup {
     /// The address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
-    /// Where the lines go.
-    pub destination: Arc<Destination>,
+    /// How datagrams are taken.
+    pub intake: intake::Setup,
     /// How many workers, at least 1.
     pub workers: usize,
     /// The receive buffer to ask for, in bytes, for each worker.
     pub receive_buffer: u32,
-    /// Networks whose datagrams are taken; empty: all.
-    pub allow: Vec<IpNet>,
 }
 
 /// A bound listener.
@@ -64,7 +59,7 @@ pub struct Listener {
 #[derive(Debug)]
 struct WorkerState {
     socket: Socket,
-    counters: CachePadded<Counters>,
+    shown: Arc<Shown>,
 }
 
 impl Listener {
@@ -82,7 +77,7 @@ impl Listener {
             passed.into_iter().map(adopt).collect::<io::Result<_>>()?
         };
         let address = sockets.first().map_or(setup.listen, Socket::address);
-        let state = |socket| Arc::new(WorkerState { socket, counters: CachePadded::default() });
+        let state = |socket| Arc::new(WorkerState { socket, shown: Arc::default() });
         Ok(Self { setup, address, workers: sockets.into_iter().map(state).collect(), stop: Arc::default() })
     }
 
@@ -96,17 +91,13 @@ impl Listener {
     {
         let mut threads = Vec::with_capacity(self.workers.len());
         for (place, state) in self.workers.iter().enumerate() {
-            let precision = self.setup.destination.precision;
-            let builder = Builder::new(Arc::clone(&self.setup.destination), Arc::clone(pool), limits);
+            let setup = self.setup.intake.clone();
             let parts = worker::Parts {
                 state: Arc::clone(state),
                 stop: Arc::clone(&self.stop),
                 slot_bytes: SLOT_BYTES,
-                allow: self.setup.allow.clone(),
-                scanner: Scanner::new(precision),
-                stamper: Stamper::new(precision),
-                builder,
-                out: out.clone(),
+                intake: Intake::new(&setup, Arc::clone(&state.shown), pool, limits, out.clone()),
+                setup,
             };
             let thread = std::thread::Builder::new().name(format!("udp-{place}"));
             threads.push(thread.spawn(move || worker::run(parts))?);
@@ -126,7 +117,7 @@ impl Listener {
 
     /// Where its lines go.
     pub fn destination(&self) -> &Destination {
-        &self.setup.destination
+        &self.setup.intake.destination
     }
 
     /// The receive buffer that was asked for and the one that each socket got, in bytes.
@@ -139,9 +130,18 @@ impl Listener {
     pub fn tally(&self) -> Tally {
         let mut sum = Tally::default();
         for worker in &self.workers {
-            sum.add(&worker.counters.read());
+            sum.add(&worker.shown.counters.read());
         }
         sum
+    }
+
+    /// Who sent, to any worker.
+    pub fn sources(&self) -> Sources {
+        let mut all = Sources::default();
+        for worker in &self.workers {
+            all.merge(&worker.shown.sources());
+        }
+        all
     }
 
     /// What is queued at the sockets, in bytes as the kernel charges them.

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
-
-use super::mmsg::{self, Datagram, Method, Slots};
+use super::mmsg::{self, Slots};
+use super::mmsg::{Datagram, Method};
 use super::pace::{Look, Pace, Wait};
 use super::{ROUNDS, SLOTS, WorkerState};
-use crate::batch::{Batch, Builder, HandOver, Received};
-use crate::protocol::{Refused, Scanner, Stamper};
-use crate::receive::Tally;
+use crate::batch::{HandOver, Received};
+use crate::receive::intake::{Intake, Setup};
+use crate::receive::sources::Sources;
 
 /// How long a worker sleeps at most before it looks whether it is to stop.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
@@ -21,10 +20,8 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 const LAST_LOOKS: usize = 64;
 /// How long a worker leaves a socket alone that it cannot read.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
-/// One refused line, and one note of drops, in this time is logged.
+/// One note of drops in this time is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How much of a refused line is logged, in bytes.
-const SAMPLE_BYTES: usize = 200;
 
 /// What a worker is made of.
 pub(super) struct Parts<H> {
@@ -32,20 +29,17 @@ pub(super) struct Parts<H> {
     pub(super) stop: Arc<AtomicBool>,
     /// The largest datagram that is taken whole.
     pub(super) slot_bytes: usize,
-    pub(super) allow: Vec<IpNet>,
-    pub(super) scanner: Scanner,
-    pub(super) stamper: Stamper,
-    pub(super) builder: Builder,
-    pub(super) out: H,
+    pub(super) setup: Setup,
+    pub(super) intake: Intake<H>,
 }
 
 /// Runs until told to stop, then empties the socket.
 pub(super) fn run<H: HandOver>(parts: Parts<H>) {
     let Some(socket) = parts.state.socket.open() else { return };
     mmsg::precise_sleeps();
-    let mut slots = Slots::new(SLOTS, parts.slot_bytes, !parts.allow.is_empty(), Method::Recvmmsg);
+    let mut slots = Slots::new(SLOTS, parts.slot_bytes, Method::Recvmmsg);
     let mut pace = Pace::new(parts.state.socket.charged_bytes());
-    let mut worker = Worker { socket, parts, tally: Tally::default(), looked: Instant::now(), logs: Logs::new() };
+    let mut worker = Worker { socket, parts, looked: Instant::now(), logs: Logs::new() };
     while !worker.parts.stop.load(Ordering::Acquire) {
         let look = worker.look(&mut slots);
         worker.wait(pace.after(look));
@@ -55,14 +49,13 @@ pub(super) fn run<H: HandOver>(parts: Parts<H>) {
             break;
         }
     }
-    worker.seal();
+    worker.parts.intake.seal();
     worker.parts.state.socket.close();
 }
 
 struct Worker<H> {
     socket: Arc<UdpSocket>,
     parts: Parts<H>,
-    tally: Tally,
     /// When the last look began.
     looked: Instant,
     logs: Logs,
@@ -72,7 +65,9 @@ impl<H: HandOver> Worker<H> {
     /// Takes what is queued at the socket, publishes the counters, and seals a batch that is due.
     fn look(&mut self, slots: &mut Slots) -> Look {
         let received = Received::now();
-        self.parts.stamper.set_clock(received.wall);
+        self.parts.intake.set_clock(received);
+        let state = Arc::clone(&self.parts.state);
+        let mut sources = state.shown.sources();
         let mut look = Look { datagrams: 0, bytes: 0, drained: false, elapsed: received.monotonic - self.looked };
         self.looked = received.monotonic;
         for _ in 0..ROUNDS {
@@ -88,61 +83,36 @@ impl<H: HandOver> Worker<H> {
             look.datagrams += count;
             for datagram in slots.datagrams() {
                 look.bytes += datagram.bytes.len() as u64;
-                self.take(datagram, received);
+                self.take(datagram, &mut sources);
             }
             if count < slots.count() {
                 look.drained = true;
                 break;
             }
         }
-        self.parts.state.counters.publish(&mut self.tally);
+        drop(sources);
+        self.parts.intake.publish();
         self.logs.kernel_drops(&self.parts.state, received.monotonic);
-        if self.parts.builder.due().is_some_and(|due| due <= received.monotonic) {
-            self.seal();
+        if self.parts.intake.due().is_some_and(|due| due <= received.monotonic) {
+            self.parts.intake.seal();
         }
         look
     }
 
     /// One datagram: its good lines into the batch, its bad ones into the counters.
     #[inline]
-    fn take(&mut self, datagram: Datagram<'_>, received: Received) {
-        self.tally.datagrams += 1;
-        self.tally.bytes += datagram.bytes.len() as u64;
-        if datagram.bytes.is_empty() {
-            self.tally.empty += 1;
-            return;
-        }
-        if !self.allows(&datagram) {
-            self.tally.denied += 1;
-            return;
-        }
-        self.tally.truncated += u64::from(datagram.truncated);
-        for line in self.parts.scanner.lines(datagram.bytes, datagram.truncated) {
-            match line {
-                Ok(line) => {
-                    let stamp = if line.has_timestamp { None } else { Some(self.parts.stamper.next_stamp()) };
-                    let sealed = self.parts.builder.append(line.bytes, stamp, received);
-                    if let Some(batch) = sealed {
-                        hand_over(&self.parts.state, &self.parts.out, &mut self.tally, &mut self.logs, batch);
-                    }
-                    self.tally.accepted += 1;
-                }
-                Err(refused) => {
-                    self.tally.refused[refused.reason.index()] += 1;
-                    self.logs.refused(refused, &datagram, received.monotonic);
-                }
-            }
-        }
-    }
-
-    fn allows(&self, datagram: &Datagram<'_>) -> bool {
-        let allow = &self.parts.allow;
-        allow.is_empty() || datagram.source.is_some_and(|source| allow.iter().any(|network| network.contains(&source)))
-    }
-
-    fn seal(&mut self) {
-        if let Some(batch) = self.parts.builder.seal() {
-            hand_over(&self.parts.state, &self.parts.out, &mut self.tally, &mut self.logs, batch);
+    fn take(&mut self, datagram: Datagram<'_>, sources: &mut Sources) {
+        let Parts { intake, setup, .. } = &mut self.parts;
+        let tally = intake.tally();
+        tally.datagrams += 1;
+        tally.bytes += datagram.bytes.len() as u64;
+        if !setup.allows(datagram.source) {
+            tally.denied += 1;
+        } else if datagram.bytes.is_empty() {
+            intake.empty(datagram.source, sources);
+        } else {
+            tally.truncated += u64::from(datagram.truncated);
+            intake.datagram(datagram.bytes, datagram.truncated, datagram.source, sources);
         }
     }
 
@@ -153,7 +123,7 @@ impl<H: HandOver> Worker<H> {
             Wait::Nap(nap) => std::thread::sleep(nap),
             Wait::Block => {
                 let now = Instant::now();
-                let due = self.parts.builder.due().map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(now));
+                let due = self.parts.intake.due().map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(now));
                 if let Err(error) = mmsg::wait_readable(self.socket.as_fd(), due.min(LONGEST_SLEEP)) {
                     self.logs.receive_error(&error, now);
                     std::thread::sleep(ERROR_PAUSE);
@@ -163,19 +133,8 @@ impl<H: HandOver> Worker<H> {
     }
 }
 
-/// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody
-/// sees a line delivered or dropped that was not accepted.
-fn hand_over<H: HandOver>(state: &WorkerState, out: &H, tally: &mut Tally, logs: &mut Logs, batch: Batch) {
-    state.counters.publish(tally);
-    if let Err(batch) = out.hand_over(batch) {
-        state.counters.drop_ring_full(batch.lines);
-        logs.ring_full(&batch);
-    }
-}
-
 /// What is logged, and how seldom.
 struct Logs {
-    refused_next: Instant,
     trouble_next: Instant,
     drops_next: Instant,
     drops_logged: u64,
@@ -184,32 +143,7 @@ struct Logs {
 impl Logs {
     fn new() -> Self {
         let now = Instant::now();
-        Self { refused_next: now, trouble_next: now, drops_next: now, drops_logged: 0 }
-    }
-
-    #[cold]
-    fn refused(&mut self, refused: Refused<'_>, datagram: &Datagram<'_>, now: Instant) {
-        if now < self.refused_next {
-            return;
-        }
-        self.refused_next = now + LOG_INTERVAL;
-        let sample = &refused.bytes[..refused.bytes.len().min(SAMPLE_BYTES)];
-        let source = datagram.source.map_or_else(String::new, |source| source.to_string());
-        tracing::warn!(
-            reason = refused.reason.name(),
-            line = %sample.escape_ascii(),
-            source,
-            "refused a line; at most one is shown in ten seconds, /metrics counts all"
-        );
-    }
-
-    #[cold]
-    fn ring_full(&mut self, batch: &Batch) {
-        let now = Instant::now();
-        if now >= self.trouble_next {
-            self.trouble_next = now + LOG_INTERVAL;
-            tracing::warn!(lines = batch.lines, "dropped a batch: the journal is not keeping up");
-        }
+        Self { trouble_next: now, drops_next: now, drops_logged: 0 }
     }
 
     #[cold]
@@ -243,14 +177,19 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::batch::{Destination, Limits, Pool};
-    use crate::protocol::Precision;
+    use crate::batch::{Batch, Builder, Destination, Limits, Pool};
+    use crate::protocol::{Mapping, Precision};
+    use crate::receive::Tally;
     use crate::receive::udp::Socket;
 
     /// Takes batches until it has this many.
     struct Few(usize, Arc<Mutex<Vec<Batch>>>);
 
     impl HandOver for Few {
+        fn has_room(&self) -> bool {
+            true
+        }
+
         fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
             let mut taken = self.1.lock().expect("no panic");
             if taken.len() == self.0 {
@@ -275,20 +214,20 @@ mod tests {
             precision: Precision::Nanoseconds,
         });
         let limits = Limits { lines, age: Duration::from_secs(3600) };
-        let state = Arc::new(WorkerState { socket, counters: Default::default() });
+        let state = Arc::new(WorkerState { socket, shown: Arc::default() });
         let taken = Arc::new(Mutex::new(Vec::new()));
+        let setup = Setup { destination, format: None, mapping: Mapping::default(), allow: Vec::new() };
+        let pool = Pool::new(1, Builder::least_buffer_bytes());
+        let out = Few(room, Arc::clone(&taken));
         run(Parts {
             state: Arc::clone(&state),
             stop: Arc::new(AtomicBool::new(true)),
             slot_bytes,
-            allow: Vec::new(),
-            scanner: Scanner::new(Precision::Nanoseconds),
-            stamper: Stamper::new(Precision::Nanoseconds),
-            builder: Builder::new(destination, Pool::new(1, Builder::least_buffer_bytes()), limits),
-            out: Few(room, Arc::clone(&taken)),
+            intake: Intake::new(&setup, Arc::clone(&state.shown), &pool, limits, out),
+            setup,
         });
         let batches = std::mem::take(&mut *taken.lock().expect("no panic"));
-        (state.counters.read(), batches)
+        (state.shown.counters.read(), batches)
     }
 
     #[test]

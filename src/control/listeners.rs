@@ -1,0 +1,223 @@
+//! Listeners as the configuration has them: what is checked, and the setups that come of them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::{Backend, Config, Format, Mapping, NamedMapping, Tcp, Udp};
+use super::load::LONGEST_TIMEOUT;
+use super::url::BackendUrl;
+use crate::batch::Destination;
+use crate::journal::disk::MAX_NAME_BYTES;
+use crate::protocol;
+use crate::receive::{IntakeSetup, Setup, tcp, udp};
+
+/// More threads than any machine has use for.
+const MOST_WORKERS: u16 = 64;
+/// More connections than a process may have files.
+const MOST_CONNECTIONS: u32 = 1 << 20;
+/// More parts than a host's name has.
+const MOST_HOST_PARTS: u8 = 16;
+
+/// What is wrong: the key, and what would be right.
+type Wrong = (&'static str, String);
+
+/// A listener, of whatever kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Listener<'a> {
+    Udp(&'a Udp),
+    Tcp(&'a Tcp),
+}
+
+/// What all kinds have.
+struct Common<'a> {
+    format: Format,
+    mapping: &'a Mapping,
+    keep_prefix: bool,
+    host_parts: u8,
+    database: &'a str,
+    retention_policy: &'a str,
+    precision: protocol::Precision,
+    allow: &'a [ipnet::IpNet],
+}
+
+impl Config {
+    /// The listeners' setups.
+    ///
+    /// # Errors
+    /// A template cannot be read; a configuration that was loaded has none of these.
+    pub fn listeners(&self) -> Result<Vec<Setup>, String> {
+        self.each_listener().map(|(_, _, listener)| listener.setup()).collect()
+    }
+
+    /// The listeners, each with its table and its place there.
+    pub(super) fn each_listener(&self) -> impl Iterator<Item = (&'static str, usize, Listener<'_>)> {
+        let udp = self.udp.iter().enumerate().map(|(place, one)| ("udp", place, Listener::Udp(one)));
+        udp.chain(self.tcp.iter().enumerate().map(|(place, one)| ("tcp", place, Listener::Tcp(one))))
+    }
+}
+
+impl Listener<'_> {
+    /// Whether it can work, with these backends.
+    pub(super) fn check(&self, backends: &[Backend]) -> Result<(), Wrong> {
+        self.common().check(backends)?;
+        match self {
+            Self::Udp(listener) => check_udp(listener, backends),
+            Self::Tcp(listener) => check_tcp(listener),
+        }
+    }
+
+    fn setup(&self) -> Result<Setup, String> {
+        let intake = self.common().intake()?;
+        Ok(match self {
+            Self::Udp(one) => Setup::Udp(udp::Setup {
+                listen: one.listen,
+                intake,
+                workers: match one.workers {
+                    0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4),
+                    workers => usize::from(workers),
+                },
+                receive_buffer: u32::try_from(one.receive_buffer.as_u64()).unwrap_or(u32::MAX),
+            }),
+            Self::Tcp(one) => Setup::Tcp(tcp::Setup {
+                listen: one.listen,
+                intake,
+                max_connections: one.max_connections as usize,
+                max_connections_per_source: one.max_connections_per_source as usize,
+                idle_timeout: one.idle_timeout,
+                line_timeout: one.line_timeout,
+            }),
+        })
+    }
+
+    fn common(&self) -> Common<'_> {
+        match self {
+            Self::Udp(one) => Common {
+                format: one.format,
+                mapping: &one.mapping,
+                keep_prefix: one.netdata_keep_prefix,
+                host_parts: one.netdata_host_parts,
+                database: &one.database,
+                retention_policy: &one.retention_policy,
+                precision: one.precision,
+                allow: &one.allow,
+            },
+            Self::Tcp(one) => Common {
+                format: one.format,
+                mapping: &one.mapping,
+                keep_prefix: one.netdata_keep_prefix,
+                host_parts: one.netdata_host_parts,
+                database: &one.database,
+                retention_policy: &one.retention_policy,
+                precision: one.precision,
+                allow: &one.allow,
+            },
+        }
+    }
+}
+
+impl Common<'_> {
+    fn check(&self, backends: &[Backend]) -> Result<(), Wrong> {
+        let bad = |key, what: &str| Err((key, what.to_owned()));
+        let names = [self.database, self.retention_policy];
+        if self.database.is_empty() {
+            return bad("database", "must name a database, such as \"telegraf\"");
+        }
+        if names.iter().any(|name| name.len() > MAX_NAME_BYTES) {
+            return bad("database", "names of databases and retention policies have at most 255 bytes");
+        }
+        if names.iter().any(|name| name.chars().any(char::is_control)) {
+            return bad("database", "names of databases and retention policies hold no control characters");
+        }
+        let v2 = backends.iter().find(|backend| backend.token_file.is_some());
+        if let (Some(backend), None) = (v2, self.precision.v2_name()) {
+            let what = format!("the v2 API of backend {:?} knows only ns, us, ms and s", backend.name);
+            return Err(("precision", what));
+        }
+        if !(1..=MOST_HOST_PARTS).contains(&self.host_parts) {
+            return bad("netdata_host_parts", "must be between 1 and 16: web-01 has 1, web-01.example has 2");
+        }
+        let is_netdata = *self.mapping == Mapping::Named(NamedMapping::Netdata);
+        if !is_netdata && (self.keep_prefix || self.host_parts != 1) {
+            let key = if self.keep_prefix { "netdata_keep_prefix" } else { "netdata_host_parts" };
+            return bad(key, "needs mapping = \"netdata\"");
+        }
+        if self.format == Format::Influx && *self.mapping != Mapping::default() {
+            return bad("mapping", "is for other formats: line protocol has measurements, tags and fields of its own");
+        }
+        self.mapping().map(|_| ()).map_err(|what| ("mapping", format!("has a wrong {what}")))
+    }
+
+    fn mapping(&self) -> Result<protocol::Mapping, String> {
+        match self.mapping {
+            Mapping::Named(NamedMapping::Path) => Ok(protocol::Mapping::path()),
+            Mapping::Named(NamedMapping::Netdata) => Ok(protocol::Mapping::netdata(protocol::Netdata {
+                keep_prefix: self.keep_prefix,
+                host_parts: usize::from(self.host_parts),
+            })),
+            Mapping::Templates(templates) => protocol::Mapping::templates(templates),
+        }
+    }
+
+    fn intake(&self) -> Result<IntakeSetup, String> {
+        Ok(IntakeSetup {
+            destination: Arc::new(Destination {
+                database: self.database.to_owned(),
+                retention_policy: self.retention_policy.to_owned(),
+                precision: self.precision,
+            }),
+            format: match self.format {
+                Format::Auto => None,
+                Format::Influx => Some(protocol::Format::Influx),
+                Format::Graphite => Some(protocol::Format::Graphite),
+                Format::Opentsdb => Some(protocol::Format::Opentsdb),
+                Format::NetdataJson => Some(protocol::Format::NetdataJson),
+            },
+            mapping: self.mapping()?,
+            allow: self.allow.to_vec(),
+        })
+    }
+}
+
+fn check_udp(listener: &Udp, backends: &[Backend]) -> Result<(), Wrong> {
+    if listener.workers > MOST_WORKERS {
+        return Err(("workers", "must be at most 64".to_owned()));
+    }
+    let is_itself =
+        |backend: &&Backend| matches!(&backend.url, BackendUrl::Relay(host) if is_loop(host, listener.listen));
+    if let Some(backend) = backends.iter().find(is_itself) {
+        let what = format!("is where backend {:?} sends to: each line would come back for ever", backend.name);
+        return Err(("listen", what));
+    }
+    if listener.receive_buffer.as_u64() > 1 << 30 {
+        return Err(("receive_buffer", "must be at most 1GiB".to_owned()));
+    }
+    Ok(())
+}
+
+fn check_tcp(listener: &Tcp) -> Result<(), Wrong> {
+    let Tcp { max_connections, max_connections_per_source, idle_timeout, line_timeout, .. } = listener;
+    for (key, connections) in
+        [("max_connections", max_connections), ("max_connections_per_source", max_connections_per_source)]
+    {
+        if !(1..=MOST_CONNECTIONS).contains(connections) {
+            return Err((key, "must be between 1 and 1048576".to_owned()));
+        }
+    }
+    for (key, timeout) in [("idle_timeout", idle_timeout), ("line_timeout", line_timeout)] {
+        if !(Duration::from_millis(100)..=24 * LONGEST_TIMEOUT).contains(timeout) {
+            return Err((key, "must be between 100ms and 1day".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a relay at `host` (`name:port`) is the listener at this address, as far as the text tells.
+fn is_loop(host: &str, listen: SocketAddr) -> bool {
+    let Some((name, port)) = host.rsplit_once(':') else { return false };
+    let name = name.trim_matches(['[', ']']);
+    let ip = if name == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { name.parse().ok() };
+    let is_any = listen.ip().is_unspecified();
+    let reaches = |ip: IpAddr| ip == listen.ip() || (is_any && (ip.is_loopback() || ip.is_unspecified()));
+    port.parse() == Ok(listen.port()) && listen.port() != 0 && ip.is_some_and(reaches)
+}

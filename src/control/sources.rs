@@ -1,0 +1,133 @@
+//! Who sends, as `/api/status` and the terminal show it.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::receive::{Arrival, Listener, Source};
+
+/// Sources that are listed; the others are summed.
+const MOST_LISTED: usize = 1000;
+
+/// All sources of all listeners.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct SourcesStatus {
+    /// How many there are.
+    pub known: u64,
+    /// How many of them are silent.
+    pub silent: u64,
+    /// Those that sent most.
+    pub top: Vec<SourceStatus>,
+    /// The sums of the others.
+    pub rest: RestStatus,
+}
+
+/// One address at one listener.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct SourceStatus {
+    /// The address.
+    pub address: String,
+    /// The host that its lines name; empty where they name none.
+    pub host: String,
+    /// `udp` or `tcp`.
+    pub kind: String,
+    /// The listener's address.
+    pub listen: String,
+    /// Lines seen: accepted and refused.
+    pub lines: u64,
+    /// Lines refused.
+    pub refused: u64,
+    /// Datagrams taken.
+    pub datagrams: u64,
+    /// Datagrams without payload.
+    pub empty: u64,
+    /// Connections made.
+    pub connections: u64,
+    /// Lines a second, over the last minute or so.
+    pub lines_per_second: f64,
+    /// How long ago it was seen last.
+    pub last_seen_seconds: f64,
+    /// The time from one of its bursts to the next; none until it is known.
+    pub interval_seconds: Option<f64>,
+    /// Whether it has sent nothing for three of these.
+    pub silent: bool,
+}
+
+/// Sums of sources that are not listed.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct RestStatus {
+    /// How many they are; an address that was forgotten and came again counts twice.
+    pub sources: u64,
+    /// Lines seen: accepted and refused.
+    pub lines: u64,
+    /// Lines refused.
+    pub refused: u64,
+    /// Datagrams taken.
+    pub datagrams: u64,
+    /// Connections made.
+    pub connections: u64,
+}
+
+impl SourcesStatus {
+    /// Puts the tables of all listeners together.
+    pub(super) fn of(listeners: &[Listener]) -> Self {
+        let now = Instant::now();
+        let mut all = Self::default();
+        for listener in listeners {
+            let sources = listener.sources();
+            all.top.extend(sources.entries().iter().map(|source| SourceStatus::new(source, listener, now)));
+            let (sum, evicted) = sources.rest();
+            all.rest.add(evicted, sum);
+        }
+        all.known = all.top.len() as u64;
+        all.silent = all.top.iter().filter(|source| source.silent).count() as u64;
+        all.top.sort_by(|one, other| {
+            other.lines.cmp(&one.lines).then_with(|| (&one.address, &one.listen).cmp(&(&other.address, &other.listen)))
+        });
+        for SourceStatus { lines, refused, datagrams, connections, .. } in
+            all.top.drain(MOST_LISTED.min(all.top.len())..)
+        {
+            all.rest.add(1, Arrival { lines, refused, datagrams, connections, empty: 0 });
+        }
+        all
+    }
+}
+
+impl SourceStatus {
+    fn new(source: &Source, listener: &Listener, now: Instant) -> Self {
+        let Arrival { lines, refused, datagrams, empty, connections } = source.sum;
+        Self {
+            address: source.address.to_string(),
+            host: source.host.clone(),
+            kind: listener.kind().to_owned(),
+            listen: listener.address().to_string(),
+            lines,
+            refused,
+            datagrams,
+            empty,
+            connections,
+            lines_per_second: source.rate(now),
+            last_seen_seconds: now.saturating_duration_since(source.last_seen).as_secs_f64(),
+            interval_seconds: source.interval().map(|interval| interval.as_secs_f64()),
+            silent: source.is_silent(now),
+        }
+    }
+
+    /// Its host, or else its address, and how long it has been silent.
+    pub(super) fn describe_silence(&self) -> String {
+        let name =
+            if self.host.is_empty() { self.address.clone() } else { format!("{} ({})", self.host, self.address) };
+        let silence = Duration::from_secs_f64(self.last_seen_seconds.floor());
+        format!("{} for {}", name.escape_debug(), humantime::format_duration(silence))
+    }
+}
+
+impl RestStatus {
+    fn add(&mut self, sources: u64, sum: Arrival) {
+        self.sources += sources;
+        self.lines += sum.lines;
+        self.refused += sum.refused;
+        self.datagrams += sum.datagrams;
+        self.connections += sum.connections;
+    }
+}

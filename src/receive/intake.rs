@@ -1,0 +1,268 @@
+//! What becomes of received bytes in one worker, whatever socket they came from: lines, batches, counters.
+//!
+//! Owns: the reader, the open batch, the tally, and what is logged of refusals. Never does: reading sockets, waiting
+//! (what takes the batches may). Nothing in it allocates, locks, logs a line that went well, or reads a clock for a line.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+use ipnet::IpNet;
+
+use super::sources::{Arrival, Sources};
+use super::{Counters, Tally};
+use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received};
+use crate::protocol::{Format, Found, Line, Mapping, Reader, Refused, Sink, Stamper};
+
+/// One refused line, and one note of dropped batches, in this time is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How much of a refused line is logged, in bytes.
+const SAMPLE_BYTES: usize = 200;
+
+/// How the bytes of a listener are taken.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Where the lines go.
+    pub destination: Arc<Destination>,
+    /// What the bytes are written in; none: it is told apart.
+    pub format: Option<Format>,
+    /// What names become that are not line protocol's.
+    pub mapping: Mapping,
+    /// Networks whose bytes are taken; empty: all.
+    pub allow: Vec<IpNet>,
+}
+
+impl Setup {
+    /// Whether bytes of this source are taken.
+    #[inline]
+    pub(super) fn allows(&self, source: Option<IpAddr>) -> bool {
+        let is_in = |source: IpAddr| self.allow.iter().any(|network| network.contains(&source));
+        self.allow.is_empty() || source.is_some_and(is_in)
+    }
+}
+
+/// What one worker shares with those who look at it.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    pub(super) counters: CachePadded<Counters>,
+    sources: Mutex<Sources>,
+}
+
+impl Shown {
+    /// The table of sources. It is locked once for many datagrams.
+    pub(super) fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes bytes, and hands batches over.
+#[derive(Debug)]
+pub(super) struct Intake<H> {
+    reader: Reader,
+    lines: Lines<H>,
+}
+
+/// What takes the reader's lines.
+#[derive(Debug)]
+struct Lines<H> {
+    shown: Arc<Shown>,
+    stamper: Stamper,
+    builder: Builder,
+    out: H,
+    tally: Tally,
+    logs: Logs,
+    received: Received,
+    source: Option<IpAddr>,
+    /// The lines of the datagram or the piece at hand.
+    arrival: Arrival,
+}
+
+impl<H: HandOver> Intake<H> {
+    pub(super) fn new(setup: &Setup, shown: Arc<Shown>, pool: &Arc<Pool>, limits: Limits, out: H) -> Self {
+        let precision = setup.destination.precision;
+        let lines = Lines {
+            shown,
+            stamper: Stamper::new(precision),
+            builder: Builder::new(Arc::clone(&setup.destination), Arc::clone(pool), limits),
+            out,
+            tally: Tally::default(),
+            logs: Logs::new(),
+            received: Received::now(),
+            source: None,
+            arrival: Arrival::default(),
+        };
+        Self { reader: Reader::new(setup.format, setup.mapping.clone(), precision), lines }
+    }
+
+    /// What comes from now on was received at this time.
+    pub(super) fn set_clock(&mut self, received: Received) {
+        self.lines.stamper.set_clock(received.wall);
+        self.lines.received = received;
+    }
+
+    /// The sums since the counters were published, for what is counted elsewhere.
+    pub(super) fn tally(&mut self) -> &mut Tally {
+        &mut self.lines.tally
+    }
+
+    /// Takes a datagram that is allowed and not empty.
+    #[inline]
+    pub(super) fn datagram(&mut self, bytes: &[u8], truncated: bool, source: Option<IpAddr>, sources: &mut Sources) {
+        self.lines.begin(source, Arrival { datagrams: 1, ..Arrival::default() });
+        let found = self.reader.datagram(bytes, truncated, &mut self.lines);
+        self.lines.count(found);
+        self.note(bytes, found.format, sources);
+    }
+
+    /// Notes a datagram without payload.
+    pub(super) fn empty(&mut self, source: Option<IpAddr>, sources: &mut Sources) {
+        self.lines.tally.empty += 1;
+        let arrival = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
+        let Some(address) = source else { return };
+        let (source, _) = sources.note(address, arrival, self.lines.received.monotonic);
+        if self.lines.logs.may_hint(self.lines.received.monotonic) && source.tells_of_large_batches() {
+            self.lines.logs.hint(address, self.lines.received.monotonic);
+        }
+    }
+
+    /// Takes whole lines of a stream. `known` is its format once its first line told.
+    pub(super) fn stream(&mut self, bytes: &[u8], known: &mut Option<Format>, source: IpAddr) -> Found {
+        self.lines.begin(Some(source), Arrival::default());
+        let found = self.reader.lines(bytes, known, &mut self.lines);
+        self.lines.count(found);
+        let shown = Arc::clone(&self.lines.shown);
+        self.note(bytes, found.format, &mut shown.sources());
+        found
+    }
+
+    /// Counts a line that was not even read.
+    pub(super) fn refuse(&mut self, refused: Refused<'_>, source: IpAddr) {
+        self.lines.begin(Some(source), Arrival::default());
+        self.lines.refused(refused);
+        let shown = Arc::clone(&self.lines.shown);
+        self.note(&[], None, &mut shown.sources());
+    }
+
+    /// Notes an arrival, and the host that the first line of a burst names.
+    #[inline]
+    fn note(&self, bytes: &[u8], format: Option<Format>, sources: &mut Sources) {
+        let Some(address) = self.lines.source else { return };
+        let (source, begins) = sources.note(address, self.lines.arrival, self.lines.received.monotonic);
+        if begins && let Some(format) = format {
+            let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            source.name(self.reader.host(format, first).unwrap_or_default());
+        }
+    }
+
+    /// Makes the sums visible.
+    pub(super) fn publish(&mut self) {
+        self.lines.shown.counters.publish(&mut self.lines.tally);
+    }
+
+    /// When the open batch is due; none while it is empty.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.lines.builder.due()
+    }
+
+    /// Hands the open batch over, where there is one.
+    pub(super) fn seal(&mut self) {
+        if let Some(batch) = self.lines.builder.seal() {
+            self.lines.hand_over(batch);
+        }
+    }
+}
+
+impl<H: HandOver> Lines<H> {
+    fn begin(&mut self, source: Option<IpAddr>, arrival: Arrival) {
+        (self.source, self.arrival) = (source, arrival);
+    }
+
+    fn count(&mut self, found: Found) {
+        self.tally.converted += found.converted;
+        self.tally.skipped += found.skipped;
+    }
+
+    /// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody sees a
+    /// line delivered or dropped that was not accepted.
+    #[cold]
+    fn hand_over(&mut self, batch: Batch) {
+        self.shown.counters.publish(&mut self.tally);
+        if let Err(batch) = self.out.hand_over(batch) {
+            self.shown.counters.drop_ring_full(batch.lines);
+            self.logs.ring_full(&batch);
+        }
+    }
+}
+
+impl<H: HandOver> Sink for Lines<H> {
+    #[inline]
+    fn line(&mut self, line: Line<'_>) {
+        let stamp = if line.has_timestamp { None } else { Some(self.stamper.next_stamp()) };
+        if let Some(batch) = self.builder.append(line.bytes, stamp, self.received) {
+            self.hand_over(batch);
+        }
+        self.tally.accepted += 1;
+        self.arrival.lines += 1;
+    }
+
+    #[cold]
+    fn refused(&mut self, refused: Refused<'_>) {
+        self.tally.refused[refused.reason.index()] += 1;
+        self.arrival.lines += 1;
+        self.arrival.refused += 1;
+        self.logs.refused(refused, self.source, self.received.monotonic);
+    }
+}
+
+/// What is logged, and how seldom.
+#[derive(Debug)]
+struct Logs {
+    refused_next: Instant,
+    ring_full_next: Instant,
+    hint_next: Instant,
+}
+
+impl Logs {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { refused_next: now, ring_full_next: now, hint_next: now }
+    }
+
+    fn refused(&mut self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
+        if now < self.refused_next {
+            return;
+        }
+        self.refused_next = now + LOG_INTERVAL;
+        let sample = &refused.bytes[..refused.bytes.len().min(SAMPLE_BYTES)];
+        let source = source.map_or_else(String::new, |source| source.to_string());
+        tracing::warn!(
+            reason = refused.reason.name(),
+            line = %sample.escape_ascii(),
+            source,
+            "refused a line; at most one is shown in ten seconds, /metrics counts all"
+        );
+    }
+
+    fn ring_full(&mut self, batch: &Batch) {
+        let now = Instant::now();
+        if now >= self.ring_full_next {
+            self.ring_full_next = now + LOG_INTERVAL;
+            tracing::warn!(lines = batch.lines, "dropped a batch: the journal is not keeping up");
+        }
+    }
+
+    fn may_hint(&self, now: Instant) -> bool {
+        now >= self.hint_next
+    }
+
+    #[cold]
+    fn hint(&mut self, source: IpAddr, now: Instant) {
+        self.hint_next = now + LOG_INTERVAL;
+        tracing::warn!(
+            %source,
+            "sends empty datagrams: a Netdata whose batch is larger than a datagram (65,507 bytes) loses it at the sender; \
+             use tcp: as its destination, or export fewer charts (/api/status counts empty datagrams by source)"
+        );
+    }
+}

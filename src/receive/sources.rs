@@ -1,0 +1,363 @@
+//! Who sends: one entry for each address, with what it sent and when.
+//!
+//! A worker has a table of its own; tables of one listener are put together where they are shown.
+//! Bounds: [`CAPACITY`] entries. Where a new address finds no room, the least of a few others makes it: its sums go on in
+//! the rest, so that no line is missing from the whole.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Addresses that a table holds, at most: eight times the hosts that a relay is made for.
+const CAPACITY: usize = 4096;
+/// Entries that are looked at for one that makes room.
+const CANDIDATES: usize = 8;
+/// Two arrivals this far apart belong to two bursts: hosts send what they have at one time, and then wait.
+const BURST_GAP: Duration = Duration::from_millis(500);
+/// Bursts whose distances tell a usual interval.
+const BURSTS_TO_KNOW: u32 = 4;
+/// A shorter interval is taken for this one, so that a busy sender's hiccup is no silence.
+const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+/// After so many of its intervals a source is silent.
+const SILENT_AFTER: u32 = 3;
+/// The time over which a rate is taken: several of the intervals at which hosts send.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// Empty datagrams of one source, and one in this many of all it sends, that tell of batches too large to be sent.
+const EMPTY_TO_TELL: u64 = 5;
+const EMPTY_SHARE: u64 = 4;
+/// The longest host name that is kept, in bytes: DNS allows no longer one.
+const HOST_BYTES: usize = 255;
+
+/// One arrival: a datagram, or a piece of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival {
+    /// Lines, accepted and refused.
+    pub lines: u64,
+    /// Those refused.
+    pub refused: u64,
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Datagrams without payload.
+    pub empty: u64,
+    /// Connections made.
+    pub connections: u64,
+}
+
+/// One source.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its address.
+    pub address: IpAddr,
+    /// The host that its last burst's first line named; empty where none did.
+    pub host: String,
+    /// What it sent.
+    pub sum: Arrival,
+    /// When it was seen first.
+    pub first_seen: Instant,
+    /// When it was seen last.
+    pub last_seen: Instant,
+    /// From burst to burst, smoothed.
+    interval: Duration,
+    bursts: u32,
+    /// The window that a rate is taken over: when it began, and the lines until then.
+    window: (Instant, u64),
+    /// Lines a second in the window before.
+    rate: Option<f64>,
+    was_told: bool,
+}
+
+/// All sources of one worker.
+#[derive(Debug, Default)]
+pub struct Sources {
+    places: HashMap<IpAddr, usize>,
+    entries: Vec<Source>,
+    /// The place of the last arrival: hosts send many datagrams in a row.
+    last: usize,
+    /// Where the next candidates are.
+    next_candidate: usize,
+    /// What those sent that made room, and how often one did.
+    rest: Arrival,
+    evicted: u64,
+}
+
+impl Sources {
+    /// Notes an arrival; returns the source, and whether a burst begins with it.
+    #[inline]
+    pub fn note(&mut self, address: IpAddr, arrival: Arrival, now: Instant) -> (&mut Source, bool) {
+        if self.entries.get(self.last).is_none_or(|entry| entry.address != address) {
+            self.last = self.place_of(address, now);
+        }
+        let source = &mut self.entries[self.last];
+        let begins = source.note(arrival, now);
+        (source, begins)
+    }
+
+    /// Adds another worker's table of the same listener.
+    pub fn merge(&mut self, other: &Self) {
+        for entry in &other.entries {
+            let Some(place) = self.places.get(&entry.address) else {
+                self.places.insert(entry.address, self.entries.len());
+                self.entries.push(entry.clone());
+                continue;
+            };
+            let known = &mut self.entries[*place];
+            let (older, newer) = if known.last_seen < entry.last_seen {
+                (known.clone(), entry.clone())
+            } else {
+                (entry.clone(), known.clone())
+            };
+            let rates = [older.rate, newer.rate].into_iter().flatten();
+            *known = Source {
+                first_seen: older.first_seen.min(newer.first_seen),
+                rate: rates.reduce(|one, other| one + other),
+                ..newer
+            };
+            known.sum.add(older.sum);
+        }
+        self.rest.add(other.rest);
+        self.evicted += other.evicted;
+    }
+
+    /// The sources, in no order.
+    pub fn entries(&self) -> &[Source] {
+        &self.entries
+    }
+
+    /// What those sent that are not kept any more, and how many they were.
+    pub fn rest(&self) -> (Arrival, u64) {
+        (self.rest, self.evicted)
+    }
+
+    #[cold]
+    fn place_of(&mut self, address: IpAddr, now: Instant) -> usize {
+        if let Some(place) = self.places.get(&address) {
+            return *place;
+        }
+        let entry = Source::new(address, now);
+        let place = if self.entries.len() < CAPACITY {
+            self.entries.push(entry);
+            self.entries.len() - 1
+        } else {
+            // Of a few, the one that sent least: forged addresses drive each other out, and no real host.
+            let candidates = (0..CANDIDATES).map(|step| (self.next_candidate + step) % CAPACITY);
+            let place =
+                candidates.min_by_key(|place| self.entries[*place].sum.datagrams + self.entries[*place].sum.lines);
+            let place = place.unwrap_or(0);
+            self.next_candidate = (self.next_candidate + CANDIDATES) % CAPACITY;
+            let gone = std::mem::replace(&mut self.entries[place], entry);
+            self.places.remove(&gone.address);
+            self.rest.add(gone.sum);
+            self.evicted += 1;
+            place
+        };
+        self.places.insert(address, place);
+        place
+    }
+}
+
+impl Source {
+    fn new(address: IpAddr, now: Instant) -> Self {
+        Self {
+            address,
+            host: String::new(),
+            sum: Arrival::default(),
+            first_seen: now,
+            last_seen: now,
+            interval: Duration::ZERO,
+            bursts: 0,
+            window: (now, 0),
+            rate: None,
+            was_told: false,
+        }
+    }
+
+    /// Counts an arrival; true where a burst begins with it.
+    #[inline]
+    fn note(&mut self, arrival: Arrival, now: Instant) -> bool {
+        self.sum.add(arrival);
+        let gap = now.saturating_duration_since(self.last_seen);
+        let begins = self.bursts == 0 || gap >= BURST_GAP;
+        if begins {
+            self.begin_burst(gap, now);
+        }
+        self.last_seen = now;
+        begins
+    }
+
+    #[cold]
+    fn begin_burst(&mut self, gap: Duration, now: Instant) {
+        match self.bursts {
+            0 => {}
+            1 => self.interval = gap,
+            // One long silence is no new habit; several are.
+            _ => self.interval = (self.interval * 3 + gap.min(self.interval * 4)) / 4,
+        }
+        self.bursts = self.bursts.saturating_add(1);
+        let (since, before) = self.window;
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed >= RATE_WINDOW {
+            self.rate = Some(per_second(self.sum.lines.saturating_sub(before), elapsed));
+            self.window = (now, self.sum.lines);
+        }
+    }
+
+    /// Notes the host that a line named.
+    pub fn name(&mut self, host: &[u8]) {
+        let host = &host[..host.len().min(HOST_BYTES)];
+        if self.host.as_bytes() != host {
+            self.host = String::from_utf8_lossy(host).into_owned();
+        }
+    }
+
+    /// Whether its empty datagrams tell, for the first time, that it has batches larger than a datagram: then Netdata
+    /// sends an empty one instead. (It sends one, too, where it has nothing, but not often.)
+    pub fn tells_of_large_batches(&mut self) -> bool {
+        let Arrival { datagrams, empty, .. } = self.sum;
+        let tells = !self.was_told && empty >= EMPTY_TO_TELL && empty * EMPTY_SHARE >= datagrams;
+        self.was_told |= tells;
+        tells
+    }
+
+    /// Its usual interval, once it is known.
+    pub fn interval(&self) -> Option<Duration> {
+        (self.bursts >= BURSTS_TO_KNOW).then(|| self.interval.max(LEAST_INTERVAL))
+    }
+
+    /// Whether it has sent nothing for several of its usual intervals.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        let silence = now.saturating_duration_since(self.last_seen);
+        self.interval().is_some_and(|interval| silence > interval * SILENT_AFTER)
+    }
+
+    /// Lines a second of late.
+    pub fn rate(&self, now: Instant) -> f64 {
+        let (since, before) = self.window;
+        let elapsed = now.saturating_duration_since(since);
+        let present = per_second(self.sum.lines.saturating_sub(before), elapsed.max(LEAST_INTERVAL));
+        match self.rate {
+            // The window before says it better, while the present one is short.
+            Some(rate) if elapsed < RATE_WINDOW => rate,
+            _ => present,
+        }
+    }
+}
+
+impl Arrival {
+    fn add(&mut self, other: Self) {
+        self.lines += other.lines;
+        self.refused += other.refused;
+        self.datagrams += other.datagrams;
+        self.empty += other.empty;
+        self.connections += other.connections;
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn per_second(lines: u64, elapsed: Duration) -> f64 {
+    lines as f64 / elapsed.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        std::net::Ipv4Addr::from(0x0a00_0000 + number).into()
+    }
+
+    const ONE: Arrival = Arrival { lines: 3, refused: 1, datagrams: 1, empty: 0, connections: 0 };
+
+    #[test]
+    fn a_host_is_silent_after_three_of_its_intervals() {
+        let (mut sources, start) = (Sources::default(), Instant::now());
+        let at = |seconds: u64, milliseconds: u64| start + Duration::from_millis(seconds * 1000 + milliseconds);
+        for burst in 0..6 {
+            for datagram in 0..40 {
+                let (_, begins) = sources.note(address(1), ONE, at(burst * 10, datagram));
+                assert_eq!(begins, datagram == 0);
+            }
+            let source = &sources.entries()[0];
+            assert_eq!(source.interval().is_some(), burst >= 3, "burst {burst}");
+        }
+        let source = &sources.entries()[0];
+        let interval = source.interval().expect("known");
+        assert!(interval.abs_diff(Duration::from_secs(10)) < Duration::from_millis(100), "{interval:?}");
+        assert!(!source.is_silent(at(79, 0)) && source.is_silent(at(81, 0)));
+        // An hour's silence is no new habit.
+        sources.note(address(1), ONE, at(3650, 0));
+        sources.note(address(1), ONE, at(3660, 0));
+        let source = &sources.entries()[0];
+        assert!(!source.is_silent(at(3670, 0)) && source.is_silent(at(3660 + 60, 0)));
+    }
+
+    #[test]
+    fn a_busy_sender_has_an_interval_of_a_second_at_least() {
+        let (mut sources, start) = (Sources::default(), Instant::now());
+        for step in 0..20_u32 {
+            sources.note(address(1), ONE, start + step * Duration::from_millis(600));
+        }
+        assert_eq!(sources.entries()[0].interval(), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn the_rate_is_the_last_minutes() {
+        let (mut sources, start) = (Sources::default(), Instant::now());
+        for step in 0..30_u32 {
+            sources.note(address(1), ONE, start + step * Duration::from_secs(10));
+        }
+        let now = start + Duration::from_secs(290);
+        let rate = sources.entries()[0].rate(now);
+        assert!((0.29..0.36).contains(&rate), "{rate}");
+        assert!(sources.entries()[0].rate(now + Duration::from_secs(600)) < 0.05);
+    }
+
+    #[test]
+    fn empty_datagrams_tell_once() {
+        let (mut sources, now) = (Sources::default(), Instant::now());
+        let empty = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
+        let mut told = 0;
+        for _ in 0..20 {
+            told += u32::from(sources.note(address(1), empty, now).0.tells_of_large_batches());
+        }
+        assert_eq!(told, 1);
+        // A few among many tell nothing.
+        for step in 0..200 {
+            let arrival = if step < 10 { empty } else { ONE };
+            let told = sources.note(address(2), ONE, now).0.tells_of_large_batches();
+            assert!(!told && !sources.note(address(2), ONE, now).0.tells_of_large_batches());
+            assert!(!sources.note(address(2), ONE, now).0.tells_of_large_batches());
+            assert!(!sources.note(address(2), arrival, now).0.tells_of_large_batches());
+        }
+    }
+
+    #[test]
+    fn what_makes_room_is_in_the_rest_and_real_hosts_stay() {
+        let (mut sources, now) = (Sources::default(), Instant::now());
+        for _ in 0..10 {
+            sources.note(address(0), ONE, now);
+        }
+        for forged in 1..20_000 {
+            sources.note(address(forged), ONE, now);
+        }
+        assert_eq!(sources.entries().len(), CAPACITY);
+        assert!(sources.entries().iter().any(|entry| entry.address == address(0) && entry.sum.lines == 30));
+        let mut sum = sources.rest().0;
+        for entry in sources.entries() {
+            sum.add(entry.sum);
+        }
+        assert_eq!((sum.lines, sum.refused, sum.datagrams), (3 * 20_009, 20_009, 20_009));
+        assert_eq!(sources.rest().1, 20_000 - CAPACITY as u64);
+    }
+
+    #[test]
+    fn tables_of_two_workers_are_one() {
+        let (mut one, mut other, now) = (Sources::default(), Sources::default(), Instant::now());
+        one.note(address(1), ONE, now).0.name(b"old");
+        one.note(address(2), ONE, now);
+        other.note(address(1), ONE, now + Duration::from_secs(1)).0.name(b"new");
+        one.merge(&other);
+        assert_eq!(one.entries().len(), 2);
+        assert_eq!((one.entries()[0].sum.lines, one.entries()[0].host.as_str()), (6, "new"));
+        assert_eq!((one.entries()[0].first_seen, one.entries()[0].last_seen), (now, now + Duration::from_secs(1)));
+    }
+}

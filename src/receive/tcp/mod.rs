@@ -1,0 +1,164 @@
+//! TCP listeners: newline-framed text of every format, one plain thread for each listener.
+//!
+//! The thread serves all of its listener's connections; each piece that it reads is taken as a UDP worker takes a datagram.
+//! Where a batch finds no room the thread sleeps, so that no socket is read: the kernel's buffers fill, and the senders
+//! wait. Half of the ring is kept for datagrams, which cannot wait, and the thread gives way to others on the processor.
+//!
+//! Bounds: connections, in all and of one address; a line; the unfinished lines of all connections together
+//! ([`MAX_TAIL_BYTES`]); the time without a byte, and the time for a line's end.
+
+mod framer;
+mod serve;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Type};
+use tokio::sync::watch;
+
+use super::intake::{self, Intake, Shown};
+use super::{Sources, Tally};
+use crate::batch::{Batch, Destination, HandOver, Limits, Pool};
+
+/// Unfinished lines of all connections of a listener, at most.
+const MAX_TAIL_BYTES: usize = 16 << 20;
+/// Connections that wait to be accepted: all hosts of a site that start in the same second.
+const BACKLOG: i32 = 4096;
+/// How long the thread sleeps before it looks for room again.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(1);
+
+/// How a listener is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The address to listen on; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// How bytes are taken.
+    pub intake: intake::Setup,
+    /// Open connections, at most.
+    pub max_connections: usize,
+    /// Open connections from one address, at most.
+    pub max_connections_per_source: usize,
+    /// A connection on which nothing comes for so long is ended.
+    pub idle_timeout: Duration,
+    /// A line that takes longer than this from its first to its last byte ends its connection.
+    pub line_timeout: Duration,
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Listener {
+    setup: Setup,
+    address: SocketAddr,
+    /// None once the thread has it.
+    socket: Mutex<Option<TcpListener>>,
+    shown: Arc<Shown>,
+    open: Arc<AtomicU64>,
+    stop: watch::Sender<bool>,
+}
+
+impl Listener {
+    /// Binds a listener. From now on the kernel accepts connections for it.
+    ///
+    /// # Errors
+    /// What the system says, `AddrInUse` where another process has the port.
+    pub fn bind(setup: Setup) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::for_address(setup.listen), Type::STREAM, Some(Protocol::TCP))?;
+        if setup.listen.is_ipv6() && setup.listen.ip().is_unspecified() {
+            socket.set_only_v6(false)?;
+        }
+        // Connections that ended a moment ago are no reason not to start again.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&setup.listen.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = TcpListener::from(socket);
+        let address = socket.local_addr()?;
+        let (stop, _) = watch::channel(false);
+        let (shown, open) = Default::default();
+        Ok(Self { setup, address, socket: Mutex::new(Some(socket)), shown, open, stop })
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// What the system says where it gives no thread.
+    pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H) -> io::Result<JoinHandle<()>>
+    where
+        H: HandOver + Clone + 'static,
+    {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
+        let intake =
+            Intake::new(&self.setup.intake, Arc::clone(&self.shown), pool, limits, Patient { out: out.clone() });
+        let parts = serve::Parts {
+            setup: self.setup.clone(),
+            shown: Arc::clone(&self.shown),
+            open: Arc::clone(&self.open),
+            stop: self.stop.subscribe(),
+            intake,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("tcp".to_owned());
+        thread.spawn(move || serve::run(&runtime, socket, parts))
+    }
+
+    /// Tells the thread to accept no more, to take what has come on every connection, to hand over what it has, and end.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its lines go.
+    pub fn destination(&self) -> &Destination {
+        &self.setup.intake.destination
+    }
+
+    /// Its counters.
+    pub fn tally(&self) -> Tally {
+        self.shown.counters.read()
+    }
+
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Who sent.
+    pub fn sources(&self) -> Sources {
+        let mut all = Sources::default();
+        all.merge(&self.shown.sources());
+        all
+    }
+}
+
+/// Hands over as one that can wait: sleeps until there is room.
+#[derive(Debug)]
+struct Patient<H> {
+    out: H,
+}
+
+impl<H: HandOver> HandOver for Patient<H> {
+    fn has_room(&self) -> bool {
+        self.out.has_room()
+    }
+
+    fn hand_over(&self, mut batch: Batch) -> Result<(), Batch> {
+        loop {
+            if self.has_room() {
+                match self.out.hand_over(batch) {
+                    Ok(()) => return Ok(()),
+                    Err(returned) => batch = returned,
+                }
+            }
+            std::thread::sleep(NO_ROOM_PAUSE);
+        }
+    }
+}
