@@ -49,13 +49,20 @@ impl Reader {
     /// whole.
     #[inline]
     pub fn datagram<S: Sink>(&mut self, input: &[u8], truncated: bool, sink: &mut S) -> Found {
+        if self.format.is_none_or(|format| format == Format::Influx) {
+            let mut lines = self.scanner.lines(input, truncated);
+            let first = lines.next();
+            // A valid line needs no further look: most datagrams hold nothing else.
+            if self.format.is_some() || matches!(first, Some(Ok(_))) {
+                first.into_iter().chain(lines).for_each(|line| give(line, self.format, sink));
+                return Found { format: Some(Format::Influx), ..Found::default() };
+            }
+        }
         let Some(format) = self.format.or_else(|| detect(input)) else {
             return self.refuse_all(input, sink);
         };
         if format == Format::Influx {
-            for line in self.scanner.lines(input, truncated) {
-                give(line, self.format, sink);
-            }
+            self.scanner.lines(input, truncated).for_each(|line| give(line, self.format, sink));
             return Found { format: Some(format), ..Found::default() };
         }
         let whole = if truncated { memchr::memrchr(b'\n', input).map_or(0, |feed| feed + 1) } else { input.len() };

@@ -92,6 +92,12 @@ impl Sources {
         (source, begins)
     }
 
+    /// Counts a connection, which is no arrival yet.
+    pub fn connect(&mut self, address: IpAddr, now: Instant) {
+        self.last = self.place_of(address, now);
+        self.entries[self.last].sum.connections += 1;
+    }
+
     /// Adds another worker's table of the same listener.
     pub fn merge(&mut self, other: &Self) {
         for entry in &other.entries {
@@ -175,6 +181,9 @@ impl Source {
     #[inline]
     fn note(&mut self, arrival: Arrival, now: Instant) -> bool {
         self.sum.add(arrival);
+        if now == self.last_seen && self.bursts > 0 {
+            return false;
+        }
         let gap = now.saturating_duration_since(self.last_seen);
         let begins = self.bursts == 0 || gap >= BURST_GAP;
         if begins {

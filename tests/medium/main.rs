@@ -2,6 +2,8 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/captures.rs"]
+mod captures;
 
 mod activation;
 mod answers;
@@ -9,3 +11,4 @@ mod backends;
 mod journal;
 mod program;
 mod receiving;
+mod tcp;

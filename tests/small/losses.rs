@@ -162,3 +162,27 @@ fn a_disk_that_syncs_nothing_holds_no_more_files_open_than_agreed() {
     life.write();
     assert_eq!(life.snapshot().disk.expect("a disk").condition, Condition::Ok);
 }
+
+#[test]
+fn a_disk_that_does_not_keep_up_presses_before_anything_is_lost() {
+    let disk = FaultyDisk::new();
+    let mut life = open(&disk, &options(), 100_000, &["a"], 0.5);
+    let mut number = 0;
+    while !life.journal.is_pressed() {
+        life.journal.append(batch(number, 0, 1, 1_000));
+        number += 1;
+        assert!(dropped(&life.snapshot(), 0).is_empty(), "{number}");
+    }
+    assert!(number > 40, "a good part of the memory is for bursts: {number}");
+    life.write();
+    assert!(!life.journal.is_pressed());
+    assert_eq!(life.drain(0).len() as u64, number);
+    // One that fails presses nobody: the others' lines go on.
+    disk.inner().failing_writes = u32::MAX;
+    for more in number..2 * number {
+        life.journal.append(batch(more, 0, 1, 1_000));
+        life.write();
+    }
+    assert_ne!(life.snapshot().disk.expect("a disk").condition, Condition::Ok);
+    assert!(!life.journal.is_pressed());
+}

@@ -162,3 +162,75 @@ impl<H: HandOver> HandOver for Patient<H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpStream;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::batch::Builder;
+    use crate::protocol::{Mapping, Precision};
+
+    /// Takes batches while it has room.
+    #[derive(Clone, Debug, Default)]
+    struct Gate {
+        is_open: Arc<AtomicBool>,
+        taken: Arc<Mutex<Vec<Batch>>>,
+    }
+
+    impl HandOver for Gate {
+        fn has_room(&self) -> bool {
+            self.is_open.load(Ordering::Relaxed)
+        }
+
+        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+            assert!(self.has_room(), "it was asked first");
+            self.taken.lock().expect("no panic").push(batch);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn senders_wait_while_there_is_no_room_and_nothing_is_lost() {
+        let (database, retention_policy) = ("db".to_owned(), String::new());
+        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        let listener = Listener::bind(Setup {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            intake: intake::Setup { destination, format: None, mapping: Mapping::path(), allow: Vec::new() },
+            max_connections: 10,
+            max_connections_per_source: 10,
+            idle_timeout: Duration::from_secs(60),
+            line_timeout: Duration::from_secs(60),
+        });
+        let listener = listener.expect("bind");
+        let (gate, limits) = (Gate::default(), Limits { lines: u64::MAX, age: Duration::from_millis(20) });
+        let thread = listener.start(&Pool::new(1, Builder::least_buffer_bytes()), limits, &gate).expect("start");
+        // More than the sockets of both sides hold.
+        let (lines, address) = (1_000_000_u64, listener.address());
+        let sender = std::thread::spawn(move || {
+            let text: String = (0..lines).map(|n| format!("a.metric.with.a.number {n} 1\n")).collect();
+            TcpStream::connect(address).expect("connect").write_all(text.as_bytes()).expect("send");
+        });
+        let mut before = (0, 0);
+        // It stands still once the first batch is full.
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            let tally = listener.tally();
+            if before == (tally.accepted, tally.bytes) && tally.accepted > 0 {
+                break;
+            }
+            before = (tally.accepted, tally.bytes);
+        }
+        assert!(!sender.is_finished() && listener.tally().accepted < lines / 2);
+        assert!(gate.taken.lock().expect("no panic").is_empty());
+        gate.is_open.store(true, Ordering::Relaxed);
+        sender.join().expect("sent");
+        listener.stop();
+        thread.join().expect("ended");
+        let taken: u64 = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum();
+        let tally = listener.tally();
+        assert_eq!((taken, tally.accepted, tally.ring_full), (lines, lines, 0));
+    }
+}

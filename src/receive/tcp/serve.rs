@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
@@ -21,7 +22,6 @@ use crate::batch::{HandOver, Received};
 use crate::protocol::line::MAX_LINE_BYTES;
 use crate::protocol::{Format, Refusal, Refused};
 use crate::receive::intake::{Intake, Shown};
-use crate::receive::sources::Arrival;
 
 /// Bytes read at once: then other connections have their turn.
 const READ_BYTES: usize = 64 * 1024;
@@ -145,19 +145,17 @@ impl<H: HandOver + 'static> Serving<H> {
     fn admit(self: &Rc<Self>, stream: TcpStream, source: IpAddr, connections: &mut JoinSet<()>) {
         let source = source.to_canonical();
         let mut intake = self.intake.borrow_mut();
+        let open = usize::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         let of_source = self.sources.borrow().get(&source).copied().unwrap_or(0);
         if !self.setup.intake.allows(Some(source)) {
             intake.tally().denied += 1;
-        } else if connections.len() >= self.setup.max_connections || of_source >= self.setup.max_connections_per_source
-        {
+        } else if open >= self.setup.max_connections || of_source >= self.setup.max_connections_per_source {
             intake.tally().limited += 1;
-            self.log(|| {
-                tracing::warn!(%source, open = connections.len(), of_source, "too many connections: turned one away");
-            });
+            self.log(|| tracing::warn!(%source, open, of_source, "too many connections: turned one away"));
         } else {
             intake.tally().connections += 1;
             let now = Instant::now();
-            self.shown.sources().note(source, Arrival { connections: 1, ..Arrival::default() }, now);
+            self.shown.sources().connect(source, now);
             *self.sources.borrow_mut().entry(source).or_default() += 1;
             self.open.fetch_add(1, Ordering::Relaxed);
             let framer = Framer::default();
@@ -175,15 +173,11 @@ impl<H: HandOver + 'static> Serving<H> {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => {
-                    for _ in 0..LAST_READS {
-                        if !matches!(self.read(&mut connection), Ok(1..)) {
-                            break;
-                        }
-                    }
+                    self.read_last(&mut connection);
                     break;
                 }
                 ready = timeout_at(self.deadline(&connection).into(), connection.stream.readable()) => match ready {
-                    Ok(Ok(())) => match self.read(&mut connection) {
+                    Ok(Ok(())) => match self.read(&mut connection, |stream, room| stream.try_read(room)) {
                         Ok(0) => break,
                         Ok(_) => {}
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -207,12 +201,26 @@ impl<H: HandOver + 'static> Serving<H> {
         if connection.framer.is_within_line() { idle.min(line) } else { idle }
     }
 
-    /// Reads once, and takes what came; 0 at the stream's end, or where it is to end.
-    fn read(&self, connection: &mut Connection) -> io::Result<usize> {
+    /// Takes what has come and was not read yet. (The runtime would first have to be told that there is something.)
+    fn read_last(&self, connection: &mut Connection) {
+        for _ in 0..LAST_READS {
+            let read = self.read(connection, |stream, room| (&*SockRef::from(stream)).read(room));
+            if !matches!(read, Ok(1..)) {
+                break;
+            }
+        }
+    }
+
+    /// Reads once, without waiting, and takes what came; 0 at the stream's end, or where it is to end.
+    fn read(
+        &self,
+        connection: &mut Connection,
+        read: impl FnOnce(&TcpStream, &mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut buffer = self.buffer.borrow_mut();
         let tail = connection.framer.tail().len();
         buffer[..tail].copy_from_slice(connection.framer.tail());
-        let count = connection.stream.try_read(&mut buffer[tail..tail + READ_BYTES])?;
+        let count = read(&connection.stream, &mut buffer[tail..tail + READ_BYTES])?;
         if count == 0 {
             return Ok(0);
         }

@@ -39,7 +39,8 @@ pub struct Slots {
     /// The headers point into the three other vectors, none of which is ever resized.
     headers: Vec<libc::mmsghdr>,
     _vectors: Vec<libc::iovec>,
-    names: Vec<libc::sockaddr_storage>,
+    /// Room for the senders' addresses: IPv6's are the largest.
+    names: Vec<libc::sockaddr_in6>,
     method: Method,
     /// How many slots the last call filled.
     filled: usize,
@@ -50,7 +51,7 @@ impl Slots {
     pub fn new(count: usize, slot_bytes: usize, method: Method) -> Self {
         let mut buffers = vec![0_u8; count * slot_bytes];
         // SAFETY: all-zero is a valid value of this plain C structure.
-        let no_name: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let no_name: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
         let mut names = vec![no_name; count];
         let mut vectors: Vec<libc::iovec> = buffers
             .chunks_exact_mut(slot_bytes)
@@ -120,7 +121,7 @@ impl Slots {
 
     fn receive_many(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         for header in &mut self.headers {
-            header.msg_hdr.msg_namelen = length(size_of::<libc::sockaddr_storage>());
+            header.msg_hdr.msg_namelen = length(size_of::<libc::sockaddr_in6>());
         }
         let count = length(self.headers.len());
         // SAFETY: the headers, and the vectors, buffers and names they point to, live as long as `self`, are not
@@ -139,7 +140,7 @@ impl Slots {
 
     fn receive_singly(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         for (place, header) in self.headers.iter_mut().enumerate() {
-            header.msg_hdr.msg_namelen = length(size_of::<libc::sockaddr_storage>());
+            header.msg_hdr.msg_namelen = length(size_of::<libc::sockaddr_in6>());
             // SAFETY: as for `receive_many`, for this one header.
             let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header.msg_hdr, libc::MSG_DONTWAIT) };
             match u32::try_from(received) {
@@ -159,19 +160,15 @@ impl std::fmt::Debug for Slots {
 }
 
 /// The address in a name that the kernel wrote; IPv4 senders of a dual-stack socket as IPv4.
-fn address(name: &libc::sockaddr_storage) -> Option<IpAddr> {
-    let pointer = &raw const *name;
-    match i32::from(name.ss_family) {
+fn address(name: &libc::sockaddr_in6) -> Option<IpAddr> {
+    // The family stands at one place in every kind of name.
+    match i32::from(name.sin6_family) {
         libc::AF_INET => {
-            // SAFETY: the family says which structure the storage, which is large and aligned enough, holds.
-            let inet = unsafe { &*pointer.cast::<libc::sockaddr_in>() };
+            // SAFETY: the family says that this is what the kernel wrote; the storage is larger and no less aligned.
+            let inet = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
             Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(inet.sin_addr.s_addr))))
         }
-        libc::AF_INET6 => {
-            // SAFETY: as above.
-            let inet6 = unsafe { &*pointer.cast::<libc::sockaddr_in6>() };
-            Some(IpAddr::V6(Ipv6Addr::from(inet6.sin6_addr.s6_addr)).to_canonical())
-        }
+        libc::AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(name.sin6_addr.s6_addr)).to_canonical()),
         _ => None,
     }
 }

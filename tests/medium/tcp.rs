@@ -1,0 +1,270 @@
+//! Streams: what arrives however it is cut, what is counted, what ends a connection.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use twinflux::control::config::{Config, Format, Mapping, NamedMapping, Tcp};
+use twinflux::control::status::{Receive, Status};
+
+use crate::captures;
+use crate::support::{Running, Scripted, config, no_content, wait_for};
+
+/// A relay with a TCP listener beside its UDP listener.
+fn with_tcp(backend: &Scripted, tcp: Tcp) -> Config {
+    let mut config = config(&[backend.url()]);
+    config.tcp.push(Tcp { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..tcp });
+    config
+}
+
+fn target(relay: &Running) -> SocketAddr {
+    relay.relay.as_ref().expect("running").view().listeners[1].address()
+}
+
+fn receive(relay: &Running) -> Receive {
+    relay.status().receive[1].clone()
+}
+
+fn connect(relay: &Running) -> TcpStream {
+    TcpStream::connect(target(relay)).expect("connect")
+}
+
+/// Waits until all connections are ended, and everything is delivered.
+fn settled(relay: &Running, connections: u64) -> Status {
+    wait_for("the connections to end", || {
+        let status = relay.status();
+        let receive = &status.receive[1];
+        let is_done = receive.connections == connections && receive.open_connections == 0;
+        (is_done && status.backends[0].pending_lines == 0).then_some(status)
+    })
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn every_format_is_told_apart_by_its_connections_first_line() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp::default()));
+    for text in [
+        "# a comment\n\ncpu,host=a usage=1.5 1\ncpu,host=a usage=2.5 2\r\n",
+        "a.b;role=web 1.5 1\na.b 2.5 2\r\n",
+        "put a.c 1 1.5 host=h\nput a.c 2001 2.5 host=h \n",
+        "{\"prefix\":\"netdata\",\"hostname\":\"h\",\"chart_name\":\"x.y\",\"name\":\"z\",\"value\":1,\"timestamp\": 1}\n",
+    ] {
+        connect(&relay).write_all(text.as_bytes()).expect("send");
+    }
+    let status = settled(&relay, 4);
+    let expected = "cpu,host=a usage=1.5 1\ncpu,host=a usage=2.5 2\na.b,role=web value=1.5 1000000000\na.b value=2.5 2000000000\n\
+                    a.c,host=h value=1.5 1000000000\na.c,host=h value=2.5 2001000000000\nnetdata.x.y.z,host=h value=1 1000000000\n";
+    assert_eq!(sorted(&backend.text()), sorted(expected));
+    assert_eq!((status.receive[1].lines, status.receive[1].converted, status.accepted_lines), (7, 5, 7));
+    assert_eq!(status.receive[1].refused.values().sum::<u64>(), 0);
+}
+
+#[test]
+fn captured_streams_arrive_whole_however_they_are_cut() {
+    let backend = Scripted::accepting();
+    let mapping = Mapping::Named(NamedMapping::Netdata);
+    let relay = Running::start(with_tcp(&backend, Tcp { mapping, netdata_host_parts: 2, ..Tcp::default() }));
+    let stream = captures::frames("netdata-graphite-tcp-all").concat();
+    let stream = &stream[..200_000];
+    let whole = stream.iter().rposition(|byte| *byte == b'\n').expect("lines") + 1;
+    let lines = stream.iter().filter(|byte| **byte == b'\n').count() as u64;
+    for (connection, size) in (1_u64..).zip([1 << 20, 65_536, 10_007, 997]) {
+        let mut socket = connect(&relay);
+        socket.set_nodelay(true).expect("no delay");
+        for piece in stream.chunks(size) {
+            socket.write_all(piece).expect("send");
+        }
+        drop(socket);
+        let receive = settled(&relay, connection).receive[1].clone();
+        // The end without a line feed is counted, and never read.
+        assert!(whole < stream.len());
+        assert_eq!((receive.converted, receive.refused["truncated"]), (connection * lines, connection));
+        assert_eq!(receive.bytes, connection * stream.len() as u64);
+        assert_eq!(receive.refused.values().sum::<u64>(), connection);
+    }
+    // However it was cut, each connection brought the same values: a field more or less in a line does not matter.
+    let mut values: Vec<String> = Vec::new();
+    for line in backend.text().lines() {
+        let (series, rest) = line.split_once(' ').expect("a series");
+        let (fields, time) = rest.split_once(' ').expect("a time");
+        values.extend(fields.split(',').map(|field| format!("{series} {field} {time}")));
+    }
+    assert_eq!(values.len() as u64, 4 * lines);
+    values.sort_unstable();
+    assert!(values.chunks(4).all(|four| four.iter().all(|value| *value == four[0])));
+}
+
+#[test]
+fn too_long_lines_are_skipped_and_counted() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp::default()));
+    let mut socket = connect(&relay);
+    socket.write_all(b"a.b 1 1\n").expect("send");
+    socket.write_all(&vec![b'x'; 1 << 20]).expect("send");
+    socket.write_all(b"\na.b 2 2\n").expect("send");
+    drop(socket);
+    let status = settled(&relay, 1);
+    assert_eq!(backend.text(), "a.b value=1 1000000000\na.b value=2 2000000000\n");
+    assert_eq!((status.receive[1].refused["too_long"], status.receive[1].lines), (1, 3));
+}
+
+#[test]
+fn a_version_is_answered_and_http_is_turned_away() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp::default()));
+    let mut socket = connect(&relay);
+    socket.write_all(b"version\n").expect("send");
+    socket.shutdown(Shutdown::Write).expect("shutdown");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, format!("twinflux {}\n", env!("CARGO_PKG_VERSION")));
+
+    // Netdata's HTTP variants, by a wrong setting: their headers look like lines of Graphite's.
+    for name in ["netdata-graphite-http-tcp", "netdata-opentsdb-http-tcp", "netdata-json-http-tcp"] {
+        let mut socket = connect(&relay);
+        // The relay ends the connection early.
+        drop(socket.write_all(&captures::frames(name).concat()));
+    }
+    let status = settled(&relay, 4);
+    assert_eq!((status.receive[1].refused["wrong_format"], status.accepted_lines), (3, 0));
+}
+
+#[test]
+fn connections_are_limited_and_strangers_are_turned_away() {
+    let backend = Scripted::accepting();
+    let allow = vec!["127.0.0.1/32".parse().expect("network"), "127.0.0.2/32".parse().expect("network")];
+    let tcp = Tcp { max_connections: 5, max_connections_per_source: 3, allow, ..Tcp::default() };
+    let relay = Running::start(with_tcp(&backend, tcp));
+    let from = |host: u8| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into()).expect("bind");
+        socket.connect(&target(&relay).into()).expect("connect");
+        TcpStream::from(socket)
+    };
+    let kept: Vec<_> = [1, 1, 1, 1, 2, 2, 2, 3].into_iter().map(from).collect();
+    let figures = |receive: &Receive| {
+        [receive.connections, receive.open_connections, receive.limited, receive.denied]
+    };
+    wait_for("the limits to be met", || (figures(&receive(&relay)) == [5, 5, 2, 1]).then_some(()));
+    let is_ended = |mut socket: &TcpStream| {
+        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
+        matches!(socket.read(&mut [0]), Ok(0))
+    };
+    let ended: Vec<bool> = kept.iter().map(is_ended).collect();
+    assert_eq!(ended, [false, false, false, true, false, false, true, true]);
+    // Room that is made is room for others.
+    drop(kept);
+    settled(&relay, 5);
+    from(1).write_all(b"a.b 1 1\n").expect("send");
+    let status = settled(&relay, 6);
+    assert_eq!(status.accepted_lines, 1);
+    let sources = status.sources.top.iter().map(|source| (source.address.as_str(), source.connections));
+    assert_eq!(sources.collect::<Vec<_>>(), [("127.0.0.1", 4), ("127.0.0.2", 2)]);
+}
+
+#[test]
+fn idle_connections_and_endless_lines_are_ended() {
+    let backend = Scripted::accepting();
+    let (idle_timeout, line_timeout) = (Duration::from_millis(400), Duration::from_millis(100));
+    let relay = Running::start(with_tcp(&backend, Tcp { idle_timeout, line_timeout, ..Tcp::default() }));
+    let mut idle = connect(&relay);
+    idle.write_all(b"a.b 1 1\n").expect("send");
+    assert_eq!(idle.read(&mut [0]).expect("the end"), 0);
+    let mut slow = connect(&relay);
+    slow.write_all(b"a.b 2 2\na.b 3").expect("send");
+    assert_eq!(slow.read(&mut [0]).expect("the end"), 0);
+    // One that goes on sending is ended all the same, for its line has no end.
+    let mut endless = connect(&relay);
+    while endless.write_all(b"x").is_ok() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let status = settled(&relay, 3);
+    assert_eq!((status.receive[1].timed_out, status.receive[1].refused["truncated"]), (3, 2));
+    assert_eq!(status.accepted_lines, 2);
+}
+
+#[test]
+fn another_formats_lines_are_refused_by_their_kind_and_the_connection_goes_on() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp { format: Format::Graphite, ..Tcp::default() }));
+    connect(&relay).write_all(b"cpu,host=a usage=1 1\na.b nan 1\na.b 1 1\n{}\n").expect("send");
+    let status = settled(&relay, 1);
+    let refused = &status.receive[1].refused;
+    assert_eq!((refused["wrong_format"], refused["not_a_number"], status.accepted_lines), (2, 1, 1));
+}
+
+#[test]
+fn a_stop_takes_what_has_come() {
+    let backend = Scripted::accepting();
+    let mut relay = Running::start(with_tcp(&backend, Tcp::default()));
+    let sockets: Vec<_> = (0..50)
+        .map(|host| {
+            let mut socket = connect(&relay);
+            let lines: String = (0..200).map(|n| format!("h{host}.m{n} 1 1\n")).collect();
+            socket.write_all((lines + "unfinished").as_bytes()).expect("send");
+            socket
+        })
+        .collect();
+    let last = relay.stop();
+    assert_eq!((last.accepted_lines, last.backends[0].delivered_lines), (10_000, 10_000));
+    assert_eq!((last.receive[1].refused["truncated"], last.receive[1].open_connections), (50, 0));
+    assert_eq!(backend.text().lines().count(), 10_000);
+    drop(sockets);
+}
+
+#[test]
+fn a_burst_waits_for_the_disk_and_nothing_is_dropped() {
+    // Ten times the journal's memory, as fast as it goes: what the disk has not taken yet stays in the senders' sockets.
+    let backend = Scripted::start(|_, _| {
+        std::thread::sleep(Duration::from_millis(20));
+        no_content()
+    });
+    let mut config = with_tcp(&backend, Tcp::default());
+    config.journal.memory = bytesize::ByteSize::mib(4);
+    let relay = Running::start(config);
+    let lines: String = (0..40_000).map(|n| format!("a.very.long.name.of.a.metric.number.{n} {n} 1\n")).collect();
+    let senders: Vec<_> = (0..20)
+        .map(|_| {
+            let (target, lines) = (target(&relay), lines.clone());
+            std::thread::spawn(move || TcpStream::connect(target).expect("connect").write_all(lines.as_bytes()))
+        })
+        .collect();
+    for sender in senders {
+        sender.join().expect("no panic").expect("sent");
+    }
+    let status = settled(&relay, 20);
+    assert_eq!((status.accepted_lines, status.backends[0].delivered_lines), (800_000, 800_000));
+    assert_eq!(status.backends[0].dropped(), 0, "{:?}", status.backends[0].dropped_lines);
+}
+
+#[test]
+fn sources_are_listed_with_their_hosts_and_empty_datagrams() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp::default()));
+    connect(&relay).write_all(b"netdata.web-01.system.cpu.user 1 1\nbroken\n").expect("send");
+    settled(&relay, 1);
+    relay.send(&["cpu,host=web-02 usage=1 1", "cpu,host=web-02 usage", ""]);
+    for _ in 0..2 {
+        relay.send(&[b"".as_slice(), b"", b""]);
+    }
+    let status = relay.status();
+    assert_eq!((status.sources.known, status.sources.silent, status.sources.top.len()), (2, 0, 2));
+    let of = |kind: &str| status.sources.top.iter().find(|source| source.kind == kind).expect("a source");
+    let (first, second) = (of("tcp"), of("udp"));
+    assert_eq!((first.kind.as_str(), first.host.as_str(), first.lines, first.refused), ("tcp", "web-01", 2, 1));
+    assert_eq!((first.connections, first.datagrams, first.address.as_str()), (1, 0, "127.0.0.1"));
+    assert_eq!((second.kind.as_str(), second.host.as_str(), second.lines, second.refused), ("udp", "web-02", 2, 1));
+    assert_eq!((second.datagrams, second.empty), (9, 7));
+    assert_eq!(second.listen, relay.target.to_string());
+    let sum: u64 = status.sources.top.iter().map(|source| source.lines).sum();
+    assert_eq!(sum, status.receive.iter().map(|receive| receive.lines).sum::<u64>());
+    let (_, metrics) = relay.get("/metrics");
+    assert!(metrics.contains("\ntwinflux_sources 2\n") && metrics.contains("\ntwinflux_silent_sources 0\n"));
+    assert!(status.to_text().contains("sources  2, 0 of them silent"));
+}
