@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 
 use crate::line::{MAX_HOSTS, Verdict, verify};
+use crate::netdata;
 
 /// One line in this many has its latency taken.
 const LATENCY_SAMPLE: u64 = 16;
@@ -30,9 +31,11 @@ struct Inner {
 /// A ledger's figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
-    /// Different lines of ours that arrived whole.
+    /// Lines, of whatever kind.
+    pub lines: u64,
+    /// Different lines of ours, or values of Netdata's, that arrived whole.
     pub distinct: u64,
-    /// Whole lines that had arrived before.
+    /// Whole ones that had arrived before.
     pub duplicates: u64,
     /// Lines with our marks and a wrong checksum.
     pub altered: u64,
@@ -56,11 +59,11 @@ impl Ledger {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', text) {
-            inner.note(verify(&text[start..end]), now);
+            inner.note_line(&text[start..end], now);
             start = end + 1;
         }
         if start < text.len() {
-            inner.note(verify(&text[start..]), now);
+            inner.note_line(&text[start..], now);
         }
     }
 
@@ -90,6 +93,15 @@ impl Ledger {
 }
 
 impl Inner {
+    fn note_line(&mut self, line: &[u8], now: u64) {
+        self.counts.lines += 1;
+        if netdata::is_ours(line) {
+            netdata::verify(line, |verdict| self.note(verdict, now));
+        } else {
+            self.note(verify(line), now);
+        }
+    }
+
     fn note(&mut self, verdict: Verdict, now: u64) {
         match verdict {
             Verdict::Foreign => self.counts.foreign += 1,
@@ -141,7 +153,7 @@ mod tests {
         let mut altered = text[host.lines()[0].clone()].to_vec();
         altered[0] ^= 1;
         ledger.note(&altered);
-        let expected = Counts { distinct: lines, duplicates: lines, altered: 1, foreign: 1 };
+        let expected = Counts { lines: 2 * lines + 2, distinct: lines, duplicates: lines, altered: 1, foreign: 1 };
         assert_eq!(ledger.counts(), expected);
     }
 }

@@ -123,14 +123,14 @@ fn checksum(line: &[u8], parts: &Parts) -> u32 {
     hasher.finalize()
 }
 
-fn write_digits(place: &mut [u8], mut value: u64) {
+pub(crate) fn write_digits(place: &mut [u8], mut value: u64) {
     for digit in place.iter_mut().rev() {
         *digit = b"0123456789"[usize::try_from(value % 10).unwrap_or(0)];
         value /= 10;
     }
 }
 
-fn read_digits(text: &[u8]) -> Option<u64> {
+pub(crate) fn read_digits(text: &[u8]) -> Option<u64> {
     text.iter().try_fold(0_u64, |sum, digit| {
         digit.is_ascii_digit().then(|| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?
     })

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use loadgen::burst::{self, Transport};
 use loadgen::line::MAX_HOSTS;
+use loadgen::netdata::{Format, MAX_DIMENSIONS};
 use loadgen::outage::{self, Victim};
 use loadgen::run::{Setup, Under, run};
 use loadgen::send::{Pace, Plan, Progress, Sent, send};
@@ -17,7 +19,10 @@ use loadgen::sink::{Behaviour, Sink, Store};
 use loadgen::workload::Shape;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Simulated Telegraf hosts and misbehaving InfluxDB servers, with a ledger that finds every lost, duplicated or
+/// The number of the first host that runs Telegraf beside those that run Netdata.
+const FIRST_BESIDE: u32 = MAX_HOSTS / 2;
+
+/// Simulated Telegraf and Netdata hosts and misbehaving InfluxDB servers, with a ledger that finds every lost, duplicated or
 /// altered line.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -28,13 +33,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Simulate hosts that send line protocol over UDP
+    /// Simulate hosts that run Telegraf (line protocol over UDP) or Netdata
     Send {
         /// Where to
         #[arg(long, value_name = "ADDR")]
         target: SocketAddr,
         #[command(flatten)]
         load: Load,
+        #[command(flatten)]
+        netdata: Netdata,
         /// Print the result as JSON
         #[arg(long)]
         json: bool,
@@ -49,7 +56,7 @@ enum Command {
         behave: Behaviour,
     },
     /// Start sinks, drive a relay, and report where every line went; exit code 1 where one is missing
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Rehearse outages: kill and revive a sink, or the relay itself, under load, and report what that cost
     Outage(OutageOptions),
 }
@@ -95,6 +102,47 @@ impl Load {
     }
 }
 
+/// What hosts are simulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// Telegraf: line protocol over UDP, spread over the interval
+    #[default]
+    Telegraf,
+    /// Netdata: all hosts in the same second, each its whole batch at once
+    Netdata,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+struct Netdata {
+    /// What the hosts run; with netdata, --speed, --rate and --payload say nothing
+    #[arg(long, value_enum, default_value_t)]
+    profile: Profile,
+    /// netdata: what the batches are written in
+    #[arg(long, value_enum, default_value = "graphite")]
+    format: Format,
+    /// netdata: what they travel in; over UDP a batch must fit into one datagram (380 dimensions with Graphite)
+    #[arg(long, value_enum, default_value = "tcp")]
+    transport: Transport,
+    /// netdata: values in each host's batch
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DIMENSIONS)))]
+    dimensions: u32,
+}
+
+impl Netdata {
+    /// None for hosts that run Telegraf.
+    fn plan(self, target: SocketAddr, load: &Load) -> Option<burst::Plan> {
+        (self.profile == Profile::Netdata).then_some(burst::Plan {
+            target,
+            transport: self.transport,
+            format: self.format,
+            hosts: load.hosts,
+            dimensions: self.dimensions,
+            interval: load.interval,
+            duration: load.duration,
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Speed {
     Times(f64),
@@ -126,6 +174,9 @@ struct RunOptions {
     /// A relay that runs already, with the sinks as its only backends: where it takes datagrams
     #[arg(long, value_name = "ADDR", requires = "admin", requires = "sink_addresses", conflicts_with = "relay")]
     target: Option<SocketAddr>,
+    /// Where it takes streams
+    #[arg(long, value_name = "ADDR", conflicts_with = "relay")]
+    stream_target: Option<SocketAddr>,
     /// Where it shows its state
     #[arg(long, value_name = "ADDR", conflicts_with = "relay")]
     admin: Option<SocketAddr>,
@@ -155,6 +206,14 @@ struct RunOptions {
     patience: Duration,
     #[command(flatten)]
     load: Load,
+    #[command(flatten)]
+    netdata: Netdata,
+    /// netdata: lines a second that other hosts send with Telegraf meanwhile
+    #[arg(long, value_name = "LINES", value_parser = positive)]
+    beside: Option<f64>,
+    /// netdata: the relay's mapping
+    #[arg(long, default_value = "netdata", requires = "relay")]
+    mapping: String,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -197,9 +256,12 @@ struct OutageOptions {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let ended = match Cli::parse().command {
-        Command::Send { target, load, json } => send_only(load.plan(target), json).await,
+        Command::Send { target, load, netdata, json } => match netdata.plan(target, &load) {
+            Some(plan) => send_bursts(plan, json).await,
+            None => send_only(load.plan(target), json).await,
+        },
         Command::Sink { listen, behave } => sink(listen, behave).await,
-        Command::Run(options) => run_all(options).await,
+        Command::Run(options) => run_all(*options).await,
         Command::Outage(options) => rehearse(options).await,
     };
     match ended {
@@ -249,6 +311,23 @@ async fn show(progress: Arc<Progress>, duration: Duration) {
         before = sent;
     }
     eprintln!();
+}
+
+async fn send_bursts(plan: burst::Plan, json: bool) -> Result<bool> {
+    let progress = Arc::new(Progress::default());
+    let shared = Arc::clone(&progress);
+    let mut sending = tokio::task::spawn_blocking(move || burst::send(&plan, &shared));
+    let (longest, _) = tokio::select! {
+        ended = &mut sending => ended??,
+        () = end_asked_for() => {
+            progress.stop();
+            sending.await??
+        }
+    };
+    let sent = progress.sent();
+    let text = format!("sent {}; the longest burst took {:.2} s\n", describe(sent), longest.as_secs_f64());
+    say(&if json { format!("{}\n", serde_json::to_string(&sent)?) } else { text });
+    Ok(sent.errors == 0)
 }
 
 fn describe(sent: Sent) -> String {
@@ -317,17 +396,33 @@ async fn run_all(options: RunOptions) -> Result<bool> {
     let (relay, sinks) = match (options.relay, options.target, options.admin) {
         (Some(path), ..) => {
             let listener = format!("receive_buffer = \"{}\"", options.receive_buffer);
+            let (listener, streams) = match (options.netdata.profile, options.netdata.transport) {
+                (Profile::Telegraf, _) => (listener, None),
+                (_, Transport::Udp) => (format!("{listener}\nmapping = \"{}\"", options.mapping), None),
+                (_, Transport::Tcp) => (listener, Some(format!("mapping = \"{}\"", options.mapping))),
+            };
             let journal = options.durability.map_or_else(String::new, |name| format!("durability = \"{name}\""));
-            (Under::Program { path, listener, journal }, vec![any; usize::from(options.sinks)])
+            (Under::Program { path, listener, streams, journal }, vec![any; usize::from(options.sinks)])
         }
-        (None, Some(target), Some(admin)) => (Under::Running { target, admin }, options.sink_addresses),
+        (None, Some(target), Some(admin)) => {
+            (Under::Running { target, streams: options.stream_target, admin }, options.sink_addresses)
+        }
         _ => bail!("give --relay FILE, or --target, --admin and --sink"),
     };
     let setup = Setup {
         relay,
         sinks,
         last_sink: options.last_sink,
-        plan: options.load.plan(any),
+        plan: match (options.netdata.profile, options.beside) {
+            (Profile::Telegraf, _) => Some(options.load.plan(any)),
+            (Profile::Netdata, rate) => rate.map(|rate| Plan {
+                first_host: FIRST_BESIDE,
+                pace: Pace::Rate(rate),
+                payload: None,
+                ..options.load.plan(any)
+            }),
+        },
+        bursts: options.netdata.plan(any, &options.load),
         baseline: options.baseline,
         patience: options.patience,
     };

@@ -140,7 +140,7 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
     let last_address = last.as_ref().map_or(any, Sink::address);
     let socket = UdpSocket::bind(any).context("cannot bind the hosts' target")?;
     let target = socket.local_addr()?;
-    let folder = Arc::new(Folder::new(target, "", &setup.journal, &[steady.address(), last_address])?);
+    let folder = Arc::new(Folder::new(target, "", None, &setup.journal, &[steady.address(), last_address])?);
     let start = move |program: PathBuf, folder: Arc<Folder>, socket: UdpSocket| {
         blocking(move || {
             let begun = Instant::now();

@@ -21,6 +21,8 @@ const ANSWER_BYTES: u64 = 16 << 20;
 pub struct Relay {
     /// Where it takes datagrams.
     pub target: SocketAddr,
+    /// Where it takes streams; none where it does not.
+    pub streams: Option<SocketAddr>,
     /// Where it shows its state.
     pub admin: SocketAddr,
     process: Option<Process>,
@@ -41,12 +43,18 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes a folder with a configuration: these lines of TOML for the listener at this address and for the journal, and an
-    /// InfluxDB backend for each of the addresses.
+    /// Makes a folder with a configuration: these lines of TOML for the UDP listener at this address, for a TCP listener where
+    /// there is to be one, and for the journal, and an InfluxDB backend for each of the addresses.
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(listen: SocketAddr, listener: &str, journal: &str, backends: &[SocketAddr]) -> Result<Self> {
+    pub fn new(
+        listen: SocketAddr,
+        listener: &str,
+        streams: Option<&str>,
+        journal: &str,
+        backends: &[SocketAddr],
+    ) -> Result<Self> {
         let unique = format!("loadgen-{}-{:x}", std::process::id(), fastrand::u64(..));
         let folder = Self { path: std::env::temp_dir().join(unique) };
         let path = folder.path.display();
@@ -54,6 +62,9 @@ impl Folder {
         let mut toml = format!(
             "data_dir = \"{path}/data\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[journal]\n{journal}\n[[udp]]\nlisten = \"{listen}\"\n{listener}\n"
         );
+        if let Some(streams) = streams {
+            toml.push_str(&format!("[[tcp]]\nlisten = \"127.0.0.1:0\"\n{streams}\n"));
+        }
         for (place, backend) in backends.iter().enumerate() {
             toml.push_str(&format!("[[backend]]\nname = \"sink-{place}\"\nurl = \"http://{backend}\"\n"));
         }
@@ -74,8 +85,8 @@ impl Drop for Folder {
 
 impl Relay {
     /// A relay that runs already.
-    pub fn running(target: SocketAddr, admin: SocketAddr) -> Self {
-        Self { target, admin, process: None, folder: None }
+    pub fn running(target: SocketAddr, streams: Option<SocketAddr>, admin: SocketAddr) -> Self {
+        Self { target, streams, admin, process: None, folder: None }
     }
 
     /// Starts a relay's program in a folder. A socket that is given is passed on as systemd does.
@@ -101,8 +112,8 @@ impl Relay {
         let output = child.stdout.take();
         let mut process = Process { child };
         let addresses = read_addresses(BufReader::new(output.context("no output")?));
-        let (target, admin) = addresses.inspect_err(|_| process.end())?;
-        Ok(Self { target, admin, process: Some(process), folder: Some(Arc::clone(folder)) })
+        let (target, streams, admin) = addresses.inspect_err(|_| process.end())?;
+        Ok(Self { target, streams, admin, process: Some(process), folder: Some(Arc::clone(folder)) })
     }
 
     /// Ends the process at once (SIGKILL), as a crash would.
@@ -174,8 +185,10 @@ impl Process {
 }
 
 /// Reads the addresses from the lines that a relay prints at its start; the rest of its output is discarded.
-fn read_addresses(mut output: BufReader<impl Read + Send + 'static>) -> Result<(SocketAddr, SocketAddr)> {
-    let mut target = None;
+fn read_addresses(
+    mut output: BufReader<impl Read + Send + 'static>,
+) -> Result<(SocketAddr, Option<SocketAddr>, SocketAddr)> {
+    let (mut target, mut streams) = (None, None);
     loop {
         let mut line = String::new();
         if output.read_line(&mut line)? == 0 {
@@ -186,9 +199,10 @@ fn read_addresses(mut output: BufReader<impl Read + Send + 'static>) -> Result<(
             rest.split([' ', '/', '\n']).next()?.parse::<SocketAddr>().ok()
         };
         target = after("listening on  udp ").or(target);
+        streams = after(", tcp ").or(streams);
         if let (Some(target), Some(admin)) = (target, after("look at       http://")) {
             std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-            return Ok((target, admin));
+            return Ok((target, streams, admin));
         }
     }
 }

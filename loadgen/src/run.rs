@@ -10,10 +10,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::baseline::{Baseline, Cost};
+use crate::burst;
 use crate::ledger::Counts;
 use crate::relay::{Folder, Relay};
 use crate::send::{Plan, Progress, Sent, send};
 use crate::sink::{Behaviour, Sink, Store};
+
+/// A relay that takes nothing for so long has taken all that it will.
+const TAKING: Duration = Duration::from_secs(2);
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -24,8 +28,10 @@ pub struct Setup {
     pub sinks: Vec<SocketAddr>,
     /// How the last sink behaves; the others accept.
     pub last_sink: Behaviour,
-    /// What is sent; the target is the relay's.
-    pub plan: Plan,
+    /// What hosts that run Telegraf send, where there are any; the target is the relay's.
+    pub plan: Option<Plan>,
+    /// What hosts that run Netdata send, where there are any; the target is the relay's.
+    pub bursts: Option<burst::Plan>,
     /// Whether a bare receive loop gets the same load first.
     pub baseline: bool,
     /// How long the relay may take to deliver everything after the sending.
@@ -39,8 +45,10 @@ pub enum Under {
     Program {
         /// Its file.
         path: PathBuf,
-        /// TOML lines of its listener.
+        /// TOML lines of its UDP listener.
         listener: String,
+        /// TOML lines of its TCP listener, where it is to have one.
+        streams: Option<String>,
         /// TOML lines of its journal.
         journal: String,
     },
@@ -48,6 +56,8 @@ pub enum Under {
     Running {
         /// Where it takes datagrams.
         target: SocketAddr,
+        /// Where it takes streams.
+        streams: Option<SocketAddr>,
         /// Where it shows its state.
         admin: SocketAddr,
     },
@@ -56,10 +66,12 @@ pub enum Under {
 /// What came of it. Figures of a relay that ran before are those of this run only.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// What was sent.
+    /// What was sent, by hosts of both kinds.
     pub sent: Sent,
     /// How long the sending took.
     pub seconds: f64,
+    /// What became of the bursts, where there were any.
+    pub bursts: Option<BurstReport>,
     /// Datagrams sent in a second.
     pub datagrams_per_second: f64,
     /// Datagrams that neither the relay nor its kernel counted.
@@ -100,6 +112,17 @@ pub struct BackendReport {
     pub latency_ms: [f64; 3],
 }
 
+/// What became of the bursts of hosts that run Netdata.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BurstReport {
+    /// Values sent.
+    pub values: u64,
+    /// The longest time from a burst's first byte until the hosts' sockets had taken all of it.
+    pub sent_seconds: f64,
+    /// From the last burst's first byte until the relay had taken all that it did from its sockets.
+    pub taken_seconds: f64,
+}
+
 /// What the relay cost.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct RelayReport {
@@ -134,15 +157,18 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
     let Some((_, last)) = sinks.last() else { anyhow::bail!("at least one sink is needed") };
     last.behave(setup.last_sink);
 
-    let baseline = if setup.baseline { Some(run_baseline(setup.plan).await?) } else { None };
+    let baseline = match setup.plan {
+        Some(plan) if setup.baseline => Some(run_baseline(plan).await?),
+        _ => None,
+    };
     let addresses: Vec<SocketAddr> = sinks.iter().map(|(sink, _)| sink.address()).collect();
     let under = setup.relay.clone();
     let relay = blocking(move || match under {
-        Under::Program { path, listener, journal } => {
+        Under::Program { path, listener, streams, journal } => {
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            Relay::start(&path, &Arc::new(Folder::new(any, &listener, &journal, &addresses)?), None)
+            Relay::start(&path, &Arc::new(Folder::new(any, &listener, streams.as_deref(), &journal, &addresses)?), None)
         }
-        Under::Running { target, admin } => Ok(Relay::running(target, admin)),
+        Under::Running { target, streams, admin } => Ok(Relay::running(target, streams, admin)),
     });
     let relay = Arc::new(relay.await?);
     let before = look(&relay).await?;
@@ -151,11 +177,23 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         "the relay must have the {} sinks as its only backends",
         sinks.len()
     );
-    let plan = Plan { target: relay.target, ..setup.plan };
-    let (seconds, sent) = send_all(plan, &progress).await?;
+    let started = Instant::now();
+    let bursting = setup.bursts.map(|plan| tokio::spawn(send_bursts(plan, Arc::clone(&relay), Arc::clone(&progress))));
+    let steady = Arc::new(Progress::default());
+    let stop = tokio::spawn(pass_stop_on(Arc::clone(&progress), Arc::clone(&steady)));
+    if let Some(plan) = setup.plan {
+        send_all(Plan { target: relay.target, ..plan }, &steady).await?;
+    }
+    let bursts = match bursting {
+        Some(bursting) => Some(bursting.await??),
+        None => None,
+    };
+    stop.abort();
+    let seconds = started.elapsed().as_secs_f64();
+    let sent = progress.sent().plus(steady.sent());
     let after = wait_for_delivery(&relay, setup.patience, setup.last_sink).await?;
     let stores: Vec<Arc<Store>> = sinks.iter().map(|(_, store)| Arc::clone(store)).collect();
-    Ok(report(seconds, sent, &before, &after, &stores, baseline))
+    Ok(Report { bursts, ..report(seconds, sent, &before, &after, &stores, baseline) })
 }
 
 async fn run_baseline(plan: Plan) -> Result<Cost> {
@@ -170,6 +208,41 @@ async fn send_all(plan: Plan, progress: &Arc<Progress>) -> Result<(f64, Sent)> {
     let shared = Arc::clone(progress);
     let taken = blocking(move || Ok(send(&plan, &shared)?)).await?;
     Ok((taken.as_secs_f64(), progress.sent()))
+}
+
+/// Sends bursts, and waits until the relay has taken all of them from its sockets.
+async fn send_bursts(plan: burst::Plan, relay: Arc<Relay>, progress: Arc<Progress>) -> Result<BurstReport> {
+    let target = match plan.transport {
+        burst::Transport::Udp => relay.target,
+        burst::Transport::Tcp => relay.streams.context("the relay has no TCP listener")?,
+    };
+    let taken =
+        |relay: &Relay| -> Result<i64> { Ok(sum(&relay.status()?["receive"], |one| number(&one["converted"]))) };
+    let shared = Arc::clone(&progress);
+    blocking(move || {
+        let before = taken(&relay)?;
+        let (longest, began) = burst::send(&burst::Plan { target, ..plan }, &shared)?;
+        let values = shared.sent().lines;
+        let (mut count, mut moved) = (taken(&relay)?, Instant::now());
+        while count - before < signed(values) && moved.elapsed() < TAKING {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = taken(&relay)?;
+            if now > count {
+                (count, moved) = (now, Instant::now());
+            }
+        }
+        let taken_seconds = moved.duration_since(began).as_secs_f64();
+        Ok(BurstReport { values, sent_seconds: longest.as_secs_f64(), taken_seconds })
+    })
+    .await
+}
+
+/// Ends one sending when another was told to end.
+async fn pass_stop_on(from: Arc<Progress>, to: Arc<Progress>) {
+    while !from.is_stopped() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    to.stop();
 }
 
 /// What a relay shows at one moment.
@@ -251,6 +324,7 @@ fn report(
     Report {
         sent,
         seconds,
+        bursts: None,
         datagrams_per_second: float(signed(sent.datagrams)) / seconds,
         lost_on_the_wire: signed(sent.datagrams) - datagrams - kernel_dropped,
         kernel_dropped,
@@ -312,6 +386,12 @@ impl Report {
             self.datagrams_per_second,
             self.sent.errors
         )];
+        if let Some(bursts) = self.bursts {
+            lines.push(format!(
+                "bursts      {} values; sent in {:.2} s at most, the last one taken from the sockets in {:.2} s",
+                bursts.values, bursts.sent_seconds, bursts.taken_seconds
+            ));
+        }
         lines.push(format!(
             "lost        {} on the wire, {} dropped by the relay's kernel, {} lines refused",
             self.lost_on_the_wire, self.kernel_dropped, self.refused_lines
@@ -319,9 +399,10 @@ impl Report {
         for backend in &self.backends {
             let stored = backend.stored;
             lines.push(format!(
-                "{:<11} {} stored, {} twice, {} altered; relay: {} delivered, {} rejected, {} dropped, {} pending; difference {}",
+                "{:<11} {} stored in {} lines, {} twice, {} altered; relay: {} delivered, {} rejected, {} dropped, {} pending; difference {}",
                 backend.name,
                 stored.distinct,
+                stored.lines,
                 stored.duplicates,
                 stored.altered,
                 backend.delivered,

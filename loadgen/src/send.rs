@@ -98,6 +98,18 @@ pub struct Sent {
     pub errors: u64,
 }
 
+impl Sent {
+    /// The sums of both.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            lines: self.lines + other.lines,
+            datagrams: self.datagrams + other.datagrams,
+            bytes: self.bytes + other.bytes,
+            errors: self.errors + other.errors,
+        }
+    }
+}
+
 impl Progress {
     /// One that keeps the times, too.
     pub fn with_rounds() -> Self {
@@ -134,6 +146,19 @@ impl Progress {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+
+    /// Whether the sending is to end early.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Counts what was sent.
+    pub(crate) fn add(&self, lines: u64, datagrams: u64, bytes: u64, errors: u64) {
+        self.lines.fetch_add(lines, Ordering::Relaxed);
+        self.datagrams.fetch_add(datagrams, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.errors.fetch_add(errors, Ordering::Relaxed);
+    }
 }
 
 /// Sends on the calling thread until the time is over; returns how long it took.
@@ -163,7 +188,7 @@ pub fn send(plan: &Plan, progress: &Progress) -> io::Result<Duration> {
             if due.duration_since(start) >= plan.duration
                 // Far behind, or as fast as it goes: the time ends it.
                 || start.elapsed() >= plan.duration + if plan.pace == Pace::Max { Duration::ZERO } else { LATENESS }
-                || progress.stop.load(Ordering::Relaxed)
+                || progress.is_stopped()
             {
                 return Ok(start.elapsed());
             }
@@ -255,10 +280,9 @@ impl Progress {
     /// Counts datagrams of which the first `sent` were sent.
     fn note(&self, datagrams: &[Datagram], sent: usize) {
         let (gone, failed) = datagrams.split_at(sent.min(datagrams.len()));
-        self.lines.fetch_add(gone.iter().map(|one| one.lines).sum(), Ordering::Relaxed);
-        self.datagrams.fetch_add(gone.len() as u64, Ordering::Relaxed);
-        self.bytes.fetch_add(gone.iter().map(|one| (one.end - one.start) as u64).sum(), Ordering::Relaxed);
-        self.errors.fetch_add(failed.len() as u64, Ordering::Relaxed);
+        let lines = gone.iter().map(|one| one.lines).sum();
+        let bytes = gone.iter().map(|one| (one.end - one.start) as u64).sum();
+        self.add(lines, gone.len() as u64, bytes, failed.len() as u64);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Medium tests: one relay on loopback, with backends in the same process.
 
-#[path = "../support/mod.rs"]
-mod support;
 #[path = "../support/captures.rs"]
 mod captures;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod activation;
 mod answers;

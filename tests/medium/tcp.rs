@@ -148,9 +148,7 @@ fn connections_are_limited_and_strangers_are_turned_away() {
         TcpStream::from(socket)
     };
     let kept: Vec<_> = [1, 1, 1, 1, 2, 2, 2, 3].into_iter().map(from).collect();
-    let figures = |receive: &Receive| {
-        [receive.connections, receive.open_connections, receive.limited, receive.denied]
-    };
+    let figures = |receive: &Receive| [receive.connections, receive.open_connections, receive.limited, receive.denied];
     wait_for("the limits to be met", || (figures(&receive(&relay)) == [5, 5, 2, 1]).then_some(()));
     let is_ended = |mut socket: &TcpStream| {
         socket.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");

@@ -2,7 +2,7 @@
 //!
 //! The thread serves all of its listener's connections; each piece that it reads is taken as a UDP worker takes a datagram.
 //! Where a batch finds no room the thread sleeps, so that no socket is read: the kernel's buffers fill, and the senders
-//! wait. Half of the ring is kept for datagrams, which cannot wait, and the thread gives way to others on the processor.
+//! wait. Half of the ring is kept for datagrams, which cannot wait.
 //!
 //! Bounds: connections, in all and of one address; a line; the unfinished lines of all connections together
 //! ([`MAX_TAIL_BYTES`]); the time without a byte, and the time for a line's end.

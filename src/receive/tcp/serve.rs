@@ -31,8 +31,6 @@ const LAST_READS: usize = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// One note of each kind in this time is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How far the thread gives way on the processor: datagrams are lost where their worker does not run, bytes of a stream wait.
-const NICENESS: i32 = 5;
 /// What a client that asks for the version is told.
 const VERSION: &str = concat!("twinflux ", env!("CARGO_PKG_VERSION"), "\n");
 
@@ -47,9 +45,6 @@ pub(super) struct Parts<H> {
 
 /// Runs until told to stop, then takes what has come, and ends.
 pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "the TCP thread cannot give way to others");
-    }
     let Parts { setup, shown, open, stop, intake } = parts;
     let serving = Rc::new(Serving {
         setup,
