@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use twinflux::control::{Config, Overrides};
 use twinflux::journal::disk::{Compression, WhenFull};
-use twinflux::protocol::Precision;
+use twinflux::protocol::{Format, Mapping, Netdata, Precision};
+use twinflux::receive::Setup;
 
 fn load(text: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().expect("folder");
@@ -100,6 +101,28 @@ fn the_effective_configuration_is_a_configuration() {
 }
 
 #[test]
+fn listeners_of_both_kinds_have_defaults_and_mappings() {
+    let config = load("[[tcp]]\n").expect("good");
+    assert_eq!((config.udp.len(), config.tcp.len()), (0, 1));
+    assert_eq!(config.tcp[0].listen.to_string(), "0.0.0.0:2003");
+    assert_eq!((config.tcp[0].max_connections, config.tcp[0].database.as_str()), (4096, "telegraf"));
+    let text = "[[udp]]\nformat = \"netdata-json\"\nmapping = \"netdata\"\nnetdata_keep_prefix = true\n[[tcp]]\n\
+                format = \"opentsdb\"\nmapping = [\"servers.* .host.measurement*\", \"measurement* region=eu\"]\n";
+    let config = load(text).expect("good");
+    let setups = config.listeners().expect("setups");
+    let kinds: Vec<&str> = setups.iter().map(|setup| setup.kind()).collect();
+    assert_eq!(kinds, ["udp", "tcp"]);
+    let Setup::Udp(udp) = &setups[0] else { panic!("a UDP listener") };
+    assert_eq!(udp.intake.format, Some(Format::NetdataJson));
+    assert_eq!(udp.intake.mapping, Mapping::netdata(Netdata { keep_prefix: true, host_parts: 1 }));
+    let Setup::Tcp(tcp) = &setups[1] else { panic!("a TCP listener") };
+    let templates = Mapping::templates(&["servers.* .host.measurement*", "measurement* region=eu"]);
+    assert_eq!(Ok(&tcp.intake.mapping), templates.as_ref());
+    let again = load(&toml::to_string(&config).expect("text")).expect("the same again");
+    assert_eq!(again.tcp[0].mapping, config.tcp[0].mapping);
+}
+
+#[test]
 fn the_command_line_overrides_the_file() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("twinflux.toml");
@@ -128,7 +151,26 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ("data_dri = \"x\"", &["twinflux.toml:1: data_dri", "unknown field", "data_dir"][..]),
         ("[[udp]]\n\nlisten = \"8089\"", &["twinflux.toml:3: listen", "socket address"]),
         ("[[udp]]\nprecision = \"sec\"", &["twinflux.toml:2: precision", "ns", "ms"]),
-        ("[[udp]]\nformat = \"graphite\"", &["twinflux.toml:2: format", "influx"]),
+        (
+            "[[udp]]\nformat = \"statsd\"",
+            &["twinflux.toml:2: format", "influx", "graphite", "opentsdb", "netdata-json"],
+        ),
+        ("[[tcp]]\nmapping = \"telegraf\"", &["twinflux.toml:2: mapping", "\"netdata\"", "templates"]),
+        ("[[tcp]]\nmapping = [\"field.field\"]", &["twinflux.toml:2: tcp.mapping", "\"field.field\"", "once"]),
+        ("[[tcp]]\nnetdata_keep_prefix = true", &["twinflux.toml:2: tcp.netdata_keep_prefix", "mapping = \"netdata\""]),
+        ("[[udp]]\nnetdata_host_parts = 2", &["twinflux.toml:2: udp.netdata_host_parts", "mapping = \"netdata\""]),
+        (
+            "[[tcp]]\nmapping = \"netdata\"\nnetdata_host_parts = 0",
+            &["twinflux.toml:3: tcp.netdata_host_parts", "between 1 and 16"],
+        ),
+        ("[[tcp]]\nformat = \"influx\"\nmapping = \"netdata\"", &["twinflux.toml:3: tcp.mapping", "other formats"]),
+        ("[[tcp]]\nmax_connections = 0", &["twinflux.toml:2: tcp.max_connections", "between 1"]),
+        ("[[tcp]]\nmax_connections_per_source = 0", &["twinflux.toml:2: tcp.max_connections_per_source", "between 1"]),
+        ("[[tcp]]\nidle_timeout = \"0s\"", &["twinflux.toml:2: tcp.idle_timeout", "100ms"]),
+        ("[[tcp]]\nline_timeout = \"2days\"", &["twinflux.toml:2: tcp.line_timeout", "1day"]),
+        ("[[tcp]]\ndatabase = \"\"", &["twinflux.toml:2: tcp.database", "telegraf"]),
+        ("[[tcp]]\nworkers = 2", &["twinflux.toml:2: workers", "unknown field"]),
+        ("[tcp]\nlisten = \"0.0.0.0:1\"", &["twinflux.toml:1", "[[tcp]]"]),
         ("[[udp]]\nallow = [\"10.0.0.0/99\"]", &["twinflux.toml:2: allow"]),
         ("[[udp]]\nreceive_buffer = \"8 parsecs\"", &["twinflux.toml:2: receive_buffer"]),
         ("[[udp]]\nreceive_buffer = \"8GiB\"", &["twinflux.toml:2: udp.receive_buffer", "at most 1GiB"]),
