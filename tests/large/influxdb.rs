@@ -1,11 +1,15 @@
 //! Real InfluxDB servers in temporary folders, on ports of their own.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::support::{http, wait_for};
+
+/// Measurement, host, field, and nanoseconds since 1970.
+pub(crate) type Place = (String, String, String, u64);
 
 /// A server, which may be killed and started again on its data and port.
 pub(crate) struct InfluxDb {
@@ -87,6 +91,30 @@ impl InfluxDb {
         http(self.address, &request).1
     }
 
+    /// Everything in a database: each field's value by measurement, host, field and time in nanoseconds.
+    pub(crate) fn values(&self, database: &str) -> BTreeMap<Place, f64> {
+        let statement = utf8_percent_encode("SELECT * FROM /.*/ GROUP BY *", NON_ALPHANUMERIC).to_string();
+        let path = format!("/query?db={database}&epoch=ns&q={statement}");
+        let answer = http(self.address, &format!("POST {path} HTTP/1.0\r\nHost: x\r\nContent-Length: 0\r\n\r\n")).1;
+        let answer: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let mut values = BTreeMap::new();
+        for series in answer["results"][0]["series"].as_array().expect("series") {
+            let (measurement, host) = (text(&series["name"]), text(&series["tags"]["host"]));
+            for row in series["values"].as_array().expect("rows") {
+                let time = row[0].as_u64().expect("a time");
+                for (column, value) in
+                    series["columns"].as_array().expect("columns").iter().zip(row.as_array().expect("a row"))
+                {
+                    if let (Some(value), true) = (value.as_f64(), column != "time") {
+                        values.insert((measurement.clone(), host.clone(), text(column), time), value);
+                    }
+                }
+            }
+        }
+        values
+    }
+
     /// Writes lines; returns status and body.
     pub(crate) fn write(&self, database: &str, body: &str) -> (u16, String) {
         let length = body.len();
@@ -114,6 +142,6 @@ impl Drop for InfluxDb {
 }
 
 /// A port that was free a moment ago: the server takes no 0.
-fn free_port() -> SocketAddr {
+pub(crate) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
 }

@@ -8,4 +8,5 @@ mod disk;
 mod influxdb;
 mod mirror;
 mod overload;
+mod senders;
 mod syntax;

@@ -1,10 +1,12 @@
-//! The program, as released, under more than it can take: every line is stored or counted.
+//! The program under more than it can take, and under bursts: every line is stored or counted.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use loadgen::burst::{self, Transport};
+use loadgen::netdata::Format;
 use loadgen::run::{Report, Setup, Under, run};
 use loadgen::send::{Pace, Plan, Progress};
 use loadgen::sink::Behaviour;
@@ -28,6 +30,54 @@ fn drive(listener: &str, pace: Pace, duration: Duration, payload: Option<usize>,
     };
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     runtime.block_on(run(setup, Arc::<Progress>::default())).expect("a report")
+}
+
+/// Hosts that run Netdata, all in the same second, with some that run Telegraf beside them.
+fn burst(transport: Transport, format: Format, dimensions: u32, mapping: &str) -> Report {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mapping = format!("mapping = \"{mapping}\"");
+    let (pace, shape) = (Pace::Rate(1000.0), Shape::default());
+    let (interval, duration) = (Duration::from_secs(1), Duration::from_secs(3));
+    let setup = Setup {
+        relay: Under::Program {
+            path: PathBuf::from(env!("CARGO_BIN_EXE_twinflux")),
+            listener: format!("receive_buffer = \"64MiB\"\n{mapping}"),
+            streams: Some(mapping),
+            journal: String::new(),
+        },
+        sinks: vec![any; 2],
+        last_sink: Behaviour::Accept,
+        plan: Some(Plan { target: any, hosts: 100, first_host: 50_000, shape, pace, duration, payload: None }),
+        bursts: Some(burst::Plan { target: any, transport, format, hosts: 500, dimensions, interval, duration }),
+        baseline: false,
+        patience: Duration::from_secs(60),
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    runtime.block_on(run(setup, Arc::<Progress>::default())).expect("a report")
+}
+
+#[test]
+fn bursts_of_five_hundred_hosts_cost_no_line_and_no_datagram() {
+    for (transport, format, dimensions, mapping) in [
+        (Transport::Tcp, Format::Graphite, 400, "netdata"),
+        (Transport::Tcp, Format::Opentsdb, 100, "path"),
+        (Transport::Tcp, Format::Json, 100, "netdata"),
+        (Transport::Udp, Format::Graphite, 100, "netdata"),
+    ] {
+        let report = burst(transport, format, dimensions, mapping);
+        let text = report.to_text();
+        assert!(report.balanced && report.kernel_dropped == 0 && report.lost_on_the_wire == 0, "{text}");
+        let values = 3 * 500 * u64::from(dimensions);
+        assert_eq!(report.bursts.map(|bursts| bursts.values), Some(values), "{text}");
+        for backend in &report.backends {
+            let stored = backend.stored;
+            let telegraf = report.sent.lines - values;
+            assert_eq!((stored.distinct, stored.duplicates), (report.sent.lines, 0), "{text}");
+            let points = if mapping == "path" { values } else { values / 4 };
+            // A chart's values may come in two pieces of a stream, and then are two points of one time.
+            assert!((points..points + points / 20 + 1).contains(&(stored.lines - telegraf)), "{text}");
+        }
+    }
 }
 
 #[test]
