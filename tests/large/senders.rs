@@ -259,7 +259,7 @@ fn collectd_is_stored_as_it_measured() {
         text += &format!("LoadPlugin {plugin}\n");
     }
     // Counters as they are: rates are taken when they are written, and may differ between the two. (A relative folder: collectd makes none whose name begins with a dot, as a temporary one's does.)
-    text += &format!("<Plugin csv>\nDataDir \"csv\"\nStoreRates false\n</Plugin>\n<Plugin write_graphite>\n");
+    text += "<Plugin csv>\nDataDir \"csv\"\nStoreRates false\n</Plugin>\n<Plugin write_graphite>\n";
     for (protocol, address) in ["udp", "tcp"].iter().zip(addresses(&relay)) {
         text += &format!(
             "<Node \"{protocol}\">\nHost \"{}\"\nPort \"{}\"\nProtocol \"{protocol}\"\nPrefix \"collectd.\"\nStoreRates false\n</Node>\n",
