@@ -3,7 +3,7 @@
 //! ```text
 //! receive/            parse                batch            journal/                     deliver/
 //! udp workers ──▶ protocol/line scan ──▶ builder ──ring──▶ append ─▶ memory tail ─┬─▶ flusher a ─▶ HTTP
-//!                                                           one log,   │         └─▶ flusher b ─▶ HTTP
+//! tcp ──▶ graphite, opentsdb, json ─▶ convert               one log,   │         └─▶ flusher b ─▶ HTTP
 //!                                                           a cursor   └─▶ segments on the disk, read by
 //!                                                           for each backend and destination     whoever lags
 //! ```

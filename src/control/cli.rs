@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use super::load::Overrides;
 use super::url::BackendUrl;
 
-/// Keeps two or more InfluxDB servers holding the same data: receives line protocol over UDP, writes every line
-/// to every backend, and accounts for each of them.
+/// Keeps two or more InfluxDB servers holding the same data: receives line protocol, Graphite, OpenTSDB and Netdata's
+/// JSON over UDP and TCP, writes every line to every backend, and accounts for each of them.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub struct Cli {

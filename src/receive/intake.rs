@@ -151,7 +151,9 @@ impl<H: HandOver> Intake<H> {
         let (source, begins) = sources.note(address, self.lines.arrival, self.lines.received.monotonic);
         if begins && let Some(format) = format {
             let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            source.name(self.reader.host(format, first).unwrap_or_default());
+            if let Some(host) = self.reader.host(format, first) {
+                source.name(host);
+            }
         }
     }
 

@@ -48,7 +48,7 @@ pub struct Arrival {
 pub struct Source {
     /// Its address.
     pub address: IpAddr,
-    /// The host that its last burst's first line named; empty where none did.
+    /// The host that a burst's first line named last; empty where none did.
     pub host: String,
     /// What it sent.
     pub sum: Arrival,

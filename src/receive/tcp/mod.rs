@@ -92,8 +92,8 @@ impl Listener {
     {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
-        let intake =
-            Intake::new(&self.setup.intake, Arc::clone(&self.shown), pool, limits, Patient { out: out.clone() });
+        let out = Patient { out: out.clone(), stop: self.stop.subscribe() };
+        let intake = Intake::new(&self.setup.intake, Arc::clone(&self.shown), pool, limits, out);
         let parts = serve::Parts {
             setup: self.setup.clone(),
             shown: Arc::clone(&self.shown),
@@ -139,10 +139,12 @@ impl Listener {
     }
 }
 
-/// Hands over as one that can wait: sleeps until there is room.
+/// Hands over as one that can wait: sleeps until there is room for those that can. Once the listener is to stop, any room
+/// will do, so that a disk that hangs does not hold the end up.
 #[derive(Debug)]
 struct Patient<H> {
     out: H,
+    stop: watch::Receiver<bool>,
 }
 
 impl<H: HandOver> HandOver for Patient<H> {
@@ -152,7 +154,7 @@ impl<H: HandOver> HandOver for Patient<H> {
 
     fn hand_over(&self, mut batch: Batch) -> Result<(), Batch> {
         loop {
-            if self.has_room() {
+            if self.has_room() || *self.stop.borrow() {
                 match self.out.hand_over(batch) {
                     Ok(()) => return Ok(()),
                     Err(returned) => batch = returned,
@@ -186,14 +188,12 @@ mod tests {
         }
 
         fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
-            assert!(self.has_room(), "it was asked first");
             self.taken.lock().expect("no panic").push(batch);
             Ok(())
         }
     }
 
-    #[test]
-    fn senders_wait_while_there_is_no_room_and_nothing_is_lost() {
+    fn start(gate: &Gate) -> (Listener, JoinHandle<()>) {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let listener = Listener::bind(Setup {
@@ -205,8 +205,15 @@ mod tests {
             line_timeout: Duration::from_secs(60),
         });
         let listener = listener.expect("bind");
-        let (gate, limits) = (Gate::default(), Limits { lines: u64::MAX, age: Duration::from_millis(20) });
-        let thread = listener.start(&Pool::new(1, Builder::least_buffer_bytes()), limits, &gate).expect("start");
+        let limits = Limits { lines: u64::MAX, age: Duration::from_millis(20) };
+        let thread = listener.start(&Pool::new(1, Builder::least_buffer_bytes()), limits, gate).expect("start");
+        (listener, thread)
+    }
+
+    #[test]
+    fn senders_wait_while_there_is_no_room_and_nothing_is_lost() {
+        let gate = Gate::default();
+        let (listener, thread) = start(&gate);
         // More than the sockets of both sides hold.
         let (lines, address) = (1_000_000_u64, listener.address());
         let sender = std::thread::spawn(move || {
@@ -232,5 +239,19 @@ mod tests {
         let taken: u64 = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum();
         let tally = listener.tally();
         assert_eq!((taken, tally.accepted, tally.ring_full), (lines, lines, 0));
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_more_than_room() {
+        let gate = Gate::default();
+        let (listener, thread) = start(&gate);
+        let mut sender = TcpStream::connect(listener.address()).expect("connect");
+        sender.write_all(b"a.b 1 1\n").expect("send");
+        while listener.tally().accepted == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        listener.stop();
+        thread.join().expect("ended");
+        assert_eq!(gate.taken.lock().expect("no panic").len(), 1);
     }
 }

@@ -1,0 +1,38 @@
+//! Keeping the table of sources, as a UDP worker does: 500 hosts, each with 40 datagrams in a row.
+//!
+//! Asserts that each was counted. Throughput is in datagrams.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use twinflux::receive::{Arrival, Sources};
+
+const HOSTS: u32 = 500;
+const DATAGRAMS: u32 = 40;
+
+fn note(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("sources");
+    group.throughput(Throughput::Elements(u64::from(HOSTS * DATAGRAMS)));
+    let arrival = Arrival { lines: 1, datagrams: 1, ..Arrival::default() };
+    group.bench_function("note", |bench| {
+        let (mut sources, mut now, mut rounds) = (Sources::default(), Instant::now(), 0);
+        bench.iter(|| {
+            for host in 0..HOSTS {
+                let address = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + host));
+                now += Duration::from_millis(20);
+                for _ in 0..DATAGRAMS {
+                    black_box(sources.note(black_box(address), arrival, now).1);
+                }
+            }
+            rounds += 1;
+        });
+        let lines: u64 = sources.entries().iter().map(|source| source.sum.lines).sum();
+        assert_eq!(lines, rounds * u64::from(HOSTS * DATAGRAMS));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, note);
+criterion_main!(benches);
