@@ -120,7 +120,7 @@ impl<H: HandOver> Intake<H> {
         self.lines.tally.empty += 1;
         let arrival = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
         let Some(address) = source else { return };
-        let (source, _) = sources.note(address, arrival, self.lines.received.monotonic);
+        let source = sources.note(address, arrival, self.lines.received.monotonic);
         if self.lines.logs.may_hint(self.lines.received.monotonic) && source.tells_of_large_batches() {
             self.lines.logs.hint(address, self.lines.received.monotonic);
         }
@@ -148,8 +148,10 @@ impl<H: HandOver> Intake<H> {
     #[inline]
     fn note(&self, bytes: &[u8], format: Option<Format>, sources: &mut Sources) {
         let Some(address) = self.lines.source else { return };
-        let (source, begins) = sources.note(address, self.lines.arrival, self.lines.received.monotonic);
-        if begins && let Some(format) = format {
+        let source = sources.note(address, self.lines.arrival, self.lines.received.monotonic);
+        if let Some(format) = format
+            && source.wants_name()
+        {
             let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
             if let Some(host) = self.reader.host(format, first) {
                 source.name(host);

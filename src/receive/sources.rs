@@ -63,6 +63,8 @@ pub struct Source {
     window: (Instant, u64),
     /// Lines a second in the window before.
     rate: Option<f64>,
+    /// Whether its host was asked for in this burst.
+    was_named: bool,
     was_told: bool,
 }
 
@@ -81,15 +83,15 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Notes an arrival; returns the source, and whether a burst begins with it.
+    /// Notes an arrival; returns the source.
     #[inline]
-    pub fn note(&mut self, address: IpAddr, arrival: Arrival, now: Instant) -> (&mut Source, bool) {
+    pub fn note(&mut self, address: IpAddr, arrival: Arrival, now: Instant) -> &mut Source {
         if self.entries.get(self.last).is_none_or(|entry| entry.address != address) {
             self.last = self.place_of(address, now);
         }
         let source = &mut self.entries[self.last];
-        let begins = source.note(arrival, now);
-        (source, begins)
+        source.note(arrival, now);
+        source
     }
 
     /// Counts a connection, which is no arrival yet.
@@ -173,24 +175,23 @@ impl Source {
             bursts: 0,
             window: (now, 0),
             rate: None,
+            was_named: false,
             was_told: false,
         }
     }
 
-    /// Counts an arrival; true where a burst begins with it.
+    /// Counts an arrival.
     #[inline]
-    fn note(&mut self, arrival: Arrival, now: Instant) -> bool {
+    fn note(&mut self, arrival: Arrival, now: Instant) {
         self.sum.add(arrival);
         if now == self.last_seen && self.bursts > 0 {
-            return false;
+            return;
         }
         let gap = now.saturating_duration_since(self.last_seen);
-        let begins = self.bursts == 0 || gap >= BURST_GAP;
-        if begins {
+        if self.bursts == 0 || gap >= BURST_GAP {
             self.begin_burst(gap, now);
         }
         self.last_seen = now;
-        begins
     }
 
     #[cold]
@@ -202,12 +203,19 @@ impl Source {
             _ => self.interval = (self.interval * 3 + gap.min(self.interval * 4)) / 4,
         }
         self.bursts = self.bursts.saturating_add(1);
+        self.was_named = false;
         let (since, before) = self.window;
         let elapsed = now.saturating_duration_since(since);
         if elapsed >= RATE_WINDOW {
             self.rate = Some(per_second(self.sum.lines.saturating_sub(before), elapsed));
             self.window = (now, self.sum.lines);
         }
+    }
+
+    /// Whether its host is to be looked for: once in each burst.
+    #[inline]
+    pub fn wants_name(&mut self) -> bool {
+        !std::mem::replace(&mut self.was_named, true)
     }
 
     /// Notes the host that a line named.
@@ -282,8 +290,8 @@ mod tests {
         let at = |seconds: u64, milliseconds: u64| start + Duration::from_millis(seconds * 1000 + milliseconds);
         for burst in 0..6 {
             for datagram in 0..40 {
-                let (_, begins) = sources.note(address(1), ONE, at(burst * 10, datagram));
-                assert_eq!(begins, datagram == 0);
+                let source = sources.note(address(1), ONE, at(burst * 10, datagram));
+                assert_eq!(source.wants_name(), datagram == 0);
             }
             let source = &sources.entries()[0];
             assert_eq!(source.interval().is_some(), burst >= 3, "burst {burst}");
@@ -326,13 +334,13 @@ mod tests {
         let empty = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
         let mut told = 0;
         for _ in 0..20 {
-            told += u32::from(sources.note(address(1), empty, now).0.tells_of_large_batches());
+            told += u32::from(sources.note(address(1), empty, now).tells_of_large_batches());
         }
         assert_eq!(told, 1);
         // A few among many tell nothing.
         for step in 0..200 {
             let arrival = if step % 5 == 0 { empty } else { ONE };
-            assert!(!sources.note(address(2), arrival, now).0.tells_of_large_batches(), "{step}");
+            assert!(!sources.note(address(2), arrival, now).tells_of_large_batches(), "{step}");
         }
     }
 
@@ -358,9 +366,9 @@ mod tests {
     #[test]
     fn tables_of_two_workers_are_one() {
         let (mut one, mut other, now) = (Sources::default(), Sources::default(), Instant::now());
-        one.note(address(1), ONE, now).0.name(b"old");
+        one.note(address(1), ONE, now).name(b"old");
         one.note(address(2), ONE, now);
-        other.note(address(1), ONE, now + Duration::from_secs(1)).0.name(b"new");
+        other.note(address(1), ONE, now + Duration::from_secs(1)).name(b"new");
         one.merge(&other);
         assert_eq!(one.entries().len(), 2);
         assert_eq!((one.entries()[0].sum.lines, one.entries()[0].host.as_str()), (6, "new"));

@@ -8,6 +8,7 @@ mod support;
 mod activation;
 mod answers;
 mod backends;
+mod captured;
 mod journal;
 mod program;
 mod receiving;

@@ -198,6 +198,22 @@ fn another_formats_lines_are_refused_by_their_kind_and_the_connection_goes_on() 
 }
 
 #[test]
+fn broken_json_is_refused_and_null_is_skipped() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp::default()));
+    let line = |value: &str, unit: &str| {
+        format!(
+            "{{\"prefix\":\"p\",\"chart_name\":\"c\",\"units\":\"{unit}\",\"name\":\"d\",\"value\":{value},\"timestamp\":1}}\n"
+        )
+    };
+    let text = [line("1", "s"), line("2", "15\" disks"), line("null", "s"), line("3", "s")].concat();
+    connect(&relay).write_all(text.as_bytes()).expect("send");
+    let receive = settled(&relay, 1).receive[1].clone();
+    assert_eq!((receive.refused["invalid_json"], receive.skipped, receive.converted), (1, 1, 2));
+    assert_eq!(backend.text(), "p.c.d value=1 1000000000\np.c.d value=3 1000000000\n");
+}
+
+#[test]
 fn a_stop_takes_what_has_come() {
     let backend = Scripted::accepting();
     let mut relay = Running::start(with_tcp(&backend, Tcp::default()));
