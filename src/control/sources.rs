@@ -64,6 +64,8 @@ pub struct RestStatus {
     pub refused: u64,
     /// Datagrams taken.
     pub datagrams: u64,
+    /// Datagrams without payload.
+    pub empty: u64,
     /// Connections made.
     pub connections: u64,
 }
@@ -84,10 +86,10 @@ impl SourcesStatus {
         all.top.sort_by(|one, other| {
             other.lines.cmp(&one.lines).then_with(|| (&one.address, &one.listen).cmp(&(&other.address, &other.listen)))
         });
-        for SourceStatus { lines, refused, datagrams, connections, .. } in
+        for SourceStatus { lines, refused, datagrams, empty, connections, .. } in
             all.top.drain(MOST_LISTED.min(all.top.len())..)
         {
-            all.rest.add(1, Arrival { lines, refused, datagrams, connections, empty: 0 });
+            all.rest.add(1, Arrival { lines, refused, datagrams, empty, connections });
         }
         all
     }
@@ -128,6 +130,7 @@ impl RestStatus {
         self.lines += sum.lines;
         self.refused += sum.refused;
         self.datagrams += sum.datagrams;
+        self.empty += sum.empty;
         self.connections += sum.connections;
     }
 }

@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::number;
 use super::token::{is_blank, trim};
 
 /// What a line is written in.
@@ -26,37 +27,38 @@ pub enum Format {
 }
 
 impl Format {
-    /// What this line is written in; none where it is written in nothing known, blank or a comment.
+    /// What this line, with or without its line feed, is written in; none where it is blank, a comment, or written in nothing known.
     ///
     /// The second word decides: in line protocol it is a field and has a `=`, in Graphite's text it is a number. (A
-    /// backslash before a space belongs to line protocol's first word.)
-    #[inline]
+    /// backslash before a space belongs to line protocol's words.) A word and a number alone are much else, too, broken line
+    /// protocol among it: they are Graphite's only with a time behind them, or a path that has parts.
     pub fn detect(line: &[u8]) -> Option<Self> {
-        let line = trim(line);
+        let line = trim(line.split(|byte| *byte == b'\n').next().unwrap_or_default());
         match line.first()? {
             b'{' => return Some(Self::NetdataJson),
             b'#' => return None,
             _ => {}
         }
-        let mut first = 0;
-        loop {
-            first += line[first..].iter().position(|byte| is_blank(*byte)).unwrap_or(line.len() - first);
-            if line.get(first) != Some(&b' ') || line[first - 1] != b'\\' {
-                break;
-            }
-            first += 1;
+        let (first, rest) = split_word(line);
+        let (second, rest) = split_word(rest);
+        let (third, rest) = split_word(rest);
+        if second.is_empty() {
+            return (first == b"version").then_some(Self::Opentsdb);
         }
-        let (first, rest) = line.split_at(first);
-        let rest = trim(rest);
-        let second = &rest[..rest.iter().position(|byte| is_blank(*byte)).unwrap_or(rest.len())];
-        match second.first() {
-            None if first == b"version" => Some(Self::Opentsdb),
-            None => None,
-            Some(_) if second.contains(&b'=') => Some(Self::Influx),
-            Some(_) if first == b"put" => Some(Self::Opentsdb),
-            Some(b'0'..=b'9' | b'-' | b'+' | b'.' | b'n' | b'N' | b'i' | b'I') => Some(Self::Graphite),
-            Some(_) => None,
+        if second.contains(&b'=') {
+            return Some(Self::Influx);
         }
+        if first == b"put" {
+            return Some(Self::Opentsdb);
+        }
+        let has_parts = first.iter().any(|byte| matches!(byte, b'.' | b';'));
+        // The end of a string of line protocol and its timestamp look like a name and a number.
+        let is_path = !first.contains(&b'"');
+        let is_graphite = match third {
+            b"" => has_parts && is_number(second) && second.len() < STAMP_DIGITS,
+            time => is_number(second) && is_number(time) && time.len() < STAMP_DIGITS && rest.is_empty(),
+        };
+        (is_path && is_graphite).then_some(Self::Graphite)
     }
 
     /// The format's name in the configuration, JSON and logs.
@@ -68,6 +70,29 @@ impl Format {
             Self::NetdataJson => "netdata-json",
         }
     }
+}
+
+/// As many digits have timestamps of line protocol, and no number of a Graphite line.
+const STAMP_DIGITS: usize = 18;
+
+/// The first word, and what stands behind the white space after it.
+fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
+    let mut end = 0;
+    loop {
+        end += line[end..].iter().position(|byte| is_blank(*byte)).unwrap_or(line.len() - end);
+        if end == 0 || line.get(end) != Some(&b' ') || line[end - 1] != b'\\' {
+            break;
+        }
+        end += 1;
+    }
+    (&line[..end], trim(&line[end..]))
+}
+
+/// Whether a word is a number as any sender writes it, one that is none included.
+fn is_number(word: &[u8]) -> bool {
+    let digits = word.strip_prefix(b"-").or_else(|| word.strip_prefix(b"+")).unwrap_or(word);
+    let is_name = ["nan", "inf", "infinity"].iter().any(|name| digits.eq_ignore_ascii_case(name.as_bytes()));
+    is_name || (digits.last() != Some(&b'i') && number::skip(digits, 0) == Ok(digits.len()))
 }
 
 #[cfg(test)]
@@ -91,6 +116,20 @@ mod tests {
             ("  \r", None),
             ("# a comment of 1 line=1", None),
             ("garbage", None),
+            // Broken line protocol, and what is no metric at all.
+            ("cpu idle\\ time=5 1", Some(Format::Influx)),
+            ("second\" 1795400726000000000", None),
+            ("of.a.string\" 1795400726000000000", None),
+            ("a.b 1795400726000000000", None),
+            ("broken 5", None),
+            ("ERROR 404", None),
+            ("net in 5", None),
+            ("a.b nanny 7", None),
+            ("a.b 1i 7", None),
+            ("a.b 1 7 8", None),
+            ("a 1 1795400726", Some(Format::Graphite)),
+            ("a.b;c=d 1", Some(Format::Graphite)),
+            ("a.b -inf -1", Some(Format::Graphite)),
             ("POST /api/put HTTP/1.1", None),
             ("\u{16}\u{3}\u{1}", None),
         ] {

@@ -73,16 +73,23 @@ impl Reader {
         found
     }
 
-    /// Reads whole lines of a stream, each ended by a line feed. `known` is the stream's format once its first line told.
-    pub fn lines<S: Sink>(&mut self, input: &[u8], known: &mut Option<Format>, sink: &mut S) -> Found {
-        *known = self.format.or(*known).or_else(|| detect(input));
+    /// Reads whole lines of a stream, each ended by a line feed. `known` is the stream's format once a line told: the first
+    /// that did. Lines before it are refused, each for itself.
+    pub fn lines<S: Sink>(&mut self, mut input: &[u8], known: &mut Option<Format>, sink: &mut S) -> Found {
+        *known = self.format.or(*known);
+        while known.is_none() && !input.is_empty() {
+            let (line, rest) = input.split_at(memchr::memchr(b'\n', input).map_or(input.len(), |feed| feed + 1));
+            *known = self.detect_line(line);
+            if known.is_none() {
+                self.refuse_all(line, sink);
+                input = rest;
+            }
+        }
         match *known {
-            None => self.refuse_all(input, sink),
+            None => Found::default(),
             Some(Format::Influx) => {
                 for line in input.split_inclusive(|byte| *byte == b'\n') {
-                    for line in self.scanner.lines(line, false) {
-                        give(line, self.format, sink);
-                    }
+                    self.scanner.lines(line, false).for_each(|line| give(line, self.format, sink));
                 }
                 Found { format: *known, ..Found::default() }
             }
@@ -160,6 +167,12 @@ impl Reader {
         }
         found.converted += 1;
         Ok(())
+    }
+
+    /// The format of one line. What is valid line protocol is line protocol, whatever else it looks like.
+    fn detect_line(&mut self, line: &[u8]) -> Option<Format> {
+        let is_influx = matches!(self.scanner.lines(line, false).next(), Some(Ok(_)));
+        if is_influx { Some(Format::Influx) } else { Format::detect(line) }
     }
 
     #[cold]

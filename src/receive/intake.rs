@@ -1,7 +1,7 @@
 //! What becomes of received bytes in one worker, whatever socket they came from: lines, batches, counters.
 //!
 //! Owns: the reader, the open batch, the tally, and what is logged of refusals. Never does: reading sockets, waiting
-//! (what takes the batches may). Nothing in it allocates, locks, logs a line that went well, or reads a clock for a line.
+//! (what takes the batches may). For a line nothing in it allocates, locks, logs, or reads a clock.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,8 @@ use crate::protocol::{Format, Found, Line, Mapping, Reader, Refused, Sink, Stamp
 
 /// One refused line, and one note of dropped batches, in this time is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// The table of sources is published no more often: copying thousands of entries takes a good part of a millisecond.
+pub(super) const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// How much of a refused line is logged, in bytes.
 const SAMPLE_BYTES: usize = 200;
 
@@ -46,11 +48,12 @@ impl Setup {
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     pub(super) counters: CachePadded<Counters>,
+    /// A copy of the worker's table. The worker never waits for it.
     sources: Mutex<Sources>,
 }
 
 impl Shown {
-    /// The table of sources. It is locked once for many datagrams.
+    /// The table of sources as it was published last.
     pub(super) fn sources(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,6 +64,10 @@ impl Shown {
 pub(super) struct Intake<H> {
     reader: Reader,
     lines: Lines<H>,
+    sources: Sources,
+    /// When the table is to be published; none where it has not changed since.
+    sources_due: Option<Instant>,
+    sources_published: Option<Instant>,
 }
 
 /// What takes the reader's lines.
@@ -92,7 +99,13 @@ impl<H: HandOver> Intake<H> {
             source: None,
             arrival: Arrival::default(),
         };
-        Self { reader: Reader::new(setup.format, setup.mapping.clone(), precision), lines }
+        Self {
+            reader: Reader::new(setup.format, setup.mapping.clone(), precision),
+            lines,
+            sources: Sources::default(),
+            sources_due: None,
+            sources_published: None,
+        }
     }
 
     /// What comes from now on was received at this time.
@@ -108,22 +121,30 @@ impl<H: HandOver> Intake<H> {
 
     /// Takes a datagram that is allowed and not empty.
     #[inline]
-    pub(super) fn datagram(&mut self, bytes: &[u8], truncated: bool, source: Option<IpAddr>, sources: &mut Sources) {
+    pub(super) fn datagram(&mut self, bytes: &[u8], truncated: bool, source: Option<IpAddr>) {
         self.lines.begin(source, Arrival { datagrams: 1, ..Arrival::default() });
         let found = self.reader.datagram(bytes, truncated, &mut self.lines);
         self.lines.count(found);
-        self.note(bytes, found.format, sources);
+        self.note(bytes, found.format);
+    }
+
+    /// Counts a connection.
+    pub(super) fn connect(&mut self, source: IpAddr, now: Instant) {
+        self.lines.tally.connections += 1;
+        self.sources.connect(source, now);
+        self.sources_changed(now);
     }
 
     /// Notes a datagram without payload.
-    pub(super) fn empty(&mut self, source: Option<IpAddr>, sources: &mut Sources) {
+    pub(super) fn empty(&mut self, source: Option<IpAddr>) {
         self.lines.tally.empty += 1;
         let arrival = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
         let Some(address) = source else { return };
-        let source = sources.note(address, arrival, self.lines.received.monotonic);
+        let source = self.sources.note(address, arrival, self.lines.received.monotonic);
         if self.lines.logs.may_hint(self.lines.received.monotonic) && source.tells_of_large_batches() {
             self.lines.logs.hint(address, self.lines.received.monotonic);
         }
+        self.sources_changed(self.lines.received.monotonic);
     }
 
     /// Takes whole lines of a stream. `known` is its format once its first line told.
@@ -131,8 +152,7 @@ impl<H: HandOver> Intake<H> {
         self.lines.begin(Some(source), Arrival::default());
         let found = self.reader.lines(bytes, known, &mut self.lines);
         self.lines.count(found);
-        let shown = Arc::clone(&self.lines.shown);
-        self.note(bytes, found.format, &mut shown.sources());
+        self.note(bytes, found.format);
         found
     }
 
@@ -140,15 +160,14 @@ impl<H: HandOver> Intake<H> {
     pub(super) fn refuse(&mut self, refused: Refused<'_>, source: IpAddr) {
         self.lines.begin(Some(source), Arrival::default());
         self.lines.refused(refused);
-        let shown = Arc::clone(&self.lines.shown);
-        self.note(&[], None, &mut shown.sources());
+        self.note(&[], None);
     }
 
     /// Notes an arrival, and the host that the first line of a burst names.
     #[inline]
-    fn note(&self, bytes: &[u8], format: Option<Format>, sources: &mut Sources) {
+    fn note(&mut self, bytes: &[u8], format: Option<Format>) {
         let Some(address) = self.lines.source else { return };
-        let source = sources.note(address, self.lines.arrival, self.lines.received.monotonic);
+        let source = self.sources.note(address, self.lines.arrival, self.lines.received.monotonic);
         if let Some(format) = format
             && source.wants_name()
         {
@@ -156,6 +175,26 @@ impl<H: HandOver> Intake<H> {
             if let Some(host) = self.reader.host(format, first) {
                 source.name(host);
             }
+        }
+        self.sources_changed(self.lines.received.monotonic);
+    }
+
+    /// The table is published at once, or a while after the last time.
+    #[inline]
+    fn sources_changed(&mut self, now: Instant) {
+        if self.sources_due.is_none() {
+            self.sources_due = Some(self.sources_published.map_or(now, |before| before + PUBLISH_INTERVAL));
+        }
+    }
+
+    /// Publishes the table where that is due. Where somebody looks at the last one, the next time will do.
+    pub(super) fn publish_sources(&mut self, now: Instant) {
+        if self.sources_due.is_none_or(|due| now < due) {
+            return;
+        }
+        if let Ok(mut shown) = self.lines.shown.sources.try_lock() {
+            shown.clone_from(&self.sources);
+            (self.sources_due, self.sources_published) = (None, Some(now));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Who sends: one entry for each address, with what it sent and when.
 //!
-//! A worker has a table of its own; tables of one listener are put together where they are shown.
+//! A worker has a table of its own, and publishes copies of it; those of one listener are put together where they are shown.
 //! Bounds: [`CAPACITY`] entries. Where a new address finds no room, the least of a few others makes it: its sums go on in
 //! the rest, so that no line is missing from the whole.
 
@@ -16,6 +16,8 @@ const CANDIDATES: usize = 8;
 const BURST_GAP: Duration = Duration::from_millis(500);
 /// Bursts whose distances tell a usual interval.
 const BURSTS_TO_KNOW: u32 = 4;
+/// One that has sent so long without a gap sends steadily.
+const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// A shorter interval is taken for this one, so that a busy sender's hiccup is no silence.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 /// After so many of its intervals a source is silent.
@@ -59,6 +61,7 @@ pub struct Source {
     /// From burst to burst, smoothed.
     interval: Duration,
     bursts: u32,
+    burst_began: Instant,
     /// The window that a rate is taken over: when it began, and the lines until then.
     window: (Instant, u64),
     /// Lines a second in the window before.
@@ -69,7 +72,7 @@ pub struct Source {
 }
 
 /// All sources of one worker.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sources {
     places: HashMap<IpAddr, usize>,
     entries: Vec<Source>,
@@ -108,19 +111,7 @@ impl Sources {
                 self.entries.push(entry.clone());
                 continue;
             };
-            let known = &mut self.entries[*place];
-            let (older, newer) = if known.last_seen < entry.last_seen {
-                (known.clone(), entry.clone())
-            } else {
-                (entry.clone(), known.clone())
-            };
-            let rates = [older.rate, newer.rate].into_iter().flatten();
-            *known = Source {
-                first_seen: older.first_seen.min(newer.first_seen),
-                rate: rates.reduce(|one, other| one + other),
-                ..newer
-            };
-            known.sum.add(older.sum);
+            self.entries[*place].merge(entry);
         }
         self.rest.add(other.rest);
         self.evicted += other.evicted;
@@ -136,11 +127,13 @@ impl Sources {
         (self.rest, self.evicted)
     }
 
-    #[cold]
     fn place_of(&mut self, address: IpAddr, now: Instant) -> usize {
-        if let Some(place) = self.places.get(&address) {
-            return *place;
-        }
+        let known = self.places.get(&address).copied();
+        known.unwrap_or_else(|| self.insert(address, now))
+    }
+
+    #[cold]
+    fn insert(&mut self, address: IpAddr, now: Instant) -> usize {
         let entry = Source::new(address, now);
         let place = if self.entries.len() < CAPACITY {
             self.entries.push(entry);
@@ -173,6 +166,7 @@ impl Source {
             last_seen: now,
             interval: Duration::ZERO,
             bursts: 0,
+            burst_began: now,
             window: (now, 0),
             rate: None,
             was_named: false,
@@ -191,6 +185,9 @@ impl Source {
         if self.bursts == 0 || gap >= BURST_GAP {
             self.begin_burst(gap, now);
         }
+        if now.saturating_duration_since(self.window.0) >= RATE_WINDOW {
+            self.begin_window(now);
+        }
         self.last_seen = now;
     }
 
@@ -203,13 +200,32 @@ impl Source {
             _ => self.interval = (self.interval * 3 + gap.min(self.interval * 4)) / 4,
         }
         self.bursts = self.bursts.saturating_add(1);
+        self.burst_began = now;
         self.was_named = false;
+    }
+
+    #[cold]
+    fn begin_window(&mut self, now: Instant) {
         let (since, before) = self.window;
-        let elapsed = now.saturating_duration_since(since);
-        if elapsed >= RATE_WINDOW {
-            self.rate = Some(per_second(self.sum.lines.saturating_sub(before), elapsed));
-            self.window = (now, self.sum.lines);
+        self.rate = Some(per_second(self.sum.lines.saturating_sub(before), now.saturating_duration_since(since)));
+        self.window = (now, self.sum.lines);
+    }
+
+    /// Adds what the same source sent to another worker.
+    fn merge(&mut self, other: &Self) {
+        let (sum, rates) = (self.sum, [self.rate, other.rate].into_iter().flatten());
+        let window = (self.window.0.min(other.window.0), self.window.1 + other.window.1);
+        let rate = rates.reduce(|one, other| one + other);
+        let first_seen = self.first_seen.min(other.first_seen);
+        let last_seen = self.last_seen.max(other.last_seen);
+        let host = if self.last_seen < other.last_seen { &other.host } else { &self.host }.clone();
+        if self.bursts < other.bursts {
+            *self = other.clone();
+            self.sum.add(sum);
+        } else {
+            self.sum.add(other.sum);
         }
+        *self = Self { host, first_seen, last_seen, window, rate, ..self.clone() };
     }
 
     /// Whether its host is to be looked for: once in each burst.
@@ -237,7 +253,12 @@ impl Source {
 
     /// Its usual interval, once it is known.
     pub fn interval(&self) -> Option<Duration> {
-        (self.bursts >= BURSTS_TO_KNOW).then(|| self.interval.max(LEAST_INTERVAL))
+        let is_steady = self.last_seen.saturating_duration_since(self.burst_began) >= STEADY_AFTER;
+        match self.bursts {
+            BURSTS_TO_KNOW.. => Some(self.interval.max(LEAST_INTERVAL)),
+            _ if is_steady => Some(LEAST_INTERVAL),
+            _ => None,
+        }
     }
 
     /// Whether it has sent nothing for several of its usual intervals.
@@ -317,6 +338,19 @@ mod tests {
     }
 
     #[test]
+    fn a_steady_sender_is_silent_soon_and_its_rate_falls() {
+        let (mut sources, start) = (Sources::default(), Instant::now());
+        for step in 0..36_000_u32 {
+            sources.note(address(1), ONE, start + step * Duration::from_millis(100));
+        }
+        let (source, end) = (&sources.entries()[0], start + Duration::from_secs(3600));
+        assert_eq!(source.interval(), Some(Duration::from_secs(1)));
+        assert!((29.0..31.0).contains(&source.rate(end)), "{}", source.rate(end));
+        assert!(!source.is_silent(end + Duration::from_secs(2)) && source.is_silent(end + Duration::from_secs(4)));
+        assert!(source.rate(end + Duration::from_secs(3600)) < 1.0);
+    }
+
+    #[test]
     fn the_rate_is_the_last_minutes() {
         let (mut sources, start) = (Sources::default(), Instant::now());
         for step in 0..30_u32 {
@@ -373,5 +407,21 @@ mod tests {
         assert_eq!(one.entries().len(), 2);
         assert_eq!((one.entries()[0].sum.lines, one.entries()[0].host.as_str()), (6, "new"));
         assert_eq!((one.entries()[0].first_seen, one.entries()[0].last_seen), (now, now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn rates_and_intervals_of_two_workers_are_one() {
+        let (mut one, mut other, start) = (Sources::default(), Sources::default(), Instant::now());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        for burst in 0..10 {
+            one.note(address(1), ONE, at(burst * 10));
+        }
+        other.note(address(1), ONE, at(100));
+        let (alone, now) = (one.entries()[0].rate(at(100)), at(100));
+        one.merge(&other);
+        let both = &one.entries()[0];
+        assert_eq!(both.interval(), Some(Duration::from_secs(10)));
+        assert!(!both.is_silent(at(120)) && both.is_silent(at(131)));
+        assert!((alone..alone + 3.1).contains(&both.rate(now)), "{} and {alone}", both.rate(now));
     }
 }

@@ -1,7 +1,7 @@
 //! Streams: what arrives however it is cut, what is counted, what ends a connection.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use twinflux::control::config::{Config, Format, Mapping, NamedMapping, Tcp};
@@ -162,8 +162,12 @@ fn connections_are_limited_and_strangers_are_turned_away() {
     from(1).write_all(b"a.b 1 1\n").expect("send");
     let status = settled(&relay, 6);
     assert_eq!(status.accepted_lines, 1);
-    let sources = status.sources.top.iter().map(|source| (source.address.as_str(), source.connections));
-    assert_eq!(sources.collect::<Vec<_>>(), [("127.0.0.1", 4), ("127.0.0.2", 2)]);
+    assert_eq!(status.receive[1].connections, 6);
+    wait_for("the sources", || {
+        let sources = relay.status().sources.top;
+        let sources: Vec<_> = sources.iter().map(|source| (source.address.as_str(), source.connections)).collect();
+        (sources == [("127.0.0.1", 4), ("127.0.0.2", 2)]).then_some(())
+    });
 }
 
 #[test]
@@ -177,14 +181,23 @@ fn idle_connections_and_endless_lines_are_ended() {
     let mut slow = connect(&relay);
     slow.write_all(b"a.b 2 2\na.b 3").expect("send");
     assert_eq!(slow.read(&mut [0]).expect("the end"), 0);
+    // Whole lines, each within the time, keep a connection for longer than that.
+    let mut lively = connect(&relay);
+    for _ in 0..6 {
+        lively.write_all(b"a.b 4 4\n").expect("send");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    lively.set_read_timeout(Some(Duration::from_millis(1))).expect("timeout");
+    assert!(lively.read(&mut [0]).is_err(), "it is open");
+    drop(lively);
     // One that goes on sending is ended all the same, for its line has no end.
     let mut endless = connect(&relay);
     while endless.write_all(b"x").is_ok() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let status = settled(&relay, 3);
+    let status = settled(&relay, 4);
     assert_eq!((status.receive[1].timed_out, status.receive[1].refused["truncated"]), (3, 2));
-    assert_eq!(status.accepted_lines, 2);
+    assert_eq!(status.accepted_lines, 8);
 }
 
 #[test]
@@ -258,6 +271,42 @@ fn a_burst_waits_for_the_disk_and_nothing_is_dropped() {
 }
 
 #[test]
+fn a_silent_source_is_marked_and_those_beyond_a_thousand_are_summed() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(config(&[backend.url()]));
+    let host = UdpSocket::bind("127.9.9.9:0").expect("bind");
+    for burst in 0..4 {
+        if burst > 0 {
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        for _ in 0..2 {
+            host.send_to(b"cpu,host=web-01 usage=1 1\nbroken", relay.target).expect("send");
+        }
+    }
+    for other in 0..1100_u32 {
+        let socket = UdpSocket::bind((Ipv4Addr::from(0x7f02_0001 + other), 0)).expect("bind");
+        socket.send_to(b"cpu usage=1 1", relay.target).expect("send");
+        if other % 100 == 0 {
+            socket.send_to(b"", relay.target).expect("send");
+        }
+    }
+    let status = wait_for("the host to be silent", || {
+        let status = relay.status();
+        (status.sources.silent == 1 && status.sources.known == 1101).then_some(status)
+    });
+    let first = &status.sources.top[0];
+    assert_eq!((first.host.as_str(), first.silent, first.lines, first.refused), ("web-01", true, 16, 8));
+    assert!(first.interval_seconds.is_some_and(|interval| (0.9..2.0).contains(&interval)), "{first:?}");
+    let rest = &status.sources.rest;
+    assert_eq!((status.sources.top.len(), rest.sources, rest.lines, rest.refused), (1000, 101, 101, 0));
+    let empty: u64 = status.sources.top.iter().map(|source| source.empty).sum();
+    let datagrams: u64 = status.sources.top.iter().map(|source| source.datagrams).sum();
+    assert_eq!((empty + rest.empty, datagrams + rest.datagrams), (11, 8 + 1100 + 11));
+    assert!(status.to_text().contains("silent: web-01 (127.9.9.9) for"), "{}", status.to_text());
+    assert!(relay.get("/metrics").1.contains("\ntwinflux_silent_sources 1\n"));
+}
+
+#[test]
 fn sources_are_listed_with_their_hosts_and_empty_datagrams() {
     let backend = Scripted::accepting();
     let relay = Running::start(with_tcp(&backend, Tcp::default()));
@@ -267,7 +316,11 @@ fn sources_are_listed_with_their_hosts_and_empty_datagrams() {
     for _ in 0..2 {
         relay.send(&[b"".as_slice(), b"", b""]);
     }
-    let status = relay.status();
+    let status = wait_for("the sources", || {
+        let status = relay.status();
+        let datagrams: u64 = status.sources.top.iter().map(|source| source.datagrams).sum();
+        (datagrams == 9).then_some(status)
+    });
     assert_eq!((status.sources.known, status.sources.silent, status.sources.top.len()), (2, 0, 2));
     let of = |kind: &str| status.sources.top.iter().find(|source| source.kind == kind).expect("a source");
     let (first, second) = (of("tcp"), of("udp"));

@@ -156,7 +156,7 @@ fn errors_name_line_and_key_and_what_would_be_right() {
             &["twinflux.toml:2: format", "influx", "graphite", "opentsdb", "netdata-json"],
         ),
         ("[[tcp]]\nmapping = \"telegraf\"", &["twinflux.toml:2: mapping", "\"netdata\"", "templates"]),
-        ("[[tcp]]\nmapping = [\"field.field\"]", &["twinflux.toml:2: tcp.mapping", "\"field.field\"", "once"]),
+        ("[[tcp]]\nmapping = [\"host.region\"]", &["twinflux.toml:2: tcp.mapping", "\"host.region\"", "measurement"]),
         ("[[tcp]]\nnetdata_keep_prefix = true", &["twinflux.toml:2: tcp.netdata_keep_prefix", "mapping = \"netdata\""]),
         ("[[udp]]\nnetdata_host_parts = 2", &["twinflux.toml:2: udp.netdata_host_parts", "mapping = \"netdata\""]),
         (

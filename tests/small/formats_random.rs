@@ -100,17 +100,38 @@ proptest! {
         prop_assert_eq!((one.lines, one.refused), (other.lines, other.refused));
     }
 
-    /// A stream's lines come out as they would of a datagram, but for strings of line protocol over several lines.
+    /// What comes of a stream does not depend on where it was cut, but for values that join in a point.
     #[test]
-    fn a_stream_of_another_format_is_read_as_a_datagram_is(input in any_input(), mapping in any_mapping()) {
+    fn a_stream_is_read_alike_however_it_is_cut(
+        input in any_input(), format in any_format(), mapping in any_mapping(), cut in any::<prop::sample::Index>()
+    ) {
         let input = [&input[..], b"\n"].concat();
-        let mut reader = Reader::new(None, mapping, Precision::Nanoseconds);
-        let (mut datagram, mut stream) = (Kept::default(), Kept::default());
-        let found = reader.datagram(&input, false, &mut datagram);
-        if found.format != Some(Format::Influx) {
-            let mut known = None;
-            prop_assert_eq!(reader.lines(&input, &mut known, &mut stream), found);
-            prop_assert_eq!(known, found.format);
+        let feeds: Vec<usize> = (0..input.len()).filter(|at| input[*at] == b'\n').collect();
+        let (first, second) = input.split_at(feeds[cut.index(feeds.len())] + 1);
+        let mut reader = Reader::new(format, mapping.clone(), Precision::Nanoseconds);
+        let (mut whole, mut cut) = (Kept::default(), Kept::default());
+        let mut known = None;
+        let found = reader.lines(&input, &mut known, &mut whole);
+        let mut known_by_pieces = None;
+        let pieces = [first, second].map(|piece| reader.lines(piece, &mut known_by_pieces, &mut cut));
+        prop_assert_eq!(known, known_by_pieces);
+        prop_assert_eq!(found.converted, pieces[0].converted + pieces[1].converted);
+        prop_assert_eq!(found.skipped, pieces[0].skipped + pieces[1].skipped);
+        prop_assert_eq!(whole.refused, cut.refused);
+        if mapping == Mapping::path() {
+            prop_assert_eq!(whole.lines, cut.lines);
+        }
+    }
+
+    /// A datagram whose format is known is read as a stream of it is, but for strings of line protocol over several lines.
+    #[test]
+    fn a_stream_of_a_known_format_is_read_as_a_datagram_is(input in any_input(), mapping in any_mapping()) {
+        let input = [&input[..], b"\n"].concat();
+        for format in [Format::Graphite, Format::Opentsdb, Format::NetdataJson] {
+            let mut reader = Reader::new(Some(format), mapping.clone(), Precision::Nanoseconds);
+            let (mut datagram, mut stream) = (Kept::default(), Kept::default());
+            let found = reader.datagram(&input, false, &mut datagram);
+            prop_assert_eq!(reader.lines(&input, &mut None, &mut stream), found);
             prop_assert_eq!((datagram.lines, datagram.refused), (stream.lines, stream.refused));
         }
     }

@@ -38,9 +38,9 @@ impl Time {
         }
         self.format = None;
         let nanoseconds = match format {
-            // What InfluxDB's and Telegraf's listeners take for "now".
             _ if text.is_empty() => None,
-            Format::Graphite if text == b"-1" => None,
+            // What InfluxDB's and Telegraf's listeners take for "now".
+            Format::Graphite => Some(seconds(text)?).filter(|nanoseconds| *nanoseconds != -1_000_000_000),
             Format::Opentsdb => Some(opentsdb(text)?),
             _ => Some(seconds(text)?),
         };
@@ -118,6 +118,7 @@ mod tests {
             (Graphite, Milliseconds, "-0.5", Ok("-500")),
             (Graphite, Seconds, "-0.5", Ok("-1")),
             (Graphite, Nanoseconds, "-1", Ok("")),
+            (Graphite, Nanoseconds, "-1.0", Ok("")),
             (Graphite, Nanoseconds, "", Ok("")),
             (Graphite, Nanoseconds, "1795400726123", Err(Refusal::TimestampOutOfRange)),
             (Graphite, Nanoseconds, "9223372036.854775806", Ok("9223372036854775806")),

@@ -141,7 +141,10 @@ impl Template {
         let mut template = Self { parts: Vec::new(), tags: Vec::new() };
         for tag in fixed.split(',').filter(|tag| !tag.is_empty()) {
             match tag.split_once('=') {
-                Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+                Some((key, _)) if template.tags.iter().any(|(known, _)| known == key) => {
+                    return Err(format!("the tag {key:?} is there twice"));
+                }
+                Some((key, value)) if is_name(key) && is_name(value) => {
                     template.tags.push((key.to_owned(), value.to_owned()));
                 }
                 _ => return Err(format!("{tag:?} is no tag: write key=value")),
@@ -154,11 +157,15 @@ impl Template {
                 "measurement*" => Part::MeasurementAndRest,
                 "field" => Part::Field,
                 "field*" => Part::FieldAndRest,
+                tag if !is_name(tag) => return Err(format!("{tag:?} is no name of a tag")),
                 tag => Part::Tag(template.tag_place(tag)),
             };
             template.parts.push(part);
         }
         let count = |wanted: Part| template.parts.iter().filter(|part| **part == wanted).count();
+        if count(Part::Measurement) + count(Part::MeasurementAndRest) == 0 {
+            return Err("a part must be the measurement".to_owned());
+        }
         if count(Part::Field) + count(Part::FieldAndRest) > 1 {
             return Err("field may be there once".to_owned());
         }
@@ -216,6 +223,11 @@ impl Template {
         let field = self.parts(name).find(|(part, _)| matches!(part, Part::Field | Part::FieldAndRest));
         field.map_or(&[], |(_, text)| text)
     }
+}
+
+/// Whether a tag may have this key or value.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && escape::key(&mut Vec::new(), text.as_bytes()).is_ok()
 }
 
 #[cfg(test)]
@@ -278,7 +290,11 @@ mod tests {
             ("", "[filter] template"),
             ("a b c d", "[filter] template"),
             ("a b c", "[filter] template"),
-            ("field.field", "field may be there once"),
+            ("host.region", "must be the measurement"),
+            ("measurement.a\\", "no name of a tag"),
+            ("measurement a=b\\", "is no tag"),
+            ("measurement a=b,a=c", "there twice"),
+            ("measurement.field.field", "field may be there once"),
             ("measurement*.field*", "exclude each other"),
             ("measurement*.host", "nothing is left behind"),
             ("measurement a=,b=1", "\"a=\" is no tag"),
@@ -286,7 +302,7 @@ mod tests {
             let error = Templates::parse(&[template]).expect_err(template);
             assert!(error.contains(what) && error.contains(&format!("{template:?}")), "{error}");
         }
-        let error = Templates::parse(&["a.* measurement", "a.* field"]).expect_err("twice");
+        let error = Templates::parse(&["a.* measurement", "a.* measurement.field"]).expect_err("twice");
         assert!(error.contains("same filter"), "{error}");
     }
 }

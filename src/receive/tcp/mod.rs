@@ -95,8 +95,7 @@ impl Listener {
         let out = Patient { out: out.clone(), stop: self.stop.subscribe() };
         let intake = Intake::new(&self.setup.intake, Arc::clone(&self.shown), pool, limits, out);
         let parts = serve::Parts {
-            setup: self.setup.clone(),
-            shown: Arc::clone(&self.shown),
+            setup: Setup { listen: self.address, ..self.setup.clone() },
             open: Arc::clone(&self.open),
             stop: self.stop.subscribe(),
             intake,

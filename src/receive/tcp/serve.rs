@@ -19,14 +19,13 @@ use tokio::time::{sleep, sleep_until, timeout_at};
 use super::framer::Framer;
 use super::{MAX_TAIL_BYTES, Setup};
 use crate::batch::{HandOver, Received};
-use crate::protocol::line::MAX_LINE_BYTES;
 use crate::protocol::{Format, Refusal, Refused};
-use crate::receive::intake::{Intake, Shown};
+use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 
 /// Bytes read at once: then other connections have their turn.
 const READ_BYTES: usize = 64 * 1024;
-/// Pieces read of one connection, at most, once the thread is to end.
-const LAST_READS: usize = 1024;
+/// How long connections are read, once the thread is to end, whose senders go on sending.
+const LAST_READS: Duration = Duration::from_secs(1);
 /// How long the thread waits where it cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// One note of each kind in this time is logged.
@@ -37,7 +36,6 @@ const VERSION: &str = concat!("twinflux ", env!("CARGO_PKG_VERSION"), "\n");
 /// What the thread is made of.
 pub(super) struct Parts<H> {
     pub(super) setup: Setup,
-    pub(super) shown: Arc<Shown>,
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) intake: Intake<H>,
@@ -45,17 +43,18 @@ pub(super) struct Parts<H> {
 
 /// Runs until told to stop, then takes what has come, and ends.
 pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    let Parts { setup, shown, open, stop, intake } = parts;
+    let Parts { setup, open, stop, intake } = parts;
     let serving = Rc::new(Serving {
         setup,
-        shown,
         open,
         stop,
         intake: RefCell::new(intake),
-        buffer: RefCell::new(vec![0; MAX_LINE_BYTES + READ_BYTES]),
+        buffer: RefCell::new(vec![0; READ_BYTES]),
+        first: RefCell::default(),
         tail_bytes: Cell::new(0),
         sources: RefCell::default(),
         opened: Notify::new(),
+        ends: Cell::new(None),
         log_next: Cell::new(Instant::now()),
     });
     let tasks = LocalSet::new();
@@ -65,18 +64,21 @@ pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener,
 /// What all connections of a listener share; all of it is used on one thread.
 struct Serving<H> {
     setup: Setup,
-    shown: Arc<Shown>,
     open: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
     intake: RefCell<Intake<H>>,
-    /// Room for a connection's unfinished line and what comes behind it.
+    /// Room for a piece of a stream.
     buffer: RefCell<Vec<u8>>,
-    /// The sum of all unfinished lines.
+    /// Room for a line that came in several pieces.
+    first: RefCell<Vec<u8>>,
+    /// The memory that all unfinished lines hold.
     tail_bytes: Cell<usize>,
     /// Open connections of each address.
     sources: RefCell<HashMap<IpAddr, usize>>,
     /// A batch may have been opened.
     opened: Notify,
+    /// When reading ends at last, once the thread is to end.
+    ends: Cell<Option<Instant>>,
     log_next: Cell<Instant>,
 }
 
@@ -104,12 +106,13 @@ impl<H: HandOver + 'static> Serving<H> {
             }
         };
         let sealing = tokio::task::spawn_local(Rc::clone(&self).seal_in_time());
+        let publishing = tokio::task::spawn_local(Rc::clone(&self).publish_sources());
         let mut connections = JoinSet::new();
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stop) => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, address)) => self.admit(stream, address.ip(), &mut connections),
                     Err(error) => {
@@ -122,7 +125,8 @@ impl<H: HandOver + 'static> Serving<H> {
         }
         // Those that the kernel has accepted already may have sent all they have.
         if let Ok(listener) = listener.into_std() {
-            while let Ok((stream, address)) = listener.accept() {
+            for _ in 0..self.setup.max_connections {
+                let Ok((stream, address)) = listener.accept() else { break };
                 if stream.set_nonblocking(true).is_ok()
                     && let Ok(stream) = TcpStream::from_std(stream)
                 {
@@ -132,6 +136,7 @@ impl<H: HandOver + 'static> Serving<H> {
         }
         while connections.join_next().await.is_some() {}
         sealing.abort();
+        publishing.abort();
         self.intake.borrow_mut().seal();
         self.intake.borrow_mut().publish();
     }
@@ -146,11 +151,10 @@ impl<H: HandOver + 'static> Serving<H> {
             intake.tally().denied += 1;
         } else if open >= self.setup.max_connections || of_source >= self.setup.max_connections_per_source {
             intake.tally().limited += 1;
-            self.log(|| tracing::warn!(%source, open, of_source, "too many connections: turned one away"));
+            self.log(|| tracing::warn!(%source, open, of_source, "too many connections: turned one away; max_connections and max_connections_per_source bound them"));
         } else {
-            intake.tally().connections += 1;
             let now = Instant::now();
-            self.shown.sources().connect(source, now);
+            intake.connect(source, now);
             *self.sources.borrow_mut().entry(source).or_default() += 1;
             self.open.fetch_add(1, Ordering::Relaxed);
             let framer = Framer::default();
@@ -167,7 +171,7 @@ impl<H: HandOver + 'static> Serving<H> {
         loop {
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => {
+                () = stopped(&mut stop) => {
                     self.read_last(&mut connection);
                     break;
                 }
@@ -181,6 +185,8 @@ impl<H: HandOver + 'static> Serving<H> {
                     Ok(Err(_)) => break,
                     Err(_) => {
                         self.intake.borrow_mut().tally().timed_out += 1;
+                        let (source, in_line) = (connection.source, connection.framer.is_within_line());
+                        self.log(|| tracing::info!(%source, in_line, "a connection timed out (idle_timeout, or in_line: line_timeout)"));
                         break;
                     }
                 },
@@ -196,12 +202,20 @@ impl<H: HandOver + 'static> Serving<H> {
         if connection.framer.is_within_line() { idle.min(line) } else { idle }
     }
 
-    /// Takes what has come and was not read yet. (The runtime would first have to be told that there is something.)
+    /// Takes what has come and was not read yet: until nothing is left or, for a sender that goes on, all that is queued at
+    /// the end of the time. (The runtime would first have to be told that there is something.)
     fn read_last(&self, connection: &mut Connection) {
-        for _ in 0..LAST_READS {
-            let read = self.read(connection, |stream, room| (&*SockRef::from(stream)).read(room));
-            if !matches!(read, Ok(1..)) {
-                break;
+        let end = self.ends.get().unwrap_or_else(|| Instant::now() + LAST_READS);
+        self.ends.set(Some(end));
+        let mut left = u64::MAX;
+        while left > 0 {
+            if left == u64::MAX && Instant::now() >= end {
+                left = rustix::io::ioctl_fionread(&connection.stream).unwrap_or(0);
+            }
+            match self.read(connection, |stream, room| (&*SockRef::from(stream)).read(room)) {
+                Ok(count @ 1..) if left < u64::MAX => left = left.saturating_sub(count as u64),
+                Ok(1..) => {}
+                _ => break,
             }
         }
     }
@@ -213,66 +227,79 @@ impl<H: HandOver + 'static> Serving<H> {
         read: impl FnOnce(&TcpStream, &mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut buffer = self.buffer.borrow_mut();
-        let tail = connection.framer.tail().len();
-        buffer[..tail].copy_from_slice(connection.framer.tail());
-        let count = read(&connection.stream, &mut buffer[tail..tail + READ_BYTES])?;
-        if count == 0 {
-            return Ok(0);
-        }
-        let goes_on = self.take(connection, &buffer[..tail + count], count as u64);
+        let count = read(&connection.stream, &mut buffer)?;
+        let goes_on = count > 0 && self.take(connection, &buffer[..count]);
         Ok(if goes_on { count } else { 0 })
     }
 
-    /// Takes what came behind the unfinished line; false where the connection is to end.
-    fn take(&self, connection: &mut Connection, bytes: &[u8], count: u64) -> bool {
+    /// Takes what came; false where the connection is to end.
+    fn take(&self, connection: &mut Connection, bytes: &[u8]) -> bool {
         let received = Received::now();
         let mut intake = self.intake.borrow_mut();
         intake.set_clock(received);
-        intake.tally().bytes += count;
-        let before = connection.framer.tail().len();
-        let was_within_line = connection.framer.is_within_line();
-        let piece = connection.framer.take(bytes);
-        self.tail_bytes.set(self.tail_bytes.get() + connection.framer.tail().len() - before);
-        if !was_within_line || !piece.lines.is_empty() {
+        intake.tally().bytes += bytes.len() as u64;
+        let mut first = self.first.borrow_mut();
+        let before = connection.framer.held_bytes();
+        let piece = connection.framer.take(bytes, &mut first);
+        self.tail_bytes.set(self.tail_bytes.get() + connection.framer.held_bytes() - before);
+        connection.last = received.monotonic;
+        if piece.begins {
             connection.line_began = received.monotonic;
         }
-        connection.last = received.monotonic;
         let mut goes_on = true;
-        let is_first = !connection.has_read && !piece.lines.is_empty();
-        connection.has_read |= is_first;
-        if is_first && let Some(request) = http_request(piece.lines) {
-            intake.refuse(Refused { reason: Refusal::WrongFormat, bytes: request }, connection.source);
-            self.log(|| {
-                tracing::warn!(source = %connection.source, "speaks HTTP to a TCP listener: use its plain text format, without http");
-            });
-            goes_on = false;
-        } else if !piece.lines.is_empty() {
-            let found = intake.stream(piece.lines, &mut connection.format, connection.source);
-            if found.asks_version {
-                // One who does not read the answer does without it.
-                drop(connection.stream.try_write(VERSION.as_bytes()));
-            }
+        for lines in [&first[..], piece.lines] {
+            goes_on = goes_on && self.take_lines(&mut intake, connection, lines);
         }
         if let Some(bytes) = piece.too_long {
             intake.refuse(Refused { reason: Refusal::TooLong, bytes }, connection.source);
         }
-        if self.tail_bytes.get() > MAX_TAIL_BYTES {
-            intake.tally().limited += 1;
-            self.log(|| tracing::warn!(source = %connection.source, "too many unfinished lines: ended a connection"));
-            goes_on = false;
-        }
+        goes_on = goes_on && self.has_room_for(connection, &mut intake);
         intake.publish();
+        intake.publish_sources(received.monotonic);
         if intake.due().is_some() {
             self.opened.notify_one();
         }
         goes_on
     }
 
+    /// Takes whole lines; false where the connection is to end.
+    fn take_lines(&self, intake: &mut Intake<H>, connection: &mut Connection, lines: &[u8]) -> bool {
+        if lines.is_empty() {
+            return true;
+        }
+        let is_first = !std::mem::replace(&mut connection.has_read, true);
+        if is_first && let Some((request, speaks)) = stranger(lines) {
+            intake.refuse(Refused { reason: Refusal::WrongFormat, bytes: request }, connection.source);
+            let (source, listen) = (connection.source, self.setup.listen);
+            self.log(
+                || tracing::warn!(%source, %listen, "a sender speaks {speaks} to a TCP listener: set it to plain text"),
+            );
+            return false;
+        }
+        let found = intake.stream(lines, &mut connection.format, connection.source);
+        if found.asks_version {
+            // One who does not read the answer does without it.
+            drop(connection.stream.try_write(VERSION.as_bytes()));
+        }
+        true
+    }
+
+    /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
+    fn has_room_for(&self, connection: &Connection, intake: &mut Intake<H>) -> bool {
+        let open = usize::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(1).max(1);
+        if self.tail_bytes.get() <= MAX_TAIL_BYTES || connection.framer.held_bytes() <= MAX_TAIL_BYTES / open {
+            return true;
+        }
+        intake.tally().limited += 1;
+        self.log(|| tracing::warn!(source = %connection.source, "too many unfinished lines: ended a connection"));
+        false
+    }
+
     /// Counts what is left without an end, which is never read.
     fn end(&self, connection: &mut Connection) {
         let mut intake = self.intake.borrow_mut();
+        self.tail_bytes.set(self.tail_bytes.get() - connection.framer.held_bytes());
         let tail = connection.framer.finish();
-        self.tail_bytes.set(self.tail_bytes.get() - tail.len());
         if !tail.is_empty() {
             intake.refuse(Refused { reason: Refusal::Truncated, bytes: &tail }, connection.source);
         }
@@ -299,6 +326,14 @@ impl<H: HandOver + 'static> Serving<H> {
         }
     }
 
+    /// Publishes the table of sources also when nothing comes any more.
+    async fn publish_sources(self: Rc<Self>) {
+        loop {
+            sleep(PUBLISH_INTERVAL).await;
+            self.intake.borrow_mut().publish_sources(Instant::now());
+        }
+    }
+
     /// Logs, seldom.
     fn log(&self, write: impl FnOnce()) {
         let now = Instant::now();
@@ -309,9 +344,20 @@ impl<H: HandOver + 'static> Serving<H> {
     }
 }
 
-/// The first line, where it is a request of HTTP: its headers and body look like lines of Graphite's.
-fn http_request(lines: &[u8]) -> Option<&[u8]> {
+/// Waits until the listener is to stop.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // The other end is never gone before that.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// The first line and what it is written in, where that is another protocol: HTTP's headers and bodies look like lines
+/// of Graphite's.
+fn stranger(lines: &[u8]) -> Option<(&[u8], &'static str)> {
     let first = lines.split(|byte| *byte == b'\n').next()?;
     let request = first.strip_suffix(b"\r").unwrap_or(first);
-    (request.ends_with(b" HTTP/1.1") || request.ends_with(b" HTTP/1.0")).then_some(request)
+    if request.ends_with(b" HTTP/1.1") || request.ends_with(b" HTTP/1.0") {
+        return Some((request, "HTTP"));
+    }
+    // A handshake record of any version.
+    first.starts_with(b"\x16\x03").then_some((first, "TLS"))
 }

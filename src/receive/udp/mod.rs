@@ -1,8 +1,8 @@
 //! UDP listeners: one plain thread and one socket for each worker.
 //!
 //! The loop of a worker: look at the socket until it is empty, scan each datagram in place, copy its good lines
-//! into the open batch, publish the counters; then wait as `pace` says. Nothing in it allocates (a sealed
-//! batch's buffer comes from a pool), locks, logs a line that went well, or reads a clock for a line.
+//! into the open batch, publish the counters; then wait as `pace` says. For a datagram nothing in it allocates (a sealed
+//! batch's buffer comes from a pool, a new sender makes an entry in the table of sources), locks, logs, or reads a clock.
 //!
 //! Bounds: [`SLOTS`] datagrams to a call, [`ROUNDS`] calls to a look, one open batch.
 

@@ -12,7 +12,6 @@ use super::pace::{Look, Pace, Wait};
 use super::{ROUNDS, SLOTS, WorkerState};
 use crate::batch::{HandOver, Received};
 use crate::receive::intake::{Intake, Setup};
-use crate::receive::sources::Sources;
 
 /// How long a worker sleeps at most before it looks whether it is to stop.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
@@ -66,8 +65,6 @@ impl<H: HandOver> Worker<H> {
     fn look(&mut self, slots: &mut Slots) -> Look {
         let received = Received::now();
         self.parts.intake.set_clock(received);
-        let state = Arc::clone(&self.parts.state);
-        let mut sources = state.shown.sources();
         let mut look = Look { datagrams: 0, bytes: 0, drained: false, elapsed: received.monotonic - self.looked };
         self.looked = received.monotonic;
         for _ in 0..ROUNDS {
@@ -83,15 +80,15 @@ impl<H: HandOver> Worker<H> {
             look.datagrams += count;
             for datagram in slots.datagrams() {
                 look.bytes += datagram.bytes.len() as u64;
-                self.take(datagram, &mut sources);
+                self.take(datagram);
             }
             if count < slots.count() {
                 look.drained = true;
                 break;
             }
         }
-        drop(sources);
         self.parts.intake.publish();
+        self.parts.intake.publish_sources(received.monotonic);
         self.logs.kernel_drops(&self.parts.state, received.monotonic);
         if self.parts.intake.due().is_some_and(|due| due <= received.monotonic) {
             self.parts.intake.seal();
@@ -101,7 +98,7 @@ impl<H: HandOver> Worker<H> {
 
     /// One datagram: its good lines into the batch, its bad ones into the counters.
     #[inline]
-    fn take(&mut self, datagram: Datagram<'_>, sources: &mut Sources) {
+    fn take(&mut self, datagram: Datagram<'_>) {
         let Parts { intake, setup, .. } = &mut self.parts;
         let tally = intake.tally();
         tally.datagrams += 1;
@@ -109,10 +106,10 @@ impl<H: HandOver> Worker<H> {
         if !setup.allows(datagram.source) {
             tally.denied += 1;
         } else if datagram.bytes.is_empty() {
-            intake.empty(datagram.source, sources);
+            intake.empty(datagram.source);
         } else {
             tally.truncated += u64::from(datagram.truncated);
-            intake.datagram(datagram.bytes, datagram.truncated, datagram.source, sources);
+            intake.datagram(datagram.bytes, datagram.truncated, datagram.source);
         }
     }
 
