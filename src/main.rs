@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use twinflux::control::cli::{Cli, Command, JournalCommand, Run};
+use twinflux::control::config::Format;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::control::{Config, Status};
 use twinflux::deliver::Backend;
@@ -144,7 +145,16 @@ fn print_start(relay: &Relay, config: &Config) -> io::Result<()> {
     writeln!(out, "Twinflux {}: every line to every backend", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  listening on  {}", listens.join(", "))?;
     writeln!(out, "  writing to    {}", backends.join(", "))?;
-    writeln!(out, "  try           echo 'cpu,host=me usage=1.5' > /dev/{kind}/{host}/{port}    (in bash)")?;
+    let format = config.udp.first().map(|one| one.format).or_else(|| config.tcp.first().map(|one| one.format));
+    let line = match format {
+        Some(Format::Graphite) => "me.cpu.usage 1.5",
+        Some(Format::Opentsdb) => "put cpu.usage 1795400726 1.5 host=me",
+        Some(Format::NetdataJson) => {
+            r#"{"hostname":"me","chart_name":"cpu","name":"usage","value":1.5,"timestamp":1795400726}"#
+        }
+        Some(Format::Auto | Format::Influx) | None => "cpu,host=me usage=1.5",
+    };
+    writeln!(out, "  try           echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)")?;
     let admin = relay.admin();
     writeln!(out, "  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}")
 }

@@ -57,16 +57,17 @@ pub struct Plan {
 /// What the system says when it gives no connection, or a relay that takes nothing for a minute.
 pub fn send(plan: &Plan, progress: &Progress) -> io::Result<(Duration, Instant)> {
     let mut hosts = (0..plan.hosts).map(|number| Host::new(number, plan)).collect::<io::Result<Vec<_>>>()?;
-    let start = Instant::now();
+    let (start, start_wall) = (Instant::now(), SystemTime::now());
     let (mut longest, mut began) = (Duration::ZERO, start);
     for turn in 0.. {
         let due = start + plan.interval * turn;
         if (turn > 0 && due.duration_since(start) >= plan.duration) || progress.is_stopped() {
             break;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        // Rendered before it is due, with the time at which it is.
+        let time = (start_wall + plan.interval * turn).duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         for host in &mut hosts {
-            host.exporter.render(now);
+            host.exporter.render(time);
             host.sent = 0;
             host.is_done = false;
         }

@@ -120,7 +120,7 @@ struct Netdata {
     /// netdata: what the batches are written in
     #[arg(long, value_enum, default_value = "graphite")]
     format: Format,
-    /// netdata: what they travel in; over UDP a batch must fit into one datagram (380 dimensions with Graphite)
+    /// netdata: what they travel in; over UDP a batch must fit into one datagram of 65,507 bytes (about 390 dimensions with graphite, 360 with opentsdb, 160 with json)
     #[arg(long, value_enum, default_value = "tcp")]
     transport: Transport,
     /// netdata: values in each host's batch
@@ -211,7 +211,7 @@ struct RunOptions {
     /// netdata: lines a second that other hosts send with Telegraf meanwhile
     #[arg(long, value_name = "LINES", value_parser = positive)]
     beside: Option<f64>,
-    /// netdata: the relay's mapping
+    /// netdata: the relay's mapping, path or netdata
     #[arg(long, default_value = "netdata", requires = "relay")]
     mapping: String,
     /// Print the report as JSON
@@ -318,12 +318,13 @@ async fn send_bursts(plan: burst::Plan, json: bool) -> Result<bool> {
     let shared = Arc::clone(&progress);
     let mut sending = tokio::task::spawn_blocking(move || burst::send(&plan, &shared));
     let (longest, _) = tokio::select! {
-        ended = &mut sending => ended??,
+        ended = &mut sending => ended?,
         () = end_asked_for() => {
             progress.stop();
-            sending.await??
+            sending.await?
         }
-    };
+    }
+    .with_context(|| format!("cannot send to {}", plan.target))?;
     let sent = progress.sent();
     let text = format!("sent {}; the longest burst took {:.2} s\n", describe(sent), longest.as_secs_f64());
     say(&if json { format!("{}\n", serde_json::to_string(&sent)?) } else { text });

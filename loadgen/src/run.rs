@@ -86,7 +86,7 @@ pub struct Report {
     pub relay: RelayReport,
     /// What the bare loop cost, where it was asked for.
     pub baseline: Option<BaselineReport>,
-    /// Whether every line sent is stored or counted, at each backend.
+    /// Whether lines were sent, and every one of them is stored or counted, at each backend.
     pub balanced: bool,
 }
 
@@ -329,7 +329,8 @@ fn report(
         lost_on_the_wire: signed(sent.datagrams) - datagrams - kernel_dropped,
         kernel_dropped,
         refused_lines: refused,
-        balanced: backends.iter().all(|backend| backend.difference == 0 && backend.stored.altered == 0),
+        balanced: sent.lines > 0
+            && backends.iter().all(|backend| backend.difference == 0 && backend.stored.altered == 0),
         backends,
         relay: RelayReport {
             cpu_seconds,
@@ -414,9 +415,15 @@ impl Report {
             let [median, high, longest] = backend.latency_ms;
             lines.push(format!("            latency {median:.1} ms median, {high:.1} ms p99, {longest:.1} ms longest"));
         }
+        let each = match self.sent.datagrams {
+            0 => {
+                format!("{:.2} us for each line", self.relay.cpu_seconds * 1e6 / float(signed(self.sent.lines.max(1))))
+            }
+            _ => format!("{:.2} us for each datagram", self.relay.cpu_microseconds_per_datagram),
+        };
         lines.push(format!(
-            "relay       {:.2} s CPU, {:.2} us for each datagram, {:.1} MiB most resident",
-            self.relay.cpu_seconds, self.relay.cpu_microseconds_per_datagram, self.relay.peak_resident_mib
+            "relay       {:.2} s CPU, {each}, {:.1} MiB most resident",
+            self.relay.cpu_seconds, self.relay.peak_resident_mib
         ));
         if let Some(baseline) = self.baseline {
             lines.push(format!(

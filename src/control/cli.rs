@@ -9,7 +9,8 @@ use super::load::Overrides;
 use super::url::BackendUrl;
 
 /// Keeps two or more InfluxDB servers holding the same data: receives line protocol, Graphite, OpenTSDB and Netdata's
-/// JSON over UDP and TCP, writes every line to every backend, and accounts for each of them.
+/// JSON over UDP and TCP, writes every line to every backend, and accounts for each of them. TCP listeners are set up in
+/// the configuration file.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub struct Cli {

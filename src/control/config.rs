@@ -84,7 +84,7 @@ pub enum Format {
 
 /// What becomes of names that are not line protocol's.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "write \"path\", \"netdata\", or a list of graphite templates: [\".host.measurement*\"]")]
 pub enum Mapping {
     /// One of those that have a name.
     Named(NamedMapping),

@@ -67,6 +67,13 @@ impl Listener<'_> {
         }
     }
 
+    pub(super) fn listen(&self) -> SocketAddr {
+        match self {
+            Self::Udp(one) => one.listen,
+            Self::Tcp(one) => one.listen,
+        }
+    }
+
     fn setup(&self) -> Result<Setup, String> {
         let intake = self.common().intake()?;
         Ok(match self {

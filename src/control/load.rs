@@ -116,9 +116,13 @@ impl Config {
             return Err(source.at("journal", 0, "memory", &what));
         }
         self.check_disk(source)?;
+        let mut addresses = HashSet::new();
         for (table, place, listener) in self.each_listener() {
             if let Err((key, what)) = listener.check(&self.backend) {
                 return Err(source.at(table, place, key, &what));
+            }
+            if !addresses.insert((table, listener.listen())) && listener.listen().port() != 0 {
+                return Err(source.at(table, place, "listen", "is another listener's, too: give each its own port"));
             }
         }
         let (mut names, mut urls) = (HashSet::new(), HashSet::new());
@@ -280,7 +284,9 @@ fn hint(key: &str) -> &'static str {
         "listen" => "; write an IP address and a port: \"0.0.0.0:8089\"",
         "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
         "receive_buffer" | "memory" | "disk" | "min_free" | "max_batch_bytes" => "; write a size: \"8MiB\"",
-        "mapping" => "; write \"path\", \"netdata\", or a list of graphite templates: [\".host.measurement*\"]",
+        "idle_timeout" | "line_timeout" | "timeout" | "linger" | "sync_interval" | "max_age" | "shutdown_timeout" => {
+            "; write a duration: \"30s\""
+        }
         "[tcp]" => "; there may be several: write [[tcp]]",
         "[udp]" => "; there may be several: write [[udp]]",
         "[backend]" => "; there may be several: write [[backend]]",

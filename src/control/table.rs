@@ -98,8 +98,12 @@ fn write_receive(text: &mut String, receive: &Receive) {
             "{kind} {listen} -> {database}: {came}, {denied} denied, {bytes} bytes, {lines} lines, {refused} refused"
         ),
     );
+    if receive.converted > 0 {
+        let (converted, points) = (receive.converted, lines - refused);
+        write_line(text, format_args!("    {converted} values of other formats are among its {points} accepted lines"));
+    }
     for (count, what) in [
-        (receive.converted, "lines of other formats became line protocol"),
+        (receive.empty, "empty datagrams: from a Netdata, a batch too large for a datagram"),
         (receive.skipped, "lines of other formats held nothing to store"),
         (receive.limited, "connections turned away: too many"),
         (receive.timed_out, "connections timed out"),

@@ -140,10 +140,10 @@ impl Journal {
         self.shared.work.notify_one();
     }
 
-    /// Whether records come faster than a working disk takes them, so that soon some would be lost. (A disk that fails or
-    /// is full is another matter: waiting for it would stop the backends that keep up.)
+    /// Whether records come faster than they are written or delivered, so that soon some would be lost, and waiting for a
+    /// moment would help.
     pub fn is_pressed(&self) -> bool {
-        self.shared.lock().is_pressed()
+        self.shared.lock().is_pressed(Instant::now())
     }
 
     /// The reading end of a backend. One is to be made for each.

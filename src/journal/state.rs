@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) memory: Arc<AtomicU64>,
     appended_lines: u64,
     closed: bool,
+    /// Since when the memory has been scarce, and no record was written.
+    pub(super) scarce_since: Option<Instant>,
     /// None where records are kept in memory only.
     pub(super) disk: Option<Disk>,
 }
@@ -110,6 +112,7 @@ impl State {
             memory: Arc::new(AtomicU64::new(0)),
             appended_lines: 0,
             closed: false,
+            scarce_since: None,
             disk: None,
         }
     }

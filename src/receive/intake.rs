@@ -3,7 +3,7 @@
 //! Owns: the reader, the open batch, the tally, and what is logged of refusals. Never does: reading sockets, waiting
 //! (what takes the batches may). For a line nothing in it allocates, locks, logs, or reads a clock.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,7 +86,14 @@ struct Lines<H> {
 }
 
 impl<H: HandOver> Intake<H> {
-    pub(super) fn new(setup: &Setup, shown: Arc<Shown>, pool: &Arc<Pool>, limits: Limits, out: H) -> Self {
+    /// For a listener at this address.
+    pub(super) fn new(
+        (setup, listen): (&Setup, SocketAddr),
+        shown: Arc<Shown>,
+        pool: &Arc<Pool>,
+        limits: Limits,
+        out: H,
+    ) -> Self {
         let precision = setup.destination.precision;
         let lines = Lines {
             shown,
@@ -94,7 +101,7 @@ impl<H: HandOver> Intake<H> {
             builder: Builder::new(Arc::clone(&setup.destination), Arc::clone(pool), limits),
             out,
             tally: Tally::default(),
-            logs: Logs::new(),
+            logs: Logs::new(listen),
             received: Received::now(),
             source: None,
             arrival: Arrival::default(),
@@ -261,15 +268,16 @@ impl<H: HandOver> Sink for Lines<H> {
 /// What is logged, and how seldom.
 #[derive(Debug)]
 struct Logs {
+    listen: SocketAddr,
     refused_next: Instant,
     ring_full_next: Instant,
     hint_next: Instant,
 }
 
 impl Logs {
-    fn new() -> Self {
+    fn new(listen: SocketAddr) -> Self {
         let now = Instant::now();
-        Self { refused_next: now, ring_full_next: now, hint_next: now }
+        Self { listen, refused_next: now, ring_full_next: now, hint_next: now }
     }
 
     fn refused(&mut self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
@@ -283,6 +291,7 @@ impl Logs {
             reason = refused.reason.name(),
             line = %sample.escape_ascii(),
             source,
+            listen = %self.listen,
             "refused a line; at most one is shown in ten seconds, /metrics counts all"
         );
     }

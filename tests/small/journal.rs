@@ -258,3 +258,30 @@ fn the_oldest_leave_a_full_tail_and_are_counted_for_each_backend_that_lacked_the
     let numbers: Vec<u64> = lease.records.iter().map(|record| number(&record.batch.bytes)).collect();
     assert_eq!(numbers, [2, 3, 4]);
 }
+
+#[test]
+fn without_a_disk_it_presses_for_a_while_before_anything_is_lost() {
+    let journal = Journal::new(100_000, &backends(1));
+    let lost = || journal.snapshot().ledgers[0].dropped.iter().sum::<u64>();
+    let mut number = 0;
+    while !journal.is_pressed() {
+        journal.append(batch(number, 0, 1));
+        number += 1;
+        assert_eq!(lost(), 0, "{number}");
+    }
+    // A backend that takes them ends it at once; one that takes nothing does so in the end.
+    let (runtime, mut reader) = (runtime(), journal.reader(0));
+    while let Some(lease) = lease_now(&runtime, &mut reader) {
+        reader.settle(lease, None);
+    }
+    assert!(!journal.is_pressed());
+    let limit = Instant::now() + Duration::from_secs(30);
+    for more in number.. {
+        journal.append(batch(more, 0, 1));
+        if lost() > 0 && !journal.is_pressed() {
+            break;
+        }
+        assert!(Instant::now() < limit, "it presses for ever");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

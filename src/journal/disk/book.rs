@@ -20,6 +20,9 @@ const MOST_RECORDS: usize = 256;
 /// Bytes written and not synced at which the sync does not wait for its interval.
 const SYNC_BYTES: u64 = 4 << 20;
 
+/// How long senders wait for a disk that writes nothing, or for backends that free nothing.
+const LONGEST_PRESSURE: Duration = Duration::from_secs(5);
+
 /// A record that is to be written: its log, and its position on the disk.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -130,6 +133,7 @@ impl State {
                 }
             }
         }
+        self.scarce_since = None;
         let disk = self.disk();
         // After a failed sync meanwhile, what was not synced is written again.
         if let Some(last) = jobs.last()
@@ -265,9 +269,15 @@ impl State {
         self.memory.load(Ordering::Relaxed) / 3 > self.memory_bound / 4
     }
 
-    /// Whether the disk works and does not keep up.
-    pub(in super::super) fn is_pressed(&self) -> bool {
-        self.disk.as_ref().is_some_and(|disk| disk.writing_is == Condition::Ok) && self.is_memory_scarce()
+    /// Whether senders that can wait are to wait: memory is scarce, and there is hope that it is no more in a moment. A
+    /// disk that fails, hangs or is full gives none, nor does a dead backend where there is no disk.
+    pub(in super::super) fn is_pressed(&mut self, now: Instant) -> bool {
+        let has_hope = self.disk.as_ref().is_none_or(|disk| disk.writing_is == Condition::Ok);
+        if !has_hope || !self.is_memory_scarce() {
+            self.scarce_since = None;
+            return false;
+        }
+        now.saturating_duration_since(*self.scarce_since.get_or_insert(now)) < LONGEST_PRESSURE
     }
 
     /// No record below this sequence is needed by a backend, or with `all` by one that is no longer configured.

@@ -57,6 +57,9 @@ impl Templates {
     /// Which one cannot be read, and what would be right.
     pub(super) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
         let mut templates = Self::default();
+        if texts.is_empty() {
+            return Err("list of templates: it has none".to_owned());
+        }
         for text in texts {
             let text = text.as_ref();
             let wrong = |what: String| format!("template {text:?}: {what}");
@@ -227,7 +230,7 @@ impl Template {
 
 /// Whether a tag may have this key or value.
 fn is_name(text: &str) -> bool {
-    !text.is_empty() && escape::key(&mut Vec::new(), text.as_bytes()).is_ok()
+    !text.is_empty() && !text.contains('*') && escape::key(&mut Vec::new(), text.as_bytes()).is_ok()
 }
 
 #[cfg(test)]
@@ -292,6 +295,7 @@ mod tests {
             ("a b c", "[filter] template"),
             ("host.region", "must be the measurement"),
             ("measurement.a\\", "no name of a tag"),
+            ("measurement.host*", "no name of a tag"),
             ("measurement a=b\\", "is no tag"),
             ("measurement a=b,a=c", "there twice"),
             ("measurement.field.field", "field may be there once"),

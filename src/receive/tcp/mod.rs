@@ -93,7 +93,7 @@ impl Listener {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
         let out = Patient { out: out.clone(), stop: self.stop.subscribe() };
-        let intake = Intake::new(&self.setup.intake, Arc::clone(&self.shown), pool, limits, out);
+        let intake = Intake::new((&self.setup.intake, self.address), Arc::clone(&self.shown), pool, limits, out);
         let parts = serve::Parts {
             setup: Setup { listen: self.address, ..self.setup.clone() },
             open: Arc::clone(&self.open),

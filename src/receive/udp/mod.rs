@@ -96,7 +96,7 @@ impl Listener {
                 state: Arc::clone(state),
                 stop: Arc::clone(&self.stop),
                 slot_bytes: SLOT_BYTES,
-                intake: Intake::new(&setup, Arc::clone(&state.shown), pool, limits, out.clone()),
+                intake: Intake::new((&setup, self.address), Arc::clone(&state.shown), pool, limits, out.clone()),
                 setup,
             };
             let thread = std::thread::Builder::new().name(format!("udp-{place}"));

@@ -220,7 +220,7 @@ mod tests {
             state: Arc::clone(&state),
             stop: Arc::new(AtomicBool::new(true)),
             slot_bytes,
-            intake: Intake::new(&setup, Arc::clone(&state.shown), &pool, limits, out),
+            intake: Intake::new((&setup, state.socket.address()), Arc::clone(&state.shown), &pool, limits, out),
             setup,
         });
         let batches = std::mem::take(&mut *taken.lock().expect("no panic"));
