@@ -131,8 +131,12 @@ fn a_version_is_answered_and_http_is_turned_away() {
         // The relay ends the connection early.
         drop(socket.write_all(&captures::frames(name).concat()));
     }
-    let status = settled(&relay, 4);
-    assert_eq!((status.receive[1].refused["wrong_format"], status.accepted_lines), (3, 0));
+    // A TLS client's first record, which holds no line feed.
+    let mut tls = connect(&relay);
+    tls.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").expect("send");
+    assert_eq!(tls.read(&mut [0]).unwrap_or(0), 0, "it is turned away at once");
+    let status = settled(&relay, 5);
+    assert_eq!((status.receive[1].refused["wrong_format"], status.receive[1].lines, status.accepted_lines), (4, 4, 0));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! wait. Half of the ring is kept for datagrams, which cannot wait.
 //!
 //! Bounds: connections, in all and of one address; a line; the unfinished lines of all connections together
-//! ([`MAX_TAIL_BYTES`]); the time without a byte, and the time for a line's end.
+//! (16 MiB); the time without a byte, and the time for a line's end.
 
 mod framer;
 mod serve;

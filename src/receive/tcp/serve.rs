@@ -28,8 +28,10 @@ const READ_BYTES: usize = 64 * 1024;
 const LAST_READS: Duration = Duration::from_secs(1);
 /// How long the thread waits where it cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// One note of each kind in this time is logged.
+/// One note in this time is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// What a TLS client sends first: a handshake record of any version.
+const TLS_HANDSHAKE: &[u8] = b"\x16\x03";
 /// What a client that asks for the version is told.
 const VERSION: &str = concat!("twinflux ", env!("CARGO_PKG_VERSION"), "\n");
 
@@ -89,7 +91,9 @@ struct Connection {
     framer: Framer,
     /// Its format, once its first line told.
     format: Option<Format>,
-    has_read: bool,
+    /// Whether no byte, and no whole line, has come yet.
+    is_new: bool,
+    has_no_line: bool,
     /// When the last byte came.
     last: Instant,
     /// When the unfinished line began.
@@ -137,8 +141,10 @@ impl<H: HandOver + 'static> Serving<H> {
         while connections.join_next().await.is_some() {}
         sealing.abort();
         publishing.abort();
-        self.intake.borrow_mut().seal();
-        self.intake.borrow_mut().publish();
+        let mut intake = self.intake.borrow_mut();
+        intake.seal();
+        intake.publish();
+        intake.publish_sources(Instant::now() + PUBLISH_INTERVAL);
     }
 
     /// Serves a connection, or turns it away.
@@ -158,8 +164,16 @@ impl<H: HandOver + 'static> Serving<H> {
             *self.sources.borrow_mut().entry(source).or_default() += 1;
             self.open.fetch_add(1, Ordering::Relaxed);
             let framer = Framer::default();
-            let connection =
-                Connection { stream, source, framer, format: None, has_read: false, last: now, line_began: now };
+            let connection = Connection {
+                stream,
+                source,
+                framer,
+                format: None,
+                is_new: true,
+                has_no_line: true,
+                last: now,
+                line_began: now,
+            };
             connections.spawn_local(Rc::clone(self).attend(connection));
         }
         intake.publish();
@@ -246,7 +260,8 @@ impl<H: HandOver + 'static> Serving<H> {
         if piece.begins {
             connection.line_began = received.monotonic;
         }
-        let mut goes_on = true;
+        let is_tls = std::mem::take(&mut connection.is_new) && bytes.starts_with(TLS_HANDSHAKE);
+        let mut goes_on = !is_tls || self.turn_away(&mut intake, connection, bytes, "TLS");
         for lines in [&first[..], piece.lines] {
             goes_on = goes_on && self.take_lines(&mut intake, connection, lines);
         }
@@ -267,14 +282,10 @@ impl<H: HandOver + 'static> Serving<H> {
         if lines.is_empty() {
             return true;
         }
-        let is_first = !std::mem::replace(&mut connection.has_read, true);
-        if is_first && let Some((request, speaks)) = stranger(lines) {
-            intake.refuse(Refused { reason: Refusal::WrongFormat, bytes: request }, connection.source);
-            let (source, listen) = (connection.source, self.setup.listen);
-            self.log(
-                || tracing::warn!(%source, %listen, "a sender speaks {speaks} to a TCP listener: set it to plain text"),
-            );
-            return false;
+        if std::mem::take(&mut connection.has_no_line)
+            && let Some(request) = http_request(lines)
+        {
+            return self.turn_away(intake, connection, request, "HTTP");
         }
         let found = intake.stream(lines, &mut connection.format, connection.source);
         if found.asks_version {
@@ -282,6 +293,19 @@ impl<H: HandOver + 'static> Serving<H> {
             drop(connection.stream.try_write(VERSION.as_bytes()));
         }
         true
+    }
+
+    /// Counts and tells that a sender speaks another protocol; its connection is to end.
+    fn turn_away(&self, intake: &mut Intake<H>, connection: &mut Connection, bytes: &[u8], speaks: &str) -> bool {
+        intake.refuse(Refused { reason: Refusal::WrongFormat, bytes }, connection.source);
+        // What follows of it is no line that was cut.
+        self.tail_bytes.set(self.tail_bytes.get() - connection.framer.held_bytes());
+        connection.framer = Framer::default();
+        let (source, listen) = (connection.source, self.setup.listen);
+        self.log(
+            || tracing::warn!(%source, %listen, "a sender speaks {speaks} to a TCP listener: set it to plain text"),
+        );
+        false
     }
 
     /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
@@ -350,14 +374,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
-/// The first line and what it is written in, where that is another protocol: HTTP's headers and bodies look like lines
-/// of Graphite's.
-fn stranger(lines: &[u8]) -> Option<(&[u8], &'static str)> {
+/// The first line, where it is a request of HTTP: its headers and body look like lines of Graphite's.
+fn http_request(lines: &[u8]) -> Option<&[u8]> {
     let first = lines.split(|byte| *byte == b'\n').next()?;
     let request = first.strip_suffix(b"\r").unwrap_or(first);
-    if request.ends_with(b" HTTP/1.1") || request.ends_with(b" HTTP/1.0") {
-        return Some((request, "HTTP"));
-    }
-    // A handshake record of any version.
-    first.starts_with(b"\x16\x03").then_some((first, "TLS"))
+    (request.ends_with(b" HTTP/1.1") || request.ends_with(b" HTTP/1.0")).then_some(request)
 }

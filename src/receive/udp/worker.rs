@@ -11,7 +11,7 @@ use super::mmsg::{Datagram, Method};
 use super::pace::{Look, Pace, Wait};
 use super::{ROUNDS, SLOTS, WorkerState};
 use crate::batch::{HandOver, Received};
-use crate::receive::intake::{Intake, Setup};
+use crate::receive::intake::{Intake, PUBLISH_INTERVAL, Setup};
 
 /// How long a worker sleeps at most before it looks whether it is to stop.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
@@ -49,6 +49,7 @@ pub(super) fn run<H: HandOver>(parts: Parts<H>) {
         }
     }
     worker.parts.intake.seal();
+    worker.parts.intake.publish_sources(Instant::now() + PUBLISH_INTERVAL);
     worker.parts.state.socket.close();
 }
 
