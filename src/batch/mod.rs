@@ -63,7 +63,7 @@ pub struct Batch {
     pub capacity: usize,
 }
 
-/// What takes sealed batches from a worker: never waits.
+/// What takes sealed batches from a worker. It never waits, unless it is made for workers that can.
 pub trait HandOver: Send {
     /// Whether a worker that can wait may give a batch away now: it is to leave room for those that cannot.
     fn has_room(&self) -> bool;

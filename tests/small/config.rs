@@ -165,6 +165,7 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ),
         ("[[tcp]]\nformat = \"influx\"\nmapping = \"netdata\"", &["twinflux.toml:3: tcp.mapping", "other formats"]),
         ("[[tcp]]\n[[tcp]]\n", &["twinflux.toml:2: tcp.listen", "its own port"]),
+        ("[[tcp]]\nnetdata_host_parts = 1000", &["twinflux.toml:2: netdata_host_parts", "between 1 and 16"]),
         ("[[tcp]]\nmapping = []", &["twinflux.toml:2: tcp.mapping", "it has none"]),
         ("[[tcp]]\nline_timeout = 30", &["twinflux.toml:2: line_timeout", "\"30s\""]),
         ("[[tcp]]\nmax_connections = 0", &["twinflux.toml:2: tcp.max_connections", "between 1"]),

@@ -285,7 +285,11 @@ fn null_is_counted_and_version_is_asked_for() {
 fn hosts_are_named_by_their_lines() {
     let plain = Reader::new(None, Mapping::path(), Precision::Nanoseconds);
     let charts = Reader::new(None, netdata(), Precision::Nanoseconds);
+    let templates = Mapping::templates(&["collectd.* .host.measurement*"]).expect("templates");
+    let templates = Reader::new(None, templates, Precision::Nanoseconds);
     for (reader, line, host) in [
+        (&templates, "collectd.web-01.cpu-0.cpu-user 1 7", Some("web-01")),
+        (&templates, "other.web-01.cpu-0.cpu-user 1 7", None),
         (&plain, "cpu,host=web-01,dc=eu usage=1", Some("web-01")),
         (&plain, "cpu usage=1", None),
         (&plain, "netdata.web-01.system.cpu.user 1 7", Some("web-01")),

@@ -67,10 +67,11 @@ impl Mapping {
     pub(crate) fn host_in<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
         match &self.0 {
             Kind::Netdata(netdata) => netdata.split(path, true).map(|(parts, _)| parts.host),
-            _ if path.starts_with(b"netdata.") => {
+            Kind::Templates(templates) => templates.host(path),
+            Kind::Path if path.starts_with(b"netdata.") => {
                 Netdata { keep_prefix: false, host_parts: 1 }.split(path, true).map(|(parts, _)| parts.host)
             }
-            _ => None,
+            Kind::Path => None,
         }
     }
 }

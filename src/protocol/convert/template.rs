@@ -111,6 +111,15 @@ impl Templates {
     }
 }
 
+impl Templates {
+    /// The part of a name that is the tag `host`, or the first of several.
+    pub(super) fn host<'a>(&self, name: &'a [u8]) -> Option<&'a [u8]> {
+        let template = self.filters.find(name).or(self.otherwise.as_ref())?;
+        let host = template.tags.iter().position(|(key, _)| key == "host")?;
+        template.parts(name).find(|(part, _)| *part == Part::Tag(host)).map(|(_, text)| text)
+    }
+}
+
 impl Node {
     /// The template's place of a filter, which is made where there is none.
     fn place(&mut self, filter: &str) -> &mut Option<Template> {
