@@ -160,6 +160,7 @@ impl Reader {
                     return Ok(());
                 }
             },
+            // Line protocol never comes here: it is not converted.
             Format::Graphite | Format::Influx => {
                 let metric = graphite::parse(line, self.converter.likely_tags())?;
                 self.converter.add(&metric, sink)?;

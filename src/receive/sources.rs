@@ -54,8 +54,6 @@ pub struct Source {
     pub host: String,
     /// What it sent.
     pub sum: Arrival,
-    /// When it was seen first.
-    pub first_seen: Instant,
     /// When it was seen last.
     pub last_seen: Instant,
     /// From burst to burst, smoothed.
@@ -162,7 +160,6 @@ impl Source {
             address,
             host: String::new(),
             sum: Arrival::default(),
-            first_seen: now,
             last_seen: now,
             interval: Duration::ZERO,
             bursts: 0,
@@ -216,7 +213,6 @@ impl Source {
         let (sum, rates) = (self.sum, [self.rate, other.rate].into_iter().flatten());
         let window = (self.window.0.min(other.window.0), self.window.1 + other.window.1);
         let rate = rates.reduce(|one, other| one + other);
-        let first_seen = self.first_seen.min(other.first_seen);
         let last_seen = self.last_seen.max(other.last_seen);
         let host = if self.last_seen < other.last_seen { &other.host } else { &self.host }.clone();
         if self.bursts < other.bursts {
@@ -225,7 +221,7 @@ impl Source {
         } else {
             self.sum.add(other.sum);
         }
-        *self = Self { host, first_seen, last_seen, window, rate, ..self.clone() };
+        *self = Self { host, last_seen, window, rate, ..self.clone() };
     }
 
     /// Whether its host is to be looked for: once in each burst.
@@ -406,7 +402,7 @@ mod tests {
         one.merge(&other);
         assert_eq!(one.entries().len(), 2);
         assert_eq!((one.entries()[0].sum.lines, one.entries()[0].host.as_str()), (6, "new"));
-        assert_eq!((one.entries()[0].first_seen, one.entries()[0].last_seen), (now, now + Duration::from_secs(1)));
+        assert_eq!(one.entries()[0].last_seen, now + Duration::from_secs(1));
     }
 
     #[test]

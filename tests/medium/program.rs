@@ -267,6 +267,26 @@ fn a_receive_buffer_that_came_out_smaller_is_logged_and_shown() {
 }
 
 #[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = "data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\n[[tcp]]\nlisten = \"127.0.0.1:0\"\nmax_connections = 900\n";
+    std::fs::write(folder.path().join("file.toml"), file).expect("write");
+    for (hard, raised, is_told) in [(1100, 1100, true), (2000, 1156, false)] {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -Sn 256; ulimit -Hn {hard}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, PROGRAM, "--config", "file.toml"]);
+        let started = Started::from(command, folder.path());
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", started.child.id())).expect("limits");
+        started.signal("-TERM");
+        let (code, log) = started.end();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("the limit");
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        assert_eq!((code, numbers), (Some(0), vec![raised, hard]), "{log}");
+        assert_eq!(log.contains("LimitNOFILE=") && log.contains("max_connections"), is_told, "{log}");
+    }
+}
+
+#[test]
 fn check_prints_a_configuration_with_all_defaults_and_no_secret() {
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("token"), "hunter2").expect("write");

@@ -205,6 +205,35 @@ fn idle_connections_and_endless_lines_are_ended() {
 }
 
 #[test]
+fn unfinished_lines_of_many_connections_are_bounded_together() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp::default()));
+    // More than the bound for all of them, and each more than its share.
+    let half = vec![b'x'; 64_000];
+    let mut modest = connect(&relay);
+    modest.write_all(b"a.b 1").expect("send");
+    let sockets: Vec<_> = (0..300)
+        .map(|_| {
+            let mut socket = connect(&relay);
+            // One that is ended early may say so.
+            drop(socket.write_all(&half));
+            socket
+        })
+        .collect();
+    let ended = wait_for("connections to be ended", || {
+        let receive = receive(&relay);
+        let has_all = receive.connections == 301 && receive.bytes >= 16 << 20;
+        (has_all && receive.limited > 0 && receive.refused["truncated"] == receive.limited).then_some(receive.limited)
+    });
+    assert!(ended < 200, "those with room stay: {ended} were ended");
+    // One with less than its share is none of them.
+    modest.write_all(b" 1\n").expect("send");
+    drop((modest, sockets));
+    let status = settled(&relay, 301);
+    assert_eq!((backend.text().as_str(), status.receive[1].refused["truncated"]), ("a.b value=1 1000000000\n", 300));
+}
+
+#[test]
 fn another_formats_lines_are_refused_by_their_kind_and_the_connection_goes_on() {
     let backend = Scripted::accepting();
     let relay = Running::start(with_tcp(&backend, Tcp { format: Format::Graphite, ..Tcp::default() }));

@@ -8,7 +8,7 @@
 //!   [`super::Scanner`] accepts.
 //! * What the last line had (tags, time) is kept as it was written: a batch has the same in nearly every line.
 //!
-//! Never allocates once its buffers have grown to a sender's lines. Bounds: a point of [`MAX_POINT_BYTES`], a name and
+//! Never allocates once its buffers have grown to a sender's lines, but for escapes in JSON. Bounds: a point of [`MAX_POINT_BYTES`], a name and
 //! tags as InfluxDB's index takes them.
 
 mod epoch;
@@ -56,7 +56,7 @@ struct Point {
     chart: Vec<u8>,
     /// Series and fields.
     text: Vec<u8>,
-    /// The length of the series.
+    /// The length of the series, where the point is open.
     series: usize,
 }
 
@@ -138,14 +138,12 @@ impl Converter {
         if let Kind::Templates(templates) = &mapping.0 {
             metric.name.write_path(chart);
             let field = templates.apply(chart, host, metric.tags, keys, text)?;
-            point.series = text.len();
             return write_first(text, if field.is_empty() { VALUE } else { field }, value);
         }
         let Some((parts, before)) = mapping.chart(metric.name, *format == Format::Graphite) else {
             metric.name.write_path(chart);
             escape::measurement(text, chart)?;
             tags.write(text, host, metric.tags)?;
-            point.series = text.len();
             return write_first(text, VALUE, value);
         };
         if mapping.keeps_prefix() && !parts.prefix.is_empty() {

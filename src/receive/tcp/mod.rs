@@ -132,9 +132,7 @@ impl Listener {
 
     /// Who sent.
     pub fn sources(&self) -> Sources {
-        let mut all = Sources::default();
-        all.merge(&self.shown.sources());
-        all
+        self.shown.sources().clone()
     }
 }
 
