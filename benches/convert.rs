@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use twinflux::protocol::{Line, Mapping, Netdata, Precision, Reader, Refused, Sink};
+use twinflux::protocol::{Line, Mapping, Netdata, Precision, Reader, Refused, Rules, Sink};
 
 #[path = "../tests/support/captures.rs"]
 mod captures;
@@ -42,7 +42,7 @@ fn convert(criterion: &mut Criterion) {
         let lines: usize = datagrams.iter().flatten().filter(|byte| **byte == b'\n').count();
         let mut group = criterion.benchmark_group("convert");
         group.throughput(Throughput::Bytes(bytes as u64));
-        let mut reader = Reader::new(None, mapping, Precision::Nanoseconds);
+        let mut reader = Reader::new(None, mapping, Rules::strict(Precision::Nanoseconds));
         group.bench_function(name, |bench| {
             bench.iter(|| {
                 let mut count = Count::default();

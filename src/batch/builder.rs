@@ -20,7 +20,8 @@ pub struct Limits {
     pub age: Duration,
 }
 
-/// Collects the lines of one destination into batches. The batch's size in bytes is the pool's buffer size.
+/// Collects the lines of one destination into batches. The batch's size in bytes is the pool's buffer size; a line that is
+/// longer than that is a batch of its own.
 #[derive(Debug)]
 pub struct Builder {
     destination: Arc<Destination>,
@@ -36,14 +37,14 @@ impl Builder {
     /// A builder without lines.
     ///
     /// # Panics
-    /// If the pool's buffers have no room for one line.
+    /// If the pool's buffers have no room for a datagram's longest line.
     pub fn new(destination: Arc<Destination>, pool: Arc<Pool>, limits: Limits) -> Self {
         assert!(pool.buffer_bytes() >= Self::least_buffer_bytes(), "BUG: buffers hold at least one line");
         let buffer = pool.take();
         Self { destination, pool, limits, buffer, lines: 0, opened: None }
     }
 
-    /// The smallest buffer that has room for any line.
+    /// The smallest buffer that has room for any line of a datagram.
     pub const fn least_buffer_bytes() -> usize {
         MAX_LINE_BYTES + STAMP_AND_FEED_BYTES
     }
@@ -87,6 +88,11 @@ impl Builder {
             return (bytes, capacity);
         }
         let full = std::mem::replace(&mut self.buffer, self.pool.take());
+        if full.capacity() > self.pool.buffer_bytes() {
+            // A line that is larger than any of the pool's buffers: they stay of one size.
+            let capacity = full.capacity();
+            return (Bytes::from(full), capacity);
+        }
         (self.pool.freeze(full), self.pool.buffer_bytes())
     }
 }
@@ -145,6 +151,26 @@ mod tests {
             assert!(batch.bytes.len() <= Builder::least_buffer_bytes());
             assert_eq!(batch.bytes.len() as u64, batch.lines * 1001);
         }
+    }
+
+    #[test]
+    fn a_line_larger_than_a_buffer_is_a_batch_of_its_own() {
+        let mut builder = builder(1_000_000);
+        let (small, large) = (vec![b'x'; 1000], vec![b'y'; 1 << 20]);
+        let mut batches = Vec::new();
+        for line in [&small, &large, &small, &large, &large, &small] {
+            batches.extend(builder.append(line, Some(7), Received::now()));
+        }
+        batches.extend(builder.seal());
+        let sizes: Vec<(u64, usize)> = batches.iter().map(|batch| (batch.lines, batch.bytes.len())).collect();
+        let (small, large) = ((1, small.len() + 3), (1, large.len() + 3));
+        assert_eq!(sizes, [small, large, small, large, large, small]);
+        assert!(batches.iter().all(|batch| batch.capacity >= batch.bytes.len()));
+        assert_eq!(
+            builder.pool.take().capacity(),
+            Builder::least_buffer_bytes(),
+            "the pool's buffers stay of one size"
+        );
     }
 
     #[test]

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::url::BackendUrl;
 use crate::journal::Durability;
 use crate::journal::disk::{Compression, WhenFull};
-use crate::protocol::Precision;
+use crate::protocol::line::MAX_LINE_BYTES;
+use crate::protocol::{Precision, Unsigned};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -128,6 +129,8 @@ pub struct Udp {
     pub retention_policy: String,
     /// The unit of its lines' timestamps; Telegraf sends nanoseconds. Times of other formats are written in it.
     pub precision: Precision,
+    /// What becomes of unsigned integers (`5u`). Refused: stock InfluxDB 1.x does not take them.
+    pub unsigned: Unsigned,
     /// Threads; 0: 1 on one or two CPUs, else half of the CPUs, at most 4. One takes 200,000 datagrams a second.
     pub workers: u16,
     /// The receive buffer of each worker: what 100,000 datagrams of 300 bytes a second fill in 60 ms.
@@ -147,6 +150,7 @@ impl Default for Udp {
             database: "telegraf".to_owned(),
             retention_policy: String::new(),
             precision: Precision::Nanoseconds,
+            unsigned: Unsigned::default(),
             workers: 0,
             receive_buffer: ByteSize::mib(8),
             allow: Vec::new(),
@@ -174,6 +178,11 @@ pub struct Tcp {
     pub retention_policy: String,
     /// The unit of its lines' timestamps.
     pub precision: Precision,
+    /// As for UDP.
+    pub unsigned: Unsigned,
+    /// The longest line, without its line feed, and the longest that a string with line feeds may become: what fits into a
+    /// datagram. InfluxDB takes longer ones.
+    pub max_line: ByteSize,
     /// Open connections, at most: eight times the hosts that a relay is made for.
     pub max_connections: u32,
     /// Open connections from one address, at most: one broken client is not to take all of them.
@@ -199,6 +208,8 @@ impl Default for Tcp {
             database: "telegraf".to_owned(),
             retention_policy: String::new(),
             precision: Precision::Nanoseconds,
+            unsigned: Unsigned::default(),
+            max_line: ByteSize::b(MAX_LINE_BYTES as u64),
             max_connections: 4096,
             max_connections_per_source: 1024,
             idle_timeout: Duration::from_secs(15 * 60),

@@ -9,13 +9,16 @@ use super::load::LONGEST_TIMEOUT;
 use super::url::BackendUrl;
 use crate::batch::Destination;
 use crate::journal::disk::MAX_NAME_BYTES;
-use crate::protocol;
+use crate::protocol::line::{LONGEST_LINE_BYTES, MAX_LINE_BYTES};
+use crate::protocol::{self, Unsigned};
 use crate::receive::{IntakeSetup, Setup, tcp, udp};
 
 /// More threads than any machine has use for.
 const MOST_WORKERS: u16 = 64;
 /// More connections than a process may have files.
 const MOST_CONNECTIONS: u32 = 1 << 20;
+/// Shorter lines than hosts send.
+const LEAST_LINE_BYTES: u64 = 1024;
 /// More parts than a host's name has.
 const MOST_HOST_PARTS: u8 = 16;
 
@@ -38,6 +41,8 @@ struct Common<'a> {
     database: &'a str,
     retention_policy: &'a str,
     precision: protocol::Precision,
+    max_line: u64,
+    unsigned: Unsigned,
     allow: &'a [ipnet::IpNet],
 }
 
@@ -63,7 +68,7 @@ impl Listener<'_> {
         self.common().check(backends)?;
         match self {
             Self::Udp(listener) => check_udp(listener, backends),
-            Self::Tcp(listener) => check_tcp(listener),
+            Self::Tcp(listener) => check_tcp(listener, backends),
         }
     }
 
@@ -107,6 +112,8 @@ impl Listener<'_> {
                 database: &one.database,
                 retention_policy: &one.retention_policy,
                 precision: one.precision,
+                max_line: MAX_LINE_BYTES as u64,
+                unsigned: one.unsigned,
                 allow: &one.allow,
             },
             Self::Tcp(one) => Common {
@@ -117,6 +124,8 @@ impl Listener<'_> {
                 database: &one.database,
                 retention_policy: &one.retention_policy,
                 precision: one.precision,
+                max_line: one.max_line.as_u64(),
+                unsigned: one.unsigned,
                 allow: &one.allow,
             },
         }
@@ -181,6 +190,8 @@ impl Common<'_> {
                 Format::NetdataJson => Some(protocol::Format::NetdataJson),
             },
             mapping: self.mapping()?,
+            max_line: usize::try_from(self.max_line).unwrap_or(LONGEST_LINE_BYTES),
+            unsigned: self.unsigned,
             allow: self.allow.to_vec(),
         })
     }
@@ -202,8 +213,17 @@ fn check_udp(listener: &Udp, backends: &[Backend]) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn check_tcp(listener: &Tcp) -> Result<(), Wrong> {
-    let Tcp { max_connections, max_connections_per_source, idle_timeout, line_timeout, .. } = listener;
+fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
+    let Tcp { max_connections, max_connections_per_source, idle_timeout, line_timeout, max_line, .. } = listener;
+    if !(LEAST_LINE_BYTES..=LONGEST_LINE_BYTES as u64).contains(&max_line.as_u64()) {
+        return Err(("max_line", "must be between 1KiB and 1MiB".to_owned()));
+    }
+    let is_small =
+        |backend: &&Backend| matches!(backend.url, BackendUrl::Influx(_)) && backend.max_batch_bytes < *max_line;
+    if let Some(backend) = backends.iter().find(is_small) {
+        let what = format!("must be at most the max_batch_bytes of backend {:?}: no line is split", backend.name);
+        return Err(("max_line", what));
+    }
     for (key, connections) in
         [("max_connections", max_connections), ("max_connections_per_source", max_connections_per_source)]
     {

@@ -283,11 +283,14 @@ fn hint(key: &str) -> &'static str {
     match key {
         "listen" => "; write an IP address and a port: \"0.0.0.0:8089\"",
         "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
-        "receive_buffer" | "memory" | "disk" | "min_free" | "max_batch_bytes" => "; write a size: \"8MiB\"",
+        "receive_buffer" | "max_line" | "memory" | "disk" | "min_free" | "max_batch_bytes" => {
+            "; write a size: \"8MiB\""
+        }
         "idle_timeout" | "line_timeout" | "timeout" | "linger" | "sync_interval" | "max_age" | "shutdown_timeout" => {
             "; write a duration: \"30s\""
         }
         "netdata_host_parts" => "; write a number between 1 and 16",
+        "unsigned" => "; write \"refuse\", \"keep\" or \"signed\"",
         "[tcp]" => "; there may be several: write [[tcp]]",
         "[udp]" => "; there may be several: write [[udp]]",
         "[backend]" => "; there may be several: write [[backend]]",

@@ -253,7 +253,7 @@ fn whole_bytes(file: &mut File, precision: Precision) -> io::Result<u64> {
     file.seek(SeekFrom::Start(0))?;
     file.read_to_end(&mut text)?;
     let mut end = 0;
-    for line in Scanner::new(precision).lines(&text, true).flatten() {
+    for line in Scanner::of_accepted(precision).lines(&text, true).flatten() {
         end = line.bytes.as_ptr() as usize - text.as_ptr() as usize + line.bytes.len() + 1;
     }
     Ok(end as u64)

@@ -54,7 +54,7 @@ impl Relay {
         let mut too_long = 0;
         for record in &lease.records {
             let bytes = &record.batch.bytes;
-            for datagram in pack(bytes, &mut Scanner::new(lease.destination.precision), self.mtu) {
+            for datagram in pack(bytes, &mut Scanner::of_accepted(lease.destination.precision), self.mtu) {
                 if datagram.len() > MAX_DATAGRAM_BYTES {
                     too_long += 1;
                     continue;

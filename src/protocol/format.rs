@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::number;
-use super::token::{is_blank, trim};
+use super::token::{has_influx_tags, is_blank, trim};
 
 /// What a line is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -27,11 +27,12 @@ pub enum Format {
 }
 
 impl Format {
-    /// What this line, with or without its line feed, is written in; none where it is blank, a comment, or written in nothing known.
+    /// What this line, with or without its line feed, looks like; none where it is blank, a comment, or like nothing known.
     ///
     /// The second word decides: in line protocol it is a field and has a `=`, in Graphite's text it is a number. (A
-    /// backslash before a space belongs to line protocol's words.) A word and a number alone are much else, too, broken line
-    /// protocol among it: they are Graphite's only with a time behind them, or a path that has parts.
+    /// backslash before a space belongs to line protocol's words.) A word and a number alone are much else, too, broken
+    /// line protocol among it: they are Graphite's only with a time behind them, or a path that has parts. Tags in the
+    /// manner of line protocol tell of a line of it that lacks a field's key.
     pub fn detect(line: &[u8]) -> Option<Self> {
         let line = trim(line.split(|byte| *byte == b'\n').next().unwrap_or_default());
         match line.first()? {
@@ -51,14 +52,19 @@ impl Format {
         if first == b"put" {
             return Some(Self::Opentsdb);
         }
-        let has_parts = first.iter().any(|byte| matches!(byte, b'.' | b';'));
-        // The end of a string of line protocol and its timestamp look like a name and a number.
-        let is_path = !first.contains(&b'"');
+        let path = first.split(|byte| *byte == b';').next().unwrap_or_default();
+        if has_influx_tags(path) {
+            return Some(Self::Influx);
+        }
         let is_graphite = match third {
-            b"" => has_parts && is_number(second) && second.len() < STAMP_DIGITS,
+            // The end of a string of line protocol and its timestamp look like a name and a number.
+            b"" => {
+                let has_parts = first.iter().any(|byte| matches!(byte, b'.' | b';'));
+                has_parts && !first.contains(&b'"') && is_number(second) && second.len() < STAMP_DIGITS
+            }
             time => is_number(second) && is_number(time) && time.len() < STAMP_DIGITS && rest.is_empty(),
         };
-        (is_path && is_graphite).then_some(Self::Graphite)
+        is_graphite.then_some(Self::Graphite)
     }
 
     /// The format's name in the configuration, JSON and logs.
@@ -130,6 +136,12 @@ mod tests {
             ("a 1 1795400726", Some(Format::Graphite)),
             ("a.b;c=d 1", Some(Format::Graphite)),
             ("a.b -inf -1", Some(Format::Graphite)),
+            (r#""web.cgroups-dev\x2d1_swap.cpu-user" 0 1795400726"#, Some(Format::Graphite)),
+            ("a.b;c=d,e=f 1", Some(Format::Graphite)),
+            ("cpu,dc=a.b 1.5", Some(Format::Influx)),
+            ("cpu,dc=a.b 1.5 1795400726", Some(Format::Influx)),
+            ("metric;tag1=aaa1;tag2=bb b2 2", None),
+            ("put a=b", Some(Format::Influx)),
             ("POST /api/put HTTP/1.1", None),
             ("\u{16}\u{3}\u{1}", None),
         ] {

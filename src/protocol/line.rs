@@ -16,21 +16,33 @@
 //!   a token that ends in a backslash too.
 //! * A string may hold anything, a line feed included; `\"` and `\\` are its escapes.
 //! * Comments (`#`) and blank lines are skipped and count as nothing.
+//! * A field `time` is forwarded: every InfluxDB stores the line without it. A line that has no other field is refused.
+//! * Unsigned integers (`5u`) are refused unless the [`Rules`] take them: stock InfluxDB 1.x does not know them.
 //!
-//! An accepted line is handed on byte for byte, without leading spaces, CR and LF. (InfluxDB frames lines before
-//! it skips leading spaces, and takes a quote behind them for a string's: such a line could swallow others.) Never allocates, never copies, never
-//! looks at a byte beyond the input; every step consumes at least one byte.
+//! A **datagram** is complete: a string that nothing closes makes its line invalid, and the lines behind it are judged for
+//! themselves. A **stream** goes on: a line whose string is still open waits for more ([`Judged::Open`]), and the scan
+//! resumes where it stopped, so that the work is linear however the stream was cut.
+//!
+//! An accepted line is handed on byte for byte, without leading spaces, CR and LF. (InfluxDB frames lines before it
+//! skips leading spaces, and takes a quote behind them for a string's: such a line could swallow others.) Never
+//! allocates, never copies, never looks at a byte beyond the input; every step consumes at least one byte.
 
-use super::token::{BACKSLASH, CLASS, COMMA, CONTROL, EQUALS, SPACE, find};
-use super::{Precision, Refusal, number, timestamp};
+mod grammar;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Precision, Refusal};
+use grammar::{Scanned, Seen, Stop, TagKeys, ends_at, find_quote, next_line, resume_line, scan_line, skip_spaces};
 
 /// The most tags a line may have.
 pub const MAX_TAGS: usize = 256;
 /// The one number of tags at which InfluxDB 1.6 panics (in `scanTags`) and answers 500 for the whole request,
 /// at every retry.
 pub(super) const TAGS_THAT_PANIC: usize = 100;
-/// The longest line, in bytes without its line feed: a datagram's length.
+/// The longest line unless a listener says otherwise, in bytes without its line feed: a datagram's length.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
+/// The longest line that any listener takes, in bytes without its line feed.
+pub const LONGEST_LINE_BYTES: usize = 1024 * 1024;
 /// The longest series key (measurement and tags as written) plus field key plus 4, as InfluxDB's index counts.
 pub(super) const MAX_SERIES_BYTES: usize = 65_535;
 
@@ -41,6 +53,8 @@ pub struct Line<'a> {
     pub bytes: &'a [u8],
     /// Whether it has a timestamp of its own.
     pub has_timestamp: bool,
+    /// Whether one of its fields is an unsigned integer.
+    pub has_unsigned: bool,
 }
 
 /// A refused line.
@@ -52,17 +66,58 @@ pub struct Refused<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Finds the lines of one datagram after the other, with timestamps of one precision.
+/// What a listener takes beyond the grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The unit of timestamps.
+    pub precision: Precision,
+    /// The longest line, in bytes without its line feed, at most [`LONGEST_LINE_BYTES`].
+    pub max_line: usize,
+    /// What becomes of unsigned integers.
+    pub unsigned: Unsigned,
+}
+
+/// What becomes of unsigned integers (`5u`), which stock InfluxDB 1.x does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unsigned {
+    /// Their line is refused.
+    #[default]
+    Refuse,
+    /// They are forwarded: for mirrors whose servers all take them.
+    Keep,
+    /// They are forwarded as signed ones, at most the largest, as Telegraf converts them.
+    Signed,
+}
+
+impl Rules {
+    /// The strictest ones: what every InfluxDB takes, in lines of at most [`MAX_LINE_BYTES`].
+    pub fn strict(precision: Precision) -> Self {
+        Self { precision, max_line: MAX_LINE_BYTES, unsigned: Unsigned::Refuse }
+    }
+}
+
+/// Finds lines, in one input after the other.
 #[derive(Debug)]
 pub struct Scanner {
-    precision: Precision,
+    rules: Rules,
     tags: TagKeys,
 }
 
 impl Scanner {
-    /// A scanner for one worker of one listener.
+    /// A scanner with the strictest rules.
     pub fn new(precision: Precision) -> Self {
-        Self { precision, tags: TagKeys::default() }
+        Self::with(Rules::strict(precision))
+    }
+
+    /// A scanner with these rules.
+    pub fn with(rules: Rules) -> Self {
+        Self { rules, tags: TagKeys::default() }
+    }
+
+    /// A scanner that finds again what any listener may have accepted.
+    pub fn of_accepted(precision: Precision) -> Self {
+        Self::with(Rules { precision, max_line: LONGEST_LINE_BYTES, unsigned: Unsigned::Keep })
     }
 
     /// The lines of `input`. `truncated` says that the input's end was cut off, so that a last line without a
@@ -70,8 +125,38 @@ impl Scanner {
     #[inline]
     pub fn lines<'a>(&'a mut self, input: &'a [u8], truncated: bool) -> Lines<'a> {
         let is_utf8 = std::str::from_utf8(input).is_ok();
-        Lines { input, at: 0, precision: self.precision, is_utf8, truncated, tags: &mut self.tags }
+        Lines { input, at: 0, rules: self.rules, is_utf8, truncated, tags: &mut self.tags }
     }
+
+    /// The lines of a piece of a stream, which begins with the line that was `open` before, where there is one. To be
+    /// read with [`Lines::next_of_stream`].
+    #[inline]
+    pub(super) fn stream<'a>(&'a mut self, input: &'a [u8], is_open: bool) -> Lines<'a> {
+        // What waited is not looked through again at each piece: its line is, once, when it is whole.
+        let is_utf8 = !is_open && std::str::from_utf8(input).is_ok();
+        Lines { input, at: 0, rules: self.rules, is_utf8, truncated: false, tags: &mut self.tags }
+    }
+}
+
+/// Where the scan of a stream's line stopped because its string is still open. Places are relative to the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Open {
+    seen: Seen,
+    /// The place of the string's opening quote.
+    quote: usize,
+    /// The closing quote is not before this place.
+    searched: usize,
+}
+
+/// What the next line of a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judged<'a> {
+    /// A valid line.
+    Line(Line<'a>),
+    /// A line, up to its first line feed, that is not valid.
+    Refused(Refused<'a>),
+    /// The rest of the input is a line whose string is still open.
+    Open(Open),
 }
 
 /// Walks over the lines of one datagram.
@@ -79,7 +164,7 @@ impl Scanner {
 pub struct Lines<'a> {
     input: &'a [u8],
     at: usize,
-    precision: Precision,
+    rules: Rules,
     is_utf8: bool,
     truncated: bool,
     tags: &'a mut TagKeys,
@@ -104,22 +189,99 @@ impl<'a> Lines<'a> {
         }
     }
 
+    /// The place behind what was read so far.
+    #[inline]
+    pub(super) fn offset(&self) -> usize {
+        self.at
+    }
+
+    /// Goes on at another place: what lies before it was read by somebody else.
+    #[inline]
+    pub(super) fn resume(&mut self, at: usize) {
+        self.at = at;
+    }
+
+    /// Whether the whole input is known to be UTF-8.
+    #[inline]
+    pub(super) fn is_utf8(&self) -> bool {
+        self.is_utf8
+    }
+
+    /// The next line of a stream, of which `input` holds whole physical lines. `open` is where the scan of the first one
+    /// stopped. At the stream's end (`is_end`) nothing waits for more.
+    ///
+    /// A line that turns out to be invalid, or too long, costs its first physical line only; reading goes on with the next.
+    /// What is decided depends on the line's first `max_line` bytes, never on how much of the stream is at hand.
+    #[inline]
+    pub(super) fn next_of_stream(&mut self, open: Option<Open>, is_end: bool) -> Option<Judged<'a>> {
+        if open.is_none() && !self.seek_line() {
+            return None;
+        }
+        let (start, mut seen) = (self.at, open.map(|open| open.seen).unwrap_or_default());
+        let window = self.window(start);
+        let scanned = match open {
+            Some(Open { quote, searched, .. }) => {
+                resume_line(window, start + quote, start + searched, &self.rules, &mut seen)
+            }
+            None => scan_line(window, start, &self.rules, self.tags, &mut seen),
+        };
+        Some(match scanned.and_then(|line| self.check_whole(start, line, &seen)) {
+            Ok(line) => Judged::Line(self.accept(start, line, &seen)),
+            Err(stop) => self.judge_open(start, open, stop, seen, is_end),
+        })
+    }
+
+    /// The input up to where the line at `start` is too long: its longest length, and CR and LF.
+    #[inline]
+    fn window(&self, start: usize) -> &'a [u8] {
+        &self.input[..self.input.len().min(start + self.rules.max_line + 2)]
+    }
+
+    /// Refuses a line of a stream, unless its string is still open and may be closed by what comes.
+    #[cold]
+    fn judge_open(&mut self, start: usize, open: Option<Open>, stop: Stop, seen: Seen, is_end: bool) -> Judged<'a> {
+        let (mut reason, quote) = stop;
+        let window = self.window(start);
+        if reason == Refusal::UnterminatedString {
+            let known = open.filter(|open| start + open.quote == quote);
+            if let Err(searched) = find_quote(window, known.map_or(quote + 1, |open| start + open.searched)) {
+                if window.len() - start == self.rules.max_line + 2 {
+                    reason = Refusal::TooLong;
+                } else if !is_end {
+                    return Judged::Open(Open { seen, quote: quote - start, searched: searched - start });
+                }
+            }
+        }
+        self.at = next_line(self.input, start);
+        let bytes = &self.input[start..self.at];
+        let is_too_long = bytes.strip_suffix(b"\n").unwrap_or(bytes).len() > self.rules.max_line;
+        Judged::Refused(Refused { reason: if is_too_long { Refusal::TooLong } else { reason }, bytes })
+    }
+
     /// What only a look at the whole line tells.
     #[inline]
-    fn check_whole(&self, start: usize, line: Scanned) -> Result<(), Refusal> {
-        if line.end - start > MAX_LINE_BYTES - 1024 {
-            let series = line.series_end - start + line.longest_field_key + 4;
-            if line.end - start > MAX_LINE_BYTES || series > MAX_SERIES_BYTES {
-                return Err(Refusal::TooLong);
+    fn check_whole(&self, start: usize, line: Scanned, seen: &Seen) -> Result<Scanned, Stop> {
+        let length = line.end - start;
+        if length > self.rules.max_line.min(MAX_LINE_BYTES - 1024) {
+            let series = seen.series_bytes + seen.longest_field_key + 4;
+            if length > self.rules.max_line || series > MAX_SERIES_BYTES {
+                return Err((Refusal::TooLong, line.end));
             }
         }
         if !self.is_utf8 && std::str::from_utf8(&self.input[start..line.end]).is_err() {
-            return Err(Refusal::InvalidUtf8);
+            return Err((Refusal::InvalidUtf8, line.end));
         }
         if self.truncated && line.end == self.input.len() {
-            return Err(Refusal::Truncated);
+            return Err((Refusal::Truncated, line.end));
         }
-        Ok(())
+        Ok(line)
+    }
+
+    #[inline]
+    fn accept(&mut self, start: usize, line: Scanned, seen: &Seen) -> Line<'a> {
+        self.at = next_line(self.input, line.end);
+        let bytes = &self.input[start..line.end];
+        Line { bytes, has_timestamp: line.has_timestamp, has_unsigned: seen.has_unsigned }
     }
 
     #[cold]
@@ -139,265 +301,11 @@ impl<'a> Iterator for Lines<'a> {
         if !self.seek_line() {
             return None;
         }
-        let start = self.at;
-        let scanned = scan_line(self.input, start, self.precision, self.tags)
-            .and_then(|line| self.check_whole(start, line).map(|()| line).map_err(|reason| (reason, line.end)));
-        Some(match scanned {
-            Ok(line) => {
-                self.at = next_line(self.input, line.end);
-                Ok(Line { bytes: &self.input[start..line.end], has_timestamp: line.has_timestamp })
-            }
+        let (start, mut seen) = (self.at, Seen::default());
+        let scanned = scan_line(self.input, start, &self.rules, self.tags, &mut seen);
+        Some(match scanned.and_then(|line| self.check_whole(start, line, &seen)) {
+            Ok(line) => Ok(self.accept(start, line, &seen)),
             Err((reason, at)) => Err(self.refuse(start, reason, at)),
         })
-    }
-}
-
-/// Where the parts of one valid line end.
-#[derive(Clone, Copy)]
-struct Scanned {
-    /// The end of the line, before CR and LF.
-    end: usize,
-    /// The end of measurement and tags.
-    series_end: usize,
-    longest_field_key: usize,
-    has_timestamp: bool,
-}
-
-/// Why a line is refused, and the place from which the next line feed is looked for. It lies behind strings that
-/// were closed, so that their text is not taken for lines; see [`scan_value`] for the one exception.
-type Stop = (Refusal, usize);
-
-fn scan_line(input: &[u8], start: usize, precision: Precision, tags: &mut TagKeys) -> Result<Scanned, Stop> {
-    let mut at = token::<MEASUREMENT_END>(input, start)?;
-    if at == start {
-        return Err((at_control(input, at, Refusal::MissingMeasurement), at));
-    }
-    at = scan_tags(input, at, tags)?;
-    let series_end = at;
-    if input.get(at) != Some(&b' ') {
-        return Err((at_control(input, at, Refusal::MissingField), at));
-    }
-    let (after, longest_field_key) = scan_fields(input, skip_spaces(input, at))?;
-    let (end, has_timestamp) = scan_timestamp(input, after, precision)?;
-    Ok(Scanned { end, series_end, longest_field_key, has_timestamp })
-}
-
-/// The tags, from the place after the measurement; returns the place after them.
-#[inline]
-fn scan_tags(input: &[u8], mut at: usize, tags: &mut TagKeys) -> Result<usize, Stop> {
-    tags.clear();
-    while input.get(at) == Some(&b',') {
-        let key = at + 1;
-        let key_end = token::<KEY_END>(input, key)?;
-        if key_end == key {
-            return Err((at_control(input, key, Refusal::MissingTagKey), key_end));
-        }
-        if input.get(key_end) != Some(&b'=') {
-            return Err((at_control(input, key_end, Refusal::InvalidTagValue), key_end));
-        }
-        tags.add(input, key, key_end).map_err(|reason| (reason, key_end))?;
-        let value = key_end + 1;
-        at = token::<KEY_END>(input, value)?;
-        if at == value || input.get(at) == Some(&b'=') {
-            return Err((at_control(input, at, Refusal::InvalidTagValue), at));
-        }
-    }
-    if tags.count == TAGS_THAT_PANIC {
-        return Err((Refusal::TooManyTags, at));
-    }
-    Ok(at)
-}
-
-/// The fields, from the first one's key; returns the place after them and the longest key's length.
-#[inline]
-fn scan_fields(input: &[u8], mut at: usize) -> Result<(usize, usize), Stop> {
-    let mut longest = 0;
-    loop {
-        let key_end = token::<KEY_END>(input, at)?;
-        if key_end == at {
-            return Err((at_control(input, at, Refusal::MissingField), at));
-        }
-        if input.get(key_end) != Some(&b'=') {
-            return Err((at_control(input, key_end, Refusal::InvalidValue), key_end));
-        }
-        if &input[at..key_end] == b"time" {
-            return Err((Refusal::ReservedField, key_end));
-        }
-        longest = longest.max(key_end - at);
-        at = scan_value(input, key_end + 1)?;
-        if input.get(at) != Some(&b',') {
-            return Ok((at, longest));
-        }
-        at += 1;
-    }
-}
-
-/// One field's value; returns the place after it, which is a comma, a space or the line's end.
-///
-/// Text right behind a string that goes over a line's end tells that its closing quote is another line's opening
-/// one, and that its own was never closed: then the lines inside are judged for themselves.
-#[inline]
-fn scan_value(input: &[u8], at: usize) -> Result<usize, Stop> {
-    let first = input.get(at).copied().unwrap_or(b'\n');
-    let (end, otherwise) = match first {
-        b'0'..=b'9' | b'-' | b'.' => (number::skip(input, at)?, Refusal::InvalidValue),
-        b'"' => (skip_string(input, at)?, Refusal::TrailingText),
-        _ => (skip_boolean(input, at), Refusal::InvalidValue),
-    };
-    if end > at && (matches!(input.get(end), None | Some(b',' | b' ')) || ends_at(input, end)) {
-        return Ok(end);
-    }
-    let is_open = first == b'"' && memchr::memchr(b'\n', &input[at..end]).is_some();
-    if is_open { Err((Refusal::UnterminatedString, at)) } else { Err((at_control(input, end, otherwise), end)) }
-}
-
-/// The place after the boolean at `at`, or `at` where there is none.
-fn skip_boolean(input: &[u8], at: usize) -> usize {
-    let rest = &input[at..];
-    let names: [&[u8]; 8] = [b"true", b"True", b"TRUE", b"false", b"False", b"FALSE", b"t", b"f"];
-    let longest = names.iter().find(|name| rest.starts_with(name)).map(|name| name.len());
-    let length = longest.unwrap_or_else(|| usize::from(matches!(rest.first(), Some(b'T' | b'F'))));
-    at + length
-}
-
-/// The place after the string whose opening quote is at `open`.
-fn skip_string(input: &[u8], open: usize) -> Result<usize, Stop> {
-    let mut at = open + 1;
-    while let Some(found) = input.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
-        at += found;
-        if input[at] == b'"' {
-            return Ok(at + 1);
-        }
-        at += 2;
-    }
-    // Nothing closes it: the lines behind are judged for themselves.
-    Err((Refusal::UnterminatedString, open))
-}
-
-/// What stands after the fields; returns the line's end and whether there was a timestamp.
-#[inline]
-fn scan_timestamp(input: &[u8], at: usize, precision: Precision) -> Result<(usize, bool), Stop> {
-    if ends_at(input, at) {
-        return Ok((at, false));
-    }
-    let first = skip_spaces(input, at);
-    if ends_at(input, first) {
-        return Ok((first, false));
-    }
-    let after = timestamp::skip(input, first, precision)?;
-    let end = if ends_at(input, after) { after } else { skip_spaces(input, after) };
-    if ends_at(input, end) { Ok((end, true)) } else { Err((at_control(input, end, Refusal::TrailingText), end)) }
-}
-
-// === Bytes and tokens ===
-
-/// What ends a measurement (`=` does not).
-const MEASUREMENT_END: u8 = COMMA | SPACE | BACKSLASH | CONTROL;
-/// What ends a key or a tag value.
-const KEY_END: u8 = COMMA | EQUALS | SPACE | BACKSLASH | CONTROL;
-
-/// The place after the token that starts at `at`: the first unescaped byte of `ENDS`, or the input's end.
-#[inline]
-fn token<const ENDS: u8>(input: &[u8], mut at: usize) -> Result<usize, Stop> {
-    loop {
-        at = find(input, at, |byte| CLASS[byte as usize] & ENDS != 0);
-        if input.get(at) != Some(&b'\\') {
-            return Ok(at);
-        }
-        at = skip_backslashes::<ENDS>(input, at)?;
-    }
-}
-
-/// The place after the run of backslashes at `at` and what it escapes.
-#[cold]
-fn skip_backslashes<const ENDS: u8>(input: &[u8], at: usize) -> Result<usize, Stop> {
-    let run = input[at..].iter().take_while(|byte| **byte == b'\\').count();
-    let after = at + run;
-    match input.get(after).map(|byte| CLASS[*byte as usize] & ENDS) {
-        Some(0) => Ok(after),
-        Some(CONTROL) | None => Err((at_control(input, after, Refusal::AmbiguousEscape), after)),
-        Some(_) if run % 2 == 1 => Ok(after + 1),
-        Some(_) => Err((Refusal::AmbiguousEscape, after)),
-    }
-}
-
-/// `reason`, unless what stands at `at` is a control byte (other than the line's end), which is the nearer one.
-fn at_control(input: &[u8], at: usize, reason: Refusal) -> Refusal {
-    match input.get(at) {
-        Some(byte) if CLASS[*byte as usize] == CONTROL && !ends_at(input, at) => Refusal::ControlByte,
-        _ => reason,
-    }
-}
-
-/// Whether a line ends at `at`: the input's end, an LF, or a CR before either.
-#[inline]
-fn ends_at(input: &[u8], at: usize) -> bool {
-    match input.get(at) {
-        None | Some(b'\n') => true,
-        Some(b'\r') => matches!(input.get(at + 1), None | Some(b'\n')),
-        Some(_) => false,
-    }
-}
-
-#[inline]
-fn skip_spaces(input: &[u8], mut at: usize) -> usize {
-    while input.get(at) == Some(&b' ') {
-        at += 1;
-    }
-    at
-}
-
-/// The place after the next line feed from `at` on.
-#[inline]
-fn next_line(input: &[u8], at: usize) -> usize {
-    if input.get(at) == Some(&b'\n') {
-        return at + 1;
-    }
-    memchr::memchr(b'\n', &input[at..]).map_or(input.len(), |found| at + found + 1)
-}
-
-// === Tag keys ===
-
-/// The tag keys of the line at hand, to find one that comes twice.
-#[derive(Debug)]
-struct TagKeys {
-    count: usize,
-    /// First byte and length of each key: two keys are compared only where these agree.
-    prints: [u32; MAX_TAGS],
-    starts: [u32; MAX_TAGS],
-}
-
-impl Default for TagKeys {
-    fn default() -> Self {
-        Self { count: 0, prints: [0; MAX_TAGS], starts: [0; MAX_TAGS] }
-    }
-}
-
-impl TagKeys {
-    fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "one input is far below 4 GiB; a print need not be exact")]
-    fn add(&mut self, input: &[u8], start: usize, end: usize) -> Result<(), Refusal> {
-        let key = &input[start..end];
-        if matches!(key, b"time" | b"_field" | b"_measurement") {
-            return Err(Refusal::ReservedTag);
-        }
-        if self.count == MAX_TAGS {
-            return Err(Refusal::TooManyTags);
-        }
-        let print = (key.len() as u32) << 8 | u32::from(key[0]);
-        for place in 0..self.count {
-            let other = self.starts[place] as usize;
-            if self.prints[place] == print && &input[other..other + key.len()] == key {
-                return Err(Refusal::DuplicateTag);
-            }
-        }
-        self.prints[self.count] = print;
-        self.starts[self.count] = start as u32;
-        self.count += 1;
-        Ok(())
     }
 }

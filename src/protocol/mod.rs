@@ -15,14 +15,16 @@ pub mod line;
 mod netdata_json;
 pub mod number;
 mod opentsdb;
+mod others;
 mod reader;
 mod refusal;
 pub mod timestamp;
 mod token;
+mod unsigned;
 
 pub use convert::{Mapping, Netdata};
 pub use format::Format;
-pub use line::{Line, Lines, Refused, Scanner};
-pub use reader::{Found, Reader, Sink};
+pub use line::{Line, Lines, Refused, Rules, Scanner, Unsigned};
+pub use reader::{Found, Reader, Sink, Stream};
 pub use refusal::Refusal;
 pub use timestamp::{Precision, Stamper};

@@ -58,6 +58,18 @@ fn integer(input: &[u8], start: usize, digits: usize, suffix: usize) -> Result<u
     Err((Refusal::NumberOutOfRange, suffix))
 }
 
+/// The range of an unsigned integer between `start` and its suffix; returns the place after that.
+///
+/// # Errors
+/// It has a sign, or does not fit into 64 bits.
+#[cold]
+pub(super) fn skip_unsigned(input: &[u8], start: usize, suffix: usize) -> Result<usize, (Refusal, usize)> {
+    if byte(input, start) == b'-' {
+        return Err((Refusal::InvalidValue, suffix));
+    }
+    parse::<u64>(input, start, suffix).map_or(Err((Refusal::NumberOutOfRange, suffix)), |_| Ok(suffix + 1))
+}
+
 /// The exponent whose letter is at `at`, and the range of the whole.
 #[cold]
 fn exponent(input: &[u8], start: usize, at: usize) -> Result<usize, (Refusal, usize)> {

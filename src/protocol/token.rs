@@ -58,6 +58,12 @@ pub(super) fn trim(text: &[u8]) -> &[u8] {
     &text[start..end]
 }
 
+/// Whether a name has tags in the manner of line protocol: `cpu,host=a`. Names of other formats have no such pair.
+#[inline]
+pub(super) fn has_influx_tags(name: &[u8]) -> bool {
+    memchr::memchr(b',', name).is_some_and(|comma| memchr::memchr(b'=', &name[comma..]).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::sources::{Arrival, Sources};
 use super::{Counters, Tally};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received};
-use crate::protocol::{Format, Found, Line, Mapping, Reader, Refused, Sink, Stamper};
+use crate::protocol::{Format, Found, Line, Mapping, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned};
 
 /// One refused line, and one note of dropped batches, in this time is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -31,11 +31,19 @@ pub struct Setup {
     pub format: Option<Format>,
     /// What names become that are not line protocol's.
     pub mapping: Mapping,
+    /// The longest line, in bytes without its line feed.
+    pub max_line: usize,
+    /// What becomes of unsigned integers.
+    pub unsigned: Unsigned,
     /// Networks whose bytes are taken; empty: all.
     pub allow: Vec<IpNet>,
 }
 
 impl Setup {
+    fn rules(&self) -> Rules {
+        Rules { precision: self.destination.precision, max_line: self.max_line, unsigned: self.unsigned }
+    }
+
     /// Whether bytes of this source are taken.
     #[inline]
     pub(super) fn allows(&self, source: Option<IpAddr>) -> bool {
@@ -107,7 +115,7 @@ impl<H: HandOver> Intake<H> {
             arrival: Arrival::default(),
         };
         Self {
-            reader: Reader::new(setup.format, setup.mapping.clone(), precision),
+            reader: Reader::new(setup.format, setup.mapping.clone(), setup.rules()),
             lines,
             sources: Sources::default(),
             sources_due: None,
@@ -132,7 +140,7 @@ impl<H: HandOver> Intake<H> {
         self.lines.begin(source, Arrival { datagrams: 1, ..Arrival::default() });
         let found = self.reader.datagram(bytes, truncated, &mut self.lines);
         self.lines.count(found);
-        self.note(bytes, found.format);
+        self.note(bytes, found.first);
     }
 
     /// Counts a connection.
@@ -154,12 +162,12 @@ impl<H: HandOver> Intake<H> {
         self.sources_changed(self.lines.received.monotonic);
     }
 
-    /// Takes whole lines of a stream. `known` is its format once its first line told.
-    pub(super) fn stream(&mut self, bytes: &[u8], known: &mut Option<Format>, source: IpAddr) -> Found {
+    /// Takes whole lines of a stream, as far as they are read ([`Found::consumed`]); with `is_end` all of them.
+    pub(super) fn stream(&mut self, bytes: &[u8], stream: &mut Stream, is_end: bool, source: IpAddr) -> Found {
         self.lines.begin(Some(source), Arrival::default());
-        let found = self.reader.lines(bytes, known, &mut self.lines);
+        let found = self.reader.stream(bytes, stream, is_end, &mut self.lines);
         self.lines.count(found);
-        self.note(bytes, found.format);
+        self.note(bytes, found.first);
         found
     }
 
@@ -170,15 +178,15 @@ impl<H: HandOver> Intake<H> {
         self.note(&[], None);
     }
 
-    /// Notes an arrival, and the host that the first line of a burst names.
+    /// Notes an arrival, and the host that the first line of a burst names: its format, and where it is.
     #[inline]
-    fn note(&mut self, bytes: &[u8], format: Option<Format>) {
+    fn note(&mut self, bytes: &[u8], first: Option<(Format, usize)>) {
         let Some(address) = self.lines.source else { return };
         let source = self.sources.note(address, self.lines.arrival, self.lines.received.monotonic);
-        if let Some(format) = format
+        if let Some((format, place)) = first
             && source.wants_name()
         {
-            let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let first = bytes[place..].split(|byte| *byte == b'\n').next().unwrap_or_default();
             if let Some(host) = self.reader.host(format, first) {
                 source.name(host);
             }

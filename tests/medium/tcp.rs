@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use twinflux::control::config::{Config, Format, Mapping, NamedMapping, Tcp};
 use twinflux::control::status::{Receive, Status};
 
@@ -112,6 +113,89 @@ fn too_long_lines_are_skipped_and_counted() {
     let status = settled(&relay, 1);
     assert_eq!(backend.text(), "a.b value=1 1000000000\na.b value=2 2000000000\n");
     assert_eq!((status.receive[1].refused["too_long"], status.receive[1].lines), (1, 3));
+}
+
+#[test]
+fn longer_lines_are_taken_where_the_listener_says_so() {
+    let backend = Scripted::accepting();
+    let tcp = Tcp { max_line: ByteSize::mib(1), ..Tcp::default() };
+    let mut relay = Running::start(with_tcp(&backend, tcp));
+    let line = |length: usize| format!("log,host=a message=\"{}\" 7\n", "x".repeat(length));
+    let text = line(70_000) + &line(1) + &line((1 << 20) - 24) + &line(1 << 20) + &line(2);
+    connect(&relay).write_all(text.as_bytes()).expect("send");
+    let status = settled(&relay, 1);
+    assert_eq!((status.receive[1].refused["too_long"], status.accepted_lines), (1, 4));
+    assert!(sorted(&backend.text()) == sorted(&text.replace(&line(1 << 20), "")));
+    // A record of this size is written to the disk, and found there.
+    let down = Scripted::start(|_, _| (503, Vec::new(), String::new()));
+    let mut config = with_tcp(&down, Tcp { max_line: ByteSize::mib(1), ..Tcp::default() });
+    config.data_dir = relay.folder.path().join("other");
+    let mut failing = Running::start_in(config);
+    connect(&failing).write_all(text.as_bytes()).expect("send");
+    wait_for("the lines", || (failing.status().accepted_lines == 4).then_some(()));
+    failing.stop();
+    relay.stop();
+    let mut config = with_tcp(&backend, Tcp::default());
+    config.data_dir = relay.folder.path().join("other");
+    let again = Running::start_in(config);
+    wait_for("the rest", || (again.backend("a").pending_lines == 0).then_some(()));
+    assert_eq!((again.backend("a").recovered_lines, again.backend("a").delivered_lines), (4, 4));
+}
+
+#[test]
+fn strings_with_line_feeds_arrive_whole_however_they_are_cut() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp::default()));
+    let text = "docker_log,host=a message=\"panic: boom\ngoroutine id=1\nmain.go line=42\n\" 7\ncpu v=1 7\n\
+                log,host=a message=\"a.b 1 7\n\ncpu v=2 7\n\\\"\n\",code=1i 7\n";
+    for size in [1, 7, text.len()] {
+        let mut socket = connect(&relay);
+        socket.set_nodelay(true).expect("option");
+        text.as_bytes().chunks(size).for_each(|piece| socket.write_all(piece).expect("send"));
+    }
+    let status = settled(&relay, 3);
+    assert_eq!(backend.text().matches(text).count(), 3);
+    assert_eq!((status.accepted_lines, status.receive[1].lines), (9, 9));
+}
+
+#[test]
+fn a_quote_that_nobody_closes_costs_its_line_and_holds_nothing_back() {
+    let backend = Scripted::accepting();
+    let tcp = Tcp { line_timeout: Duration::from_millis(300), ..Tcp::default() };
+    let relay = Running::start(with_tcp(&backend, tcp));
+    let mut socket = connect(&relay);
+    socket.write_all(b"log,host=a message=\"never closed\ncpu v=1 7\ncpu v=2 7\n").expect("send");
+    relay.wait_delivered("a", 2);
+    assert_eq!((receive(&relay).refused["unterminated_string"], receive(&relay).open_connections), (1, 1));
+    // At the connection's end, and at the longest line, nothing waits either.
+    socket.write_all(b"log,host=a message=\"never closed\ncpu v=3 7\n").expect("send");
+    drop(socket);
+    let long: String = (0..10_000).map(|n| format!("cpu v={n} 8\n")).collect();
+    connect(&relay).write_all(format!("log message=\"never closed\n{long}").as_bytes()).expect("send");
+    let status = settled(&relay, 2);
+    let refused = &status.receive[1].refused;
+    assert_eq!((refused["unterminated_string"], refused["too_long"], status.accepted_lines), (2, 1, 10_003));
+    assert!(backend.text().ends_with("cpu v=9999 8\n"));
+}
+
+#[test]
+fn a_bad_first_line_costs_no_other() {
+    let backend = Scripted::accepting();
+    let relay = Running::start(with_tcp(&backend, Tcp::default()));
+    let good: String = (0..20_000).map(|n| format!("a.metric {n} 7\n")).collect();
+    for bad in ["metric;tag1=aaa1;tag2=bb b2 2", "{", "put a=b", "cpu,dc=a.b 1.5", "version"] {
+        let mut socket = connect(&relay);
+        socket.write_all(format!("{bad}\n{good}").as_bytes()).expect("send");
+        // Whoever closes without reading the answer resets the connection.
+        socket.shutdown(Shutdown::Write).expect("shut down");
+        socket.read_to_end(&mut Vec::new()).expect("read");
+    }
+    let status = settled(&relay, 5);
+    assert_eq!((status.accepted_lines, status.receive[1].refused.values().sum::<u64>()), (100_000, 4));
+    // A datagram's, too.
+    relay.send(&["cpu,dc=a.b 1.5\ncpu,dc=a v=1 7\na.b 1 7", "\u{feff}a.b 1 7"]);
+    relay.wait_delivered("a", 100_003);
+    assert!(!backend.text().contains("cpu\\,") && !backend.text().contains('\u{feff}'));
 }
 
 #[test]
@@ -286,7 +370,7 @@ fn a_burst_waits_for_the_disk_and_nothing_is_dropped() {
         no_content()
     });
     let mut config = with_tcp(&backend, Tcp::default());
-    config.journal.memory = bytesize::ByteSize::mib(4);
+    config.journal.memory = ByteSize::mib(4);
     let relay = Running::start(config);
     let lines: String = (0..40_000).map(|n| format!("a.very.long.name.of.a.metric.number.{n} {n} 1\n")).collect();
     let senders: Vec<_> = (0..20)

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use twinflux::protocol::{Format, Found, Line, Mapping, Netdata, Precision, Reader, Refusal, Refused, Scanner, Sink};
+use twinflux::protocol::{
+    Format, Found, Line, Mapping, Netdata, Precision, Reader, Refusal, Refused, Rules, Scanner, Sink, Stream, Unsigned,
+};
 
 #[path = "../support/captures.rs"]
 mod captures;
@@ -28,17 +30,30 @@ impl Sink for Kept {
     }
 }
 
+/// Keeps lines, and counts refusals.
+#[derive(Default)]
+struct Plain(Vec<String>, usize);
+
+impl Sink for Plain {
+    fn line(&mut self, line: Line<'_>) {
+        self.0.push(String::from_utf8(line.bytes.to_vec()).expect("UTF-8"));
+    }
+
+    fn refused(&mut self, _: Refused<'_>) {
+        self.1 += 1;
+    }
+}
+
 fn netdata() -> Mapping {
     Mapping::netdata(Netdata { keep_prefix: false, host_parts: 2 })
 }
 
 /// Reads datagrams, each for itself.
 fn read<D: AsRef<[u8]>>(format: Option<Format>, mapping: Mapping, datagrams: &[D]) -> Kept {
-    let mut reader = Reader::new(format, mapping, Precision::Nanoseconds);
+    let mut reader = Reader::new(format, mapping, Rules::strict(Precision::Nanoseconds));
     let mut kept = Kept::default();
     for datagram in datagrams {
         let found = reader.datagram(datagram.as_ref(), false, &mut kept);
-        kept.found.format = found.format.or(kept.found.format);
         kept.found.converted += found.converted;
         kept.found.skipped += found.skipped;
         kept.found.asks_version |= found.asks_version;
@@ -218,7 +233,9 @@ fn lines_of_each_format_are_written_as_line_protocol() {
         (keeping(), "n.h.c.d.e 1 7\nn.h.c.d.f nan 7\nn.h.c.d.g 2 7", &["n.c.d,host=h e=1,g=2 7000000000"]),
         (keeping(), "n.h.c.d.e 1 7\nn.h.c.d.f\\ 3 7\nn.h.c.d.g 2 7", &["n.c.d,host=h e=1,g=2 7000000000"]),
     ] {
-        let kept = read(None, mapping, &[input]);
+        // Whoever writes tags into a name, as line protocol does, must say that it is none.
+        let format = input.starts_with("a,b=").then_some(Format::Graphite);
+        let kept = read(format, mapping, &[input]);
         assert_eq!(kept.lines, lines, "{input}");
     }
 }
@@ -240,9 +257,8 @@ fn what_cannot_be_a_line_is_refused_for_its_reason() {
         ("a.b 1 7\na.b;=c 1 7", Refusal::MissingTagKey),
         ("a.b 1 7\na.b\\ 1 7", Refusal::AmbiguousEscape),
         ("a.b 1 7\na.b\x01 1 7", Refusal::ControlByte),
-        ("a.b 1 7\ncpu,host=a usage=1 7", Refusal::WrongFormat),
-        ("a.b 1 7\nput a 7 1 h=i", Refusal::WrongFormat),
-        ("put a 7 1 h=i\na.b 1 7", Refusal::WrongFormat),
+        ("a.b 1 7\ncpu,host=a usage= 7", Refusal::InvalidValue),
+        ("a.b 1 7\ncpu,host=a 1 7", Refusal::InvalidValue),
         ("put a 7 1 h=i\nput a 7", Refusal::MissingField),
         ("put a 7 1 h=i\nput a x 1 h=i", Refusal::InvalidTimestamp),
         ("put a 7 1 h=i\nput #a 7 1 h=i", Refusal::MissingMeasurement),
@@ -251,7 +267,6 @@ fn what_cannot_be_a_line_is_refused_for_its_reason() {
             "{\"chart_name\":\"c\",\"name\":\"d\",\"value\":1,\"timestamp\":7}\n{\"chart_name\":\"\",\"name\":\"\",\"value\":1,\"timestamp\":7}",
             Refusal::MissingMeasurement,
         ),
-        ("cpu usage=1 7\na.b 1 7", Refusal::InvalidValue),
         (&format!("a.b 1 7\n{long_name}"), Refusal::TooLong),
         (&format!("a.b 1 7\n{long_total}"), Refusal::TooLong),
     ] {
@@ -261,7 +276,7 @@ fn what_cannot_be_a_line_is_refused_for_its_reason() {
         assert_eq!(kept.refused[0].0, reason, "{shown}");
     }
     let mut kept = Kept::default();
-    let mut reader = Reader::new(None, Mapping::path(), Precision::Nanoseconds);
+    let mut reader = Reader::new(None, Mapping::path(), Rules::strict(Precision::Nanoseconds));
     reader.datagram(b"a.b 1 7\na.\xff 1 7\nc.d 2 7", false, &mut kept);
     assert_eq!((kept.lines.len(), kept.refused[0].0), (2, Refusal::InvalidUtf8));
     reader.datagram(b"a.b 1 7\nc.d 2 7", true, &mut kept);
@@ -269,6 +284,83 @@ fn what_cannot_be_a_line_is_refused_for_its_reason() {
     reader.datagram(b"garbage\n\nmore garbage", false, &mut kept);
     assert_eq!((kept.lines.len(), kept.refused.len()), (3, 4));
     assert!(kept.refused[2..].iter().all(|(reason, _)| *reason == Refusal::WrongFormat));
+}
+
+/// Whatever stands first, a line that is valid in one format only is taken, and a bad line costs itself.
+#[test]
+fn a_bad_line_costs_itself_wherever_it_stands() {
+    let good = [
+        ("a.b 1 7", "a.b value=1 7000000000"),
+        ("put c.d 7 1 host=h", "c.d,host=h value=1 7000000000"),
+        ("cpu,host=h v=1 7", "cpu,host=h v=1 7"),
+        (r#"{"chart_name":"e","name":"f","value":1,"timestamp":7}"#, "e.f value=1 7000000000"),
+        (r#""web.cgroups-dev\x2d1.cpu-user" 0 7"#, r#""web.cgroups-dev\x2d1.cpu-user" value=0 7000000000"#),
+    ];
+    for bad in [
+        "metric;tag1=aaa1;tag2=bb b2 2",
+        "cpu,dc=a.b 1.5",
+        "put a=b",
+        "put",
+        "{",
+        r#"{"chart_name":"e"}"#,
+        "garbage",
+        "cpu,host=a v=",
+        "cpu v=\"open",
+        "a.b x 7",
+        "GET / HTTP/1.1",
+    ] {
+        for (first, expected) in good {
+            for (second, also) in good {
+                let lines = format!("{bad}\n{first}\n{bad}\n{second}\n{bad}");
+                let kept = read(None, Mapping::path(), &[&lines]);
+                assert_eq!(kept.lines, [expected, also], "{lines}");
+                assert_eq!(kept.refused.len(), 3, "{lines}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_name() {
+    for line in [
+        "cpu,host=h v=1 7",
+        "a.b 1 7",
+        "put c.d 7 1 host=h",
+        r#"{"chart_name":"e","name":"f","value":1,"timestamp":7}"#,
+    ] {
+        for format in [None, Format::detect(line.as_bytes())] {
+            let marked = format!("\u{feff}{line}\n");
+            let (plain, kept) = (read(format, Mapping::path(), &[line]), read(format, Mapping::path(), &[&marked]));
+            assert_eq!(plain.lines, kept.lines);
+            let mut reader = Reader::new(format, Mapping::path(), Rules::strict(Precision::Nanoseconds));
+            let mut streamed = Kept::default();
+            let found = reader.stream(marked.as_bytes(), &mut Stream::default(), false, &mut streamed);
+            assert_eq!((streamed.lines, found.consumed), (plain.lines, marked.len()));
+        }
+    }
+}
+
+#[test]
+fn unsigned_integers_are_refused_kept_or_made_signed() {
+    let input = b"m u=5u,v=18446744073709551615u 7\nm v=18446744073709551616u 7\nm v=-5u 7\nm v=1.5u 7\nm v=1i 7\n";
+    for (unsigned, lines) in [
+        (Unsigned::Refuse, &["m v=1i 7"][..]),
+        (Unsigned::Keep, &["m u=5u,v=18446744073709551615u 7", "m v=1i 7"]),
+        (Unsigned::Signed, &["m u=5i,v=9223372036854775807i 7", "m v=1i 7"]),
+    ] {
+        let rules = Rules { unsigned, ..Rules::strict(Precision::Nanoseconds) };
+        for format in [None, Some(Format::Influx)] {
+            let (mut reader, mut datagram, mut stream) =
+                (Reader::new(format, Mapping::path(), rules), Plain::default(), Plain::default());
+            reader.datagram(input, false, &mut datagram);
+            reader.stream(input, &mut Stream::default(), false, &mut stream);
+            assert_eq!(
+                (datagram.0, datagram.1),
+                (lines.iter().map(|line| (*line).to_owned()).collect(), 5 - lines.len())
+            );
+            assert_eq!(stream.0, lines);
+        }
+    }
 }
 
 #[test]
@@ -283,10 +375,10 @@ fn null_is_counted_and_version_is_asked_for() {
 
 #[test]
 fn hosts_are_named_by_their_lines() {
-    let plain = Reader::new(None, Mapping::path(), Precision::Nanoseconds);
-    let charts = Reader::new(None, netdata(), Precision::Nanoseconds);
+    let plain = Reader::new(None, Mapping::path(), Rules::strict(Precision::Nanoseconds));
+    let charts = Reader::new(None, netdata(), Rules::strict(Precision::Nanoseconds));
     let templates = Mapping::templates(&["collectd.* .host.measurement*"]).expect("templates");
-    let templates = Reader::new(None, templates, Precision::Nanoseconds);
+    let templates = Reader::new(None, templates, Rules::strict(Precision::Nanoseconds));
     for (reader, line, host) in [
         (&templates, "collectd.web-01.cpu-0.cpu-user 1 7", Some("web-01")),
         (&templates, "other.web-01.cpu-0.cpu-user 1 7", None),

@@ -1,7 +1,7 @@
 //! What must hold of other senders' formats for any input at all.
 
 use proptest::prelude::*;
-use twinflux::protocol::{Format, Mapping, Netdata, Precision, Reader};
+use twinflux::protocol::{Format, Found, Mapping, Netdata, Precision, Reader, Rules, Stream};
 
 use super::formats::Kept;
 
@@ -75,15 +75,13 @@ proptest! {
     fn any_input_becomes_valid_lines_or_is_refused(
         input in any_input(), format in any_format(), mapping in any_mapping(), truncated in any::<bool>()
     ) {
-        let mut reader = Reader::new(format, mapping, Precision::Nanoseconds);
+        let mut reader = Reader::new(format, mapping, Rules::strict(Precision::Nanoseconds));
         let mut kept = Kept::default();
         let found = reader.datagram(&input, truncated, &mut kept);
-        if found.format.is_some_and(|format| format != Format::Influx) {
-            let lines = input.split(|byte| *byte == b'\n').count() as u64;
-            let seen = found.converted + found.skipped + kept.refused.len() as u64;
-            prop_assert!(seen <= lines && kept.lines.len() as u64 <= found.converted);
-            prop_assert_eq!(found.converted > 0, !kept.lines.is_empty());
-        }
+        let lines = input.split(|byte| *byte == b'\n').count() as u64;
+        prop_assert!(found.converted + found.skipped + kept.refused.len() as u64 <= lines);
+        prop_assert!(kept.lines.len() as u64 + kept.refused.len() as u64 <= lines);
+        prop_assert_eq!(found.first.is_some(), !kept.lines.is_empty());
     }
 
     /// What a reader has seen before changes nothing, and what was accepted is accepted alone.
@@ -91,35 +89,39 @@ proptest! {
     fn a_reader_remembers_nothing_that_matters(
         before in any_input(), input in any_input(), format in any_format(), mapping in any_mapping()
     ) {
-        let mut used = Reader::new(format, mapping.clone(), Precision::Nanoseconds);
+        let mut used = Reader::new(format, mapping.clone(), Rules::strict(Precision::Nanoseconds));
         used.datagram(&before, false, &mut Kept::default());
-        let mut fresh = Reader::new(format, mapping, Precision::Nanoseconds);
+        let mut fresh = Reader::new(format, mapping, Rules::strict(Precision::Nanoseconds));
         let (mut one, mut other) = (Kept::default(), Kept::default());
         let found = used.datagram(&input, false, &mut one);
         prop_assert_eq!(found, fresh.datagram(&input, false, &mut other));
         prop_assert_eq!((one.lines, one.refused), (other.lines, other.refused));
     }
 
-    /// What comes of a stream does not depend on where it was cut, but for values that join in a point.
+    /// What comes of a stream does not depend on where it was cut, nor on how often it waits, but for values that join in
+    /// a point. Whatever is left is open, and is read at the stream's end.
     #[test]
     fn a_stream_is_read_alike_however_it_is_cut(
-        input in any_input(), format in any_format(), mapping in any_mapping(), cut in any::<prop::sample::Index>()
+        input in any_stream(), format in any_format(), mapping in any_mapping(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5)
     ) {
-        let input = [&input[..], b"\n"].concat();
-        let feeds: Vec<usize> = (0..input.len()).filter(|at| input[*at] == b'\n').collect();
-        let (first, second) = input.split_at(feeds[cut.index(feeds.len())] + 1);
-        let mut reader = Reader::new(format, mapping.clone(), Precision::Nanoseconds);
-        let (mut whole, mut cut) = (Kept::default(), Kept::default());
-        let mut known = None;
-        let found = reader.lines(&input, &mut known, &mut whole);
-        let mut known_by_pieces = None;
-        let pieces = [first, second].map(|piece| reader.lines(piece, &mut known_by_pieces, &mut cut));
-        prop_assert_eq!(known, known_by_pieces);
-        prop_assert_eq!(found.converted, pieces[0].converted + pieces[1].converted);
-        prop_assert_eq!(found.skipped, pieces[0].skipped + pieces[1].skipped);
-        prop_assert_eq!(whole.refused, cut.refused);
+        let rules = Rules { max_line: 60, ..Rules::strict(Precision::Nanoseconds) };
+        let mut reader = Reader::new(format, mapping.clone(), rules);
+        let whole = stream(&mut reader, &[&input]);
+        let mut places: Vec<usize> = cuts.into_iter().map(|cut| cut.index(input.len() + 1)).collect();
+        places.sort_unstable();
+        let mut rest = &input[..];
+        let mut pieces = Vec::new();
+        for (place, before) in places.iter().zip(std::iter::once(&0).chain(&places)) {
+            let (piece, more) = rest.split_at(place - before);
+            pieces.push(piece);
+            rest = more;
+        }
+        pieces.push(rest);
+        let cut = stream(&mut reader, &pieces);
+        prop_assert_eq!(&whole.1.refused, &cut.1.refused);
+        prop_assert_eq!((whole.0.converted, whole.0.skipped), (cut.0.converted, cut.0.skipped));
         if mapping == Mapping::path() {
-            prop_assert_eq!(whole.lines, cut.lines);
+            prop_assert_eq!(whole.1.lines, cut.1.lines);
         }
     }
 
@@ -128,11 +130,56 @@ proptest! {
     fn a_stream_of_a_known_format_is_read_as_a_datagram_is(input in any_input(), mapping in any_mapping()) {
         let input = [&input[..], b"\n"].concat();
         for format in [Format::Graphite, Format::Opentsdb, Format::NetdataJson] {
-            let mut reader = Reader::new(Some(format), mapping.clone(), Precision::Nanoseconds);
+            let mut reader = Reader::new(Some(format), mapping.clone(), Rules::strict(Precision::Nanoseconds));
             let (mut datagram, mut stream) = (Kept::default(), Kept::default());
             let found = reader.datagram(&input, false, &mut datagram);
-            prop_assert_eq!(reader.lines(&input, &mut None, &mut stream), found);
+            prop_assert_eq!(reader.stream(&input, &mut Stream::default(), false, &mut stream), found);
             prop_assert_eq!((datagram.lines, datagram.refused), (stream.lines, stream.refused));
         }
     }
+
+    /// Lines with balanced strings are taken whole by streams and datagrams alike, whatever stands in the strings.
+    #[test]
+    fn balanced_strings_protect_their_text(
+        texts in prop::collection::vec("([a-c ,=.\n{}]|cpu v=1 7\n|a\\.b 1 7\n|\\\\\"|\\\\\\\\){0,8}", 1..6), size in 1_usize..40
+    ) {
+        let lines: Vec<String> = texts.iter().map(|text| format!("log,host=a message=\"{text}\",v=1 7")).collect();
+        let input = lines.join("\n") + "\n";
+        let mut reader = Reader::new(None, Mapping::path(), Rules::strict(Precision::Nanoseconds));
+        let mut datagram = Kept::default();
+        reader.datagram(input.as_bytes(), false, &mut datagram);
+        prop_assert_eq!((&datagram.lines, datagram.refused.len()), (&lines, 0));
+        let pieces: Vec<&[u8]> = input.as_bytes().chunks(size).collect();
+        let (_, streamed) = stream(&mut reader, &pieces);
+        prop_assert_eq!((streamed.lines, streamed.refused.len()), (lines, 0));
+    }
+}
+
+/// Reads a stream that comes in these pieces, as a listener's framer gives it.
+fn stream(reader: &mut Reader, pieces: &[&[u8]]) -> (Found, Kept) {
+    let (mut state, mut kept, mut sum, mut waiting) =
+        (Stream::default(), Kept::default(), Found::default(), Vec::new());
+    let mut read = |waiting: &mut Vec<u8>, is_end: bool| {
+        let whole = waiting.iter().rposition(|byte| *byte == b'\n').map_or(0, |feed| feed + 1);
+        if whole == 0 {
+            return;
+        }
+        let found = reader.stream(&waiting[..whole], &mut state, is_end, &mut kept);
+        assert!(!is_end || found.consumed == whole);
+        waiting.drain(..found.consumed);
+        (sum.converted, sum.skipped) = (sum.converted + found.converted, sum.skipped + found.skipped);
+    };
+    for piece in pieces {
+        waiting.extend_from_slice(piece);
+        read(&mut waiting, false);
+    }
+    read(&mut waiting, true);
+    (sum, kept)
+}
+
+/// Lines with strings that go over lines, or are never closed, among others.
+fn any_stream() -> impl Strategy<Value = Vec<u8>> {
+    let string = "cpu,a=b (s=\"[a-c ,=\n\\\\]{0,9}(\"|),){0,3}(v=1|s=\"[a-c\n]{0,9}\"|t=\"[a-c\n\"]{0,3})( 7|)";
+    let piece = prop_oneof![2 => string.prop_map(String::into_bytes), 1 => any_input(), 1 => line().prop_map(String::into_bytes)];
+    prop::collection::vec(piece, 1..6).prop_map(|pieces| [pieces.join(&b'\n'), vec![b'\n']].concat())
 }

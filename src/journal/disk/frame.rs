@@ -3,13 +3,14 @@
 use super::super::record::Position;
 use super::format::{SegmentName, precision_code, precision_of, u32_at, u64_at};
 use crate::batch::Destination;
+use crate::protocol::line::LONGEST_LINE_BYTES;
 
 /// Bytes of a frame's header without its names.
 pub(crate) const FRAME_HEADER_BYTES: usize = 64;
 /// No sequence and no position is higher: what says so was not written here.
 const MAX_COUNT: u64 = 1 << 62;
-/// The largest payload, stored or not.
-pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+/// The largest payload, stored or not: the longest line, its stamp and line feed.
+pub(crate) const MAX_PAYLOAD_BYTES: usize = LONGEST_LINE_BYTES + 1024;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! One value as a parser found it: its name, tags, number and time, all still in the sender's own writing.
 
 use super::super::Refusal;
-use super::super::number;
+use super::super::{number, token};
 
 /// One value of a sender that speaks something other than line protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,14 @@ pub(crate) struct Parts<'a> {
     pub(crate) chart: &'a [u8],
     /// The dimension: `user`.
     pub(crate) dimension: &'a [u8],
+}
+
+impl Metric<'_> {
+    /// Whether its name has tags in the manner of line protocol, so that it is likely to be a broken line of that.
+    #[inline]
+    pub(crate) fn has_influx_tags(&self) -> bool {
+        matches!(self.name, Name::Path(path) if token::has_influx_tags(path))
+    }
 }
 
 impl<'a> Name<'a> {

@@ -76,10 +76,12 @@ impl Converter {
         &self.mapping
     }
 
-    /// The format of the lines to come. No point may be open.
-    pub(super) fn begin(&mut self, format: Format) {
-        debug_assert!(!self.point.is_open, "BUG: a point was left open");
-        self.format = format;
+    /// The format of the lines to come. A point of another format goes to the sink.
+    pub(super) fn begin(&mut self, format: Format, sink: &mut impl Sink) {
+        if self.format != format {
+            self.flush(sink);
+            self.format = format;
+        }
     }
 
     /// The last tags that were written as Graphite's.
@@ -125,7 +127,7 @@ impl Converter {
             self.point.text.push(b' ');
             self.point.text.extend_from_slice(stamp);
         }
-        sink.line(Line { bytes: &self.point.text, has_timestamp });
+        sink.line(Line { bytes: &self.point.text, has_timestamp, has_unsigned: false });
     }
 
     /// Writes a new point with its first field; it stays open where others may follow.

@@ -1,34 +1,43 @@
-//! A stream's lines: what has come whole, and the rest that waits for its end.
+//! A stream's lines: what has come whole, and what waits for its end.
 //!
-//! What comes of a stream does not depend on how it was cut on its way. An end without a line feed is never read: a cut
-//! line may look like a whole one with another value.
+//! What comes of a stream does not depend on how it was cut on its way. A physical line is read once its line feed has
+//! come: a cut line may look like a whole one with another value. The reader may leave whole physical lines that belong
+//! to a string which is still open; they wait here until the reader takes them.
+//!
+//! Bounds: an unfinished physical line of `max_line` bytes, behind lines of an open string of as many.
 
-use crate::protocol::line::MAX_LINE_BYTES;
-
-/// A waiting end keeps no more memory than this beyond its length.
+/// What waits keeps no more memory than this beyond its length.
 const SPARE_BYTES: usize = 4096;
 
-/// The unfinished end of one stream.
-#[derive(Debug, Default)]
+/// What reads a stream's lines.
+pub(super) trait Lines {
+    /// Reads whole physical lines; returns how many bytes of them were read. The rest is a line whose string is still open,
+    /// and comes again, with more behind it. With `is_end` all of it is read.
+    fn read(&mut self, lines: &[u8], is_end: bool) -> usize;
+
+    /// A physical line is too long; this is the beginning of it that came last.
+    fn too_long(&mut self, line: &[u8]);
+}
+
+/// What waits of one stream.
+#[derive(Debug)]
 pub(super) struct Framer {
+    max_line: usize,
+    /// Lines of an open string, where there is one, and an unfinished physical line.
     tail: Vec<u8>,
+    /// The bytes of the lines of an open string, at the tail's beginning.
+    joined: usize,
     /// Whether the line at hand was too long and is skipped to its end.
     is_skipping: bool,
 }
 
-/// What a piece of a stream brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece<'a> {
-    /// Whole lines, each with its line feed, behind the one that had waited for its end.
-    pub(super) lines: &'a [u8],
-    /// The beginning of a line that is too long.
-    pub(super) too_long: Option<&'a [u8]>,
-    /// Whether the line that waits now began in this piece.
-    pub(super) begins: bool,
-}
-
 impl Framer {
-    /// The memory that the waiting end holds, in bytes.
+    /// A framer of lines of at most so many bytes.
+    pub(super) fn new(max_line: usize) -> Self {
+        Self { max_line, tail: Vec::new(), joined: 0, is_skipping: false }
+    }
+
+    /// The memory that what waits holds, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.tail.capacity()
     }
@@ -38,48 +47,84 @@ impl Framer {
         self.is_skipping || !self.tail.is_empty()
     }
 
-    /// Takes what came. The line that had waited for its end, where that came, is put into `first`.
-    pub(super) fn take<'a>(&mut self, mut input: &'a [u8], first: &mut Vec<u8>) -> Piece<'a> {
-        first.clear();
-        let mut begins = true;
-        if self.is_within_line() {
-            let Some(feed) = memchr::memchr(b'\n', input) else { return self.go_on(input) };
-            let (end, rest) = input.split_at(feed + 1);
-            if !self.is_skipping {
-                first.extend_from_slice(&self.tail);
-                first.extend_from_slice(end);
-            }
-            self.is_skipping = false;
-            self.tail.clear();
-            input = rest;
-        }
-        let whole = memchr::memrchr(b'\n', input).map_or(0, |feed| feed + 1);
-        let (lines, rest) = input.split_at(whole);
-        begins &= !rest.is_empty();
-        let too_long = self.go_on(rest).too_long;
-        Piece { lines, too_long, begins }
+    /// Whether a string is open that went over a line's end.
+    pub(super) fn is_joining(&self) -> bool {
+        self.joined > 0
     }
 
-    /// The line at hand goes on, without an end.
-    fn go_on<'a>(&mut self, more: &'a [u8]) -> Piece<'a> {
-        let mut piece = Piece { lines: &[], too_long: None, begins: false };
-        if !self.is_skipping && self.tail.len() + more.len() > MAX_LINE_BYTES {
-            self.is_skipping = true;
-            self.tail = Vec::new();
-            piece.too_long = Some(more);
-        } else if !self.is_skipping {
-            self.tail.extend_from_slice(more);
-            if self.tail.capacity() > self.tail.len() + SPARE_BYTES {
-                self.tail.shrink_to_fit();
+    /// Takes what came. True where what waits now began in it.
+    pub(super) fn take(&mut self, mut input: &[u8], lines: &mut impl Lines) -> bool {
+        let mut begins = !self.is_within_line();
+        while self.is_within_line() {
+            let feed = if self.joined > 0 { memchr::memrchr(b'\n', input) } else { memchr::memchr(b'\n', input) };
+            let Some(feed) = feed else {
+                self.wait(input, lines);
+                return begins;
+            };
+            let (end, rest) = input.split_at(feed + 1);
+            input = rest;
+            if std::mem::take(&mut self.is_skipping) {
+                begins = true;
+                continue;
             }
+            self.tail.extend_from_slice(end);
+            begins |= self.read_tail(lines, false);
         }
-        piece
+        let whole = memchr::memrchr(b'\n', input).map_or(0, |feed| feed + 1);
+        let (whole, rest) = input.split_at(whole);
+        let read = if whole.is_empty() { 0 } else { lines.read(whole, false) };
+        self.tail.extend_from_slice(&whole[read..]);
+        self.joined = self.tail.len();
+        self.wait(rest, lines);
+        begins
+    }
+
+    /// Lets no line of an open string wait any longer.
+    pub(super) fn end_joining(&mut self, lines: &mut impl Lines) {
+        let unfinished = self.tail.split_off(self.joined);
+        if !self.tail.is_empty() {
+            self.read_tail(lines, true);
+        }
+        self.tail = unfinished;
     }
 
     /// The stream ends; returns what is left of it without an end.
-    pub(super) fn finish(&mut self) -> Vec<u8> {
+    pub(super) fn finish(&mut self, lines: &mut impl Lines) -> Vec<u8> {
+        self.end_joining(lines);
         self.is_skipping = false;
         std::mem::take(&mut self.tail)
+    }
+
+    /// Forgets what waits.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.max_line);
+    }
+
+    /// Has the tail read, which holds whole lines only; true where some of it was.
+    fn read_tail(&mut self, lines: &mut impl Lines, is_end: bool) -> bool {
+        let read = lines.read(&self.tail, is_end);
+        self.tail.drain(..read);
+        self.joined = self.tail.len();
+        read > 0
+    }
+
+    /// A physical line goes on, without an end.
+    fn wait(&mut self, more: &[u8], lines: &mut impl Lines) {
+        if self.is_skipping {
+            return;
+        }
+        if self.tail.len() - self.joined + more.len() > self.max_line {
+            // No string that is open can end within its bound.
+            self.end_joining(lines);
+            self.clear();
+            self.is_skipping = true;
+            lines.too_long(more);
+            return;
+        }
+        self.tail.extend_from_slice(more);
+        if self.tail.capacity() > self.tail.len() + SPARE_BYTES {
+            self.tail.shrink_to_fit();
+        }
     }
 }
 
@@ -87,24 +132,58 @@ impl Framer {
 mod tests {
     use super::*;
 
-    /// The lines, the number of those too long, and what is left, of a stream that comes in these pieces.
-    fn frame<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, usize, Vec<u8>) {
-        let (mut framer, mut first, mut lines, mut too_long) = (Framer::default(), Vec::new(), Vec::new(), 0);
-        for piece in pieces {
-            let taken = framer.take(piece, &mut first);
-            assert!(first.is_empty() || (first.ends_with(b"\n") && memchr::memchr_iter(b'\n', &first).count() == 1));
-            assert!(framer.held_bytes() <= framer.tail.len() + SPARE_BYTES);
-            lines.extend_from_slice(&first);
-            lines.extend_from_slice(taken.lines);
-            too_long += usize::from(taken.too_long.is_some());
+    const MAX_LINE: usize = 64 * 1024;
+
+    /// Keeps lines; those of a string in brackets are one.
+    #[derive(Debug, Default, PartialEq)]
+    struct Kept {
+        lines: Vec<String>,
+        too_long: usize,
+    }
+
+    impl Lines for Kept {
+        fn read(&mut self, lines: &[u8], is_end: bool) -> usize {
+            assert!(lines.ends_with(b"\n"));
+            let text = std::str::from_utf8(lines).expect("text");
+            let mut read = 0;
+            while read < text.len() {
+                let rest = &text[read..];
+                let end = |text: &str| text.find('\n').map(|feed| feed + 1);
+                let first = end(rest).expect("whole lines");
+                let whole = if rest[..first].contains('[') {
+                    rest.find(']').and_then(|close| end(&rest[close..]).map(|after| close + after))
+                } else {
+                    Some(first)
+                };
+                let Some(length) = whole.or_else(|| is_end.then_some(first)) else { break };
+                self.lines.push(rest[..length].to_owned());
+                read += length;
+            }
+            read
         }
-        (lines, too_long, framer.finish())
+
+        fn too_long(&mut self, _: &[u8]) {
+            self.too_long += 1;
+        }
+    }
+
+    /// The lines, the number of those too long, and what is left, of a stream that comes in these pieces.
+    fn frame<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Kept, Vec<u8>) {
+        let (mut framer, mut kept) = (Framer::new(MAX_LINE), Kept::default());
+        for piece in pieces {
+            framer.take(piece, &mut kept);
+            assert!(framer.held_bytes() <= framer.tail.len() + SPARE_BYTES.max(2 * piece.len()));
+        }
+        let left = framer.finish(&mut kept);
+        (kept, left)
     }
 
     #[test]
     fn a_stream_is_the_same_however_it_is_cut() {
-        let stream = b"a 1\nbb 22\n\r\n\nccc 333\nunfinished";
-        let expected = (b"a 1\nbb 22\n\r\n\nccc 333\n".to_vec(), 0, b"unfinished".to_vec());
+        let stream = b"a 1\nb[\n\r\n2\n\n]22\n\r\n\nccc[ 333\nd]\ne[\nf\nunfinished";
+        let lines = ["a 1\n", "b[\n\r\n2\n\n]22\n", "\r\n", "\n", "ccc[ 333\nd]\n", "e[\n", "f\n"];
+        let kept = Kept { lines: lines.map(str::to_owned).to_vec(), too_long: 0 };
+        let expected = (kept, b"unfinished".to_vec());
         for first in 0..=stream.len() {
             for second in first..=stream.len() {
                 let pieces = [&stream[..first], &stream[first..second], &stream[second..]];
@@ -115,43 +194,49 @@ mod tests {
     }
 
     #[test]
-    fn a_netdatas_stream_is_the_same_cut_at_every_byte() {
-        let stream = b"put netdata.system.load.load1 1795400726 0.5000000 host=web-01 role=web_server\n\
-            put netdata.system.load.load5 1795400726 0.2500000 host=web-01 role=web_server\n\
-            put netdata.system.load.load15 1795400726 0.1250000 host=web-01 role=web_ser";
-        let whole = frame([&stream[..]]);
-        for cut in 0..=stream.len() {
-            assert_eq!(frame([&stream[..cut], &stream[cut..]]), whole);
-        }
-    }
-
-    #[test]
     fn it_is_told_where_the_waiting_line_began() {
-        let (mut framer, mut first) = (Framer::default(), Vec::new());
-        let long = vec![b'x'; MAX_LINE_BYTES + 1];
+        let (mut framer, mut kept) = (Framer::new(MAX_LINE), Kept::default());
+        let long = vec![b'x'; MAX_LINE + 1];
         for (piece, begins) in [
             (&b"a 1\nb"[..], true),
             (b" 2", false),
-            (b"2\n", false),
+            (b"2\n", true),
             (b"c", true),
-            (b" 3\nd", true),
+            (b" 3\nd[", true),
+            (b"\ne", false),
+            (b"\nf", false),
+            (b"]\ng", true),
             (&long, false),
             (b"x\ne", true),
             (b"f", false),
         ] {
-            assert_eq!(framer.take(piece, &mut first).begins, begins, "{}", piece.escape_ascii());
+            assert_eq!(framer.take(piece, &mut kept), begins, "{}", piece[..piece.len().min(9)].escape_ascii());
         }
     }
 
     #[test]
-    fn a_line_too_long_is_skipped_to_its_end_and_counted_once() {
-        let long = vec![b'x'; 3 * MAX_LINE_BYTES];
-        for size in [1000, 10_000, 65_536] {
-            let stream = [b"a 1\n", &long[..], b"\nb 2\n", &long[..], b"\nc"].concat();
-            assert_eq!(frame(stream.chunks(size)), (b"a 1\nb 2\n".to_vec(), 2, b"c".to_vec()), "pieces of {size}");
+    fn a_line_that_is_too_long_costs_itself() {
+        let long = vec![b'x'; 3 * MAX_LINE];
+        for size in [1, 7, 1000, MAX_LINE, 4 * MAX_LINE] {
+            let stream = [b"a 1\n", &long[..], b"\nb 2\n"].concat();
+            let (kept, left) = frame(stream.chunks(size));
+            let lines = kept.lines.iter().map(String::as_str).filter(|line| line.len() <= MAX_LINE).collect::<Vec<_>>();
+            assert_eq!((lines, left.len()), (vec!["a 1\n", "b 2\n"], 0), "{size}");
+            // What came whole is the reader's to refuse.
+            assert_eq!(kept.too_long + kept.lines.iter().filter(|line| line.len() > MAX_LINE).count(), 1, "{size}");
         }
-        // A line of the largest size waits for its end.
-        let largest = vec![b'x'; MAX_LINE_BYTES];
-        assert_eq!(frame([&largest[..], b"\n"]), ([&largest[..], b"\n"].concat(), 0, Vec::new()));
+        // An open string that cannot end within the bound is no reason to lose what is inside.
+        let stream = [b"a[\nb 2\n", &long[..], b"]\nc 3\n"].concat();
+        for size in [1, 7, 1000, MAX_LINE] {
+            let (kept, _) = frame(stream.chunks(size));
+            assert_eq!(
+                (kept.lines, kept.too_long),
+                (["a[\n", "b 2\n", "c 3\n"].map(str::to_owned).to_vec(), 1),
+                "{size}"
+            );
+        }
+        let largest = vec![b'x'; MAX_LINE];
+        let (kept, left) = frame(largest.chunks(100));
+        assert_eq!((kept.lines.len(), kept.too_long, left.len()), (0, 0, MAX_LINE));
     }
 }

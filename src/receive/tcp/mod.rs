@@ -170,7 +170,8 @@ mod tests {
 
     use super::*;
     use crate::batch::Builder;
-    use crate::protocol::{Mapping, Precision};
+    use crate::protocol::line::MAX_LINE_BYTES;
+    use crate::protocol::{Mapping, Precision, Unsigned};
 
     /// Takes batches while it has room.
     #[derive(Clone, Debug, Default)]
@@ -195,7 +196,14 @@ mod tests {
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let listener = Listener::bind(Setup {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            intake: intake::Setup { destination, format: None, mapping: Mapping::path(), allow: Vec::new() },
+            intake: intake::Setup {
+                destination,
+                format: None,
+                mapping: Mapping::path(),
+                max_line: MAX_LINE_BYTES,
+                unsigned: Unsigned::Refuse,
+                allow: Vec::new(),
+            },
             max_connections: 10,
             max_connections_per_source: 10,
             idle_timeout: Duration::from_secs(60),

@@ -16,10 +16,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until, timeout_at};
 
-use super::framer::Framer;
+use super::framer::{self, Framer};
 use super::{MAX_TAIL_BYTES, Setup};
 use crate::batch::{HandOver, Received};
-use crate::protocol::{Format, Refusal, Refused};
+use crate::protocol::{Refusal, Refused, Stream};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 
 /// Bytes read at once: then other connections have their turn.
@@ -52,7 +52,6 @@ pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener,
         stop,
         intake: RefCell::new(intake),
         buffer: RefCell::new(vec![0; READ_BYTES]),
-        first: RefCell::default(),
         tail_bytes: Cell::new(0),
         sources: RefCell::default(),
         opened: Notify::new(),
@@ -71,8 +70,6 @@ struct Serving<H> {
     intake: RefCell<Intake<H>>,
     /// Room for a piece of a stream.
     buffer: RefCell<Vec<u8>>,
-    /// Room for a line that came in several pieces.
-    first: RefCell<Vec<u8>>,
     /// The memory that all unfinished lines hold.
     tail_bytes: Cell<usize>,
     /// Open connections of each address.
@@ -89,8 +86,7 @@ struct Connection {
     stream: TcpStream,
     source: IpAddr,
     framer: Framer,
-    /// Its format, once its first line told.
-    format: Option<Format>,
+    state: Stream,
     /// Whether no byte, and no whole line, has come yet.
     is_new: bool,
     has_no_line: bool,
@@ -98,6 +94,40 @@ struct Connection {
     last: Instant,
     /// When the unfinished line began.
     line_began: Instant,
+    /// Its first line, where that is a request of HTTP.
+    request: Option<Vec<u8>>,
+}
+
+/// What takes a connection's lines.
+struct Taking<'a, H> {
+    intake: &'a mut Intake<H>,
+    stream: &'a TcpStream,
+    source: IpAddr,
+    state: &'a mut Stream,
+    has_no_line: &'a mut bool,
+    request: &'a mut Option<Vec<u8>>,
+}
+
+impl<H: HandOver> framer::Lines for Taking<'_, H> {
+    fn read(&mut self, lines: &[u8], is_end: bool) -> usize {
+        if std::mem::take(self.has_no_line) {
+            *self.request = http_request(lines).map(<[u8]>::to_vec);
+        }
+        if self.request.is_some() {
+            // Headers and body are no lines.
+            return lines.len();
+        }
+        let found = self.intake.stream(lines, self.state, is_end, self.source);
+        if found.asks_version {
+            // One who does not read the answer does without it.
+            drop(self.stream.try_write(VERSION.as_bytes()));
+        }
+        found.consumed
+    }
+
+    fn too_long(&mut self, bytes: &[u8]) {
+        self.intake.refuse(Refused { reason: Refusal::TooLong, bytes }, self.source);
+    }
 }
 
 impl<H: HandOver + 'static> Serving<H> {
@@ -163,16 +193,17 @@ impl<H: HandOver + 'static> Serving<H> {
             intake.connect(source, now);
             *self.sources.borrow_mut().entry(source).or_default() += 1;
             self.open.fetch_add(1, Ordering::Relaxed);
-            let framer = Framer::default();
+            let framer = Framer::new(self.setup.intake.max_line);
             let connection = Connection {
                 stream,
                 source,
                 framer,
-                format: None,
+                state: Stream::default(),
                 is_new: true,
                 has_no_line: true,
                 last: now,
                 line_began: now,
+                request: None,
             };
             connections.spawn_local(Rc::clone(self).attend(connection));
         }
@@ -197,6 +228,8 @@ impl<H: HandOver + 'static> Serving<H> {
                         Err(_) => break,
                     },
                     Ok(Err(_)) => break,
+                    // What a quote that nobody closed holds back is not to wait longer.
+                    Err(_) if connection.framer.is_joining() => self.end_joining(&mut connection),
                     Err(_) => {
                         self.intake.borrow_mut().tally().timed_out += 1;
                         let (source, in_line) = (connection.source, connection.framer.is_within_line());
@@ -252,21 +285,18 @@ impl<H: HandOver + 'static> Serving<H> {
         let mut intake = self.intake.borrow_mut();
         intake.set_clock(received);
         intake.tally().bytes += bytes.len() as u64;
-        let mut first = self.first.borrow_mut();
-        let before = connection.framer.held_bytes();
-        let piece = connection.framer.take(bytes, &mut first);
-        self.tail_bytes.set(self.tail_bytes.get() + connection.framer.held_bytes() - before);
         connection.last = received.monotonic;
-        if piece.begins {
+        let is_new = std::mem::take(&mut connection.is_new);
+        let mut goes_on = true;
+        if is_new && bytes.starts_with(TLS_HANDSHAKE) {
+            self.turn_away(&mut intake, connection, bytes, "TLS");
+            goes_on = false;
+        } else if self.read_lines(&mut intake, connection, |framer, lines| framer.take(bytes, lines)) {
             connection.line_began = received.monotonic;
         }
-        let is_tls = std::mem::take(&mut connection.is_new) && bytes.starts_with(TLS_HANDSHAKE);
-        let mut goes_on = !is_tls || self.turn_away(&mut intake, connection, bytes, "TLS");
-        for lines in [&first[..], piece.lines] {
-            goes_on = goes_on && self.take_lines(&mut intake, connection, lines);
-        }
-        if let Some(bytes) = piece.too_long {
-            intake.refuse(Refused { reason: Refusal::TooLong, bytes }, connection.source);
+        if let Some(request) = connection.request.take() {
+            self.turn_away(&mut intake, connection, &request, "HTTP");
+            goes_on = false;
         }
         goes_on = goes_on && self.has_room_for(connection, &mut intake);
         intake.publish();
@@ -277,35 +307,43 @@ impl<H: HandOver + 'static> Serving<H> {
         goes_on
     }
 
-    /// Takes whole lines; false where the connection is to end.
-    fn take_lines(&self, intake: &mut Intake<H>, connection: &mut Connection, lines: &[u8]) -> bool {
-        if lines.is_empty() {
-            return true;
+    /// Lets no line wait any longer for the end of a string.
+    fn end_joining(&self, connection: &mut Connection) {
+        let received = Received::now();
+        let mut intake = self.intake.borrow_mut();
+        intake.set_clock(received);
+        self.read_lines(&mut intake, connection, |framer, lines| framer.end_joining(lines));
+        connection.line_began = received.monotonic;
+        intake.publish();
+        if intake.due().is_some() {
+            self.opened.notify_one();
         }
-        if std::mem::take(&mut connection.has_no_line)
-            && let Some(request) = http_request(lines)
-        {
-            return self.turn_away(intake, connection, request, "HTTP");
-        }
-        let found = intake.stream(lines, &mut connection.format, connection.source);
-        if found.asks_version {
-            // One who does not read the answer does without it.
-            drop(connection.stream.try_write(VERSION.as_bytes()));
-        }
-        true
+    }
+
+    /// Has the framer give lines to the intake, and keeps account of the memory that it holds.
+    fn read_lines<T>(
+        &self,
+        intake: &mut Intake<H>,
+        connection: &mut Connection,
+        frame: impl FnOnce(&mut Framer, &mut Taking<'_, H>) -> T,
+    ) -> T {
+        let Connection { stream, source, framer, state, has_no_line, request, .. } = connection;
+        let before = framer.held_bytes();
+        let result = frame(framer, &mut Taking { intake, stream, source: *source, state, has_no_line, request });
+        self.tail_bytes.set(self.tail_bytes.get() + framer.held_bytes() - before);
+        result
     }
 
     /// Counts and tells that a sender speaks another protocol; its connection is to end.
-    fn turn_away(&self, intake: &mut Intake<H>, connection: &mut Connection, bytes: &[u8], speaks: &str) -> bool {
+    fn turn_away(&self, intake: &mut Intake<H>, connection: &mut Connection, bytes: &[u8], speaks: &str) {
         intake.refuse(Refused { reason: Refusal::WrongFormat, bytes }, connection.source);
         // What follows of it is no line that was cut.
         self.tail_bytes.set(self.tail_bytes.get() - connection.framer.held_bytes());
-        connection.framer = Framer::default();
+        connection.framer.clear();
         let (source, listen) = (connection.source, self.setup.listen);
         self.log(
             || tracing::warn!(%source, %listen, "a sender speaks {speaks} to a TCP listener: set it to plain text"),
         );
-        false
     }
 
     /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
@@ -322,8 +360,8 @@ impl<H: HandOver + 'static> Serving<H> {
     /// Counts what is left without an end, which is never read.
     fn end(&self, connection: &mut Connection) {
         let mut intake = self.intake.borrow_mut();
-        self.tail_bytes.set(self.tail_bytes.get() - connection.framer.held_bytes());
-        let tail = connection.framer.finish();
+        intake.set_clock(Received::now());
+        let tail = self.read_lines(&mut intake, connection, |framer, lines| framer.finish(lines));
         if !tail.is_empty() {
             intake.refuse(Refused { reason: Refusal::Truncated, bytes: &tail }, connection.source);
         }

@@ -176,7 +176,8 @@ mod tests {
 
     use super::*;
     use crate::batch::{Batch, Builder, Destination, Limits, Pool};
-    use crate::protocol::{Mapping, Precision};
+    use crate::protocol::line::MAX_LINE_BYTES;
+    use crate::protocol::{Mapping, Precision, Unsigned};
     use crate::receive::Tally;
     use crate::receive::udp::Socket;
 
@@ -214,7 +215,14 @@ mod tests {
         let limits = Limits { lines, age: Duration::from_secs(3600) };
         let state = Arc::new(WorkerState { socket, shown: Arc::default() });
         let taken = Arc::new(Mutex::new(Vec::new()));
-        let setup = Setup { destination, format: None, mapping: Mapping::default(), allow: Vec::new() };
+        let setup = Setup {
+            destination,
+            format: None,
+            mapping: Mapping::default(),
+            max_line: MAX_LINE_BYTES,
+            unsigned: Unsigned::Refuse,
+            allow: Vec::new(),
+        };
         let pool = Pool::new(1, Builder::least_buffer_bytes());
         let out = Few(room, Arc::clone(&taken));
         run(Parts {

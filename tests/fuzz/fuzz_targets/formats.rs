@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use twinflux::protocol::{Format, Line, Mapping, Netdata, Precision, Reader, Refused, Scanner, Sink};
+use twinflux::protocol::{Format, Line, Mapping, Netdata, Precision, Reader, Refused, Rules, Scanner, Sink, Stream};
 
 struct Strict(Scanner);
 
@@ -24,8 +24,9 @@ fuzz_target!(|data: &[u8]| {
         2 => Mapping::netdata(Netdata { keep_prefix: false, host_parts: 2 }),
         _ => Mapping::templates(&["a.* host.measurement.field* k=v", ".b.b.measurement*"]).expect("templates"),
     };
-    let mut reader = Reader::new(format, mapping, Precision::Nanoseconds);
+    let mut reader = Reader::new(format, mapping, Rules::strict(Precision::Nanoseconds));
     let mut sink = Strict(Scanner::new(Precision::Nanoseconds));
     reader.datagram(input, choice & 64 != 0, &mut sink);
-    reader.lines(input, &mut None, &mut sink);
+    let whole = input.iter().rposition(|byte| *byte == b'\n').map_or(0, |feed| feed + 1);
+    reader.stream(&input[..whole], &mut Stream::default(), true, &mut sink);
 });

@@ -1,0 +1,309 @@
+//! The grammar of one line, in its own order: measurement, tags, fields, timestamp.
+//!
+//! Owns: where a line ends, or why and where it stops being one. Never does: deciding what becomes of the lines behind it.
+//! Bounds: each byte is looked at a fixed number of times, but for tag keys, of which each is compared with the others.
+
+use super::{MAX_TAGS, Rules, TAGS_THAT_PANIC, Unsigned};
+use crate::protocol::token::{BACKSLASH, CLASS, COMMA, CONTROL, EQUALS, SPACE, find};
+use crate::protocol::{Precision, Refusal, number, timestamp};
+
+/// Where a valid line ends.
+#[derive(Clone, Copy)]
+pub(super) struct Scanned {
+    /// The place before CR and LF.
+    pub(super) end: usize,
+    pub(super) has_timestamp: bool,
+}
+
+/// What was seen of a line so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The length of measurement and tags.
+    pub(super) series_bytes: usize,
+    pub(super) longest_field_key: usize,
+    /// Whether a field has another name than `time`, so that there is something to store.
+    is_stored: bool,
+    pub(super) has_unsigned: bool,
+}
+
+/// Why a line is refused, and the place from which the next line feed is looked for. It lies behind strings that
+/// were closed, so that their text is not taken for lines; see [`scan_value`] for the one exception.
+pub(super) type Stop = (Refusal, usize);
+
+pub(super) fn scan_line(
+    input: &[u8],
+    start: usize,
+    rules: &Rules,
+    tags: &mut TagKeys,
+    seen: &mut Seen,
+) -> Result<Scanned, Stop> {
+    let mut at = token::<MEASUREMENT_END>(input, start)?;
+    if at == start {
+        return Err((at_control(input, at, Refusal::MissingMeasurement), at));
+    }
+    at = scan_tags(input, at, tags)?;
+    seen.series_bytes = at - start;
+    if input.get(at) != Some(&b' ') {
+        return Err((at_control(input, at, Refusal::MissingField), at));
+    }
+    let after = scan_fields(input, skip_spaces(input, at), rules, seen)?;
+    scan_end(input, after, rules, seen)
+}
+
+/// Goes on with a line at the string that was open: its opening quote is at `quote`, its closing one not before
+/// `searched`.
+#[cold]
+pub(super) fn resume_line(
+    input: &[u8],
+    quote: usize,
+    searched: usize,
+    rules: &Rules,
+    seen: &mut Seen,
+) -> Result<Scanned, Stop> {
+    let end = find_quote(input, searched).map_err(|_| (Refusal::UnterminatedString, quote))?;
+    let mut at = end_value(input, quote, end, Refusal::TrailingText)?;
+    if input.get(at) == Some(&b',') {
+        at = scan_fields(input, at + 1, rules, seen)?;
+    }
+    scan_end(input, at, rules, seen)
+}
+
+/// The tags, from the place after the measurement; returns the place after them.
+#[inline]
+fn scan_tags(input: &[u8], mut at: usize, tags: &mut TagKeys) -> Result<usize, Stop> {
+    tags.clear();
+    while input.get(at) == Some(&b',') {
+        let key = at + 1;
+        let key_end = token::<KEY_END>(input, key)?;
+        if key_end == key {
+            return Err((at_control(input, key, Refusal::MissingTagKey), key_end));
+        }
+        if input.get(key_end) != Some(&b'=') {
+            return Err((at_control(input, key_end, Refusal::InvalidTagValue), key_end));
+        }
+        tags.add(input, key, key_end).map_err(|reason| (reason, key_end))?;
+        let value = key_end + 1;
+        at = token::<KEY_END>(input, value)?;
+        if at == value || input.get(at) == Some(&b'=') {
+            return Err((at_control(input, at, Refusal::InvalidTagValue), at));
+        }
+    }
+    if tags.count == TAGS_THAT_PANIC {
+        return Err((Refusal::TooManyTags, at));
+    }
+    Ok(at)
+}
+
+/// The fields, from a field's key on; returns the place after them.
+#[inline]
+fn scan_fields(input: &[u8], mut at: usize, rules: &Rules, seen: &mut Seen) -> Result<usize, Stop> {
+    loop {
+        let key_end = token::<KEY_END>(input, at)?;
+        if key_end == at {
+            return Err((at_control(input, at, Refusal::MissingField), at));
+        }
+        if input.get(key_end) != Some(&b'=') {
+            return Err((at_control(input, key_end, Refusal::InvalidValue), key_end));
+        }
+        seen.is_stored |= &input[at..key_end] != b"time";
+        seen.longest_field_key = seen.longest_field_key.max(key_end - at);
+        at = scan_value(input, key_end + 1, rules, seen)?;
+        if input.get(at) != Some(&b',') {
+            return Ok(at);
+        }
+        at += 1;
+    }
+}
+
+/// One field's value; returns the place after it, which is a comma, a space or the line's end.
+#[inline]
+fn scan_value(input: &[u8], at: usize, rules: &Rules, seen: &mut Seen) -> Result<usize, Stop> {
+    let first = input.get(at).copied().unwrap_or(b'\n');
+    let (end, otherwise) = match first {
+        b'0'..=b'9' | b'-' | b'.' => match number::skip(input, at) {
+            Err((Refusal::UnsignedInteger, suffix)) if rules.unsigned != Unsigned::Refuse => {
+                seen.has_unsigned = true;
+                (number::skip_unsigned(input, at, suffix)?, Refusal::InvalidValue)
+            }
+            skipped => (skipped?, Refusal::InvalidValue),
+        },
+        b'"' => {
+            let end = find_quote(input, at + 1).map_err(|_| (Refusal::UnterminatedString, at))?;
+            (end, Refusal::TrailingText)
+        }
+        _ => (skip_boolean(input, at), Refusal::InvalidValue),
+    };
+    end_value(input, at, end, otherwise)
+}
+
+/// A value from `at` to `end` must end there.
+///
+/// Text right behind a string that goes over a line's end tells that its closing quote is another line's opening
+/// one, and that its own was never closed: then the lines inside are judged for themselves.
+#[inline]
+fn end_value(input: &[u8], at: usize, end: usize, otherwise: Refusal) -> Result<usize, Stop> {
+    if end > at && (matches!(input.get(end), None | Some(b',' | b' ')) || ends_at(input, end)) {
+        return Ok(end);
+    }
+    let is_open = input.get(at) == Some(&b'"') && memchr::memchr(b'\n', &input[at..end]).is_some();
+    if is_open { Err((Refusal::UnterminatedString, at)) } else { Err((at_control(input, end, otherwise), end)) }
+}
+
+/// The place after the boolean at `at`, or `at` where there is none.
+fn skip_boolean(input: &[u8], at: usize) -> usize {
+    let rest = &input[at..];
+    let names: [&[u8]; 8] = [b"true", b"True", b"TRUE", b"false", b"False", b"FALSE", b"t", b"f"];
+    let longest = names.iter().find(|name| rest.starts_with(name)).map(|name| name.len());
+    let length = longest.unwrap_or_else(|| usize::from(matches!(rest.first(), Some(b'T' | b'F'))));
+    at + length
+}
+
+/// The place after the first quote from `at` on that no backslash escapes.
+///
+/// # Errors
+/// There is none before this place.
+pub(super) fn find_quote(input: &[u8], mut at: usize) -> Result<usize, usize> {
+    while let Some(found) = input.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if input[at] == b'"' {
+            return Ok(at + 1);
+        }
+        at += 2;
+    }
+    Err(at.max(input.len()))
+}
+
+/// What stands after the fields: a timestamp or nothing.
+#[inline]
+fn scan_end(input: &[u8], at: usize, rules: &Rules, seen: &Seen) -> Result<Scanned, Stop> {
+    let (end, has_timestamp) = scan_timestamp(input, at, rules.precision)?;
+    if seen.is_stored { Ok(Scanned { end, has_timestamp }) } else { Err((Refusal::ReservedField, end)) }
+}
+
+/// Returns the line's end and whether there was a timestamp.
+#[inline]
+fn scan_timestamp(input: &[u8], at: usize, precision: Precision) -> Result<(usize, bool), Stop> {
+    if ends_at(input, at) {
+        return Ok((at, false));
+    }
+    let first = skip_spaces(input, at);
+    if ends_at(input, first) {
+        return Ok((first, false));
+    }
+    let after = timestamp::skip(input, first, precision)?;
+    let end = if ends_at(input, after) { after } else { skip_spaces(input, after) };
+    if ends_at(input, end) { Ok((end, true)) } else { Err((at_control(input, end, Refusal::TrailingText), end)) }
+}
+
+// === Bytes and tokens ===
+
+/// What ends a measurement (`=` does not).
+const MEASUREMENT_END: u8 = COMMA | SPACE | BACKSLASH | CONTROL;
+/// What ends a key or a tag value.
+const KEY_END: u8 = COMMA | EQUALS | SPACE | BACKSLASH | CONTROL;
+
+/// The place after the token that starts at `at`: the first unescaped byte of `ENDS`, or the input's end.
+#[inline]
+fn token<const ENDS: u8>(input: &[u8], mut at: usize) -> Result<usize, Stop> {
+    loop {
+        at = find(input, at, |byte| CLASS[byte as usize] & ENDS != 0);
+        if input.get(at) != Some(&b'\\') {
+            return Ok(at);
+        }
+        at = skip_backslashes::<ENDS>(input, at)?;
+    }
+}
+
+/// The place after the run of backslashes at `at` and what it escapes.
+#[cold]
+fn skip_backslashes<const ENDS: u8>(input: &[u8], at: usize) -> Result<usize, Stop> {
+    let run = input[at..].iter().take_while(|byte| **byte == b'\\').count();
+    let after = at + run;
+    match input.get(after).map(|byte| CLASS[*byte as usize] & ENDS) {
+        Some(0) => Ok(after),
+        Some(CONTROL) | None => Err((at_control(input, after, Refusal::AmbiguousEscape), after)),
+        Some(_) if run % 2 == 1 => Ok(after + 1),
+        Some(_) => Err((Refusal::AmbiguousEscape, after)),
+    }
+}
+
+/// `reason`, unless what stands at `at` is a control byte (other than the line's end), which is the nearer one.
+fn at_control(input: &[u8], at: usize, reason: Refusal) -> Refusal {
+    match input.get(at) {
+        Some(byte) if CLASS[*byte as usize] == CONTROL && !ends_at(input, at) => Refusal::ControlByte,
+        _ => reason,
+    }
+}
+
+/// Whether a line ends at `at`: the input's end, an LF, or a CR before either.
+#[inline]
+pub(super) fn ends_at(input: &[u8], at: usize) -> bool {
+    match input.get(at) {
+        None | Some(b'\n') => true,
+        Some(b'\r') => matches!(input.get(at + 1), None | Some(b'\n')),
+        Some(_) => false,
+    }
+}
+
+#[inline]
+pub(super) fn skip_spaces(input: &[u8], mut at: usize) -> usize {
+    while input.get(at) == Some(&b' ') {
+        at += 1;
+    }
+    at
+}
+
+/// The place after the next line feed from `at` on.
+#[inline]
+pub(super) fn next_line(input: &[u8], at: usize) -> usize {
+    if input.get(at) == Some(&b'\n') {
+        return at + 1;
+    }
+    memchr::memchr(b'\n', &input[at..]).map_or(input.len(), |found| at + found + 1)
+}
+
+// === Tag keys ===
+
+/// The tag keys of the line at hand, to find one that comes twice.
+#[derive(Debug)]
+pub(super) struct TagKeys {
+    count: usize,
+    /// First byte and length of each key: two keys are compared only where these agree.
+    prints: [u32; MAX_TAGS],
+    starts: [u32; MAX_TAGS],
+}
+
+impl Default for TagKeys {
+    fn default() -> Self {
+        Self { count: 0, prints: [0; MAX_TAGS], starts: [0; MAX_TAGS] }
+    }
+}
+
+impl TagKeys {
+    fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "one input is far below 4 GiB; a print need not be exact")]
+    fn add(&mut self, input: &[u8], start: usize, end: usize) -> Result<(), Refusal> {
+        let key = &input[start..end];
+        if matches!(key, b"time" | b"_field" | b"_measurement") {
+            return Err(Refusal::ReservedTag);
+        }
+        if self.count == MAX_TAGS {
+            return Err(Refusal::TooManyTags);
+        }
+        let print = (key.len() as u32) << 8 | u32::from(key[0]);
+        for place in 0..self.count {
+            let other = self.starts[place] as usize;
+            if self.prints[place] == print && &input[other..other + key.len()] == key {
+                return Err(Refusal::DuplicateTag);
+            }
+        }
+        self.prints[self.count] = print;
+        self.starts[self.count] = start as u32;
+        self.count += 1;
+        Ok(())
+    }
+}

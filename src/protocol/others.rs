@@ -1,0 +1,126 @@
+//! Lines of other formats than line protocol: one parser for each, and the converter behind them.
+//!
+//! Owns: which parser reads a line, and what a line counts as. Never does: telling formats apart ([`super::Reader`] does).
+
+use super::convert::{Converter, Mapping};
+use super::netdata_json::Object;
+use super::reader::{Found, Sink};
+use super::token::is_blank;
+use super::{Format, Precision, Refusal, graphite, opentsdb};
+
+/// Reads lines of other formats.
+#[derive(Debug)]
+pub(super) struct Others {
+    converter: Converter,
+    /// The longest line, in bytes without its line feed.
+    max_line: usize,
+    /// Whether all input is of one format, so that a line need not tell that it is.
+    is_certain: bool,
+}
+
+/// The lines at hand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Whether all of it is known to be UTF-8.
+    pub(super) is_utf8: bool,
+    /// Whether the end was cut off, so that a last line without a line feed is not whole.
+    pub(super) truncated: bool,
+}
+
+impl Others {
+    pub(super) fn new(mapping: Mapping, precision: Precision, max_line: usize, is_certain: bool) -> Self {
+        Self { converter: Converter::new(mapping, precision), max_line, is_certain }
+    }
+
+    pub(super) fn mapping(&self) -> &Mapping {
+        self.converter.mapping()
+    }
+
+    /// Converts the lines from `at` on, up to the first that is not a whole, valid line of this format. Returns the place
+    /// of that one and what is wrong with it, where there is one. What belongs together may still be open: see
+    /// [`Self::finish`].
+    pub(super) fn convert<S: Sink>(
+        &mut self,
+        format: Format,
+        input: Input<'_>,
+        mut at: usize,
+        found: &mut Found,
+        sink: &mut S,
+    ) -> (usize, Option<Refusal>) {
+        self.converter.begin(format, sink);
+        let bytes = input.bytes;
+        let mut stopped = None;
+        while at < bytes.len() {
+            let feed = memchr::memchr(b'\n', &bytes[at..]);
+            if feed.is_none() && input.truncated {
+                stopped = Some(Refusal::Truncated);
+                break;
+            }
+            let end = feed.map_or(bytes.len(), |feed| at + feed);
+            if let Err(reason) = self.line(format, &bytes[at..end], input.is_utf8, found, sink) {
+                stopped = Some(reason);
+                break;
+            }
+            at = bytes.len().min(end + 1);
+        }
+        (at, stopped)
+    }
+
+    /// Gives what is still being put together.
+    #[inline]
+    pub(super) fn finish<S: Sink>(&mut self, sink: &mut S) {
+        self.converter.flush(sink);
+    }
+
+    /// Converts one line, which has no line feed.
+    #[inline]
+    fn line<S: Sink>(
+        &mut self,
+        format: Format,
+        line: &[u8],
+        is_utf8: bool,
+        found: &mut Found,
+        sink: &mut S,
+    ) -> Result<(), Refusal> {
+        if line.len() > self.max_line {
+            return Err(Refusal::TooLong);
+        }
+        if !is_utf8 && std::str::from_utf8(line).is_err() {
+            return Err(Refusal::InvalidUtf8);
+        }
+        if is_nothing(line) {
+            return Ok(());
+        }
+        match format {
+            Format::Opentsdb if opentsdb::is_version(line) => {
+                found.asks_version = true;
+                return Ok(());
+            }
+            Format::Opentsdb => self.converter.add(&opentsdb::parse(line)?, sink)?,
+            Format::NetdataJson => match Object::parse(line)?.metric() {
+                Some(metric) => self.converter.add(&metric, sink)?,
+                None => {
+                    found.skipped += 1;
+                    return Ok(());
+                }
+            },
+            // Line protocol never comes here: it is not converted.
+            Format::Graphite | Format::Influx => {
+                let metric = graphite::parse(line, self.converter.likely_tags())?;
+                if !self.is_certain && metric.has_influx_tags() {
+                    return Err(Refusal::MissingField);
+                }
+                self.converter.add(&metric, sink)?;
+            }
+        }
+        found.converted += 1;
+        Ok(())
+    }
+}
+
+/// Whether a line is blank or a comment.
+#[inline]
+fn is_nothing(line: &[u8]) -> bool {
+    matches!(line.iter().find(|byte| !is_blank(**byte)), None | Some(b'#'))
+}
