@@ -24,8 +24,10 @@ fn append_lease_settle(criterion: &mut Criterion) {
         precision: Precision::Nanoseconds,
     });
     let bytes = Bytes::from(vec![b'x'; 28_000]);
-    let journal =
-        Journal::new(64 << 20, &["a", "b"].map(|name| BackendSetup { name: name.to_owned(), replay_share: 0.5 }));
+    let journal = Journal::new(
+        64 << 20,
+        &["a", "b"].map(|name| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 }),
+    );
     let mut readers = [journal.reader(0), journal.reader(1)];
     let (producer, consumer) = ring(64);
     let mut delivered = 0;
@@ -74,7 +76,8 @@ fn open_backlog(criterion: &mut Criterion) {
         sync_interval: Duration::from_millis(500),
         retry_after: Duration::from_secs(1),
     };
-    let setups = ["a", "b"].map(|name| BackendSetup { name: name.to_owned(), replay_share: 0.5 });
+    let setups =
+        ["a", "b"].map(|name| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 });
     let folder = tempfile::tempdir().expect("a folder");
     let open = || {
         let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));

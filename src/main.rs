@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use twinflux::control::cli::{Cli, Command, JournalCommand, Run};
+use twinflux::control::cli::{Cli, Command, JournalCommand, OneBackend, Run};
 use twinflux::control::config::Format;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::control::{Config, Status};
@@ -198,13 +198,25 @@ fn journal(command: JournalCommand) -> Ended {
             let text = Stopped::open(&folder).and_then(|journal| journal.stats()).map_err(failed)?;
             drop(write!(io::stdout(), "{text}"));
         }
-        JournalCommand::Forget { name, config, data_dir } => {
-            let folder = data_dir_of(config.as_deref(), data_dir).map_err(|error| (BAD_CONFIGURATION, error))?;
-            Stopped::open(&folder).and_then(|journal| journal.forget(&name)).map_err(failed)?;
-            drop(writeln!(io::stdout(), "{name} is forgotten: nothing is kept for it any more"));
+        JournalCommand::Forget(backend) => {
+            open_journal_of(&backend)?.forget(&backend.name).map_err(failed)?;
+            drop(writeln!(io::stdout(), "{} is forgotten: nothing is kept for it any more", backend.name));
+        }
+        JournalCommand::Moved(backend) => {
+            let was = open_journal_of(&backend)?.moved(&backend.name).map_err(failed)?;
+            drop(writeln!(
+                io::stdout(),
+                "{} was {was}: it gets what is kept for it wherever the next start finds it",
+                backend.name
+            ));
         }
     }
     Ok(())
+}
+
+fn open_journal_of(backend: &OneBackend) -> Result<Stopped, (u8, String)> {
+    let folder = data_dir_of(backend.config.as_deref(), backend.data_dir.clone());
+    Stopped::open(&folder.map_err(|error| (BAD_CONFIGURATION, error))?).map_err(|error| (FAILED, error))
 }
 
 fn status(admin: std::net::SocketAddr) -> Ended {

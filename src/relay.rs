@@ -144,7 +144,11 @@ impl Relay {
         drop(runtime.spawn(admin.serve(view.clone())));
 
         let (closing, _) = watch::channel(false);
-        let flushers = backends.into_iter().zip(view.backends.iter()).enumerate().map(|(place, (backend, shown))| {
+        hold_moved(&journal, &view);
+        let moved = journal.moved_from();
+        let flushers = backends.into_iter().zip(view.backends.iter()).enumerate();
+        // What is owed to a server at another address is nobody else's.
+        let flushers = flushers.filter(|(place, _)| moved[*place].is_none()).map(|(place, (backend, shown))| {
             backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), closing.subscribe())
         });
         let flushers = flushers.collect();
@@ -200,11 +204,15 @@ impl Relay {
         self.closing.send_replace(true);
         self.runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
-            for flusher in self.flushers {
+            for mut flusher in self.flushers {
                 // Whatever is not delivered by then shows as pending.
-                drop(tokio::time::timeout_at(deadline, flusher).await);
+                if tokio::time::timeout_at(deadline, &mut flusher).await.is_err() {
+                    flusher.abort();
+                    drop(flusher.await);
+                }
             }
         });
+        self.view.journal.requeue_leases();
         if let Some(keeper) = self.keeper {
             report_panic(&keeper.stop());
         }
@@ -278,6 +286,28 @@ fn report_opening(found: &journal::Snapshot, backends: &[journal::BackendSetup])
             "the journal keeps lines for a backend that is not configured: configure it again, or stop the relay and \
              run: twinflux journal forget {backend}, with the same --config or --data-dir"
         );
+    }
+}
+
+/// Holds the backends whose address has changed since the journal last saw them, and says what to do.
+fn hold_moved(journal: &Journal, view: &View) {
+    let ledgers = journal.snapshot().ledgers;
+    for ((moved, ledger), backend) in journal.moved_from().into_iter().zip(ledgers).zip(view.backends.iter()) {
+        let Some(was) = moved else { continue };
+        let (name, lines) = (&backend.name, ledger.pending);
+        let text = format!(
+            "{name} was {was} when the journal last saw it, and its lines are owed to that server. If it is the same server, \
+             stop the relay and run: twinflux journal moved {name}; if it is another one: twinflux journal forget {name} \
+             (with the same --config or --data-dir)"
+        );
+        tracing::warn!(
+            backend = name,
+            was,
+            url = backend.url,
+            lines,
+            "held: the backend's address has changed; {text}"
+        );
+        backend.health.hold(&text);
     }
 }
 

@@ -106,16 +106,22 @@ pub enum JournalCommand {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-    /// Give up what is kept for a backend that is gone for good
-    Forget {
-        /// The backend's name
-        #[arg(value_name = "NAME")]
-        name: String,
-        /// The configuration file that names the data folder
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// The data folder
-        #[arg(long, value_name = "FOLDER")]
-        data_dir: Option<PathBuf>,
-    },
+    /// Give up what is kept for a backend that is gone for good, or whose name is another server's now
+    Forget(OneBackend),
+    /// Say that a backend whose URL changed is the same server at a new address: it gets what is kept for it
+    Moved(OneBackend),
+}
+
+/// A backend in a stopped relay's journal.
+#[derive(Args, Debug)]
+pub struct OneBackend {
+    /// The backend's name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The configuration file that names the data folder
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The data folder
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
 }

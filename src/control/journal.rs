@@ -90,8 +90,8 @@ impl Stopped {
         for (destination, lines, bytes) in &survey.destinations {
             write_line(&mut text, format_args!("{}: {lines} lines, {bytes} bytes", describe(destination)));
         }
-        for (name, pending) in survey.backends.iter().flatten() {
-            write_line(&mut text, format_args!("backend {name}: {pending} lines to deliver"));
+        for (name, address, pending) in survey.backends.iter().flatten() {
+            write_line(&mut text, format_args!("backend {name} ({address}): {pending} lines to deliver"));
         }
         for gap in &survey.gaps {
             let (from, until, reason) = (time(gap.from), time(gap.until), gap.reason.name());
@@ -136,10 +136,26 @@ impl Stopped {
         if inspect::forget(&self.storage, name).map_err(|error| error.to_string())? {
             return Ok(());
         }
+        Err(self.unknown(name)?)
+    }
+
+    /// Notes that a backend is the same server at another address; returns where it was.
+    ///
+    /// # Errors
+    /// There is none of this name (those that there are, are named), or the system does not let it.
+    pub fn moved(&self, name: &str) -> Result<String, String> {
+        match inspect::moved(&self.storage, name).map_err(|error| error.to_string())? {
+            Some(was) => Ok(was),
+            None => Err(self.unknown(name)?),
+        }
+    }
+
+    /// That there is no backend of this name.
+    fn unknown(&self, name: &str) -> Result<String, String> {
         let known = self.survey()?.backends.unwrap_or_default();
-        let known: Vec<String> = known.into_iter().map(|(name, _)| name).collect();
+        let known: Vec<String> = known.into_iter().map(|(name, ..)| name).collect();
         let known = if known.is_empty() { "none at all".to_owned() } else { known.join(", ") };
-        Err(format!("the journal knows no backend {name:?}, but {known}"))
+        Ok(format!("the journal knows no backend {name:?}, but {known}"))
     }
 
     fn survey(&self) -> Result<Survey, String> {

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::config::{Backend, Config, Journal, Udp};
-use super::url::BackendUrl;
+use super::url::{self, BackendUrl};
 use crate::batch::Builder;
 use crate::deliver::{self, Api, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
-use crate::journal::disk::{DiskOptions, MAX_NAME_BYTES};
+use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::journal::{BackendSetup, Durability, Limits};
 
 /// Where data goes when no file says otherwise, below the current folder.
@@ -92,8 +92,8 @@ impl Config {
             }
         }
         if !overrides.backends.is_empty() {
-            let named = overrides.backends.into_iter().enumerate();
-            self.backend = named.map(|(place, url)| Backend::new(letter_name(place), url)).collect();
+            // A name that came from the place among others would give one server's lines to another.
+            self.backend = overrides.backends.into_iter().map(|url| Backend::new(url.name(), url)).collect();
         }
         if self.backend.is_empty() {
             let archive = BackendUrl::Archive(self.data_dir.join("archive"));
@@ -184,7 +184,11 @@ impl Config {
 
     /// The backends as the journal knows them.
     pub fn journal_backends(&self) -> Vec<BackendSetup> {
-        let setup = |backend: &Backend| BackendSetup { name: backend.name.clone(), replay_share: backend.replay_share };
+        let setup = |backend: &Backend| BackendSetup {
+            name: backend.name.clone(),
+            address: backend.url.address(),
+            replay_share: backend.replay_share,
+        };
         self.backend.iter().map(setup).collect()
     }
 
@@ -201,9 +205,9 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
     let wrong = [
         (backend.name.is_empty(), "name", "must not be empty: it is the backend's identity in the journal"),
         (
-            !backend.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+            !backend.name.chars().all(|c| c.is_ascii_alphanumeric() || url::NAME_SIGNS.contains(c)),
             "name",
-            "may hold letters, digits, '-', '_' and '.'",
+            "may hold letters, digits, and the signs - _ . : / % [ ]",
         ),
         (!is_influx && backend.username.is_some(), "username", "is for http:// and https:// backends only"),
         (!is_influx && is_v2, "token_file", "is for http:// and https:// backends only"),
@@ -217,6 +221,7 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
             "is for https:// backends only",
         ),
         (backend.name.len() > MAX_NAME_BYTES, "name", "may have at most 255 bytes"),
+        (backend.url.address().len() > MAX_ADDRESS_BYTES, "url", "may have at most 4096 bytes"),
         (
             !(0.01..=1.0).contains(&backend.replay_share),
             "replay_share",
@@ -296,12 +301,6 @@ fn hint(key: &str) -> &'static str {
         "[backend]" => "; there may be several: write [[backend]]",
         _ => "",
     }
-}
-
-/// `a` to `z`, then `backend-27` and so on.
-fn letter_name(place: usize) -> String {
-    let letter = u8::try_from(place).ok().filter(|place| *place < 26).map(|place| char::from(b'a' + place));
-    letter.map_or_else(|| format!("backend-{}", place + 1), String::from)
 }
 
 /// The file that errors point into.

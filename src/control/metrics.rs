@@ -141,6 +141,9 @@ impl Metrics {
         for (name, help, values) in [
             one("pending_lines", "Lines not yet acknowledged", |backend| backend.pending_lines),
             one("pending_bytes", "Bytes of those in the journal", |backend| backend.pending_bytes),
+            one("pending_on_disk_lines", "Those of the pending lines that are on the disk", |backend| {
+                backend.pending_on_disk_lines
+            }),
         ] {
             gauge(out, name, help, values)?;
         }
@@ -162,7 +165,9 @@ impl Metrics {
         let journal = &self.status.journal;
         let plain = |value| vec![(Vec::new(), value)];
         gauge(out, "journal_memory_bytes", "Memory held by records", plain(journal.memory_bytes))?;
+        gauge(out, "journal_memory_bound_bytes", "The bound of that", plain(journal.memory_bound_bytes))?;
         gauge(out, "journal_disk_bytes", "Disk held by segments", plain(journal.disk_bytes))?;
+        gauge(out, "journal_disk_bound_bytes", "The bound of that", plain(journal.disk_bound_bytes))?;
         gauge(out, "journal_segments", "Segments on disk", plain(journal.segments))?;
         let states = Condition::ALL.map(|state| (vec![("state", state.name())], u64::from(journal.state == state)));
         gauge(out, "journal_state", "1 for the state the journal's disk is in", states.into())?;

@@ -130,6 +130,8 @@ pub struct Backend {
     pub pending_lines: u64,
     /// Bytes of those in the journal.
     pub pending_bytes: u64,
+    /// Those of the pending lines that are on the disk.
+    pub pending_on_disk_lines: u64,
     /// How long the oldest of them has waited.
     pub oldest_pending_seconds: f64,
     /// Requests made.
@@ -160,8 +162,12 @@ pub struct JournalStatus {
     pub durability: Durability,
     /// Memory held by records.
     pub memory_bytes: u64,
+    /// The bound of that.
+    pub memory_bound_bytes: u64,
     /// Disk held by segments.
     pub disk_bytes: u64,
+    /// The bound of that.
+    pub disk_bound_bytes: u64,
     /// Segments on disk.
     pub segments: u64,
     /// `ok`, `full` or `failing`: lines are in memory only, or not safe from a power cut.
@@ -217,7 +223,8 @@ impl View {
         let on_the_way = accepted - ring_full - journal.appended_lines;
 
         let receive = self.listeners.iter().zip(&tallies).map(|(listener, tally)| Receive::new(listener, tally));
-        let ledgers = journal.ledgers.iter().zip(&journal.oldest_pending_seconds);
+        let figures = journal.oldest_pending_seconds.iter().zip(&journal.memory_only_lines);
+        let ledgers = journal.ledgers.iter().zip(figures);
         let backends = self.backends.iter().zip(ledgers);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -225,7 +232,11 @@ impl View {
             receive: receive.collect(),
             accepted_lines: accepted,
             backends: backends
-                .map(|(view, (ledger, oldest))| Backend::new(view, ledger, *oldest, ring_full, on_the_way))
+                .map(|(view, (ledger, (oldest, memory_only)))| {
+                    let backend = Backend::new(view, ledger, *oldest, ring_full, on_the_way);
+                    let on_disk = if journal.disk.is_some() { ledger.pending.saturating_sub(*memory_only) } else { 0 };
+                    Backend { pending_on_disk_lines: on_disk, ..backend }
+                })
                 .collect(),
             journal: JournalStatus::new(self.durability, &journal),
             sources: SourcesStatus::of(&self.listeners),
@@ -293,6 +304,7 @@ impl Backend {
             dropped_lines: dropped.collect(),
             pending_lines: ledger.pending + on_the_way,
             pending_bytes: ledger.pending_bytes,
+            pending_on_disk_lines: 0,
             oldest_pending_seconds: oldest,
             requests,
             retries,
@@ -325,7 +337,9 @@ impl JournalStatus {
         Self {
             durability,
             memory_bytes: journal.memory_bytes,
+            memory_bound_bytes: journal.memory_bound,
             disk_bytes: figure(|disk| disk.bytes),
+            disk_bound_bytes: figure(|disk| disk.bound),
             segments: figure(|disk| disk.segments),
             state: disk.map_or(Condition::Ok, |disk| disk.condition),
             last_error: disk.and_then(|disk| disk.error.clone()),

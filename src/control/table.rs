@@ -9,6 +9,8 @@ use super::status::{Backend, JournalStatus, Receive, Status};
 use crate::journal::Durability;
 use crate::journal::disk::Condition;
 
+/// The width of the backends' names, at least.
+const LEAST_NAME_WIDTH: usize = 8;
 /// Silent sources that are named.
 const MOST_SILENT: usize = 10;
 
@@ -26,6 +28,13 @@ impl Status {
         write_journal(&mut text, &self.journal);
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
+        for backend in self.backends.iter().filter(|backend| backend.pending_lines > 0) {
+            let (pending, on_disk) = (backend.pending_lines, backend.pending_on_disk_lines);
+            write_line(
+                &mut text,
+                format_args!("{} waits for {pending} lines, {on_disk} of them on the disk", backend.name),
+            );
+        }
         for backend in &self.backends {
             for (reason, lines) in backend.dropped_lines.iter().filter(|(_, lines)| **lines > 0) {
                 write_line(&mut text, format_args!("{} dropped {lines} lines: {reason}", backend.name));
@@ -39,18 +48,19 @@ impl Status {
         text
     }
 
-    /// The ledger as a table that fits 80 columns: a row for each backend, the last column 0 where it balances.
+    /// The ledger as a table that fits 80 columns where names are short: a row for each backend, the last column 0 where it balances.
     pub fn ledger(&self) -> String {
         let mut text = String::new();
+        let width = self.backends.iter().map(|backend| backend.name.len()).fold(LEAST_NAME_WIDTH, usize::max);
         write_line(
             &mut text,
             format_args!(
-                "{:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7} {:>6}",
+                "{:<width$} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7} {:>6}",
                 "backend", "state", "delivered", "recovered", "rejected", "dropped", "pending", "p99 ms", "differ"
             ),
         );
         for backend in &self.backends {
-            write_backend(&mut text, backend, self.accepted_lines);
+            write_backend(&mut text, backend, width, self.accepted_lines);
         }
         text
     }
@@ -67,10 +77,15 @@ fn write_sources(text: &mut String, sources: &SourcesStatus) {
 }
 
 fn write_journal(text: &mut String, journal: &JournalStatus) {
-    let (memory, disk) = (ByteSize::b(journal.memory_bytes), ByteSize::b(journal.disk_bytes));
+    let (memory, most_memory) = (ByteSize::b(journal.memory_bytes), ByteSize::b(journal.memory_bound_bytes));
+    let (disk, most_disk) = (ByteSize::b(journal.disk_bytes), ByteSize::b(journal.disk_bound_bytes));
+    let memory = format!("{memory} of {most_memory} in memory");
     match journal.durability {
-        Durability::Memory => write_line(text, format_args!("journal  {memory} in memory, nothing on the disk")),
-        _ => write_line(text, format_args!("journal  {memory} in memory, {disk} in {} segments", journal.segments)),
+        Durability::Memory => write_line(text, format_args!("journal  {memory}, nothing on the disk")),
+        _ => {
+            let segments = journal.segments;
+            write_line(text, format_args!("journal  {memory}, {disk} of {most_disk} in {segments} segments"));
+        }
     }
     if journal.state != Condition::Ok {
         let error = journal.last_error.as_deref().unwrap_or("no error told");
@@ -126,11 +141,11 @@ fn write_receive(text: &mut String, receive: &Receive) {
     }
 }
 
-fn write_backend(text: &mut String, backend: &Backend, accepted: u64) {
+fn write_backend(text: &mut String, backend: &Backend, width: usize, accepted: u64) {
     write_line(
         text,
         format_args!(
-            "{:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7.1} {:>6}",
+            "{:<width$} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7.1} {:>6}",
             backend.name,
             backend.state,
             backend.delivered_lines,

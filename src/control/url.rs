@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use http::Uri;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A backend's URL.
@@ -16,6 +17,36 @@ pub enum BackendUrl {
     Archive(PathBuf),
     /// `udp://host:port`: another relay.
     Relay(String),
+}
+
+/// What a backend's name may hold beside letters and digits.
+pub(super) const NAME_SIGNS: &str = "-_.:/%[]";
+/// What a name that comes from a URL has as `%XX`.
+const NOT_IN_NAMES: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b':').remove(b'/').remove(b'[').remove(b']');
+
+impl BackendUrl {
+    /// What it addresses, in a form that differs only where another server, path or folder is meant: a server that goes over
+    /// to TLS stays the same.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Influx(uri) => {
+                let usual_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+                let port = uri.port_u16().unwrap_or(usual_port);
+                let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+                format!("http://{host}:{port}{}", uri.path().trim_end_matches('/'))
+            }
+            Self::Archive(path) => format!("file://{}", path.display()),
+            Self::Relay(host) => format!("udp://{}", host.to_ascii_lowercase()),
+        }
+    }
+
+    /// A name for what it addresses: host, port and path, or the folder.
+    pub fn name(&self) -> String {
+        let address = self.address();
+        let name = address.strip_prefix("http://").or_else(|| address.strip_prefix("file://")).unwrap_or(&address);
+        utf8_percent_encode(name, NOT_IN_NAMES).to_string()
+    }
 }
 
 impl FromStr for BackendUrl {
@@ -97,6 +128,22 @@ mod tests {
             "udp://relay-2:8089",
         ] {
             assert_eq!(text.parse::<BackendUrl>().map(|url| url.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_tell_servers_apart_and_nothing_else() {
+        for (text, address, name) in [
+            ("http://10.0.0.1:8086", "http://10.0.0.1:8086", "10.0.0.1:8086"),
+            ("https://10.0.0.1:8086/", "http://10.0.0.1:8086", "10.0.0.1:8086"),
+            ("https://Influx.example/prefix/", "http://influx.example:443/prefix", "influx.example:443/prefix"),
+            ("http://[::1]:8086", "http://[::1]:8086", "[::1]:8086"),
+            ("file:///var/lib/my archive", "file:///var/lib/my archive", "/var/lib/my%20archive"),
+            ("udp://relay-2:8089", "udp://relay-2:8089", "udp://relay-2:8089"),
+        ] {
+            let url: BackendUrl = text.parse().expect(text);
+            assert_eq!((url.address().as_str(), url.name().as_str()), (address, name), "{text}");
+            assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || NAME_SIGNS.contains(c)));
         }
     }
 

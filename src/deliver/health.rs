@@ -94,6 +94,11 @@ impl Health {
         self.has_delivered.load(Ordering::Relaxed) || !self.has_failed.load(Ordering::Relaxed)
     }
 
+    /// Notes, before anything is sent, that an operator must act first.
+    pub fn hold(&self, why: &str) {
+        self.fail(State::Held, why);
+    }
+
     pub(super) fn count_request(&self, is_retry: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.retries.fetch_add(u64::from(is_retry), Ordering::Relaxed);

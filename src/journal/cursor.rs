@@ -55,6 +55,13 @@ pub(super) struct End {
     pub(super) at: Position,
 }
 
+impl End {
+    /// The nearer of the two.
+    pub(super) fn min(self, other: Self) -> Self {
+        if other.at.lines < self.at.lines { other } else { self }
+    }
+}
+
 /// A lane as it is kept on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SavedLane {
@@ -287,12 +294,41 @@ impl Cursor {
         self.returned.insert(record.sequence, Arc::clone(record));
     }
 
-    /// Puts what was given back and is on the disk into its lane again, newest first, as far as it lies directly before
-    /// what the lane still has. False where there is nothing of the kind.
-    pub(super) fn release_returned(&mut self, tail: Tail<'_>) -> bool {
+    /// Ends all leases: their records are leased again.
+    pub(super) fn give_all_back(&mut self) {
+        for record in std::mem::take(&mut self.leased).into_values() {
+            self.give_back(&record);
+        }
+    }
+
+    /// What is leased or was given back.
+    pub(super) fn held(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.leased.values().chain(self.returned.values())
+    }
+
+    /// Whether the open lane has still to lease this record.
+    pub(super) fn is_yet_to_lease(&self, record: &Record) -> bool {
+        record.sequence >= self.open().from
+    }
+
+    /// Takes what was given back and is not on the disk any more, which has nothing below `kept_from`.
+    pub(super) fn take_returned(&mut self, kept_from: u64) -> Vec<Arc<Record>> {
+        let gone = |record: &&Arc<Record>| !record.is_on_disk(kept_from);
+        let taken: Vec<Arc<Record>> = self.returned.values().filter(gone).map(Arc::clone).collect();
+        for record in &taken {
+            self.returned.remove(&record.sequence);
+            self.unavail(record);
+        }
+        self.end_lanes();
+        taken
+    }
+
+    /// Puts what was given back and is on the disk, which has nothing below `kept_from`, into its lane again, newest first,
+    /// as far as it lies directly before what the lane still has. False where there is nothing of the kind.
+    pub(super) fn release_returned(&mut self, tail: Tail<'_>, kept_from: u64) -> bool {
         let mut has_released = false;
         while let Some((_, record)) = self.returned.last_key_value() {
-            let Some(at) = record.written() else { break };
+            let Some(at) = record.written().filter(|_| record.sequence >= kept_from) else { break };
             let (record, end) = (Arc::clone(record), record.end(at));
             let Some(lane) = self.lanes.iter_mut().find(|lane| lane.at == end && lane.from > record.sequence) else {
                 break;
@@ -321,25 +357,51 @@ impl Cursor {
         is_next && self.open().from == record.sequence
     }
 
-    /// A record that was never written leaves the memory. True where this cursor was still to read it, so that its
-    /// lines are lost to the backend.
-    pub(super) fn fall_off(&mut self, record: &Record) -> bool {
-        let lost = self.returned.remove(&record.sequence).is_some() || record.sequence >= self.open().from;
+    /// A record that is not on the disk leaves the memory, where `records` stay. True where this cursor was still to read
+    /// it, so that its lines are lost to the backend.
+    pub(super) fn fall_off(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) -> bool {
+        let is_yet_to_lease = self.is_yet_to_lease(record);
+        let lost = self.returned.remove(&record.sequence).is_some() || is_yet_to_lease;
         if lost {
             self.unavail(record);
         }
+        if is_yet_to_lease && let Some(at) = record.written() {
+            self.hold_before(record, records);
+            let open = self.open_mut();
+            (open.from, open.at) = (record.sequence + 1, open.at.max(record.end(at)));
+        }
+        self.end_lanes();
         lost
     }
 
-    /// A record that was written leaves the memory: whoever has still to read it reads it from the disk.
-    pub(super) fn fall_behind(&mut self, record: &Record) {
-        if record.sequence >= self.open().from {
+    /// A record that is on the disk leaves the memory, where `records` stay: whoever has still to read it reads it from the
+    /// disk.
+    pub(super) fn fall_behind(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) {
+        if self.is_yet_to_lease(record) {
+            self.hold_before(record, records);
             self.unavail(record);
             let open = self.open_mut();
             if open.since == 0 {
                 open.since = record.batch.received.wall;
             }
         }
+    }
+
+    /// What the open lane has in memory before a record that goes is leased like what was given back, so that the lane
+    /// has no hole: the lane begins with that record.
+    fn hold_before(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) {
+        let open_from = self.open().from;
+        let first = records.partition_point(|before| before.sequence < open_from);
+        let Some(at) = record.written() else { return };
+        let before: Vec<_> = records.range(first..).take_while(|before| before.sequence < record.sequence).collect();
+        if before.is_empty() {
+            return;
+        }
+        for record in before {
+            self.returned.insert(record.sequence, Arc::clone(record));
+        }
+        let open = self.open_mut();
+        (open.from, open.at, open.place) = (record.sequence, at, None);
     }
 
     /// A record was written, up to `end`.

@@ -64,6 +64,9 @@ pub enum Durability {
 pub struct BackendSetup {
     /// Its identity: under this name its cursors are kept.
     pub name: String,
+    /// Where it is. A name that was elsewhere when the journal last saw it may be another server's: see
+    /// [`Journal::moved_from`].
+    pub address: String,
     /// The share of requests that a backlog on the disk gets while fresh records wait, from 0 to 1. With 1 the order
     /// is strict: fresh records wait until the backlog is delivered.
     pub replay_share: f64,
@@ -165,6 +168,18 @@ impl Journal {
         }
     }
 
+    /// Where each backend was when the journal last saw it, where it is elsewhere now. What the journal keeps under its
+    /// name is owed to that server: nobody may be sent any of it until somebody says that both are one
+    /// ([`disk::inspect::moved`]), or that they are not ([`disk::inspect::forget`]).
+    pub fn moved_from(&self) -> Vec<Option<String>> {
+        self.shared.lock().backends.iter().map(|backend| backend.moved_from.clone()).collect()
+    }
+
+    /// Returns every lease that is out, once those who had them are gone.
+    pub fn requeue_leases(&self) {
+        self.shared.lock().requeue_leases();
+    }
+
     /// Lines given up by the journal so far, for each backend.
     pub fn dropped_lines(&self) -> Vec<u64> {
         self.shared.lock().dropped_lines()
@@ -183,6 +198,10 @@ pub struct Snapshot {
     pub appended_lines: u64,
     /// Memory held by records.
     pub memory_bytes: u64,
+    /// The bound of that, in bytes.
+    pub memory_bound: u64,
+    /// Each backend's pending lines that are not on the disk.
+    pub memory_only_lines: Vec<u64>,
     /// Each backend's ledger.
     pub ledgers: Vec<Ledger>,
     /// How long each backend's oldest pending line has waited, in seconds.

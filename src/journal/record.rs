@@ -67,6 +67,16 @@ impl Record {
         self.at.get().copied()
     }
 
+    /// Whether it can be read from the disk, which has nothing below the sequence `kept_from`.
+    pub(super) fn is_on_disk(&self, kept_from: u64) -> bool {
+        self.sequence >= kept_from && self.written().is_some()
+    }
+
+    /// Whether it was written, and its segment is gone.
+    pub(super) fn has_left_disk(&self, kept_from: u64) -> bool {
+        self.sequence < kept_from && self.written().is_some()
+    }
+
     /// The position behind it, where it begins at `at`.
     pub(super) fn end(&self, at: Position) -> Position {
         at.plus(self.batch.lines, self.bytes())

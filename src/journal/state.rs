@@ -1,6 +1,7 @@
 //! What the journal's lock guards: the memory tail, the cursors, the ledgers, and what is known of the disk.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -56,6 +57,10 @@ impl Log {
 #[derive(Debug, Default)]
 pub(super) struct Backend {
     pub(super) name: String,
+    /// Where it is.
+    pub(super) address: String,
+    /// Where it was when the journal last saw it, where that was elsewhere: whether it is the same server is not known.
+    pub(super) moved_from: Option<String>,
     /// The share of requests that the backlog gets while fresh records wait; 1 is strict order.
     replay_share: f64,
     /// What the backlog has saved up of it.
@@ -69,7 +74,8 @@ pub(super) struct Backend {
 
 impl Backend {
     pub(super) fn new(setup: &super::BackendSetup) -> Self {
-        Self { name: setup.name.clone(), replay_share: setup.replay_share, ..Self::default() }
+        let super::BackendSetup { name, address, replay_share } = setup.clone();
+        Self { name, address, replay_share, ..Self::default() }
     }
 
     /// Gives lines up, and notes that for whoever repairs the mirror.
@@ -281,13 +287,18 @@ impl State {
             });
             ages.flatten().fold(0.0, f64::max)
         };
+        let memory_only: Vec<MemoryOnly> = self.backends.iter().map(|backend| self.memory_only(backend)).collect();
+        let oldest_memory_only = memory_only.iter().filter_map(|one| one.since).min();
+        let unkept = oldest_memory_only.map(|since| now.monotonic.saturating_duration_since(since));
         Snapshot {
             appended_lines: self.appended_lines,
+            memory_bound: self.memory_bound,
+            memory_only_lines: memory_only.iter().map(|one| one.lines).collect(),
             memory_bytes: self.memory.load(Ordering::Relaxed),
             ledgers: self.backends.iter().map(|backend| backend.ledger.clone()).collect(),
             oldest_pending_seconds: self.backends.iter().map(oldest).collect(),
             gaps: self.gaps.iter().cloned().collect(),
-            disk: self.disk_figures(),
+            disk: self.disk_figures(unkept.unwrap_or_default()),
         }
     }
 
@@ -306,23 +317,24 @@ impl State {
         })
     }
 
+    /// Records below this sequence have left the disk, whether or not they were written: the quota, the age or the floor took
+    /// their segment. What of them is in memory is all there is.
+    fn kept_from(&self) -> u64 {
+        self.disk.as_ref().map_or(0, Disk::first_sequence)
+    }
+
     /// Lets the oldest records go until there is room for this many bytes more; false where there is none.
     fn make_room(&mut self, bytes: u64) -> bool {
         while self.memory.load(Ordering::Relaxed) + bytes > self.memory_bound {
-            let pinned = self.disk.as_ref().map_or(0..0, Disk::being_written);
-            // What is on its way would not free its memory, and what is not on the disk yet would be lost with a crash.
-            let is_pinned = |log: usize, record: &Record| {
-                let is_leased = |backend: &Backend| backend.cursors[log].has_leased(record.sequence);
-                record.written().is_none() && (pinned.contains(&record.sequence) || self.backends.iter().any(is_leased))
-            };
+            let (pinned, kept_from) = (self.disk.as_ref().map_or(0..0, Disk::being_written), self.kept_from());
             let candidates = self.logs.iter().enumerate().filter_map(|(place, log)| {
-                let first = log.records.iter().position(|record| !is_pinned(place, record))?;
+                let first = self.first_to_forget(place, &pinned, kept_from)?;
                 Some((log.records[first].sequence, place, first))
             });
             let candidate = candidates.min();
-            let is_written = |(_, log, place): (u64, usize, usize)| self.logs[log].records[place].written().is_some();
+            let is_on_disk = |(_, log, place): (u64, usize, usize)| self.logs[log].records[place].is_on_disk(kept_from);
             // What was given back and is on the disk can be read again: nothing is lost for its sake.
-            if !candidate.is_some_and(is_written) && self.release_returned() {
+            if !candidate.is_some_and(is_on_disk) && self.release_returned() {
                 continue;
             }
             let Some((_, log, place)) = candidate else { return false };
@@ -331,32 +343,95 @@ impl State {
         true
     }
 
+    /// The place of the oldest record of a log that may leave the memory. What is on its way would not free its memory, and
+    /// what is not on the disk would be lost with a crash. Of those that have left the disk the oldest goes first: cursors
+    /// pass them in order.
+    fn first_to_forget(&self, log: usize, pinned: &Range<u64>, kept_from: u64) -> Option<usize> {
+        let is_leased =
+            |record: &Record| self.backends.iter().any(|backend| backend.cursors[log].has_leased(record.sequence));
+        let is_pinned =
+            |record: &Record| !record.is_on_disk(kept_from) && (pinned.contains(&record.sequence) || is_leased(record));
+        let records = &self.logs[log].records;
+        let left_disk = records.partition_point(|record| record.has_left_disk(kept_from));
+        let skipped = if left_disk > 0 && is_pinned(&records[0]) { left_disk } else { 0 };
+        records.iter().skip(skipped).position(|record| !is_pinned(record)).map(|place| skipped + place)
+    }
+
     /// Lets go of what was given back and can be read from the disk again; false where there is none.
     fn release_returned(&mut self) -> bool {
-        let mut has_released = false;
+        let (mut has_released, kept_from) = (false, self.kept_from());
         for (place, log) in self.logs.iter().enumerate() {
             for backend in &mut self.backends {
-                has_released |= backend.cursors[place].release_returned(log.tail(self.next_sequence));
+                has_released |= backend.cursors[place].release_returned(log.tail(self.next_sequence), kept_from);
             }
         }
         has_released
     }
 
-    /// Lets one record in memory go: what was written is read from the disk, what was not is lost.
+    /// Lets one record in memory go: what is on the disk is read from there, what is not is lost.
     pub(super) fn forget(&mut self, log: usize, place: usize) {
         let reason = self.disk.as_ref().map_or(DropReason::MemoryFull, Disk::reason);
+        let kept_from = self.kept_from();
         let Log { records, destination, .. } = &mut self.logs[log];
         let Some(record) = records.remove(place) else { return };
+        let reason = if record.has_left_disk(kept_from) { DropReason::Quota } else { reason };
         let (size, wall) = (record.end(Position::default()), record.batch.received.wall);
         for backend in &mut self.backends {
-            if record.written().is_some() {
-                backend.cursors[log].fall_behind(&record);
-            } else if backend.cursors[log].fall_off(&record) {
+            if record.is_on_disk(kept_from) {
+                backend.cursors[log].fall_behind(&record, records);
+            } else if backend.cursors[log].fall_off(&record, records) {
                 backend.give_up(&mut self.gaps, reason, size, (destination, wall, wall));
             }
         }
         // The watermark of a cursor that lost its lowest record rises over what it had settled behind that.
         self.retire(log);
+    }
+
+    /// Returns every lease: whoever had them is gone.
+    pub(super) fn requeue_leases(&mut self) {
+        self.backends.iter_mut().flat_map(|backend| &mut backend.cursors).for_each(Cursor::give_all_back);
+    }
+
+    /// Gives up what is not on the disk, at the end; returns each backend's lines. `reason` is that of what was never written.
+    pub(super) fn give_up_memory_only(&mut self, reason: DropReason) -> Vec<u64> {
+        let (kept_from, before) = (self.kept_from(), self.dropped_lines());
+        for place in 0..self.logs.len() {
+            let log = &mut self.logs[place];
+            let records = std::mem::take(&mut log.records).into_iter();
+            let (kept, gone): (VecDeque<Arc<Record>>, VecDeque<Arc<Record>>) =
+                records.partition(|record| record.is_on_disk(kept_from));
+            log.records = kept;
+            for backend in &mut self.backends {
+                let cursor = &mut backend.cursors[place];
+                let mut lost: Vec<_> =
+                    gone.iter().filter(|record| cursor.fall_off(record, &log.records)).map(Arc::clone).collect();
+                // What was read from the disk and given back is in no log.
+                lost.extend(cursor.take_returned(kept_from));
+                for record in lost {
+                    let (size, wall) = (record.end(Position::default()), record.batch.received.wall);
+                    let reason = if record.has_left_disk(kept_from) { DropReason::Quota } else { reason };
+                    backend.give_up(&mut self.gaps, reason, size, (&log.destination, wall, wall));
+                }
+            }
+            self.retire(place);
+        }
+        self.note_progress();
+        self.dropped_lines().iter().zip(before).map(|(after, before)| after - before).collect()
+    }
+
+    /// The lines of a backend that are in memory only, and when the oldest of them was received.
+    fn memory_only(&self, backend: &Backend) -> MemoryOnly {
+        let kept_from = self.kept_from();
+        let mut sum = MemoryOnly::default();
+        for (log, cursor) in self.logs.iter().zip(&backend.cursors) {
+            let left_disk = log.records.iter().take_while(|record| record.has_left_disk(kept_from));
+            let unwritten = log.records.iter().rev().take_while(|record| record.written().is_none());
+            for record in left_disk.chain(unwritten).filter(|record| cursor.is_yet_to_lease(record)) {
+                sum.add(record);
+            }
+            cursor.held().filter(|record| !record.is_on_disk(kept_from)).for_each(|record| sum.add(record));
+        }
+        sum
     }
 
     /// Lets go of the records that every backend has settled.
@@ -366,6 +441,22 @@ impl State {
         while records.front().is_some_and(|record| Some(record.sequence) < watermark) {
             records.pop_front();
         }
+    }
+}
+
+/// Lines of a backend that are in memory only.
+#[derive(Clone, Copy, Debug, Default)]
+struct MemoryOnly {
+    lines: u64,
+    /// When the oldest of them was received; none where there is none.
+    since: Option<Instant>,
+}
+
+impl MemoryOnly {
+    fn add(&mut self, record: &Record) {
+        let received = record.batch.received.monotonic;
+        self.lines += record.batch.lines;
+        self.since = Some(self.since.map_or(received, |since| since.min(received)));
     }
 }
 

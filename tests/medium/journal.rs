@@ -1,11 +1,14 @@
 //! What is pending outlives the relay; `twinflux journal` on what a relay has left.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use twinflux::control::Config;
+use bytesize::ByteSize;
+use twinflux::control::{Config, Overrides};
+use twinflux::journal::disk::Condition;
 
-use crate::support::{Running, Scripted, config, influx_error, no_content, wait_for};
+use crate::support::{Running, Scripted, config, free_address, influx_error, no_content, wait_for};
 
 fn journal(arguments: &[&str]) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } =
@@ -27,16 +30,18 @@ const DEAD: &str = "http://127.0.0.1:1";
 #[test]
 fn a_restart_delivers_what_the_last_run_could_not_and_nothing_else() {
     let (folder, alive) = (tempfile::tempdir().expect("folder"), Scripted::accepting());
-    let mut relay = start(folder.path(), &[alive.url(), DEAD.to_owned()], |_| {});
+    let dead = free_address();
+    let urls = [alive.url(), format!("http://{dead}")];
+    let mut relay = start(folder.path(), &urls, |_| {});
     relay.send(&["m v=1 1\n", "m v=2 2\n"]);
     relay.wait_delivered("a", 2);
     let last = relay.stop();
     assert_eq!(last.backends[1].pending_lines, 2);
     drop(relay);
 
-    let revived = Scripted::accepting();
+    let revived = Scripted::start_at(dead, |_, _| no_content());
     let before = alive.requests().len();
-    let relay = start(folder.path(), &[alive.url(), revived.url()], |_| {});
+    let relay = start(folder.path(), &urls, |_| {});
     let recovered: Vec<u64> = relay.status().backends.iter().map(|backend| backend.recovered_lines).collect();
     assert_eq!(recovered, [0, 2]);
     relay.wait_delivered("b", 2);
@@ -60,8 +65,9 @@ fn a_destination_that_is_held_is_held_after_a_restart_and_the_others_go_on() {
         config.udp.push(config.udp[0].clone());
         config.udp[1].database = "nowhere".to_owned();
     };
+    let address = free_address();
     for run in 0..2_u64 {
-        let backend = Scripted::start(missing);
+        let backend = Scripted::start_at(address, missing);
         let mut relay = start(folder.path(), &[backend.url()], two);
         let other = relay.relay.as_ref().expect("running").view().listeners[1].address();
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
@@ -72,7 +78,7 @@ fn a_destination_that_is_held_is_held_after_a_restart_and_the_others_go_on() {
         assert_eq!(relay.backend("a").recovered_lines, run);
         assert_eq!(relay.stop().backends[0].pending_lines, run + 1);
     }
-    let backend = Scripted::accepting();
+    let backend = Scripted::start_at(address, |_, _| no_content());
     let relay = start(folder.path(), &[backend.url()], two);
     relay.wait_delivered("a", 2);
     assert!(backend.requests().iter().all(|request| request.uri.to_string().contains("db=nowhere")));
@@ -98,7 +104,12 @@ fn the_journal_of_a_stopped_relay_can_be_read_verified_and_a_backend_forgotten()
     let (code, text) = journal(&["verify", shown]);
     assert!(code == Some(0) && text.contains("2 lines") && text.ends_with("sound\n"), "{text}");
     let (code, text) = journal(&["stats", shown]);
-    assert!(code == Some(0) && text.contains("backend a: 2 lines") && text.contains("db/week (n): 2 lines"), "{text}");
+    assert!(
+        code == Some(0)
+            && text.contains("backend a (http://127.0.0.1:1): 2 lines")
+            && text.contains("db/week (n): 2 lines"),
+        "{text}"
+    );
     let (code, text) = journal(&["dump", shown]);
     let expected =
         "# DML, timestamps in n\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: week\nm v=1 1\nm v=2 2\n";
@@ -168,4 +179,102 @@ fn what_cannot_be_opened_is_an_error_that_says_what_to_do() {
     settings.data_dir = folder.path().to_owned();
     let error = Running::try_start_in(settings).err().expect("refused");
     assert!(error.contains("newer version") && error.contains("cannot open the journal in"), "{error}");
+}
+
+/// On the command line, names come from what they address: an order is no identity.
+#[test]
+fn the_order_of_backends_on_the_command_line_means_nothing() {
+    let (folder, alive) = (tempfile::tempdir().expect("folder"), Scripted::accepting());
+    let dead = free_address();
+    let (alive_url, dead_url) = (alive.url(), format!("http://{dead}"));
+    let urls = |urls: [&str; 2]| {
+        let urls = urls.map(|url| url.parse().expect("a URL")).to_vec();
+        let overrides =
+            Overrides { backends: urls, data_dir: Some(folder.path().join("data")), ..Overrides::default() };
+        let mut config = Config::load(None, overrides).expect("a configuration");
+        config.udp[0].listen = free_udp();
+        config.admin.listen = ([127, 0, 0, 1], 0).into();
+        config.shutdown_timeout = std::time::Duration::from_secs(2);
+        Running::start_in(config)
+    };
+    let name = |url: &str| url.strip_prefix("http://").expect("a URL").to_owned();
+    let mut relay = urls([&alive_url, &dead_url]);
+    relay.send(&["m v=1 1\n", "m v=2 2\n"]);
+    relay.wait_delivered(&name(&alive_url), 2);
+    relay.stop();
+    let revived = Scripted::start_at(dead, |_, _| no_content());
+    let relay = urls([&dead_url, &alive_url]);
+    relay.wait_delivered(&name(&dead_url), 2);
+    assert_eq!((alive.text(), revived.text()), ("m v=1 1\nm v=2 2\n".to_owned(), "m v=1 1\nm v=2 2\n".to_owned()));
+    assert_eq!(relay.backend(&name(&alive_url)).recovered_lines, 0);
+}
+
+/// A name at another address: receiving goes on, nothing is sent or dropped, and two commands decide.
+#[test]
+fn a_name_at_another_address_is_held_until_an_operator_says_whose_it_is() {
+    for command in ["moved", "forget"] {
+        let (folder, old, new) = (tempfile::tempdir().expect("folder"), free_address(), Scripted::accepting());
+        let mut relay = start(folder.path(), &[format!("http://{old}")], |_| {});
+        relay.send(&["m v=1 1\n"]);
+        relay.stop();
+        let mut relay = start(folder.path(), &[new.url()], |_| {});
+        relay.send(&["m v=2 2\n"]);
+        relay.wait_state("a", "held");
+        wait_for("both", || (relay.backend("a").pending_lines == 2).then_some(()));
+        let error = relay.backend("a").last_error.expect("a reason");
+        let was = format!("http://{old}");
+        assert!(
+            error.contains(&was) && error.contains("journal moved a") && error.contains("journal forget a"),
+            "{error}"
+        );
+        let last = relay.stop();
+        assert_eq!((last.backends[0].pending_lines, last.backends[0].dropped()), (2, 0));
+        assert!(new.requests().iter().all(|request| request.body.is_empty()), "no line owed to one reaches another");
+
+        let (code, text) = journal(&[command, "a", "--data-dir", folder.path().to_str().expect("text")]);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(command == "forget" || text.contains(&was), "{text}");
+        let relay = start(folder.path(), &[new.url()], |_| {});
+        relay.send(&["m v=3 3\n"]);
+        let expected = if command == "moved" { "m v=1 1\nm v=2 2\nm v=3 3\n" } else { "m v=3 3\n" };
+        wait_for("what it is owed", || (new.text() == expected).then_some(()));
+    }
+}
+
+/// `disk` is smaller than what memory holds: what the quota took and memory had is given up at the stop, and told.
+#[test]
+fn a_stop_gives_up_what_it_cannot_keep_and_says_so() {
+    let (folder, dead) = (tempfile::tempdir().expect("folder"), format!("http://{}", free_address()));
+    let small = |config: &mut Config| config.journal.disk = ByteSize::mib(8);
+    let mut relay = start(folder.path(), std::slice::from_ref(&dead), small);
+    let lines: Vec<String> = (0..200)
+        .map(|datagram| {
+            (0..200).map(|n| format!("m,host=h{n} v=1,text=\"{}\" {datagram}\n", "x".repeat(250))).collect()
+        })
+        .collect();
+    for datagrams in lines.chunks(20) {
+        relay.send(datagrams);
+    }
+    wait_for("the journal to say that it does not hold all", || {
+        let journal = relay.status().journal;
+        (journal.state == Condition::Full && journal.last_error.is_some_and(|error| error.contains("memory only")))
+            .then_some(())
+    });
+    let before = relay.backend("a");
+    assert!(before.dropped() == 0 && before.pending_on_disk_lines < before.pending_lines, "{before:?}");
+    let last = relay.stop();
+    let last = &last.backends[0];
+    assert_eq!(last.difference(40_000), 0);
+    assert!(last.dropped_lines["quota"] > 5_000 && last.pending_on_disk_lines == last.pending_lines, "{last:?}");
+
+    let relay = start(folder.path(), &[dead], small);
+    let status = relay.status();
+    assert_eq!((status.backends[0].recovered_lines, status.backends[0].dropped()), (last.pending_lines, 0));
+    let gaps: u64 = status.journal.gaps.iter().map(|gap| gap.lines).sum();
+    assert_eq!(gaps, last.dropped_lines["quota"]);
+}
+
+/// A UDP port that nobody has now.
+fn free_udp() -> SocketAddr {
+    std::net::UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
 }

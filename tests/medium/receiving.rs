@@ -77,7 +77,7 @@ fn each_reason_of_refusal_has_a_counter_that_moves() {
         (Refusal::AmbiguousEscape, b"m,a=b\\".to_vec()),
     ];
     for (sent, (reason, line)) in (1..).zip(&cases) {
-        relay.send(&[&[line, &b"\ngood v=1 1\n"[..]].concat()]);
+        relay.send(&[&[&b"good v=1 1\n"[..], line].concat()]);
         relay.wait_delivered("a", sent);
         let receive = &relay.status().receive[0];
         assert_eq!(receive.refused[reason.name()], 1, "{}", reason.name());

@@ -9,7 +9,7 @@ use twinflux::control::config::{Config, Format, Mapping, NamedMapping, Tcp};
 use twinflux::control::status::{Receive, Status};
 
 use crate::captures;
-use crate::support::{Running, Scripted, config, no_content, wait_for};
+use crate::support::{Running, Scripted, config, free_address, no_content, wait_for};
 
 /// A relay with a TCP listener beside its UDP listener.
 fn with_tcp(backend: &Scripted, tcp: Tcp) -> Config {
@@ -127,14 +127,16 @@ fn longer_lines_are_taken_where_the_listener_says_so() {
     assert_eq!((status.receive[1].refused["too_long"], status.accepted_lines), (1, 4));
     assert!(sorted(&backend.text()) == sorted(&text.replace(&line(1 << 20), "")));
     // A record of this size is written to the disk, and found there.
-    let down = Scripted::start(|_, _| (503, Vec::new(), String::new()));
-    let mut config = with_tcp(&down, Tcp { max_line: ByteSize::mib(1), ..Tcp::default() });
+    let address = free_address();
+    let mut config = with_tcp(&backend, Tcp { max_line: ByteSize::mib(1), ..Tcp::default() });
+    config.backend[0].url = format!("http://{address}").parse().expect("a URL");
     config.data_dir = relay.folder.path().join("other");
     let mut failing = Running::start_in(config);
     connect(&failing).write_all(text.as_bytes()).expect("send");
     wait_for("the lines", || (failing.status().accepted_lines == 4).then_some(()));
     failing.stop();
     relay.stop();
+    let backend = Scripted::start_at(address, |_, _| no_content());
     let mut config = with_tcp(&backend, Tcp::default());
     config.data_dir = relay.folder.path().join("other");
     let again = Running::start_in(config);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use twinflux::journal::disk::{Condition, DiskOptions, Keeper, Next, Syncer, WhenFull, Writer, inspect};
+use twinflux::journal::disk::{self, Condition, DiskOptions, Keeper, Next, Syncer, WhenFull, Writer, inspect};
 use twinflux::journal::{DropReason, Journal, Limits, Reader, Snapshot};
 
 use crate::course::{backends, batch, number, options};
@@ -54,10 +54,15 @@ impl Life {
     }
 
     pub(crate) fn stop(mut self) {
+        self.stop_in_place();
+    }
+
+    pub(crate) fn stop_in_place(&mut self) {
         self.write();
         assert!(self.syncer.step());
         self.write();
         assert!(self.syncer.step());
+        disk::end(&mut self.writer, &mut self.syncer);
     }
 }
 

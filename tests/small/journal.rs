@@ -13,7 +13,9 @@ use twinflux::protocol::Precision;
 const LIMITS: Limits = Limits { lines: 10, bytes: 10_000, linger: Duration::ZERO };
 
 fn backends(count: usize) -> Vec<BackendSetup> {
-    (0..count).map(|place| BackendSetup { name: format!("b{place}"), replay_share: 0.5 }).collect()
+    (0..count)
+        .map(|place| BackendSetup { name: format!("b{place}"), address: String::new(), replay_share: 0.5 })
+        .collect()
 }
 
 fn destination(database: usize) -> Arc<Destination> {

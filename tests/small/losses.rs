@@ -26,7 +26,10 @@ fn a_survey_changes_nothing_and_tells_what_is_there() {
     assert_eq!(disk.inner().operations, operations);
     assert_eq!(lines, (0..10).collect::<Vec<_>>());
     assert!(survey.is_sound());
-    assert_eq!(survey.backends, Some(vec![("a".to_owned(), 0), ("b".to_owned(), 10)]));
+    assert_eq!(
+        survey.backends,
+        Some(vec![("a".to_owned(), "http://b0:8086".to_owned(), 0), ("b".to_owned(), "http://b1:8086".to_owned(), 10)])
+    );
     assert_eq!((survey.segments.len(), survey.segments[0].lines, survey.destinations[0].1), (1, 10, 10));
 
     let name = disk.segments()[0].clone();
@@ -48,7 +51,7 @@ fn a_survey_knows_from_the_cursors_what_is_missing_at_either_end() {
     let missing = |disk: &FaultyDisk| {
         let survey = inspect::survey(&*disk.storage(), |_, _| Ok(())).expect("readable");
         assert_eq!(survey.is_sound(), survey.missing_lines == 0);
-        assert_eq!(survey.backends, Some(vec![("a".to_owned(), 60)]));
+        assert_eq!(survey.backends, Some(vec![("a".to_owned(), "http://b0:8086".to_owned(), 60)]));
         survey.missing_lines
     };
     assert_eq!(missing(&disk), 0);
@@ -77,11 +80,18 @@ fn what_the_quota_took_under_a_lease_is_counted_once_over_a_restart() {
     life.append(15..100, 5_000);
     let quota = dropped(&life.snapshot(), 0)["quota"];
     assert!(quota > 40);
-    // The process ends with the lease under way, whose lines are on the disk no more.
-    life.stop();
+    // The process ends with the lease under way, whose lines are on the disk no more: at once, or as it should.
+    let (killed, mut stopped) = (disk.copy(), life);
+    stopped.stop_in_place();
+    assert_eq!(dropped(&stopped.snapshot(), 0), BTreeMap::from([("quota", quota + held)]));
+    assert_eq!(stopped.snapshot().memory_only_lines, [0]);
+    drop(stopped);
+    for (disk, lost) in [(&killed, BTreeMap::from([("quota", held)])), (&disk, BTreeMap::new())] {
+        let life = open(disk, &small, 60_000, &["a"], 1.0);
+        assert_eq!(dropped(&life.snapshot(), 0), lost);
+        assert_eq!(life.drain(0).len() as u64 + quota + held, 100);
+    }
     let life = open(&disk, &small, 60_000, &["a"], 1.0);
-    assert_eq!(dropped(&life.snapshot(), 0), BTreeMap::from([("corrupt", held)]));
-    assert_eq!(life.drain(0).len() as u64 + quota + held, 100);
     assert_eq!(life.snapshot().gaps.iter().map(|gap| gap.lines).sum::<u64>(), quota + held);
 }
 
@@ -160,6 +170,8 @@ fn a_disk_that_syncs_nothing_holds_no_more_files_open_than_agreed() {
     assert!(life.snapshot().disk.expect("a disk").error.is_some_and(|error| error.contains("syncs nothing")));
     assert!(life.syncer.step());
     life.write();
+    // What the quota took is in memory only until it is delivered.
+    assert_eq!(life.drain(0).len(), 100);
     assert_eq!(life.snapshot().disk.expect("a disk").condition, Condition::Ok);
 }
 
@@ -185,4 +197,85 @@ fn a_disk_that_does_not_keep_up_presses_before_anything_is_lost() {
     }
     assert_ne!(life.snapshot().disk.expect("a disk").condition, Condition::Ok);
     assert!(!life.journal.is_pressed());
+}
+
+/// The quota takes segments whose lines are in memory, where a backend is still to get them from.
+#[test]
+fn a_stop_keeps_what_it_says_and_gives_up_the_rest_as_what_it_is() {
+    let disk = FaultyDisk::new();
+    let small = DiskOptions { quota: 200_000, ..options() };
+    let mut life = open(&disk, &small, PLENTY, &["a", "b"], 0.5);
+    life.append(0..300, 1_000);
+    // All of it is in memory, and nothing is lost while the process lives.
+    let snapshot = life.snapshot();
+    let figures = snapshot.disk.clone().expect("a disk");
+    assert!(dropped(&snapshot, 0).is_empty() && figures.bytes <= figures.bound);
+    assert_eq!(snapshot.ledgers[0].pending, 300);
+    let memory_only = snapshot.memory_only_lines[0];
+    assert!(memory_only > 100 && memory_only < 300);
+    std::thread::sleep(small.sync_interval);
+    let figures = life.snapshot().disk.expect("a disk");
+    assert!(figures.condition == Condition::Full && figures.error.is_some_and(|error| error.contains("memory only")));
+    assert_eq!(life.drain(0), (0..300).collect::<Vec<_>>());
+    assert_eq!(life.snapshot().memory_only_lines, [0, memory_only]);
+
+    life.stop_in_place();
+    let snapshot = life.snapshot();
+    assert_eq!(
+        (dropped(&snapshot, 0), dropped(&snapshot, 1)),
+        (BTreeMap::new(), BTreeMap::from([("quota", memory_only)]))
+    );
+    assert_eq!(snapshot.ledgers[1].pending, 300 - memory_only);
+    drop(life);
+    let life = open(&disk, &small, PLENTY, &["a", "b"], 0.5);
+    let snapshot = life.snapshot();
+    assert!(dropped(&snapshot, 1).is_empty());
+    assert_eq!((snapshot.ledgers[1].recovered, snapshot.gaps[0].lines), (300 - memory_only, memory_only));
+    assert_eq!(life.drain(1), (memory_only..300).collect::<Vec<_>>());
+}
+
+/// Memory that is full gives up what left the disk first, in order, and none of it is counted twice.
+#[test]
+fn what_left_the_disk_leaves_the_memory_as_quota() {
+    for replay_share in [0.5, 1.0] {
+        let disk = FaultyDisk::new();
+        let small = DiskOptions { quota: 100_000, ..options() };
+        let mut life = open(&disk, &small, 400_000, &["a"], replay_share);
+        life.append(0..1_000, 1_000);
+        let lost = dropped(&life.snapshot(), 0);
+        assert_eq!(lost.keys().copied().collect::<Vec<_>>(), ["quota"]);
+        let mut left = life.drain(0);
+        left.sort_unstable();
+        assert!(left == (lost["quota"]..1_000).collect::<Vec<_>>(), "{replay_share}: {} of {lost:?}", left.len());
+        assert_eq!(dropped(&life.snapshot(), 0), lost);
+    }
+}
+
+/// A name that is at another address may be another server's: nobody gets what it is owed until somebody says.
+#[test]
+fn a_backend_at_another_address_waits_until_somebody_says_whether_it_is_the_same() {
+    let disk = FaultyDisk::new();
+    let mut life = open(&disk, &options(), PLENTY, &["a", "b"], 0.5);
+    life.append(0..10, 100);
+    assert_eq!(life.drain(0).len(), 10);
+    life.stop();
+    // Their places changed, and with them their addresses (which come of the place, here).
+    let mut life = open(&disk, &options(), PLENTY, &["b", "a"], 0.5);
+    let was = |place: usize| Some(format!("http://b{place}:8086"));
+    assert_eq!(life.journal.moved_from(), [was(1), was(0)]);
+    life.append(10..12, 100);
+    life.stop();
+    // It is not forgotten by the next start.
+    let life = open(&disk, &options(), PLENTY, &["b", "a"], 0.5);
+    assert_eq!(life.journal.moved_from(), [was(1), was(0)]);
+    assert_eq!(life.snapshot().ledgers.iter().map(|ledger| ledger.pending).collect::<Vec<_>>(), [12, 2]);
+    drop(life);
+    // Back in their old places they are themselves.
+    assert_eq!(open(&disk, &options(), PLENTY, &["a", "b"], 0.5).journal.moved_from(), [None, None]);
+    assert_eq!(inspect::moved(&*disk.storage(), "b").expect("readable"), was(1));
+    assert_eq!(inspect::moved(&*disk.storage(), "c").expect("readable"), None);
+    assert!(inspect::forget(&*disk.storage(), "a").expect("readable"));
+    let life = open(&disk, &options(), PLENTY, &["b", "a"], 0.5);
+    assert_eq!(life.journal.moved_from(), [None, None]);
+    assert_eq!((life.drain(0), life.drain(1)), ((0..12).collect::<Vec<_>>(), Vec::new()));
 }

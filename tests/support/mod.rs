@@ -143,6 +143,11 @@ impl Drop for Running {
     }
 }
 
+/// An address where nobody listens now.
+pub fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
+}
+
 /// A plain HTTP GET.
 pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
     http(address, &format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n"))
@@ -203,10 +208,15 @@ pub fn influx_error(status: u16, text: &str) -> Answer {
 impl Scripted {
     /// `script` gets each request with its number from 0.
     pub fn start(script: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    }
+
+    /// At the address of one that is no more: the same server, for whoever knows it by that.
+    pub fn start_at(listen: SocketAddr, script: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = Arc::new(runtime.expect("runtime"));
         let shared: Arc<(Script, Mutex<Vec<Request>>)> = Arc::new((Box::new(script), Mutex::default()));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("bind");
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(listen)).expect("bind");
         let address = listener.local_addr().expect("address");
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         let router = router.layer(axum::extract::DefaultBodyLimit::max(64 << 20));

@@ -100,21 +100,9 @@ impl State {
             || (disk.writing_is == Condition::Ok && disk.next_write < self.next_sequence)
     }
 
-    /// Lines that are in memory only, and that somebody needs.
-    pub(super) fn unwritten_lines(&self) -> u64 {
-        let records = self.logs.iter().flat_map(|log| &log.records);
-        records.filter(|record| record.written().is_none()).map(|record| record.batch.lines).sum()
-    }
-
-    /// Gives up what is in memory only, at the end; returns its lines.
-    pub(super) fn give_up_unwritten(&mut self) -> u64 {
-        let lines = self.unwritten_lines();
-        for log in 0..self.logs.len() {
-            while let Some(place) = self.logs[log].records.iter().position(|record| record.written().is_none()) {
-                self.forget(log, place);
-            }
-        }
-        lines
+    /// Whether there are records that were never written.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.logs.iter().any(|log| log.records.back().is_some_and(|record| record.written().is_none()))
     }
 
     /// The writer's hands are empty again, whatever became of what they held.
@@ -156,13 +144,31 @@ impl State {
         self.trim();
     }
 
-    /// Half of the memory is enough for what is on the disk as well; the rest is for what is read from there.
+    /// Half of the memory is enough for what is on the disk as well; the rest is for what is read from there. What has left
+    /// the disk and is only in memory may have an eighth more, so that senders never wait for its sake.
     fn trim(&mut self) {
-        while self.memory.load(Ordering::Relaxed) > self.memory_bound / 2 {
-            let fronts = self.logs.iter().enumerate().filter_map(|(place, log)| Some((log.records.front()?, place)));
-            let written = fronts.filter(|(record, _)| record.written().is_some());
-            let Some((_, log)) = written.min_by_key(|(record, _)| record.sequence) else { return };
-            self.forget(log, 0);
+        loop {
+            let (memory, kept_from) = (self.memory.load(Ordering::Relaxed), self.disk().first_sequence());
+            let on_disk = self.logs.iter().enumerate().filter_map(|(log, known)| {
+                let place = known.records.partition_point(|record| record.has_left_disk(kept_from));
+                let record = known.records.get(place).filter(|record| record.is_on_disk(kept_from))?;
+                Some((record.sequence, log, place))
+            });
+            let left_disk = || {
+                let fronts =
+                    self.logs.iter().enumerate().filter_map(|(log, known)| Some((known.records.front()?, log)));
+                fronts
+                    .filter(|(record, _)| record.has_left_disk(kept_from))
+                    .map(|(record, log)| (record.sequence, log, 0))
+                    .min()
+            };
+            let next = match on_disk.min() {
+                Some(next) if memory > self.memory_bound / 2 => Some(next),
+                _ if memory > self.memory_bound / 8 * 5 => left_disk(),
+                _ => None,
+            };
+            let Some((_, log, place)) = next else { return };
+            self.forget(log, place);
         }
     }
 
@@ -210,14 +216,17 @@ impl State {
         if is_needed && reason != DropReason::Age && disk.options.full == WhenFull::DropNewest {
             return None;
         }
+        disk.has_evicted |= is_needed;
+        if reason == DropReason::Age {
+            let sequence = disk.segments[1].first_sequence;
+            self.forget_below(sequence);
+        }
+        let disk = self.disk();
         let gone = disk.segments.pop_front()?;
         disk.bytes -= gone.bytes;
         disk.folder_changed = true;
         disk.cursors_changed = true;
         let (first, next_sequence) = (disk.segments.front()?.clone(), self.next_sequence);
-        if reason == DropReason::Age {
-            self.forget_below(first.first_sequence);
-        }
         for (place, log) in self.logs.iter().enumerate() {
             let at = first.totals.get(place).copied().unwrap_or_default();
             let begin = End { sequence: first.first_sequence, at };
@@ -301,6 +310,7 @@ impl State {
     pub(super) fn cursors(&self) -> (Cursors, u64) {
         let backends = self.backends.iter().map(|backend| SavedBackend {
             name: backend.name.clone(),
+            address: backend.moved_from.as_ref().unwrap_or(&backend.address).clone(),
             destinations: self
                 .logs
                 .iter()
@@ -311,7 +321,11 @@ impl State {
         let backends = backends.chain(self.orphans.iter().cloned()).collect();
         let written = self.logs.iter().map(|log| ((*log.destination).clone(), log.written)).collect();
         let abandoned_below = self.disk.as_ref().map_or(0, |disk| disk.abandoned_below);
-        let cursors = Cursors { next_sequence: self.next_sequence, abandoned_below, written, backends };
+        let first = self.disk.as_ref().and_then(|disk| disk.segments.front());
+        let kept = |place: usize| first.and_then(|first| first.totals.get(place)).copied().unwrap_or_default();
+        let kept_from =
+            self.logs.iter().enumerate().map(|(place, log)| ((*log.destination).clone(), kept(place))).collect();
+        let cursors = Cursors { next_sequence: self.next_sequence, abandoned_below, written, kept_from, backends };
         // What is not written yet may be needed once it is.
         let next_write = self.disk.as_ref().map_or(0, |disk| disk.next_write);
         (cursors, self.needed_from(true).min(next_write))
@@ -404,8 +418,9 @@ impl State {
         Some(if at_once { since } else { since + disk.options.sync_interval })
     }
 
-    pub(in super::super) fn disk_figures(&self) -> Option<DiskFigures> {
+    pub(in super::super) fn disk_figures(&self, unkept: Duration) -> Option<DiskFigures> {
         let disk = self.disk.as_ref()?;
+        let (condition, error) = disk.condition(unkept);
         let orphans = self.orphans.iter().map(|orphan| {
             let lanes = orphan.destinations.iter();
             let lines = lanes.map(|(destination, lanes)| {
@@ -416,9 +431,10 @@ impl State {
         });
         Some(DiskFigures {
             bytes: disk.bytes,
+            bound: disk.options.quota,
             segments: disk.segments.len() as u64,
-            condition: disk.condition(),
-            error: disk.error.clone(),
+            condition,
+            error,
             syncs: disk.syncs,
             sync_errors: disk.sync_errors,
             write_errors: disk.write_errors,

@@ -33,8 +33,8 @@ pub struct Survey {
     pub missing_lines: u64,
     /// Segments that are missing between others.
     pub missing_segments: u64,
-    /// Each backend and the lines that it has not acknowledged; none where no slot is sound.
-    pub backends: Option<Vec<(String, u64)>>,
+    /// Each backend, where it was, and the lines that it has not acknowledged; none where no slot is sound.
+    pub backends: Option<Vec<(String, String, u64)>>,
     /// The gap ledger.
     pub gaps: Vec<Gap>,
 }
@@ -187,7 +187,7 @@ impl Survey {
                 }
             }
             most_missing = most_missing.max(missing);
-            backends.push((backend.name, pending));
+            backends.push((backend.name, backend.address, pending));
         }
         self.missing_lines += most_missing;
         self.backends = Some(backends);
@@ -199,12 +199,34 @@ impl Survey {
 /// # Errors
 /// The disk does not let it, or a newer version wrote there.
 pub fn forget(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
+    change(storage, |cursors| {
+        let before = cursors.backends.len();
+        cursors.backends.retain(|backend| backend.name != name);
+        cursors.backends.len() < before
+    })
+}
+
+/// Notes that a backend is the same server wherever the next start finds it. Returns where it was; none where there is no
+/// backend of this name.
+///
+/// # Errors
+/// The disk does not let it, or a newer version wrote there.
+pub fn moved(storage: &dyn Storage, name: &str) -> Result<Option<String>, OpenError> {
+    let mut was = None;
+    change(storage, |cursors| {
+        let known = cursors.backends.iter_mut().find(|backend| backend.name == name);
+        was = known.map(|known| std::mem::take(&mut known.address));
+        was.is_some()
+    })?;
+    Ok(was)
+}
+
+/// Changes the cursors, where `change` says that it did.
+fn change(storage: &dyn Storage, change: impl FnOnce(&mut Cursors) -> bool) -> Result<bool, OpenError> {
     let newer = |Newer| OpenError::Newer("cursors".to_owned());
     let Some(found) = slots::load(storage, slots::Kind::Cursors).map_err(newer)? else { return Ok(false) };
     let Some(mut cursors) = Cursors::decode(&found.body) else { return Ok(false) };
-    let before = cursors.backends.len();
-    cursors.backends.retain(|backend| backend.name != name);
-    if cursors.backends.len() == before {
+    if !change(&mut cursors) {
         return Ok(false);
     }
     let mut slots = Slots::open(storage, slots::Kind::Cursors, found.journal, Some(&found))?;

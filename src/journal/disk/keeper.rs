@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::super::{Journal, Shared};
+use super::super::{DropReason, Journal, Shared};
 use super::syncer::Syncer;
 use super::writer::{Next, Writer};
 
@@ -46,7 +46,8 @@ impl Keeper {
         Ok(Some(Self { shared, stop, writer, syncer }))
     }
 
-    /// Writes and syncs what there is, and ends the threads.
+    /// Writes and syncs what there is, gives up what the disk does not take, and ends the threads. Whoever had leases is
+    /// gone by now.
     ///
     /// # Errors
     /// A thread that panicked.
@@ -60,19 +61,39 @@ impl Keeper {
         for _ in 0..LAST_TRIES {
             writer.retry_now();
             while writer.step() == Next::Now {}
-            if syncer.step() && self.shared.lock().unwritten_lines() == 0 {
-                return Ok(());
+            if syncer.step() && !self.shared.lock().has_unwritten() {
+                break;
             }
         }
-        let lines = self.shared.lock().give_up_unwritten();
-        if lines > 0 {
-            tracing::error!(lines, "the disk did not take lines that were only in memory: they are lost");
-        }
-        // That, and that the last file could not be synced, is for the next start to know.
-        writer.step();
-        syncer.save_gaps();
+        end(&mut writer, &mut syncer);
         Ok(())
     }
+}
+
+/// Gives up what is in memory only, once the disk has taken what it takes, and lets the next start know that, and that the
+/// last file could not be synced. Leases that are still out are void.
+pub fn end(writer: &mut Writer, syncer: &mut Syncer) {
+    let given_up = {
+        let mut state = writer.shared.lock();
+        let reason = if state.disk().is_full() { DropReason::Quota } else { DropReason::MemoryFull };
+        state.requeue_leases();
+        let given_up = state.give_up_memory_only(reason);
+        let names = state.backends.iter().map(|backend| backend.name.clone());
+        names.zip(given_up).filter(|(_, lines)| *lines > 0).collect::<Vec<_>>()
+    };
+    for (backend, lines) in &given_up {
+        tracing::error!(
+            backend,
+            lines,
+            "the disk has no room for lines that were only in memory: given up; see the gaps"
+        );
+    }
+    if !given_up.is_empty() {
+        writer.retry_now();
+        writer.step();
+        syncer.step();
+    }
+    syncer.save_gaps();
 }
 
 fn write_on(mut writer: Writer, shared: &Shared, stop: &AtomicBool) -> Writer {

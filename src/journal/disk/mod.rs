@@ -42,7 +42,7 @@ use super::record::Position;
 use format::SegmentName;
 use slots::Slots;
 
-pub use keeper::Keeper;
+pub use keeper::{Keeper, end};
 pub use recovery::{OpenError, Report};
 pub use storage::{Folder, Space, Storage, StoredFile};
 pub use syncer::Syncer;
@@ -54,6 +54,9 @@ pub(super) use saved::SavedBackend;
 
 /// The longest name of a database, retention policy or backend, in bytes.
 pub const MAX_NAME_BYTES: usize = format::MAX_NAME_BYTES;
+
+/// The longest address of a backend, in bytes.
+pub const MAX_ADDRESS_BYTES: usize = 4096;
 
 /// The size of a segment, at most: what is freed at once, and what is lost at most where the quota is reached.
 const SEGMENT_BYTES: u64 = 16 << 20;
@@ -148,6 +151,8 @@ impl Condition {
 pub struct DiskFigures {
     /// Bytes of all segments.
     pub bytes: u64,
+    /// The bound of that, in bytes.
+    pub bound: u64,
     /// How many there are.
     pub segments: u64,
     /// How the disk is.
@@ -229,6 +234,8 @@ pub(super) struct Disk {
     saving_fails: bool,
     /// Room has run out by the quota, and not on the volume.
     quota_reached: bool,
+    /// Segments were given up that somebody needed.
+    has_evicted: bool,
     error: Option<String>,
     syncs: u64,
     sync_errors: u64,
@@ -244,8 +251,29 @@ impl Disk {
         self.writing.clone()
     }
 
-    fn condition(&self) -> Condition {
-        if self.sync_fails || self.saving_fails { Condition::Failing } else { self.writing_is }
+    /// How the disk is, and what it said last. `unkept` is for how long lines that somebody needs have been in memory only.
+    fn condition(&self, unkept: Duration) -> (Condition, Option<String>) {
+        let known = if self.sync_fails || self.saving_fails { Condition::Failing } else { self.writing_is };
+        if known != Condition::Ok || unkept <= self.options.sync_interval {
+            return (known, self.error.clone());
+        }
+        let seconds = unkept.as_secs_f64();
+        let (condition, what) = if self.has_evicted {
+            (Condition::Full, "journal.disk had no room for lines that a backend still needs")
+        } else {
+            (Condition::Failing, "the disk does not keep up")
+        };
+        (condition, Some(format!("{what}: lines have been in memory only for {seconds:.1} s")))
+    }
+
+    /// No record below this sequence is on the disk.
+    pub(super) fn first_sequence(&self) -> u64 {
+        self.segments.front().map_or(0, |first| first.first_sequence)
+    }
+
+    /// Whether there is no room for what is to be written.
+    fn is_full(&self) -> bool {
+        self.writing_is == Condition::Full
     }
 
     /// Why a record that was not written leaves the memory.

@@ -174,10 +174,16 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
     };
     let begins: Vec<End> = state.logs.iter().enumerate().map(|(place, log)| begin(place, log)).collect();
     let is_known = saved.is_some();
-    let mut saved = saved.unwrap_or_default().backends;
+    let Cursors { backends: mut saved, kept_from, .. } = saved.unwrap_or_default();
+    let kept = |log: &Log| {
+        let known = kept_from.iter().find(|(known, _)| *known == *log.destination);
+        End { sequence: 0, at: known.map_or_else(Position::default, |(_, at)| *at) }
+    };
     for backend in &mut state.backends {
         let place = saved.iter().position(|known| known.name == backend.name);
         let known = place.map(|place| saved.remove(place));
+        let address = known.as_ref().map_or("", |known| &known.address);
+        backend.moved_from = (!address.is_empty() && address != backend.address).then(|| address.to_owned());
         for (log, begin) in state.logs.iter().zip(&begins) {
             let lanes = known.as_ref().and_then(|known| lanes_of(known, &log.destination));
             let mut cursor = match lanes {
@@ -189,11 +195,14 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
             };
             let unread = cursor.unread_on_disk(log.written);
             backend.ledger.recover(unread.lines, unread.bytes);
-            let (lost, since) = cursor.cut(log.tail(state.next_sequence), *begin);
-            if lost != Position::default() {
-                let until = segments.front().map_or(since, |first| first.created);
-                let gap = (&*log.destination, since, until.max(since));
-                backend.give_up(&mut state.gaps, DropReason::Corrupt, lost, gap);
+            // What the policy took while the lines were in memory is not damage, although the process ended with them.
+            for (begin, reason) in [(kept(log).min(*begin), DropReason::Quota), (*begin, DropReason::Corrupt)] {
+                let (lost, since) = cursor.cut(log.tail(state.next_sequence), begin);
+                if lost != Position::default() {
+                    let until = segments.front().map_or(since, |first| first.created);
+                    let gap = (&*log.destination, since, until.max(since));
+                    backend.give_up(&mut state.gaps, reason, lost, gap);
+                }
             }
             backend.cursors.push(cursor);
         }
@@ -268,6 +277,7 @@ fn disk(
         epoch: 0,
         saving_fails: false,
         quota_reached: false,
+        has_evicted: false,
         error: None,
         syncs: 0,
         sync_errors: 0,

@@ -4,7 +4,8 @@
 //! and retention policy; a position is lines (8) and bytes (8).
 //!
 //! **Cursors**: next sequence (8), the lowest number of a segment
-//! that may be written on and synced (8), totals as in a totals frame, count of backends (4), and for each: name, count of destinations (4), and for each:
+//! that may be written on and synced (8), totals as in a totals frame, the totals below which the quota, the age or the
+//! floor took everything, count of backends (4), and for each: name, address (2 bytes of length), count of destinations (4), and for each:
 //! destination, count of lanes (4), and for each: from (8), position (16), wall time of its oldest line (8), 1 where it ends, and
 //! then end (8) and position there (16).
 //!
@@ -27,6 +28,8 @@ pub(crate) struct Cursors {
     pub(crate) abandoned_below: u64,
     /// What was written of each destination.
     pub(crate) written: Vec<(Destination, Position)>,
+    /// What the log begins with of each destination: what lies before was given up, or was not needed, when this was saved.
+    pub(crate) kept_from: Vec<(Destination, Position)>,
     pub(crate) backends: Vec<SavedBackend>,
 }
 
@@ -34,6 +37,8 @@ pub(crate) struct Cursors {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SavedBackend {
     pub(crate) name: String,
+    /// Where it was; empty where the next start is to say so.
+    pub(crate) address: String,
     pub(crate) destinations: Vec<(Destination, Vec<SavedLane>)>,
 }
 
@@ -42,10 +47,13 @@ impl Cursors {
         let mut out = Vec::new();
         put_u64(&mut out, self.next_sequence);
         put_u64(&mut out, self.abandoned_below);
-        put_totals(&mut out, self.written.iter().map(|(destination, at)| (destination, *at)));
+        for totals in [&self.written, &self.kept_from] {
+            put_totals(&mut out, totals.iter().map(|(destination, at)| (destination, *at)));
+        }
         put_count(&mut out, self.backends.len());
         for backend in &self.backends {
             put_name(&mut out, &backend.name);
+            put_address(&mut out, &backend.address);
             put_count(&mut out, backend.destinations.len());
             for (destination, lanes) in &backend.destinations {
                 put_destination(&mut out, destination);
@@ -68,9 +76,10 @@ impl Cursors {
     /// None where the bytes are not what [`Self::encode`] makes.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Rest(bytes);
-        let (next_sequence, abandoned_below, written) = (rest.u64()?, rest.u64()?, rest.totals()?);
+        let (next_sequence, abandoned_below) = (rest.u64()?, rest.u64()?);
+        let (written, kept_from) = (rest.totals()?, rest.totals()?);
         let backends = rest.several(|rest| {
-            let name = rest.name()?;
+            let (name, address) = (rest.name()?, rest.address()?);
             let destinations = rest.several(|rest| {
                 let destination = rest.destination()?;
                 let lanes = rest.several(|rest| {
@@ -80,9 +89,9 @@ impl Cursors {
                 })?;
                 Some((destination, lanes))
             })?;
-            Some(SavedBackend { name, destinations })
+            Some(SavedBackend { name, address, destinations })
         })?;
-        rest.0.is_empty().then_some(Self { next_sequence, abandoned_below, written, backends })
+        rest.0.is_empty().then_some(Self { next_sequence, abandoned_below, written, kept_from, backends })
     }
 }
 
@@ -141,6 +150,12 @@ fn put_name(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(name.as_bytes());
 }
 
+fn put_address(out: &mut Vec<u8>, address: &str) {
+    let length = u16::try_from(address.len()).expect("BUG: addresses have at most 65,535 bytes");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(address.as_bytes());
+}
+
 fn put_destination(out: &mut Vec<u8>, destination: &Destination) {
     out.push(precision_code(destination.precision));
     put_name(out, &destination.database);
@@ -187,6 +202,11 @@ impl<'a> Rest<'a> {
         String::from_utf8(self.take(length)?.to_vec()).ok()
     }
 
+    fn address(&mut self) -> Option<String> {
+        let length = self.take(2)?.try_into().ok().map(u16::from_le_bytes)?;
+        String::from_utf8(self.take(usize::from(length))?.to_vec()).ok()
+    }
+
     fn destination(&mut self) -> Option<Destination> {
         let precision = precision_of(self.u8()?)?;
         Some(Destination { database: self.name()?, retention_policy: self.name()?, precision })
@@ -226,11 +246,16 @@ mod tests {
             SavedLane { from: 5, at, since: 7, end: Some((9, at.plus(1, 1))) },
             SavedLane { from: 20, at: at.plus(9, 9), since: 8, end: None },
         ];
-        let backend = SavedBackend { name: "a".to_owned(), destinations: vec![(destination(), lanes)] };
+        let backend = SavedBackend {
+            name: "a".to_owned(),
+            address: "http://a".to_owned(),
+            destinations: vec![(destination(), lanes)],
+        };
         let written = vec![(destination(), at.plus(50, 500))];
         let cursors = Cursors {
             next_sequence: 21,
             abandoned_below: 4,
+            kept_from: written.clone(),
             written,
             backends: vec![backend, SavedBackend::default()],
         };

@@ -29,7 +29,7 @@ const MOST_UNSYNCED: usize = 64;
 /// Writes the log. There is one for each journal with a disk.
 #[derive(Debug)]
 pub struct Writer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     options: DiskOptions,
     active: Option<Active>,
     /// The bytes of the next write.
