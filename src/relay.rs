@@ -45,18 +45,17 @@ const RING_BATCHES: usize = 64;
 /// The size of a batch: large enough that handing it over costs nothing per line, small enough to stay in a
 /// processor's cache from the scan to the send.
 const BATCH_BYTES: u64 = 256 * 1024;
-/// How long a line waits in a worker for others, at most.
-const BATCH_AGE: Duration = Duration::from_millis(20);
+/// How long a line waits in a worker for others, about: what was read is to be on the disk within 50 ms, and each batch
+/// wakes two threads.
+const BATCH_AGE: Duration = Duration::from_millis(40);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
-/// Dropped lines are logged once in this time.
+/// Dropped lines are logged once in this time; the journal's thread wakes for that if for nothing else.
 const DROPS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Files that are open beside connections: sockets, segments, what requests need.
 const OTHER_FILES: u64 = 256;
 /// How long the journal's thread sleeps while it is hard pressed, before it looks whether it still is.
 const PRESSED_SLEEP: Duration = Duration::from_millis(2);
-/// How long the journal's thread sleeps at most before it looks whether it is to stop.
-const JOURNAL_SLEEP: Duration = Duration::from_millis(200);
 
 /// What keeps a relay from starting.
 #[derive(Debug, thiserror::Error)]
@@ -394,7 +393,7 @@ fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Res
             if stopping {
                 break;
             }
-            ring.wait(if is_pressed { PRESSED_SLEEP } else { JOURNAL_SLEEP });
+            ring.wait(if is_pressed { PRESSED_SLEEP } else { DROPS_LOG_INTERVAL });
         }
     })
 }

@@ -143,6 +143,17 @@ impl Cursor {
         held.chain(lanes).min()
     }
 
+    /// From this sequence on, records are needed that are on the disk and no longer among those in memory; none where none is.
+    pub(super) fn needed_from_disk(&self, tail: Tail<'_>) -> Option<u64> {
+        let is_gone = |sequence: &u64| tail.records.binary_search_by_key(sequence, |record| record.sequence).is_err();
+        let held = self.leased.keys().chain(self.returned.keys()).copied().filter(is_gone);
+        let lanes = self.lanes.iter().filter(|lane| match lane.end {
+            Some(_) => !lane.is_read(),
+            None => self.is_behind(tail),
+        });
+        held.chain(lanes.map(|lane| lane.from)).min()
+    }
+
     /// The lanes as they are to be found after a crash: what is leased is not delivered yet.
     pub(super) fn saved(&self, tail: Tail<'_>) -> Vec<SavedLane> {
         let next_wall = |from| tail.next(from).map_or(0, |record| record.batch.received.wall);

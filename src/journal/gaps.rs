@@ -4,6 +4,7 @@
 //! Bounds: [`MOST_GAPS`] entries. One more, and the two oldest of one kind become one that spans both.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::ledger::DropReason;
 use crate::batch::Destination;
@@ -48,18 +49,18 @@ impl Gap {
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
     gaps: VecDeque<Gap>,
-    /// Changed since [`Self::take_change`].
-    is_changed: bool,
+    /// When it changed first since [`Self::take_change`]; none where it did not.
+    changed: Option<Instant>,
 }
 
 impl Gaps {
     pub(super) fn new(mut gaps: Vec<Gap>) -> Self {
         gaps.truncate(MOST_GAPS);
-        Self { gaps: gaps.into(), is_changed: false }
+        Self { gaps: gaps.into(), changed: None }
     }
 
     pub(super) fn note(&mut self, gap: Gap) {
-        self.is_changed = true;
+        self.changed.get_or_insert_with(Instant::now);
         let near = |known: &&mut Gap| {
             known.is_like(&gap)
                 && gap.from <= known.until.saturating_add(NEAR)
@@ -81,7 +82,12 @@ impl Gaps {
 
     /// Whether there is something to save.
     pub(super) fn take_change(&mut self) -> bool {
-        std::mem::take(&mut self.is_changed)
+        self.changed.take().is_some()
+    }
+
+    /// Since when there is something to save; none where there is not.
+    pub(super) fn changed(&self) -> Option<Instant> {
+        self.changed
     }
 
     fn join_oldest(&mut self) {

@@ -202,15 +202,22 @@ impl<H: HandOver> Intake<H> {
         }
     }
 
+    /// When the table is to be published; none where it has not changed.
+    pub(super) fn sources_due(&self) -> Option<Instant> {
+        self.sources_due
+    }
+
     /// Publishes the table where that is due. Where somebody looks at the last one, the next time will do.
     pub(super) fn publish_sources(&mut self, now: Instant) {
         if self.sources_due.is_none_or(|due| now < due) {
             return;
         }
-        if let Ok(mut shown) = self.lines.shown.sources.try_lock() {
-            shown.clone_from(&self.sources);
-            (self.sources_due, self.sources_published) = (None, Some(now));
-        }
+        let Ok(mut shown) = self.lines.shown.sources.try_lock() else {
+            self.sources_due = Some(now + PUBLISH_INTERVAL);
+            return;
+        };
+        shown.clone_from(&self.sources);
+        (self.sources_due, self.sources_published) = (None, Some(now));
     }
 
     /// Makes the sums visible.

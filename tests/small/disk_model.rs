@@ -205,6 +205,92 @@ fn kept() -> Vec<(&'static str, u64, f64, Vec<Action>)> {
     ]
 }
 
+/// Courses of small segments: the quota, memory, share, and what was done.
+fn kept_small() -> Vec<(&'static str, u64, u64, f64, Vec<Action>)> {
+    let append = |database, filler| Action::Append { database, lines: 1, filler };
+    let fail_syncs = |times| Action::FailSyncs { times };
+    vec![
+        (
+            "a repeat of several segments that a crash cut short hides nothing",
+            80_000,
+            1 << 30,
+            0.5,
+            vec![
+                append(0, 3000),
+                append(0, 3678),
+                fail_syncs(1),
+                append(0, 5549),
+                append(1, 4388),
+                Action::Sync,
+                Action::KillWithin { operations: 7 },
+            ],
+        ),
+        (
+            "what has left the memory is not repeated, and is still there",
+            80_000,
+            40_000,
+            1.0,
+            vec![
+                append(0, 0),
+                append(0, 3000),
+                append(0, 4262),
+                Action::Stop,
+                append(0, 5931),
+                append(0, 0),
+                append(0, 5613),
+                append(0, 3890),
+                fail_syncs(1),
+                append(0, 0),
+                append(0, 0),
+                Action::Sync,
+                Action::Lease { backend: 1 },
+                append(0, 0),
+                Action::Lease { backend: 0 },
+                Action::Stop,
+            ],
+        ),
+        (
+            "what was given back and has left the memory is not repeated either",
+            98_488,
+            46_840,
+            1.0,
+            vec![
+                append(1, 3000),
+                append(0, 0),
+                append(0, 4510),
+                Action::Stop,
+                append(0, 5931),
+                Action::Lease { backend: 0 },
+                append(0, 54),
+                append(0, 5889),
+                append(0, 3890),
+                fail_syncs(1),
+                Action::GiveBack { backend: 0, which: 0 },
+                Action::Lease { backend: 1 },
+                Action::Sync,
+                Action::Lease { backend: 1 },
+                append(0, 4253),
+                Action::Lease { backend: 0 },
+                Action::Settle { backend: 0, which: 0 },
+                Action::Stop,
+            ],
+        ),
+    ]
+}
+
+#[test]
+fn courses_of_small_segments_that_once_failed() {
+    for (what, quota, memory, replay_share, actions) in kept_small() {
+        eprintln!("{what}");
+        let mut world = World::new(DiskOptions { quota, ..options() }, memory, replay_share);
+        for action in actions {
+            world.act(action);
+            world.check();
+        }
+        world.finish();
+    }
+}
+
 #[test]
 fn courses_that_once_failed() {
     for (what, memory, replay_share, actions) in kept() {

@@ -132,11 +132,17 @@ impl State {
         disk.writing = 0..0;
         disk.bytes += bytes;
         disk.unsynced_bytes += bytes;
-        disk.unsynced_since.get_or_insert_with(Instant::now);
+        disk.note_unsynced();
+        // What was written is to be known where a power cut takes it.
         disk.cursors_changed = true;
         disk.quota_reached = false;
         disk.writing_is = Condition::Ok;
         if let Some(segment) = disk.segments.back_mut() {
+            let mut next = segment.end_sequence;
+            for job in jobs {
+                segment.has_gaps |= segment.repeats && job.record.sequence != next;
+                next = job.record.sequence + 1;
+            }
             segment.bytes += bytes;
             segment.newest = Instant::now();
             segment.end_sequence = jobs.last().map_or(segment.end_sequence, |job| job.record.sequence + 1);
@@ -185,6 +191,7 @@ impl State {
             first_sequence,
             end_sequence: first_sequence,
             repeats,
+            has_gaps: false,
             totals,
             bytes,
             created,
@@ -195,7 +202,7 @@ impl State {
         disk.active = Some(file);
         // After a sync that failed meanwhile there is to be another one, which repeats.
         if disk.epoch == epoch {
-            disk.must_roll = None;
+            disk.must_roll = false;
         }
         disk.folder_changed = true;
     }
@@ -293,12 +300,23 @@ impl State {
     pub(super) fn needed_from(&self, all: bool) -> u64 {
         let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));
         let needed = cursors.filter_map(|(log, cursor)| cursor.needed_from(log.written));
-        let orphans = self.orphans.iter().filter(|_| all).flat_map(|orphan| &orphan.destinations);
-        let orphaned = orphans.flat_map(|(destination, lanes)| {
+        needed.chain(self.orphaned_from().filter(|_| all)).min().unwrap_or(self.next_sequence)
+    }
+
+    /// From this sequence on, records are needed that are on the disk and not in memory.
+    fn needed_from_disk(&self) -> Option<u64> {
+        let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));
+        let needed = cursors.filter_map(|(log, cursor)| cursor.needed_from_disk(log.tail(self.next_sequence)));
+        needed.chain(self.orphaned_from()).min()
+    }
+
+    /// From which sequences on backends that are no longer configured need the log.
+    fn orphaned_from(&self) -> impl Iterator<Item = u64> {
+        let orphans = self.orphans.iter().flat_map(|orphan| &orphan.destinations);
+        orphans.flat_map(|(destination, lanes)| {
             let written = self.written_of(destination);
             lanes.iter().filter(move |lane| lane.pending(written) > 0).map(|lane| lane.from)
-        });
-        needed.chain(orphaned).min().unwrap_or(self.next_sequence)
+        })
     }
 
     pub(super) fn written_of(&self, destination: &crate::batch::Destination) -> Position {
@@ -349,14 +367,16 @@ impl State {
         self.disk.as_ref().map_or(Duration::ZERO, |disk| disk.options.retry_after)
     }
 
-    /// Takes the segment before the last one out, where the last one repeats all of it: syncs that go on failing leave
-    /// no more than two. (One further back may have what comes before the one that would be left.)
+    /// Takes the segment before the last one out, where the last one repeats all of it that is still needed: syncs that go
+    /// on failing leave no more than two. (One further back may have what comes before the one that would be left.) What had
+    /// left the memory is not repeated.
     pub(super) fn take_superseded(&mut self) -> Option<SegmentName> {
+        let needed = self.needed_from_disk();
         let disk = self.disk();
         let place = disk.segments.len().checked_sub(2)?;
         let (before, last) = (&disk.segments[place], &disk.segments[place + 1]);
         let is_within = before.first_sequence >= last.first_sequence && before.end_sequence <= last.end_sequence;
-        if !last.repeats || !is_within {
+        if !last.repeats || !is_within || needed.is_some_and(|needed| needed < before.end_sequence) {
             return None;
         }
         let segment = disk.segments.remove(place)?;
@@ -402,7 +422,8 @@ impl State {
         disk.error = Some(error);
         disk.to_sync.clear();
         disk.active = None;
-        disk.must_roll = Some(true);
+        disk.must_roll = true;
+        disk.repeats_below = disk.repeats_below.max(disk.next_write);
         disk.abandoned_below = disk.segments.back().map_or(0, |segment| segment.name.number + 1);
         disk.cursors_changed = true;
         disk.next_write = disk.synced;
@@ -413,9 +434,15 @@ impl State {
     /// When the next sync is due; none where there is nothing to sync.
     pub(super) fn sync_due(&self) -> Option<Instant> {
         let disk = self.disk.as_ref()?;
-        let since = disk.unsynced_since?;
-        let at_once = disk.options.is_synced || disk.unsynced_bytes >= SYNC_BYTES;
-        Some(if at_once { since } else { since + disk.options.sync_interval })
+        let since = [disk.unsynced_since, self.gaps.changed()].into_iter().flatten().min()?;
+        Some(if disk.syncs_at_once() { since } else { since + disk.options.sync_interval })
+    }
+
+    /// Whether the next sync is due at another time than when this was asked last.
+    pub(super) fn take_sync_news(&mut self) -> bool {
+        let due = self.sync_due();
+        let disk = self.disk();
+        std::mem::replace(&mut disk.sync_told, due) != due && due.is_some()
     }
 
     pub(in super::super) fn disk_figures(&self, unkept: Duration) -> Option<DiskFigures> {
@@ -443,6 +470,17 @@ impl State {
             report: disk.report.clone(),
             orphans: orphans.collect(),
         })
+    }
+}
+
+impl Disk {
+    /// Something is to be synced: records, cursors, or the folder.
+    pub(super) fn note_unsynced(&mut self) {
+        self.unsynced_since.get_or_insert_with(Instant::now);
+    }
+
+    fn syncs_at_once(&self) -> bool {
+        self.unsynced_bytes > 0 && self.options.is_synced || self.unsynced_bytes >= SYNC_BYTES
     }
 }
 

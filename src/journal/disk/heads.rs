@@ -29,6 +29,8 @@ pub(super) struct Found {
     pub(super) header: Option<SegmentHeader>,
     pub(super) first_sequence: Option<u64>,
     pub(super) totals: Option<Vec<(Destination, Position)>>,
+    /// It is known to have every record from its first up to this sequence; none where that is not known, or not so.
+    pub(super) whole_below: Option<u64>,
 }
 
 /// What the records of a scanned segment say.
@@ -96,7 +98,7 @@ fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, 
     if bytes > 0 && is_unreadable()? {
         return Ok(None);
     }
-    Ok(Some(Found { name, bytes, header, first_sequence, totals }))
+    Ok(Some(Found { name, bytes, header, first_sequence, totals, whole_below: None }))
 }
 
 fn set_aside(storage: &dyn Storage, name: SegmentName, report: &mut Report) {
@@ -149,13 +151,22 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
 
 /// Reads the segments that a crash may have left unsynced, and cuts off what was never written to the last one's end.
 pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report: &mut Report) -> io::Result<Scan> {
-    let newest = &segments[segments.len().saturating_sub(UNSYNCED_SEGMENTS)..];
-    let mut scans = newest.iter().map(|found| scan(storage, found.name, |_| {})).collect::<io::Result<Vec<_>>>()?;
-    while let [.., before, last] = &scans[..]
-        && segments.last().and_then(|found| found.header).is_some_and(|header| header.repeats)
-        && before.next_sequence > last.next_sequence
+    let repeats = |found: &Found| found.header.is_some_and(|header| header.repeats);
+    let repeating = segments.iter().rev().take_while(|found| repeats(found)).count();
+    let mut scans = Vec::new();
+    let first = segments.len().saturating_sub(UNSYNCED_SEGMENTS.max(repeating + 1));
+    for found in &mut segments[first..] {
+        let mut next = found.first_sequence;
+        scans.push(scan(storage, found.name, |frame| {
+            next = next.filter(|next| *next == frame.sequence).map(|next| next + 1);
+        })?);
+        found.whole_below = next;
+    }
+    while let [before @ .., last] = &scans[..]
+        && segments.last().is_some_and(repeats)
+        && before.iter().any(|before| before.next_sequence > last.next_sequence)
     {
-        // A crash came before it had all that it repeats: the one before has that, and more.
+        // A crash came before all was repeated: those before have that, and more.
         let Some(repeating) = segments.pop() else { break };
         storage.remove(&repeating.name.to_string())?;
         scans.pop();

@@ -6,15 +6,13 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::super::state::State;
 use super::super::{DropReason, Journal, Shared};
 use super::syncer::Syncer;
 use super::writer::{Next, Writer};
 
 /// How long the writer waits at most before it looks around.
 const WRITER_WAIT: Duration = Duration::from_secs(1);
-/// How long the syncer waits at most, without being told: it looks then whether its interval has begun, or cursors
-/// moved without new records.
-const SYNCER_WAIT: Duration = Duration::from_millis(250);
 /// The pause after a sync that failed.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// How often the last bytes are written and synced before the end, at most.
@@ -55,6 +53,8 @@ impl Keeper {
         self.stop.store(true, Ordering::Release);
         self.shared.work.notify_all();
         let mut writer = self.writer.join()?;
+        // Once the lock was free, the syncer waits, or sees the stop before it does.
+        drop(self.shared.lock());
         self.shared.sync.notify_all();
         let mut syncer = self.syncer.join()?;
         // What could not be synced is written and synced once more, elsewhere.
@@ -77,6 +77,7 @@ pub fn end(writer: &mut Writer, syncer: &mut Syncer) {
         let mut state = writer.shared.lock();
         let reason = if state.disk().is_full() { DropReason::Quota } else { DropReason::MemoryFull };
         state.requeue_leases();
+        state.note_progress();
         let given_up = state.give_up_memory_only(reason);
         let names = state.backends.iter().map(|backend| backend.name.clone());
         names.zip(given_up).filter(|(_, lines)| *lines > 0).collect::<Vec<_>>()
@@ -88,20 +89,22 @@ pub fn end(writer: &mut Writer, syncer: &mut Syncer) {
             "the disk has no room for lines that were only in memory: given up; see the gaps"
         );
     }
-    if !given_up.is_empty() {
-        writer.retry_now();
-        writer.step();
-        syncer.step();
-    }
-    syncer.save_gaps();
+    writer.retry_now();
+    writer.step();
+    syncer.step();
 }
 
 fn write_on(mut writer: Writer, shared: &Shared, stop: &AtomicBool) -> Writer {
     loop {
         let stopping = stop.load(Ordering::Acquire);
-        while writer.step() == Next::Now {
-            if shared.lock().sync_due().is_some_and(|due| due <= Instant::now()) {
+        loop {
+            let next = writer.step();
+            // The syncer sleeps until something is to be synced, or is due before it thought.
+            if shared.lock().take_sync_news() {
                 shared.sync.notify_one();
+            }
+            if next == Next::Later {
+                break;
             }
         }
         if stopping {
@@ -116,29 +119,27 @@ fn write_on(mut writer: Writer, shared: &Shared, stop: &AtomicBool) -> Writer {
 
 fn sync_on(mut syncer: Syncer, shared: &Shared, stop: &AtomicBool) -> Syncer {
     loop {
-        let (mut state, mut waited) = (shared.lock(), Duration::ZERO);
-        while !stop.load(Ordering::Acquire) {
-            let now = Instant::now();
-            let due = state
-                .sync_due()
-                .map_or_else(|| SYNCER_WAIT.saturating_sub(waited), |due| due.saturating_duration_since(now));
-            if due.is_zero() {
-                break;
-            }
-            state = shared.sync.wait_timeout(state, due).unwrap_or_else(PoisonError::into_inner).0;
-            waited += now.elapsed();
-        }
-        drop(state);
+        wait_until(shared, stop, |state| state.sync_due());
         let is_well = syncer.step();
         if stop.load(Ordering::Acquire) {
             return syncer;
         }
         if !is_well {
             let until = Instant::now() + FAILURE_PAUSE;
-            let mut state = shared.lock();
-            while !stop.load(Ordering::Acquire) && Instant::now() < until {
-                state = shared.sync.wait_timeout(state, SYNCER_WAIT).unwrap_or_else(PoisonError::into_inner).0;
-            }
+            wait_until(shared, stop, |_| Some(until));
         }
+    }
+}
+
+/// Waits for the time that `due` tells, whenever it tells one, or until the end.
+fn wait_until(shared: &Shared, stop: &AtomicBool, due: impl Fn(&State) -> Option<Instant>) {
+    let mut state = shared.lock();
+    while !stop.load(Ordering::Acquire) {
+        let left = due(&state).map(|due| due.saturating_duration_since(Instant::now()));
+        state = match left {
+            Some(Duration::ZERO) => return,
+            Some(left) => shared.sync.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            None => shared.sync.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
     }
 }

@@ -177,10 +177,12 @@ impl Reading<'_> {
     fn first_segment(&self) -> io::Result<Option<Walk>> {
         let from = self.next;
         self.open(|segments| {
-            // One that repeats what could not be synced is the better copy, as soon as it has all of it.
+            // One that repeats what could not be synced is the better copy, as soon as it has all of it. Where one of them
+            // lacks something, the way is along all files, in their order.
+            let is_repeated = !segments.iter().any(|segment| segment.repeats && segment.has_gaps);
             let mut before = 0;
             let whole = segments.iter().filter(|segment| {
-                let is_whole = !segment.repeats || segment.end_sequence >= before;
+                let is_whole = !segment.repeats || (is_repeated && segment.end_sequence >= before);
                 before = before.max(segment.end_sequence);
                 is_whole
             });

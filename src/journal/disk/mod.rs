@@ -185,6 +185,8 @@ struct Segment {
     end_sequence: u64,
     /// It begins by repeating records of the one before, which has more of them if a crash came in between.
     repeats: bool,
+    /// It lacks records of those that it repeats: they had left the memory, or nobody needed them.
+    has_gaps: bool,
     /// What was written before it, of each log.
     totals: Vec<Position>,
     bytes: u64,
@@ -206,8 +208,11 @@ pub(super) struct Disk {
     bytes: u64,
     /// The file of the last segment, once it is open for writing.
     active: Option<Arc<dyn StoredFile>>,
-    /// The next record goes to a new segment; true inside where it repeats what could not be synced.
-    must_roll: Option<bool>,
+    /// The next record goes to a new segment.
+    must_roll: bool,
+    /// Records below this sequence were written before, to files that could not be synced: a segment that begins with one of
+    /// them repeats.
+    repeats_below: u64,
     /// Segments with a lower number could not be synced.
     abandoned_below: u64,
     /// Records below this sequence are written, or gone.
@@ -219,7 +224,10 @@ pub(super) struct Disk {
     /// Sealed files with unsynced bytes, and below which sequence they make everything safe.
     to_sync: Vec<(Arc<dyn StoredFile>, u64)>,
     unsynced_bytes: u64,
+    /// Since when there is something to sync: records, cursors, or the folder.
     unsynced_since: Option<Instant>,
+    /// When the syncer was told that the next sync is due.
+    sync_told: Option<Instant>,
     folder_changed: bool,
     cursors_changed: bool,
     /// What the saved cursors need, from this sequence on.

@@ -147,14 +147,17 @@ fn keep_segments(state: &State, segments: &[Found]) -> VecDeque<Segment> {
             let age = if wall == 0 { 0 } else { now.wall.saturating_sub(wall) };
             now.monotonic.checked_sub(Duration::from_nanos(age)).unwrap_or(now.monotonic)
         };
+        let end_sequence = segments[place + 1..]
+            .iter()
+            .find(|later| !later.header.is_some_and(|header| header.repeats))
+            .map_or(state.next_sequence, |later| later.first_sequence.unwrap_or(0));
+        let follows = segments.get(place + 1).map_or(Some(end_sequence), |next| next.first_sequence);
         Segment {
             name: found.name,
             first_sequence: found.first_sequence.unwrap_or(0),
-            end_sequence: segments[place + 1..]
-                .iter()
-                .find(|later| !later.header.is_some_and(|header| header.repeats))
-                .map_or(state.next_sequence, |later| later.first_sequence.unwrap_or(0)),
+            end_sequence,
             repeats: found.header.is_some_and(|header| header.repeats),
+            has_gaps: found.whole_below.is_none() || found.whole_below != follows,
             totals: state.logs.iter().map(|log| at(log).unwrap_or_default()).collect(),
             bytes: found.bytes,
             created,
@@ -260,11 +263,13 @@ fn disk(
         least_number: segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)),
         bytes: segments.iter().map(|segment| segment.bytes).sum(),
         segments,
-        must_roll: if is_active { None } else { Some(false) },
+        must_roll: !is_active,
+        repeats_below: 0,
         next_write: next_sequence,
         writing: 0..0,
         synced: next_sequence,
         unsynced_since: (is_active || !unsynced.is_empty()).then(Instant::now),
+        sync_told: None,
         to_sync: unsynced.into_iter().map(|(_, file)| (file, next_sequence)).collect(),
         // What a crash left unsynced is synced now.
         unsynced_bytes: u64::from(is_active),

@@ -137,7 +137,7 @@ impl Writer {
         }
         // What is to be dropped by its age is dropped by the segment: so none may grow for long.
         if self.options.max_age.is_some_and(|max_age| self.shared.lock().is_segment_older(max_age / 8)) {
-            self.shared.lock().disk().must_roll.get_or_insert(false);
+            self.shared.lock().disk().must_roll = true;
         }
     }
 
@@ -169,7 +169,7 @@ impl Writer {
         if let Err(error) = active.file.write_at(&self.buffer, offset) {
             // What a failed write left is taken back; where even that fails, the next segment is as good.
             if active.file.truncate(offset).is_err() || !is_full(&error) {
-                self.shared.lock().disk().must_roll.get_or_insert(false);
+                self.shared.lock().disk().must_roll = true;
             }
             return Err(error);
         }
@@ -179,7 +179,7 @@ impl Writer {
     }
 
     fn must_roll(&self, bytes: u64) -> bool {
-        let is_asked = self.shared.lock().disk().must_roll.is_some();
+        let is_asked = self.shared.lock().disk().must_roll;
         let is_full = |active: &Active| active.offset + bytes > self.options.segment_bytes();
         is_asked || self.active.as_ref().is_none_or(is_full)
     }
@@ -214,7 +214,7 @@ impl Writer {
                 disk.note_full("the disk syncs nothing");
                 return Ok(false);
             }
-            let (number, repeats) = (disk.next_number(), disk.must_roll == Some(true));
+            let (number, repeats) = (disk.next_number(), disk.next_write < disk.repeats_below);
             let (first_sequence, name) = (disk.next_write, SegmentName { number, salt: fastrand::u64(..) });
             let totals = state.totals();
             let lines_before = totals.iter().map(|(_, at)| at.lines).fold(0, u64::saturating_add);
@@ -292,7 +292,10 @@ impl Writer {
         let saved = self.files().cursors.lock().unwrap_or_else(PoisonError::into_inner).write(&body);
         let mut state = self.shared.lock();
         match &saved {
-            Ok(()) => state.disk().saved_need = need,
+            Ok(()) => {
+                state.disk().saved_need = need;
+                state.disk().note_unsynced();
+            }
             Err(error) => state.disk().note_save_error(error),
         }
         state.disk().saving_fails = saved.is_err();

@@ -10,7 +10,6 @@ use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// One received datagram.
 #[derive(Clone, Copy, Debug)]
@@ -170,24 +169,6 @@ fn address(name: &libc::sockaddr_in6) -> Option<IpAddr> {
         }
         libc::AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(name.sin6_addr.s6_addr)).to_canonical()),
         _ => None,
-    }
-}
-
-/// Waits until the socket has something to read or the time is over; true where it has.
-///
-/// # Errors
-/// What the system says, other than that a signal came.
-pub(super) fn wait_readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let milliseconds = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-    // SAFETY: one structure is passed, and it is borrowed for the call.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
-    match ready {
-        -1 => {
-            let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) }
-        }
-        count => Ok(count > 0),
     }
 }
 
@@ -368,13 +349,5 @@ mod tests {
         let memory = socket_memory(receiver.as_fd()).expect("SO_MEMINFO");
         assert!(received > 0 && memory.drops > 0);
         assert_eq!(received + memory.drops as usize, 1000);
-    }
-
-    #[test]
-    fn waiting_ends_with_a_datagram_or_with_the_time() {
-        let (receiver, sender) = pair();
-        assert!(!wait_readable(receiver.as_fd(), Duration::from_millis(1)).expect("poll"));
-        sender.send(b"x").expect("send");
-        assert!(wait_readable(receiver.as_fd(), Duration::from_secs(60)).expect("poll"));
     }
 }

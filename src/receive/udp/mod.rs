@@ -10,17 +10,19 @@ mod inherited;
 mod mmsg;
 mod pace;
 mod socket;
+mod waiter;
 mod worker;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::intake::{self, Intake, Shown};
 use super::{Sources, Tally};
 use crate::batch::{Destination, HandOver, Limits, Pool};
+
+use waiter::Stop;
 
 pub use inherited::Inherited;
 pub use mmsg::{Datagram, Method, Slots, use_small_pages};
@@ -52,7 +54,7 @@ pub struct Listener {
     setup: Setup,
     address: SocketAddr,
     workers: Vec<Arc<WorkerState>>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
 }
 
 /// What a worker shares with those who look at it.
@@ -78,7 +80,7 @@ impl Listener {
         };
         let address = sockets.first().map_or(setup.listen, Socket::address);
         let state = |socket| Arc::new(WorkerState { socket, shown: Arc::default() });
-        Ok(Self { setup, address, workers: sockets.into_iter().map(state).collect(), stop: Arc::default() })
+        Ok(Self { setup, address, workers: sockets.into_iter().map(state).collect(), stop: Stop::new()? })
     }
 
     /// Starts the workers' threads.
@@ -94,7 +96,7 @@ impl Listener {
             let setup = self.setup.intake.clone();
             let parts = worker::Parts {
                 state: Arc::clone(state),
-                stop: Arc::clone(&self.stop),
+                stop: self.stop.clone(),
                 slot_bytes: SLOT_BYTES,
                 intake: Intake::new((&setup, self.address), Arc::clone(&state.shown), pool, limits, out.clone()),
                 setup,
@@ -107,7 +109,7 @@ impl Listener {
 
     /// Tells the workers to empty their sockets, hand over what they have, and end.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.stop.set();
     }
 
     /// The address it listens on.

@@ -3,18 +3,15 @@
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::mmsg::{self, Slots};
-use super::mmsg::{Datagram, Method};
+use super::mmsg::{self, Datagram, Method, Slots};
 use super::pace::{Look, Pace, Wait};
+use super::waiter::Stop;
 use super::{ROUNDS, SLOTS, WorkerState};
 use crate::batch::{HandOver, Received};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL, Setup};
 
-/// How long a worker sleeps at most before it looks whether it is to stop.
-const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// Looks at a socket that never runs empty, at most, before a worker that is to stop gives up on it.
 const LAST_LOOKS: usize = 64;
 /// How long a worker leaves a socket alone that it cannot read.
@@ -25,7 +22,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// What a worker is made of.
 pub(super) struct Parts<H> {
     pub(super) state: Arc<WorkerState>,
-    pub(super) stop: Arc<AtomicBool>,
+    pub(super) stop: Stop,
     /// The largest datagram that is taken whole.
     pub(super) slot_bytes: usize,
     pub(super) setup: Setup,
@@ -38,8 +35,8 @@ pub(super) fn run<H: HandOver>(parts: Parts<H>) {
     mmsg::precise_sleeps();
     let mut slots = Slots::new(SLOTS, parts.slot_bytes, Method::Recvmmsg);
     let mut pace = Pace::new(parts.state.socket.charged_bytes());
-    let mut worker = Worker { socket, parts, looked: Instant::now(), logs: Logs::new() };
-    while !worker.parts.stop.load(Ordering::Acquire) {
+    let mut worker = Worker { socket, parts, looked: Instant::now(), nap: Duration::ZERO, logs: Logs::new() };
+    while !worker.parts.stop.is_set() {
         let look = worker.look(&mut slots);
         worker.wait(pace.after(look));
     }
@@ -58,6 +55,8 @@ struct Worker<H> {
     parts: Parts<H>,
     /// When the last look began.
     looked: Instant,
+    /// The nap before it.
+    nap: Duration,
     logs: Logs,
 }
 
@@ -91,7 +90,8 @@ impl<H: HandOver> Worker<H> {
         self.parts.intake.publish();
         self.parts.intake.publish_sources(received.monotonic);
         self.logs.kernel_drops(&self.parts.state, received.monotonic);
-        if self.parts.intake.due().is_some_and(|due| due <= received.monotonic) {
+        // What is due in the middle of the next nap is sealed before it rather than behind it.
+        if self.parts.intake.due().is_some_and(|due| due <= received.monotonic + self.nap / 2) {
             self.parts.intake.seal();
         }
         look
@@ -114,15 +114,20 @@ impl<H: HandOver> Worker<H> {
         }
     }
 
-    /// Waits, no longer than the open batch may when it blocks.
+    /// Waits, no longer than the open batch and the table of sources may when it blocks.
     fn wait(&mut self, wait: Wait) {
+        self.nap = Duration::ZERO;
         match wait {
             Wait::Not => {}
-            Wait::Nap(nap) => std::thread::sleep(nap),
+            Wait::Nap(nap) => {
+                self.nap = nap;
+                std::thread::sleep(nap);
+            }
             Wait::Block => {
                 let now = Instant::now();
-                let due = self.parts.intake.due().map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(now));
-                if let Err(error) = mmsg::wait_readable(self.socket.as_fd(), due.min(LONGEST_SLEEP)) {
+                let due = [self.parts.intake.due(), self.parts.intake.sources_due()].into_iter().flatten().min();
+                let limit = due.map(|due| due.saturating_duration_since(now));
+                if let Err(error) = self.parts.stop.wait_readable(&self.socket, limit) {
                     self.logs.receive_error(&error, now);
                     std::thread::sleep(ERROR_PAUSE);
                 }
@@ -225,9 +230,11 @@ mod tests {
         };
         let pool = Pool::new(1, Builder::least_buffer_bytes());
         let out = Few(room, Arc::clone(&taken));
+        let stop = Stop::new().expect("an event");
+        stop.set();
         run(Parts {
             state: Arc::clone(&state),
-            stop: Arc::new(AtomicBool::new(true)),
+            stop,
             slot_bytes,
             intake: Intake::new((&setup, state.socket.address()), Arc::clone(&state.shown), &pool, limits, out),
             setup,

@@ -1,0 +1,79 @@
+//! Waiting for a datagram: until one comes, until a time, or until the worker is told to stop.
+//!
+//! A worker that waits costs nothing: it is woken for what it waits for and never only to look around.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+/// Tells the workers of a listener to stop. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Stop {
+    is_set: Arc<AtomicBool>,
+    /// Readable once it is set.
+    event: Arc<OwnedFd>,
+}
+
+impl Stop {
+    /// One that is not set.
+    ///
+    /// # Errors
+    /// The system gives no file descriptor.
+    pub(super) fn new() -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { is_set: Arc::default(), event: Arc::new(event) })
+    }
+
+    /// Sets it, and wakes whoever waits.
+    pub(super) fn set(&self) {
+        self.is_set.store(true, Ordering::Release);
+        if let Err(error) = rustix::io::write(&*self.event, &1_u64.to_ne_bytes()) {
+            // Only a counter that would overflow refuses it: then it is readable already.
+            tracing::debug!(%error, "cannot wake a worker");
+        }
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
+    }
+
+    /// Waits until the socket has something to read, the stop is set, or the time is over, where there is a limit.
+    ///
+    /// # Errors
+    /// What the system says, other than that a signal came.
+    pub(super) fn wait_readable(&self, socket: &UdpSocket, limit: Option<Duration>) -> io::Result<()> {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let mut both = [PollFd::new(socket, PollFlags::IN), PollFd::new(&*self.event, PollFlags::IN)];
+        match poll(&mut both, limit.as_ref()) {
+            Err(rustix::io::Errno::INTR) | Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_ends_with_a_datagram_with_the_time_and_with_a_stop() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let stop = Stop::new().expect("an event");
+        stop.wait_readable(&receiver, Some(Duration::from_millis(1))).expect("poll");
+        assert!(!stop.is_set());
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        sender.send_to(b"x", receiver.local_addr().expect("address")).expect("send");
+        stop.wait_readable(&receiver, None).expect("poll");
+        receiver.recv(&mut [0]).expect("a datagram");
+        let other = stop.clone();
+        let waiting = std::thread::spawn(move || other.wait_readable(&receiver, None));
+        stop.set();
+        waiting.join().expect("no panic").expect("poll");
+        assert!(stop.is_set());
+    }
+}
