@@ -287,6 +287,58 @@ fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
 }
 
 #[test]
+fn connections_leave_files_for_delivery_and_the_journal() {
+    let folder = tempfile::tempdir().expect("folder");
+    // Each request takes a connection of its own.
+    let closing = || Scripted::start(|_, _| (204, vec![("connection", "close".into())], String::new()));
+    let (one, two) = (closing(), closing());
+    let file = format!(
+        "data_dir = \"data\"\n[journal]\ndisk = \"8MiB\"\n\
+         [[udp]]\nlisten = \"127.0.0.1:0\"\n[[tcp]]\nlisten = \"127.0.0.1:0\"\n\
+         [[backend]]\nname = \"a\"\nurl = \"{}\"\nlinger = \"10ms\"\n\
+         [[backend]]\nname = \"b\"\nurl = \"{}\"\nlinger = \"10ms\"\n",
+        one.url(),
+        two.url()
+    );
+    std::fs::write(folder.path().join("file.toml"), file).expect("write");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", PROGRAM, "--config", "file.toml"]);
+    let started = Started::from(command, folder.path());
+    let tcp = started.lines[1].split_once("tcp ").expect("a TCP listener").1;
+    let tcp: SocketAddr = tcp.split(' ').next().expect("a word").parse().expect("an address");
+    let connect = || std::net::TcpStream::connect(tcp).expect("connect");
+    let connections: Vec<_> = (0..200).map(|_| connect()).collect();
+    let admin: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(started.admin).expect("connect")).collect();
+    // Enough for several segments of 1 MiB.
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let filler = "x".repeat(30_000);
+    for sent in 1..=100 {
+        socket.send_to(format!("m s=\"{filler}\" {sent}\n").as_bytes(), started.target).expect("send");
+        wait_for("both backends", || {
+            let has_all = |backend: &Scripted| backend.text().matches("m s=").count() >= sent;
+            (has_all(&one) && has_all(&two)).then_some(())
+        });
+    }
+    drop(admin);
+    let status = wait_for("the admin page", || {
+        let status: serde_json::Value = serde_json::from_str(&get(started.admin, "/api/status").1).expect("JSON");
+        (status["receive"][1]["limited"].as_u64() > Some(0)).then_some(status)
+    });
+    drop(connections);
+    started.signal("-TERM");
+    let (code, log) = started.end();
+    assert_eq!(code, Some(0), "{log}");
+    let journal = &status["journal"];
+    assert_eq!(
+        (journal["state"].as_str(), journal["write_errors"].as_u64(), journal["last_error"].as_str()),
+        (Some("ok"), Some(0), None),
+        "{log}"
+    );
+    assert!(status["backends"].as_array().expect("backends").iter().all(|one| one["retries"] == 0), "{log}");
+    assert!(log.contains("few files may be open") && log.contains("max_connections=16"), "{log}");
+}
+
+#[test]
 fn check_prints_a_configuration_with_all_defaults_and_no_secret() {
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("token"), "hunter2").expect("write");
