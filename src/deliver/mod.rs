@@ -6,6 +6,7 @@
 //! Never does: deciding what is kept or dropped (the journal does), joining or changing lines.
 //! Bounds: one request at a time to each backend, with time limits; 64 KiB of any answer.
 
+mod addresses;
 mod archive;
 mod client;
 mod flusher;
@@ -83,7 +84,7 @@ impl Backend {
         let endpoint = match setup.target.clone() {
             Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(influx).map_err(named)?)),
             Target::Archive(folder) => Endpoint::Archive(Archive::new(folder)),
-            Target::Relay { host, mtu } => Endpoint::Relay(Relay::new(host, mtu)),
+            Target::Relay { host, mtu } => Endpoint::Relay(Box::new(Relay::new(host, mtu))),
         };
         Ok(Self { setup, endpoint })
     }
@@ -108,7 +109,7 @@ impl Backend {
 enum Endpoint {
     Influx(Box<Influx>),
     Archive(Archive),
-    Relay(Relay),
+    Relay(Box<Relay>),
 }
 
 impl Endpoint {
