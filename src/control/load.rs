@@ -196,8 +196,9 @@ impl Config {
 
 /// What is wrong with a backend: the key and what would be right.
 fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
-    let is_influx = matches!(backend.url, BackendUrl::Influx(_));
+    let is_influx = matches!(backend.url, BackendUrl::Influx { .. });
     let is_v2 = backend.token_file.is_some();
+    let names_v2 = matches!(backend.url, BackendUrl::Influx { names_v2: true, .. });
     let wrong = [
         (backend.name.is_empty(), "name", "must not be empty: it is the backend's identity in the journal"),
         (
@@ -209,6 +210,7 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
         (!is_influx && is_v2, "token_file", "is for http:// and https:// backends only"),
         (is_v2 && backend.username.is_some(), "username", "and token_file exclude each other: 1.x or v2 API"),
         (backend.username.is_some() != backend.password_file.is_some(), "username", "and password_file go together"),
+        (names_v2 && !is_v2, "url", "is the v2 API's: set token_file, or leave out the path for the 1.x API"),
         (!is_v2 && backend.org.is_some(), "org", "needs token_file: it belongs to the v2 API"),
         (!is_v2 && backend.bucket.is_some(), "bucket", "needs token_file: it belongs to the v2 API"),
         (
@@ -245,8 +247,8 @@ fn backend_setup(backend: &Backend) -> deliver::Setup {
     let target = match &backend.url {
         BackendUrl::Archive(folder) => Target::Archive(folder.clone()),
         BackendUrl::Relay(host) => Target::Relay { host: host.clone(), mtu: usize::from(backend.mtu) },
-        BackendUrl::Influx(url) => Target::Influx(InfluxSetup {
-            url: url.clone(),
+        BackendUrl::Influx { base, .. } => Target::Influx(InfluxSetup {
+            url: base.clone(),
             api: api(backend),
             ca_file: backend.ca_file.clone(),
             timeout: backend.timeout,

@@ -187,6 +187,18 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         (&format!("{backend}{backend}")[..], &["twinflux.toml:5: backend.name", "taken"]),
         (&format!("{backend}username = \"u\"")[..], &["twinflux.toml:4: backend.username", "password_file"]),
         (&format!("{backend}bucket = \"u\"")[..], &["twinflux.toml:4: backend.bucket", "token_file"]),
+        (
+            "[[backend]]\nname = \"a\"\nurl = \"http://h:1/api/v2/write\"",
+            &["twinflux.toml:3: backend.url", "v2", "token_file"],
+        ),
+        (
+            "[[backend]]\nname = \"a\"\nurl = \"http://h:1/write?db=x\"",
+            &["twinflux.toml:3: url", "db belongs into database of the listener"],
+        ),
+        (
+            &format!("{backend}[[backend]]\nname = \"b\"\nurl = \"http://h:1/write\"")[..],
+            &["twinflux.toml:6: backend.url", "no mirror"],
+        ),
         (&format!("{backend}ca_file = \"u\"")[..], &["twinflux.toml:4: backend.ca_file", "https"]),
         (&format!("{backend}max_batch_lines = 0")[..], &["twinflux.toml:4: backend.max_batch_lines", "at least 1"]),
         (&format!("{backend}max_batch_bytes = \"1KiB\"")[..], &["twinflux.toml:4: backend.max_batch_bytes", "65KiB"]),
