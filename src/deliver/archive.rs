@@ -21,7 +21,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use flate2::Compression;
@@ -44,40 +44,50 @@ const MAX_SEGMENTS_A_SECOND: u32 = 10_000;
 /// What cannot stand in a file's name, and the separator of its parts.
 const NAME: &AsciiSet = &CONTROLS.add(b'/').add(b'%').add(b'.').add(b' ').add(b'\\');
 
-/// A backend that keeps lines in files.
-#[derive(Debug)]
+/// A backend that keeps lines in files. Clones share it.
+#[derive(Clone, Debug)]
 pub(super) struct Archive {
-    /// Taken along by the thread that writes, and brought back.
-    folders: Option<Folders>,
+    folders: Arc<Mutex<Folders>>,
 }
 
 impl Archive {
     /// An archive in this folder, which is made at the first write.
     pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folders: Some(Folders { root: folder, lock: None, open: HashMap::new() }) }
+        let folders = Folders { root: folder, lock: None, open: HashMap::new() };
+        Self { folders: Arc::new(Mutex::new(folders)) }
     }
 
     /// Appends a lease's records and waits until they are on disk.
     pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
-        let Some(mut folders) = self.folders.take() else {
-            return Outcome::new(Fate::HoldBackend, "the archive's writer ended; restart to go on".to_owned());
-        };
         let destination = Arc::clone(&lease.destination);
         let records = lease.records.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let result = folders.append(&destination, &records);
-            (folders, result)
-        });
-        match written.await {
-            Ok((folders, result)) => {
-                self.folders = Some(folders);
-                match result {
-                    Ok(()) => Outcome::new(Fate::Delivered, String::new()),
-                    Err(error) => Outcome::new(Fate::Transient, error.to_string()),
-                }
-            }
-            Err(error) => Outcome::new(Fate::HoldBackend, error.to_string()),
+        match self.work(move |folders| folders.append(&destination, &records)).await {
+            Ok(Ok(())) => Outcome::new(Fate::Delivered, String::new()),
+            Ok(Err(error)) => Outcome::new(Fate::Transient, error.to_string()),
+            Err(error) => Outcome::new(Fate::HoldBackend, error),
         }
+    }
+
+    /// Makes sure that the folder can be written.
+    ///
+    /// # Errors
+    /// What keeps it from being written.
+    pub(super) async fn check(&self) -> Result<String, String> {
+        let checked = self.work(Folders::check).await?;
+        checked.map_err(|error| error.to_string())
+    }
+
+    /// Works on the folders, on a thread that may wait for the disk.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Folders) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let folders = Arc::clone(&self.folders);
+        let worked = tokio::task::spawn_blocking(move || {
+            let mut folders = folders.lock().map_err(|_| "the archive's writer ended; restart to go on".to_owned())?;
+            Ok(work(&mut folders))
+        });
+        worked.await.map_err(|error| error.to_string())?
     }
 }
 
@@ -98,15 +108,32 @@ struct Folders {
 }
 
 impl Folders {
+    /// Makes the folder, takes its lock, and writes a file there.
+    fn check(&mut self) -> Result<String, ArchiveError> {
+        let probe = self.root.join("probe.tmp");
+        self.take_lock()?;
+        let written = File::create(&probe)
+            .and_then(|mut file| file.write_all(b"writable"))
+            .and_then(|()| std::fs::remove_file(&probe));
+        written.map_err(|error| ArchiveError { path: self.root.clone(), error })?;
+        Ok(format!("a folder that can be written: {}", self.root.display()))
+    }
+
+    fn take_lock(&mut self) -> Result<(), ArchiveError> {
+        if self.lock.is_none() {
+            let lock = lock(&self.root).map_err(|error| ArchiveError { path: self.root.clone(), error })?;
+            self.lock = Some(lock);
+        }
+        Ok(())
+    }
+
     fn append(&mut self, destination: &Arc<Destination>, records: &[Arc<Record>]) -> Result<(), ArchiveError> {
         let folder = self.root.join(folder_name(destination));
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| ArchiveError { path, error }
         };
-        if self.lock.is_none() {
-            self.lock = Some(lock(&self.root).map_err(at(&self.root))?);
-        }
+        self.take_lock()?;
         if !self.open.contains_key(destination) {
             let segment = Segment::open(&folder, destination).map_err(at(&folder))?;
             self.open.insert(Arc::clone(destination), segment);

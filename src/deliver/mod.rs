@@ -1,10 +1,10 @@
 //! From the journal to the backends: one flusher for each, wholly independent.
 //!
 //! Owns: the endpoints (InfluxDB over HTTP, an archive folder, another relay), the meaning of answers
-//! ([`outcome`]), each backend's [`Health`].
+//! ([`outcome`]), each backend's [`Health`], the probe that begins it.
 //!
 //! Never does: deciding what is kept or dropped (the journal does), joining or changing lines.
-//! Bounds: one request at a time to each backend, with time limits; 64 KiB of any answer.
+//! Bounds: one request at a time to each backend (and at the start a probe), with time limits; 64 KiB of any answer.
 
 mod addresses;
 mod archive;
@@ -12,7 +12,9 @@ mod client;
 mod flusher;
 mod health;
 mod influx;
+mod opening;
 pub mod outcome;
+mod probe;
 mod relay;
 mod secret;
 
@@ -28,6 +30,7 @@ use archive::Archive;
 use flusher::Flusher;
 use influx::Influx;
 use outcome::Fate;
+use probe::Probe;
 use relay::Relay;
 
 pub use health::{Health, State};
@@ -89,7 +92,7 @@ impl Backend {
         Ok(Self { setup, endpoint })
     }
 
-    /// Starts the flusher. It ends once the journal is closed and what can be delivered is; `closing` becomes
+    /// Starts the flusher, and a probe that tells whether the backend can be reached. It ends once the journal is closed and what can be delivered is; `closing` becomes
     /// true at that time and ends its pauses.
     pub fn start(
         self,
@@ -99,6 +102,8 @@ impl Backend {
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let Setup { name, limits, .. } = self.setup;
+        let probe = self.endpoint.probe();
+        drop(runtime.spawn(probe.run(name.clone(), Arc::clone(&health), closing.clone())));
         let flusher = Flusher::new(name, self.endpoint, reader, limits, health, closing);
         runtime.spawn(flusher.run())
     }
@@ -113,6 +118,15 @@ enum Endpoint {
 }
 
 impl Endpoint {
+    /// What tells whether it can be reached.
+    fn probe(&self) -> Probe {
+        match self {
+            Self::Influx(influx) => Probe::Influx(Box::new(influx.another())),
+            Self::Archive(archive) => Probe::Archive(archive.clone()),
+            Self::Relay(relay) => Probe::Relay(relay.host().to_owned()),
+        }
+    }
+
     async fn write(&mut self, lease: &Lease) -> Outcome {
         match self {
             Self::Influx(influx) => influx.write(lease).await,

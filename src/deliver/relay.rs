@@ -34,6 +34,11 @@ impl Relay {
         Self { addresses: Addresses::new(host.clone()), host, mtu, socket: None }
     }
 
+    /// `name:port`
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Sends a lease's lines.
     pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
         match self.send(lease).await {

@@ -106,7 +106,9 @@ fn a_missing_or_empty_secret_keeps_the_relay_from_starting() {
 }
 
 /// An HTTPS server with a certificate of its own making that accepts every write.
-fn tls_backend(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> (std::net::SocketAddr, Arc<Mutex<usize>>) {
+pub(crate) fn tls_backend(
+    certificate: &rcgen::CertifiedKey<rcgen::KeyPair>,
+) -> (std::net::SocketAddr, Arc<Mutex<usize>>) {
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -11,5 +11,6 @@ mod backends;
 mod captured;
 mod journal;
 mod program;
+mod reaching;
 mod receiving;
 mod tcp;

@@ -92,6 +92,34 @@ fn without_arguments_it_says_in_five_lines_what_it_does_and_archives() {
 }
 
 #[test]
+fn the_start_says_for_each_backend_whether_it_was_reached() {
+    let folder = tempfile::tempdir().expect("folder");
+    let backend = Scripted::accepting();
+    let archive = format!("file://{}/archive", folder.path().display());
+    let arguments = ["--backend", &backend.url(), "--backend", "http://127.0.0.1:1", "--backend", &archive];
+    let started = Started::new(&[&arguments[..], &["--backend", "udp://127.0.0.1:9"]].concat(), folder.path());
+    wait_for("the probes", || {
+        let status: serde_json::Value = serde_json::from_str(&get(started.admin, "/api/status").1).expect("JSON");
+        let backends = status["backends"].as_array().expect("backends");
+        let states: Vec<&str> = backends.iter().filter_map(|one| one["state"].as_str()).collect();
+        (states == ["up", "unknown", "up", "unknown"] && backends[1]["last_error"].is_string()).then_some(())
+    });
+    // Sent before the probe of the last one could be seen in the status.
+    started.send_line();
+    started.signal("-TERM");
+    let (code, log) = started.end();
+    assert_eq!(code, Some(0), "{log}");
+    for part in [
+        "backend reached backend=\"a\" found=\"InfluxDB 1.8.10\"",
+        "backend not reached; its lines wait backend=\"b\" error=\"cannot connect to 127.0.0.1:1",
+        "backend reached backend=\"c\" found=\"a folder that can be written",
+        "backend cannot be probed: UDP gives no answer backend=\"d\" sends_to=\"127.0.0.1:9\"",
+    ] {
+        assert!(log.contains(part), "{part} in {log}");
+    }
+}
+
+#[test]
 fn both_signals_deliver_what_is_pending_and_end_with_0() {
     for signal in ["-TERM", "-INT"] {
         let backend = Scripted::accepting();

@@ -182,7 +182,7 @@ impl Request {
 pub type Answer = (u16, Vec<(&'static str, String)>, String);
 type Script = Box<dyn Fn(usize, &Request) -> Answer + Send + Sync>;
 
-/// A backend that answers as a function says, and keeps what it was sent.
+/// A backend that answers as a function says, and keeps what it was sent. Pings are answered apart, and not kept.
 #[derive(Clone)]
 pub struct Scripted {
     shared: Arc<(Script, Mutex<Vec<Request>>)>,
@@ -203,10 +203,15 @@ pub fn influx_error(status: u16, text: &str) -> Answer {
 impl Scripted {
     /// `script` gets each request with its number from 0.
     pub fn start(script: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    }
+
+    /// At an address that is free.
+    pub fn start_at(address: SocketAddr, script: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = Arc::new(runtime.expect("runtime"));
         let shared: Arc<(Script, Mutex<Vec<Request>>)> = Arc::new((Box::new(script), Mutex::default()));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("bind");
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).expect("bind");
         let address = listener.local_addr().expect("address");
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         let router = router.layer(axum::extract::DefaultBodyLimit::max(64 << 20));
@@ -239,6 +244,11 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> impl IntoResponse {
+    if uri.path().ends_with("/ping") {
+        let version =
+            HeaderMap::from_iter([("x-influxdb-version".parse().expect("a name"), "1.8.10".parse().expect("text"))]);
+        return (StatusCode::NO_CONTENT, version, String::new());
+    }
     let request = Request { uri, headers, body };
     let number = {
         let mut requests = shared.1.lock().expect("no panic");
