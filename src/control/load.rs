@@ -195,7 +195,7 @@ impl Config {
 }
 
 /// What is wrong with a backend: the key and what would be right.
-fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
+pub(super) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
     let is_influx = matches!(backend.url, BackendUrl::Influx { .. });
     let is_v2 = backend.token_file.is_some();
     let names_v2 = matches!(backend.url, BackendUrl::Influx { names_v2: true, .. });
@@ -247,13 +247,7 @@ fn backend_setup(backend: &Backend) -> deliver::Setup {
     let target = match &backend.url {
         BackendUrl::Archive(folder) => Target::Archive(folder.clone()),
         BackendUrl::Relay(host) => Target::Relay { host: host.clone(), mtu: usize::from(backend.mtu) },
-        BackendUrl::Influx { base, .. } => Target::Influx(InfluxSetup {
-            url: base.clone(),
-            api: api(backend),
-            ca_file: backend.ca_file.clone(),
-            timeout: backend.timeout,
-            gzip: backend.gzip,
-        }),
+        BackendUrl::Influx { base, .. } => Target::Influx(influx_setup(backend, base)),
     };
     deliver::Setup {
         name: backend.name.clone(),
@@ -263,6 +257,16 @@ fn backend_setup(backend: &Backend) -> deliver::Setup {
             bytes: backend.max_batch_bytes.as_u64(),
             linger: backend.linger,
         },
+    }
+}
+
+pub(super) fn influx_setup(backend: &Backend, base: &http::Uri) -> InfluxSetup {
+    InfluxSetup {
+        url: base.clone(),
+        api: api(backend),
+        ca_file: backend.ca_file.clone(),
+        timeout: backend.timeout,
+        gzip: backend.gzip,
     }
 }
 

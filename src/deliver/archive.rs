@@ -5,8 +5,7 @@
 //! archive/telegraf.ns/20261123T024500Z.lp.gz    a full one
 //! ```
 //!
-//! Each segment begins with the comments that `influx -import` reads the database and retention policy from;
-//! everything else takes them for comments: `zcat FILE | curl --data-binary @- 'HOST/write?db=…'`.
+//! Each segment begins with comments that tell its destination ([`header`]); `twinflux restore` puts it back.
 //!
 //! Lines count as delivered once they are on disk (`fdatasync`). A write that fails half-way is taken back, so
 //! that a full disk leaves no half a line. The last line of a segment that a crash tore is cut off when the
@@ -28,14 +27,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::Outcome;
 use super::outcome::Fate;
+use super::{Outcome, header};
 use crate::batch::Destination;
 use crate::journal::{Lease, Record};
 use crate::protocol::{Precision, Scanner};
 
-/// A segment is closed and compressed when it has grown to this size: with the last request's lines it stays below
-/// the 25,000,000 bytes that InfluxDB takes in one body, so that it can be put back in one.
+/// A segment is closed and compressed when it has grown to this size: opening one again reads it into memory.
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// A segment is closed and compressed when it is this old.
 const SEGMENT_AGE: Duration = Duration::from_secs(3600);
@@ -181,7 +179,7 @@ impl Segment {
         file.seek(SeekFrom::Start(bytes))?;
         let mut segment = Self { path, file, bytes, opened: Instant::now() };
         if segment.bytes == 0 {
-            segment.write_all(&[header(destination).as_bytes()])?;
+            segment.write_all(&[header::write(destination).as_bytes()])?;
             File::open(folder)?.sync_all()?;
         }
         Ok(segment)
@@ -216,13 +214,6 @@ fn folder_name(destination: &Destination) -> String {
         policy => format!(".{}", encode(policy)),
     };
     format!("{}{policy}.{}", encode(&destination.database), destination.precision)
-}
-
-fn header(destination: &Destination) -> String {
-    let Destination { database, retention_policy, precision } = destination;
-    format!(
-        "# DML\n# CONTEXT-DATABASE: {database}\n# CONTEXT-RETENTION-POLICY: {retention_policy}\n# precision: {precision}\n"
-    )
 }
 
 fn create_folder(folder: &Path) -> io::Result<()> {
@@ -338,7 +329,7 @@ mod tests {
         assert_eq!(segment.path, path);
         segment.write_all(&[b"m v=3 3\n"]).expect("write");
         let text = std::fs::read_to_string(path).expect("read");
-        let header = "# DML\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: rp\n# precision: ms\n";
+        let header = header::write(&destination("db", "rp"));
         assert_eq!(text, format!("{header}m v=1 1\nm v=2 2\nm v=3 3\n"));
     }
 
@@ -351,7 +342,7 @@ mod tests {
         segment.file.write_all(b"m v=2").expect("write");
         segment.roll_back().expect("roll back");
         segment.write_all(&[b"m v=3 3\n"]).expect("write");
-        assert!(std::fs::read_to_string(&segment.path).expect("read").ends_with("ms\nm v=1 1\nm v=3 3\n"));
+        assert!(std::fs::read_to_string(&segment.path).expect("read").ends_with("}\nm v=1 1\nm v=3 3\n"));
     }
 
     #[test]

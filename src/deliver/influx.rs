@@ -86,14 +86,18 @@ impl Influx {
 
     /// Writes a lease's records in one request.
     pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
-        let Some(target) = self.target(&lease.destination) else {
-            let destination = &lease.destination;
+        let parts = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
+        self.send(&lease.destination, parts).await
+    }
+
+    /// Writes lines in one request.
+    pub(super) async fn send(&mut self, destination: &Destination, parts: Vec<Bytes>) -> Outcome {
+        let Some(target) = self.target(destination) else {
             return Outcome::new(
                 Fate::HoldDestination,
-                format!("the v2 API has no precision {}: give the listener ns, us, ms or s", destination.precision),
+                format!("the v2 API has no precision {}: it takes ns, us, ms and s", destination.precision),
             );
         };
-        let parts: Vec<Bytes> = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
         let parts = if self.setup.gzip { compress(parts).await } else { parts };
         if self.was_refused {
             self.reload_secret();
@@ -113,17 +117,34 @@ impl Influx {
     ///
     /// # Errors
     /// Why it was not reached, or what answers instead.
-    pub(super) async fn ping(&mut self) -> Result<String, String> {
+    pub(super) async fn ping(&mut self) -> Result<String, Outcome> {
         let target = format!("{}/ping", self.prefix());
         let sent =
             self.client.send(|| self.setup.request(Method::GET, self.authorization.as_ref(), &target, &[])).await;
-        match sent {
+        let text = match sent {
             Ok(Answer { status, version, .. }) if status.is_success() => {
-                Ok(version
-                    .map_or_else(|| "InfluxDB's API, without a version".to_owned(), |one| format!("InfluxDB {one}")))
+                return Ok(version
+                    .map_or_else(|| "InfluxDB's API, without a version".to_owned(), |one| format!("InfluxDB {one}")));
             }
-            Ok(answer) if self.expects_tls(&answer) => Err(self.describe(&answer)),
-            Ok(answer) => Err(format!("GET {target} was answered with {}; is it an InfluxDB?", self.describe(&answer))),
+            Ok(answer) if self.expects_tls(&answer) => self.describe(&answer),
+            Ok(answer) => format!("GET {target} was answered with {}; is it an InfluxDB?", self.describe(&answer)),
+            Err(error) => return Err(Outcome::new(fate_of(&error), error.to_string())),
+        };
+        Err(Outcome::new(Fate::HoldBackend, text))
+    }
+
+    /// Runs a statement of InfluxQL, by the 1.x API.
+    ///
+    /// # Errors
+    /// Why it did not run.
+    pub(super) async fn execute(&mut self, statement: &str) -> Result<(), String> {
+        let target = format!("{}/query?q={}", self.prefix(), utf8_percent_encode(statement, NON_ALPHANUMERIC));
+        let sent =
+            self.client.send(|| self.setup.request(Method::POST, self.authorization.as_ref(), &target, &[])).await;
+        match sent {
+            // A statement that failed is answered with 200, too.
+            Ok(answer) if answer.status.is_success() && !answer.body.contains("\"error\"") => Ok(()),
+            Ok(answer) => Err(self.describe(&answer)),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -1,7 +1,7 @@
 //! From the journal to the backends: one flusher for each, wholly independent.
 //!
 //! Owns: the endpoints (InfluxDB over HTTP, an archive folder, another relay), the meaning of answers
-//! ([`outcome`]), each backend's [`Health`], the probe that begins it.
+//! ([`outcome`]), each backend's [`Health`], the probe that begins it; the way back from an archive ([`restore`]).
 //!
 //! Never does: deciding what is kept or dropped (the journal does), joining or changing lines.
 //! Bounds: one request at a time to each backend (and at the start a probe), with time limits; 64 KiB of any answer.
@@ -10,12 +10,14 @@ mod addresses;
 mod archive;
 mod client;
 mod flusher;
+pub mod header;
 mod health;
 mod influx;
 mod opening;
 pub mod outcome;
 mod probe;
 mod relay;
+pub mod restore;
 mod secret;
 
 use std::path::PathBuf;

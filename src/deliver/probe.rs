@@ -62,7 +62,7 @@ impl Probe {
 
     async fn find(&mut self) -> Result<Found, String> {
         match self {
-            Self::Influx(influx) => influx.ping().await.map(Found::Reached),
+            Self::Influx(influx) => influx.ping().await.map(Found::Reached).map_err(|missed| missed.text),
             Self::Archive(archive) => archive.check().await.map(Found::Reached),
             Self::Relay(host) => {
                 let mut addresses =

@@ -230,7 +230,8 @@ fn an_archive_holds_every_line_below_its_destination() {
         }
         text
     };
-    let header = "# DML\n# CONTEXT-DATABASE: telegraf\n# CONTEXT-RETENTION-POLICY: \n# precision: s\n";
+    let header = "# DML\n# CONTEXT-DATABASE: telegraf\n# CONTEXT-RETENTION-POLICY: \n# precision: s\n\
+                  # twinflux: {\"database\":\"telegraf\",\"retention_policy\":\"\",\"precision\":\"s\"}\n";
     let mut relay = Running::start(settings.clone());
     relay.send(&["m v=1 1\n", "m v=2 2\n"]);
     relay.wait_delivered("a", 2);

@@ -13,4 +13,5 @@ mod journal;
 mod program;
 mod reaching;
 mod receiving;
+mod restore;
 mod tcp;
