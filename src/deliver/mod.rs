@@ -35,6 +35,7 @@ use outcome::Fate;
 use probe::Probe;
 use relay::Relay;
 
+pub use archive::Bounds;
 pub use health::{Health, State};
 pub use influx::{Api, Setup as InfluxSetup};
 pub use relay::MAX_DATAGRAM_BYTES;
@@ -56,8 +57,8 @@ pub struct Setup {
 pub enum Target {
     /// An InfluxDB.
     Influx(InfluxSetup),
-    /// A folder of line-protocol files.
-    Archive(PathBuf),
+    /// A folder of line-protocol files, and what it may hold.
+    Archive(PathBuf, Bounds),
     /// Another relay.
     Relay {
         /// `name:port`
@@ -88,7 +89,7 @@ impl Backend {
         let named = |error: SetupError| SetupError(format!("backend {:?}: {error}", setup.name));
         let endpoint = match setup.target.clone() {
             Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(influx).map_err(named)?)),
-            Target::Archive(folder) => Endpoint::Archive(Archive::new(folder)),
+            Target::Archive(folder, bounds) => Endpoint::Archive(Archive::new(folder, bounds)),
             Target::Relay { host, mtu } => Endpoint::Relay(Box::new(Relay::new(host, mtu))),
         };
         Ok(Self { setup, endpoint })
@@ -104,6 +105,9 @@ impl Backend {
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let Setup { name, limits, .. } = self.setup;
+        if let Endpoint::Archive(archive) = &self.endpoint {
+            drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
+        }
         let probe = self.endpoint.probe();
         drop(runtime.spawn(probe.run(name.clone(), Arc::clone(&health), closing.clone())));
         let flusher = Flusher::new(name, self.endpoint, reader, limits, health, closing);

@@ -120,6 +120,32 @@ fn the_start_says_for_each_backend_whether_it_was_reached() {
 }
 
 #[test]
+fn the_start_says_how_long_an_archive_will_last() {
+    let folder = tempfile::tempdir().expect("folder");
+    let archive = folder.path().join("archive/telegraf.ns");
+    std::fs::create_dir_all(&archive).expect("a folder");
+    // In the last two hours 1 TiB came, which takes no room here.
+    let begun = std::time::SystemTime::now() - Duration::from_secs(7200);
+    let stamp = humantime::format_rfc3339_seconds(begun).to_string().replace(['-', ':'], "");
+    let file = std::fs::File::create(archive.join(format!("{stamp}.lp.gz"))).expect("a file");
+    file.set_len(1 << 40).expect("a length");
+    let url = format!("file://{}/archive", folder.path().display());
+    let text =
+        format!("data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\n[[backend]]\nname = \"a\"\nurl = \"{url}\"\n");
+    std::fs::write(folder.path().join("file.toml"), text).expect("write");
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" 2>log", PROGRAM, "--config", "file.toml"]);
+    let started = Started::from(command, folder.path());
+    wait_for("the warning", || {
+        let log = std::fs::read_to_string(folder.path().join("log")).ok()?;
+        log.contains("archive full in ").then_some(())
+    });
+    started.signal("-TERM");
+    assert_eq!(started.end().0, Some(0));
+    assert!(archive.join(format!("{stamp}.lp.gz")).exists(), "nothing is removed without bounds");
+}
+
+#[test]
 fn both_signals_deliver_what_is_pending_and_end_with_0() {
     for signal in ["-TERM", "-INT"] {
         let backend = Scripted::accepting();
