@@ -1,16 +1,17 @@
 //! The program: command line, start, signals, exit codes (0 fine, 1 failed at run time, 2 bad usage or
-//! configuration).
+//! configuration, 3 not reachable).
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use twinflux::control::cli::{Cli, Command, JournalCommand, OneBackend, Run};
+use twinflux::control::cli::{Cli, Command, JournalCommand, OneBackend, Restore, Run};
 use twinflux::control::config::Format;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::control::{Config, Status};
 use twinflux::deliver::Backend;
+use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
 use twinflux::receive::udp::{Inherited, use_small_pages};
 use twinflux::relay::{Relay, StartError};
@@ -20,6 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 2;
+const UNREACHABLE: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Some(Command::Check { config }) => check(&config),
         Some(Command::Status { admin }) => status(admin),
         Some(Command::Journal(command)) => journal(command),
+        Some(Command::Restore(command)) => restore(&command),
         Some(Command::Demo) => demo(),
     };
     match ended {
@@ -218,6 +221,24 @@ fn open_journal_of(backend: &OneBackend) -> Result<Stopped, (u8, String)> {
     let folder = data_dir_of(backend.config.as_deref(), backend.data_dir.clone());
     Stopped::open(&folder.map_err(|error| (BAD_CONFIGURATION, error))?).map_err(|error| (FAILED, error))
 }
+
+fn restore(command: &Restore) -> Ended {
+    match command.run() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err((FAILED, "not every line was put back".to_owned())),
+        Err(error) => {
+            let (code, advice) = match error {
+                RestoreError::Usage(_) => (BAD_CONFIGURATION, ""),
+                RestoreError::Unreachable(_) => (UNREACHABLE, AGAIN),
+                RestoreError::Failed(_) => (FAILED, AGAIN),
+            };
+            Err((code, format!("{error}{advice}")))
+        }
+    }
+}
+
+/// What goes on with a restore that ended early.
+const AGAIN: &str = "; run it again when that is mended: points that are there already are stored once";
 
 fn status(admin: std::net::SocketAddr) -> Ended {
     let failed =

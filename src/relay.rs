@@ -23,7 +23,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -37,7 +36,7 @@ use crate::journal::disk::{Folder, Keeper, OpenError, Report};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, Journal, ring};
 use crate::receive::udp::Inherited;
-use crate::receive::{self, Listener};
+use crate::receive::{self, Listener, files};
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
 /// most 16 MiB of full ones.
@@ -52,8 +51,6 @@ const BATCH_AGE: Duration = Duration::from_millis(40);
 const IDLE_BUFFERS: usize = 16;
 /// Dropped lines are logged once in this time; the journal's thread wakes for that if for nothing else.
 const DROPS_LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Files that are open beside connections: sockets, segments, what requests need.
-const OTHER_FILES: u64 = 256;
 /// How long the journal's thread sleeps while it is hard pressed, before it looks whether it still is.
 const PRESSED_SLEEP: Duration = Duration::from_millis(2);
 
@@ -127,8 +124,8 @@ impl Relay {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let lock = lock_data_dir(&config.data_dir)?;
-        let setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;
-        raise_file_limit(&setups_of_listeners);
+        let mut setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;
+        let admin_connections = files::share(&mut setups_of_listeners);
         let listeners = setups_of_listeners.into_iter().map(|setup| bind(setup, &mut inherited));
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
         if let Some((name, address)) = inherited.left_over() {
@@ -140,7 +137,7 @@ impl Relay {
         let (admin, address) = runtime.block_on(bind_admin(config.admin.listen))?;
         let journal = open_journal(config)?;
         let view = view(config, listeners, &journal);
-        drop(runtime.spawn(admin.serve(view.clone())));
+        drop(runtime.spawn(admin.serve(view.clone(), admin_connections)));
 
         let (closing, _) = watch::channel(false);
         hold_moved(&journal, &view);
@@ -347,28 +344,6 @@ fn bind(setup: receive::Setup, inherited: &mut Inherited) -> Result<Listener, St
         }
     }
     Ok(listener)
-}
-
-/// Lets the process open as many files as its listeners may have connections, as far as the system allows.
-fn raise_file_limit(listeners: &[receive::Setup]) {
-    let connections = listeners.iter().map(|setup| match setup {
-        receive::Setup::Udp(_) => 0,
-        receive::Setup::Tcp(setup) => setup.max_connections as u64,
-    });
-    let wanted = connections.sum::<u64>() + OTHER_FILES;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    let raised = maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    let result = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum });
-    if raised < wanted || result.is_err() {
-        tracing::warn!(
-            wanted,
-            limit = maximum,
-            "fewer files may be open than there may be connections: raise the limit (LimitNOFILE=), or lower max_connections"
-        );
-    }
 }
 
 fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {

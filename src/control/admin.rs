@@ -1,6 +1,6 @@
 //! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`.
 //!
-//! Bounds: 32 connections at a time. Others wait to be taken, so that idle ones never use up the descriptors that
+//! Bounds: connections at a time. Others wait to be taken, so that idle ones never use up the descriptors that
 //! delivery needs.
 
 use std::io;
@@ -29,8 +29,6 @@ pub struct Admin {
     listener: TcpListener,
 }
 
-/// Connections at a time.
-const CONNECTIONS: usize = 32;
 /// How long to wait when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may be open: far longer than any answer takes.
@@ -53,15 +51,15 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Serves until the runtime ends.
-    pub async fn serve(self, view: View) {
+    /// Serves until the runtime ends, at most so many connections at a time.
+    pub async fn serve(self, view: View, connections: usize) {
         let router = Router::new()
             .route("/api/status", get(status))
             .route("/metrics", get(metrics))
             .route("/health", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
             .with_state(view);
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Arc::new(Semaphore::new(connections));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let stream = match self.listener.accept().await {

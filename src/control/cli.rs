@@ -77,12 +77,50 @@ pub enum Command {
     /// Look at the journal of a stopped relay, or forget a backend
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Put an archive, or a journal's dump, back into an InfluxDB: every point as it was. Exit code 0 where it took every
+    /// line, 1 where it did not, 2 for bad usage, 3 where it does not answer
+    Restore(Restore),
     /// Show a running relay's state
     Status {
         /// The relay's admin address
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9097")]
         admin: SocketAddr,
     },
+}
+
+/// What is put back, and where.
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// An archive's folder, files of one, or a journal's dump; `-` reads a dump from standard input
+    #[arg(value_name = "FOLDER", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// The InfluxDB
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// Make databases that are missing
+    #[arg(long)]
+    pub create_database: bool,
+    /// The user of the 1.x API
+    #[arg(long, value_name = "NAME")]
+    pub username: Option<String>,
+    /// The file with that user's password
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The file with a token; with it the v2 API is used
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The organisation of the v2 API
+    #[arg(long, value_name = "NAME")]
+    pub org: Option<String>,
+    /// The bucket of the v2 API [default: DATABASE/RETENTION_POLICY]
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Option<String>,
+    /// Certificates (PEM) to trust instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Try a request again for so long, where the server cannot take it now
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    pub retry_for: humantime::Duration,
 }
 
 /// What to do with a stopped relay's journal.
@@ -94,7 +132,7 @@ pub enum JournalCommand {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-    /// Print every line, in the form that `influx -import` reads
+    /// Print every line, in the form that `restore` reads
     Dump {
         /// The data folder
         #[arg(value_name = "DIR")]

@@ -268,6 +268,12 @@ pub struct Backend {
     /// present is to be seen, and the past is to end. With 1 the order is strict, and fresh lines wait.
     #[serde(default = "default_replay_share")]
     pub replay_share: f64,
+    /// The bytes of an archive, at most: its oldest files make room. Without it nothing is removed for want of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<ByteSize>,
+    /// Files of an archive that were last written to so long ago are removed; 0 never.
+    #[serde(default, skip_serializing_if = "Duration::is_zero", with = "duration")]
+    pub max_age: Duration,
 }
 
 impl Backend {
@@ -289,6 +295,8 @@ impl Backend {
             linger: default_linger(),
             mtu: default_mtu(),
             replay_share: default_replay_share(),
+            disk: None,
+            max_age: Duration::ZERO,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `twinflux journal`: a stopped relay's journal, for people and for `influx -import`.
+//! `twinflux journal`: a stopped relay's journal, for people and for `twinflux restore`.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::data_dir::{self, LockError};
 use super::table::write_line;
 use crate::batch::Destination;
+use crate::deliver::header;
 use crate::journal::disk::Folder;
 use crate::journal::disk::inspect::{self, Survey};
 
@@ -114,12 +115,7 @@ impl Stopped {
         let mut current: Option<Destination> = None;
         let mut write = |destination: &Destination, lines: &bytes::Bytes| -> io::Result<()> {
             if current.as_ref() != Some(destination) {
-                let Destination { database, retention_policy, precision } = destination;
-                writeln!(output, "# DML, timestamps in {}", precision.v1_name())?;
-                writeln!(output, "# CONTEXT-DATABASE: {database}")?;
-                if !retention_policy.is_empty() {
-                    writeln!(output, "# CONTEXT-RETENTION-POLICY: {retention_policy}")?;
-                }
+                output.write_all(header::write(destination).as_bytes())?;
                 current = Some(destination.clone());
             }
             output.write_all(lines)

@@ -219,7 +219,7 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
         return Err(("max_line", "must be between 1KiB and 1MiB".to_owned()));
     }
     let is_small =
-        |backend: &&Backend| matches!(backend.url, BackendUrl::Influx(_)) && backend.max_batch_bytes < *max_line;
+        |backend: &&Backend| matches!(backend.url, BackendUrl::Influx { .. }) && backend.max_batch_bytes < *max_line;
     if let Some(backend) = backends.iter().find(is_small) {
         let what = format!("must be at most the max_batch_bytes of backend {:?}: no line is split", backend.name);
         return Err(("max_line", what));

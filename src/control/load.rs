@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::config::{Backend, Config, Journal, Udp};
 use super::url::{self, BackendUrl};
 use crate::batch::Builder;
-use crate::deliver::{self, Api, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
+use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
 use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::journal::{BackendSetup, Durability, Limits};
 
@@ -26,6 +26,8 @@ const LEAST_DISK: u64 = 8 << 20;
 const DISK_RETRY: Duration = Duration::from_secs(1);
 /// More disk than there is.
 const MOST_DISK: u64 = 1 << 50;
+/// What is wrong with an age that is too short.
+const TOO_SHORT: &str = "must be at least 1m, or 0s for none";
 /// Longer than anybody waits.
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -151,11 +153,7 @@ impl Config {
                 "must be at least 10ms; or set durability = \"synced\"",
             ),
             (*sync_interval > LONGEST_TIMEOUT, "sync_interval", "must be at most 1h"),
-            (
-                !max_age.is_zero() && *max_age < Duration::from_secs(60),
-                "max_age",
-                "must be at least 1m, or 0s for none",
-            ),
+            (is_too_short(*max_age), "max_age", TOO_SHORT),
             (min_free.is_some_and(|free| free.as_u64() > MOST_DISK), "min_free", "must be at most 1PiB"),
         ];
         let first = wrong.into_iter().find(|(is_wrong, ..)| *is_wrong);
@@ -194,14 +192,44 @@ impl Config {
 
     /// The backends' setups.
     pub fn backends(&self) -> Vec<deliver::Setup> {
-        self.backend.iter().map(backend_setup).collect()
+        self.backend.iter().map(|backend| self.backend_setup(backend)).collect()
+    }
+
+    fn backend_setup(&self, backend: &Backend) -> deliver::Setup {
+        let target = match &backend.url {
+            BackendUrl::Archive(folder) => {
+                let bounds = Bounds {
+                    disk: backend.disk.map(|disk| disk.as_u64()),
+                    max_age: Some(backend.max_age).filter(|age| !age.is_zero()),
+                    min_free: self.journal.min_free.map(|free| free.as_u64()),
+                };
+                Target::Archive(folder.clone(), bounds)
+            }
+            BackendUrl::Relay(host) => Target::Relay { host: host.clone(), mtu: usize::from(backend.mtu) },
+            BackendUrl::Influx { base, .. } => Target::Influx(influx_setup(backend, base)),
+        };
+        deliver::Setup {
+            name: backend.name.clone(),
+            target,
+            limits: Limits {
+                lines: u64::from(backend.max_batch_lines),
+                bytes: backend.max_batch_bytes.as_u64(),
+                linger: backend.linger,
+            },
+        }
     }
 }
 
+fn is_too_short(max_age: Duration) -> bool {
+    !max_age.is_zero() && max_age < Duration::from_secs(60)
+}
+
 /// What is wrong with a backend: the key and what would be right.
-fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
-    let is_influx = matches!(backend.url, BackendUrl::Influx(_));
+pub(super) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
+    let is_influx = matches!(backend.url, BackendUrl::Influx { .. });
+    let is_archive = matches!(backend.url, BackendUrl::Archive(_));
     let is_v2 = backend.token_file.is_some();
+    let names_v2 = matches!(backend.url, BackendUrl::Influx { names_v2: true, .. });
     let wrong = [
         (backend.name.is_empty(), "name", "must not be empty: it is the backend's identity in the journal"),
         (
@@ -213,6 +241,7 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
         (!is_influx && is_v2, "token_file", "is for http:// and https:// backends only"),
         (is_v2 && backend.username.is_some(), "username", "and token_file exclude each other: 1.x or v2 API"),
         (backend.username.is_some() != backend.password_file.is_some(), "username", "and password_file go together"),
+        (names_v2 && !is_v2, "url", "is the v2 API's: set token_file, or leave out the path for the 1.x API"),
         (!is_v2 && backend.org.is_some(), "org", "needs token_file: it belongs to the v2 API"),
         (!is_v2 && backend.bucket.is_some(), "bucket", "needs token_file: it belongs to the v2 API"),
         (
@@ -220,6 +249,15 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
             "ca_file",
             "is for https:// backends only",
         ),
+        (!is_archive && backend.disk.is_some(), "disk", "is for file:// backends only"),
+        (!is_archive && !backend.max_age.is_zero(), "max_age", "is for file:// backends only"),
+        (
+            backend.disk.is_some_and(|disk| disk.as_u64() < LEAST_DISK.max(8 * backend.max_batch_bytes.as_u64())),
+            "disk",
+            "must be at least 8MiB, and eight times max_batch_bytes",
+        ),
+        (backend.disk.is_some_and(|disk| disk.as_u64() > MOST_DISK), "disk", "must be at most 1PiB"),
+        (is_too_short(backend.max_age), "max_age", TOO_SHORT),
         (backend.name.len() > MAX_NAME_BYTES, "name", "may have at most 255 bytes"),
         (backend.url.address().len() > MAX_ADDRESS_BYTES, "url", "may have at most 4096 bytes"),
         (
@@ -246,26 +284,13 @@ fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> 
     wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err((key, what)))
 }
 
-fn backend_setup(backend: &Backend) -> deliver::Setup {
-    let target = match &backend.url {
-        BackendUrl::Archive(folder) => Target::Archive(folder.clone()),
-        BackendUrl::Relay(host) => Target::Relay { host: host.clone(), mtu: usize::from(backend.mtu) },
-        BackendUrl::Influx(url) => Target::Influx(InfluxSetup {
-            url: url.clone(),
-            api: api(backend),
-            ca_file: backend.ca_file.clone(),
-            timeout: backend.timeout,
-            gzip: backend.gzip,
-        }),
-    };
-    deliver::Setup {
-        name: backend.name.clone(),
-        target,
-        limits: Limits {
-            lines: u64::from(backend.max_batch_lines),
-            bytes: backend.max_batch_bytes.as_u64(),
-            linger: backend.linger,
-        },
+pub(super) fn influx_setup(backend: &Backend, base: &http::Uri) -> InfluxSetup {
+    InfluxSetup {
+        url: base.clone(),
+        api: api(backend),
+        ca_file: backend.ca_file.clone(),
+        timeout: backend.timeout,
+        gzip: backend.gzip,
     }
 }
 

@@ -10,6 +10,7 @@ pub mod journal;
 mod listeners;
 mod load;
 mod metrics;
+mod restore;
 pub mod sources;
 pub mod status;
 mod table;

@@ -114,7 +114,7 @@ pub struct Backend {
     pub name: String,
     /// Its URL.
     pub url: String,
-    /// `up`, `retrying`, `held` or `down`.
+    /// `unknown`, `up`, `retrying`, `held` or `down`.
     pub state: String,
     /// Lines found in the journal at start.
     pub recovered_lines: u64,

@@ -41,7 +41,8 @@ impl Status {
             }
         }
         for backend in self.backends.iter().filter(|backend| backend.state != "up") {
-            let error = backend.last_error.as_deref().unwrap_or("no error told");
+            let nothing = if backend.state == "unknown" { "not reached yet" } else { "no error told" };
+            let error = backend.last_error.as_deref().unwrap_or(nothing);
             // It may be a stranger's text: nothing in it is to reach the terminal as a command.
             write_line(&mut text, format_args!("{} is {}: {}", backend.name, backend.state, error.escape_debug()));
         }

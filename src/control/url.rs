@@ -12,12 +12,42 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendUrl {
     /// `http://host:port` or `https://host:port`: an InfluxDB.
-    Influx(Uri),
+    Influx {
+        /// The URL, up to what stands before the API's paths.
+        base: Uri,
+        /// Whether it was written with a path of the v2 API.
+        names_v2: bool,
+    },
     /// `file:///path`: an archive.
     Archive(PathBuf),
     /// `udp://host:port`: another relay.
     Relay(String),
 }
+
+/// Paths of the API that are written as a backend's URL now and then, and whether they are the v2 API's. Those that end
+/// like another one come first.
+const API_PATHS: [(&str, bool); 8] = [
+    ("/api/v2/write", true),
+    ("/api/v2/query", true),
+    ("/api/v2", true),
+    ("/api/v3/write_lp", false),
+    ("/write", false),
+    ("/query", false),
+    ("/ping", false),
+    ("/health", false),
+];
+
+/// Where the parameters of a write belong.
+const PARAMETERS: [(&str, &str); 8] = [
+    ("db", "database of the listener (--database)"),
+    ("rp", "retention_policy of the listener"),
+    ("precision", "precision of the listener"),
+    ("org", "org of the backend"),
+    ("bucket", "bucket of the backend"),
+    ("u", "username of the backend"),
+    ("p", "the file that password_file of the backend names"),
+    ("token", "the file that token_file of the backend names"),
+];
 
 /// What a backend's name may hold beside letters and digits.
 pub(super) const NAME_SIGNS: &str = "-_.:/%[]";
@@ -30,7 +60,7 @@ impl BackendUrl {
     /// to TLS stays the same.
     pub fn address(&self) -> String {
         match self {
-            Self::Influx(uri) => {
+            Self::Influx { base: uri, .. } => {
                 let usual_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
                 let port = uri.port_u16().unwrap_or(usual_port);
                 let host = uri.host().unwrap_or_default().to_ascii_lowercase();
@@ -71,12 +101,11 @@ impl FromStr for BackendUrl {
                 if after_host.contains(':') && uri.port_u16().is_none() {
                     return Err(format!("the URL's port is no number up to 65535: {KINDS}"));
                 }
-                if uri.query().is_some() {
-                    return Err("the URL must end with the path: database and retention policy belong to the \
-                                listener, credentials into username, password_file and token_file"
-                        .to_owned());
+                if let Some(query) = uri.query().filter(|query| !query.is_empty()) {
+                    return Err(format!("the URL must end with its path: {}", places_of(query)));
                 }
-                Ok(Self::Influx(uri))
+                let (base, names_v2) = without_api_path(&uri)?;
+                Ok(Self::Influx { base, names_v2 })
             }
             "file" if rest.starts_with('/') => Ok(Self::Archive(PathBuf::from(rest))),
             "file" => Err("a file URL needs an absolute path: file:///var/lib/twinflux/archive".to_owned()),
@@ -91,11 +120,31 @@ impl FromStr for BackendUrl {
     }
 }
 
+/// Where what a query string says belongs. Repeats no value of it.
+fn places_of(query: &str) -> String {
+    let keys: Vec<&str> = query.split('&').filter_map(|pair| pair.split('=').next()).collect();
+    let places = PARAMETERS.iter().filter(|(key, _)| keys.contains(key));
+    let places: Vec<String> = places.map(|(key, place)| format!("{key} belongs into {place}")).collect();
+    if places.is_empty() { "leave out what begins with '?'".to_owned() } else { places.join(", ") }
+}
+
+/// The URL before the API's path, where it ends in one, and whether that is the v2 API's.
+fn without_api_path(uri: &Uri) -> Result<(Uri, bool), String> {
+    let path = uri.path().trim_end_matches('/');
+    let found = API_PATHS.iter().find_map(|(api, is_v2)| path.strip_suffix(api).map(|base| (base, *is_v2)));
+    let (base, is_v2) = found.unwrap_or((path, false));
+    let mut parts = uri.clone().into_parts();
+    let path = if base.is_empty() { "/" } else { base };
+    parts.path_and_query = Some(path.parse().map_err(|error| format!("not a URL ({error})"))?);
+    let base = Uri::from_parts(parts).map_err(|error| format!("not a URL ({error})"))?;
+    Ok((base, is_v2))
+}
+
 impl fmt::Display for BackendUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // A bare `/` for a path was not in the text.
-            Self::Influx(uri) => f.write_str(uri.to_string().trim_end_matches('/')),
+            Self::Influx { base, .. } => f.write_str(base.to_string().trim_end_matches('/')),
             Self::Archive(path) => write!(f, "file://{}", path.display()),
             Self::Relay(host) => write!(f, "udp://{host}"),
         }
@@ -148,6 +197,24 @@ mod tests {
     }
 
     #[test]
+    fn a_path_of_the_api_is_taken_as_meant() {
+        for (text, shown, is_v2) in [
+            ("http://10.0.0.1:8086/write", "http://10.0.0.1:8086", false),
+            ("http://10.0.0.1:8086/write?", "http://10.0.0.1:8086", false),
+            ("http://10.0.0.1:8086/query/", "http://10.0.0.1:8086", false),
+            ("http://[::1]:8086/ping", "http://[::1]:8086", false),
+            ("https://influx.example/one/api/v2/write/", "https://influx.example/one", true),
+            ("https://influx.example/api/v2/", "https://influx.example", true),
+            ("https://influx.example/prefix//", "https://influx.example/prefix", false),
+            ("https://influx.example/overwrite", "https://influx.example/overwrite", false),
+        ] {
+            let url: BackendUrl = text.parse().expect(text);
+            assert_eq!(url.to_string(), shown);
+            assert!(matches!(url, BackendUrl::Influx { names_v2, .. } if names_v2 == is_v2), "{text}");
+        }
+    }
+
+    #[test]
     fn errors_say_what_would_be_right_and_repeat_no_secret() {
         for (text, part) in [
             ("10.0.0.1:8086", "needs a scheme"),
@@ -156,7 +223,11 @@ mod tests {
             ("http://10.0.0.1:99999", "65535"),
             ("http://10.0.0.1:/x", "65535"),
             ("http://admin:hunter2@10.0.0.1:8086", "password_file"),
-            ("http://10.0.0.1:8086/write?db=x&p=hunter2", "username"),
+            ("http://10.0.0.1:8086/write?db=x&u=me&p=hunter2", "db belongs into database of the listener"),
+            ("http://10.0.0.1:8086/write?db=x&p=hunter2", "p belongs into the file that password_file"),
+            ("https://10.0.0.1/api/v2/write?org=o&bucket=b&token=hunter2", "token_file"),
+            ("https://10.0.0.1/api/v2/write?org=o&bucket=b", "org belongs into org of the backend"),
+            ("http://10.0.0.1:8086/write?pretty=hunter2", "leave out"),
             ("file://relative", "absolute"),
             ("udp://relay-2", "port"),
         ] {

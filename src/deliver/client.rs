@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -25,6 +25,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use super::opening::{Heard, Listening, Opening};
 
 /// How long connecting may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -40,6 +42,12 @@ pub(super) enum ClientError {
     /// No connection in time.
     #[error("no connection to {0} within {1:?}")]
     ConnectTimeout(String, Duration),
+    /// The URL says `https`, the server speaks HTTP without TLS.
+    #[error("{0} speaks plain HTTP: write http:// in the backend's url")]
+    SpeaksPlain(String),
+    /// The URL says `http`, the server speaks TLS.
+    #[error("{0} speaks TLS: write https:// in the backend's url")]
+    SpeaksTls(String),
     /// The server's certificate is not to be trusted.
     #[error("TLS to {0} failed: {1}; check ca_file and the server's certificate")]
     Tls(String, io::Error),
@@ -58,6 +66,8 @@ pub(super) struct Answer {
     pub status: StatusCode,
     /// The text of the header `Retry-After`.
     pub retry_after: Option<String>,
+    /// The text of the header `X-Influxdb-Version`.
+    pub version: Option<String>,
     /// The first [`ANSWER_BYTES`] of the body.
     pub body: String,
 }
@@ -75,6 +85,7 @@ pub(super) struct Client {
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Payload>,
+    heard: Heard,
     task: JoinHandle<()>,
 }
 
@@ -115,9 +126,11 @@ impl Client {
 
     async fn exchange(&mut self, mut connection: Connection, request: Request<Payload>) -> Result<Answer, ClientError> {
         let response = timeout(self.timeout, connection.sender.send_request(request)).await;
-        let response = response
-            .map_err(|_| ClientError::Stalled(self.address(), self.timeout))?
-            .map_err(|error| ClientError::Broken(self.address(), error))?;
+        let response = response.map_err(|_| ClientError::Stalled(self.address(), self.timeout))?;
+        let response = response.map_err(|error| match connection.heard.get() {
+            Opening::Tls if self.tls.is_none() => ClientError::SpeaksTls(self.address()),
+            _ => ClientError::Broken(self.address(), error),
+        })?;
         let answer = timeout(self.timeout, read_answer(response)).await;
         let (answer, is_whole) = answer
             .map_err(|_| ClientError::Stalled(self.address(), self.timeout))?
@@ -140,17 +153,20 @@ impl Client {
         // The name is resolved at each connection: a server may have moved.
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
         set_options(&stream, self.timeout).map_err(failed)?;
-        let Some(config) = &self.tls else { return self.handshake(stream).await };
+        let stream = Listening::new(stream);
+        let heard = stream.heard();
+        let Some(config) = &self.tls else { return self.handshake(stream, heard).await };
         let name = ServerName::try_from(self.host.clone()).map_err(|error| failed(io::Error::other(error)))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         match connector.connect(name, stream).await {
-            Ok(stream) => self.handshake(stream).await,
+            Ok(stream) => self.handshake(stream, heard).await,
+            Err(_) if heard.get() == Opening::Http => Err(ClientError::SpeaksPlain(self.address())),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(ClientError::Tls(self.address(), error)),
             Err(error) => Err(failed(error)),
         }
     }
 
-    async fn handshake<S>(&self, stream: S) -> Result<Connection, ClientError>
+    async fn handshake<S>(&self, stream: S, heard: Heard) -> Result<Connection, ClientError>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
@@ -158,10 +174,17 @@ impl Client {
         let (sender, connection) = handshake.map_err(|error| ClientError::Broken(self.address(), error))?;
         // What ends the connection shows in the request that is under way.
         let task = tokio::spawn(async move { drop(connection.await) });
-        Ok(Connection { sender, task })
+        Ok(Connection { sender, heard, task })
     }
 
-    fn address(&self) -> String {
+    /// A client of the same backend with a connection of its own.
+    pub(super) fn another(&self) -> Self {
+        let Self { host, port, tls, timeout, .. } = self;
+        Self { host: host.clone(), port: *port, tls: tls.clone(), timeout: *timeout, connection: None }
+    }
+
+    /// The backend's host and port.
+    pub(super) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 }
@@ -178,8 +201,9 @@ fn set_options(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
 /// Reads an answer's end, up to a bound; tells whether that was all of it.
 async fn read_answer(response: Response<Incoming>) -> Result<(Answer, bool), hyper::Error> {
     let status = response.status();
-    let retry_after = response.headers().get(RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let header = |value: Option<&HeaderValue>| value.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let retry_after = header(response.headers().get(RETRY_AFTER));
+    let version = header(response.headers().get("x-influxdb-version"));
     let mut incoming = response.into_body();
     let mut body = Vec::new();
     let mut is_whole = true;
@@ -193,7 +217,7 @@ async fn read_answer(response: Response<Incoming>) -> Result<(Answer, bool), hyp
             }
         }
     }
-    Ok((Answer { status, retry_after, body: String::from_utf8_lossy(&body).into_owned() }, is_whole))
+    Ok((Answer { status, retry_after, version, body: String::from_utf8_lossy(&body).into_owned() }, is_whole))
 }
 
 /// A request's body: the records' own bytes, one behind the other, never joined.

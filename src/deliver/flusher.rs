@@ -162,7 +162,8 @@ impl Flusher {
         self.limits.bytes = (self.limits.bytes + LEAST_BYTES).min(self.most_bytes);
         let now = if self.reader.has_parked() { State::Held } else { State::Up };
         let before = self.health.succeed(now);
-        if before != now && now == State::Up {
+        let is_first = before == State::Unknown && self.health.last_error().is_none();
+        if before != now && now == State::Up && !is_first {
             tracing::info!(backend = self.name, was = before.name(), "the backend takes lines again");
         }
     }

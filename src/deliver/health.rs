@@ -37,7 +37,9 @@ impl Backoff {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// The last request ended well, or none was made yet.
+    /// It was not reached yet, and no line was sent.
+    Unknown,
+    /// It was reached, and the last request ended well.
     Up,
     /// It answers, but cannot take the lines now.
     Retrying,
@@ -49,11 +51,12 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Up, Self::Retrying, Self::Held, Self::Down];
+    pub const ALL: [Self; 5] = [Self::Unknown, Self::Up, Self::Retrying, Self::Held, Self::Down];
 
     /// The state's name in metrics, JSON and logs.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Unknown => "unknown",
             Self::Up => "up",
             Self::Retrying => "retrying",
             Self::Held => "held",
@@ -62,7 +65,7 @@ impl State {
     }
 }
 
-/// What a flusher shows of its backend. Only the flusher changes it.
+/// What a flusher shows of its backend. Only the flusher changes it, and the probe while the state is unknown.
 #[derive(Debug, Default)]
 pub struct Health {
     state: AtomicU8,
@@ -97,6 +100,20 @@ impl Health {
     /// Notes, before anything is sent, that an operator must act first.
     pub fn hold(&self, why: &str) {
         self.fail(State::Held, why);
+    }
+
+    /// Notes that it was reached, unless lines told more already.
+    pub(super) fn reach(&self) {
+        let (from, to) = (State::Unknown as u8, State::Up as u8);
+        // Whatever the flusher found out meanwhile stays.
+        self.state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).ok();
+    }
+
+    /// Notes why it was not reached, unless lines told more already.
+    pub(super) fn miss(&self, error: &str) {
+        if self.state() == State::Unknown {
+            self.note_error(error);
+        }
     }
 
     pub(super) fn count_request(&self, is_retry: bool) {
@@ -151,11 +168,24 @@ mod tests {
     fn a_backend_is_ready_until_it_fails_and_again_once_it_took_a_write() {
         let health = Health::default();
         assert!(health.is_ready());
-        assert_eq!(health.fail(State::Down, "refused"), State::Up);
+        assert_eq!(health.fail(State::Down, "refused"), State::Unknown);
         assert!(!health.is_ready());
         assert_eq!(health.succeed(State::Up), State::Down);
         assert!(health.is_ready());
         assert_eq!((health.state(), health.last_error().as_deref()), (State::Up, Some("refused")));
+    }
+
+    #[test]
+    fn a_backend_is_unknown_until_it_is_reached_and_lines_tell_more() {
+        let health = Health::default();
+        health.miss("refused");
+        assert_eq!((health.state(), health.last_error().as_deref()), (State::Unknown, Some("refused")));
+        health.reach();
+        assert_eq!(health.state(), State::Up);
+        health.fail(State::Held, "no database");
+        health.reach();
+        health.miss("refused");
+        assert_eq!((health.state(), health.last_error().as_deref()), (State::Held, Some("no database")));
     }
 
     #[test]

@@ -17,12 +17,16 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::client::{Client, ClientError, Payload};
+use super::client::{Answer, Client, ClientError, Payload};
 use super::outcome::{Fate, of_answer};
 use super::secret::SecretFile;
 use super::{Outcome, SetupError};
 use crate::batch::Destination;
 use crate::journal::Lease;
+
+/// What servers that expect TLS say in plain text: Go's (InfluxDB's own), nginx, Apache.
+const EXPECTS_TLS: &[&str] =
+    &["HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port", "plain HTTP to an SSL-enabled"];
 
 /// How an InfluxDB is reached.
 #[derive(Clone, Debug)]
@@ -82,32 +86,98 @@ impl Influx {
 
     /// Writes a lease's records in one request.
     pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
-        let Some(target) = self.target(&lease.destination) else {
-            let destination = &lease.destination;
+        let parts = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
+        self.send(&lease.destination, parts).await
+    }
+
+    /// Writes lines in one request.
+    pub(super) async fn send(&mut self, destination: &Destination, parts: Vec<Bytes>) -> Outcome {
+        let Some(target) = self.target(destination) else {
             return Outcome::new(
                 Fate::HoldDestination,
-                format!("the v2 API has no precision {}: give the listener ns, us, ms or s", destination.precision),
+                format!("the v2 API has no precision {}: it takes ns, us, ms and s", destination.precision),
             );
         };
-        let parts: Vec<Bytes> = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
         let parts = if self.setup.gzip { compress(parts).await } else { parts };
         if self.was_refused {
             self.reload_secret();
         }
-        let sent = self.client.send(|| request(&self.setup, self.authorization.as_ref(), &target, &parts)).await;
+        let sent = self.client.send(|| self.setup.write(self.authorization.as_ref(), &target, &parts)).await;
         match sent {
             Ok(answer) => {
                 let fate = of_answer(answer.status, answer.retry_after.as_deref(), &answer.body, SystemTime::now());
                 self.was_refused = matches!(answer.status.as_u16(), 401 | 403);
-                Outcome::new(fate, format!("{}: {}", answer.status, answer.body.trim_end()))
+                Outcome::new(fate, self.describe(&answer))
             }
             Err(error) => Outcome::new(fate_of(&error), error.to_string()),
         }
     }
 
+    /// Asks whether it is there; returns its version.
+    ///
+    /// # Errors
+    /// Why it was not reached, or what answers instead.
+    pub(super) async fn ping(&mut self) -> Result<String, Outcome> {
+        let target = format!("{}/ping", self.prefix());
+        let sent =
+            self.client.send(|| self.setup.request(Method::GET, self.authorization.as_ref(), &target, &[])).await;
+        let text = match sent {
+            Ok(Answer { status, version, .. }) if status.is_success() => {
+                return Ok(version
+                    .map_or_else(|| "InfluxDB's API, without a version".to_owned(), |one| format!("InfluxDB {one}")));
+            }
+            Ok(answer) if self.expects_tls(&answer) => self.describe(&answer),
+            Ok(answer) => format!("GET {target} was answered with {}; is it an InfluxDB?", self.describe(&answer)),
+            Err(error) => return Err(Outcome::new(fate_of(&error), error.to_string())),
+        };
+        Err(Outcome::new(Fate::HoldBackend, text))
+    }
+
+    /// Runs a statement of InfluxQL, by the 1.x API.
+    ///
+    /// # Errors
+    /// Why it did not run.
+    pub(super) async fn execute(&mut self, statement: &str) -> Result<(), String> {
+        let target = format!("{}/query?q={}", self.prefix(), utf8_percent_encode(statement, NON_ALPHANUMERIC));
+        let sent =
+            self.client.send(|| self.setup.request(Method::POST, self.authorization.as_ref(), &target, &[])).await;
+        match sent {
+            // A statement that failed is answered with 200, too.
+            Ok(answer) if answer.status.is_success() && !answer.body.contains("\"error\"") => Ok(()),
+            Ok(answer) => Err(self.describe(&answer)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The same backend, with a connection of its own.
+    pub(super) fn another(&self) -> Self {
+        let (setup, client) = (self.setup.clone(), self.client.another());
+        Self { setup, client, authorization: self.authorization.clone(), was_refused: false }
+    }
+
+    /// An answer for people.
+    fn describe(&self, answer: &Answer) -> String {
+        let Answer { status, body, .. } = answer;
+        if self.expects_tls(answer) {
+            return ClientError::SpeaksTls(self.client.address()).to_string();
+        }
+        format!("{status}: {}", body.trim_end())
+    }
+
+    /// Whether the answer is a TLS server's to plain HTTP.
+    fn expects_tls(&self, answer: &Answer) -> bool {
+        let is_plain = self.setup.url.scheme_str() == Some("http");
+        is_plain && answer.status.as_u16() == 400 && EXPECTS_TLS.iter().any(|text| answer.body.contains(text))
+    }
+
+    /// What stands before the API's paths.
+    fn prefix(&self) -> &str {
+        self.setup.url.path().trim_end_matches('/')
+    }
+
     /// The path and query for a destination; none where the API cannot name its precision.
     fn target(&self, destination: &Destination) -> Option<String> {
-        let prefix = self.setup.url.path().trim_end_matches('/');
+        let prefix = self.prefix();
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let Destination { database, retention_policy, precision } = destination;
         match &self.setup.api {
@@ -155,29 +225,44 @@ impl Api {
     }
 }
 
-fn request(setup: &Setup, authorization: Option<&HeaderValue>, target: &str, parts: &[Bytes]) -> Request<Payload> {
-    let mut request = Request::new(parts.iter().cloned().collect::<Payload>());
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = target.parse().expect("BUG: a target is made of encoded parts");
-    let headers = request.headers_mut();
-    if let Some(host) = setup.url.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
-        headers.insert(HOST, host);
+impl Setup {
+    /// A write of these lines.
+    fn write(&self, authorization: Option<&HeaderValue>, target: &str, parts: &[Bytes]) -> Request<Payload> {
+        let mut request = self.request(Method::POST, authorization, target, parts);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if self.gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        request
     }
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("twinflux/", env!("CARGO_PKG_VERSION"))));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if setup.gzip {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+
+    fn request(
+        &self,
+        method: Method,
+        authorization: Option<&HeaderValue>,
+        target: &str,
+        parts: &[Bytes],
+    ) -> Request<Payload> {
+        let mut request = Request::new(parts.iter().cloned().collect::<Payload>());
+        *request.method_mut() = method;
+        *request.uri_mut() = target.parse().expect("BUG: a target is made of encoded parts");
+        let headers = request.headers_mut();
+        if let Some(host) = self.url.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+            headers.insert(HOST, host);
+        }
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("twinflux/", env!("CARGO_PKG_VERSION"))));
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        request
     }
-    if let Some(authorization) = authorization {
-        headers.insert(AUTHORIZATION, authorization.clone());
-    }
-    request
 }
 
 fn fate_of(error: &ClientError) -> Fate {
     match error {
         ClientError::Connect(..) | ClientError::ConnectTimeout(..) => Fate::Down,
-        ClientError::Tls(..) => Fate::HoldBackend,
+        ClientError::Tls(..) | ClientError::SpeaksPlain(..) | ClientError::SpeaksTls(..) => Fate::HoldBackend,
         ClientError::Broken(..) => Fate::Transient,
         ClientError::Stalled(..) => Fate::Stalled,
     }

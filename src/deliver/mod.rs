@@ -1,18 +1,23 @@
 //! From the journal to the backends: one flusher for each, wholly independent.
 //!
 //! Owns: the endpoints (InfluxDB over HTTP, an archive folder, another relay), the meaning of answers
-//! ([`outcome`]), each backend's [`Health`].
+//! ([`outcome`]), each backend's [`Health`], the probe that begins it; the way back from an archive ([`restore`]).
 //!
 //! Never does: deciding what is kept or dropped (the journal does), joining or changing lines.
-//! Bounds: one request at a time to each backend, with time limits; 64 KiB of any answer.
+//! Bounds: one request at a time to each backend (and at the start a probe), with time limits; 64 KiB of any answer.
 
+mod addresses;
 mod archive;
 mod client;
 mod flusher;
+pub mod header;
 mod health;
 mod influx;
+mod opening;
 pub mod outcome;
+mod probe;
 mod relay;
+pub mod restore;
 mod secret;
 
 use std::path::PathBuf;
@@ -27,8 +32,10 @@ use archive::Archive;
 use flusher::Flusher;
 use influx::Influx;
 use outcome::Fate;
+use probe::Probe;
 use relay::Relay;
 
+pub use archive::Bounds;
 pub use health::{Health, State};
 pub use influx::{Api, Setup as InfluxSetup};
 pub use relay::MAX_DATAGRAM_BYTES;
@@ -50,8 +57,8 @@ pub struct Setup {
 pub enum Target {
     /// An InfluxDB.
     Influx(InfluxSetup),
-    /// A folder of line-protocol files.
-    Archive(PathBuf),
+    /// A folder of line-protocol files, and what it may hold.
+    Archive(PathBuf, Bounds),
     /// Another relay.
     Relay {
         /// `name:port`
@@ -82,13 +89,13 @@ impl Backend {
         let named = |error: SetupError| SetupError(format!("backend {:?}: {error}", setup.name));
         let endpoint = match setup.target.clone() {
             Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(influx).map_err(named)?)),
-            Target::Archive(folder) => Endpoint::Archive(Archive::new(folder)),
-            Target::Relay { host, mtu } => Endpoint::Relay(Relay::new(host, mtu)),
+            Target::Archive(folder, bounds) => Endpoint::Archive(Archive::new(folder, bounds)),
+            Target::Relay { host, mtu } => Endpoint::Relay(Box::new(Relay::new(host, mtu))),
         };
         Ok(Self { setup, endpoint })
     }
 
-    /// Starts the flusher. It ends once the journal is closed and what can be delivered is; `closing` becomes
+    /// Starts the flusher, and a probe that tells whether the backend can be reached. It ends once the journal is closed and what can be delivered is; `closing` becomes
     /// true at that time and ends its pauses.
     pub fn start(
         self,
@@ -98,6 +105,11 @@ impl Backend {
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let Setup { name, limits, .. } = self.setup;
+        if let Endpoint::Archive(archive) = &self.endpoint {
+            drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
+        }
+        let probe = self.endpoint.probe();
+        drop(runtime.spawn(probe.run(name.clone(), Arc::clone(&health), closing.clone())));
         let flusher = Flusher::new(name, self.endpoint, reader, limits, health, closing);
         runtime.spawn(flusher.run())
     }
@@ -108,10 +120,19 @@ impl Backend {
 enum Endpoint {
     Influx(Box<Influx>),
     Archive(Archive),
-    Relay(Relay),
+    Relay(Box<Relay>),
 }
 
 impl Endpoint {
+    /// What tells whether it can be reached.
+    fn probe(&self) -> Probe {
+        match self {
+            Self::Influx(influx) => Probe::Influx(Box::new(influx.another())),
+            Self::Archive(archive) => Probe::Archive(archive.clone()),
+            Self::Relay(relay) => Probe::Relay(relay.host().to_owned()),
+        }
+    }
+
     async fn write(&mut self, lease: &Lease) -> Outcome {
         match self {
             Self::Influx(influx) => influx.write(lease).await,

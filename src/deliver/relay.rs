@@ -1,7 +1,8 @@
 //! Another relay as a backend: lines packed into datagrams.
 //!
 //! UDP has no answer, so that a line counts as delivered once it was sent. An error that the other host
-//! reports (nobody listens) comes with a later datagram; the whole lease is then sent again.
+//! reports (nobody listens) comes with a later datagram; the whole lease is then sent again. A host that moved away
+//! reports nothing: the name is resolved again every 30 s ([`Addresses`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
 use super::Outcome;
+use super::addresses::Addresses;
 use super::outcome::Fate;
 use crate::journal::{Lease, Rejection};
 use crate::protocol::Scanner;
@@ -21,13 +23,20 @@ pub const MAX_DATAGRAM_BYTES: usize = 65_507;
 pub(super) struct Relay {
     host: String,
     mtu: usize,
-    socket: Option<UdpSocket>,
+    addresses: Addresses,
+    /// Connected to the address beside it.
+    socket: Option<(SocketAddr, UdpSocket)>,
 }
 
 impl Relay {
     /// Sends to `host` (`name:port`), at most `mtu` bytes to a datagram unless a single line is longer.
     pub(super) fn new(host: String, mtu: usize) -> Self {
-        Self { host, mtu, socket: None }
+        Self { addresses: Addresses::new(host.clone()), host, mtu, socket: None }
+    }
+
+    /// `name:port`
+    pub(super) fn host(&self) -> &str {
+        &self.host
     }
 
     /// Sends a lease's lines.
@@ -40,6 +49,7 @@ impl Relay {
             }
             Err(error) => {
                 self.socket = None;
+                self.addresses.fail();
                 Outcome::new(Fate::Down, format!("cannot send to {}: {error}", self.host))
             }
         }
@@ -47,14 +57,12 @@ impl Relay {
 
     /// Returns how many lines are too long for a datagram: one that just fitted, before it was stamped.
     async fn send(&mut self, lease: &Lease) -> io::Result<u64> {
-        if self.socket.is_none() {
-            self.socket = Some(connect(&self.host).await?);
-        }
-        let Some(socket) = &self.socket else { return Ok(0) };
+        let mtu = self.mtu;
+        let socket = self.socket().await?;
         let mut too_long = 0;
         for record in &lease.records {
             let bytes = &record.batch.bytes;
-            for datagram in pack(bytes, &mut Scanner::of_accepted(lease.destination.precision), self.mtu) {
+            for datagram in pack(bytes, &mut Scanner::of_accepted(lease.destination.precision), mtu) {
                 if datagram.len() > MAX_DATAGRAM_BYTES {
                     too_long += 1;
                     continue;
@@ -64,11 +72,24 @@ impl Relay {
         }
         Ok(too_long)
     }
+
+    /// The socket that is connected to the name's address of now.
+    async fn socket(&mut self) -> io::Result<&UdpSocket> {
+        let address = self.addresses.current().await?;
+        let (connected, socket) = match self.socket.take() {
+            Some((connected, socket)) if connected == address => (connected, socket),
+            before => {
+                if let Some((was, _)) = before {
+                    tracing::info!(host = self.host, %was, %address, "the name has another address now: sending there");
+                }
+                (address, connect(address).await?)
+            }
+        };
+        Ok(&self.socket.insert((connected, socket)).1)
+    }
 }
 
-async fn connect(host: &str) -> io::Result<UdpSocket> {
-    let unknown = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let address = tokio::net::lookup_host(host).await?.next().ok_or_else(unknown)?;
+async fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
     let any: SocketAddr =
         if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).await?;

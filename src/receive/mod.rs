@@ -7,6 +7,7 @@
 //! its senders wait, and part of the room is kept for datagrams.
 
 mod counters;
+pub mod files;
 mod intake;
 mod listener;
 mod sources;

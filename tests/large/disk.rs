@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use bytesize::ByteSize;
+
 use crate::support::{Running, config, wait_for};
 
 /// A mounted tmpfs that is unmounted at the end; none where this user may not mount.
@@ -35,7 +37,9 @@ fn a_full_disk_under_the_archive_delays_lines_and_loses_none() {
     };
     let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![0; 700 << 10]).expect("ballast");
-    let relay = Running::start(config(&[format!("file://{}/archive", disk.path().display())]));
+    let mut settings = config(&[format!("file://{}/archive", disk.path().display())]);
+    settings.journal.min_free = Some(ByteSize::b(0));
+    let relay = Running::start(settings);
     let lines: Vec<String> = (0..1000).map(|n| format!("m,host=h v=\"{}\" {n}\n", "x".repeat(500))).collect();
     relay.send(&lines);
     relay.wait_state("a", "retrying");
@@ -53,4 +57,32 @@ fn a_full_disk_under_the_archive_delays_lines_and_loses_none() {
     // After the header every line, whole, once, in order.
     let stored: String = text.split_inclusive('\n').filter(|line| !line.starts_with('#')).collect();
     assert_eq!(stored, lines.concat());
+}
+
+#[test]
+fn an_archive_without_bounds_stops_at_its_volumes_floor_and_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount("8m") else {
+        eprintln!("this user may not mount: the test is skipped");
+        return;
+    };
+    let floor = 3 << 20;
+    let ballast = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 4 << 20]).expect("ballast");
+    let mut settings = config(&[format!("file://{}/archive", disk.path().display())]);
+    settings.journal.min_free = Some(ByteSize::b(floor));
+    let relay = Running::start(settings);
+    let lines: Vec<String> = (0..4000).map(|n| format!("m,host=h v=\"{}\" {n}\n", "x".repeat(500))).collect();
+    for part in lines.chunks(100) {
+        relay.send(part);
+    }
+    relay.wait_state("a", "held");
+    let full = relay.backend("a");
+    assert!(full.last_error.as_ref().is_some_and(|error| error.contains("is full") && error.contains("max_age")));
+    assert_eq!((full.dropped(), full.rejected(), full.delivered_lines + full.pending_lines), (0, 0, 4000));
+    assert!(full.pending_lines > 0);
+    let volume = rustix::fs::statvfs(disk.path()).expect("the volume");
+    assert!(volume.f_bavail * volume.f_frsize >= floor);
+    std::fs::remove_file(ballast).expect("space again");
+    relay.wait_delivered("a", 4000);
+    relay.wait_state("a", "up");
 }

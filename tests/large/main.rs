@@ -8,5 +8,6 @@ mod disk;
 mod influxdb;
 mod mirror;
 mod overload;
+mod restore;
 mod senders;
 mod syntax;

@@ -106,7 +106,9 @@ fn a_missing_or_empty_secret_keeps_the_relay_from_starting() {
 }
 
 /// An HTTPS server with a certificate of its own making that accepts every write.
-fn tls_backend(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> (std::net::SocketAddr, Arc<Mutex<usize>>) {
+pub(crate) fn tls_backend(
+    certificate: &rcgen::CertifiedKey<rcgen::KeyPair>,
+) -> (std::net::SocketAddr, Arc<Mutex<usize>>) {
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -228,7 +230,8 @@ fn an_archive_holds_every_line_below_its_destination() {
         }
         text
     };
-    let header = "# DML\n# CONTEXT-DATABASE: telegraf\n# CONTEXT-RETENTION-POLICY: \n# precision: s\n";
+    let header = "# DML\n# CONTEXT-DATABASE: telegraf\n# CONTEXT-RETENTION-POLICY: \n# precision: s\n\
+                  # twinflux: {\"database\":\"telegraf\",\"retention_policy\":\"\",\"precision\":\"s\"}\n";
     let mut relay = Running::start(settings.clone());
     relay.send(&["m v=1 1\n", "m v=2 2\n"]);
     relay.wait_delivered("a", 2);
@@ -239,6 +242,46 @@ fn an_archive_holds_every_line_below_its_destination() {
     relay.send(&["m v=3 3\n"]);
     relay.wait_delivered("a", 1);
     assert_eq!(read(), format!("{header}m v=1 1\nm v=2 2\nm v=3 3\n"));
+}
+
+#[test]
+fn an_archive_with_a_bound_gives_up_its_oldest_files_and_no_ledger_changes() {
+    const DISK: u64 = 8 << 20;
+    let folder = tempfile::tempdir().expect("folder");
+    let root = folder.path().join("archive");
+    let mut settings = config(&[format!("file://{}", root.display())]);
+    settings.backend[0].disk = Some(bytesize::ByteSize::b(DISK));
+    let relay = Running::start(settings);
+    let stored = || -> Vec<(std::path::PathBuf, u64)> {
+        let folder = std::fs::read_dir(root.join("telegraf.ns")).expect("a folder for the destination");
+        let files = folder.map(|entry| entry.expect("an entry").path());
+        // One that is replaced by its compressed self meanwhile is gone.
+        files.filter_map(|path| path.metadata().ok().map(|metadata| (path, metadata.len()))).collect()
+    };
+    // Text that does not compress well, more than three times of what is kept.
+    let noise = |n: u64| -> String {
+        (0..500).map(|part| format!("{:016x}", fastrand::Rng::with_seed(n * 500 + part).u64(..))).collect()
+    };
+    let mut sent = 0;
+    for part in 0..80 {
+        let lines: Vec<String> =
+            (0..50).map(|n| format!("m s=\"{}\" {}\n", noise(part * 50 + n), part * 50 + n)).collect();
+        relay.send(&lines);
+        sent += 50;
+        relay.wait_delivered("a", sent);
+        let bytes: u64 = stored().iter().map(|(_, bytes)| bytes).sum();
+        assert!(bytes <= DISK, "{bytes} bytes after {sent} lines");
+    }
+    let ledger = relay.backend("a");
+    assert_eq!((ledger.delivered_lines, ledger.dropped(), ledger.rejected(), ledger.retries), (sent, 0, 0, 0));
+    let bytes: u64 = stored().iter().map(|(_, bytes)| bytes).sum();
+    assert!(bytes > DISK / 4, "{bytes} bytes");
+    let text: String = stored()
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|name| name == "lp"))
+        .map(|(path, _)| std::fs::read_to_string(path).expect("a file"))
+        .collect();
+    assert!(text.contains(&format!("\" {}\n", sent - 1)), "the newest line is there");
 }
 
 #[test]

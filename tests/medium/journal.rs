@@ -111,8 +111,8 @@ fn the_journal_of_a_stopped_relay_can_be_read_verified_and_a_backend_forgotten()
         "{text}"
     );
     let (code, text) = journal(&["dump", shown]);
-    let expected =
-        "# DML, timestamps in n\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: week\nm v=1 1\nm v=2 2\n";
+    let expected = "# DML\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: week\n# precision: ns\n\
+         # twinflux: {\"database\":\"db\",\"retention_policy\":\"week\",\"precision\":\"ns\"}\nm v=1 1\nm v=2 2\n";
     assert_eq!((code, text.as_str()), (Some(0), expected));
 
     let (code, text) = journal(&["forget", "x", "--data-dir", shown]);

@@ -11,5 +11,7 @@ mod backends;
 mod captured;
 mod journal;
 mod program;
+mod reaching;
 mod receiving;
+mod restore;
 mod tcp;

@@ -92,6 +92,62 @@ fn without_arguments_it_says_in_five_lines_what_it_does_and_archives() {
 }
 
 #[test]
+fn the_start_says_for_each_backend_whether_it_was_reached() {
+    let folder = tempfile::tempdir().expect("folder");
+    let backend = Scripted::accepting();
+    let archive = format!("file://{}/archive", folder.path().display());
+    let arguments = ["--backend", &backend.url(), "--backend", "http://127.0.0.1:1", "--backend", &archive];
+    let started = Started::new(&[&arguments[..], &["--backend", "udp://127.0.0.1:9"]].concat(), folder.path());
+    wait_for("the probes", || {
+        let status: serde_json::Value = serde_json::from_str(&get(started.admin, "/api/status").1).expect("JSON");
+        let backends = status["backends"].as_array().expect("backends");
+        let states: Vec<&str> = backends.iter().filter_map(|one| one["state"].as_str()).collect();
+        (states == ["up", "unknown", "up", "unknown"] && backends[1]["last_error"].is_string()).then_some(())
+    });
+    // Sent before the probe of the last one could be seen in the status.
+    started.send_line();
+    started.signal("-TERM");
+    let (code, log) = started.end();
+    assert_eq!(code, Some(0), "{log}");
+    let (name, folder) = (backend.address, folder.path().display());
+    for part in [
+        format!("backend reached backend=\"{name}\" found=\"InfluxDB 1.8.10\""),
+        "backend not reached; its lines wait backend=\"127.0.0.1:1\" error=\"cannot connect to 127.0.0.1:1".to_owned(),
+        format!("backend reached backend=\"{folder}/archive\" found=\"a folder that can be written"),
+        "backend cannot be probed: UDP gives no answer backend=\"udp://127.0.0.1:9\" sends_to=\"127.0.0.1:9\""
+            .to_owned(),
+    ] {
+        assert!(log.contains(&part), "{part} in {log}");
+    }
+}
+
+#[test]
+fn the_start_says_how_long_an_archive_will_last() {
+    let folder = tempfile::tempdir().expect("folder");
+    let archive = folder.path().join("archive/telegraf.ns");
+    std::fs::create_dir_all(&archive).expect("a folder");
+    // In the last two hours 1 TiB came, which takes no room here.
+    let begun = std::time::SystemTime::now() - Duration::from_secs(7200);
+    let stamp = humantime::format_rfc3339_seconds(begun).to_string().replace(['-', ':'], "");
+    let file = std::fs::File::create(archive.join(format!("{stamp}.lp.gz"))).expect("a file");
+    file.set_len(1 << 40).expect("a length");
+    let url = format!("file://{}/archive", folder.path().display());
+    let text =
+        format!("data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\n[[backend]]\nname = \"a\"\nurl = \"{url}\"\n");
+    std::fs::write(folder.path().join("file.toml"), text).expect("write");
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" 2>log", PROGRAM, "--config", "file.toml"]);
+    let started = Started::from(command, folder.path());
+    wait_for("the warning", || {
+        let log = std::fs::read_to_string(folder.path().join("log")).ok()?;
+        log.contains("archive full in ").then_some(())
+    });
+    started.signal("-TERM");
+    assert_eq!(started.end().0, Some(0));
+    assert!(archive.join(format!("{stamp}.lp.gz")).exists(), "nothing is removed without bounds");
+}
+
+#[test]
 fn both_signals_deliver_what_is_pending_and_end_with_0() {
     for signal in ["-TERM", "-INT"] {
         let backend = Scripted::accepting();
@@ -284,6 +340,58 @@ fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
         assert_eq!((code, numbers), (Some(0), vec![raised, hard]), "{log}");
         assert_eq!(log.contains("LimitNOFILE=") && log.contains("max_connections"), is_told, "{log}");
     }
+}
+
+#[test]
+fn connections_leave_files_for_delivery_and_the_journal() {
+    let folder = tempfile::tempdir().expect("folder");
+    // Each request takes a connection of its own.
+    let closing = || Scripted::start(|_, _| (204, vec![("connection", "close".into())], String::new()));
+    let (one, two) = (closing(), closing());
+    let file = format!(
+        "data_dir = \"data\"\n[journal]\ndisk = \"8MiB\"\n\
+         [[udp]]\nlisten = \"127.0.0.1:0\"\n[[tcp]]\nlisten = \"127.0.0.1:0\"\n\
+         [[backend]]\nname = \"a\"\nurl = \"{}\"\nlinger = \"10ms\"\n\
+         [[backend]]\nname = \"b\"\nurl = \"{}\"\nlinger = \"10ms\"\n",
+        one.url(),
+        two.url()
+    );
+    std::fs::write(folder.path().join("file.toml"), file).expect("write");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", PROGRAM, "--config", "file.toml"]);
+    let started = Started::from(command, folder.path());
+    let tcp = started.lines[1].split_once("tcp ").expect("a TCP listener").1;
+    let tcp: SocketAddr = tcp.split(' ').next().expect("a word").parse().expect("an address");
+    let connect = || std::net::TcpStream::connect(tcp).expect("connect");
+    let connections: Vec<_> = (0..200).map(|_| connect()).collect();
+    let admin: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(started.admin).expect("connect")).collect();
+    // Enough for several segments of 1 MiB.
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let filler = "x".repeat(30_000);
+    for sent in 1..=100 {
+        socket.send_to(format!("m s=\"{filler}\" {sent}\n").as_bytes(), started.target).expect("send");
+        wait_for("both backends", || {
+            let has_all = |backend: &Scripted| backend.text().matches("m s=").count() >= sent;
+            (has_all(&one) && has_all(&two)).then_some(())
+        });
+    }
+    drop(admin);
+    let status = wait_for("the admin page", || {
+        let status: serde_json::Value = serde_json::from_str(&get(started.admin, "/api/status").1).expect("JSON");
+        (status["receive"][1]["limited"].as_u64() > Some(0)).then_some(status)
+    });
+    drop(connections);
+    started.signal("-TERM");
+    let (code, log) = started.end();
+    assert_eq!(code, Some(0), "{log}");
+    let journal = &status["journal"];
+    assert_eq!(
+        (journal["state"].as_str(), journal["write_errors"].as_u64(), journal["last_error"].as_str()),
+        (Some("ok"), Some(0), None),
+        "{log}"
+    );
+    assert!(status["backends"].as_array().expect("backends").iter().all(|one| one["retries"] == 0), "{log}");
+    assert!(log.contains("few files may be open") && log.contains("max_connections=16"), "{log}");
 }
 
 #[test]

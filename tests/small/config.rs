@@ -147,6 +147,7 @@ fn the_command_line_overrides_the_file() {
 #[test]
 fn errors_name_line_and_key_and_what_would_be_right() {
     let backend = "[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\n";
+    let archive = "[[backend]]\nname = \"a\"\nurl = \"file:///a\"\n";
     for (text, parts) in [
         ("data_dri = \"x\"", &["twinflux.toml:1: data_dri", "unknown field", "data_dir"][..]),
         ("[[udp]]\n\nlisten = \"8089\"", &["twinflux.toml:3: listen", "socket address"]),
@@ -187,9 +188,30 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         (&format!("{backend}{backend}")[..], &["twinflux.toml:5: backend.name", "taken"]),
         (&format!("{backend}username = \"u\"")[..], &["twinflux.toml:4: backend.username", "password_file"]),
         (&format!("{backend}bucket = \"u\"")[..], &["twinflux.toml:4: backend.bucket", "token_file"]),
+        (
+            "[[backend]]\nname = \"a\"\nurl = \"http://h:1/api/v2/write\"",
+            &["twinflux.toml:3: backend.url", "v2", "token_file"],
+        ),
+        (
+            "[[backend]]\nname = \"a\"\nurl = \"http://h:1/write?db=x\"",
+            &["twinflux.toml:3: url", "db belongs into database of the listener"],
+        ),
+        (
+            &format!("{backend}[[backend]]\nname = \"b\"\nurl = \"http://h:1/write\"")[..],
+            &["twinflux.toml:6: backend.url", "no mirror"],
+        ),
         (&format!("{backend}ca_file = \"u\"")[..], &["twinflux.toml:4: backend.ca_file", "https"]),
         (&format!("{backend}max_batch_lines = 0")[..], &["twinflux.toml:4: backend.max_batch_lines", "at least 1"]),
         (&format!("{backend}max_batch_bytes = \"1KiB\"")[..], &["twinflux.toml:4: backend.max_batch_bytes", "65KiB"]),
+        (&format!("{backend}disk = \"1GiB\"")[..], &["twinflux.toml:4: backend.disk", "file://"]),
+        (&format!("{backend}max_age = \"1day\"")[..], &["twinflux.toml:4: backend.max_age", "file://"]),
+        (&format!("{archive}disk = \"1MiB\"")[..], &["twinflux.toml:4: backend.disk", "at least 8MiB"]),
+        (
+            &format!("{archive}disk = \"8MiB\"\nmax_batch_bytes = \"2MiB\"")[..],
+            &["twinflux.toml:4: backend.disk", "eight times max_batch_bytes"],
+        ),
+        (&format!("{archive}disk = \"2PiB\"")[..], &["twinflux.toml:4: backend.disk", "at most 1PiB"]),
+        (&format!("{archive}max_age = \"1s\"")[..], &["twinflux.toml:4: backend.max_age", "0s for none"]),
         (&format!("{backend}mtu = 100")[..], &["twinflux.toml:4: backend.mtu", "512"]),
         (
             &format!("[[udp]]\nprecision = \"h\"\n{backend}token_file = \"t\"")[..],

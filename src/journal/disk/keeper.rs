@@ -91,7 +91,12 @@ pub fn end(writer: &mut Writer, syncer: &mut Syncer) {
     }
     writer.retry_now();
     writer.step();
-    syncer.step();
+    if !syncer.step() {
+        // Which files could not be synced is for the next start to know.
+        writer.retry_now();
+        writer.step();
+    }
+    syncer.save_gaps();
 }
 
 fn write_on(mut writer: Writer, shared: &Shared, stop: &AtomicBool) -> Writer {

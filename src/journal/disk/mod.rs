@@ -116,8 +116,13 @@ impl DiskOptions {
 
     /// What must stay free on a volume.
     fn floor(&self, space: Space) -> u64 {
-        self.min_free.unwrap_or_else(|| (space.total / 20).min(1 << 30))
+        floor(self.min_free, space)
     }
+}
+
+/// What must stay free on a volume: `min_free`, or 5 % of it, at most 1 GiB.
+pub fn floor(min_free: Option<u64>, space: Space) -> u64 {
+    min_free.unwrap_or_else(|| (space.total / 20).min(1 << 30))
 }
 
 /// How the disk is.

@@ -1,151 +1,43 @@
-//! A folder as a backend: line protocol in files, one folder for each destination.
+//! One file of an archive: begun, grown, taken back where a write fails, compressed when it is full.
 //!
-//! ```text
-//! archive/telegraf.ns/20261123T034500Z.lp       the open segment
-//! archive/telegraf.ns/20261123T024500Z.lp.gz    a full one
-//! ```
-//!
-//! Each segment begins with the comments that `influx -import` reads the database and retention policy from;
-//! everything else takes them for comments: `zcat FILE | curl --data-binary @- 'HOST/write?db=…'`.
-//!
-//! Lines count as delivered once they are on disk (`fdatasync`). A write that fails half-way is taken back, so
-//! that a full disk leaves no half a line. The last line of a segment that a crash tore is cut off when the
-//! segment is opened again: it was not acknowledged. No file is ever overwritten.
-//!
-//! Bounds: a segment's size and age, one open file for each destination; opening a segment again reads it into
-//! memory once. The folder itself grows as its disk allows; a full disk holds lines in the journal. A lock file
-//! keeps two relays out of one folder.
+//! No file is ever overwritten. Opening a file again reads it into memory once, and cuts a torn line off.
 
-use std::collections::HashMap;
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::Outcome;
-use super::outcome::Fate;
+use super::super::header;
 use crate::batch::Destination;
-use crate::journal::{Lease, Record};
+use crate::journal::Record;
 use crate::protocol::{Precision, Scanner};
 
-/// A segment is closed and compressed when it has grown to this size: with the last request's lines it stays below
-/// the 25,000,000 bytes that InfluxDB takes in one body, so that it can be put back in one.
-const SEGMENT_BYTES: u64 = 16 << 20;
-/// A segment is closed and compressed when it is this old.
-const SEGMENT_AGE: Duration = Duration::from_secs(3600);
 /// Segments that are begun within one second, at most.
 const MAX_SEGMENTS_A_SECOND: u32 = 10_000;
 /// What cannot stand in a file's name, and the separator of its parts.
 const NAME: &AsciiSet = &CONTROLS.add(b'/').add(b'%').add(b'.').add(b' ').add(b'\\');
 
-/// A backend that keeps lines in files.
+/// A file that grows.
 #[derive(Debug)]
-pub(super) struct Archive {
-    /// Taken along by the thread that writes, and brought back.
-    folders: Option<Folders>,
-}
-
-impl Archive {
-    /// An archive in this folder, which is made at the first write.
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folders: Some(Folders { root: folder, lock: None, open: HashMap::new() }) }
-    }
-
-    /// Appends a lease's records and waits until they are on disk.
-    pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
-        let Some(mut folders) = self.folders.take() else {
-            return Outcome::new(Fate::HoldBackend, "the archive's writer ended; restart to go on".to_owned());
-        };
-        let destination = Arc::clone(&lease.destination);
-        let records = lease.records.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let result = folders.append(&destination, &records);
-            (folders, result)
-        });
-        match written.await {
-            Ok((folders, result)) => {
-                self.folders = Some(folders);
-                match result {
-                    Ok(()) => Outcome::new(Fate::Delivered, String::new()),
-                    Err(error) => Outcome::new(Fate::Transient, error.to_string()),
-                }
-            }
-            Err(error) => Outcome::new(Fate::HoldBackend, error.to_string()),
-        }
-    }
-}
-
-/// What failed, and where.
-#[derive(Debug, thiserror::Error)]
-#[error("archive {path}: {error}")]
-struct ArchiveError {
-    path: PathBuf,
-    error: io::Error,
-}
-
-#[derive(Debug)]
-struct Folders {
-    root: PathBuf,
-    /// Held from the first write on.
-    lock: Option<File>,
-    open: HashMap<Arc<Destination>, Segment>,
-}
-
-impl Folders {
-    fn append(&mut self, destination: &Arc<Destination>, records: &[Arc<Record>]) -> Result<(), ArchiveError> {
-        let folder = self.root.join(folder_name(destination));
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |error| ArchiveError { path, error }
-        };
-        if self.lock.is_none() {
-            self.lock = Some(lock(&self.root).map_err(at(&self.root))?);
-        }
-        if !self.open.contains_key(destination) {
-            let segment = Segment::open(&folder, destination).map_err(at(&folder))?;
-            self.open.insert(Arc::clone(destination), segment);
-        }
-        let Some(segment) = self.open.get_mut(destination) else { return Ok(()) };
-        if let Err(error) = segment.append(records) {
-            let path = segment.path.clone();
-            if segment.roll_back().is_err() {
-                // The next try opens the segment anew, and looks at what is in it.
-                self.open.remove(destination);
-            }
-            return Err(ArchiveError { path, error });
-        }
-        if segment.bytes >= SEGMENT_BYTES || segment.opened.elapsed() >= SEGMENT_AGE {
-            let path = segment.path.clone();
-            self.open.remove(destination);
-            // The lines are on disk either way: a segment that stays uncompressed is no loss.
-            if let Err(error) = compress(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot compress an archive segment");
-            }
-        }
-        Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct Segment {
-    path: PathBuf,
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
     file: File,
     /// The length up to which everything is whole.
-    bytes: u64,
-    opened: Instant,
+    pub(super) bytes: u64,
+    pub(super) opened: Instant,
 }
 
 impl Segment {
-    /// Opens the folder's unfinished segment, or makes a new one.
-    fn open(folder: &Path, destination: &Destination) -> io::Result<Self> {
+    /// Opens the folder's unfinished segment, or makes a new one. One with `most` bytes is finished.
+    pub(super) fn open(folder: &Path, destination: &Destination, most: u64) -> io::Result<Self> {
         create_folder(folder)?;
-        let (path, mut file) = match unfinished_segment(folder)? {
+        let (path, mut file) = match unfinished_segment(folder, most)? {
             Some(path) => (path.clone(), File::options().read(true).write(true).open(path)?),
             None => new_segment(folder, SystemTime::now())?,
         };
@@ -154,13 +46,14 @@ impl Segment {
         file.seek(SeekFrom::Start(bytes))?;
         let mut segment = Self { path, file, bytes, opened: Instant::now() };
         if segment.bytes == 0 {
-            segment.write_all(&[header(destination).as_bytes()])?;
+            segment.write_all(&[header::write(destination).as_bytes()])?;
             File::open(folder)?.sync_all()?;
         }
         Ok(segment)
     }
 
-    fn append(&mut self, records: &[Arc<Record>]) -> io::Result<()> {
+    /// Writes records and syncs them.
+    pub(super) fn append(&mut self, records: &[Arc<Record>]) -> io::Result<()> {
         let parts: Vec<&[u8]> = records.iter().map(|record| &record.batch.bytes[..]).collect();
         self.write_all(&parts)
     }
@@ -174,7 +67,7 @@ impl Segment {
     }
 
     /// Takes back what a write that failed has left behind.
-    fn roll_back(&mut self) -> io::Result<()> {
+    pub(super) fn roll_back(&mut self) -> io::Result<()> {
         self.file.set_len(self.bytes)?;
         self.file.seek(SeekFrom::Start(self.bytes))?;
         Ok(())
@@ -182,7 +75,7 @@ impl Segment {
 }
 
 /// `database[.policy].precision`, with what a name cannot hold as `%XX`.
-fn folder_name(destination: &Destination) -> String {
+pub(super) fn folder_name(destination: &Destination) -> String {
     let encode = |text: &str| utf8_percent_encode(text, NAME).to_string();
     let policy = match destination.retention_policy.as_str() {
         "" => String::new(),
@@ -191,25 +84,8 @@ fn folder_name(destination: &Destination) -> String {
     format!("{}{policy}.{}", encode(&destination.database), destination.precision)
 }
 
-fn header(destination: &Destination) -> String {
-    let Destination { database, retention_policy, precision } = destination;
-    format!(
-        "# DML\n# CONTEXT-DATABASE: {database}\n# CONTEXT-RETENTION-POLICY: {retention_policy}\n# precision: {precision}\n"
-    )
-}
-
-fn create_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-fn lock(root: &Path) -> io::Result<File> {
-    create_folder(root)?;
-    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(root.join("lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::Error(error)) => Err(error),
-        Err(TryLockError::WouldBlock) => Err(io::Error::other("another relay writes there: give each its own folder")),
-    }
 }
 
 /// A file that was not there, compressed or not: `20261123T034500Z.lp`, or with a number before the ending.
@@ -234,12 +110,12 @@ fn new_segment(folder: &Path, now: SystemTime) -> io::Result<(PathBuf, File)> {
 
 /// The segment to go on with: the newest that is neither compressed nor full. A full one could not be compressed
 /// when it was closed, and stays as it is. What an interrupted compression left is removed.
-fn unfinished_segment(folder: &Path) -> io::Result<Option<PathBuf>> {
+fn unfinished_segment(folder: &Path, most: u64) -> io::Result<Option<PathBuf>> {
     let mut newest = None;
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("lp") if path.metadata()?.len() < SEGMENT_BYTES => newest = newest.max(Some(path)),
+            Some("lp") if path.metadata()?.len() < most => newest = newest.max(Some(path)),
             Some("tmp") => std::fs::remove_file(path)?,
             _ => {}
         }
@@ -259,32 +135,37 @@ fn whole_bytes(file: &mut File, precision: Precision) -> io::Result<u64> {
     Ok(end as u64)
 }
 
-/// Replaces `X.lp` by `X.lp.gz`.
-fn compress(path: &Path) -> io::Result<()> {
+/// Replaces `X.lp` by `X.lp.gz`; a crash may leave both, and what is not compressed has all of it. Returns the compressed bytes.
+pub(super) fn compress(path: &Path) -> io::Result<u64> {
     let unfinished = path.with_extension("lp.gz.tmp");
     let compressed = write_compressed(path, &unfinished);
     if compressed.is_err() {
         // On a full disk it would keep the last bytes from the lines to come.
         std::fs::remove_file(&unfinished)?;
     }
-    compressed?;
+    let bytes = compressed?;
     std::fs::rename(&unfinished, path.with_extension("lp.gz"))?;
     if let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
     }
-    std::fs::remove_file(path)
+    std::fs::remove_file(path)?;
+    Ok(bytes)
 }
 
-fn write_compressed(path: &Path, output: &Path) -> io::Result<()> {
+fn write_compressed(path: &Path, output: &Path) -> io::Result<u64> {
     let output = File::options().write(true).create(true).truncate(true).mode(0o600).open(output)?;
     let mut encoder = GzEncoder::new(output, Compression::new(1));
     io::copy(&mut File::open(path)?, &mut encoder)?;
-    encoder.finish()?.sync_all()
+    let output = encoder.finish()?;
+    output.sync_all()?;
+    Ok(output.metadata()?.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOST: u64 = 1 << 20;
 
     fn destination(database: &str, policy: &str) -> Arc<Destination> {
         Arc::new(Destination {
@@ -303,34 +184,34 @@ mod tests {
     #[test]
     fn a_torn_line_is_cut_off_and_the_segment_goes_on() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut segment = Segment::open(folder.path(), &destination("db", "rp")).expect("open");
+        let mut segment = Segment::open(folder.path(), &destination("db", "rp"), MOST).expect("open");
         segment.write_all(&[b"m v=1 1\n", b"m v=2 2\nm s=\"a\nb"]).expect("write");
         let path = segment.path.clone();
         drop(segment);
-        let mut segment = Segment::open(folder.path(), &destination("db", "rp")).expect("open again");
+        let mut segment = Segment::open(folder.path(), &destination("db", "rp"), MOST).expect("open again");
         assert_eq!(segment.path, path);
         segment.write_all(&[b"m v=3 3\n"]).expect("write");
         let text = std::fs::read_to_string(path).expect("read");
-        let header = "# DML\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: rp\n# precision: ms\n";
+        let header = header::write(&destination("db", "rp"));
         assert_eq!(text, format!("{header}m v=1 1\nm v=2 2\nm v=3 3\n"));
     }
 
     #[test]
     fn a_write_that_failed_half_way_leaves_nothing_and_the_next_one_goes_on() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut segment = Segment::open(folder.path(), &destination("db", "")).expect("open");
+        let mut segment = Segment::open(folder.path(), &destination("db", ""), MOST).expect("open");
         segment.write_all(&[b"m v=1 1\n"]).expect("write");
         // What a full disk would have let through.
         segment.file.write_all(b"m v=2").expect("write");
         segment.roll_back().expect("roll back");
         segment.write_all(&[b"m v=3 3\n"]).expect("write");
-        assert!(std::fs::read_to_string(&segment.path).expect("read").ends_with("ms\nm v=1 1\nm v=3 3\n"));
+        assert!(std::fs::read_to_string(&segment.path).expect("read").ends_with("}\nm v=1 1\nm v=3 3\n"));
     }
 
     #[test]
     fn a_full_segment_is_replaced_by_a_compressed_one() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut segment = Segment::open(folder.path(), &destination("db", "")).expect("open");
+        let mut segment = Segment::open(folder.path(), &destination("db", ""), MOST).expect("open");
         segment.write_all(&[b"m v=1 1\n"]).expect("write");
         compress(&segment.path).expect("compress");
         assert!(!segment.path.exists());
@@ -338,7 +219,7 @@ mod tests {
         let mut text = String::new();
         flate2::read::MultiGzDecoder::new(compressed).read_to_string(&mut text).expect("read");
         assert!(text.ends_with("m v=1 1\n"));
-        assert_eq!(unfinished_segment(folder.path()).expect("list"), None);
+        assert_eq!(unfinished_segment(folder.path(), MOST).expect("list"), None);
     }
 
     #[test]
@@ -355,13 +236,10 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_has_one_writer_and_leftovers_are_removed() {
+    fn leftovers_are_removed() {
         let folder = tempfile::tempdir().expect("folder");
-        let held = lock(folder.path()).expect("the first");
-        assert!(lock(folder.path()).is_err_and(|error| error.to_string().contains("another relay")));
-        drop(held);
         std::fs::write(folder.path().join("x.lp.gz.tmp"), "half").expect("write");
-        assert_eq!(unfinished_segment(folder.path()).expect("list"), None);
+        assert_eq!(unfinished_segment(folder.path(), MOST).expect("list"), None);
         assert!(!folder.path().join("x.lp.gz.tmp").exists());
     }
 }

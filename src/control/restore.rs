@@ -1,0 +1,124 @@
+//! `twinflux restore`: what its options mean, its progress, and what it says in the end.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use super::cli::Restore;
+use super::config::Backend;
+use super::load::{check_backend, influx_setup};
+use super::url::BackendUrl;
+use crate::deliver::restore::{Figures, RestoreError, Setup, restore};
+
+/// How often the progress is shown on a terminal, and elsewhere.
+const ON_TERMINAL: Duration = Duration::from_millis(500);
+const ELSEWHERE: Duration = Duration::from_secs(10);
+/// Longer than anybody waits for a server.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+impl Restore {
+    /// What the options say.
+    ///
+    /// # Errors
+    /// What is wrong with them. (A URL is parsed here, for an error of the command line's parser would repeat it.)
+    fn setup(&self) -> Result<Setup, String> {
+        let url: BackendUrl = self.to.parse().map_err(|error| format!("--to: {error}"))?;
+        let BackendUrl::Influx { base, .. } = &url else {
+            return Err("--to: lines go back into an InfluxDB: write http://HOST:8086 or https://HOST:8086".to_owned());
+        };
+        let base = base.clone();
+        let backend = Backend {
+            username: self.username.clone(),
+            password_file: self.password_file.clone(),
+            token_file: self.token_file.clone(),
+            org: self.org.clone(),
+            bucket: self.bucket.clone(),
+            ca_file: self.ca_file.clone(),
+            ..Backend::new("restore".to_owned(), url)
+        };
+        check_backend(&backend).map_err(|(key, what)| match key {
+            "url" => format!("--to: {what}"),
+            key => format!("--{} {what}", key.replace('_', "-")),
+        })?;
+        if self.create_database && self.token_file.is_some() {
+            return Err("--create-database is for the 1.x API: with a token, create the bucket first".to_owned());
+        }
+        let patience = *self.retry_for;
+        if patience > LONGEST_PATIENCE {
+            return Err("--retry-for must be at most 1day".to_owned());
+        }
+        Ok(Setup { influx: influx_setup(&backend, &base), creates_database: self.create_database, patience })
+    }
+
+    /// Puts everything back; true where the server took every line. Says on the way and in the end what became of them.
+    ///
+    /// # Errors
+    /// Why not everything was sent.
+    pub fn run(&self) -> Result<bool, RestoreError> {
+        let setup = self.setup().map_err(RestoreError::Usage)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| RestoreError::Failed(format!("cannot start: {error}")))?;
+        let mut figures = Figures::default();
+        let mut screen = Screen::new();
+        let ended = runtime.block_on(restore(&self.inputs, setup, &mut figures, |figures| screen.show(figures)));
+        screen.clear();
+        if figures.lines > 0 || ended.is_ok() {
+            // Whoever closed the output does not want to read it.
+            drop(self.report(&figures, &mut io::stdout().lock()));
+        }
+        ended.map(|()| figures.is_complete())
+    }
+
+    fn report(&self, figures: &Figures, out: &mut impl Write) -> io::Result<()> {
+        let Figures { files, files_read, lines, taken, rejected, unreadable, .. } = figures;
+        for database in &figures.created {
+            writeln!(out, "created the database {database:?}")?;
+        }
+        writeln!(out, "{taken} of {lines} lines are in {}, from {files_read} of {files} files", self.to)?;
+        if let Some(answer) = &figures.first_rejection {
+            // It may be a stranger's text.
+            writeln!(out, "{rejected} lines were refused, first with: {}", answer.escape_debug())?;
+        }
+        if let Some(first) = &figures.first_unreadable {
+            writeln!(out, "{unreadable} more are no whole lines with a time, first {first}")?;
+        }
+        for file in &figures.broken {
+            writeln!(out, "not read to its end: {file}")?;
+        }
+        if *lines == 0 {
+            writeln!(out, "there was no line to put back")?;
+        }
+        Ok(())
+    }
+}
+
+/// The progress on standard error.
+struct Screen {
+    is_terminal: bool,
+    next: Instant,
+}
+
+impl Screen {
+    fn new() -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        Self { is_terminal, next: Instant::now() + if is_terminal { Duration::ZERO } else { ELSEWHERE } }
+    }
+
+    fn show(&mut self, figures: &Figures) {
+        let now = Instant::now();
+        if now < self.next {
+            return;
+        }
+        self.next = now + if self.is_terminal { ON_TERMINAL } else { ELSEWHERE };
+        let Figures { files, files_read, taken, rejected, unreadable, .. } = figures;
+        let (begin, end) = if self.is_terminal { ("\r", "\x1b[K") } else { ("", "\n") };
+        let lost = rejected + unreadable;
+        let text = format!("{begin}{taken} lines put back, {lost} not; {files_read} of {files} files{end}");
+        drop(io::stderr().write_all(text.as_bytes()));
+    }
+
+    fn clear(&self) {
+        if self.is_terminal {
+            drop(io::stderr().write_all(b"\r\x1b[K"));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! How much an archive may hold, what makes room, and how long the room lasts.
+//!
+//! Files that are removed held lines that count as delivered: no ledger changes, the log says how many went. Files that
+//! are written to are never removed. Without bounds nothing is, and writing ends at the volume's floor.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::journal::disk::{Space, floor};
+
+/// A segment is closed and compressed when it has grown to this size, or to an eighth of a smaller archive.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// The time that the present rate is taken from.
+const RECENT: Duration = Duration::from_secs(24 * 3600);
+/// A rate over less than this says nothing.
+const LEAST_SPAN: Duration = Duration::from_secs(600);
+
+/// What an archive may hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    /// Bytes of all its files, at most.
+    pub disk: Option<u64>,
+    /// Files that were last written to so long ago are removed.
+    pub max_age: Option<Duration>,
+    /// Bytes of the volume that are left free; none: 5 %, at most 1 GiB.
+    pub min_free: Option<u64>,
+}
+
+impl Bounds {
+    /// The size at which a segment is full.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        self.disk.map_or(SEGMENT_BYTES, |disk| (disk / 8).min(SEGMENT_BYTES))
+    }
+}
+
+/// A file of the archive. Sorted, the oldest comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Stored {
+    /// When it was begun, as its name says.
+    stamp: String,
+    path: PathBuf,
+    bytes: u64,
+    modified: SystemTime,
+}
+
+/// Why nothing can be written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Full {
+    /// The volume's floor is reached.
+    #[error(
+        "its volume has {free} bytes free and min_free keeps {floor}: make room there, or set disk or max_age for this \
+         backend"
+    )]
+    Volume { free: u64, floor: u64 },
+    /// Only files that are written to are left.
+    #[error("all of its {disk} bytes (disk) are in files that are written to: set a larger disk for this backend")]
+    Disk { disk: u64 },
+    /// The system says no.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// The room of one archive.
+#[derive(Debug)]
+pub(super) struct Room {
+    root: PathBuf,
+    pub(super) bounds: Bounds,
+    /// Bytes of all files; none before they were counted.
+    used: Option<u64>,
+    /// Files and bytes removed since that was told.
+    removed: (u64, u64),
+}
+
+impl Room {
+    pub(super) fn new(root: PathBuf, bounds: Bounds) -> Self {
+        Self { root, bounds, used: None, removed: (0, 0) }
+    }
+
+    /// Makes room for so many bytes more. `open` are the files that are written to.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn make(&mut self, bytes: u64, open: &HashSet<PathBuf>) -> Result<(), Full> {
+        if let Some(disk) = self.bounds.disk {
+            // Compressing a segment takes room before it gives any.
+            let most = disk.saturating_sub(bytes + 2 * self.bounds.segment_bytes());
+            if self.used()? > most {
+                // A little more, so that not every write has to look at all files.
+                let goal = most - most / 16;
+                self.remove_oldest(open, |used, _| used > goal)?;
+                if self.used()? > most {
+                    return Err(Full::Disk { disk });
+                }
+            }
+        }
+        let space = self.space()?;
+        let floor = floor(self.bounds.min_free, space);
+        let wanted = floor.saturating_add(bytes);
+        let mut free = space.free;
+        if free < wanted && self.bounds.disk.is_some() {
+            let before = self.used()?;
+            let goal = before.saturating_sub(wanted - free);
+            self.remove_oldest(open, |used, _| used > goal)?;
+            free = self.space()?.free;
+        }
+        // Who keeps nothing free hears it from the system when there is no room.
+        if free < wanted && floor > 0 { Err(Full::Volume { free, floor }) } else { Ok(()) }
+    }
+
+    /// Notes that files have grown by so many bytes, or shrunk.
+    pub(super) fn note(&mut self, before: u64, after: u64) {
+        self.used = self.used.map(|used| (used + after).saturating_sub(before));
+    }
+
+    /// Counts all files again before the next write.
+    pub(super) fn recount(&mut self) {
+        self.used = None;
+    }
+
+    /// Removes what is too old.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn expire(&mut self, open: &HashSet<PathBuf>) -> io::Result<()> {
+        let Some(end) = self.bounds.max_age.and_then(|age| SystemTime::now().checked_sub(age)) else { return Ok(()) };
+        self.remove_oldest(open, |_, stored| stored.modified < end)
+    }
+
+    /// Files and bytes removed since the last call.
+    pub(super) fn take_removed(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.removed)
+    }
+
+    /// How long the room lasts at the rate of the last day: none where the oldest files make room, or no rate is known.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn lasts(&self) -> io::Result<Option<Duration>> {
+        if self.bounds.disk.is_some() {
+            return Ok(None);
+        }
+        let space = self.space()?;
+        let room = space.free.saturating_sub(floor(self.bounds.min_free, space));
+        let lasts = lasts(&self.list()?, room, SystemTime::now());
+        // What is removed by age makes room, too.
+        Ok(lasts.filter(|lasts| self.bounds.max_age.is_none_or(|age| *lasts < age)))
+    }
+
+    /// Removes files, oldest first, while `is_due` for the bytes in use and the file.
+    fn remove_oldest(&mut self, open: &HashSet<PathBuf>, is_due: impl Fn(u64, &Stored) -> bool) -> io::Result<()> {
+        let files = self.list()?;
+        let mut used = files.iter().map(|stored| stored.bytes).sum();
+        for stored in files.iter().filter(|stored| !open.contains(&stored.path)) {
+            if is_due(used, stored) {
+                std::fs::remove_file(&stored.path)?;
+                used -= stored.bytes;
+                self.removed = (self.removed.0 + 1, self.removed.1 + stored.bytes);
+            }
+        }
+        self.used = Some(used);
+        Ok(())
+    }
+
+    fn used(&mut self) -> io::Result<u64> {
+        let used = match self.used {
+            Some(used) => used,
+            None => self.list()?.iter().map(|stored| stored.bytes).sum(),
+        };
+        self.used = Some(used);
+        Ok(used)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let volume = rustix::fs::statvfs(&self.root)?;
+        Ok(Space { free: volume.f_bavail * volume.f_frsize, total: volume.f_blocks * volume.f_frsize })
+    }
+
+    /// All files, oldest first.
+    fn list(&self) -> io::Result<Vec<Stored>> {
+        let mut files = Vec::new();
+        for folder in std::fs::read_dir(&self.root)? {
+            let folder = folder?;
+            if folder.file_type()?.is_dir() {
+                list_folder(&folder.path(), &mut files)?;
+            }
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+}
+
+fn list_folder(folder: &Path, files: &mut Vec<Stored>) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let metadata = entry.metadata()?;
+        if let Some(stamp) = name.strip_suffix(".lp").or_else(|| name.strip_suffix(".lp.gz"))
+            && metadata.is_file()
+        {
+            let (bytes, modified) = (metadata.len(), metadata.modified()?);
+            files.push(Stored { stamp: stamp.to_owned(), path: entry.path(), bytes, modified });
+        }
+    }
+    Ok(())
+}
+
+/// How long this room lasts at the rate at which these files grew of late.
+fn lasts(files: &[Stored], room: u64, now: SystemTime) -> Option<Duration> {
+    let from = now.checked_sub(RECENT)?.max(begun(&files.first()?.stamp)?);
+    let span = now.duration_since(from).ok().filter(|span| *span >= LEAST_SPAN)?;
+    let recent = files.iter().filter(|stored| begun(&stored.stamp).is_some_and(|begun| begun >= from));
+    let bytes: u64 = recent.map(|stored| stored.bytes).sum();
+    let seconds = u128::from(room) * u128::from(span.as_secs()) / u128::from(bytes.max(1));
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)))
+}
+
+/// When a file of this name was begun: `20261123T034500Z`, and a number where several were.
+fn begun(stamp: &str) -> Option<SystemTime> {
+    let part = |from, to| stamp.get(from..to);
+    let (date, time) = ((part(0, 4)?, part(4, 6)?, part(6, 8)?), (part(9, 11)?, part(11, 13)?, part(13, 15)?));
+    let text = format!("{}-{}-{}T{}:{}:{}Z", date.0, date.1, date.2, time.0, time.1, time.2);
+    humantime::parse_rfc3339(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    /// An archive with files of these stamps and sizes in KiB, the first of them being written to.
+    fn archive(files: &[(&str, usize)]) -> (tempfile::TempDir, HashSet<PathBuf>) {
+        let folder = tempfile::tempdir().expect("folder");
+        for (name, kibibytes) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("create");
+            std::fs::write(&path, vec![b'x'; kibibytes * KIB]).expect("write");
+        }
+        let open = HashSet::from([folder.path().join(files[0].0)]);
+        (folder, open)
+    }
+
+    fn names(room: &Room) -> Vec<String> {
+        room.list().expect("list").into_iter().map(|stored| stored.stamp).collect()
+    }
+
+    const FILES: &[(&str, usize)] = &[
+        ("a.ns/20261101T000000Z.lp", 100),
+        ("b.ns/20261103T000000Z.lp.gz", 300),
+        ("a.ns/20261102T000000Z.lp.gz", 200),
+        ("b.ns/20261104T000000Z.lp", 400),
+        ("b.ns/20261104T000000Z-0001.lp", 500),
+    ];
+
+    #[test]
+    fn the_oldest_files_make_room_but_none_that_is_written_to() {
+        let (folder, open) = archive(FILES);
+        let disk = 1900 * KIB as u64;
+        let bounds = Bounds { disk: Some(disk), min_free: Some(0), ..Bounds::default() };
+        let mut room = Room::new(folder.path().to_owned(), bounds);
+        // 1,500 KiB are there, and a quarter is kept for compressing.
+        room.make(0, &open).expect("room");
+        assert_eq!(names(&room)[..2], ["20261101T000000Z", "20261103T000000Z"]);
+        assert_eq!(room.take_removed(), (1, 200 * KIB as u64));
+        room.make(500 * KIB as u64, &open).expect("room");
+        assert_eq!(names(&room), ["20261101T000000Z", "20261104T000000Z-0001"]);
+        assert_eq!((room.take_removed(), room.take_removed()), ((2, 700 * KIB as u64), (0, 0)));
+        // What was written since counts, and what only is written to stays.
+        room.note(0, 1000 * KIB as u64);
+        assert!(matches!(room.make(1500 * KIB as u64, &open), Err(Full::Disk { .. })));
+        assert_eq!(names(&room), ["20261101T000000Z"]);
+    }
+
+    #[test]
+    fn without_bounds_nothing_is_removed_and_the_floor_stops_it() {
+        let (folder, open) = archive(FILES);
+        let full = Bounds { min_free: Some(u64::MAX), ..Bounds::default() };
+        let mut room = Room::new(folder.path().to_owned(), full);
+        let error = room.make(1, &open).expect_err("full");
+        assert!(matches!(error, Full::Volume { .. }) && error.to_string().contains("min_free"), "{error}");
+        room.expire(&open).expect("nothing");
+        assert_eq!(names(&room).len(), FILES.len());
+        let mut room = Room::new(folder.path().to_owned(), Bounds { min_free: Some(0), ..Bounds::default() });
+        room.make(1, &open).expect("room");
+        assert_eq!(names(&room).len(), FILES.len());
+    }
+
+    #[test]
+    fn what_is_too_old_is_removed() {
+        let (folder, open) = archive(FILES);
+        let old = SystemTime::now() - Duration::from_secs(7200);
+        for name in [FILES[0].0, FILES[1].0, FILES[3].0] {
+            let file = std::fs::File::options().write(true).open(folder.path().join(name)).expect("open");
+            file.set_modified(old).expect("a time");
+        }
+        let bounds = Bounds { max_age: Some(Duration::from_secs(3600)), min_free: Some(0), ..Bounds::default() };
+        let mut room = Room::new(folder.path().to_owned(), bounds);
+        room.expire(&open).expect("removed");
+        assert_eq!(names(&room), ["20261101T000000Z", "20261102T000000Z", "20261104T000000Z-0001"]);
+        assert_eq!(room.take_removed(), (2, 700 * KIB as u64));
+    }
+
+    #[test]
+    fn the_rate_of_the_last_day_tells_how_long_the_room_lasts() {
+        let now = begun("20261123T120000Z").expect("a time");
+        let stored =
+            |stamp: &str, bytes| Stored { stamp: stamp.to_owned(), path: PathBuf::new(), bytes, modified: now };
+        let hour = Duration::from_secs(3600);
+        for (files, expected) in [
+            (&[][..], None),
+            (&[stored("20261123T115500Z", 1000)], None),
+            (&[stored("20261123T110000Z", 1000)], Some(hour * 5)),
+            (&[stored("20261123T100000Z", 1000), stored("20261123T110000Z-0001", 1000)], Some(hour * 5)),
+            // What is older than a day tells nothing of the present rate.
+            (&[stored("20260101T000000Z", 1 << 40), stored("20261123T110000Z", 1000)], Some(hour * 24 * 5)),
+        ] {
+            assert_eq!(lasts(files, 5000, now), expected, "{files:?}");
+        }
+    }
+}

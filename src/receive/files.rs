@@ -1,0 +1,110 @@
+//! The limit of open files, and how many of them connections may take.
+//!
+//! Lowers `max_connections` where the system allows fewer files than the listeners want. Never opens or closes anything.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::Setup;
+
+/// Files that are open beside connections: sockets, segments, what requests and the admin listener need.
+const OTHER_FILES: u64 = 256;
+/// Connections to the admin listener at a time.
+const ADMIN_CONNECTIONS: usize = 32;
+
+/// Lets the process open as many files as its listeners may have connections, as far as the system allows. Where it
+/// allows fewer, listeners take fewer connections: those that are open must leave files for delivery and the journal.
+///
+/// Returns how many connections the admin listener may have.
+pub fn share(listeners: &mut [Setup]) -> usize {
+    let wanted = connections(listeners) + OTHER_FILES;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let Some(limit) = current.filter(|current| *current < wanted) else { return ADMIN_CONNECTIONS };
+    let raised = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let is_raised = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }).is_ok();
+    let limit = if is_raised { raised } else { limit };
+    if limit >= wanted {
+        return ADMIN_CONNECTIONS;
+    }
+    limit_connections(listeners, limit);
+    tracing::warn!(
+        limit,
+        wanted,
+        max_connections = connections(listeners),
+        "few files may be open: listeners take fewer connections, to leave files for delivery and the journal; raise \
+         the limit (LimitNOFILE=), or lower max_connections"
+    );
+    let admin = usize::try_from(limit / 8).unwrap_or(ADMIN_CONNECTIONS);
+    admin.clamp(1, ADMIN_CONNECTIONS)
+}
+
+/// The connections that all listeners may have.
+fn connections(listeners: &[Setup]) -> u64 {
+    let connections = listeners.iter().map(|setup| match setup {
+        Setup::Udp(_) => 0,
+        Setup::Tcp(setup) => setup.max_connections as u64,
+    });
+    connections.sum()
+}
+
+/// Lowers each listener's connections in proportion, so that with this limit [`OTHER_FILES`] stay free, or three
+/// quarters of a limit too small for that.
+fn limit_connections(listeners: &mut [Setup], limit: u64) {
+    let room = limit.saturating_sub(OTHER_FILES).max(limit / 4);
+    let wanted = connections(listeners).max(1);
+    for setup in listeners {
+        if let Setup::Tcp(setup) = setup {
+            let share = u128::from(room) * setup.max_connections as u128 / u128::from(wanted);
+            setup.max_connections = usize::try_from(share).unwrap_or(setup.max_connections).max(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::batch::Destination;
+    use crate::protocol::line::MAX_LINE_BYTES;
+    use crate::protocol::{Mapping, Precision, Unsigned};
+    use crate::receive::{intake, tcp};
+
+    fn listener(max_connections: usize) -> Setup {
+        let (database, retention_policy) = ("db".to_owned(), String::new());
+        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        Setup::Tcp(tcp::Setup {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            intake: intake::Setup {
+                destination,
+                format: None,
+                mapping: Mapping::path(),
+                max_line: MAX_LINE_BYTES,
+                unsigned: Unsigned::Refuse,
+                allow: Vec::new(),
+            },
+            max_connections,
+            max_connections_per_source: max_connections,
+            idle_timeout: Duration::from_secs(60),
+            line_timeout: Duration::from_secs(60),
+        })
+    }
+
+    #[test]
+    fn connections_leave_files_for_everything_else() {
+        for (most, limit, expected) in [
+            (&[4096][..], 1024, &[768][..]),
+            (&[4096, 1024], 1024, &[614, 153]),
+            (&[4096], 256, &[64]),
+            (&[4096], 64, &[16]),
+            (&[900, 1], 64, &[15, 1]),
+            (&[1, 1], 4, &[1, 1]),
+        ] {
+            let mut setups: Vec<Setup> = most.iter().copied().map(listener).collect();
+            limit_connections(&mut setups, limit);
+            let got: Vec<u64> = setups.iter().map(|setup| connections(std::slice::from_ref(setup))).collect();
+            assert_eq!(got, expected, "{most:?} with {limit} files");
+        }
+    }
+}
