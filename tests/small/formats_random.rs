@@ -53,11 +53,16 @@ fn any_input() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_mapping() -> impl Strategy<Value = Mapping> {
     let templates = Mapping::templates(&["a.* host.measurement.field* k=v", ".b.b.measurement*"]).expect("templates");
+    let joined = Mapping::templates(&["a.* .host.measurement*.field.field", "measurement.field*"])
+        .and_then(|mapping| mapping.with_separator("=, "))
+        .and_then(|mapping| mapping.with_tags(vec![("a".to_owned(), "= b".to_owned())]))
+        .expect("templates");
     prop_oneof![
         Just(Mapping::path()),
         (any::<bool>(), 1..3_usize)
             .prop_map(|(keep_prefix, host_parts)| Mapping::netdata(Netdata { keep_prefix, host_parts })),
         Just(templates),
+        Just(joined),
     ]
 }
 

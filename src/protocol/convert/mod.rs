@@ -17,13 +17,14 @@ mod mapping;
 mod metric;
 mod tags;
 mod template;
+mod templates;
 
 use super::line::{MAX_LINE_BYTES, MAX_SERIES_BYTES};
 use super::reader::Sink;
 use super::{Format, Line, Precision, Refusal};
 use epoch::Time;
 use mapping::Kind;
-use tags::{Keys, LastTags};
+use tags::{Given, Keys, LastTags};
 
 pub use mapping::{Mapping, Netdata};
 pub(super) use metric::{Metric, Name, Parts, TagSyntax, Tags};
@@ -44,6 +45,8 @@ pub(super) struct Converter {
     time: Time,
     tags: LastTags,
     keys: Keys,
+    /// Room for a field's name that is put together.
+    field: Vec<u8>,
     point: Point,
 }
 
@@ -68,6 +71,7 @@ impl Converter {
             time: Time::new(precision),
             tags: LastTags::default(),
             keys: Keys::default(),
+            field: Vec::new(),
             point: Point::default(),
         }
     }
@@ -130,20 +134,20 @@ impl Converter {
 
     /// Writes a new point with its first field; it stays open where others may follow.
     fn write_point(&mut self, metric: &Metric<'_>, value: &[u8]) -> Result<(), Refusal> {
-        let Self { mapping, format, tags, keys, point, .. } = self;
+        let Self { mapping, format, tags, keys, field, point, .. } = self;
         let Point { text, chart, .. } = point;
         text.clear();
         chart.clear();
-        let host = metric.name.host();
-        if let Kind::Templates(templates) = &mapping.0 {
+        let given = Given { host: metric.name.host(), tags: metric.tags, defaults: &mapping.tags };
+        if let Kind::Templates(templates) = &mapping.kind {
             metric.name.write_path(chart);
-            let field = templates.apply(chart, host, metric.tags, keys, text)?;
+            templates.apply(chart, given, keys, text, field)?;
             return write_first(text, if field.is_empty() { VALUE } else { field }, value);
         }
         let Some((parts, before)) = mapping.chart(metric.name, *format == Format::Graphite) else {
             metric.name.write_path(chart);
             escape::measurement(text, chart)?;
-            tags.write(text, host, metric.tags)?;
+            tags.write(text, given)?;
             return write_first(text, VALUE, value);
         };
         if mapping.keeps_prefix() && !parts.prefix.is_empty() {
@@ -151,7 +155,7 @@ impl Converter {
             text.push(b'.');
         }
         escape::measurement(text, parts.chart)?;
-        tags.write(text, parts.host, metric.tags)?;
+        tags.write(text, Given { host: parts.host, ..given })?;
         point.series = text.len();
         write_first(text, parts.dimension, value)?;
         metric.name.write_chart(before, chart);

@@ -16,6 +16,17 @@ use super::super::token::is_blank;
 use super::escape;
 use super::metric::{TagSyntax, Tags};
 
+/// The tags of a line beside those that its name gives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given<'a> {
+    /// The host, where it is known apart; else empty.
+    pub(super) host: &'a [u8],
+    /// What the sender wrote.
+    pub(super) tags: Tags<'a>,
+    /// Keys and values that each line gets unless it has the key.
+    pub(super) defaults: &'a [(String, String)],
+}
+
 /// Where the tags of one line are, in the text that they are written to.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
@@ -58,7 +69,7 @@ impl Keys {
         if self.places.len() > MAX_TAGS { Err(Refusal::TooManyTags) } else { Ok(()) }
     }
 
-    /// Writes one tag whose value is these, those that are not empty, joined by dots.
+    /// Writes one tag whose value is these, those that are not empty, joined by the separator.
     ///
     /// # Errors
     /// As for [`Self::push`].
@@ -67,12 +78,13 @@ impl Keys {
         out: &mut Vec<u8>,
         key: &[u8],
         values: impl Iterator<Item = &'a [u8]>,
+        separator: &str,
     ) -> Result<(), Refusal> {
         let mut joined = std::mem::take(&mut self.joined);
         joined.clear();
         for value in values.filter(|value| !value.is_empty()) {
             if !joined.is_empty() {
-                joined.push(b'.');
+                joined.extend_from_slice(separator.as_bytes());
             }
             joined.extend_from_slice(value);
         }
@@ -81,24 +93,26 @@ impl Keys {
         pushed
     }
 
-    /// Writes all tags of a metric.
+    /// Writes the last tags of a line.
     ///
     /// # Errors
-    /// One of them cannot be written.
-    pub(super) fn push_all(&mut self, out: &mut Vec<u8>, tags: Tags<'_>) -> Result<(), Refusal> {
-        match tags.syntax {
-            _ if tags.text.is_empty() => Ok(()),
-            TagSyntax::Semicolons => self.push_words(out, tags.text.split(|byte| *byte == b';')),
-            TagSyntax::Blanks => self.push_words(out, tags.text.split(|byte| is_blank(*byte))),
-            TagSyntax::Json => self.push_labels(out, tags.text),
-        }
+    /// One of them cannot be written, or there are as many as InfluxDB 1.6 panics at.
+    pub(super) fn push_given(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
+        self.push(out, b"host", given.host)?;
+        self.push_behind_host(out, given)
     }
 
-    /// The number of tags is one that every InfluxDB takes.
-    ///
-    /// # Errors
-    /// It is the one at which InfluxDB 1.6 panics.
-    pub(super) fn check(&self) -> Result<(), Refusal> {
+    fn push_behind_host(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
+        let text = given.tags.text;
+        match given.tags.syntax {
+            _ if text.is_empty() => {}
+            TagSyntax::Semicolons => self.push_words(out, text.split(|byte| *byte == b';'))?,
+            TagSyntax::Blanks => self.push_words(out, text.split(|byte| is_blank(*byte)))?,
+            TagSyntax::Json => self.push_labels(out, text)?,
+        }
+        for (key, value) in given.defaults {
+            self.push(out, key.as_bytes(), value.as_bytes())?;
+        }
         if self.places.len() == TAGS_THAT_PANIC { Err(Refusal::TooManyTags) } else { Ok(()) }
     }
 
@@ -175,11 +189,12 @@ impl LastTags {
         is_same && self.syntax == Some(tags.syntax)
     }
 
-    /// The host's tag, where there is one, and these tags.
+    /// Writes the host's tag, where there is one, and the others. `defaults` must be the same each time.
     ///
     /// # Errors
     /// One of them cannot be written.
-    pub(super) fn write(&mut self, out: &mut Vec<u8>, host: &[u8], tags: Tags<'_>) -> Result<(), Refusal> {
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
+        let Given { host, tags, .. } = given;
         let has_host = !host.is_empty();
         if self.are(tags) && self.has_host == has_host {
             if has_host {
@@ -193,8 +208,7 @@ impl LastTags {
         self.keys.clear();
         self.keys.push(out, b"host", host)?;
         let end_of_host = out.len();
-        self.keys.push_all(out, tags)?;
-        self.keys.check()?;
+        self.keys.push_behind_host(out, given)?;
         self.text.clear();
         self.text.extend_from_slice(tags.text);
         self.written.clear();
@@ -210,7 +224,8 @@ mod tests {
 
     fn write(last: &mut LastTags, host: &str, syntax: TagSyntax, text: &str) -> Result<String, Refusal> {
         let mut out = Vec::new();
-        last.write(&mut out, host.as_bytes(), Tags { text: text.as_bytes(), syntax })?;
+        let tags = Tags { text: text.as_bytes(), syntax };
+        last.write(&mut out, Given { host: host.as_bytes(), tags, defaults: &[] })?;
         Ok(String::from_utf8(out).expect("UTF-8"))
     }
 
@@ -263,5 +278,24 @@ mod tests {
         let mut json = |text: &str| write(&mut last, "", TagSyntax::Json, text).map(|_| ());
         assert_eq!(json(r#"{"a":1}"#), Err(Refusal::InvalidJson));
         assert_eq!(json(r#"{"a":"\u0001"}"#), Err(Refusal::ControlByte));
+    }
+
+    #[test]
+    fn default_tags_give_way_to_the_lines_own() {
+        let defaults = [("dc", "eu"), ("host", "relay")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut last = LastTags::default();
+        for (host, text, expected) in [
+            ("", "", ",dc=eu,host=relay"),
+            ("h", "", ",host=h,dc=eu"),
+            ("", "dc=us;a=b", ",dc=us,a=b,host=relay"),
+            ("", "dc=us;a=b", ",dc=us,a=b,host=relay"),
+            ("i", "dc=us;a=b", ",host=i,dc=us,a=b"),
+            ("", "dc=", ",dc=eu,host=relay"),
+        ] {
+            let mut out = Vec::new();
+            let tags = Tags { text: text.as_bytes(), syntax: TagSyntax::Semicolons };
+            last.write(&mut out, Given { host: host.as_bytes(), tags, defaults: &defaults }).expect("written");
+            assert_eq!(String::from_utf8_lossy(&out), expected, "{host} {text}");
+        }
     }
 }
