@@ -6,7 +6,7 @@
 
 use super::convert::{Converter, Mapping};
 use super::line::MAX_LINE_BYTES;
-use super::netdata_json::Object;
+use super::netdata_json::{self, Object};
 use super::{Format, Line, Precision, Refusal, Refused, Scanner, graphite, opentsdb};
 
 /// What takes lines and refusals.
@@ -26,6 +26,8 @@ pub struct Found {
     pub converted: u64,
     /// Lines that held nothing to store: a `null`.
     pub skipped: u64,
+    /// Words of converted lines that stood among the tags and were none.
+    pub ignored_tags: u64,
     /// Whether the sender asked which version answers.
     pub asks_version: bool,
 }
@@ -123,10 +125,11 @@ impl Reader {
             start = end + 1;
             let read = if line.len() > MAX_LINE_BYTES {
                 Err(Refusal::TooLong)
-            } else if is_utf8 || std::str::from_utf8(line).is_ok() {
-                self.convert_line(format, line, &mut found, sink)
             } else {
-                Err(Refusal::InvalidUtf8)
+                if !is_utf8 {
+                    self.converter.set_doubtful(std::str::from_utf8(line).is_err());
+                }
+                self.convert_line(format, line, &mut found, sink)
             };
             if let Err(reason) = read {
                 refuse(line, reason, Some(format), sink);
@@ -152,18 +155,23 @@ impl Reader {
                 found.asks_version = true;
                 return Ok(());
             }
-            Format::Opentsdb => self.converter.add(&opentsdb::parse(line)?, sink)?,
-            Format::NetdataJson => match Object::parse(line)?.metric() {
-                Some(metric) => self.converter.add(&metric, sink)?,
-                None => {
+            Format::Opentsdb => found.ignored_tags += self.converter.add(&opentsdb::parse(line)?, sink)?,
+            Format::NetdataJson => {
+                let mut copy = Vec::new();
+                let object = Object::parse(line).or_else(|_| {
+                    netdata_json::copy_used(line, &mut copy)?;
+                    Object::parse(&copy)
+                })?;
+                let Some(metric) = object.metric() else {
                     found.skipped += 1;
                     return Ok(());
-                }
-            },
+                };
+                found.ignored_tags += self.converter.add(&metric, sink)?;
+            }
             // Line protocol never comes here: it is not converted.
             Format::Graphite | Format::Influx => {
                 let metric = graphite::parse(line, self.converter.likely_tags())?;
-                self.converter.add(&metric, sink)?;
+                found.ignored_tags += self.converter.add(&metric, sink)?;
             }
         }
         found.converted += 1;

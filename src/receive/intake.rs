@@ -231,6 +231,7 @@ impl<H: HandOver> Lines<H> {
     fn count(&mut self, found: Found) {
         self.tally.converted += found.converted;
         self.tally.skipped += found.skipped;
+        self.tally.ignored_tags += found.ignored_tags;
     }
 
     /// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody sees a

@@ -1,6 +1,8 @@
 //! Tags of other senders, written as line protocol's.
 //!
 //! * A tag without a value is left out: to InfluxDB that is the same as none.
+//! * A word without a key or without `=` is no tag: it is ignored and counted, whatever bytes it holds. So is a label
+//!   whose value is not text. A tag that has both distinguishes series: where it cannot be written, the line is refused.
 //! * Of two tags with one key the first one counts, so that the host a sender names is not lost to a label.
 //! * A key that InfluxDB keeps for itself gets an underscore behind it.
 
@@ -8,7 +10,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::super::Refusal;
 use super::super::line::{MAX_TAGS, TAGS_THAT_PANIC};
@@ -31,6 +34,8 @@ pub(super) struct Given<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     places: Vec<Range<usize>>,
+    /// Words that were no tags.
+    ignored: u64,
     /// Room for a value that is put together.
     joined: Vec<u8>,
 }
@@ -39,6 +44,12 @@ impl Keys {
     /// Forgets them, for a new line.
     pub(super) fn clear(&mut self) {
         self.places.clear();
+        self.ignored = 0;
+    }
+
+    /// How many words of the line were no tags.
+    pub(super) fn ignored(&self) -> u64 {
+        self.ignored
     }
 
     /// Writes one tag behind the others.
@@ -47,7 +58,8 @@ impl Keys {
     /// It cannot be written, or there are too many.
     pub(super) fn push(&mut self, out: &mut Vec<u8>, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
         if key.is_empty() {
-            return Err(Refusal::MissingTagKey);
+            self.ignored += 1;
+            return Ok(());
         }
         if value.is_empty() {
             return Ok(());
@@ -118,13 +130,19 @@ impl Keys {
 
     fn push_words<'a>(&mut self, out: &mut Vec<u8>, words: impl Iterator<Item = &'a [u8]>) -> Result<(), Refusal> {
         for word in words.filter(|word| !word.is_empty()) {
-            let equals = word.iter().position(|byte| *byte == b'=').ok_or(Refusal::InvalidTagValue)?;
-            self.push(out, &word[..equals], &word[equals + 1..])?;
+            match word.iter().position(|byte| *byte == b'=') {
+                Some(equals) => self.push(out, &word[..equals], &word[equals + 1..])?,
+                None => self.ignored += 1,
+            }
         }
         Ok(())
     }
 
     fn push_labels(&mut self, out: &mut Vec<u8>, text: &[u8]) -> Result<(), Refusal> {
+        if text.first() != Some(&b'{') {
+            self.ignored += 1;
+            return Ok(());
+        }
         let mut labels = Labels { keys: self, out, refusal: None };
         let read = serde_json::Deserializer::from_slice(text).deserialize_map(&mut labels);
         match (labels.refusal, read) {
@@ -150,7 +168,12 @@ impl<'de> Visitor<'de> for &mut Labels<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((key, value)) = map.next_entry::<Text<'_>, Text<'_>>()? {
+        while let Some((key, value)) = map.next_entry::<Text<'_>, &RawValue>()? {
+            if !value.get().starts_with('"') {
+                self.keys.ignored += 1;
+                continue;
+            }
+            let value: Text<'_> = serde_json::from_str(value.get()).map_err(A::Error::custom)?;
             if self.refusal.is_none() {
                 self.refusal = self.keys.push(self.out, key.0.as_bytes(), value.0.as_bytes()).err();
             }
@@ -171,6 +194,8 @@ pub(super) struct LastTags {
     has_host: bool,
     text: Vec<u8>,
     written: Vec<u8>,
+    /// Words of the text that were no tags.
+    ignored: u64,
     keys: Keys,
 }
 
@@ -187,6 +212,12 @@ impl LastTags {
     pub(super) fn are(&self, tags: Tags<'_>) -> bool {
         let is_same = if tags.text.is_empty() { self.text.is_empty() } else { self.text == tags.text };
         is_same && self.syntax == Some(tags.syntax)
+    }
+
+    /// How many words of the last line were no tags.
+    #[inline]
+    pub(super) fn ignored(&self) -> u64 {
+        self.ignored
     }
 
     /// Writes the host's tag, where there is one, and the others. `defaults` must be the same each time.
@@ -209,6 +240,7 @@ impl LastTags {
         self.keys.push(out, b"host", host)?;
         let end_of_host = out.len();
         self.keys.push_behind_host(out, given)?;
+        self.ignored = self.keys.ignored();
         self.text.clear();
         self.text.extend_from_slice(tags.text);
         self.written.clear();
@@ -266,8 +298,6 @@ mod tests {
         let many = |count: usize| (0..count).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(";");
         for _ in 0..2 {
             let mut write = |text: &str| write(&mut last, "", TagSyntax::Semicolons, text).map(|_| ());
-            assert_eq!(write("a"), Err(Refusal::InvalidTagValue));
-            assert_eq!(write("=a"), Err(Refusal::MissingTagKey));
             assert_eq!(write("a=b\\"), Err(Refusal::AmbiguousEscape));
             assert_eq!(write("a=\x01"), Err(Refusal::ControlByte));
             assert_eq!(write(&many(99)), Ok(()));
@@ -276,8 +306,32 @@ mod tests {
             assert_eq!(write(&many(257)), Err(Refusal::TooManyTags));
         }
         let mut json = |text: &str| write(&mut last, "", TagSyntax::Json, text).map(|_| ());
-        assert_eq!(json(r#"{"a":1}"#), Err(Refusal::InvalidJson));
+        assert_eq!(json(r#"{"a":"\ud800"}"#), Err(Refusal::InvalidJson));
+        assert_eq!(json(r#"{"a":"b}"#), Err(Refusal::InvalidJson));
         assert_eq!(json(r#"{"a":"\u0001"}"#), Err(Refusal::ControlByte));
+    }
+
+    #[test]
+    fn what_is_no_tag_is_ignored_and_counted_every_time() {
+        use TagSyntax::{Blanks, Json, Semicolons};
+        for (syntax, text, written, ignored) in [
+            (Semicolons, "a", "", 1),
+            (Semicolons, "=1;b;a=1;=", ",a=1", 3),
+            (Semicolons, "\x01;=\x01\\;a\\;b=1;;c=", ",b=1", 3),
+            (Blanks, "host=h nico", ",host=h", 1),
+            (Blanks, "a = b =c", "", 4),
+            (Json, r#"{"":"x","a":1,"b":null,"c":[{"d":"e"}],"f":"g","h":""}"#, ",f=g", 4),
+            (Json, "[1]", "", 1),
+            (Json, "\"a\"", "", 1),
+        ] {
+            let mut last = LastTags::default();
+            for _ in 0..2 {
+                assert_eq!(write(&mut last, "", syntax, text), Ok(written.to_owned()), "{text}");
+                assert_eq!(last.ignored(), ignored, "{text}");
+            }
+            assert_eq!(write(&mut last, "", syntax, ""), Ok(String::new()));
+            assert_eq!(last.ignored(), 0);
+        }
     }
 
     #[test]
