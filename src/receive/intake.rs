@@ -36,6 +36,11 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Whether charts of Netdata are told from paths, in which dots of their names look like any others.
+    pub fn splits_charts_at_dots(&self) -> bool {
+        self.mapping.is_netdata() && matches!(self.format, None | Some(Format::Graphite | Format::Opentsdb))
+    }
+
     /// Whether bytes of this source are taken.
     #[inline]
     pub(super) fn allows(&self, source: Option<IpAddr>) -> bool {

@@ -103,6 +103,11 @@ impl Mapping {
         Ok(Self { tags, ..self })
     }
 
+    /// Whether Netdata's charts become measurements.
+    pub fn is_netdata(&self) -> bool {
+        matches!(self.kind, Kind::Netdata(_))
+    }
+
     /// The parts of a name whose charts become measurements, and how much of a path comes before the dimension; none
     /// where that is not the mapping, or the name has too few parts.
     pub(super) fn chart<'a>(&self, name: Name<'a>, has_host: bool) -> Option<(Parts<'a>, usize)> {
