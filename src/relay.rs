@@ -126,6 +126,12 @@ impl Relay {
         let lock = lock_data_dir(&config.data_dir)?;
         let mut setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;
         let admin_connections = files::share(&mut setups_of_listeners);
+        if setups_of_listeners.iter().any(|setup| setup.intake().splits_charts_at_dots()) {
+            tracing::info!(
+                "dots in the name of a Netdata chart (ping_h.host_rtt_10.0.0.1) cannot be told from others in Graphite's and \
+                 OpenTSDB's formats: let hosts with such charts send JSON ([json:NAME] in exporting.conf)"
+            );
+        }
         let listeners = setups_of_listeners.into_iter().map(|setup| bind(setup, &mut inherited));
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
         if let Some((name, address)) = inherited.left_over() {

@@ -3,6 +3,7 @@
 //! Unknown keys are errors. Durations are text like `"500ms"`, sizes like `"8MiB"`. Secrets are never in the
 //! file: it names files that hold them, so that a configuration may be shown.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -109,6 +110,35 @@ impl Default for Mapping {
     }
 }
 
+/// Tags that each converted line gets unless it has the key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "write a table: { dc = \"eu\" }, or a list: [\"dc=eu\"]")]
+pub enum DefaultTags {
+    /// Keys and values.
+    Table(BTreeMap<String, String>),
+    /// Texts `key=value`, as InfluxDB's Graphite listener takes them.
+    List(Vec<String>),
+}
+
+impl Default for DefaultTags {
+    fn default() -> Self {
+        Self::Table(BTreeMap::new())
+    }
+}
+
+impl DefaultTags {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Table(tags) => tags.is_empty(),
+            Self::List(tags) => tags.is_empty(),
+        }
+    }
+}
+
+/// Joins the parts of names where nothing else is set: what separates them in what senders write.
+pub(super) const DEFAULT_SEPARATOR: &str = ".";
+
 /// A UDP listener.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -119,6 +149,8 @@ pub struct Udp {
     pub format: Format,
     /// What becomes of names that are not line protocol's.
     pub mapping: Mapping,
+    /// With templates as mapping: what joins several parts of a measurement, a field or a tag.
+    pub separator: String,
     /// With `mapping = "netdata"`: keep the prefix in front of the chart. It is the same everywhere, and says nothing.
     pub netdata_keep_prefix: bool,
     /// With `mapping = "netdata"`: dot-separated parts of a host's name in Graphite's paths, where dots cannot be told apart.
@@ -137,6 +169,9 @@ pub struct Udp {
     pub receive_buffer: ByteSize,
     /// Networks (CIDR) whose datagrams are taken; empty: all. It stops accidents, not forged senders.
     pub allow: Vec<IpNet>,
+    /// Tags that each converted line gets unless it has the key; line protocol stays as it is.
+    #[serde(skip_serializing_if = "DefaultTags::is_empty")]
+    pub tags: DefaultTags,
 }
 
 impl Default for Udp {
@@ -145,6 +180,7 @@ impl Default for Udp {
             listen: SocketAddr::from(([0, 0, 0, 0], 8089)),
             format: Format::Auto,
             mapping: Mapping::default(),
+            separator: DEFAULT_SEPARATOR.to_owned(),
             netdata_keep_prefix: false,
             netdata_host_parts: 1,
             database: "telegraf".to_owned(),
@@ -154,6 +190,7 @@ impl Default for Udp {
             workers: 0,
             receive_buffer: ByteSize::mib(8),
             allow: Vec::new(),
+            tags: DefaultTags::default(),
         }
     }
 }
@@ -168,6 +205,8 @@ pub struct Tcp {
     pub format: Format,
     /// What becomes of names that are not line protocol's.
     pub mapping: Mapping,
+    /// As for UDP.
+    pub separator: String,
     /// As for UDP.
     pub netdata_keep_prefix: bool,
     /// As for UDP.
@@ -195,6 +234,9 @@ pub struct Tcp {
     pub line_timeout: Duration,
     /// Networks (CIDR) whose connections are taken; empty: all.
     pub allow: Vec<IpNet>,
+    /// As for UDP.
+    #[serde(skip_serializing_if = "DefaultTags::is_empty")]
+    pub tags: DefaultTags,
 }
 
 impl Default for Tcp {
@@ -203,6 +245,7 @@ impl Default for Tcp {
             listen: SocketAddr::from(([0, 0, 0, 0], 2003)),
             format: Format::Auto,
             mapping: Mapping::default(),
+            separator: DEFAULT_SEPARATOR.to_owned(),
             netdata_keep_prefix: false,
             netdata_host_parts: 1,
             database: "telegraf".to_owned(),
@@ -215,6 +258,7 @@ impl Default for Tcp {
             idle_timeout: Duration::from_secs(15 * 60),
             line_timeout: Duration::from_secs(30),
             allow: Vec::new(),
+            tags: DefaultTags::default(),
         }
     }
 }

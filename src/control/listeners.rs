@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Backend, Config, Format, Mapping, NamedMapping, Tcp, Udp};
+use super::config::{Backend, Config, DEFAULT_SEPARATOR, DefaultTags, Format, Mapping, NamedMapping, Tcp, Udp};
 use super::load::LONGEST_TIMEOUT;
 use super::url::BackendUrl;
 use crate::batch::Destination;
@@ -36,6 +36,8 @@ pub(super) enum Listener<'a> {
 struct Common<'a> {
     format: Format,
     mapping: &'a Mapping,
+    separator: &'a str,
+    tags: &'a DefaultTags,
     keep_prefix: bool,
     host_parts: u8,
     database: &'a str,
@@ -50,9 +52,10 @@ impl Config {
     /// The listeners' setups.
     ///
     /// # Errors
-    /// A template cannot be read; a configuration that was loaded has none of these.
+    /// A mapping cannot work; a configuration that was loaded has none of these.
     pub fn listeners(&self) -> Result<Vec<Setup>, String> {
-        self.each_listener().map(|(_, _, listener)| listener.setup()).collect()
+        let setup = |listener: Listener<'_>| listener.setup().map_err(|(key, what)| format!("{key} {what}"));
+        self.each_listener().map(|(_, _, listener)| setup(listener)).collect()
     }
 
     /// The listeners, each with its table and its place there.
@@ -79,7 +82,7 @@ impl Listener<'_> {
         }
     }
 
-    fn setup(&self) -> Result<Setup, String> {
+    fn setup(&self) -> Result<Setup, Wrong> {
         let intake = self.common().intake()?;
         Ok(match self {
             Self::Udp(one) => Setup::Udp(udp::Setup {
@@ -107,6 +110,8 @@ impl Listener<'_> {
             Self::Udp(one) => Common {
                 format: one.format,
                 mapping: &one.mapping,
+                separator: &one.separator,
+                tags: &one.tags,
                 keep_prefix: one.netdata_keep_prefix,
                 host_parts: one.netdata_host_parts,
                 database: &one.database,
@@ -119,6 +124,8 @@ impl Listener<'_> {
             Self::Tcp(one) => Common {
                 format: one.format,
                 mapping: &one.mapping,
+                separator: &one.separator,
+                tags: &one.tags,
                 keep_prefix: one.netdata_keep_prefix,
                 host_parts: one.netdata_host_parts,
                 database: &one.database,
@@ -161,21 +168,31 @@ impl Common<'_> {
         if self.format == Format::Influx && *self.mapping != Mapping::default() {
             return bad("mapping", "is for other formats: line protocol has measurements, tags and fields of its own");
         }
-        self.mapping().map(|_| ()).map_err(|what| ("mapping", format!("has a wrong {what}")))
+        if self.format == Format::Influx && !self.tags.is_empty() {
+            return bad("tags", "are for other formats: lines of line protocol stay as they are");
+        }
+        self.mapping().map(|_| ())
     }
 
-    fn mapping(&self) -> Result<protocol::Mapping, String> {
-        match self.mapping {
-            Mapping::Named(NamedMapping::Path) => Ok(protocol::Mapping::path()),
-            Mapping::Named(NamedMapping::Netdata) => Ok(protocol::Mapping::netdata(protocol::Netdata {
+    fn mapping(&self) -> Result<protocol::Mapping, Wrong> {
+        let mapping = match self.mapping {
+            Mapping::Named(NamedMapping::Path) => protocol::Mapping::path(),
+            Mapping::Named(NamedMapping::Netdata) => protocol::Mapping::netdata(protocol::Netdata {
                 keep_prefix: self.keep_prefix,
                 host_parts: usize::from(self.host_parts),
-            })),
-            Mapping::Templates(templates) => protocol::Mapping::templates(templates),
-        }
+            }),
+            Mapping::Templates(templates) => {
+                protocol::Mapping::templates(templates).map_err(|what| ("mapping", format!("has a wrong {what}")))?
+            }
+        };
+        let mapping = match self.separator {
+            DEFAULT_SEPARATOR => mapping,
+            separator => mapping.with_separator(separator).map_err(|what| ("separator", what))?,
+        };
+        mapping.with_tags(default_tags(self.tags)?).map_err(|what| ("tags", what))
     }
 
-    fn intake(&self) -> Result<IntakeSetup, String> {
+    fn intake(&self) -> Result<IntakeSetup, Wrong> {
         Ok(IntakeSetup {
             destination: Arc::new(Destination {
                 database: self.database.to_owned(),
@@ -194,6 +211,20 @@ impl Common<'_> {
             unsigned: self.unsigned,
             allow: self.allow.to_vec(),
         })
+    }
+}
+
+/// The keys and values of default tags, however they are written.
+fn default_tags(tags: &DefaultTags) -> Result<Vec<(String, String)>, Wrong> {
+    match tags {
+        DefaultTags::Table(tags) => Ok(tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
+        DefaultTags::List(tags) => {
+            let pair = |tag: &String| match tag.split_once('=') {
+                Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+                None => Err(("tags", format!("has {tag:?}: write \"key=value\""))),
+            };
+            tags.iter().map(pair).collect()
+        }
     }
 }
 

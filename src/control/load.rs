@@ -319,6 +319,7 @@ fn hint(key: &str) -> &'static str {
         "idle_timeout" | "line_timeout" | "timeout" | "linger" | "sync_interval" | "max_age" | "shutdown_timeout" => {
             "; write a duration: \"30s\""
         }
+        "separator" => "; write a text: \"_\"",
         "netdata_host_parts" => "; write a number between 1 and 16",
         "unsigned" => "; write \"refuse\", \"keep\" or \"signed\"",
         "[tcp]" => "; there may be several: write [[tcp]]",

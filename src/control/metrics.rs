@@ -95,6 +95,9 @@ impl Metrics {
             }),
             one("converted_lines", "Lines of other formats that became line protocol", |receive| receive.converted),
             one("skipped_lines", "Lines of other formats that held nothing to store", |receive| receive.skipped),
+            one("ignored_tags", "Tags without a key or a =, left out of converted lines", |receive| {
+                receive.ignored_tags
+            }),
             one("lines", "Lines seen: accepted and refused", |receive| receive.lines),
         ] {
             counter(out, name, help, values)?;

@@ -94,6 +94,8 @@ pub struct Receive {
     pub converted: u64,
     /// Lines of other formats that held nothing to store (`null`).
     pub skipped: u64,
+    /// Words of converted lines that stood among the tags and were none: without a key, or without `=`.
+    pub ignored_tags: u64,
     /// Lines seen: accepted and refused.
     pub lines: u64,
     /// Lines refused, by reason.
@@ -265,6 +267,7 @@ impl Receive {
             timed_out: tally.timed_out,
             converted: tally.converted,
             skipped: tally.skipped,
+            ignored_tags: tally.ignored_tags,
             lines: tally.lines(),
             refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), tally.refused[reason.index()])).into(),
             ..Self::default()

@@ -121,6 +121,7 @@ fn write_receive(text: &mut String, receive: &Receive) {
     for (count, what) in [
         (receive.empty, "empty datagrams: from a Netdata, a batch too large for a datagram"),
         (receive.skipped, "lines of other formats held nothing to store"),
+        (receive.ignored_tags, "tags had no key or no =: their lines are stored without them"),
         (receive.limited, "connections turned away: too many"),
         (receive.timed_out, "connections timed out"),
     ] {

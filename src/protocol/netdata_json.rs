@@ -1,16 +1,24 @@
 //! Netdata's JSON: one object to a line, with all parts of a name apart.
 //!
-//! Netdata before 2.11 does not escape what it writes: a family or unit with a quote makes a line that is no JSON, and
-//! is refused. A value of `null` is nothing to store. Keys that are of no use here are skipped unread; texts without
-//! escapes are not copied.
+//! Netdata before 2.11 does not escape what it writes: a family or unit with a quote makes a line that is no JSON. Keys
+//! that are not used must not matter, so that such a line gets a second reading ([`copy_used`]), in which the value of an
+//! unused key may be anything: it ends where the next key or the object's end follows. What is used is read strictly.
+//! A value of `null` is nothing to store. Texts without escapes are not copied.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::Refusal;
 use super::convert::{Metric, Name, Parts, TagSyntax, Tags};
+use super::token::is_blank;
+
+/// The keys of [`Object`].
+const USED: [&str; 7] = ["prefix", "hostname", "labels", "chart_name", "name", "value", "timestamp"];
+/// The longest key that ends the value of an unused key before it: Netdata's longest has 13 bytes.
+const MOST_KEY_BYTES: usize = 64;
 
 /// One line.
 #[derive(Debug, Deserialize)]
@@ -59,6 +67,105 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Copies the keys that are used, with their values, from one line to an object that holds no others.
+///
+/// # Errors
+/// It cannot be told where a key or a value ends.
+#[cold]
+pub(super) fn copy_used(line: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    copy(line, out).ok_or(Refusal::InvalidJson)
+}
+
+fn copy(line: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let mut rest = behind(line, b'{')?;
+    let mut separator = b'{';
+    loop {
+        let (key, value) = entry(rest)?;
+        let is_used = USED.iter().any(|used| used.as_bytes() == key);
+        let end = if is_used { strict_end(value)? } else { loose_end(value)? };
+        if is_used {
+            out.extend_from_slice(&[separator, b'"']);
+            out.extend_from_slice(key);
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(&value[..end]);
+            separator = b',';
+        }
+        rest = &value[end..];
+        if is_object_end(rest) {
+            out.push(b'}');
+            return Some(());
+        }
+        rest = behind(rest, b',')?;
+    }
+}
+
+/// The key, without its quotes, that a text begins with, and the text from its value on.
+fn entry(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = behind(text, b'"')?;
+    memchr::memchr_iter(b'"', text).find_map(|end| Some((&text[..end], skip_blanks(behind(&text[end + 1..], b':')?))))
+}
+
+/// Where the value that this begins with ends, by JSON's grammar.
+fn strict_end(text: &[u8]) -> Option<usize> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    Some(values.byte_offset())
+}
+
+/// Where the value of an unused key ends.
+fn loose_end(text: &[u8]) -> Option<usize> {
+    match text.first()? {
+        b'{' | b'[' => nested_end(text),
+        b'"' => memchr::memchr_iter(b'"', text).skip(1).map(|quote| quote + 1).find(|end| is_end(&text[*end..])),
+        _ => memchr::memchr2_iter(b',', b'}', text).find(|end| is_end(&text[*end..])),
+    }
+}
+
+/// Where an object or an array ends: behind as many closing brackets as opening ones, those in strings left out.
+fn nested_end(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut is_string, mut is_escaped) = (0_usize, false, false);
+    for (place, byte) in text.iter().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_string => is_escaped = true,
+            b'"' => is_string = !is_string,
+            b'{' | b'[' if !is_string => depth += 1,
+            b'}' | b']' if !is_string => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(place + 1);
+        }
+    }
+    None
+}
+
+/// Whether what ends a value follows: a comma and a key as Netdata writes them, or the object's end.
+fn is_end(text: &[u8]) -> bool {
+    let is_key_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
+    let next_key = behind(text, b',').and_then(|next| behind(next, b'"'));
+    let behind_key = next_key.and_then(|key| {
+        let end = key.iter().take(MOST_KEY_BYTES + 1).position(|byte| !is_key_byte(byte))?;
+        key[end..].strip_prefix(b"\"")
+    });
+    behind_key.is_some_and(|rest| behind(rest, b':').is_some()) || is_object_end(text)
+}
+
+/// Whether nothing but the object's end follows.
+fn is_object_end(text: &[u8]) -> bool {
+    behind(text, b'}').is_some_and(|rest| skip_blanks(rest).is_empty())
+}
+
+/// What stands behind this byte, where only white space comes before it.
+fn behind(text: &[u8], byte: u8) -> Option<&[u8]> {
+    skip_blanks(text).strip_prefix(&[byte])
+}
+
+fn skip_blanks(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|byte| !is_blank(*byte)).unwrap_or(text.len());
+    &text[start..]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,20 +188,72 @@ mod tests {
         assert_eq!(Object::parse(object.as_bytes()).expect("an object").metric(), None);
     }
 
+    /// The copy that a second reading is made of.
+    fn copied(line: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let mut out = Vec::new();
+        copy_used(line, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn the_values_of_unused_keys_may_be_anything() {
+        let plain = copied(LINE.as_bytes()).expect("a copy");
+        assert_eq!(
+            Object::parse(&plain).expect("an object").metric(),
+            Object::parse(LINE.as_bytes()).expect("an object").metric()
+        );
+        for value in [
+            &b"\"15\" disks\""[..],
+            b"\"C:\\\"",
+            b"\"\\x \xff \x01 \0\"",
+            b"\"\"\"\"",
+            b"\"a\",\"b\"",
+            b"\"a,\"",
+            b"\"a\"}\"",
+            b"\"a\",\"odd key\":\"\"",
+            b"\"a\",\"plain\":\"\\x\"",
+            b"{\"name\":\"\\x}\",\"value\":[1,2]}",
+            b"[\"]\"]",
+            b"nan",
+            b"1,5",
+            b"0x1f } ",
+            b"",
+            b"'single'",
+        ] {
+            for unused in [r#""chart_type":"system""#, r#""units": "load""#, r#""id":"load1""#] {
+                let key = unused.split_inclusive(':').next().expect("a key").as_bytes();
+                let at = memchr::memmem::find(LINE.as_bytes(), unused.as_bytes()).expect("the key");
+                let (before, after) = (&LINE.as_bytes()[..at], &LINE.as_bytes()[at + unused.len()..]);
+                let line = [before, key, value, after].concat();
+                assert_eq!(copied(&line).as_deref(), Ok(&plain[..]), "{}", line.escape_ascii());
+                // The same as the object's last key.
+                let line = [before, &after[1..after.len() - 1], b" , ", key, value, b" } \r"].concat();
+                assert_eq!(copied(&line).as_deref(), Ok(&plain[..]), "{}", line.escape_ascii());
+            }
+        }
+    }
+
     #[test]
     fn what_is_none_of_netdatas_objects_is_refused() {
         for line in [
-            LINE.replace(r#""units": "load""#, r#""units": "15" disks""#),
             LINE.replace(r#""name":"load1","#, ""),
             LINE.replace(r#""value":0.5,"#, r#""value":0.5.1,"#),
             LINE.replace(r#""value":0.5,"#, ""),
             LINE[..LINE.len() - 1].to_owned(),
             LINE.to_owned() + LINE,
             format!("[{LINE}]"),
+            LINE.replace("load1", "\\x"),
+            LINE.replace("web server", "15\" disk"),
+            // Which of two is meant cannot be told.
+            LINE.replace(r#""units": "load""#, r#""units": "\x","value":2"#),
             "{}".to_owned(),
+            "{".to_owned(),
+            r#"{"name""#.to_owned(),
+            r#"{"a":{"#.to_owned(),
             String::new(),
         ] {
             assert_eq!(Object::parse(line.as_bytes()).err(), Some(Refusal::InvalidJson), "{line}");
+            let again = copied(line.as_bytes()).and_then(|copy| Object::parse(&copy).map(|_| ()));
+            assert_eq!(again.err(), Some(Refusal::InvalidJson), "{line}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Owns: which parser reads a line, and what a line counts as. Never does: telling formats apart ([`super::Reader`] does).
 
 use super::convert::{Converter, Mapping};
-use super::netdata_json::Object;
+use super::netdata_json::{self, Object};
 use super::reader::{Found, Sink};
 use super::token::is_blank;
 use super::{Format, Precision, Refusal, graphite, opentsdb};
@@ -86,32 +86,37 @@ impl Others {
         if line.len() > self.max_line {
             return Err(Refusal::TooLong);
         }
-        if !is_utf8 && std::str::from_utf8(line).is_err() {
-            return Err(Refusal::InvalidUtf8);
-        }
         if is_nothing(line) {
             return Ok(());
+        }
+        if !is_utf8 {
+            self.converter.set_doubtful(std::str::from_utf8(line).is_err());
         }
         match format {
             Format::Opentsdb if opentsdb::is_version(line) => {
                 found.asks_version = true;
                 return Ok(());
             }
-            Format::Opentsdb => self.converter.add(&opentsdb::parse(line)?, sink)?,
-            Format::NetdataJson => match Object::parse(line)?.metric() {
-                Some(metric) => self.converter.add(&metric, sink)?,
-                None => {
+            Format::Opentsdb => found.ignored_tags += self.converter.add(&opentsdb::parse(line)?, sink)?,
+            Format::NetdataJson => {
+                let mut copy = Vec::new();
+                let object = Object::parse(line).or_else(|_| {
+                    netdata_json::copy_used(line, &mut copy)?;
+                    Object::parse(&copy)
+                })?;
+                let Some(metric) = object.metric() else {
                     found.skipped += 1;
                     return Ok(());
-                }
-            },
+                };
+                found.ignored_tags += self.converter.add(&metric, sink)?;
+            }
             // Line protocol never comes here: it is not converted.
             Format::Graphite | Format::Influx => {
                 let metric = graphite::parse(line, self.converter.likely_tags())?;
                 if !self.is_certain && metric.has_influx_tags() {
                     return Err(Refusal::MissingField);
                 }
-                self.converter.add(&metric, sink)?;
+                found.ignored_tags += self.converter.add(&metric, sink)?;
             }
         }
         found.converted += 1;

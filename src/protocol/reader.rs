@@ -38,6 +38,8 @@ pub struct Found {
     pub converted: u64,
     /// Lines that held nothing to store: a `null`.
     pub skipped: u64,
+    /// Words of converted lines that stood among the tags and were none.
+    pub ignored_tags: u64,
     /// Whether the sender asked which version answers.
     pub asks_version: bool,
     /// How much of a stream's input was read: the rest is a line whose string is still open.

@@ -17,6 +17,7 @@ pub struct Counters {
     timed_out: AtomicU64,
     converted: AtomicU64,
     skipped: AtomicU64,
+    ignored_tags: AtomicU64,
     accepted: AtomicU64,
     ring_full: AtomicU64,
     refused: [AtomicU64; Refusal::COUNT],
@@ -45,6 +46,8 @@ pub struct Tally {
     pub converted: u64,
     /// Lines that held nothing to store.
     pub skipped: u64,
+    /// Words of converted lines that stood among the tags and were none.
+    pub ignored_tags: u64,
     /// Lines accepted.
     pub accepted: u64,
     /// Accepted lines that found no room in the ring; counted at once, never tallied.
@@ -69,6 +72,7 @@ impl Counters {
             (&self.timed_out, sums.timed_out),
             (&self.converted, sums.converted),
             (&self.skipped, sums.skipped),
+            (&self.ignored_tags, sums.ignored_tags),
         ];
         for (counter, sum) in seldom.into_iter().chain(self.refused.iter().zip(sums.refused)) {
             if sum > 0 {
@@ -98,6 +102,7 @@ impl Counters {
             timed_out: self.timed_out.load(Ordering::Relaxed),
             converted: self.converted.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
+            ignored_tags: self.ignored_tags.load(Ordering::Relaxed),
             accepted,
             ring_full,
             refused: std::array::from_fn(|place| self.refused[place].load(Ordering::Relaxed)),
@@ -123,6 +128,7 @@ impl Tally {
         self.timed_out += other.timed_out;
         self.converted += other.converted;
         self.skipped += other.skipped;
+        self.ignored_tags += other.ignored_tags;
         self.accepted += other.accepted;
         self.ring_full += other.ring_full;
         for (sum, more) in self.refused.iter_mut().zip(other.refused) {

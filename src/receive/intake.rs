@@ -44,6 +44,11 @@ impl Setup {
         Rules { precision: self.destination.precision, max_line: self.max_line, unsigned: self.unsigned }
     }
 
+    /// Whether charts of Netdata are told from paths, in which dots of their names look like any others.
+    pub fn splits_charts_at_dots(&self) -> bool {
+        self.mapping.is_netdata() && matches!(self.format, None | Some(Format::Graphite | Format::Opentsdb))
+    }
+
     /// Whether bytes of this source are taken.
     #[inline]
     pub(super) fn allows(&self, source: Option<IpAddr>) -> bool {
@@ -246,6 +251,7 @@ impl<H: HandOver> Lines<H> {
     fn count(&mut self, found: Found) {
         self.tally.converted += found.converted;
         self.tally.skipped += found.skipped;
+        self.tally.ignored_tags += found.ignored_tags;
     }
 
     /// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody sees a

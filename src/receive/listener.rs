@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::udp::Inherited;
-use super::{Sources, Tally, tcp, udp};
+use super::{IntakeSetup, Sources, Tally, tcp, udp};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 
 /// How a listener is set up.
@@ -41,6 +41,14 @@ impl Setup {
         match self {
             Self::Udp(_) => "udp",
             Self::Tcp(_) => "tcp",
+        }
+    }
+
+    /// How the bytes are taken.
+    pub fn intake(&self) -> &IntakeSetup {
+        match self {
+            Self::Udp(setup) => &setup.intake,
+            Self::Tcp(setup) => &setup.intake,
         }
     }
 }

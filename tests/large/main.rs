@@ -6,6 +6,7 @@ mod support;
 mod crash;
 mod disk;
 mod influxdb;
+mod listeners;
 mod mirror;
 mod overload;
 mod restore;

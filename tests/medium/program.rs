@@ -395,6 +395,27 @@ fn connections_leave_files_for_delivery_and_the_journal() {
 }
 
 #[test]
+fn a_start_says_once_where_dots_of_charts_cannot_be_told() {
+    for (listeners, times) in [
+        (
+            "[[udp]]\nlisten = \"127.0.0.1:0\"\nmapping = \"netdata\"\n[[tcp]]\nlisten = \"127.0.0.1:0\"\nmapping = \"netdata\"\nformat = \"opentsdb\"\n",
+            1,
+        ),
+        ("[[udp]]\nlisten = \"127.0.0.1:0\"\nmapping = \"netdata\"\nformat = \"netdata-json\"\n", 0),
+        ("[[udp]]\nlisten = \"127.0.0.1:0\"\n", 0),
+    ] {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join("file.toml"), format!("data_dir = \"data\"\n{listeners}")).expect("write");
+        let mut command = Command::new(PROGRAM);
+        command.args(["--config", "file.toml"]);
+        let started = Started::from(command, folder.path());
+        started.signal("-TERM");
+        let (code, log) = started.end();
+        assert_eq!((code, log.matches("JSON").count()), (Some(0), times), "{log}");
+    }
+}
+
+#[test]
 fn check_prints_a_configuration_with_all_defaults_and_no_secret() {
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("token"), "hunter2").expect("write");

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use twinflux::control::config::{Config, Format, Mapping, NamedMapping, Tcp};
+use twinflux::control::config::{Config, DefaultTags, Format, Mapping, NamedMapping, Tcp};
 use twinflux::control::status::{Receive, Status};
 
 use crate::captures;
@@ -64,6 +64,30 @@ fn every_format_is_told_apart_by_its_connections_first_line() {
     assert_eq!(sorted(&backend.text()), sorted(expected));
     assert_eq!((status.receive[1].lines, status.receive[1].converted, status.accepted_lines), (7, 5, 7));
     assert_eq!(status.receive[1].refused.values().sum::<u64>(), 0);
+}
+
+#[test]
+fn tags_that_are_none_cost_no_value_and_are_counted() {
+    let backend = Scripted::accepting();
+    let mapping = Mapping::Templates(vec!["a.* .measurement*.field".to_owned()]);
+    let tags = DefaultTags::List(vec!["dc=eu".to_owned()]);
+    let relay = Running::start(with_tcp(&backend, Tcp { mapping, tags, separator: "_".to_owned(), ..Tcp::default() }));
+    for text in ["put disk 1 5 host=h nico\nput disk 2 5 =x host=h\n", "a.b.c.d;t 1.5 1\na.b.c;=1;dc=us 2.5 2\n"] {
+        connect(&relay).write_all(text.as_bytes()).expect("send");
+    }
+    let status = settled(&relay, 2);
+    let expected = "disk,host=h,dc=eu value=5 1000000000\ndisk,host=h,dc=eu value=5 2000000000\n\
+                    b_c,dc=eu d=1.5 1000000000\nb,dc=us c=2.5 2000000000\n";
+    assert_eq!(sorted(&backend.text()), sorted(expected));
+    assert_eq!((status.receive[1].converted, status.receive[1].ignored_tags), (4, 4));
+    assert_eq!((status.receive[0].ignored_tags, status.receive[1].refused.values().sum::<u64>()), (0, 0));
+    assert!(status.to_text().contains("4 tags had no key or no ="), "{}", status.to_text());
+    let metrics = relay.get("/metrics").1;
+    assert!(
+        metrics
+            .lines()
+            .any(|line| line.starts_with("twinflux_ignored_tags_total{kind=\"tcp\"") && line.ends_with(" 4"))
+    );
 }
 
 #[test]
@@ -333,12 +357,14 @@ fn another_formats_lines_are_refused_by_their_kind_and_the_connection_goes_on() 
 fn broken_json_is_refused_and_null_is_skipped() {
     let backend = Scripted::accepting();
     let relay = Running::start(with_tcp(&backend, Tcp::default()));
-    let line = |value: &str, unit: &str| {
+    let line = |value: &str, unit: &str, name: &str| {
         format!(
-            "{{\"prefix\":\"p\",\"chart_name\":\"c\",\"units\":\"{unit}\",\"name\":\"d\",\"value\":{value},\"timestamp\":1}}\n"
+            "{{\"prefix\":\"p\",\"chart_name\":\"c\",\"units\":\"{unit}\",\"name\":\"{name}\",\"value\":{value},\"timestamp\":1}}\n"
         )
     };
-    let text = [line("1", "s"), line("2", "15\" disks"), line("null", "s"), line("3", "s")].concat();
+    // A quote that is not escaped matters where it is used.
+    let text = [line("1", "s", "d"), line("2", "s", "15\" disk"), line("null", "s", "d"), line("3", "15\" disks", "d")]
+        .concat();
     connect(&relay).write_all(text.as_bytes()).expect("send");
     let receive = settled(&relay, 1).receive[1].clone();
     assert_eq!((receive.refused["invalid_json"], receive.skipped, receive.converted), (1, 1, 2));

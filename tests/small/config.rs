@@ -123,6 +123,35 @@ fn listeners_of_both_kinds_have_defaults_and_mappings() {
 }
 
 #[test]
+fn separator_and_default_tags_are_taken_as_telegraf_and_influxdb_write_them() {
+    let listener = "[[udp]]\nmapping = [\"measurement*\"]\nseparator = \"_\"\n";
+    let pairs =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let expected = Mapping::templates(&["measurement*"])
+        .and_then(|mapping| mapping.with_separator("_"))
+        .and_then(|mapping| mapping.with_tags(pairs(&[("dc", "eu=1"), ("zone", "1c")])))
+        .expect("a mapping");
+    for tags in [
+        "tags = [\"dc=eu=1\", \"zone=1c\"]\n",
+        "tags = { zone = \"1c\", dc = \"eu=1\" }\n",
+        "[udp.tags]\nzone = \"1c\"\ndc = \"eu=1\"\n",
+    ] {
+        let config = load(&format!("{listener}{tags}")).expect("good");
+        let text = toml::to_string(&config).expect("text");
+        for config in [config, load(&text).expect("the same again")] {
+            let setups = config.listeners().expect("setups");
+            assert_eq!(setups[0].intake().mapping, expected, "{tags}");
+        }
+    }
+    let many: String = (0..33).map(|place| format!("\"k{place}=v\", ")).collect();
+    let error = load(&format!("[[tcp]]\ntags = [{many}]")).expect_err("too many");
+    assert!(error.contains("at most 32"), "{error}");
+    let long = "x".repeat(1024);
+    let error = load(&format!("[[tcp]]\ntags = [\"k={long}\"]")).expect_err("too long");
+    assert!(error.contains("more than 1024 bytes") && error.len() < 200, "{error}");
+}
+
+#[test]
 fn the_command_line_overrides_the_file() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("twinflux.toml");
@@ -140,7 +169,7 @@ fn the_command_line_overrides_the_file() {
     assert_eq!((config.udp[0].listen.port(), config.udp[0].precision), (3, Precision::Seconds));
     assert_eq!(config.udp[0].database, "db");
     let names: Vec<&str> = config.backend.iter().map(|backend| backend.name.as_str()).collect();
-    assert_eq!(names, ["a", "b"]);
+    assert_eq!(names, ["h:1", "udp://h:2"]);
     assert_eq!((config.admin.listen.port(), config.data_dir), (4, PathBuf::from("/tmp/x")));
 }
 
@@ -165,6 +194,24 @@ fn errors_name_line_and_key_and_what_would_be_right() {
             &["twinflux.toml:3: tcp.netdata_host_parts", "between 1 and 16"],
         ),
         ("[[tcp]]\nformat = \"influx\"\nmapping = \"netdata\"", &["twinflux.toml:3: tcp.mapping", "other formats"]),
+        ("[[tcp]]\nseparator = \"_\"", &["twinflux.toml:2: tcp.separator", "a list of templates as mapping"]),
+        (
+            "[[udp]]\nmapping = \"netdata\"\nseparator = \"_\"",
+            &["twinflux.toml:3: udp.separator", "a list of templates"],
+        ),
+        (
+            "[[udp]]\nmapping = [\"measurement\"]\nseparator = \"\"",
+            &["twinflux.toml:3: udp.separator", "1 to 16 bytes"],
+        ),
+        ("[[udp]]\nmapping = [\"measurement\"]\nseparator = 5", &["twinflux.toml:3: separator", "write a text"]),
+        ("[[tcp]]\nmapping = [\"a.b* measurement\"]", &["twinflux.toml:2: tcp.mapping", "no part of a filter"]),
+        ("[[udp]]\nformat = \"influx\"\ntags = { a = \"b\" }", &["twinflux.toml:3: udp.tags", "other formats"]),
+        ("[[tcp]]\ntags = [\"a\"]", &["twinflux.toml:2: tcp.tags", "\"a\"", "key=value"]),
+        ("[[tcp]]\ntags = [\"a=\"]", &["twinflux.toml:2: tcp.tags", "\"a=\"", "empty"]),
+        ("[[tcp]]\ntags = [\"a=b\", \"a=c\"]", &["twinflux.toml:2: tcp.tags", "\"a\" twice"]),
+        ("[[tcp]]\ntags = { time = \"a\" }", &["twinflux.toml:2: tcp.tags", "for itself"]),
+        ("[[tcp]]\n[tcp.tags]\na = \"b\\\\\"", &["twinflux.toml:1: tcp.tags", "backslash"]),
+        ("[[tcp]]\ntags = { a = 5 }", &["twinflux.toml:2: tags", "{ dc = \"eu\" }", "[\"dc=eu\"]"]),
         ("[[tcp]]\n[[tcp]]\n", &["twinflux.toml:2: tcp.listen", "its own port"]),
         ("[[tcp]]\nnetdata_host_parts = 1000", &["twinflux.toml:2: netdata_host_parts", "between 1 and 16"]),
         ("[[tcp]]\nmapping = []", &["twinflux.toml:2: tcp.mapping", "it has none"]),

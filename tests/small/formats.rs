@@ -241,6 +241,26 @@ fn lines_of_each_format_are_written_as_line_protocol() {
 }
 
 #[test]
+fn a_default_tag_is_every_lines_that_has_none_of_its_key() {
+    let tags = || vec![("dc".to_owned(), "e u".to_owned()), ("host".to_owned(), "relay".to_owned())];
+    let templates = || Mapping::templates(&["servers.* .host.measurement*"]).expect("templates");
+    for (mapping, format, line, expected) in [
+        (Mapping::path(), Format::Graphite, "a.b 1 7", "a.b,dc=e\\ u,host=relay value=1 7000000000"),
+        (Mapping::path(), Format::Graphite, "a.b;dc=us 1 7", "a.b,dc=us,host=relay value=1 7000000000"),
+        (Mapping::path(), Format::Opentsdb, "put a.b 7 1 host=h", "a.b,host=h,dc=e\\ u value=1 7000000000"),
+        (netdata(), Format::Graphite, "n.h.i.c.d.e 1 7", "c.d,host=h.i,dc=e\\ u e=1 7000000000"),
+        (templates(), Format::Graphite, "servers.h.m 1 7", "m,host=h,dc=e\\ u value=1 7000000000"),
+        (templates(), Format::Graphite, "other 1 7", "other,dc=e\\ u,host=relay value=1 7000000000"),
+    ] {
+        let kept = read(Some(format), mapping.with_tags(tags()).expect("tags"), &[line]);
+        assert_eq!(kept.lines, [expected], "{line}");
+    }
+    // Line protocol stays as it is.
+    let kept = read(None, Mapping::path().with_tags(tags()).expect("tags"), &["m v=1 7"]);
+    assert_eq!(kept.lines, ["m v=1 7"]);
+}
+
+#[test]
 fn what_cannot_be_a_line_is_refused_for_its_reason() {
     let long_name = format!("a.{} 1 7", "x".repeat(65_530));
     let long_total = format!("a.{};t={} 1 7", ",".repeat(20_000), "=".repeat(20_000));
@@ -253,8 +273,7 @@ fn what_cannot_be_a_line_is_refused_for_its_reason() {
         ("a.b 1 7\na.b 1 1795400726123", Refusal::TimestampOutOfRange),
         ("a.b 1 7\na.b 1 7 8", Refusal::TrailingText),
         ("a.b 1 7\na.b", Refusal::MissingField),
-        ("a.b 1 7\na.b;c 1 7", Refusal::InvalidTagValue),
-        ("a.b 1 7\na.b;=c 1 7", Refusal::MissingTagKey),
+        ("a.b 1 7\na.b;c=d\\ 1 7", Refusal::AmbiguousEscape),
         ("a.b 1 7\na.b\\ 1 7", Refusal::AmbiguousEscape),
         ("a.b 1 7\na.b\x01 1 7", Refusal::ControlByte),
         ("a.b 1 7\ncpu,host=a usage= 7", Refusal::InvalidValue),

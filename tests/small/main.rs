@@ -11,6 +11,7 @@ mod faulty;
 mod formats;
 mod formats_random;
 mod journal;
+mod junk;
 mod line;
 mod losses;
 mod properties;

@@ -1,11 +1,21 @@
 //! What becomes of another sender's names: which part is the measurement, which a tag, which the field.
 
+use super::escape;
 use super::metric::{Name, Parts};
-use super::template::Templates;
+use super::templates::Templates;
+
+/// Default tags of one listener: below the number at which InfluxDB 1.6 panics, with room for a sender's own.
+const MOST_DEFAULT_TAGS: usize = 32;
+/// A default tag's key and value.
+const MOST_TAG_BYTES: usize = 1024;
 
 /// How names become measurements, tags and fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mapping(pub(super) Kind);
+pub struct Mapping {
+    pub(super) kind: Kind,
+    /// Keys and values that each line gets unless it has the key.
+    pub(super) tags: Vec<(String, String)>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -32,12 +42,12 @@ impl Default for Mapping {
 impl Mapping {
     /// The whole path is the measurement, its field is `value`.
     pub fn path() -> Self {
-        Self(Kind::Path)
+        Self::new(Kind::Path)
     }
 
     /// A chart is the measurement, its dimensions are the fields, the host is a tag.
     pub fn netdata(netdata: Netdata) -> Self {
-        Self(Kind::Netdata(netdata))
+        Self::new(Kind::Netdata(netdata))
     }
 
     /// As these templates say, in the syntax of InfluxDB's Graphite listener.
@@ -45,13 +55,63 @@ impl Mapping {
     /// # Errors
     /// Which of them cannot be read, and what would be right.
     pub fn templates<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
-        Templates::parse(texts).map(|templates| Self(Kind::Templates(templates)))
+        Templates::parse(texts).map(|templates| Self::new(Kind::Templates(templates)))
+    }
+
+    fn new(kind: Kind) -> Self {
+        Self { kind, tags: Vec::new() }
+    }
+
+    /// The same with this between several parts of a measurement, a field or a tag; a dot without it.
+    ///
+    /// # Errors
+    /// What would be right, where there are no templates or it cannot stand in a name.
+    pub fn with_separator(mut self, separator: &str) -> Result<Self, String> {
+        match &mut self.kind {
+            Kind::Templates(templates) => templates.set_separator(separator)?,
+            Kind::Path | Kind::Netdata(_) => return Err("needs a list of templates as mapping".to_owned()),
+        }
+        Ok(self)
+    }
+
+    /// The same with tags that each line gets unless it has the key.
+    ///
+    /// # Errors
+    /// Which tag cannot be one, and what would be right.
+    pub fn with_tags(self, tags: Vec<(String, String)>) -> Result<Self, String> {
+        if tags.len() > MOST_DEFAULT_TAGS {
+            return Err(format!("must be at most {MOST_DEFAULT_TAGS}"));
+        }
+        for (place, (key, value)) in tags.iter().enumerate() {
+            let tag = format!("{key}={value}");
+            if tag.len() > MOST_TAG_BYTES {
+                return Err(format!("has a tag {key:?} of more than {MOST_TAG_BYTES} bytes"));
+            }
+            if ["time", "_field", "_measurement"].contains(&key.as_str()) {
+                return Err(format!("has {tag:?}: InfluxDB keeps that key for itself"));
+            }
+            if [key, value].iter().any(|text| text.is_empty() || escape::key(&mut Vec::new(), text.as_bytes()).is_err())
+            {
+                return Err(format!(
+                    "has {tag:?}: keys and values must not be empty, or hold control characters or a backslash before a comma, a space, a = or their end"
+                ));
+            }
+            if tags[..place].iter().any(|(known, _)| known == key) {
+                return Err(format!("has the key {key:?} twice"));
+            }
+        }
+        Ok(Self { tags, ..self })
+    }
+
+    /// Whether Netdata's charts become measurements.
+    pub fn is_netdata(&self) -> bool {
+        matches!(self.kind, Kind::Netdata(_))
     }
 
     /// The parts of a name whose charts become measurements, and how much of a path comes before the dimension; none
     /// where that is not the mapping, or the name has too few parts.
     pub(super) fn chart<'a>(&self, name: Name<'a>, has_host: bool) -> Option<(Parts<'a>, usize)> {
-        match (&self.0, name) {
+        match (&self.kind, name) {
             (Kind::Netdata(netdata), Name::Path(path)) => netdata.split(path, has_host),
             (Kind::Netdata(_), Name::Parts(parts)) => Some((parts, 0)),
             _ => None,
@@ -60,12 +120,12 @@ impl Mapping {
 
     /// Whether Netdata's prefix stays in front of the chart.
     pub(super) fn keeps_prefix(&self) -> bool {
-        matches!(self.0, Kind::Netdata(Netdata { keep_prefix: true, .. }))
+        matches!(self.kind, Kind::Netdata(Netdata { keep_prefix: true, .. }))
     }
 
     /// The host in a path of Graphite's, where it can be told.
     pub(crate) fn host_in<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
-        match &self.0 {
+        match &self.kind {
             Kind::Netdata(netdata) => netdata.split(path, true).map(|(parts, _)| parts.host),
             Kind::Templates(templates) => templates.host(path),
             Kind::Path if path.starts_with(b"netdata.") => {

@@ -17,13 +17,14 @@ mod mapping;
 mod metric;
 mod tags;
 mod template;
+mod templates;
 
 use super::line::{MAX_LINE_BYTES, MAX_SERIES_BYTES};
 use super::reader::Sink;
 use super::{Format, Line, Precision, Refusal};
 use epoch::Time;
 use mapping::Kind;
-use tags::{Keys, LastTags};
+use tags::{Given, Keys, LastTags};
 
 pub use mapping::{Mapping, Netdata};
 pub(super) use metric::{Metric, Name, Parts, TagSyntax, Tags};
@@ -41,9 +42,13 @@ pub(super) struct Converter {
     mapping: Mapping,
     /// The format of the lines at hand.
     format: Format,
+    /// Whether what they become may not be UTF-8.
+    is_doubtful: bool,
     time: Time,
     tags: LastTags,
     keys: Keys,
+    /// Room for a field's name that is put together.
+    field: Vec<u8>,
     point: Point,
 }
 
@@ -65,9 +70,11 @@ impl Converter {
         Self {
             mapping,
             format: Format::Graphite,
+            is_doubtful: false,
             time: Time::new(precision),
             tags: LastTags::default(),
             keys: Keys::default(),
+            field: Vec::new(),
             point: Point::default(),
         }
     }
@@ -82,6 +89,12 @@ impl Converter {
             self.flush(sink);
             self.format = format;
         }
+        self.is_doubtful = false;
+    }
+
+    /// Says whether the line to come holds bytes that are not UTF-8. That matters where they are in what is written.
+    pub(super) fn set_doubtful(&mut self, is_doubtful: bool) {
+        self.is_doubtful = is_doubtful;
     }
 
     /// The last tags that were written as Graphite's.
@@ -90,27 +103,34 @@ impl Converter {
         self.tags.text_as(TagSyntax::Semicolons)
     }
 
-    /// Adds one value: to the open point where it belongs there, else to a new one.
+    /// Adds one value: to the open point where it belongs there, else to a new one. Returns how many of its tags were
+    /// ignored.
     ///
     /// # Errors
     /// It cannot be written. The open point stays as it was, or was given to the sink.
     #[inline]
-    pub(super) fn add(&mut self, metric: &Metric<'_>, sink: &mut impl Sink) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, metric: &Metric<'_>, sink: &mut impl Sink) -> Result<u64, Refusal> {
         let value = metric::float(metric.value)?;
         if let Some(field) = self.point.field_of(metric.name)
             && self.tags.are(metric.tags)
             && self.time.is(metric.time)
             && self.point.text.len() < MAX_POINT_BYTES
+            && !self.is_doubtful
         {
-            return self.point.add(field, value);
+            self.point.add(field, value)?;
+            return Ok(self.tags.ignored());
         }
         self.flush(sink);
         self.time.set(self.format, metric.time)?;
-        self.write_point(metric, value)?;
+        let ignored_tags = self.write_point(metric, value)?;
+        if self.is_doubtful && std::str::from_utf8(&self.point.text).is_err() {
+            self.point.is_open = false;
+            return Err(Refusal::InvalidUtf8);
+        }
         if !self.point.is_open {
             self.give(sink);
         }
-        Ok(())
+        Ok(ignored_tags)
     }
 
     /// Gives the open point to the sink, where there is one.
@@ -130,35 +150,38 @@ impl Converter {
         sink.line(Line { bytes: &self.point.text, has_timestamp, has_unsigned: false });
     }
 
-    /// Writes a new point with its first field; it stays open where others may follow.
-    fn write_point(&mut self, metric: &Metric<'_>, value: &[u8]) -> Result<(), Refusal> {
-        let Self { mapping, format, tags, keys, point, .. } = self;
+    /// Writes a new point with its first field; it stays open where others may follow. Returns how many of its tags were
+    /// ignored.
+    fn write_point(&mut self, metric: &Metric<'_>, value: &[u8]) -> Result<u64, Refusal> {
+        let Self { mapping, format, tags, keys, field, point, .. } = self;
         let Point { text, chart, .. } = point;
         text.clear();
         chart.clear();
-        let host = metric.name.host();
-        if let Kind::Templates(templates) = &mapping.0 {
+        let given = Given { host: metric.name.host(), tags: metric.tags, defaults: &mapping.tags };
+        if let Kind::Templates(templates) = &mapping.kind {
             metric.name.write_path(chart);
-            let field = templates.apply(chart, host, metric.tags, keys, text)?;
-            return write_first(text, if field.is_empty() { VALUE } else { field }, value);
+            templates.apply(chart, given, keys, text, field)?;
+            write_first(text, if field.is_empty() { VALUE } else { field }, value)?;
+            return Ok(keys.ignored());
         }
         let Some((parts, before)) = mapping.chart(metric.name, *format == Format::Graphite) else {
             metric.name.write_path(chart);
             escape::measurement(text, chart)?;
-            tags.write(text, host, metric.tags)?;
-            return write_first(text, VALUE, value);
+            tags.write(text, given)?;
+            write_first(text, VALUE, value)?;
+            return Ok(tags.ignored());
         };
         if mapping.keeps_prefix() && !parts.prefix.is_empty() {
             escape::measurement(text, parts.prefix)?;
             text.push(b'.');
         }
         escape::measurement(text, parts.chart)?;
-        tags.write(text, parts.host, metric.tags)?;
+        tags.write(text, Given { host: parts.host, ..given })?;
         point.series = text.len();
         write_first(text, parts.dimension, value)?;
         metric.name.write_chart(before, chart);
         point.is_open = true;
-        Ok(())
+        Ok(tags.ignored())
     }
 }
 

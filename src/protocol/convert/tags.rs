@@ -1,6 +1,8 @@
 //! Tags of other senders, written as line protocol's.
 //!
 //! * A tag without a value is left out: to InfluxDB that is the same as none.
+//! * A word without a key or without `=` is no tag: it is ignored and counted, whatever bytes it holds. So is a label
+//!   whose value is not text. A tag that has both distinguishes series: where it cannot be written, the line is refused.
 //! * Of two tags with one key the first one counts, so that the host a sender names is not lost to a label.
 //! * A key that InfluxDB keeps for itself gets an underscore behind it.
 
@@ -8,7 +10,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::super::Refusal;
 use super::super::line::{MAX_TAGS, TAGS_THAT_PANIC};
@@ -16,10 +19,23 @@ use super::super::token::is_blank;
 use super::escape;
 use super::metric::{TagSyntax, Tags};
 
+/// The tags of a line beside those that its name gives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given<'a> {
+    /// The host, where it is known apart; else empty.
+    pub(super) host: &'a [u8],
+    /// What the sender wrote.
+    pub(super) tags: Tags<'a>,
+    /// Keys and values that each line gets unless it has the key.
+    pub(super) defaults: &'a [(String, String)],
+}
+
 /// Where the tags of one line are, in the text that they are written to.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     places: Vec<Range<usize>>,
+    /// Words that were no tags.
+    ignored: u64,
     /// Room for a value that is put together.
     joined: Vec<u8>,
 }
@@ -28,6 +44,12 @@ impl Keys {
     /// Forgets them, for a new line.
     pub(super) fn clear(&mut self) {
         self.places.clear();
+        self.ignored = 0;
+    }
+
+    /// How many words of the line were no tags.
+    pub(super) fn ignored(&self) -> u64 {
+        self.ignored
     }
 
     /// Writes one tag behind the others.
@@ -36,7 +58,8 @@ impl Keys {
     /// It cannot be written, or there are too many.
     pub(super) fn push(&mut self, out: &mut Vec<u8>, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
         if key.is_empty() {
-            return Err(Refusal::MissingTagKey);
+            self.ignored += 1;
+            return Ok(());
         }
         if value.is_empty() {
             return Ok(());
@@ -58,7 +81,7 @@ impl Keys {
         if self.places.len() > MAX_TAGS { Err(Refusal::TooManyTags) } else { Ok(()) }
     }
 
-    /// Writes one tag whose value is these, those that are not empty, joined by dots.
+    /// Writes one tag whose value is these, those that are not empty, joined by the separator.
     ///
     /// # Errors
     /// As for [`Self::push`].
@@ -67,12 +90,13 @@ impl Keys {
         out: &mut Vec<u8>,
         key: &[u8],
         values: impl Iterator<Item = &'a [u8]>,
+        separator: &str,
     ) -> Result<(), Refusal> {
         let mut joined = std::mem::take(&mut self.joined);
         joined.clear();
         for value in values.filter(|value| !value.is_empty()) {
             if !joined.is_empty() {
-                joined.push(b'.');
+                joined.extend_from_slice(separator.as_bytes());
             }
             joined.extend_from_slice(value);
         }
@@ -81,36 +105,44 @@ impl Keys {
         pushed
     }
 
-    /// Writes all tags of a metric.
+    /// Writes the last tags of a line.
     ///
     /// # Errors
-    /// One of them cannot be written.
-    pub(super) fn push_all(&mut self, out: &mut Vec<u8>, tags: Tags<'_>) -> Result<(), Refusal> {
-        match tags.syntax {
-            _ if tags.text.is_empty() => Ok(()),
-            TagSyntax::Semicolons => self.push_words(out, tags.text.split(|byte| *byte == b';')),
-            TagSyntax::Blanks => self.push_words(out, tags.text.split(|byte| is_blank(*byte))),
-            TagSyntax::Json => self.push_labels(out, tags.text),
-        }
+    /// One of them cannot be written, or there are as many as InfluxDB 1.6 panics at.
+    pub(super) fn push_given(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
+        self.push(out, b"host", given.host)?;
+        self.push_behind_host(out, given)
     }
 
-    /// The number of tags is one that every InfluxDB takes.
-    ///
-    /// # Errors
-    /// It is the one at which InfluxDB 1.6 panics.
-    pub(super) fn check(&self) -> Result<(), Refusal> {
+    fn push_behind_host(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
+        let text = given.tags.text;
+        match given.tags.syntax {
+            _ if text.is_empty() => {}
+            TagSyntax::Semicolons => self.push_words(out, text.split(|byte| *byte == b';'))?,
+            TagSyntax::Blanks => self.push_words(out, text.split(|byte| is_blank(*byte)))?,
+            TagSyntax::Json => self.push_labels(out, text)?,
+        }
+        for (key, value) in given.defaults {
+            self.push(out, key.as_bytes(), value.as_bytes())?;
+        }
         if self.places.len() == TAGS_THAT_PANIC { Err(Refusal::TooManyTags) } else { Ok(()) }
     }
 
     fn push_words<'a>(&mut self, out: &mut Vec<u8>, words: impl Iterator<Item = &'a [u8]>) -> Result<(), Refusal> {
         for word in words.filter(|word| !word.is_empty()) {
-            let equals = word.iter().position(|byte| *byte == b'=').ok_or(Refusal::InvalidTagValue)?;
-            self.push(out, &word[..equals], &word[equals + 1..])?;
+            match word.iter().position(|byte| *byte == b'=') {
+                Some(equals) => self.push(out, &word[..equals], &word[equals + 1..])?,
+                None => self.ignored += 1,
+            }
         }
         Ok(())
     }
 
     fn push_labels(&mut self, out: &mut Vec<u8>, text: &[u8]) -> Result<(), Refusal> {
+        if text.first() != Some(&b'{') {
+            self.ignored += 1;
+            return Ok(());
+        }
         let mut labels = Labels { keys: self, out, refusal: None };
         let read = serde_json::Deserializer::from_slice(text).deserialize_map(&mut labels);
         match (labels.refusal, read) {
@@ -136,7 +168,12 @@ impl<'de> Visitor<'de> for &mut Labels<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((key, value)) = map.next_entry::<Text<'_>, Text<'_>>()? {
+        while let Some((key, value)) = map.next_entry::<Text<'_>, &RawValue>()? {
+            if !value.get().starts_with('"') {
+                self.keys.ignored += 1;
+                continue;
+            }
+            let value: Text<'_> = serde_json::from_str(value.get()).map_err(A::Error::custom)?;
             if self.refusal.is_none() {
                 self.refusal = self.keys.push(self.out, key.0.as_bytes(), value.0.as_bytes()).err();
             }
@@ -157,6 +194,8 @@ pub(super) struct LastTags {
     has_host: bool,
     text: Vec<u8>,
     written: Vec<u8>,
+    /// Words of the text that were no tags.
+    ignored: u64,
     keys: Keys,
 }
 
@@ -175,11 +214,18 @@ impl LastTags {
         is_same && self.syntax == Some(tags.syntax)
     }
 
-    /// The host's tag, where there is one, and these tags.
+    /// How many words of the last line were no tags.
+    #[inline]
+    pub(super) fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// Writes the host's tag, where there is one, and the others. `defaults` must be the same each time.
     ///
     /// # Errors
     /// One of them cannot be written.
-    pub(super) fn write(&mut self, out: &mut Vec<u8>, host: &[u8], tags: Tags<'_>) -> Result<(), Refusal> {
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
+        let Given { host, tags, .. } = given;
         let has_host = !host.is_empty();
         if self.are(tags) && self.has_host == has_host {
             if has_host {
@@ -193,8 +239,8 @@ impl LastTags {
         self.keys.clear();
         self.keys.push(out, b"host", host)?;
         let end_of_host = out.len();
-        self.keys.push_all(out, tags)?;
-        self.keys.check()?;
+        self.keys.push_behind_host(out, given)?;
+        self.ignored = self.keys.ignored();
         self.text.clear();
         self.text.extend_from_slice(tags.text);
         self.written.clear();
@@ -210,7 +256,8 @@ mod tests {
 
     fn write(last: &mut LastTags, host: &str, syntax: TagSyntax, text: &str) -> Result<String, Refusal> {
         let mut out = Vec::new();
-        last.write(&mut out, host.as_bytes(), Tags { text: text.as_bytes(), syntax })?;
+        let tags = Tags { text: text.as_bytes(), syntax };
+        last.write(&mut out, Given { host: host.as_bytes(), tags, defaults: &[] })?;
         Ok(String::from_utf8(out).expect("UTF-8"))
     }
 
@@ -251,8 +298,6 @@ mod tests {
         let many = |count: usize| (0..count).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(";");
         for _ in 0..2 {
             let mut write = |text: &str| write(&mut last, "", TagSyntax::Semicolons, text).map(|_| ());
-            assert_eq!(write("a"), Err(Refusal::InvalidTagValue));
-            assert_eq!(write("=a"), Err(Refusal::MissingTagKey));
             assert_eq!(write("a=b\\"), Err(Refusal::AmbiguousEscape));
             assert_eq!(write("a=\x01"), Err(Refusal::ControlByte));
             assert_eq!(write(&many(99)), Ok(()));
@@ -261,7 +306,50 @@ mod tests {
             assert_eq!(write(&many(257)), Err(Refusal::TooManyTags));
         }
         let mut json = |text: &str| write(&mut last, "", TagSyntax::Json, text).map(|_| ());
-        assert_eq!(json(r#"{"a":1}"#), Err(Refusal::InvalidJson));
+        assert_eq!(json(r#"{"a":"\ud800"}"#), Err(Refusal::InvalidJson));
+        assert_eq!(json(r#"{"a":"b}"#), Err(Refusal::InvalidJson));
         assert_eq!(json(r#"{"a":"\u0001"}"#), Err(Refusal::ControlByte));
+    }
+
+    #[test]
+    fn what_is_no_tag_is_ignored_and_counted_every_time() {
+        use TagSyntax::{Blanks, Json, Semicolons};
+        for (syntax, text, written, ignored) in [
+            (Semicolons, "a", "", 1),
+            (Semicolons, "=1;b;a=1;=", ",a=1", 3),
+            (Semicolons, "\x01;=\x01\\;a\\;b=1;;c=", ",b=1", 3),
+            (Blanks, "host=h nico", ",host=h", 1),
+            (Blanks, "a = b =c", "", 4),
+            (Json, r#"{"":"x","a":1,"b":null,"c":[{"d":"e"}],"f":"g","h":""}"#, ",f=g", 4),
+            (Json, "[1]", "", 1),
+            (Json, "\"a\"", "", 1),
+        ] {
+            let mut last = LastTags::default();
+            for _ in 0..2 {
+                assert_eq!(write(&mut last, "", syntax, text), Ok(written.to_owned()), "{text}");
+                assert_eq!(last.ignored(), ignored, "{text}");
+            }
+            assert_eq!(write(&mut last, "", syntax, ""), Ok(String::new()));
+            assert_eq!(last.ignored(), 0);
+        }
+    }
+
+    #[test]
+    fn default_tags_give_way_to_the_lines_own() {
+        let defaults = [("dc", "eu"), ("host", "relay")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut last = LastTags::default();
+        for (host, text, expected) in [
+            ("", "", ",dc=eu,host=relay"),
+            ("h", "", ",host=h,dc=eu"),
+            ("", "dc=us;a=b", ",dc=us,a=b,host=relay"),
+            ("", "dc=us;a=b", ",dc=us,a=b,host=relay"),
+            ("i", "dc=us;a=b", ",host=i,dc=us,a=b"),
+            ("", "dc=", ",dc=eu,host=relay"),
+        ] {
+            let mut out = Vec::new();
+            let tags = Tags { text: text.as_bytes(), syntax: TagSyntax::Semicolons };
+            last.write(&mut out, Given { host: host.as_bytes(), tags, defaults: &defaults }).expect("written");
+            assert_eq!(String::from_utf8_lossy(&out), expected, "{host} {text}");
+        }
     }
 }

@@ -22,7 +22,10 @@ fuzz_target!(|data: &[u8]| {
         0 => Mapping::path(),
         1 => Mapping::netdata(Netdata { keep_prefix: true, host_parts: 1 }),
         2 => Mapping::netdata(Netdata { keep_prefix: false, host_parts: 2 }),
-        _ => Mapping::templates(&["a.* host.measurement.field* k=v", ".b.b.measurement*"]).expect("templates"),
+        _ => Mapping::templates(&["a.* host.measurement*.field.field k=v", ".b.b.measurement*"])
+            .and_then(|mapping| mapping.with_separator("_"))
+            .and_then(|mapping| mapping.with_tags(vec![("dc".to_owned(), "eu".to_owned())]))
+            .expect("templates"),
     };
     let mut reader = Reader::new(format, mapping, Rules::strict(Precision::Nanoseconds));
     let mut sink = Strict(Scanner::new(Precision::Nanoseconds));
