@@ -95,11 +95,13 @@ pub enum StartError {
 }
 
 fn advice(kind: &str, error: &io::Error) -> String {
-    if error.kind() != io::ErrorKind::AddrInUse {
-        return String::new();
-    }
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program has it: stop that one, or change",
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has this address: change",
+        _ => return String::new(),
+    };
     let option = if kind == "tcp" { String::new() } else { format!(" (--{kind})") };
-    format!("; another program has it: stop that one, or change {kind}.listen{option}")
+    format!("; {what} {kind}.listen{option}")
 }
 
 /// A running relay.

@@ -19,6 +19,9 @@ const MOST_CONNECTIONS: u32 = 1 << 20;
 /// More parts than a host's name has.
 const MOST_HOST_PARTS: u8 = 16;
 
+/// Why a stream has no multicast address.
+pub(super) const NO_MULTICAST: &str = "is a multicast address, which only [[udp]] can listen on";
+
 /// What is wrong: the key, and what would be right.
 type Wrong = (&'static str, String);
 
@@ -203,6 +206,9 @@ fn check_udp(listener: &Udp, backends: &[Backend]) -> Result<(), Wrong> {
 }
 
 fn check_tcp(listener: &Tcp) -> Result<(), Wrong> {
+    if listener.listen.ip().is_multicast() {
+        return Err(("listen", NO_MULTICAST.to_owned()));
+    }
     let Tcp { max_connections, max_connections_per_source, idle_timeout, line_timeout, .. } = listener;
     for (key, connections) in
         [("max_connections", max_connections), ("max_connections_per_source", max_connections_per_source)]

@@ -32,9 +32,13 @@ impl Started {
         Self::from(command, folder)
     }
 
-    fn from(mut command: Command, folder: &std::path::Path) -> Self {
+    fn from(command: Command, folder: &std::path::Path) -> Self {
+        Self::with_admin(command, "127.0.0.1:0", folder)
+    }
+
+    fn with_admin(mut command: Command, admin: &str, folder: &std::path::Path) -> Self {
         let mut child = command
-            .args(["--admin", "127.0.0.1:0"])
+            .args(["--admin", admin])
             .current_dir(folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -89,6 +93,25 @@ fn without_arguments_it_says_in_five_lines_what_it_does_and_archives() {
     let stored = folder.path().join("twinflux-data/archive/telegraf.ns");
     let file = std::fs::read_dir(stored).expect("folder").next().expect("a file").expect("an entry").path();
     assert!(std::fs::read_to_string(file).expect("text").contains("cpu,host=me usage=1.5 "));
+}
+
+#[test]
+fn addresses_may_be_ports_and_names() {
+    let folder = tempfile::tempdir().expect("folder");
+    for (udp, host) in [("0", "0.0.0.0"), (":0", "0.0.0.0"), ("localhost:0", "127.0.0.1")] {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--udp", udp]);
+        let started = Started::with_admin(command, "localhost:0", folder.path());
+        assert_eq!(
+            (started.target.ip().to_string(), started.admin.ip().to_string()),
+            (host.into(), "127.0.0.1".into())
+        );
+        for admin in [started.admin.port().to_string(), format!("localhost:{}", started.admin.port())] {
+            assert!(run(&["status", "--admin", &admin], folder.path()).status.success(), "{admin}");
+        }
+        started.signal("-TERM");
+        assert_eq!(started.end().0, Some(0));
+    }
 }
 
 #[test]
@@ -179,7 +202,9 @@ fn bad_usage_ends_with_2_and_says_what_would_be_right() {
         (&["check", "--config", "secret.toml"], "cannot read the secret file missing"),
         (&["--config", "secret.toml", "--data-dir", "d", "--udp", "127.0.0.1:0"], "secret file missing"),
         (&["--backend", "localhost:8086"], "http://HOST:8086"),
-        (&["--udp", "8089"], "--udp"),
+        (&["--udp", "80890"], "'--udp <ADDR>': \"80890\" has no port between 0 and 65535"),
+        (&["--udp", "nowhere.invalid:8089"], "'--udp <ADDR>': cannot resolve \"nowhere.invalid\""),
+        (&["status", "--admin", "localhost"], "'--admin <ADDR>': \"localhost\" has no port"),
         (&["frobnicate"], "frobnicate"),
         (&["--admin", "127.0.0.1:1", "status"], "cannot be used with"),
         (&["check"], "--config"),
@@ -202,6 +227,7 @@ fn failures_at_run_time_end_with_1_and_say_what_to_do() {
     for (arguments, parts) in [
         (&["--udp", &taken_udp, "--admin", any][..], &[&taken_udp[..], "another program has it", "--udp"][..]),
         (&["--udp", any, "--admin", &taken_tcp], &[&taken_tcp, "another program has it", "--admin"]),
+        (&["--udp", "192.0.2.1:0", "--admin", any], &["192.0.2.1:0", "no interface of this machine", "--udp"]),
         (&["--udp", any, "--admin", any, "--data-dir", "file/x"], &["file/x", "--data-dir"]),
         (&["status", "--admin", "127.0.0.1:1"], &["127.0.0.1:1", "is the relay running"]),
     ] {
@@ -301,6 +327,12 @@ fn check_prints_a_configuration_with_all_defaults_and_no_secret() {
         assert!(printed.contains(part), "{printed}");
     }
     assert!(!printed.contains("hunter2"));
+    std::fs::write(folder.path().join("names.toml"), "[admin]\nlisten = \"localhost:1\"\n[[udp]]\nlisten = 2\n")
+        .expect("write");
+    let printed = text(&run(&["check", "--config", "names.toml"], folder.path()).stdout);
+    for part in ["listen = \"127.0.0.1:1\"", "listen = \"0.0.0.0:2\""] {
+        assert!(printed.contains(part), "{printed}");
+    }
 }
 
 #[test]
