@@ -116,6 +116,9 @@ pub struct Udp {
     /// The address; 8089 is InfluxDB's own UDP port.
     #[serde(deserialize_with = "super::listen::data")]
     pub listen: SocketAddr,
+    /// For a multicast address: the name or an address of the interface to join it on; without it the system's choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// What the datagrams are written in.
     pub format: Format,
     /// What becomes of names that are not line protocol's.
@@ -131,6 +134,7 @@ pub struct Udp {
     /// The unit of its lines' timestamps; Telegraf sends nanoseconds. Times of other formats are written in it.
     pub precision: Precision,
     /// Threads; 0: 1 on one or two CPUs, else half of the CPUs, at most 4. One takes 200,000 datagrams a second.
+    /// A multicast address has one: every socket that joined it gets every datagram.
     pub workers: u16,
     /// The receive buffer of each worker: what 100,000 datagrams of 300 bytes a second fill in 60 ms.
     #[serde(with = "super::size")]
@@ -143,6 +147,7 @@ impl Default for Udp {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 8089)),
+            interface: None,
             format: Format::Auto,
             mapping: Mapping::default(),
             netdata_keep_prefix: false,

@@ -82,8 +82,10 @@ impl Listener<'_> {
         Ok(match self {
             Self::Udp(one) => Setup::Udp(udp::Setup {
                 listen: one.listen,
+                interface: one.interface.clone(),
                 intake,
                 workers: match one.workers {
+                    _ if one.listen.ip().is_multicast() => 1,
                     0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4),
                     workers => usize::from(workers),
                 },
@@ -192,6 +194,15 @@ impl Common<'_> {
 fn check_udp(listener: &Udp, backends: &[Backend]) -> Result<(), Wrong> {
     if listener.workers > MOST_WORKERS {
         return Err(("workers", "must be at most 64".to_owned()));
+    }
+    let is_multicast = listener.listen.ip().is_multicast();
+    if is_multicast && listener.workers > 1 {
+        let what = "must be 0 or 1 for a multicast address: every worker would get every datagram";
+        return Err(("workers", what.to_owned()));
+    }
+    if !is_multicast && listener.interface.is_some() {
+        let what = "is for a multicast address only, such as listen = \"239.0.0.1:8089\"";
+        return Err(("interface", what.to_owned()));
     }
     let is_itself =
         |backend: &&Backend| matches!(&backend.url, BackendUrl::Relay(host) if is_loop(host, listener.listen));

@@ -10,6 +10,7 @@ mod answers;
 mod backends;
 mod captured;
 mod journal;
+mod multicast;
 mod program;
 mod receiving;
 mod tcp;

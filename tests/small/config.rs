@@ -158,6 +158,11 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ),
         ("[admin]\nlisten = \"localhost\"", &["twinflux.toml:2: listen", "has no port", "127.0.0.1:8089"]),
         ("[[tcp]]\nlisten = \"239.0.0.1:2003\"", &["twinflux.toml:2: tcp.listen", "multicast", "[[udp]]"]),
+        ("[[udp]]\ninterface = \"eth0\"", &["twinflux.toml:2: udp.interface", "239.0.0.1:8089"]),
+        (
+            "[[udp]]\nlisten = \"239.0.0.1:8089\"\nworkers = 2",
+            &["twinflux.toml:3: udp.workers", "0 or 1", "every datagram"],
+        ),
         ("[admin]\nlisten = \"[ff05::1]:2003\"", &["twinflux.toml:2: admin.listen", "multicast", "[[udp]]"]),
         (
             "[[udp]]\nlisten = \"localhost:5\"\n[[udp]]\nlisten = \"127.0.0.1:5\"",

@@ -33,6 +33,12 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Says that a test was left out, and why, where it is read: the test harness hides what a test prints that passes.
+pub fn left_out(test: &str, why: &str) {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "left out: {test}: {why}").expect("a standard error");
+}
+
 /// A relay in this process, in a folder of its own.
 pub struct Running {
     pub relay: Option<Relay>,
