@@ -11,6 +11,7 @@ mod listen;
 mod listeners;
 mod load;
 mod metrics;
+pub mod notify;
 mod size;
 pub mod sources;
 pub mod status;

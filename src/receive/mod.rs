@@ -9,6 +9,7 @@
 mod counters;
 mod intake;
 mod listener;
+mod pulse;
 mod sources;
 pub mod tcp;
 pub mod udp;
@@ -16,4 +17,5 @@ pub mod udp;
 pub use counters::{Counters, Tally};
 pub use intake::Setup as IntakeSetup;
 pub use listener::{Listener, Setup};
+pub use pulse::Pulse;
 pub use sources::{Arrival, Source, Sources};

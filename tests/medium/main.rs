@@ -11,6 +11,7 @@ mod backends;
 mod captured;
 mod journal;
 mod multicast;
+mod process;
 mod program;
 mod receiving;
 mod tcp;

@@ -7,32 +7,32 @@ use std::time::Duration;
 
 use crate::support::{Running, Scripted, config, get, wait_for};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinflux");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_twinflux");
 
 fn run(arguments: &[&str], folder: &std::path::Path) -> Output {
     Command::new(PROGRAM).args(arguments).current_dir(folder).output().expect("the program")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// A running program, with the lines it printed at its start.
-struct Started {
-    child: Child,
+pub(crate) struct Started {
+    pub(crate) child: Child,
     lines: Vec<String>,
-    target: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) target: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 impl Started {
-    fn new(arguments: &[&str], folder: &std::path::Path) -> Self {
+    pub(crate) fn new(arguments: &[&str], folder: &std::path::Path) -> Self {
         let mut command = Command::new(PROGRAM);
         command.args(["--udp", "127.0.0.1:0"]).args(arguments);
         Self::from(command, folder)
     }
 
-    fn from(command: Command, folder: &std::path::Path) -> Self {
+    pub(crate) fn from(command: Command, folder: &std::path::Path) -> Self {
         Self::with_admin(command, "127.0.0.1:0", folder)
     }
 
@@ -55,18 +55,18 @@ impl Started {
     }
 
     /// Sends a first line, and waits until it is accepted.
-    fn send_line(&self) {
+    pub(crate) fn send_line(&self) {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
         socket.send_to(b"m v=1 1\n", self.target).expect("send");
         wait_for("the line", || get(self.admin, "/api/status").1.contains("\"accepted_lines\":1").then_some(()));
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
 
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().expect("an end").code();
         let mut log = String::new();
         self.child.stderr.take().expect("log").read_to_string(&mut log).expect("text");
@@ -143,18 +143,6 @@ fn a_hangup_ends_nothing() {
     let (code, log) = started.end();
     assert_eq!(code, Some(0));
     assert!(log.contains("SIGHUP"), "{log}");
-}
-
-#[test]
-fn output_that_nobody_reads_stops_nothing() {
-    let folder = tempfile::tempdir().expect("folder");
-    std::fs::write(folder.path().join("good.toml"), "").expect("write");
-    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"));
-    for (arguments, code) in [(&["check", "--config", "good.toml"][..], 0), (&["check", "--config", "nowhere"], 2)] {
-        let ended =
-            Command::new(PROGRAM).args(arguments).current_dir(folder.path()).stdout(full()).stderr(full()).status();
-        assert_eq!(ended.expect("the program").code(), Some(code));
-    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::intake::{self, Intake, Shown};
-use super::{Sources, Tally};
+use super::{Pulse, Sources, Tally};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 
 use multicast::Group;
@@ -65,6 +65,7 @@ pub struct Listener {
 struct WorkerState {
     socket: Socket,
     shown: Arc<Shown>,
+    pulse: Arc<Pulse>,
 }
 
 impl Listener {
@@ -82,8 +83,12 @@ impl Listener {
             adopt_all(passed, &setup, group.as_ref())?
         };
         let address = sockets.first().map_or(setup.listen, Socket::address);
-        let state = |socket| Arc::new(WorkerState { socket, shown: Arc::default() });
-        Ok(Self { setup, address, workers: sockets.into_iter().map(state).collect(), stop: Arc::default() })
+        let state = |(place, socket)| {
+            let pulse = Arc::new(Pulse::new(thread_name(place)));
+            Arc::new(WorkerState { socket, shown: Arc::default(), pulse })
+        };
+        let workers = sockets.into_iter().enumerate().map(state).collect();
+        Ok(Self { setup, address, workers, stop: Arc::default() })
     }
 
     /// Starts the workers' threads.
@@ -104,7 +109,7 @@ impl Listener {
                 intake: Intake::new((&setup, self.address), Arc::clone(&state.shown), pool, limits, out.clone()),
                 setup,
             };
-            let thread = std::thread::Builder::new().name(format!("udp-{place}"));
+            let thread = std::thread::Builder::new().name(thread_name(place));
             threads.push(thread.spawn(move || worker::run(parts))?);
         }
         Ok(threads)
@@ -113,6 +118,11 @@ impl Listener {
     /// Tells the workers to empty their sockets, hand over what they have, and end.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+    }
+
+    /// The pulses of its threads.
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        self.workers.iter().map(|worker| Arc::clone(&worker.pulse)).collect()
     }
 
     /// The address it listens on.
@@ -158,6 +168,10 @@ impl Listener {
     pub fn kernel_drops(&self) -> u64 {
         self.workers.iter().map(|worker| worker.socket.kernel_drops()).sum()
     }
+}
+
+fn thread_name(place: usize) -> String {
+    format!("udp-{place}")
 }
 
 fn bind_all(setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {

@@ -40,6 +40,7 @@ pub(super) fn run<H: HandOver>(parts: Parts<H>) {
     let mut pace = Pace::new(parts.state.socket.charged_bytes());
     let mut worker = Worker { socket, parts, looked: Instant::now(), logs: Logs::new() };
     while !worker.parts.stop.load(Ordering::Acquire) {
+        worker.parts.state.pulse.beat();
         let look = worker.look(&mut slots);
         worker.wait(pace.after(look));
     }
@@ -177,8 +178,8 @@ mod tests {
     use super::*;
     use crate::batch::{Batch, Builder, Destination, Limits, Pool};
     use crate::protocol::{Mapping, Precision};
-    use crate::receive::Tally;
     use crate::receive::udp::Socket;
+    use crate::receive::{Pulse, Tally};
 
     /// Takes batches until it has this many.
     struct Few(usize, Arc<Mutex<Vec<Batch>>>);
@@ -212,7 +213,7 @@ mod tests {
             precision: Precision::Nanoseconds,
         });
         let limits = Limits { lines, age: Duration::from_secs(3600) };
-        let state = Arc::new(WorkerState { socket, shown: Arc::default() });
+        let state = Arc::new(WorkerState { socket, shown: Arc::default(), pulse: Arc::new(Pulse::new("udp")) });
         let taken = Arc::new(Mutex::new(Vec::new()));
         let setup = Setup { destination, format: None, mapping: Mapping::default(), allow: Vec::new() };
         let pool = Pool::new(1, Builder::least_buffer_bytes());
