@@ -5,6 +5,7 @@ mod captures;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod activation;
 mod answers;
 mod backends;
@@ -14,4 +15,7 @@ mod multicast;
 mod process;
 mod program;
 mod receiving;
+mod secrets;
+mod stalls;
 mod tcp;
+mod units;

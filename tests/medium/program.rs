@@ -5,11 +5,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::support::{Running, Scripted, config, get, wait_for};
+use crate::support::{Running, Scripted, config, get, no_content, wait_for};
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_twinflux");
 
-fn run(arguments: &[&str], folder: &std::path::Path) -> Output {
+pub(crate) fn run(arguments: &[&str], folder: &std::path::Path) -> Output {
     Command::new(PROGRAM).args(arguments).current_dir(folder).output().expect("the program")
 }
 
@@ -117,9 +117,16 @@ fn addresses_may_be_ports_and_names() {
 #[test]
 fn both_signals_deliver_what_is_pending_and_end_with_0() {
     for signal in ["-TERM", "-INT"] {
-        let backend = Scripted::accepting();
+        // It takes its time, so that whoever does not wait for it has lines left.
+        let backend = Scripted::start(|_, _| {
+            std::thread::sleep(Duration::from_millis(500));
+            no_content()
+        });
         let folder = tempfile::tempdir().expect("folder");
-        let started = Started::new(&["--backend", &backend.url(), "--database", "db"], folder.path());
+        std::fs::write(folder.path().join("file.toml"), "data_dir = \"data\"\nshutdown_timeout = \"5m\"\n")
+            .expect("write");
+        let backends = ["--config", "file.toml", "--backend", &backend.url(), "--database", "db"];
+        let started = Started::new(&backends, folder.path());
         let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
         for n in 0..500 {
             socket.send_to(format!("m v={n} {n}\n").as_bytes(), started.target).expect("send");
