@@ -6,6 +6,8 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+#[cfg(test)]
+mod figures;
 pub mod journal;
 mod listen;
 mod listeners;
