@@ -18,6 +18,9 @@ use twinflux::control::status::{self, Status};
 use twinflux::receive::udp::Inherited;
 use twinflux::relay::Relay;
 
+mod left_out;
+pub(crate) use left_out::left_out;
+
 /// How long a condition may take: longer than the busiest machine needs.
 pub const LIMIT: Duration = Duration::from_secs(180);
 /// Datagrams, and bytes, that wait in the relay's socket at most: the smallest receive buffer has room for them.
@@ -33,12 +36,6 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < limit, "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Says that a test was left out, and why, where it is read: the test harness hides what a test prints that passes.
-pub fn left_out(test: &str, why: &str) {
-    use std::io::Write;
-    writeln!(std::io::stderr(), "left out: {test}: {why}").expect("a standard error");
 }
 
 /// A relay in this process, in a folder of its own.
@@ -178,10 +175,15 @@ pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 /// Sends a request's text, and reads the answer to its end.
 pub fn http(address: SocketAddr, request: &str) -> (u16, String) {
+    http_bytes(address, request.as_bytes())
+}
+
+/// The same with a body that is no text.
+pub fn http_bytes(address: SocketAddr, request: &[u8]) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).expect("connect");
     stream.set_read_timeout(Some(LIMIT)).expect("timeout");
-    stream.write_all(request.as_bytes()).expect("send");
+    stream.write_all(request).expect("send");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("answer");
     let answer = String::from_utf8_lossy(&answer).into_owned();
