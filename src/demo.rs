@@ -164,16 +164,27 @@ impl Sending {
 /// One screen that is drawn anew; in a file, a line now and then.
 struct Screen {
     is_terminal: bool,
+    /// Whether nobody reads it any more: the story goes on, for its exit code.
+    is_gone: bool,
     drawn_lines: usize,
     last_phase: &'static str,
 }
 
 impl Screen {
     fn new() -> Self {
-        Self { is_terminal: io::stdout().is_terminal(), drawn_lines: 0, last_phase: "" }
+        Self { is_terminal: io::stdout().is_terminal(), is_gone: false, drawn_lines: 0, last_phase: "" }
     }
 
     fn show(&mut self, elapsed: Duration, phase: &'static str, sent: Sent, status: &Status) -> io::Result<()> {
+        if self.is_gone {
+            return Ok(());
+        }
+        let drawn = self.draw(elapsed, phase, sent, status);
+        self.is_gone = is_gone(&drawn);
+        if self.is_gone { Ok(()) } else { drawn }
+    }
+
+    fn draw(&mut self, elapsed: Duration, phase: &'static str, sent: Sent, status: &Status) -> io::Result<()> {
         let mut out = io::stdout().lock();
         let head = format!("{:>4.1} s  {HOSTS} hosts sent {} lines; {phase}", elapsed.as_secs_f64(), sent.lines);
         if self.is_terminal {
@@ -191,7 +202,18 @@ impl Screen {
     }
 }
 
+fn is_gone(written: &io::Result<()>) -> bool {
+    written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
 fn verdict(sent: Sent, status: &Status, kept: [Counts; 2]) -> io::Result<bool> {
+    let is_whole = |counts: &Counts| counts.distinct == sent.lines && counts.altered == 0;
+    let is_fine = sent.lines > 0 && kept.iter().all(is_whole);
+    let written = write_verdict(sent, status, kept, is_fine);
+    if is_gone(&written) { Ok(is_fine) } else { written.map(|()| is_fine) }
+}
+
+fn write_verdict(sent: Sent, status: &Status, kept: [Counts; 2], is_fine: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "\nThe ledger (accepted = delivered + rejected + dropped + pending; differ must be 0):\n")?;
     write!(out, "{}", status.ledger())?;
@@ -201,10 +223,8 @@ fn verdict(sent: Sent, status: &Status, kept: [Counts; 2]) -> io::Result<bool> {
         let name = &backend.name;
         writeln!(out, "{name:<8} {:>12} {:>12} {missing:>12} {:>12}", sent.lines, counts.distinct, counts.altered)?;
     }
-    let is_whole = |counts: &Counts| counts.distinct == sent.lines && counts.altered == 0;
-    let is_fine = sent.lines > 0 && kept.iter().all(is_whole);
     writeln!(out, "\n{}", if is_fine { "Both stores hold every line." } else { "LINES ARE MISSING." })?;
-    Ok(is_fine)
+    out.flush()
 }
 
 /// A folder that is removed at the end.

@@ -1,15 +1,22 @@
 //! The program: command line, start, signals, exit codes (0 fine, 1 failed at run time, 2 bad usage or
 //! configuration, 3 not reachable).
+//!
+//! A reader of the output that goes away (`twinflux journal dump DIR | head`) has read what it wanted: that is no
+//! failure. Output that cannot be written for another reason, such as a full disk, is one.
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use twinflux::control::cli::{Cli, Command, JournalCommand, OneBackend, Restore, Run};
 use twinflux::control::config::Format;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
-use twinflux::control::{Config, Status};
+use twinflux::control::{Config, Status, notify};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
@@ -22,6 +29,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 2;
 const UNREACHABLE: u8 = 3;
+/// How long a hurried shutdown may take to write what memory holds: a disk that hangs is not waited for.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -68,17 +77,21 @@ fn run(options: &Run) -> Ended {
         let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
         (code, error.to_string())
     })?;
-    let mut signals =
-        relay.runtime().block_on(async { Signals::new() }).map_err(|error| (FAILED, error.to_string()))?;
+    let hurry = relay.hurry();
+    let stop = follow_signals(hurry.clone()).map_err(|error| (FAILED, error.to_string()))?;
     // Whoever closed the output does not want to read it.
     drop(print_start(&relay, &config));
-    relay.runtime().block_on(signals.next());
-    tracing::info!("stopping: emptying the sockets and delivering what is pending");
-    // A second signal ends the process at once, and leaves what is pending.
-    let _second = relay.runtime().spawn(async move {
-        signals.next().await;
-        end_now();
+    notify::ready();
+    let watchdog = notify::watchdog_period().map(|period| {
+        let watchdog = notify::watchdog(relay.pulses(), period);
+        relay.runtime().spawn(watchdog)
     });
+    stop.recv().map_err(|_| (FAILED, "BUG: the thread that follows signals ended".to_owned()))?;
+    notify::stopping();
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
+    }
+    tracing::info!("stopping: emptying the sockets and delivering what is pending; a second signal ends it at once");
     let last = relay.shutdown();
     for backend in &last.backends {
         let (name, lines) = (&backend.name, backend.pending_lines);
@@ -96,12 +109,49 @@ fn run(options: &Run) -> Ended {
             "stopped"
         );
     }
+    if *hurry.borrow() {
+        return Err((FAILED, "ended by a second signal, before everything could be delivered".to_owned()));
+    }
     Ok(())
+}
+
+/// Follows signals on a thread of its own, so that a second one is heeded whatever the first one's work hangs on.
+/// The first one to end is sent to the caller. The second one hurries the shutdown, and ends the process where that
+/// takes too long.
+fn follow_signals(hurry: watch::Sender<bool>) -> io::Result<Receiver<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let (stop, stopped): (SyncSender<()>, _) = sync_channel(1);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(signals.next());
+        if stop.send(()).is_err() {
+            return;
+        }
+        runtime.block_on(signals.next());
+        hurry.send_replace(true);
+        // Whichever comes first, a third signal or the end of the time.
+        drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next()).await }));
+        end_now();
+    })?;
+    Ok(stopped)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the program's main file")]
 fn end_now() {
+    let what = "ended at once; what was not yet written to the journal is lost";
+    drop(writeln!(io::stderr(), "twinflux: {what}"));
     std::process::exit(i32::from(FAILED));
+}
+
+/// Prints a command's result.
+fn print(text: &str) -> Ended {
+    let printed = io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err((FAILED, format!("cannot write the output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// SIGTERM and SIGINT, from now on.
@@ -126,7 +176,11 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => tracing::info!("SIGHUP: nothing is read again; restart to change settings"),
+                _ = self.hangup.recv() => {
+                    notify::reloading();
+                    tracing::info!("SIGHUP: nothing is read again; restart to change settings");
+                    notify::ready();
+                }
             }
         }
     }
@@ -170,8 +224,7 @@ fn check(file: &Path) -> Ended {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }
     let text = toml::to_string(&config).map_err(|error| bad(error.to_string()))?;
-    drop(write!(io::stdout(), "# {} is fine; with all defaults it says:\n{text}", file.display()));
-    Ok(())
+    print(&format!("# {} is fine; with all defaults it says:\n{text}", file.display()))
 }
 
 fn demo() -> Ended {
@@ -187,7 +240,7 @@ fn journal(command: JournalCommand) -> Ended {
     match command {
         JournalCommand::Verify { folder } => {
             let (is_sound, text) = Stopped::open(&folder).and_then(|journal| journal.verify()).map_err(failed)?;
-            drop(write!(io::stdout(), "{text}"));
+            print(&text)?;
             if !is_sound {
                 return Err(failed(
                     "the journal is damaged; a relay that is started on it delivers the rest".to_owned(),
@@ -199,19 +252,16 @@ fn journal(command: JournalCommand) -> Ended {
         }
         JournalCommand::Stats { folder } => {
             let text = Stopped::open(&folder).and_then(|journal| journal.stats()).map_err(failed)?;
-            drop(write!(io::stdout(), "{text}"));
+            print(&text)?;
         }
         JournalCommand::Forget(backend) => {
             open_journal_of(&backend)?.forget(&backend.name).map_err(failed)?;
-            drop(writeln!(io::stdout(), "{} is forgotten: nothing is kept for it any more", backend.name));
+            print(&format!("{} is forgotten: nothing is kept for it any more\n", backend.name))?;
         }
         JournalCommand::Moved(backend) => {
             let was = open_journal_of(&backend)?.moved(&backend.name).map_err(failed)?;
-            drop(writeln!(
-                io::stdout(),
-                "{} was {was}: it gets what is kept for it wherever the next start finds it",
-                backend.name
-            ));
+            let name = &backend.name;
+            print(&format!("{name} was {was}: it gets what is kept for it wherever the next start finds it\n"))?;
         }
     }
     Ok(())
@@ -244,6 +294,5 @@ fn status(admin: std::net::SocketAddr) -> Ended {
     let failed =
         |error: String| (FAILED, format!("no status from {admin}: {error}; is the relay running, with this --admin?"));
     let status = Status::fetch(admin).map_err(failed)?;
-    drop(write!(io::stdout(), "{}", status.to_text()));
-    Ok(())
+    print(&status.to_text())
 }

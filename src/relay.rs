@@ -36,7 +36,7 @@ use crate::journal::disk::{Folder, Keeper, OpenError, Report};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, Journal, ring};
 use crate::receive::udp::Inherited;
-use crate::receive::{self, Listener, files};
+use crate::receive::{self, Listener, Pulse, files};
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
 /// most 16 MiB of full ones.
@@ -91,11 +91,13 @@ pub enum StartError {
 }
 
 fn advice(kind: &str, error: &io::Error) -> String {
-    if error.kind() != io::ErrorKind::AddrInUse {
-        return String::new();
-    }
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program has it: stop that one, or change",
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has this address: change",
+        _ => return String::new(),
+    };
     let option = if kind == "tcp" { String::new() } else { format!(" (--{kind})") };
-    format!("; another program has it: stop that one, or change {kind}.listen{option}")
+    format!("; {what} {kind}.listen{option}")
 }
 
 /// A running relay.
@@ -106,11 +108,13 @@ pub struct Relay {
     admin: SocketAddr,
     workers: Vec<JoinHandle<()>>,
     journal_thread: JoinHandle<()>,
+    journal_pulse: Arc<Pulse>,
     keeper: Option<Keeper>,
     ring: Producer,
     journal_stop: Arc<AtomicBool>,
     flushers: Vec<tokio::task::JoinHandle<()>>,
     closing: watch::Sender<bool>,
+    hurry: watch::Sender<bool>,
     shutdown_timeout: Duration,
     _lock: File,
 }
@@ -157,7 +161,10 @@ impl Relay {
         let (ring, consumer) = ring(RING_BATCHES);
         let journal_stop = Arc::new(AtomicBool::new(false));
         let keeper = Keeper::start(&journal).map_err(StartError::Thread)?;
-        let journal_thread = start_journal(&view, consumer, &journal_stop).map_err(StartError::Thread)?;
+        let wake = ring.clone();
+        let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
+        let journal_thread =
+            start_journal(&view, consumer, &journal_stop, Arc::clone(&journal_pulse)).map_err(StartError::Thread)?;
         let workers = start_workers(&view.listeners, &setups, &ring).map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
@@ -165,11 +172,13 @@ impl Relay {
             admin: address,
             workers,
             journal_thread,
+            journal_pulse,
             keeper,
             ring,
             journal_stop,
             flushers,
             closing,
+            hurry: watch::Sender::new(false),
             shutdown_timeout: config.shutdown_timeout,
             _lock: lock,
         })
@@ -185,14 +194,25 @@ impl Relay {
         self.admin
     }
 
+    /// The pulses of the threads that lines pass through, but for the runtime's and the disk's.
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        let receiving = self.view.listeners.iter().flat_map(Listener::pulses);
+        receiving.chain([Arc::clone(&self.journal_pulse)]).collect()
+    }
+
     /// The runtime that flushers run on.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
-    /// Stops receiving once the sockets are empty, delivers what can be delivered in the configured time, and
-    /// returns the last figures.
-    pub fn shutdown(self) -> Status {
+    /// Where to send `true` for a shutdown that waits for no backend any more.
+    pub fn hurry(&self) -> watch::Sender<bool> {
+        self.hurry.clone()
+    }
+
+    /// Stops receiving once the sockets are empty, delivers what can be delivered in the configured time, or until it
+    /// is to hurry, and returns the last figures.
+    pub fn shutdown(mut self) -> Status {
         for listener in self.view.listeners.iter() {
             listener.stop();
         }
@@ -204,14 +224,22 @@ impl Relay {
         report_panic(&self.journal_thread.join());
         self.view.journal.close();
         self.closing.send_replace(true);
+        let mut hurried = self.hurry.subscribe();
         self.runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
-            for mut flusher in self.flushers {
-                // Whatever is not delivered by then shows as pending.
-                if tokio::time::timeout_at(deadline, &mut flusher).await.is_err() {
-                    flusher.abort();
-                    drop(flusher.await);
+            let delivering = async {
+                for flusher in &mut self.flushers {
+                    // Whatever is not delivered by then shows as pending.
+                    drop(tokio::time::timeout_at(deadline, flusher).await);
                 }
+            };
+            tokio::select! {
+                () = delivering => {}
+                Ok(_) = hurried.wait_for(|is_hurried| *is_hurried) => {}
+            }
+            for flusher in self.flushers.into_iter().filter(|flusher| !flusher.is_finished()) {
+                flusher.abort();
+                drop(flusher.await);
             }
         });
         self.view.journal.requeue_leases();
@@ -352,13 +380,14 @@ fn bind(setup: receive::Setup, inherited: &mut Inherited) -> Result<Listener, St
     Ok(listener)
 }
 
-fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>, pulse: Arc<Pulse>) -> io::Result<JoinHandle<()>> {
     let stop = Arc::clone(stop);
     let View { journal, backends, .. } = view.clone();
     std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
         let mut logged = vec![0; backends.len()];
         let mut log_next = Instant::now();
         loop {
+            pulse.beat();
             // Read before the ring is emptied: what is in it when the stop comes is not left behind.
             let stopping = stop.load(Ordering::Acquire);
             while let Some(batch) = ring.pop() {

@@ -268,7 +268,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("loadgen: {error:#}");
+            whisper(&format!("loadgen: {error:#}\n"));
             ExitCode::FAILURE
         }
     }
@@ -303,14 +303,11 @@ async fn show(progress: Arc<Progress>, duration: Duration) {
     for second in 1..=duration.as_secs() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let sent = progress.sent();
-        eprint!(
-            "\r{second:>4} s  {} ({} datagrams in the last second)  ",
-            describe(sent),
-            sent.datagrams - before.datagrams
-        );
+        let (sum, newest) = (describe(sent), sent.datagrams - before.datagrams);
+        whisper(&format!("\r{second:>4} s  {sum} ({newest} datagrams in the last second)  "));
         before = sent;
     }
-    eprintln!();
+    whisper("\n");
 }
 
 async fn send_bursts(plan: burst::Plan, json: bool) -> Result<bool> {
@@ -358,6 +355,11 @@ async fn end_asked_for() {
 /// Where nobody reads the output, the exit code still tells.
 fn say(text: &str) {
     drop(std::io::stdout().write_all(text.as_bytes()));
+}
+
+/// The same for what is no result.
+fn whisper(text: &str) {
+    drop(std::io::stderr().write_all(text.as_bytes()));
 }
 
 async fn rehearse(options: OutageOptions) -> Result<bool> {

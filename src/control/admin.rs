@@ -1,7 +1,7 @@
 //! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`.
 //!
-//! Bounds: connections at a time. Others wait to be taken, so that idle ones never use up the descriptors that
-//! delivery needs.
+//! Bounds: connections at a time, and 5 s for a request's head. Others wait to be taken, so that idle ones never use up
+//! the descriptors that delivery needs, and lock nobody out for long.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -31,6 +31,8 @@ pub struct Admin {
 
 /// How long to wait when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a request's head may take to come: whoever connects and asks nothing makes room for others.
+const LONGEST_HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may be open: far longer than any answer takes.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -72,7 +74,9 @@ impl Admin {
             };
             let service = TowerToHyperService::new(router.clone());
             tokio::spawn(async move {
-                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let mut server = http1::Builder::new();
+                server.timer(TokioTimer::new()).header_read_timeout(LONGEST_HEAD);
+                let connection = server.serve_connection(TokioIo::new(stream), service);
                 // Whoever asks and goes away is no news.
                 drop(tokio::time::timeout(LONGEST, connection).await);
                 drop(place);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::listen::{parse_admin, parse_data};
 use super::load::Overrides;
 use super::url::BackendUrl;
 
@@ -28,11 +29,11 @@ pub struct Run {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Listen for UDP here instead of the file's listeners [default: 0.0.0.0:8089]
-    #[arg(long, value_name = "ADDR")]
+    /// Listen for UDP here instead of the file's listeners: host and port, or a port only [default: 0.0.0.0:8089]
+    #[arg(long, value_name = "ADDR", value_parser = parse_data)]
     pub udp: Option<SocketAddr>,
-    /// Show the status here [default: 127.0.0.1:9097]
-    #[arg(long, value_name = "ADDR")]
+    /// Show the status here: host and port, or a port of 127.0.0.1 [default: 127.0.0.1:9097]
+    #[arg(long, value_name = "ADDR", value_parser = parse_admin)]
     pub admin: Option<SocketAddr>,
     /// Keep data here [default: ./twinflux-data without a configuration file, else /var/lib/twinflux]
     #[arg(long, value_name = "FOLDER")]
@@ -83,7 +84,7 @@ pub enum Command {
     /// Show a running relay's state
     Status {
         /// The relay's admin address
-        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9097")]
+        #[arg(long, value_name = "ADDR", value_parser = parse_admin, default_value = "127.0.0.1:9097")]
         admin: SocketAddr,
     },
 }

@@ -1,6 +1,6 @@
 //! The configuration: the TOML file's shape, its defaults with their reasons, and what is checked beyond types.
 //!
-//! Unknown keys are errors. Durations are text like `"500ms"`, sizes like `"8MiB"`. Secrets are never in the
+//! Unknown keys are errors. Durations are text like `"500ms"`, sizes like `"8MiB"` or `"8MB"`. Secrets are never in the
 //! file: it names files that hold them, so that a configuration may be shown.
 
 use std::collections::BTreeMap;
@@ -58,6 +58,7 @@ impl Default for Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
     /// `/metrics`, `/api/status`, `/health`, `/ready`. Loopback: it has no password.
+    #[serde(deserialize_with = "super::listen::admin")]
     pub listen: SocketAddr,
 }
 
@@ -144,7 +145,11 @@ pub(super) const DEFAULT_SEPARATOR: &str = ".";
 #[serde(default, deny_unknown_fields)]
 pub struct Udp {
     /// The address; 8089 is InfluxDB's own UDP port.
+    #[serde(deserialize_with = "super::listen::data")]
     pub listen: SocketAddr,
+    /// For a multicast address: the name or an address of the interface to join it on; without it the system's choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// What the datagrams are written in.
     pub format: Format,
     /// What becomes of names that are not line protocol's.
@@ -164,8 +169,10 @@ pub struct Udp {
     /// What becomes of unsigned integers (`5u`). Refused: stock InfluxDB 1.x does not take them.
     pub unsigned: Unsigned,
     /// Threads; 0: 1 on one or two CPUs, else half of the CPUs, at most 4. One takes 200,000 datagrams a second.
+    /// A multicast address has one: every socket that joined it gets every datagram.
     pub workers: u16,
     /// The receive buffer of each worker: what 100,000 datagrams of 300 bytes a second fill in 60 ms.
+    #[serde(with = "super::size")]
     pub receive_buffer: ByteSize,
     /// Networks (CIDR) whose datagrams are taken; empty: all. It stops accidents, not forged senders.
     pub allow: Vec<IpNet>,
@@ -178,6 +185,7 @@ impl Default for Udp {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 8089)),
+            interface: None,
             format: Format::Auto,
             mapping: Mapping::default(),
             separator: DEFAULT_SEPARATOR.to_owned(),
@@ -200,6 +208,7 @@ impl Default for Udp {
 #[serde(default, deny_unknown_fields)]
 pub struct Tcp {
     /// The address; 2003 is Graphite's port, and Netdata's default for it.
+    #[serde(deserialize_with = "super::listen::data")]
     pub listen: SocketAddr,
     /// What the connections' lines are written in.
     pub format: Format,
@@ -300,7 +309,7 @@ pub struct Backend {
     #[serde(default = "default_max_batch_lines")]
     pub max_batch_lines: u32,
     /// Bytes in one request, at most: what common reverse proxies take (1 MiB).
-    #[serde(default = "default_max_batch_bytes")]
+    #[serde(default = "default_max_batch_bytes", with = "super::size")]
     pub max_batch_bytes: ByteSize,
     /// How long a line waits for others, at most: one request a second costs InfluxDB little.
     #[serde(default = "default_linger", with = "duration")]
@@ -376,8 +385,10 @@ pub struct Journal {
     /// What a crash may cost. Written: a killed process costs nothing, and it costs little.
     pub durability: Durability,
     /// The memory for lines that a backend has yet to take, a hard bound: 200,000 lines, and small beside an InfluxDB.
+    #[serde(with = "super::size")]
     pub memory: ByteSize,
     /// The disk for lines that a backend has yet to take, a hard bound: a day of 300 lines a second.
+    #[serde(with = "super::size")]
     pub disk: ByteSize,
     /// How long written lines stay unsynced: what a power cut may cost. A disk is synced earlier after 4 MiB.
     #[serde(with = "duration")]
@@ -390,7 +401,7 @@ pub struct Journal {
     #[serde(with = "duration")]
     pub max_age: Duration,
     /// What is left free on the volume; without it 5 %, at most 1 GiB: other programs live there, too.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "super::size::optional")]
     pub min_free: Option<ByteSize>,
 }
 

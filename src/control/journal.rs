@@ -9,8 +9,8 @@ use super::data_dir::{self, LockError};
 use super::table::write_line;
 use crate::batch::Destination;
 use crate::deliver::header;
-use crate::journal::disk::Folder;
 use crate::journal::disk::inspect::{self, Survey};
+use crate::journal::disk::{Folder, OpenError};
 
 /// A stopped relay's journal, locked while it is looked at.
 #[derive(Debug)]
@@ -106,11 +106,18 @@ impl Stopped {
         Ok(text)
     }
 
-    /// Writes every line, with comments that tell its destination.
+    /// Writes every line, with comments that tell its destination. A reader that goes away has read what it wanted.
     ///
     /// # Errors
     /// What keeps it from being read or written.
     pub fn dump(&self, output: impl Write) -> Result<(), String> {
+        match self.dump_all(output) {
+            Err(OpenError::Disk(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            ended => ended.map_err(|error| error.to_string()),
+        }
+    }
+
+    fn dump_all(&self, output: impl Write) -> Result<(), OpenError> {
         let mut output = BufWriter::new(output);
         let mut current: Option<Destination> = None;
         let mut write = |destination: &Destination, lines: &bytes::Bytes| -> io::Result<()> {
@@ -120,8 +127,8 @@ impl Stopped {
             }
             output.write_all(lines)
         };
-        inspect::survey(&self.storage, &mut write).map_err(|error| error.to_string())?;
-        output.flush().map_err(|error| error.to_string())
+        inspect::survey(&self.storage, &mut write)?;
+        Ok(output.flush()?)
     }
 
     /// Removes a backend's cursors.

@@ -22,6 +22,9 @@ const LEAST_LINE_BYTES: u64 = 1024;
 /// More parts than a host's name has.
 const MOST_HOST_PARTS: u8 = 16;
 
+/// Why a stream has no multicast address.
+pub(super) const NO_MULTICAST: &str = "is a multicast address, which only [[udp]] can listen on";
+
 /// What is wrong: the key, and what would be right.
 type Wrong = (&'static str, String);
 
@@ -87,8 +90,10 @@ impl Listener<'_> {
         Ok(match self {
             Self::Udp(one) => Setup::Udp(udp::Setup {
                 listen: one.listen,
+                interface: one.interface.clone(),
                 intake,
                 workers: match one.workers {
+                    _ if one.listen.ip().is_multicast() => 1,
                     0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4),
                     workers => usize::from(workers),
                 },
@@ -232,6 +237,15 @@ fn check_udp(listener: &Udp, backends: &[Backend]) -> Result<(), Wrong> {
     if listener.workers > MOST_WORKERS {
         return Err(("workers", "must be at most 64".to_owned()));
     }
+    let is_multicast = listener.listen.ip().is_multicast();
+    if is_multicast && listener.workers > 1 {
+        let what = "must be 0 or 1 for a multicast address: every worker would get every datagram";
+        return Err(("workers", what.to_owned()));
+    }
+    if !is_multicast && listener.interface.is_some() {
+        let what = "is for a multicast address only, such as listen = \"239.0.0.1:8089\"";
+        return Err(("interface", what.to_owned()));
+    }
     let is_itself =
         |backend: &&Backend| matches!(&backend.url, BackendUrl::Relay(host) if is_loop(host, listener.listen));
     if let Some(backend) = backends.iter().find(is_itself) {
@@ -245,6 +259,9 @@ fn check_udp(listener: &Udp, backends: &[Backend]) -> Result<(), Wrong> {
 }
 
 fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
+    if listener.listen.ip().is_multicast() {
+        return Err(("listen", NO_MULTICAST.to_owned()));
+    }
     let Tcp { max_connections, max_connections_per_source, idle_timeout, line_timeout, max_line, .. } = listener;
     if !(LEAST_LINE_BYTES..=LONGEST_LINE_BYTES as u64).contains(&max_line.as_u64()) {
         return Err(("max_line", "must be between 1KiB and 1MiB".to_owned()));

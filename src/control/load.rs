@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::config::{Backend, Config, Journal, Udp};
+use super::listeners::NO_MULTICAST;
 use super::url::{self, BackendUrl};
 use crate::batch::Builder;
 use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
@@ -118,6 +119,9 @@ impl Config {
             return Err(source.at("journal", 0, "memory", &what));
         }
         self.check_disk(source)?;
+        if self.admin.listen.ip().is_multicast() {
+            return Err(source.at("admin", 0, "listen", NO_MULTICAST));
+        }
         let mut addresses = HashSet::new();
         for (table, place, listener) in self.each_listener() {
             if let Err((key, what)) = listener.check(&self.backend) {
@@ -311,11 +315,7 @@ fn api(backend: &Backend) -> Api {
 /// What a key's value looks like, where the type's own error does not say.
 fn hint(key: &str) -> &'static str {
     match key {
-        "listen" => "; write an IP address and a port: \"0.0.0.0:8089\"",
         "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
-        "receive_buffer" | "max_line" | "memory" | "disk" | "min_free" | "max_batch_bytes" => {
-            "; write a size: \"8MiB\""
-        }
         "idle_timeout" | "line_timeout" | "timeout" | "linger" | "sync_interval" | "max_age" | "shutdown_timeout" => {
             "; write a duration: \"30s\""
         }

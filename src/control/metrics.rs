@@ -24,8 +24,13 @@ pub(super) const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// # Errors
 /// None that writing to memory could have.
 pub(super) fn render(view: &View) -> Result<String, fmt::Error> {
+    render_status(view.status())
+}
+
+/// The metrics of one picture.
+pub(super) fn render_status(status: Status) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Metrics { status: view.status(), process: Process::read() }));
+    registry.register_collector(Box::new(Metrics { status, process: Process::read() }));
     let mut output = String::new();
     text::encode(&mut output, &registry)?;
     Ok(output)

@@ -6,11 +6,16 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+#[cfg(test)]
+mod figures;
 pub mod journal;
+mod listen;
 mod listeners;
 mod load;
 mod metrics;
+pub mod notify;
 mod restore;
+mod size;
 pub mod sources;
 pub mod status;
 mod table;

@@ -252,7 +252,7 @@ impl View {
 }
 
 impl Receive {
-    fn new(listener: &Listener, tally: &Tally) -> Self {
+    pub(super) fn new(listener: &Listener, tally: &Tally) -> Self {
         let shown = Self {
             kind: listener.kind().to_owned(),
             listen: listener.address().to_string(),
@@ -289,7 +289,7 @@ impl Receive {
 }
 
 impl Backend {
-    fn new(view: &BackendView, ledger: &Ledger, oldest: f64, ring_full: u64, on_the_way: u64) -> Self {
+    pub(super) fn new(view: &BackendView, ledger: &Ledger, oldest: f64, ring_full: u64, on_the_way: u64) -> Self {
         let rejected = Rejection::ALL.iter().zip(ledger.rejected);
         let dropped = DropReason::ALL.iter().map(|reason| {
             let before_the_journal = if *reason == DropReason::RingFull { ring_full } else { 0 };
@@ -334,7 +334,7 @@ impl Backend {
 }
 
 impl JournalStatus {
-    fn new(durability: Durability, journal: &Snapshot) -> Self {
+    pub(super) fn new(durability: Durability, journal: &Snapshot) -> Self {
         let disk = journal.disk.as_ref();
         let figure = |value: fn(&DiskFigures) -> u64| disk.map_or(0, value);
         Self {

@@ -149,19 +149,29 @@ impl Health {
 mod tests {
     use super::*;
 
+    /// The shortest and the longest of many pauses after so many failures, in milliseconds.
+    fn pauses(backoffs: &mut [Backoff]) -> (u128, u128) {
+        let pauses: Vec<u128> = backoffs.iter_mut().map(|backoff| backoff.next_pause().as_millis()).collect();
+        (pauses.iter().copied().min().unwrap_or(0), pauses.iter().copied().max().unwrap_or(0))
+    }
+
     #[test]
-    fn pauses_grow_to_a_bound_and_are_never_none() {
-        let mut backoff = Backoff::default();
-        let mut longest = Duration::ZERO;
-        for tries in 0..100 {
-            let pause = backoff.next_pause();
-            let bound = BACKOFF_BASE.saturating_mul(1 << tries.min(10)).min(BACKOFF_CAP);
-            assert!(pause >= BACKOFF_FLOOR && pause <= bound, "{tries}: {pause:?}");
-            longest = longest.max(pause);
+    fn pauses_grow_to_a_bound_at_random_and_are_never_none() {
+        let mut backoffs: Vec<Backoff> = (0..2000).map(|_| Backoff::default()).collect();
+        let bounds = [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000, 30_000, 30_000];
+        for (failures, bound) in bounds.into_iter().enumerate() {
+            let (shortest, longest) = pauses(&mut backoffs);
+            // Chance spreads them over all of the time, so that relays that failed together do not come back together.
+            assert!((50..bound / 5 + 50).contains(&shortest), "{failures}: {shortest} ms of {bound} ms");
+            assert!((bound * 9 / 10..=bound).contains(&longest), "{failures}: {longest} ms of {bound} ms");
         }
-        assert!(longest > BACKOFF_BASE);
-        backoff.reset();
-        assert!(backoff.next_pause() <= BACKOFF_BASE);
+        // However long an outage is.
+        for _ in 0..100 {
+            assert!(pauses(&mut backoffs[..20]).1 <= 30_000);
+        }
+        backoffs.iter_mut().for_each(Backoff::reset);
+        let (shortest, longest) = pauses(&mut backoffs);
+        assert!(shortest >= 50 && (225..=250).contains(&longest), "{shortest} to {longest} ms");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::udp::Inherited;
-use super::{IntakeSetup, Sources, Tally, tcp, udp};
+use super::{IntakeSetup, Pulse, Sources, Tally, tcp, udp};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 
 /// How a listener is set up.
@@ -84,6 +84,14 @@ impl Listener {
         match self {
             Self::Udp(listener) => listener.stop(),
             Self::Tcp(listener) => listener.stop(),
+        }
+    }
+
+    /// The pulses of its threads.
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        match self {
+            Self::Udp(listener) => listener.pulses(),
+            Self::Tcp(listener) => vec![listener.pulse()],
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::support::{http, wait_for};
+use crate::support::{http, http_bytes, wait_for};
 
 /// Measurement, host, field, and nanoseconds since 1970.
 pub(crate) type Place = (String, String, String, u64);
@@ -117,9 +117,14 @@ impl InfluxDb {
 
     /// Writes lines; returns status and body.
     pub(crate) fn write(&self, database: &str, body: &str) -> (u16, String) {
+        self.write_bytes(database, body.as_bytes())
+    }
+
+    /// The same with bytes of any kind.
+    pub(crate) fn write_bytes(&self, database: &str, body: &[u8]) -> (u16, String) {
         let length = body.len();
         let head = format!("POST /write?db={database} HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
-        http(self.address, &(head + body))
+        http_bytes(self.address, &[head.as_bytes(), body].concat())
     }
 
     /// Everything in a database, in an order of its own making, so that two can be compared.

@@ -4,6 +4,8 @@
 
 use std::fmt::Write;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use fastrand::Rng;
 use twinflux::protocol::{Precision, Scanner};
 
@@ -39,6 +41,25 @@ fn what_is_accepted_is_read_by_influxdb() {
             tried += batch.len() as u64;
             check(&mut server, &std::mem::take(&mut batch));
         }
+    }
+}
+
+#[test]
+fn the_corpus_is_decided_as_influxdb_does() {
+    let mut server = InfluxDb::start("");
+    for (number, row) in include_str!("../corpus/lines.jsonl").lines().enumerate() {
+        let row: serde_json::Value = serde_json::from_str(row).expect("a row of JSON");
+        let input = match row["input"].as_str() {
+            Some(text) => text.as_bytes().to_vec(),
+            None => BASE64_STANDARD.decode(row["input_b64"].as_str().expect("an input")).expect("base64"),
+        };
+        let precision: Precision = row["precision"].as_str().unwrap_or("ns").parse().expect("a precision");
+        // Types of other rows are not to matter.
+        let database = format!("row{number}");
+        server.query("", &format!("CREATE DATABASE {database}"));
+        let (status, body) = server.write_bytes(&format!("{database}&precision={}", precision.v1_name()), &input);
+        assert!(server.is_alive(), "InfluxDB died of {row}");
+        assert_eq!(Some(status == 204), row["influx1"].as_bool(), "{status} {body} for {row}");
     }
 }
 

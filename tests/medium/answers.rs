@@ -219,7 +219,8 @@ fn too_large_requests_are_halved() {
         if request.body.len() > 300_000 { influx_error(413, "Request Entity Too Large") } else { no_content() }
     });
     let mut config = config(&[backend.url()]);
-    config.backend[0].linger = Duration::from_millis(500);
+    // Long enough for all of them to come.
+    config.backend[0].linger = Duration::from_secs(3);
     let relay = Running::start(config);
     let line = format!("m v=\"{}\" 1\n", "x".repeat(60_000));
     relay.send(&vec![line; 16]);

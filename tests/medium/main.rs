@@ -5,13 +5,19 @@ mod captures;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod activation;
 mod answers;
 mod backends;
 mod captured;
 mod journal;
+mod multicast;
+mod process;
 mod program;
 mod reaching;
 mod receiving;
 mod restore;
+mod secrets;
+mod stalls;
 mod tcp;
+mod units;

@@ -123,7 +123,11 @@ fn what_the_kernel_drops_is_counted_to_the_datagram() {
         payload: None,
     };
     let progress = loadgen::send::Progress::default();
-    loadgen::send::send(&plan, &progress).expect("send");
+    // However the machine divides its time, it overflows in the end.
+    wait_for("the receive buffer to overflow", || {
+        loadgen::send::send(&plan, &progress).expect("send");
+        (relay.status().receive[0].kernel_dropped > 0).then_some(())
+    });
     let sent = progress.sent();
     let status = wait_for("everything to be counted", || {
         let status = relay.status();
@@ -131,8 +135,8 @@ fn what_the_kernel_drops_is_counted_to_the_datagram() {
         (receive.datagrams + receive.kernel_dropped == sent.datagrams && status.backends[0].pending_lines == 0)
             .then_some(status)
     });
-    assert!(status.receive[0].kernel_dropped > 0, "4 KiB overflow");
-    assert_eq!(store.ledger.counts().distinct, status.accepted_lines);
+    // Each round of sending begins with the same lines.
+    assert_eq!(store.ledger.counts().lines, status.accepted_lines);
     assert_eq!(store.ledger.counts().altered, 0);
 }
 
@@ -166,17 +170,6 @@ fn ipv6_ipv4_and_several_listeners_and_workers_work_side_by_side() {
     assert_eq!(to_other.len(), 1);
     assert_eq!(to_other[0].uri.to_string(), "/write?db=other&rp=two%20weeks&precision=s");
     assert_eq!(to_other[0].text(), "other v=1 5\n");
-}
-
-#[test]
-fn idle_connections_to_the_admin_page_use_up_nothing() {
-    let backend = Scripted::accepting();
-    let relay = Running::start(config(&[backend.url()]));
-    let idle: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(relay.admin).expect("connect")).collect();
-    relay.send(&["m v=1 1\n"]);
-    relay.wait_delivered("a", 1);
-    drop(idle);
-    assert_eq!(relay.get("/health").0, 200);
 }
 
 #[test]

@@ -179,7 +179,25 @@ fn errors_name_line_and_key_and_what_would_be_right() {
     let archive = "[[backend]]\nname = \"a\"\nurl = \"file:///a\"\n";
     for (text, parts) in [
         ("data_dri = \"x\"", &["twinflux.toml:1: data_dri", "unknown field", "data_dir"][..]),
-        ("[[udp]]\n\nlisten = \"8089\"", &["twinflux.toml:3: listen", "socket address"]),
+        ("[[udp]]\n\nlisten = \"80890\"", &["twinflux.toml:3: listen", "\"80890\" has no port between 0 and 65535"]),
+        ("[[udp]]\nlisten = true", &["twinflux.toml:2: listen", "an address and a port"]),
+        ("[[udp]]\nlisten = 80890", &["twinflux.toml:2: listen", "\"80890\" has no port between"]),
+        (
+            "[[tcp]]\nlisten = \"nowhere.invalid:2003\"",
+            &["twinflux.toml:2: listen", "cannot resolve \"nowhere.invalid\""],
+        ),
+        ("[admin]\nlisten = \"localhost\"", &["twinflux.toml:2: listen", "has no port", "127.0.0.1:8089"]),
+        ("[[tcp]]\nlisten = \"239.0.0.1:2003\"", &["twinflux.toml:2: tcp.listen", "multicast", "[[udp]]"]),
+        ("[[udp]]\ninterface = \"eth0\"", &["twinflux.toml:2: udp.interface", "239.0.0.1:8089"]),
+        (
+            "[[udp]]\nlisten = \"239.0.0.1:8089\"\nworkers = 2",
+            &["twinflux.toml:3: udp.workers", "0 or 1", "every datagram"],
+        ),
+        ("[admin]\nlisten = \"[ff05::1]:2003\"", &["twinflux.toml:2: admin.listen", "multicast", "[[udp]]"]),
+        (
+            "[[udp]]\nlisten = \"localhost:5\"\n[[udp]]\nlisten = \"127.0.0.1:5\"",
+            &["twinflux.toml:4: udp.listen", "its own port"],
+        ),
         ("[[udp]]\nprecision = \"sec\"", &["twinflux.toml:2: precision", "ns", "ms"]),
         (
             "[[udp]]\nformat = \"statsd\"",
@@ -269,7 +287,7 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ("shutdown_timeout = \"2h\"", &["shutdown_timeout", "at most 1h"]),
         ("[[udp]]\nworkers = 65535", &["twinflux.toml:2: udp.workers", "at most 64"]),
         ("[udp]\nlisten = \"0.0.0.0:1\"", &["twinflux.toml:1", "[[udp]]"]),
-        ("[[udp]]\nlisten = \"localhost:8089\"", &["twinflux.toml:2: listen", "0.0.0.0:8089"]),
+        ("[[udp]]\nlisten = \"localhost\"", &["twinflux.toml:2: listen", "0.0.0.0:8089"]),
         ("[[udp]]\nallow = [\"10.0.0.1\"]", &["twinflux.toml:2: allow", "/32"]),
         (&format!("{backend}timeout = \"2h\"")[..], &["twinflux.toml:4: backend.timeout", "at most 1h"]),
         (
@@ -278,7 +296,16 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ),
         ("[journal]\ndurability = \"forever\"", &["twinflux.toml:2: durability", "memory"]),
         ("[journal]\ndisk = \"1MiB\"", &["twinflux.toml:2: journal.disk", "at least 8MiB"]),
-        ("[journal]\ndisk = 5.5", &["twinflux.toml:2: disk", "write a size"]),
+        ("[journal]\ndisk = 5.5", &["twinflux.toml:2: disk", "a size such as \"8MiB\""]),
+        ("[journal]\ndisk = \"8G\"", &["twinflux.toml:2: disk", "ambiguous", "\"8GiB\" or \"8GB\""]),
+        ("[journal]\nmemory = \"64m\"", &["twinflux.toml:2: memory", "\"64MiB\" or \"64MB\""]),
+        ("[journal]\nmin_free = \"1G\"", &["twinflux.toml:2: min_free", "\"1GiB\" or \"1GB\""]),
+        ("[[udp]]\nreceive_buffer = \"8M\"", &["twinflux.toml:2: receive_buffer", "\"8MiB\" or \"8MB\""]),
+        ("[[udp]]\nreceive_buffer = -1", &["twinflux.toml:2: receive_buffer", "not negative"]),
+        (
+            &format!("{backend}max_batch_bytes = \"1M\"")[..],
+            &["twinflux.toml:4: max_batch_bytes", "\"1MiB\" or \"1MB\""],
+        ),
         ("[journal]\nsync_interval = \"1ms\"", &["twinflux.toml:2: journal.sync_interval", "synced"]),
         ("[journal]\nmax_age = \"1s\"", &["twinflux.toml:2: journal.max_age", "0s for none"]),
         ("[journal]\ncompression = \"gzip\"", &["twinflux.toml:2: compression", "zstd"]),
@@ -308,6 +335,32 @@ fn errors_never_show_a_secret() {
         assert!(!error.contains("hunter2"), "{error}");
         assert!(error.contains("_file"), "{error}");
     }
+}
+
+#[test]
+fn listen_takes_a_port_a_name_or_both() {
+    let text = "[admin]\nlisten = 9000\n[[udp]]\nlisten = \"localhost:1\"\n[[udp]]\nlisten = \"2\"\n[[tcp]]\nlisten = \":3\"\n";
+    let config = load(text).expect("a good file");
+    let udp: Vec<String> = config.udp.iter().map(|one| one.listen.to_string()).collect();
+    assert_eq!(udp, ["127.0.0.1:1", "0.0.0.0:2"]);
+    assert_eq!(config.tcp[0].listen.to_string(), "0.0.0.0:3");
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9000");
+}
+
+#[test]
+fn sizes_are_exact_in_either_unit_and_shown_so() {
+    let text =
+        "[journal]\ndisk = \"8GB\"\nmemory = \"64MiB\"\nmin_free = \"1.5GB\"\n[[udp]]\nreceive_buffer = 100000\n";
+    let config = load(text).expect("a good file");
+    assert_eq!((config.journal.disk.as_u64(), config.journal.memory.as_u64()), (8_000_000_000, 64 << 20));
+    assert_eq!(config.udp[0].receive_buffer.as_u64(), 100_000);
+    let shown = toml::to_string(&config).expect("TOML");
+    for part in ["disk = \"8GB\"", "memory = \"64MiB\"", "min_free = \"1500MB\"", "receive_buffer = \"100KB\""] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    // What is shown is what was meant.
+    let again = load(&shown).expect("a good file");
+    assert_eq!(toml::to_string(&again).expect("TOML"), shown);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Small tests: no sockets, no processes, no servers.
 
+#[path = "../support/left_out.rs"]
+mod left_out;
+
 mod config;
 mod corpus;
 mod course;

@@ -18,8 +18,13 @@ use twinflux::control::status::{self, Status};
 use twinflux::receive::udp::Inherited;
 use twinflux::relay::Relay;
 
-/// How long a condition may take.
-pub const LIMIT: Duration = Duration::from_secs(60);
+mod left_out;
+pub(crate) use left_out::left_out;
+
+/// How long a condition may take: longer than the busiest machine needs.
+pub const LIMIT: Duration = Duration::from_secs(180);
+/// Datagrams, and bytes, that wait in the relay's socket at most: the smallest receive buffer has room for them.
+const WINDOW: (u64, usize) = (100, 64 << 10);
 
 /// Waits until the condition gives a value.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -97,19 +102,39 @@ impl Running {
         backends.into_iter().find(|backend| backend.name == name).expect("a backend of this name")
     }
 
-    /// Sends each payload as a datagram, and waits until the relay has taken as many.
+    /// Sends each payload as a datagram, and waits until the relay has taken as many. However slow the relay is, the
+    /// kernel drops none.
     pub fn send<P: AsRef<[u8]>>(&self, payloads: &[P]) {
-        let before = self.taken();
+        let (mut expected, mut taken) = (self.taken(), self.taken());
         let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let mut bytes = 0;
         for payload in payloads {
-            socket.send_to(payload.as_ref(), self.target).expect("send");
+            let payload = payload.as_ref();
+            if expected - taken >= WINDOW.0 || (bytes > 0 && bytes + payload.len() > WINDOW.1) {
+                (taken, bytes) = (self.wait_taken(expected), 0);
+            }
+            socket.send_to(payload, self.target).expect("send");
+            (expected, bytes) = (expected + 1, bytes + payload.len());
         }
-        let expected = before + payloads.len() as u64;
-        wait_for("the datagrams to be taken", || (self.taken() >= expected).then_some(()));
+        self.wait_taken(expected);
+    }
+
+    fn wait_taken(&self, expected: u64) -> u64 {
+        wait_for("the datagrams to be taken", || Some(self.taken()).filter(|taken| *taken >= expected))
     }
 
     fn taken(&self) -> u64 {
         self.status().receive[0].datagrams
+    }
+
+    /// Waits until each of the datagrams sent so far to the first listener is taken, or counted as dropped by the
+    /// kernel; returns the lines accepted.
+    pub fn wait_counted(&self, sent: u64) -> u64 {
+        wait_for("every datagram to be taken or counted", || {
+            let status = self.status();
+            let receive = &status.receive[0];
+            (receive.datagrams + receive.kernel_dropped == sent).then_some(status.accepted_lines)
+        })
     }
 
     /// Waits until a backend has nothing pending and has delivered as many lines.
@@ -155,9 +180,15 @@ pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 /// Sends a request's text, and reads the answer to its end.
 pub fn http(address: SocketAddr, request: &str) -> (u16, String) {
+    http_bytes(address, request.as_bytes())
+}
+
+/// The same with a body that is no text.
+pub fn http_bytes(address: SocketAddr, request: &[u8]) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).expect("connect");
-    stream.write_all(request.as_bytes()).expect("send");
+    stream.set_read_timeout(Some(LIMIT)).expect("timeout");
+    stream.write_all(request).expect("send");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("answer");
     let answer = String::from_utf8_lossy(&answer).into_owned();

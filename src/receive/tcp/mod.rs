@@ -21,13 +21,15 @@ use socket2::{Domain, Protocol, Type};
 use tokio::sync::watch;
 
 use super::intake::{self, Intake, Shown};
-use super::{Sources, Tally};
+use super::{Pulse, Sources, Tally};
 use crate::batch::{Batch, Destination, HandOver, Limits, Pool};
 
 /// Unfinished lines of all connections of a listener, at most.
 const MAX_TAIL_BYTES: usize = 16 << 20;
 /// Connections that wait to be accepted: all hosts of a site that start in the same second.
 const BACKLOG: i32 = 4096;
+/// The name of the thread.
+const THREAD_NAME: &str = "tcp";
 /// How long the thread sleeps before it looks for room again.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(1);
 
@@ -58,6 +60,7 @@ pub struct Listener {
     shown: Arc<Shown>,
     open: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
+    pulse: Arc<Pulse>,
 }
 
 impl Listener {
@@ -79,7 +82,8 @@ impl Listener {
         let address = socket.local_addr()?;
         let (stop, _) = watch::channel(false);
         let (shown, open) = Default::default();
-        Ok(Self { setup, address, socket: Mutex::new(Some(socket)), shown, open, stop })
+        let pulse = Arc::new(Pulse::new(THREAD_NAME));
+        Ok(Self { setup, address, socket: Mutex::new(Some(socket)), shown, open, stop, pulse })
     }
 
     /// Starts the thread.
@@ -92,22 +96,29 @@ impl Listener {
     {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
-        let out = Patient { out: out.clone(), stop: self.stop.subscribe() };
+        let pulse = Arc::clone(&self.pulse);
+        let out = Patient { out: out.clone(), stop: self.stop.subscribe(), pulse: Arc::clone(&pulse) };
         let intake = Intake::new((&self.setup.intake, self.address), Arc::clone(&self.shown), pool, limits, out);
         let parts = serve::Parts {
             setup: Setup { listen: self.address, ..self.setup.clone() },
             open: Arc::clone(&self.open),
             stop: self.stop.subscribe(),
+            pulse,
             intake,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name("tcp".to_owned());
+        let thread = std::thread::Builder::new().name(THREAD_NAME.to_owned());
         thread.spawn(move || serve::run(&runtime, socket, parts))
     }
 
     /// Tells the thread to accept no more, to take what has come on every connection, to hand over what it has, and end.
     pub fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// The pulse of its thread.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
     }
 
     /// The address it listens on.
@@ -142,6 +153,7 @@ impl Listener {
 struct Patient<H> {
     out: H,
     stop: watch::Receiver<bool>,
+    pulse: Arc<Pulse>,
 }
 
 impl<H: HandOver> HandOver for Patient<H> {
@@ -151,6 +163,7 @@ impl<H: HandOver> HandOver for Patient<H> {
 
     fn hand_over(&self, mut batch: Batch) -> Result<(), Batch> {
         loop {
+            self.pulse.beat();
             if self.has_room() || *self.stop.borrow() {
                 match self.out.hand_over(batch) {
                     Ok(()) => return Ok(()),
@@ -244,6 +257,28 @@ mod tests {
         let taken: u64 = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum();
         let tally = listener.tally();
         assert_eq!((taken, tally.accepted, tally.ring_full), (lines, lines, 0));
+    }
+
+    #[test]
+    fn the_thread_answers_while_it_is_idle_and_while_it_waits_for_room() {
+        let gate = Gate::default();
+        let (listener, thread) = start(&gate);
+        let answers = || {
+            listener.pulse().ask();
+            while !listener.pulse().is_answered() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        answers();
+        TcpStream::connect(listener.address()).expect("connect").write_all(b"a.b 1 1\n").expect("send");
+        while listener.tally().accepted == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Its batch is due now, or soon: from then on it does nothing but to wait for the gate.
+        std::thread::sleep(Duration::from_millis(100));
+        answers();
+        listener.stop();
+        thread.join().expect("ended");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::framer::{self, Framer};
 use super::{MAX_TAIL_BYTES, Setup};
 use crate::batch::{HandOver, Received};
 use crate::protocol::{Refusal, Refused, Stream};
+use crate::receive::Pulse;
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 
 /// Bytes read at once: then other connections have their turn.
@@ -40,12 +41,13 @@ pub(super) struct Parts<H> {
     pub(super) setup: Setup,
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) intake: Intake<H>,
 }
 
 /// Runs until told to stop, then takes what has come, and ends.
 pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    let Parts { setup, open, stop, intake } = parts;
+    let Parts { setup, open, stop, pulse, intake } = parts;
     let serving = Rc::new(Serving {
         setup,
         open,
@@ -59,6 +61,7 @@ pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener,
         log_next: Cell::new(Instant::now()),
     });
     let tasks = LocalSet::new();
+    tasks.spawn_local(async move { pulse.answer().await });
     tasks.block_on(runtime, serving.serve(socket));
 }
 

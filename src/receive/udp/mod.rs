@@ -8,20 +8,22 @@
 
 mod inherited;
 mod mmsg;
+mod multicast;
 mod pace;
 mod socket;
 mod waiter;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::intake::{self, Intake, Shown};
-use super::{Sources, Tally};
+use super::{Pulse, Sources, Tally};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 
+use multicast::Group;
 use waiter::Stop;
 
 pub use inherited::Inherited;
@@ -40,9 +42,11 @@ pub const SLOT_BYTES: usize = 64 * 1024;
 pub struct Setup {
     /// The address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
+    /// The name or an address of the interface to join a multicast address on; none: the system's choice.
+    pub interface: Option<String>,
     /// How datagrams are taken.
     pub intake: intake::Setup,
-    /// How many workers, at least 1.
+    /// How many workers, at least 1; 1 for a multicast address.
     pub workers: usize,
     /// The receive buffer to ask for, in bytes, for each worker.
     pub receive_buffer: u32,
@@ -54,7 +58,6 @@ pub struct Listener {
     setup: Setup,
     address: SocketAddr,
     workers: Vec<Arc<WorkerState>>,
-    stop: Stop,
 }
 
 /// What a worker shares with those who look at it.
@@ -62,25 +65,33 @@ pub struct Listener {
 struct WorkerState {
     socket: Socket,
     shown: Arc<Shown>,
+    pulse: Arc<Pulse>,
+    stop: Arc<Stop>,
 }
 
 impl Listener {
     /// Binds a listener's sockets, or adopts those that were passed for its address, a worker for each. From now
-    /// on, or since they were made, the kernel queues datagrams for them.
+    /// on, or since they were made, the kernel queues datagrams for them. A multicast address is joined.
     ///
     /// # Errors
     /// What the system says, `AddrInUse` where another process has the port.
     pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
+        let group = Group::of(setup.listen, setup.interface.as_deref())?;
         let passed = inherited.take(setup.listen);
         let sockets = if passed.is_empty() {
-            bind_all(&setup)?
+            bind_all(&setup, group.as_ref())?
         } else {
-            let adopt = |socket| Socket::adopt(socket, setup.receive_buffer);
-            passed.into_iter().map(adopt).collect::<io::Result<_>>()?
+            adopt_all(passed, &setup, group.as_ref())?
         };
         let address = sockets.first().map_or(setup.listen, Socket::address);
-        let state = |socket| Arc::new(WorkerState { socket, shown: Arc::default() });
-        Ok(Self { setup, address, workers: sockets.into_iter().map(state).collect(), stop: Stop::new()? })
+        let state = |(place, socket)| -> io::Result<Arc<WorkerState>> {
+            let stop = Arc::new(Stop::new()?);
+            let woken = Arc::clone(&stop);
+            let pulse = Arc::new(Pulse::new(thread_name(place)).woken_by(move || woken.wake()));
+            Ok(Arc::new(WorkerState { socket, shown: Arc::default(), pulse, stop }))
+        };
+        let workers = sockets.into_iter().enumerate().map(state).collect::<io::Result<_>>()?;
+        Ok(Self { setup, address, workers })
     }
 
     /// Starts the workers' threads.
@@ -96,12 +107,11 @@ impl Listener {
             let setup = self.setup.intake.clone();
             let parts = worker::Parts {
                 state: Arc::clone(state),
-                stop: self.stop.clone(),
                 slot_bytes: SLOT_BYTES,
                 intake: Intake::new((&setup, self.address), Arc::clone(&state.shown), pool, limits, out.clone()),
                 setup,
             };
-            let thread = std::thread::Builder::new().name(format!("udp-{place}"));
+            let thread = std::thread::Builder::new().name(thread_name(place));
             threads.push(thread.spawn(move || worker::run(parts))?);
         }
         Ok(threads)
@@ -109,7 +119,12 @@ impl Listener {
 
     /// Tells the workers to empty their sockets, hand over what they have, and end.
     pub fn stop(&self) {
-        self.stop.set();
+        self.workers.iter().for_each(|worker| worker.stop.set());
+    }
+
+    /// The pulses of its threads.
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        self.workers.iter().map(|worker| Arc::clone(&worker.pulse)).collect()
     }
 
     /// The address it listens on.
@@ -157,13 +172,35 @@ impl Listener {
     }
 }
 
-fn bind_all(setup: &Setup) -> io::Result<Vec<Socket>> {
-    socket::check_free(setup.listen)?;
-    let first = Socket::bind(setup.listen, setup.receive_buffer)?;
+fn thread_name(place: usize) -> String {
+    format!("udp-{place}")
+}
+
+fn bind_all(setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {
+    let listen = group.map_or(setup.listen, Group::bind_address);
+    socket::check_free(listen)?;
+    let first = Socket::bind(listen, setup.receive_buffer)?;
     let address = first.address();
     let mut sockets = vec![first];
     for _ in 1..setup.workers {
         sockets.push(Socket::bind(address, setup.receive_buffer)?);
     }
+    join(&sockets, group)?;
     Ok(sockets)
+}
+
+fn adopt_all(passed: Vec<UdpSocket>, setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {
+    if group.is_some() && passed.len() > 1 {
+        let what = "several passed sockets have this multicast address, and each would get every datagram: pass one";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let adopt = |socket| Socket::adopt(socket, setup.receive_buffer);
+    let sockets = passed.into_iter().map(adopt).collect::<io::Result<Vec<_>>>()?;
+    join(&sockets, group)?;
+    Ok(sockets)
+}
+
+fn join(sockets: &[Socket], group: Option<&Group>) -> io::Result<()> {
+    let Some(group) = group else { return Ok(()) };
+    sockets.iter().filter_map(Socket::open).try_for_each(|socket| group.join(&socket))
 }

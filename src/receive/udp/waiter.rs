@@ -5,18 +5,17 @@
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// Tells the workers of a listener to stop. Clones share it.
-#[derive(Clone, Debug)]
+/// Tells a worker to stop, or to take a turn of its loop.
+#[derive(Debug)]
 pub(super) struct Stop {
-    is_set: Arc<AtomicBool>,
-    /// Readable once it is set.
-    event: Arc<OwnedFd>,
+    is_set: AtomicBool,
+    /// Readable once the worker is to wake.
+    event: OwnedFd,
 }
 
 impl Stop {
@@ -26,33 +25,44 @@ impl Stop {
     /// The system gives no file descriptor.
     pub(super) fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { is_set: Arc::default(), event: Arc::new(event) })
+        Ok(Self { is_set: AtomicBool::new(false), event })
     }
 
-    /// Sets it, and wakes whoever waits.
+    /// Sets it, and wakes the worker.
     pub(super) fn set(&self) {
         self.is_set.store(true, Ordering::Release);
-        if let Err(error) = rustix::io::write(&*self.event, &1_u64.to_ne_bytes()) {
-            // Only a counter that would overflow refuses it: then it is readable already.
-            tracing::debug!(%error, "cannot wake a worker");
-        }
+        self.wake();
     }
 
     pub(super) fn is_set(&self) -> bool {
         self.is_set.load(Ordering::Acquire)
     }
 
-    /// Waits until the socket has something to read, the stop is set, or the time is over, where there is a limit.
+    /// Wakes the worker where it waits, or where it is to wait next.
+    pub(super) fn wake(&self) {
+        if let Err(error) = rustix::io::write(&self.event, &1_u64.to_ne_bytes()) {
+            // Only a counter that would overflow refuses it: then it is readable already.
+            tracing::debug!(%error, "cannot wake a worker");
+        }
+    }
+
+    /// Waits until the socket has something to read, the worker is woken, or the time is over, where there is a limit.
     ///
     /// # Errors
     /// What the system says, other than that a signal came.
     pub(super) fn wait_readable(&self, socket: &UdpSocket, limit: Option<Duration>) -> io::Result<()> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        let mut both = [PollFd::new(socket, PollFlags::IN), PollFd::new(&*self.event, PollFlags::IN)];
+        let mut both = [PollFd::new(socket, PollFlags::IN), PollFd::new(&self.event, PollFlags::IN)];
         match poll(&mut both, limit.as_ref()) {
-            Err(rustix::io::Errno::INTR) | Ok(_) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+            Ok(_) => {}
         }
+        if both[1].revents().contains(PollFlags::IN) {
+            // So that the next wait is one.
+            rustix::io::read(&self.event, &mut [0; 8])?;
+        }
+        Ok(())
     }
 }
 
@@ -70,10 +80,16 @@ mod tests {
         sender.send_to(b"x", receiver.local_addr().expect("address")).expect("send");
         stop.wait_readable(&receiver, None).expect("poll");
         receiver.recv(&mut [0]).expect("a datagram");
-        let other = stop.clone();
-        let waiting = std::thread::spawn(move || other.wait_readable(&receiver, None));
-        stop.set();
-        waiting.join().expect("no panic").expect("poll");
+        stop.wake();
+        stop.wait_readable(&receiver, None).expect("poll");
+        let before = std::time::Instant::now();
+        stop.wait_readable(&receiver, Some(Duration::from_millis(1))).expect("poll");
+        assert!(before.elapsed() >= Duration::from_millis(1), "a wake counts once");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| stop.wait_readable(&receiver, None));
+            stop.set();
+            waiting.join().expect("no panic").expect("poll");
+        });
         assert!(stop.is_set());
     }
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::mmsg::{self, Datagram, Method, Slots};
 use super::pace::{Look, Pace, Wait};
-use super::waiter::Stop;
 use super::{ROUNDS, SLOTS, WorkerState};
 use crate::batch::{HandOver, Received};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL, Setup};
@@ -22,7 +21,6 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// What a worker is made of.
 pub(super) struct Parts<H> {
     pub(super) state: Arc<WorkerState>,
-    pub(super) stop: Stop,
     /// The largest datagram that is taken whole.
     pub(super) slot_bytes: usize,
     pub(super) setup: Setup,
@@ -36,7 +34,8 @@ pub(super) fn run<H: HandOver>(parts: Parts<H>) {
     let mut slots = Slots::new(SLOTS, parts.slot_bytes, Method::Recvmmsg);
     let mut pace = Pace::new(parts.state.socket.charged_bytes());
     let mut worker = Worker { socket, parts, looked: Instant::now(), nap: Duration::ZERO, logs: Logs::new() };
-    while !worker.parts.stop.is_set() {
+    while !worker.parts.state.stop.is_set() {
+        worker.parts.state.pulse.beat();
         let look = worker.look(&mut slots);
         worker.wait(pace.after(look));
     }
@@ -127,7 +126,7 @@ impl<H: HandOver> Worker<H> {
                 let now = Instant::now();
                 let due = [self.parts.intake.due(), self.parts.intake.sources_due()].into_iter().flatten().min();
                 let limit = due.map(|due| due.saturating_duration_since(now));
-                if let Err(error) = self.parts.stop.wait_readable(&self.socket, limit) {
+                if let Err(error) = self.parts.state.stop.wait_readable(&self.socket, limit) {
                     self.logs.receive_error(&error, now);
                     std::thread::sleep(ERROR_PAUSE);
                 }
@@ -183,8 +182,9 @@ mod tests {
     use crate::batch::{Batch, Builder, Destination, Limits, Pool};
     use crate::protocol::line::MAX_LINE_BYTES;
     use crate::protocol::{Mapping, Precision, Unsigned};
-    use crate::receive::Tally;
     use crate::receive::udp::Socket;
+    use crate::receive::udp::waiter::Stop;
+    use crate::receive::{Pulse, Tally};
 
     /// Takes batches until it has this many.
     struct Few(usize, Arc<Mutex<Vec<Batch>>>);
@@ -218,7 +218,12 @@ mod tests {
             precision: Precision::Nanoseconds,
         });
         let limits = Limits { lines, age: Duration::from_secs(3600) };
-        let state = Arc::new(WorkerState { socket, shown: Arc::default() });
+        let state = Arc::new(WorkerState {
+            socket,
+            shown: Arc::default(),
+            pulse: Arc::new(Pulse::new("udp")),
+            stop: Arc::new(Stop::new().expect("an event")),
+        });
         let taken = Arc::new(Mutex::new(Vec::new()));
         let setup = Setup {
             destination,
@@ -230,11 +235,9 @@ mod tests {
         };
         let pool = Pool::new(1, Builder::least_buffer_bytes());
         let out = Few(room, Arc::clone(&taken));
-        let stop = Stop::new().expect("an event");
-        stop.set();
+        state.stop.set();
         run(Parts {
             state: Arc::clone(&state),
-            stop,
             slot_bytes,
             intake: Intake::new((&setup, state.socket.address()), Arc::clone(&state.shown), &pool, limits, out),
             setup,

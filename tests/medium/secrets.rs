@@ -1,0 +1,101 @@
+//! Secrets: whatever a backend answers, nothing that the program shows or keeps holds one in any form.
+
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::program::{PROGRAM, Started, run, text};
+use crate::support::{Scripted, get, influx_error, wait_for};
+
+const USER: &str = "writer";
+const SECRET: &str = "hunter2/%+=&?\"s3cret";
+
+/// The secret as it may stand in a header, a URL, JSON, or Rust's `Debug`; and its beginning alone.
+fn forms() -> Vec<String> {
+    let pair = format!("{USER}:{SECRET}");
+    vec![
+        "hunter2".to_owned(),
+        "s3cret".to_owned(),
+        BASE64_STANDARD.encode(&pair),
+        BASE64_STANDARD.encode(SECRET),
+        BASE64_URL_SAFE_NO_PAD.encode(&pair),
+        BASE64_URL_SAFE_NO_PAD.encode(SECRET),
+        utf8_percent_encode(SECRET, NON_ALPHANUMERIC).to_string(),
+        SECRET.escape_debug().to_string(),
+        SECRET.bytes().map(|byte| format!("{byte:02x}")).collect(),
+        format!("{:?}", SECRET.as_bytes()),
+    ]
+}
+
+fn assert_no_secret(what: &str, shown: &str) {
+    for form in forms() {
+        assert!(!shown.contains(&form), "{what} shows {form:?}: {shown}");
+    }
+}
+
+/// Every file below this folder, as text.
+fn contents(folder: &Path) -> String {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        all += &if path.is_dir() { contents(&path) } else { text(&std::fs::read(path).expect("a file")) };
+    }
+    all
+}
+
+#[test]
+fn refused_or_not_no_form_of_a_secret_is_shown_or_kept() {
+    let credentials = [
+        format!("username = \"{USER}\"\npassword_file = \"secret\""),
+        "token_file = \"secret\"\norg = \"o\"".to_owned(),
+    ];
+    for (credentials, header) in credentials.iter().zip([forms()[2].clone(), SECRET.to_owned()]) {
+        for (status, answer) in [(401, "authorization failed"), (400, "unable to parse 'm v': missing field value")] {
+            let backend = Scripted::start(move |_, _| influx_error(status, answer));
+            let folder = tempfile::tempdir().expect("folder");
+            std::fs::write(folder.path().join("secret"), SECRET).expect("write");
+            let file = format!(
+                "data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\n[[backend]]\nname = \"a\"\nurl = \"{}\"\n\
+                 linger = \"10ms\"\n{credentials}\n",
+                backend.url()
+            );
+            std::fs::write(folder.path().join("file.toml"), file).expect("write");
+            let mut command = Command::new(PROGRAM);
+            command.args(["--config", "file.toml"]).env("RUST_LOG", "trace");
+            let started = Started::from(command, folder.path());
+            started.send_line();
+            let (_, status_page) = wait_for("the answer to be noted", || {
+                let page = get(started.admin, "/api/status");
+                page.1.contains(answer).then_some(page)
+            });
+            let sent = backend.requests()[0].header("authorization").to_owned();
+            assert!(sent.contains(&header), "the backend gets it: {sent}");
+            assert_no_secret("/api/status", &status_page);
+            assert_no_secret("/metrics", &get(started.admin, "/metrics").1);
+            let admin = started.admin.to_string();
+            assert_no_secret("status", &text(&run(&["status", "--admin", &admin], folder.path()).stdout));
+            assert_no_secret("check", &text(&run(&["check", "--config", "file.toml"], folder.path()).stdout));
+            started.signal("-TERM");
+            let (code, log) = started.end();
+            assert_eq!(code, Some(0), "{log}");
+            assert!(log.contains(answer), "the log tells what was answered: {log}");
+            assert_no_secret("the log", &log);
+            assert_no_secret("the data folder", &contents(&folder.path().join("data")));
+        }
+    }
+}
+
+#[test]
+fn a_secret_that_cannot_be_sent_is_not_shown() {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("secret"), format!("{SECRET}\n{SECRET}\n")).expect("write");
+    let file = "[[backend]]\nname = \"a\"\nurl = \"http://127.0.0.1:1\"\ntoken_file = \"secret\"\n";
+    std::fs::write(folder.path().join("file.toml"), file).expect("write");
+    let output = run(&["check", "--config", "file.toml"], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("more than one line"), "{}", text(&output.stderr));
+    assert_no_secret("check", &text(&output.stderr));
+}
