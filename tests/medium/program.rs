@@ -74,6 +74,14 @@ impl Started {
     }
 }
 
+/// A test that fails leaves no program behind.
+impl Drop for Started {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 #[test]
 fn without_arguments_it_says_in_five_lines_what_it_does_and_archives() {
     let folder = tempfile::tempdir().expect("folder");

@@ -358,6 +358,8 @@ fn sizes_are_exact_in_either_unit_and_shown_so() {
     for part in ["disk = \"8GB\"", "memory = \"64MiB\"", "min_free = \"1500MB\"", "receive_buffer = \"100KB\""] {
         assert!(shown.contains(part), "{shown}");
     }
+    // Every key is read and shown by the same rules: nothing is rounded to a tenth of a unit.
+    assert!(!shown.contains(".0 "), "{shown}");
     // What is shown is what was meant.
     let again = load(&shown).expect("a good file");
     assert_eq!(toml::to_string(&again).expect("TOML"), shown);
