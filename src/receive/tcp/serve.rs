@@ -57,6 +57,7 @@ pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener,
         tail_bytes: Cell::new(0),
         sources: RefCell::default(),
         opened: Notify::new(),
+        noted: Notify::new(),
         ends: Cell::new(None),
         log_next: Cell::new(Instant::now()),
     });
@@ -79,6 +80,8 @@ struct Serving<H> {
     sources: RefCell<HashMap<IpAddr, usize>>,
     /// A batch may have been opened.
     opened: Notify,
+    /// The table of sources may have changed.
+    noted: Notify,
     /// When reading ends at last, once the thread is to end.
     ends: Cell<Option<Instant>>,
     log_next: Cell<Instant>,
@@ -210,6 +213,7 @@ impl<H: HandOver + 'static> Serving<H> {
             };
             connections.spawn_local(Rc::clone(self).attend(connection));
         }
+        self.notify(&intake);
         intake.publish();
     }
 
@@ -304,9 +308,7 @@ impl<H: HandOver + 'static> Serving<H> {
         goes_on = goes_on && self.has_room_for(connection, &mut intake);
         intake.publish();
         intake.publish_sources(received.monotonic);
-        if intake.due().is_some() {
-            self.opened.notify_one();
-        }
+        self.notify(&intake);
         goes_on
     }
 
@@ -318,8 +320,16 @@ impl<H: HandOver + 'static> Serving<H> {
         self.read_lines(&mut intake, connection, |framer, lines| framer.end_joining(lines));
         connection.line_began = received.monotonic;
         intake.publish();
+        self.notify(&intake);
+    }
+
+    /// Tells those that wait for a time that there may be one.
+    fn notify(&self, intake: &Intake<H>) {
         if intake.due().is_some() {
             self.opened.notify_one();
+        }
+        if intake.sources_due().is_some() {
+            self.noted.notify_one();
         }
     }
 
@@ -394,8 +404,12 @@ impl<H: HandOver + 'static> Serving<H> {
     /// Publishes the table of sources also when nothing comes any more.
     async fn publish_sources(self: Rc<Self>) {
         loop {
-            sleep(PUBLISH_INTERVAL).await;
-            self.intake.borrow_mut().publish_sources(Instant::now());
+            let due = self.intake.borrow().sources_due();
+            match due {
+                None => self.noted.notified().await,
+                Some(due) if due <= Instant::now() => self.intake.borrow_mut().publish_sources(Instant::now()),
+                Some(due) => sleep_until(due.into()).await,
+            }
         }
     }
 

@@ -31,6 +31,10 @@ pub enum Method {
     Recvmsg,
 }
 
+/// The room for a sender's address.
+#[expect(clippy::cast_possible_truncation, reason = "28 bytes")]
+const NAME_BYTES: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+
 /// Room for a fixed number of datagrams. Made and used on one thread.
 pub struct Slots {
     buffers: Vec<u8>,
@@ -63,6 +67,7 @@ impl Slots {
                 header.msg_hdr.msg_iov = &raw mut vectors[place];
                 header.msg_hdr.msg_iovlen = 1;
                 header.msg_hdr.msg_name = (&raw mut names[place]).cast();
+                header.msg_hdr.msg_namelen = NAME_BYTES;
                 header
             })
             .collect();
@@ -80,6 +85,10 @@ impl Slots {
     /// What the system says, other than that nothing is queued. Where `recvmmsg` itself is refused the slots
     /// turn to one call for each datagram and go on.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        // The kernel wrote into the headers that it filled, and into no other.
+        for header in &mut self.headers[..self.filled] {
+            header.msg_hdr.msg_namelen = NAME_BYTES;
+        }
         self.filled = 0;
         let received = match self.method {
             Method::Recvmmsg => self.receive_many(socket),
@@ -119,9 +128,6 @@ impl Slots {
     }
 
     fn receive_many(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        for header in &mut self.headers {
-            header.msg_hdr.msg_namelen = length(size_of::<libc::sockaddr_in6>());
-        }
         let count = length(self.headers.len());
         // SAFETY: the headers, and the vectors, buffers and names they point to, live as long as `self`, are not
         // moved on the heap, and are borrowed mutably for the call; `count` is their number.
@@ -139,7 +145,6 @@ impl Slots {
 
     fn receive_singly(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         for (place, header) in self.headers.iter_mut().enumerate() {
-            header.msg_hdr.msg_namelen = length(size_of::<libc::sockaddr_in6>());
             // SAFETY: as for `receive_many`, for this one header.
             let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header.msg_hdr, libc::MSG_DONTWAIT) };
             match u32::try_from(received) {

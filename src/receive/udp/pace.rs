@@ -6,15 +6,15 @@
 //!
 //! * no longer than [`LONGEST`]: lines linger for a second anyway, but what was read must be on the disk within 50 ms;
 //! * no longer than [`GATHERED`] datagrams take to come: more would leave the processor's cache before they are read;
-//! * no longer than the receive buffer can take: a quarter of it at the present rate, and half of it if all hosts of a site
-//!   restart in this moment ([`BURST_BYTES_PER_SECOND`]). Where the kernel gave a small buffer, naps shrink.
+//! * no longer than the receive buffer can take: a quarter of it at the present rate, and three quarters of it if all hosts of a
+//!   site restart in this moment ([`BURST_BYTES_PER_SECOND`]). Where the kernel gave a small buffer, naps shrink.
 //!
 //! Where fewer than [`WORTH_A_NAP`] datagrams come in a nap, the socket is waited for: an idle relay sleeps.
 
 use std::time::Duration;
 
 /// The longest nap.
-const LONGEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(32);
 /// The shortest: shorter ones cost what they save.
 const SHORTEST: Duration = Duration::from_micros(60);
 /// Datagrams that gather in one nap, about: 256 of Telegraf's, as the kernel keeps them, fit a cache of 512 KiB.
@@ -23,7 +23,8 @@ const GATHERED: f64 = 256.0;
 const SHORTEST_FOR_CACHE: Duration = Duration::from_millis(1);
 /// In this time a look's share in the mean rate halves. Hosts send in bursts: what lies between two of them is no quiet.
 const HALF_LIFE: Duration = Duration::from_millis(100);
-/// Datagrams that a nap must save wakes for, at least: 300 a second for the longest. Once a worker naps, half of them will do.
+/// Datagrams that a nap must save wakes for, at least: some 200 a second for the longest. Once a worker naps, half of them
+/// will do.
 const WORTH_A_NAP: f64 = 6.0;
 /// What the kernel charges for a small datagram beyond its payload, at most (measured 1,280 bytes for payloads
 /// of 300 to 512).
@@ -76,8 +77,7 @@ impl Pace {
     /// How to wait after this look.
     #[expect(clippy::cast_precision_loss, reason = "one look is far below 2^52 bytes")]
     pub(super) fn after(&mut self, look: Look) -> Wait {
-        // Two looks at once say nothing about a rate.
-        let seconds = look.elapsed.max(SHORTEST).as_secs_f64();
+        let seconds = look.elapsed.max(Duration::from_micros(1)).as_secs_f64();
         let rate = look.datagrams as f64 / seconds;
         let charge_rate = (look.bytes + CHARGE_PER_DATAGRAM * look.datagrams as u64) as f64 / seconds;
         let share = 1.0 - (-seconds / HALF_LIFE.as_secs_f64()).exp2();
@@ -97,7 +97,7 @@ impl Pace {
     fn nap(&self, rate: f64, charge_rate: f64) -> Duration {
         let for_cache = Duration::from_secs_f64(GATHERED / rate.max(1.0)).max(SHORTEST_FOR_CACHE);
         let for_buffer = self.buffer_bytes / 4.0 / charge_rate.max(1.0);
-        let for_burst = self.buffer_bytes / 2.0 / BURST_BYTES_PER_SECOND;
+        let for_burst = self.buffer_bytes * 0.75 / BURST_BYTES_PER_SECOND;
         let limit = LONGEST.as_secs_f64();
         for_cache.min(Duration::from_secs_f64(for_buffer.min(for_burst).min(limit)))
     }
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn naps_are_as_long_as_cache_and_buffer_allow() {
         for (rate, nap) in
-            [(500.0, 20.0), (1_000.0, 20.0), (5_000.0, 20.0), (50_000.0, 5.1), (200_000.0, 1.28), (1e6, 1.0)]
+            [(500.0, 32.0), (1_000.0, 32.0), (5_000.0, 32.0), (50_000.0, 5.1), (200_000.0, 1.28), (1e6, 1.0)]
         {
             let (Wait::Nap(seen), _) = steady(LARGE, rate) else { panic!("{rate}") };
             assert!((seen.as_secs_f64() * 1e3 / nap - 1.0).abs() < 0.1, "{rate}: {seen:?}");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_a_whole_site_fits_into_half_of_any_buffer() {
+    fn a_burst_of_a_whole_site_fits_into_any_buffer() {
         for buffer in [SMALL, 1 << 20, 4 << 20, LARGE, 1 << 30] {
             for rate in [500.0, 5_000.0, 50_000.0, 200_000.0] {
                 let (wait, most) = steady(buffer, rate);
@@ -193,7 +193,7 @@ mod tests {
                 assert!(gathered <= buffer as f64 / 4.0 * 1.05, "{buffer} {rate}: {gathered} {wait:?}");
                 if let Wait::Nap(nap) = wait {
                     assert!(
-                        nap.as_secs_f64() * BURST_BYTES_PER_SECOND <= buffer as f64 / 2.0,
+                        nap.as_secs_f64() * BURST_BYTES_PER_SECOND <= buffer as f64 * 0.7501,
                         "{buffer} {rate}: {nap:?}"
                     );
                 }
