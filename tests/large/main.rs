@@ -11,4 +11,5 @@ mod mirror;
 mod overload;
 mod restore;
 mod senders;
+mod stored;
 mod syntax;
