@@ -10,6 +10,7 @@ mod damage;
 mod differential;
 mod disk;
 mod disk_model;
+mod docs;
 mod faulty;
 mod formats;
 mod formats_random;
