@@ -72,7 +72,7 @@ impl Default for Admin {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// Whatever is known, told apart for each datagram and each connection by its first line.
+    /// Whatever is known; each line is judged for itself.
     #[default]
     Auto,
     /// InfluxDB line protocol.
@@ -230,6 +230,7 @@ pub struct Tcp {
     pub unsigned: Unsigned,
     /// The longest line, without its line feed, and the longest that a string with line feeds may become: what fits into a
     /// datagram. InfluxDB takes longer ones.
+    #[serde(with = "super::size")]
     pub max_line: ByteSize,
     /// Open connections, at most: eight times the hosts that a relay is made for.
     pub max_connections: u32,
@@ -322,7 +323,7 @@ pub struct Backend {
     #[serde(default = "default_replay_share")]
     pub replay_share: f64,
     /// The bytes of an archive, at most: its oldest files make room. Without it nothing is removed for want of room.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::size::optional")]
     pub disk: Option<ByteSize>,
     /// Files of an archive that were last written to so long ago are removed; 0 never.
     #[serde(default, skip_serializing_if = "Duration::is_zero", with = "duration")]

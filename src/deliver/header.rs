@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `influx -import` reads the first three lines, everything else takes all of them for comments. The last line alone
-//! tells every name as it is; [`read`] goes by it, and by the others where it is missing. Comments stand between lines:
+//! tells every name as it is; `read` goes by it, and by the others where it is missing. Comments stand between lines:
 //! what looks like one within a string is text.
 
 use serde::{Deserialize, Serialize};

@@ -20,7 +20,7 @@
 //! * Unsigned integers (`5u`) are refused unless the [`Rules`] take them: stock InfluxDB 1.x does not know them.
 //!
 //! A **datagram** is complete: a string that nothing closes makes its line invalid, and the lines behind it are judged for
-//! themselves. A **stream** goes on: a line whose string is still open waits for more ([`Judged::Open`]), and the scan
+//! themselves. A **stream** goes on: a line whose string is still open waits for more (`Judged::Open`), and the scan
 //! resumes where it stopped, so that the work is linear however the stream was cut.
 //!
 //! An accepted line is handed on byte for byte, without leading spaces, CR and LF. (InfluxDB frames lines before it

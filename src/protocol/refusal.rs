@@ -48,7 +48,7 @@ pub enum Refusal {
     NotANumber,
     /// A line that is no JSON, or no object of Netdata's.
     InvalidJson,
-    /// A line of another format than the listener's, the datagram's or the connection's.
+    /// A line of no format that the listener takes, or another protocol's bytes: HTTP, TLS.
     WrongFormat,
 }
 

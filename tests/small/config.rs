@@ -365,6 +365,28 @@ fn sizes_are_exact_in_either_unit_and_shown_so() {
     assert_eq!(toml::to_string(&again).expect("TOML"), shown);
 }
 
+/// Goes through all sizes that a configuration has, so that a new key cannot be read by other rules.
+#[test]
+fn every_size_refuses_a_letter_alone_and_is_shown_exactly() {
+    let text = "[journal]\nmin_free = \"1GiB\"\n[[udp]]\n[[tcp]]\nlisten = \"0.0.0.0:1\"\n\
+                [[backend]]\nname = \"a\"\nurl = \"file:///a\"\ndisk = \"50GiB\"\n";
+    let shown = toml::to_string(&load(text).expect("a good file")).expect("TOML");
+    assert!(!shown.contains(".0 "), "{shown}");
+    let mut keys = Vec::new();
+    for line in shown.lines() {
+        let Some((key, value)) = line.split_once(" = \"") else { continue };
+        let number = value.trim_end_matches("B\"").trim_end_matches(char::is_alphabetic);
+        if !value.ends_with("B\"") || number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let error = load(&shown.replacen(line, &format!("{key} = \"8G\""), 1)).expect_err(line);
+        assert!(error.contains(key) && error.contains("ambiguous"), "{key}: {error}");
+        keys.push(key);
+    }
+    keys.sort_unstable();
+    assert_eq!(keys, ["disk", "disk", "max_batch_bytes", "max_line", "memory", "min_free", "receive_buffer"]);
+}
+
 #[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Some(Path::new("/nowhere/twinflux.toml")), Overrides::default()).expect_err("missing");

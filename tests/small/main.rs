@@ -1,4 +1,4 @@
-//! Small tests: no sockets, no processes, no servers.
+//! Small tests: no sockets, no servers, no processes but `git ls-files`.
 
 #[path = "../support/left_out.rs"]
 mod left_out;
@@ -10,6 +10,7 @@ mod damage;
 mod differential;
 mod disk;
 mod disk_model;
+mod docs;
 mod faulty;
 mod formats;
 mod formats_random;

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::left_out::left_out;
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
@@ -83,5 +86,67 @@ fn files_are_short_documented_and_done() {
                 assert!(!text.contains(word), "{}: {word}", path.display());
             }
         }
+    }
+}
+
+/// Endings of the files that are tracked, all of them text.
+const TEXT: &[&str] = &["rs", "toml", "md"];
+/// Files of text without such an ending.
+const NAMES: &[&str] = &[".ci/run", ".gitignore", "Cargo.lock", "LICENSE", "tests/run"];
+/// Files of text that only these folders hold, with their ending.
+const TEXT_OF: &[(&str, &str)] = &[("tests/corpus", "jsonl"), ("tests/proptest-regressions", "txt")];
+/// The only folder of files that are no text: what senders sent, compressed.
+const CAPTURES: &str = "tests/captures";
+
+/// What is wrong with a tracked file; none where its kind is known.
+fn is_strange(path: &Path, content: &[u8]) -> Option<&'static str> {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    if path.parent() == Some(Path::new(CAPTURES)) && ending == "gz" {
+        return (!content.starts_with(&[0x1f, 0x8b])).then_some("is not compressed");
+    }
+    let is_of_folder = TEXT_OF.contains(&(path.parent().and_then(Path::to_str).unwrap_or_default(), ending));
+    if !TEXT.contains(&ending) && !is_of_folder && !NAMES.iter().any(|name| path == Path::new(name)) {
+        return Some("is of an unknown kind: remove it, or add its kind to this test");
+    }
+    let is_text = std::str::from_utf8(content).is_ok() && !content.contains(&0);
+    (!is_text).then_some("is no text")
+}
+
+#[test]
+fn only_files_of_known_kinds_are_tracked() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Without Git, as in a copy of the sources, nobody tracks anything.
+    let listed = Command::new("git").current_dir(root).args(["ls-files", "-z"]).output();
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success() && !listed.stdout.is_empty()) else {
+        left_out("only_files_of_known_kinds_are_tracked", "no Git repository here");
+        return;
+    };
+    for path in String::from_utf8(listed.stdout).expect("UTF-8").split_terminator('\0') {
+        // A file that is about to be removed is still listed.
+        let Ok(content) = fs::read(root.join(path)) else { continue };
+        let strange = is_strange(Path::new(path), &content);
+        assert!(strange.is_none(), "{path} {}", strange.unwrap_or_default());
+    }
+}
+
+#[test]
+fn a_stray_package_is_of_no_known_kind() {
+    for (path, content, is_known) in [
+        ("src/lib.rs", &b"//! Text\n"[..], true),
+        ("src/lib.rs", b"\x7fELF\0", false),
+        ("docs/src/lines.md", b"\xff\xfe", false),
+        ("netdata_1.37.deb", b"!<arch>\n", false),
+        ("target.tar.gz", b"\x1f\x8b", false),
+        ("tests/captures/more/a.gz", b"\x1f\x8b", false),
+        ("tests/captures/a.bin.gz", b"\x1f\x8b", true),
+        ("tests/captures/a.bin.gz", b"plain", false),
+        ("tests/corpus/lines.jsonl", b"{}\n", true),
+        ("lines.jsonl", b"{}\n", false),
+        ("tests/run", b"#!/usr/bin/env bash\n", true),
+        ("run", b"#!/usr/bin/env bash\n", false),
+        ("twinflux", b"\x7fELF\0", false),
+        ("other/Cargo.lock", b"", false),
+    ] {
+        assert_eq!(is_strange(Path::new(path), content).is_none(), is_known, "{path}");
     }
 }

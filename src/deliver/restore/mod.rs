@@ -4,7 +4,7 @@
 //! now is tried again for a bounded time; what it refuses is tried in halves, down to the line, and counted. Points that
 //! are there already are stored once: whatever ends a run, the same command goes on.
 //!
-//! Never creates a database unless told to. Bounds: one request at a time, one piece of one text ([`text`]), and so many
+//! Never creates a database unless told to. Bounds: one request at a time, one piece of one text (`text.rs`), and so many
 //! lines in a row that are refused.
 
 mod source;
