@@ -32,7 +32,7 @@ use crate::control::config::Config;
 use crate::control::data_dir::{self, LockError};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::{self, Backend, Health, SetupError};
-use crate::journal::disk::{Folder, Keeper, OpenError, Report};
+use crate::journal::disk::{DiskThreads, Folder, OpenError, Report};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, Journal, ring};
 use crate::receive::udp::Inherited;
@@ -109,7 +109,7 @@ pub struct Relay {
     workers: Vec<JoinHandle<()>>,
     journal_thread: JoinHandle<()>,
     journal_pulse: Arc<Pulse>,
-    keeper: Option<Keeper>,
+    disk_threads: Option<DiskThreads>,
     ring: Producer,
     journal_stop: Arc<AtomicBool>,
     flushers: Vec<tokio::task::JoinHandle<()>>,
@@ -160,7 +160,7 @@ impl Relay {
         let flushers = flushers.collect();
         let (ring, consumer) = ring(RING_BATCHES);
         let journal_stop = Arc::new(AtomicBool::new(false));
-        let keeper = Keeper::start(&journal).map_err(StartError::Thread)?;
+        let disk_threads = journal.start_disk().map_err(StartError::Thread)?;
         let wake = ring.clone();
         let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
         let journal_thread =
@@ -173,7 +173,7 @@ impl Relay {
             workers,
             journal_thread,
             journal_pulse,
-            keeper,
+            disk_threads,
             ring,
             journal_stop,
             flushers,
@@ -243,8 +243,8 @@ impl Relay {
             }
         });
         self.view.journal.requeue_leases();
-        if let Some(keeper) = self.keeper {
-            report_panic(&keeper.stop());
+        if let Some(threads) = self.disk_threads {
+            report_panic(&threads.stop());
         }
         let status = self.view.status();
         self.runtime.shutdown_background();

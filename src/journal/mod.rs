@@ -15,35 +15,45 @@
 //!   then read from the disk by whoever lags; one that is only in memory is lost to those backends, which count its
 //!   lines as dropped (`memory_full`).
 //!
+//! | folder | knows | never does |
+//! |---|---|---|
+//! | `state` | every decision about records, under the lock | I/O |
+//! | `segment` | bytes: segments, frames, slots, storage | cursors |
+//! | [`disk`] | both: writing, syncing, reading a backlog, recovery, inspection | decisions |
+//!
+//! They look one way: `disk` at `shared`, that at `state`, and all at `segment`. A test holds it.
+//!
 //! Never does: network, waiting in `append`. Its lock is taken per batch, lease and answer, never per line, and never
 //! held while the disk works.
 
-mod cursor;
 pub mod disk;
-mod gaps;
-mod ledger;
-mod record;
+mod reader;
 pub mod ring;
+mod segment;
+mod shared;
 mod state;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
-use crate::batch::{Batch, Destination, Received};
-use cursor::Read;
-use disk::{DiskFigures, DiskOptions, Files, OpenError, Request, Storage, Syncer, Writer};
-use state::{Backend, Ready, State};
+use crate::batch::{Batch, Received};
+use disk::{DiskOptions, DiskThreads, OpenError, Storage, Syncer, Writer};
+use shared::{Files, Shared};
+use state::{Backend, State};
 
-pub use cursor::Limits;
-pub use gaps::Gap;
-pub use ledger::{DropReason, Ledger, Rejection};
-pub use record::Record;
+pub use reader::Reader;
 pub use ring::ring;
+pub use state::BackendSetup;
+pub use state::figures::Snapshot;
+pub use state::gaps::Gap;
+pub use state::lease::Lease;
+pub use state::ledger::{DropReason, Ledger, Rejection};
+pub use state::limits::Limits;
+pub use state::record::Record;
 
 /// What a crash may cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -59,43 +69,10 @@ pub enum Durability {
     Synced,
 }
 
-/// A backend as the journal knows it.
-#[derive(Clone, Debug)]
-pub struct BackendSetup {
-    /// Its identity: under this name its cursors are kept.
-    pub name: String,
-    /// Where it is. A name that was elsewhere when the journal last saw it may be another server's: see
-    /// [`Journal::moved_from`].
-    pub address: String,
-    /// The share of requests that a backlog on the disk gets while fresh records wait, from 0 to 1. With 1 the order
-    /// is strict: fresh records wait until the backlog is delivered.
-    pub replay_share: f64,
-}
-
 /// The journal. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Journal {
     shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// One for each backend: there may be something to lease.
-    wake: Vec<Notify>,
-    /// There may be something to write.
-    work: Condvar,
-    /// There may be something to sync.
-    sync: Condvar,
-    disk: Option<Files>,
-}
-
-impl Shared {
-    /// The state. A thread that panicked while it held the lock left whole numbers behind: each change is made
-    /// of steps that cannot fail.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Journal {
@@ -104,7 +81,7 @@ impl Journal {
         Self::with(State::new(memory, backends.iter().map(Backend::new).collect()), None)
     }
 
-    /// Opens the journal in a folder. Its [`Writer`] and [`Syncer`] are to be run, as the [`disk::Keeper`] does.
+    /// Opens the journal in a folder. Its disk is to be kept up: see [`Self::start_disk`].
     ///
     /// # Errors
     /// The disk does not let it, or a newer version wrote there. Damage is no error.
@@ -134,6 +111,14 @@ impl Journal {
         self.shared.disk.as_ref().map(|_| Syncer::new(Arc::clone(&self.shared)))
     }
 
+    /// Starts the threads that keep the disk up with the journal; none for a journal without a disk.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start_disk(&self) -> io::Result<Option<DiskThreads>> {
+        self.shared.disk.as_ref().map(|_| DiskThreads::start(&self.shared)).transpose()
+    }
+
     /// Numbers a batch and makes it available to every backend.
     pub fn append(&self, batch: Batch) {
         let woken = self.shared.lock().append(batch);
@@ -151,13 +136,7 @@ impl Journal {
 
     /// The reading end of a backend. One is to be made for each.
     pub fn reader(&self, backend: usize) -> Reader {
-        Reader {
-            shared: Arc::clone(&self.shared),
-            backend,
-            parked: HashMap::new(),
-            ahead: None,
-            read_from: Instant::now(),
-        }
+        Reader::new(Arc::clone(&self.shared), backend)
     }
 
     /// Ends all waiting for more: from now on [`Reader::next`] leases what there is, and then returns none.
@@ -188,167 +167,5 @@ impl Journal {
     /// All figures, taken at one moment.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.lock().snapshot(Received::now())
-    }
-}
-
-/// The journal's figures at one moment.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Lines that were appended since the start.
-    pub appended_lines: u64,
-    /// Memory held by records.
-    pub memory_bytes: u64,
-    /// The bound of that, in bytes.
-    pub memory_bound: u64,
-    /// Each backend's pending lines that are not on the disk.
-    pub memory_only_lines: Vec<u64>,
-    /// Each backend's ledger.
-    pub ledgers: Vec<Ledger>,
-    /// How long each backend's oldest pending line has waited, in seconds.
-    pub oldest_pending_seconds: Vec<f64>,
-    /// What was given up, and when it was received; oldest first.
-    pub gaps: Vec<Gap>,
-    /// The disk; none where records are kept in memory only.
-    pub disk: Option<DiskFigures>,
-}
-
-/// Records of one destination that are on their way to a backend. It must be settled or given back.
-#[derive(Debug)]
-#[must_use = "a lease is settled or given back"]
-pub struct Lease {
-    /// Where the lines go.
-    pub destination: Arc<Destination>,
-    /// The records, oldest first.
-    pub records: Vec<Arc<Record>>,
-    /// Lines in all of them.
-    pub lines: u64,
-    /// Bytes in all of them.
-    pub bytes: u64,
-    log: usize,
-}
-
-/// One backend's reading end.
-#[derive(Debug)]
-pub struct Reader {
-    shared: Arc<Shared>,
-    backend: usize,
-    /// Destinations not to be leased before a time: their backend holds them up.
-    parked: HashMap<usize, Instant>,
-    /// What is being read from the disk while a lease is out.
-    ahead: Option<Ahead>,
-    /// The disk is not read before this time.
-    read_from: Instant,
-}
-
-/// A reading under way: for which log, and from which sequence on.
-#[derive(Debug)]
-struct Ahead {
-    log: usize,
-    from: u64,
-    until: u64,
-    reading: JoinHandle<Read>,
-}
-
-impl Reader {
-    /// Waits for a destination that has a full lease or whose first record has lingered, and leases it. None
-    /// once the journal is closed and nothing is left to lease. It may be dropped while it waits.
-    pub async fn next(&mut self, limits: &Limits) -> Option<Lease> {
-        loop {
-            match self.look(limits) {
-                Ready::Lease(lease) => return Some(lease),
-                Ready::Read(request) => {
-                    if let Some(lease) = self.read(request, limits).await {
-                        return Some(lease);
-                    }
-                }
-                Ready::Closed => return None,
-                Ready::At(time) => drop(tokio::time::timeout_at(time.into(), self.woken()).await),
-                Ready::Never => self.woken().await,
-            }
-        }
-    }
-
-    /// Waits for a reason to look again; one that came since the last look counts.
-    async fn woken(&self) {
-        self.shared.wake[self.backend].notified().await;
-    }
-
-    /// Leases what is ready now; reads from the disk on the calling thread.
-    pub fn try_next(&mut self, limits: &Limits) -> Option<Lease> {
-        loop {
-            match self.look(limits) {
-                Ready::Lease(lease) => return Some(lease),
-                Ready::Read(request) => {
-                    let (log, until) = (request.log, Received::now().wall);
-                    let read = disk::load(&self.shared, request);
-                    let lease = self.take_read(log, read, until);
-                    if lease.is_some() {
-                        return lease;
-                    }
-                }
-                Ready::Closed | Ready::At(_) | Ready::Never => return None,
-            }
-        }
-    }
-
-    fn look(&mut self, limits: &Limits) -> Ready {
-        let now = Instant::now();
-        self.parked.retain(|_, until| *until > now);
-        self.shared.lock().lease(self.backend, limits, &self.parked, self.read_from, now)
-    }
-
-    fn take_read(&mut self, log: usize, read: Read, until: u64) -> Option<Lease> {
-        let mut state = self.shared.lock();
-        if read.failed {
-            self.read_from = Instant::now() + state.retry_after();
-        }
-        state.lease_read(self.backend, log, read, until)
-    }
-
-    /// Reads from the disk beside this thread, and then goes on reading ahead while the lease is out.
-    async fn read(&mut self, request: Request, limits: &Limits) -> Option<Lease> {
-        let (log, from) = (request.log, request.from);
-        if self.ahead.as_ref().is_none_or(|ahead| (ahead.log, ahead.from) != (log, from)) {
-            self.ahead = Some(self.read_ahead(request));
-        }
-        let Ahead { until, reading, .. } = self.ahead.as_mut()?;
-        let (until, read) = (*until, reading.await);
-        self.ahead = None;
-        let lease = self.take_read(log, read.ok()?, until);
-        if lease.is_some() && self.read_from <= Instant::now() {
-            let next = self.shared.lock().request(self.backend, log, limits);
-            self.ahead = next.map(|request| self.read_ahead(request));
-        }
-        lease
-    }
-
-    fn read_ahead(&self, request: Request) -> Ahead {
-        let (log, from, until) = (request.log, request.from, Received::now().wall);
-        let shared = Arc::clone(&self.shared);
-        Ahead { log, from, until, reading: tokio::task::spawn_blocking(move || disk::load(&shared, request)) }
-    }
-
-    /// Acknowledges a lease: its lines are delivered, but for those that the backend rejected.
-    #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
-    pub fn settle(&mut self, lease: Lease, rejected: Option<(Rejection, u64)>) {
-        self.shared.lock().settle(self.backend, &lease, rejected, Instant::now());
-        self.shared.work.notify_one();
-    }
-
-    /// Returns a lease, to be leased again.
-    #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
-    pub fn give_back(&mut self, lease: Lease) {
-        self.shared.lock().give_back(self.backend, &lease);
-    }
-
-    /// Returns a lease whose destination is not to be leased again before `until`. Others are.
-    pub fn park(&mut self, lease: Lease, until: Instant) {
-        self.parked.insert(lease.log, until);
-        self.give_back(lease);
-    }
-
-    /// Whether a destination is parked.
-    pub fn has_parked(&self) -> bool {
-        self.parked.values().any(|until| *until > Instant::now())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use twinflux::journal::disk::{self, Condition, DiskOptions, Keeper, Next, Syncer, WhenFull, Writer, inspect};
+use twinflux::journal::disk::{self, Condition, DiskOptions, Next, Syncer, WhenFull, Writer, inspect};
 use twinflux::journal::{DropReason, Journal, Limits, Reader, Snapshot};
 
 use crate::course::{backends, batch, number, options};
@@ -272,12 +272,12 @@ fn what_the_disk_never_took_is_told_at_the_end() {
     let disk = FaultyDisk::new();
     let patient = DiskOptions { retry_after: Duration::from_secs(3600), ..options() };
     let journal = Journal::open(disk.storage(), &patient, PLENTY, &backends(1, 0.5)).expect("opens");
-    let keeper = Keeper::start(&journal).expect("threads").expect("a disk");
+    let threads = journal.start_disk().expect("threads").expect("a disk");
     disk.inner().failing_writes = 1;
     journal.append(batch(0, 0, 1, 100));
     wait_for(|| journal.snapshot().disk.expect("a disk").write_errors == 1);
     // The pause after a failure ends with the relay: the last lines are tried once more.
-    keeper.stop().expect("no panic");
+    threads.stop().expect("no panic");
     assert_eq!(open(&disk, &options(), PLENTY, &["b0"], 0.5).drain(0), [0]);
 }
 
@@ -363,7 +363,7 @@ fn cursors_of_another_journal_say_nothing_about_this_one() {
 fn a_sync_that_takes_long_delays_no_append_no_write_and_no_delivery() {
     let disk = FaultyDisk::new();
     let journal = Journal::open(disk.storage(), &options(), PLENTY, &backends(1, 0.5)).expect("opens");
-    let keeper = Keeper::start(&journal).expect("threads").expect("a disk");
+    let threads = journal.start_disk().expect("threads").expect("a disk");
     let mut reader = journal.reader(0);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
     disk.inner().holds_syncs = true;
@@ -385,7 +385,7 @@ fn a_sync_that_takes_long_delays_no_append_no_write_and_no_delivery() {
     wait_for(|| disk.segments().iter().any(is_written));
     assert_eq!(disk.inner().held_syncs, 1, "still the same sync");
     disk.inner().holds_syncs = false;
-    keeper.stop().expect("no panic");
+    threads.stop().expect("no panic");
     assert!(journal.snapshot().disk.expect("a disk").syncs > 0);
 }
 
@@ -395,7 +395,7 @@ fn synced_syncs_at_once_and_written_after_its_interval() {
         let disk = FaultyDisk::new();
         let options = DiskOptions { is_synced, sync_interval: Duration::from_secs(3600), ..options() };
         let journal = Journal::open(disk.storage(), &options, PLENTY, &backends(1, 0.5)).expect("opens");
-        let keeper = Keeper::start(&journal).expect("threads").expect("a disk");
+        let threads = journal.start_disk().expect("threads").expect("a disk");
         journal.append(batch(0, 0, 1, 100));
         if expected {
             wait_for(|| journal.snapshot().disk.expect("a disk").syncs > 0);
@@ -404,7 +404,7 @@ fn synced_syncs_at_once_and_written_after_its_interval() {
             journal.append(batch(1, 0, 1, 5 << 20 >> 3));
             assert_eq!(journal.snapshot().disk.expect("a disk").syncs, 0);
         }
-        keeper.stop().expect("no panic");
+        threads.stop().expect("no panic");
         disk.cut_power(|| false);
         let left = open(&disk, &options, PLENTY, &["b0"], 0.5).drain(0);
         assert_eq!(left[0], 0, "an end syncs");

@@ -56,6 +56,72 @@ fn dependencies_point_one_way() {
     }
 }
 
+/// The layers within the journal, lowest first: each may look at those before it.
+const JOURNAL: &[&str] = &["segment", "state", "shared", "disk"];
+
+#[test]
+fn the_journals_layers_point_one_way() {
+    for (place, layer) in JOURNAL.iter().enumerate() {
+        let files = sources("src/journal");
+        let is_of_layer = |path: &Path| {
+            let below = path.strip_prefix("src/journal").expect("of the journal");
+            below.starts_with(layer) || below == Path::new(&format!("{layer}.rs"))
+        };
+        for (path, text) in files.iter().filter(|(path, _)| is_of_layer(path)) {
+            assert!(!text.contains("super::super"), "{}: name modules from the crate's root", path.display());
+            for upper in &JOURNAL[place + 1..] {
+                let name = format!("crate::journal::{upper}");
+                assert!(!text.contains(&name), "{}: {layer} must not know {upper}", path.display());
+            }
+            // What stands at the journal's root (handles, and the re-exports) is above all layers.
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for name in code.flat_map(|line| line.split("crate::journal::").skip(1)) {
+                let word: String = name.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                assert!(JOURNAL[..=place].contains(&word.as_str()), "{}: knows journal::{word}", path.display());
+            }
+        }
+    }
+}
+
+/// What each file of a folder uses, as `crate::a::b` or `super::b`, must not lead back to it.
+#[test]
+fn no_file_of_the_journal_is_in_a_circle() {
+    let files = sources("src/journal");
+    let module = |path: &Path| {
+        let name = path.with_extension("").display().to_string().replace('/', "::");
+        name.trim_start_matches("src::").trim_end_matches("::mod").to_owned()
+    };
+    let names: Vec<String> = files.iter().map(|(path, _)| module(path)).collect();
+    let uses: Vec<Vec<usize>> = files
+        .iter()
+        .zip(&names)
+        .map(|((_, text), name)| {
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let base = name.rsplit_once("::").map_or("", |(parent, _)| parent);
+            let mut used = Vec::new();
+            for line in text.lines().map(str::trim).filter(|line| line.starts_with("use ")) {
+                let path = line.trim_start_matches("use ").replace("crate::", "");
+                let path = path.strip_prefix("super::").map(|rest| format!("{base}::{rest}")).unwrap_or(path);
+                // A folder's own `mod.rs` holds what its files share, and names them: only the other way counts.
+                let best = names.iter().enumerate().filter(|(_, other)| path.starts_with(&format!("{other}::")));
+                used.extend(best.max_by_key(|(_, other)| other.len()).map(|(place, _)| place));
+            }
+            used
+        })
+        .collect();
+    for start in 0..files.len() {
+        let is_parent = |place: usize| names[start].starts_with(&format!("{}::", names[place]));
+        let (mut seen, mut open) = (vec![false; files.len()], uses[start].clone());
+        while let Some(place) = open.pop() {
+            if place == start || is_parent(place) || std::mem::replace(&mut seen[place], true) {
+                assert!(place != start, "{} is in a circle", files[start].0.display());
+                continue;
+            }
+            open.extend(&uses[place]);
+        }
+    }
+}
+
 #[test]
 fn the_grammar_knows_no_runtime() {
     for (path, text) in sources("src/protocol").into_iter().chain(sources("src/batch")) {

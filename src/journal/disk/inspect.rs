@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
-use super::frame::{Frame, Kind};
-use super::recovery::OpenError;
-use super::saved::{Cursors, decode_gaps};
-use super::slots::{self, Newer, Slots};
-use super::storage::Storage;
-use super::walk::{Item, Walk, unpack};
+use super::error::OpenError;
+use super::saved::decode_gaps;
 use crate::batch::Destination;
-use crate::journal::Gap;
-use crate::journal::record::Position;
+use crate::journal::segment::Position;
+use crate::journal::segment::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use crate::journal::segment::frame::{Frame, Kind};
+use crate::journal::segment::frames::{Item, Walk, unpack};
+use crate::journal::segment::slots::{self, Newer, Slots};
+use crate::journal::segment::storage::Storage;
+use crate::journal::state::gaps::Gap;
+use crate::journal::state::saved::Cursors;
 
 const CHUNK_BYTES: usize = 1 << 20;
 

@@ -1,70 +1,54 @@
-//! Opening the log, whatever happened to it: content never keeps the journal from opening.
+//! Opening the log after whatever happened to it. Content never keeps the journal from opening.
 //!
-//! Read at the start are every segment's head, and the last few whole, which a crash may have left unsynced. What is
-//! damaged elsewhere is found when it is read for a backend.
+//! The start reads every segment's head, and the newest segments whole: at least four, and all that repeat. Damage elsewhere
+//! shows when a backend's reader comes to it.
+//!
+//! | what the crash left | what opens | what is counted |
+//! |---|---|---|
+//! | an empty segment file | it is removed | nothing: no record was in it |
+//! | a segment that ends within a frame | it is cut after the last whole frame | `truncated_bytes`; the lines were never promised |
+//! | a damaged frame among whole ones | the frames after it, found by their marks and checksums | its lines, as `corrupt`, when a reader meets the gap in the positions |
+//! | a segment with a damaged head | its frames; number and key come from its name, totals from the segment before | nothing |
+//! | a file that is no segment at all | it is moved to `aside/` | its lines as `corrupt`, by the positions of what follows |
+//! | a missing segment | the others | `missing_segments`; its lines as `corrupt` |
+//! | repeats that end before an earlier segment does | they are removed; the earlier segments have all of it | nothing |
+//! | repeats that are whole | they are read instead of what they repeat | nothing |
+//! | slots of which one is torn | the newest sound slot of the three | at most the requests since then are sent again |
+//! | no sound cursors | every backend begins at the log's beginning | everything is `recovered` and sent again |
+//! | cursors of another journal | the same | the same |
+//! | cursors before the log's beginning, up to what was saved as given up | they move to the beginning | the difference as `quota` |
+//! | cursors before the log's beginning, beyond that | they move to the beginning | the difference as `corrupt` |
+//! | cursors that say more was written than there is (a power cut) | they stay | the difference as `corrupt`, when a reader comes to it |
+//! | records that were delivered before they were written | cursors pass them | nothing |
+//! | a backend that the cursors do not know | it begins at the log's end | nothing |
+//! | a backend that is no longer configured | its cursors are kept | its lines, beside the ledgers (`orphans`) |
+//! | a file of a newer version | nothing: the start fails and names it | |
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
-
-use super::super::BackendSetup;
-use super::super::cursor::{Cursor, End, Lane, SavedLane};
-use super::super::gaps::Gaps;
-use super::super::ledger::DropReason;
-use super::super::record::Position;
-use super::super::state::{Backend, Log, State};
-use super::book::cut_saved;
-use super::format::SegmentName;
-use super::heads::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
-use super::saved::{Cursors, SavedBackend, decode_gaps};
-use super::slots::{self, Newer, Slots};
-use super::storage::{Storage, StoredFile};
-use super::{Condition, Disk, DiskOptions, Files, Segment};
+use super::error::OpenError;
+use super::saved::decode_gaps;
+use super::scan::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
 use crate::batch::{Destination, Received};
-
-/// The longest sync that is told from longer ones: one minute, in microseconds.
-const MAX_SYNC_MICROSECONDS: u64 = 60_000_000;
-
-/// Why the journal cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The disk does not let it.
-    #[error("{0}")]
-    Disk(#[from] io::Error),
-    /// A newer version wrote there.
-    #[error("{0} was written by a newer version of Twinflux: start that version, or move the folder away")]
-    Newer(String),
-}
-
-/// What was found when the journal was opened.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-pub struct Report {
-    /// Segments found.
-    pub segments: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Bytes cut from the log's end: a write that was under way.
-    pub truncated_bytes: u64,
-    /// Bytes passed over in the last segments: damage.
-    pub skipped_bytes: u64,
-    /// Records in the last segments that are not what was written.
-    pub damaged_records: u64,
-    /// Segments that are missing between others.
-    pub missing_segments: u64,
-    /// Files that were set aside.
-    pub set_aside: Vec<String>,
-    /// There were segments, but no cursors: every backend gets what they hold once more.
-    pub cursors_lost: bool,
-    /// How long it took.
-    pub seconds: f64,
-}
+use crate::journal::segment::Position;
+use crate::journal::segment::slots::{self, Newer, Slots};
+use crate::journal::segment::storage::Storage;
+use crate::journal::shared::Files;
+use crate::journal::state::cursor::Cursor;
+use crate::journal::state::figures::Report;
+use crate::journal::state::gaps::Gaps;
+use crate::journal::state::index::{DiskIndex, Opened, Segment, UnsyncedFile};
+use crate::journal::state::lane::{End, Lane, SavedLane, cut_saved};
+use crate::journal::state::ledger::DropReason;
+use crate::journal::state::options::DiskOptions;
+use crate::journal::state::saved::{Cursors, SavedBackend};
+use crate::journal::state::{Backend, BackendSetup, Log, State};
 
 /// Opens the log in a folder for these backends.
-pub(in super::super) fn open(
+pub(in crate::journal) fn open(
     storage: Arc<dyn Storage>,
     options: &DiskOptions,
     memory: u64,
@@ -107,7 +91,8 @@ pub(in super::super) fn open(
     report.seconds = begun.elapsed().as_secs_f64();
     let last = segments.last().filter(|found| found.header.is_some()).map(|found| found.name);
     let unsynced = open_last(&*files.storage, &kept, abandoned_below)?;
-    state.disk = Some(disk(options, kept, (last, unsynced), state.next_sequence, abandoned_below, report));
+    let opened = Opened { segments: kept, last, unsynced, next_sequence: state.next_sequence, abandoned_below, report };
+    state.disk = Some(DiskIndex::new(options, opened));
     Ok((state, files))
 }
 
@@ -236,59 +221,13 @@ fn lanes_of(saved: &SavedBackend, destination: &Destination) -> Option<VecDeque<
     is_sound.then(|| lanes.iter().map(lane).collect())
 }
 
-type Opened = (SegmentName, Arc<dyn StoredFile>);
-
 /// The newest segments, which a crash may have left unsynced, but for those that cannot be synced.
-fn open_last(storage: &dyn Storage, segments: &VecDeque<Segment>, abandoned_below: u64) -> io::Result<Vec<Opened>> {
+fn open_last(
+    storage: &dyn Storage,
+    segments: &VecDeque<Segment>,
+    abandoned_below: u64,
+) -> io::Result<Vec<UnsyncedFile>> {
     let newest = segments.range(segments.len().saturating_sub(UNSYNCED_SEGMENTS)..);
     let newest = newest.filter(|segment| segment.name.number >= abandoned_below);
     newest.map(|segment| Ok((segment.name, storage.open(&segment.name.to_string())?))).collect()
-}
-
-/// The book as it begins. The last segment is written on where its header is sound and it can be synced.
-fn disk(
-    options: &DiskOptions,
-    segments: VecDeque<Segment>,
-    (last, mut unsynced): (Option<SegmentName>, Vec<Opened>),
-    next_sequence: u64,
-    abandoned_below: u64,
-    report: Report,
-) -> Disk {
-    let active = unsynced.pop_if(|(name, _)| Some(*name) == last).map(|(_, file)| file);
-    let is_active = active.is_some();
-    let latency = Histogram::new_with_bounds(1, MAX_SYNC_MICROSECONDS, 2);
-    Disk {
-        options: options.clone(),
-        abandoned_below,
-        least_number: segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)),
-        bytes: segments.iter().map(|segment| segment.bytes).sum(),
-        segments,
-        must_roll: !is_active,
-        repeats_below: 0,
-        next_write: next_sequence,
-        writing: 0..0,
-        synced: next_sequence,
-        unsynced_since: (is_active || !unsynced.is_empty()).then(Instant::now),
-        sync_told: None,
-        to_sync: unsynced.into_iter().map(|(_, file)| (file, next_sequence)).collect(),
-        // What a crash left unsynced is synced now.
-        unsynced_bytes: u64::from(is_active),
-        active,
-        folder_changed: true,
-        cursors_changed: true,
-        saved_need: 0,
-        writing_is: Condition::Ok,
-        sync_fails: false,
-        epoch: 0,
-        saving_fails: false,
-        quota_reached: false,
-        has_evicted: false,
-        error: None,
-        syncs: 0,
-        sync_errors: 0,
-        write_errors: 0,
-        read_errors: 0,
-        sync_latency: latency.expect("BUG: constant bounds are valid"),
-        report,
-    }
 }

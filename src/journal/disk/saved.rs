@@ -12,38 +12,16 @@
 //! **Gaps**: count (4), and for each: backend's name, destination, wall times from and until (8 each), lines (8),
 //! reason's name.
 
-use super::super::cursor::SavedLane;
-use super::super::gaps::Gap;
-use super::super::ledger::DropReason;
-use super::super::record::Position;
-use super::format::{precision_code, precision_of};
 use crate::batch::Destination;
-
-/// Where all backends are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Cursors {
-    /// No record has been numbered as high as this.
-    pub(crate) next_sequence: u64,
-    /// Segments with a lower number could not be synced: none is written on, and none is synced again.
-    pub(crate) abandoned_below: u64,
-    /// What was written of each destination.
-    pub(crate) written: Vec<(Destination, Position)>,
-    /// What the log begins with of each destination: what lies before was given up, or was not needed, when this was saved.
-    pub(crate) kept_from: Vec<(Destination, Position)>,
-    pub(crate) backends: Vec<SavedBackend>,
-}
-
-/// Where one backend is in each destination's records.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SavedBackend {
-    pub(crate) name: String,
-    /// Where it was; empty where the next start is to say so.
-    pub(crate) address: String,
-    pub(crate) destinations: Vec<(Destination, Vec<SavedLane>)>,
-}
+use crate::journal::segment::Position;
+use crate::journal::segment::format::{precision_code, precision_of};
+use crate::journal::state::gaps::Gap;
+use crate::journal::state::lane::SavedLane;
+use crate::journal::state::ledger::DropReason;
+use crate::journal::state::saved::{Cursors, SavedBackend};
 
 impl Cursors {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(in crate::journal) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_u64(&mut out, self.next_sequence);
         put_u64(&mut out, self.abandoned_below);
@@ -74,7 +52,7 @@ impl Cursors {
     }
 
     /// None where the bytes are not what [`Self::encode`] makes.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::journal) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Rest(bytes);
         let (next_sequence, abandoned_below) = (rest.u64()?, rest.u64()?);
         let (written, kept_from) = (rest.totals()?, rest.totals()?);
@@ -96,7 +74,7 @@ impl Cursors {
 }
 
 /// The gap ledger's bytes.
-pub(crate) fn encode_gaps<'a>(gaps: impl ExactSizeIterator<Item = &'a Gap>) -> Vec<u8> {
+pub(in crate::journal) fn encode_gaps<'a>(gaps: impl ExactSizeIterator<Item = &'a Gap>) -> Vec<u8> {
     let mut out = Vec::new();
     put_count(&mut out, gaps.len());
     for gap in gaps {
@@ -111,7 +89,7 @@ pub(crate) fn encode_gaps<'a>(gaps: impl ExactSizeIterator<Item = &'a Gap>) -> V
 }
 
 /// None where the bytes are not what [`encode_gaps`] makes.
-pub(crate) fn decode_gaps(bytes: &[u8]) -> Option<Vec<Gap>> {
+pub(in crate::journal) fn decode_gaps(bytes: &[u8]) -> Option<Vec<Gap>> {
     let mut rest = Rest(bytes);
     let gaps = rest.several(|rest| {
         let (backend, destination) = (rest.name()?, rest.destination()?);
@@ -124,14 +102,16 @@ pub(crate) fn decode_gaps(bytes: &[u8]) -> Option<Vec<Gap>> {
 }
 
 /// A totals frame's payload.
-pub(crate) fn encode_totals<'a>(totals: impl ExactSizeIterator<Item = (&'a Destination, Position)>) -> Vec<u8> {
+pub(in crate::journal) fn encode_totals<'a>(
+    totals: impl ExactSizeIterator<Item = (&'a Destination, Position)>,
+) -> Vec<u8> {
     let mut out = Vec::new();
     put_totals(&mut out, totals);
     out
 }
 
 /// None where the bytes are not what [`encode_totals`] makes.
-pub(crate) fn decode_totals(bytes: &[u8]) -> Option<Vec<(Destination, Position)>> {
+pub(in crate::journal) fn decode_totals(bytes: &[u8]) -> Option<Vec<(Destination, Position)>> {
     let mut rest = Rest(bytes);
     let totals = rest.totals()?;
     rest.0.is_empty().then_some(totals)

@@ -6,10 +6,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::super::Shared;
-use super::Files;
 use super::saved::encode_gaps;
-use super::slots::Slots;
+use crate::journal::segment::slots::Slots;
+use crate::journal::shared::{Files, Shared};
 
 /// Syncs the log. There is one for each journal with a disk.
 #[derive(Debug)]
@@ -18,7 +17,7 @@ pub struct Syncer {
 }
 
 impl Syncer {
-    pub(in super::super) fn new(shared: Arc<Shared>) -> Self {
+    pub(in crate::journal) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
 
@@ -40,10 +39,10 @@ impl Syncer {
         let (files, folder_changed) = {
             let mut state = self.shared.lock();
             let files = state.take_unsynced();
-            (files, std::mem::take(&mut state.disk().folder_changed))
+            (files, state.disk().take_folder_change())
         };
         if folder_changed && let Err(error) = self.files().storage.sync_folder() {
-            self.shared.lock().disk().folder_changed = true;
+            self.shared.lock().disk().note_folder_change();
             self.fail(&error);
             return false;
         }
@@ -74,12 +73,10 @@ impl Syncer {
 
     /// From which sequence on the synced cursors need the log; none where they could not be synced.
     fn sync_cursors(&self) -> Option<u64> {
-        let saved_need = self.shared.lock().disk().saved_need;
+        let saved_need = self.shared.lock().disk().saved_need();
         if let Err(error) = sync_slot(&self.files().cursors) {
             // The next state goes to another slot, so that this file's sync is not repeated for the same bytes.
-            let mut state = self.shared.lock();
-            state.disk().cursors_changed = true;
-            state.disk().sync_errors += 1;
+            self.shared.lock().disk().slot_sync_failed();
             tracing::warn!(%error, "cannot sync the journal's cursors");
             return None;
         }

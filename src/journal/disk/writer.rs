@@ -7,17 +7,18 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::super::Shared;
-use super::super::ledger::DropReason;
-use super::super::record::Position;
-use super::book::{Begun, Job};
-use super::compress::Compressor;
-use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
-use super::frame::{Codec, Frame, Key, Kind};
 use super::saved::encode_totals;
-use super::storage::StoredFile;
-use super::{Condition, DiskOptions, Files};
 use crate::batch::{Destination, Received};
+use crate::journal::segment::Position;
+use crate::journal::segment::codec::Compressor;
+use crate::journal::segment::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use crate::journal::segment::frame::{Codec, FRAME_HEADER_BYTES, Frame, Key, Kind};
+use crate::journal::segment::storage::StoredFile;
+use crate::journal::shared::{Files, Shared};
+use crate::journal::state::State;
+use crate::journal::state::ledger::DropReason;
+use crate::journal::state::options::DiskOptions;
+use crate::journal::state::writing::{Begun, Job};
 use crate::protocol::Precision;
 
 /// Bytes written at once, about.
@@ -62,14 +63,12 @@ pub enum Next {
 }
 
 impl Writer {
-    pub(in super::super) fn new(shared: Arc<Shared>) -> Self {
+    pub(in crate::journal) fn new(shared: Arc<Shared>) -> Self {
         let (options, active) = {
             let mut state = shared.lock();
             let disk = state.disk();
-            let last = disk.segments.back().zip(disk.active.clone());
-            let active =
-                last.map(|(segment, file)| Active { file, key: Key::new(segment.name), offset: segment.bytes });
-            (disk.options.clone(), active)
+            let active = disk.active().map(|(file, name, offset)| Active { file, key: Key::new(name), offset });
+            (disk.options().clone(), active)
         };
         let compressor = Compressor::new(options.compression);
         Self {
@@ -111,7 +110,7 @@ impl Writer {
     fn next_jobs(&mut self) -> (Vec<Job>, u64) {
         self.retry_at = None;
         let mut state = self.shared.lock();
-        (state.next_to_write(WRITE_BYTES), state.disk().epoch)
+        (state.next_to_write(WRITE_BYTES), state.disk().epoch())
     }
 
     /// What failed is tried again by the next step.
@@ -130,14 +129,14 @@ impl Writer {
         // The quota may be smaller than it was, and a power cut may bring back what was removed.
         let is_over = {
             let mut state = self.shared.lock();
-            state.disk().bytes > self.options.quota
+            state.disk().exceeds_quota(0)
         };
         if is_over {
             self.make_room(0);
         }
         // What is to be dropped by its age is dropped by the segment: so none may grow for long.
         if self.options.max_age.is_some_and(|max_age| self.shared.lock().is_segment_older(max_age / 8)) {
-            self.shared.lock().disk().must_roll = true;
+            self.shared.lock().disk().ask_roll();
         }
     }
 
@@ -146,7 +145,7 @@ impl Writer {
     fn write(&mut self, jobs: &[Job], epoch: u64) -> io::Result<bool> {
         if self.must_roll(jobs[0].bytes()) && !self.roll(epoch)? {
             // Overtaken by a sync that failed, there is something else to write, and at once.
-            return Ok(self.shared.lock().disk().epoch != epoch);
+            return Ok(self.shared.lock().disk().epoch() != epoch);
         }
         let Some(active) = &self.active else { return Ok(false) };
         let (key, offset) = (active.key, active.offset);
@@ -169,7 +168,7 @@ impl Writer {
         if let Err(error) = active.file.write_at(&self.buffer, offset) {
             // What a failed write left is taken back; where even that fails, the next segment is as good.
             if active.file.truncate(offset).is_err() || !is_full(&error) {
-                self.shared.lock().disk().must_roll = true;
+                self.shared.lock().disk().ask_roll();
             }
             return Err(error);
         }
@@ -179,7 +178,7 @@ impl Writer {
     }
 
     fn must_roll(&self, bytes: u64) -> bool {
-        let is_asked = self.shared.lock().disk().must_roll;
+        let is_asked = self.shared.lock().disk().is_roll_asked();
         let is_full = |active: &Active| active.offset + bytes > self.options.segment_bytes();
         is_asked || self.active.as_ref().is_none_or(is_full)
     }
@@ -207,15 +206,15 @@ impl Writer {
         let (begun, bytes) = {
             let mut state = self.shared.lock();
             let disk = state.disk();
-            if disk.epoch != epoch {
+            if disk.epoch() != epoch {
                 return Ok(false);
             }
-            if disk.to_sync.len() >= MOST_UNSYNCED {
+            if disk.unsynced_files() >= MOST_UNSYNCED {
                 disk.note_full("the disk syncs nothing");
                 return Ok(false);
             }
-            let (number, repeats) = (disk.next_number(), disk.next_write < disk.repeats_below);
-            let (first_sequence, name) = (disk.next_write, SegmentName { number, salt: fastrand::u64(..) });
+            let (number, first_sequence, repeats) = disk.next_segment();
+            let name = SegmentName { number, salt: fastrand::u64(..) };
             let totals = state.totals();
             let lines_before = totals.iter().map(|(_, at)| at.lines).fold(0, u64::saturating_add);
             let journal = self.files().journal;
@@ -247,9 +246,7 @@ impl Writer {
         loop {
             let is_over = {
                 let mut state = self.shared.lock();
-                let disk = state.disk();
-                disk.quota_reached = disk.bytes + bytes > self.options.quota;
-                disk.quota_reached
+                state.disk().exceeds_quota(bytes)
             };
             if !is_over && !self.below_floor {
                 return true;
@@ -266,10 +263,7 @@ impl Writer {
     }
 
     /// Takes a segment out of the book, saves the cursors that moved, and removes the file.
-    fn evict_with(
-        &mut self,
-        take: impl FnOnce(&mut super::super::state::State) -> Option<SegmentName>,
-    ) -> Option<SegmentName> {
+    fn evict_with(&mut self, take: impl FnOnce(&mut State) -> Option<SegmentName>) -> Option<SegmentName> {
         let name = take(&mut self.shared.lock())?;
         self.save_cursors();
         if let Err(error) = self.files().storage.remove(&name.to_string()) {
@@ -282,7 +276,7 @@ impl Writer {
         let (body, need) = {
             let mut state = self.shared.lock();
             let is_due = self.save_at.is_some_and(|time| time <= Instant::now());
-            let has_changed = std::mem::take(&mut state.disk().cursors_changed);
+            let has_changed = state.disk().take_cursors_change();
             if !is_due && (!has_changed || self.save_at.is_some()) {
                 return;
             }
@@ -292,13 +286,9 @@ impl Writer {
         let saved = self.files().cursors.lock().unwrap_or_else(PoisonError::into_inner).write(&body);
         let mut state = self.shared.lock();
         match &saved {
-            Ok(()) => {
-                state.disk().saved_need = need;
-                state.disk().note_unsynced();
-            }
+            Ok(()) => state.disk().note_saved(need),
             Err(error) => state.disk().note_save_error(error),
         }
-        state.disk().saving_fails = saved.is_err();
         self.save_at = saved.is_err().then(|| Instant::now() + self.options.retry_after);
     }
 
@@ -326,7 +316,7 @@ impl Writer {
 
 /// A segment's header and totals frame.
 fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES + super::frame::FRAME_HEADER_BYTES + totals.len());
+    let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES + totals.len());
     bytes.extend_from_slice(&header.encode());
     let frame = Frame {
         kind: Kind::Totals,
@@ -349,35 +339,4 @@ fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-impl super::Disk {
-    fn next_number(&self) -> u64 {
-        self.segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)).max(self.least_number)
-    }
-
-    fn note_save_error(&mut self, error: &io::Error) {
-        if !self.saving_fails {
-            tracing::error!(%error, "the journal cannot save its cursors: after a crash backends get lines twice");
-        }
-        self.write_errors += 1;
-        self.error = Some(error.to_string());
-    }
-
-    fn note_full(&mut self, why: &str) {
-        if self.writing_is != Condition::Full {
-            tracing::warn!(why, "the journal cannot write: lines are kept in memory until there is room");
-        }
-        self.writing_is = Condition::Full;
-        self.error = Some(why.to_owned());
-    }
-
-    fn note_write_error(&mut self, error: &io::Error) {
-        if self.writing_is != Condition::Failing {
-            tracing::error!(%error, "the journal cannot write: lines are kept in memory; trying again each second");
-        }
-        self.write_errors += 1;
-        self.writing_is = Condition::Failing;
-        self.error = Some(error.to_string());
-    }
 }

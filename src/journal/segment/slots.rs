@@ -27,7 +27,7 @@ const SLOTS: usize = 3;
 
 /// What slots hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(in crate::journal) enum Kind {
     Cursors = 1,
     Gaps = 2,
 }
@@ -44,9 +44,9 @@ impl Kind {
 
 /// What a slot held.
 #[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) journal: u64,
-    pub(crate) body: Vec<u8>,
+pub(in crate::journal) struct Found {
+    pub(in crate::journal) journal: u64,
+    pub(in crate::journal) body: Vec<u8>,
     generation: u64,
     slot: usize,
 }
@@ -55,7 +55,7 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// That a newer version wrote it.
-pub(crate) fn load(storage: &dyn Storage, kind: Kind) -> Result<Option<Found>, Newer> {
+pub(in crate::journal) fn load(storage: &dyn Storage, kind: Kind) -> Result<Option<Found>, Newer> {
     let mut best: Option<Found> = None;
     for slot in 0..SLOTS {
         let Ok(bytes) = storage.open(&kind.file_name(slot)).and_then(|file| read(&*file)) else { continue };
@@ -69,11 +69,11 @@ pub(crate) fn load(storage: &dyn Storage, kind: Kind) -> Result<Option<Found>, N
 
 /// A slot that a newer version wrote.
 #[derive(Debug)]
-pub(crate) struct Newer;
+pub(in crate::journal) struct Newer;
 
 /// The writing end.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub(in crate::journal) struct Slots {
     kind: Kind,
     journal: u64,
     files: Vec<Arc<dyn StoredFile>>,
@@ -87,8 +87,8 @@ pub(crate) struct Slots {
 
 /// A slot that is to be synced.
 #[derive(Debug)]
-pub(crate) struct Unsynced {
-    pub(crate) file: Arc<dyn StoredFile>,
+pub(in crate::journal) struct Unsynced {
+    pub(in crate::journal) file: Arc<dyn StoredFile>,
     slot: usize,
 }
 
@@ -97,7 +97,12 @@ impl Slots {
     ///
     /// # Errors
     /// What the disk says.
-    pub(crate) fn open(storage: &dyn Storage, kind: Kind, journal: u64, found: Option<&Found>) -> io::Result<Self> {
+    pub(in crate::journal) fn open(
+        storage: &dyn Storage,
+        kind: Kind,
+        journal: u64,
+        found: Option<&Found>,
+    ) -> io::Result<Self> {
         let open = |slot| {
             let name = kind.file_name(slot);
             match storage.open(&name) {
@@ -122,7 +127,7 @@ impl Slots {
     ///
     /// # Errors
     /// What the disk says; the older state stays.
-    pub(crate) fn write(&mut self, body: &[u8]) -> io::Result<()> {
+    pub(in crate::journal) fn write(&mut self, body: &[u8]) -> io::Result<()> {
         self.generation += 1;
         self.files[self.current].write_at(&encode(self.kind, self.generation, self.journal, body), 0)?;
         self.is_dirty = true;
@@ -131,7 +136,7 @@ impl Slots {
 
     /// What to sync, where something was written since the last time; what is written from now on goes to a slot
     /// that is neither this one nor the one that was synced last.
-    pub(crate) fn take_unsynced(&mut self) -> Option<Unsynced> {
+    pub(in crate::journal) fn take_unsynced(&mut self) -> Option<Unsynced> {
         if !std::mem::take(&mut self.is_dirty) {
             return None;
         }
@@ -141,7 +146,7 @@ impl Slots {
     }
 
     /// A slot was synced.
-    pub(crate) fn note_synced(&mut self, unsynced: &Unsynced) {
+    pub(in crate::journal) fn note_synced(&mut self, unsynced: &Unsynced) {
         self.synced = Some(unsynced.slot);
     }
 }

@@ -59,22 +59,22 @@ use std::fmt;
 use crate::protocol::Precision;
 
 /// The version written here, and the newest that is read.
-pub(crate) const FORMAT: u16 = 1;
+pub(in crate::journal) const FORMAT: u16 = 1;
 /// Bytes of a segment's header.
-pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
+pub(in crate::journal) const SEGMENT_HEADER_BYTES: usize = 64;
 /// The longest name of a database or retention policy.
-pub(crate) const MAX_NAME_BYTES: usize = 255;
+pub(in crate::journal) const MAX_NAME_BYTES: usize = 255;
 
 const MAGIC: &[u8; 8] = b"TWINFLUX";
 const FLAG_REPEATS: u32 = 1;
 
 /// A segment's file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SegmentName {
+pub(in crate::journal) struct SegmentName {
     /// Grows by one from segment to segment.
-    pub(crate) number: u64,
+    pub(in crate::journal) number: u64,
     /// Random.
-    pub(crate) salt: u64,
+    pub(in crate::journal) salt: u64,
 }
 
 impl fmt::Display for SegmentName {
@@ -85,7 +85,7 @@ impl fmt::Display for SegmentName {
 
 impl SegmentName {
     /// The name's parts, where the file is a segment.
-    pub(crate) fn parse(name: &str) -> Option<Self> {
+    pub(in crate::journal) fn parse(name: &str) -> Option<Self> {
         let (number, salt) = name.strip_suffix(".segment")?.split_once('-')?;
         let hex = |text: &str| if text.len() == 16 { u64::from_str_radix(text, 16).ok() } else { None };
         let parsed = Self { number: hex(number)?, salt: hex(salt)? };
@@ -95,19 +95,19 @@ impl SegmentName {
 
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SegmentHeader {
-    pub(crate) journal: u64,
-    pub(crate) number: u64,
-    pub(crate) first_sequence: u64,
-    pub(crate) lines_before: u64,
-    pub(crate) created: u64,
+pub(in crate::journal) struct SegmentHeader {
+    pub(in crate::journal) journal: u64,
+    pub(in crate::journal) number: u64,
+    pub(in crate::journal) first_sequence: u64,
+    pub(in crate::journal) lines_before: u64,
+    pub(in crate::journal) created: u64,
     /// Begins by repeating records of the segment before.
-    pub(crate) repeats: bool,
+    pub(in crate::journal) repeats: bool,
 }
 
 /// Why a segment's header is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BadHeader {
+pub(in crate::journal) enum BadHeader {
     /// Its bytes are not what was written.
     Damaged,
     /// It is sound, and made by a newer version.
@@ -115,7 +115,7 @@ pub(crate) enum BadHeader {
 }
 
 impl SegmentHeader {
-    pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+    pub(in crate::journal) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..10].copy_from_slice(&FORMAT.to_le_bytes());
@@ -130,7 +130,7 @@ impl SegmentHeader {
         bytes
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
+    pub(in crate::journal) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
         let mut header: [u8; SEGMENT_HEADER_BYTES] =
             bytes.get(..SEGMENT_HEADER_BYTES).and_then(|head| head.try_into().ok()).ok_or(BadHeader::Damaged)?;
         let crc = u32_at(&header, 20);
@@ -154,7 +154,7 @@ impl SegmentHeader {
 }
 
 /// A precision's number in files.
-pub(crate) fn precision_code(precision: Precision) -> u8 {
+pub(in crate::journal) fn precision_code(precision: Precision) -> u8 {
     match precision {
         Precision::Nanoseconds => 0,
         Precision::Microseconds => 1,
@@ -166,7 +166,7 @@ pub(crate) fn precision_code(precision: Precision) -> u8 {
 }
 
 /// The precision of this number.
-pub(crate) fn precision_of(code: u8) -> Option<Precision> {
+pub(in crate::journal) fn precision_of(code: u8) -> Option<Precision> {
     Some(match code {
         0 => Precision::Nanoseconds,
         1 => Precision::Microseconds,
@@ -178,13 +178,13 @@ pub(crate) fn precision_of(code: u8) -> Option<Precision> {
     })
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(in crate::journal) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut four = [0; 4];
     four.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(four)
 }
 
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(in crate::journal) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut eight = [0; 8];
     eight.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(eight)

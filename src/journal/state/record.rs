@@ -4,38 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::batch::Batch;
+use crate::journal::segment::Position;
 
 /// What a record costs beside its buffer: itself, its shared bytes and its places in queues.
 const OVERHEAD_BYTES: u64 = 256;
-
-/// What was written to the disk of one destination, counted from the journal's making.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) lines: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Position {
-    /// This much further on.
-    pub(crate) fn plus(self, lines: u64, bytes: u64) -> Self {
-        Self { lines: self.lines.saturating_add(lines), bytes: self.bytes.saturating_add(bytes) }
-    }
-
-    /// From `other` to here; nothing where that is further.
-    pub(crate) fn since(self, other: Self) -> Self {
-        Self { lines: self.lines.saturating_sub(other.lines), bytes: self.bytes.saturating_sub(other.bytes) }
-    }
-
-    /// The further of the two.
-    pub(crate) fn max(self, other: Self) -> Self {
-        if other.lines > self.lines { other } else { self }
-    }
-
-    /// The nearer of the two.
-    pub(crate) fn min(self, other: Self) -> Self {
-        if other.lines < self.lines { other } else { self }
-    }
-}
 
 /// A sealed batch with a sequence number. It counts as memory from its making to the end of its last reference,
 /// so that the journal's bound holds for what is on its way to a backend, too.
@@ -46,12 +18,17 @@ pub struct Record {
     /// The lines.
     pub batch: Batch,
     /// Where it is on the disk, once it was written.
-    pub(super) at: OnceLock<Position>,
+    pub(in crate::journal) at: OnceLock<Position>,
     memory: Arc<AtomicU64>,
 }
 
 impl Record {
-    pub(super) fn new(sequence: u64, batch: Batch, at: Option<Position>, memory: &Arc<AtomicU64>) -> Arc<Self> {
+    pub(in crate::journal) fn new(
+        sequence: u64,
+        batch: Batch,
+        at: Option<Position>,
+        memory: &Arc<AtomicU64>,
+    ) -> Arc<Self> {
         memory.fetch_add(cost(&batch), Ordering::Relaxed);
         let at = at.map_or_else(OnceLock::new, OnceLock::from);
         Arc::new(Self { sequence, batch, at, memory: Arc::clone(memory) })
@@ -63,22 +40,22 @@ impl Record {
     }
 
     /// Where it is on the disk; none while it is only in memory.
-    pub(super) fn written(&self) -> Option<Position> {
+    pub(in crate::journal) fn written(&self) -> Option<Position> {
         self.at.get().copied()
     }
 
     /// Whether it can be read from the disk, which has nothing below the sequence `kept_from`.
-    pub(super) fn is_on_disk(&self, kept_from: u64) -> bool {
+    pub(in crate::journal) fn is_on_disk(&self, kept_from: u64) -> bool {
         self.sequence >= kept_from && self.written().is_some()
     }
 
     /// Whether it was written, and its segment is gone.
-    pub(super) fn has_left_disk(&self, kept_from: u64) -> bool {
+    pub(in crate::journal) fn has_left_disk(&self, kept_from: u64) -> bool {
         self.sequence < kept_from && self.written().is_some()
     }
 
     /// The position behind it, where it begins at `at`.
-    pub(super) fn end(&self, at: Position) -> Position {
+    pub(in crate::journal) fn end(&self, at: Position) -> Position {
         at.plus(self.batch.lines, self.bytes())
     }
 }
@@ -90,6 +67,6 @@ impl Drop for Record {
 }
 
 /// The memory that a record of this batch holds.
-pub(super) fn cost(batch: &Batch) -> u64 {
+pub(in crate::journal) fn cost(batch: &Batch) -> u64 {
     batch.capacity as u64 + OVERHEAD_BYTES
 }

@@ -111,17 +111,17 @@ impl Default for Ledger {
 
 impl Ledger {
     /// Lines found at start.
-    pub(super) fn recover(&mut self, lines: u64, bytes: u64) {
+    pub(in crate::journal) fn recover(&mut self, lines: u64, bytes: u64) {
         self.recovered += lines;
         self.append(lines, bytes);
     }
 
-    pub(super) fn append(&mut self, lines: u64, bytes: u64) {
+    pub(in crate::journal) fn append(&mut self, lines: u64, bytes: u64) {
         self.pending += lines;
         self.pending_bytes += bytes;
     }
 
-    pub(super) fn drop_lines(&mut self, reason: DropReason, lines: u64, bytes: u64) {
+    pub(in crate::journal) fn drop_lines(&mut self, reason: DropReason, lines: u64, bytes: u64) {
         self.dropped[reason as usize] += lines;
         self.pending -= lines;
         self.pending_bytes -= bytes;
@@ -129,7 +129,7 @@ impl Ledger {
 
     /// Lines were answered: the backend has them but for the rejected ones. Which bytes those had nobody knows;
     /// bytes count as delivered where any line was.
-    pub(super) fn settle(&mut self, lines: u64, bytes: u64, class: Rejection, rejected: u64) {
+    pub(in crate::journal) fn settle(&mut self, lines: u64, bytes: u64, class: Rejection, rejected: u64) {
         self.delivered += lines - rejected;
         self.rejected[class as usize] += rejected;
         if rejected < lines {
@@ -139,7 +139,7 @@ impl Ledger {
         self.pending_bytes -= bytes;
     }
 
-    pub(super) fn record_latency(&mut self, latency: std::time::Duration, lines: u64) {
+    pub(in crate::journal) fn record_latency(&mut self, latency: std::time::Duration, lines: u64) {
         let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.latency.saturating_record_n(microseconds.max(1), lines);
     }

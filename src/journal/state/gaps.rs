@@ -47,19 +47,19 @@ impl Gap {
 
 /// All gaps, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Gaps {
+pub(in crate::journal) struct Gaps {
     gaps: VecDeque<Gap>,
     /// When it changed first since [`Self::take_change`]; none where it did not.
     changed: Option<Instant>,
 }
 
 impl Gaps {
-    pub(super) fn new(mut gaps: Vec<Gap>) -> Self {
+    pub(in crate::journal) fn new(mut gaps: Vec<Gap>) -> Self {
         gaps.truncate(MOST_GAPS);
         Self { gaps: gaps.into(), changed: None }
     }
 
-    pub(super) fn note(&mut self, gap: Gap) {
+    pub(in crate::journal) fn note(&mut self, gap: Gap) {
         self.changed.get_or_insert_with(Instant::now);
         let near = |known: &&mut Gap| {
             known.is_like(&gap)
@@ -76,17 +76,17 @@ impl Gaps {
         }
     }
 
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Gap> {
+    pub(in crate::journal) fn iter(&self) -> impl ExactSizeIterator<Item = &Gap> {
         self.gaps.iter()
     }
 
     /// Whether there is something to save.
-    pub(super) fn take_change(&mut self) -> bool {
+    pub(in crate::journal) fn take_change(&mut self) -> bool {
         self.changed.take().is_some()
     }
 
     /// Since when there is something to save; none where there is not.
-    pub(super) fn changed(&self) -> Option<Instant> {
+    pub(in crate::journal) fn changed(&self) -> Option<Instant> {
         self.changed
     }
 

@@ -14,7 +14,7 @@ use super::storage::StoredFile;
 
 /// What stands in a segment.
 #[derive(Debug)]
-pub(crate) enum Item {
+pub(in crate::journal) enum Item {
     /// A frame, and its payload as it is stored.
     Frame(Frame, Bytes),
     /// A frame whose payload is not what was written.
@@ -30,7 +30,7 @@ pub(crate) enum Item {
 
 /// A place in a segment, and the way on.
 #[derive(Debug)]
-pub(crate) struct Walk {
+pub(in crate::journal) struct Walk {
     file: Arc<dyn StoredFile>,
     name: SegmentName,
     key: Key,
@@ -50,7 +50,12 @@ const BLOCK_BYTES: usize = 4096;
 
 impl Walk {
     /// From this offset on, reading as many bytes at once.
-    pub(crate) fn new(file: Arc<dyn StoredFile>, name: SegmentName, offset: u64, chunk_bytes: usize) -> Self {
+    pub(in crate::journal) fn new(
+        file: Arc<dyn StoredFile>,
+        name: SegmentName,
+        offset: u64,
+        chunk_bytes: usize,
+    ) -> Self {
         let key = Key::new(name);
         Self {
             file,
@@ -66,22 +71,22 @@ impl Walk {
     }
 
     /// The segment.
-    pub(crate) fn segment(&self) -> SegmentName {
+    pub(in crate::journal) fn segment(&self) -> SegmentName {
         self.name
     }
 
     /// Where the next frame begins.
-    pub(crate) fn offset(&self) -> u64 {
+    pub(in crate::journal) fn offset(&self) -> u64 {
         self.offset
     }
 
     /// From now on blocks that cannot be read are damage, and no error.
-    pub(crate) fn tolerate(&mut self) {
+    pub(in crate::journal) fn tolerate(&mut self) {
         self.is_tolerant = true;
     }
 
     /// Blocks that the disk did not give, and that were taken for damage.
-    pub(crate) fn unreadable(&self) -> u64 {
+    pub(in crate::journal) fn unreadable(&self) -> u64 {
         self.unreadable
     }
 
@@ -89,7 +94,7 @@ impl Walk {
     ///
     /// # Errors
     /// What the disk says; the same place is read again by the next call.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Item>> {
+    pub(in crate::journal) fn next(&mut self) -> io::Result<Option<Item>> {
         loop {
             let rest = self.rest_of_chunk();
             match parse(&self.key, self.offset, &rest) {
@@ -174,7 +179,7 @@ impl Walk {
 }
 
 /// The payload itself; none where it is not what the header says.
-pub(crate) fn unpack(frame: &Frame, stored: &Bytes) -> Option<Bytes> {
+pub(in crate::journal) fn unpack(frame: &Frame, stored: &Bytes) -> Option<Bytes> {
     let payload = match frame.codec {
         Codec::Plain => stored.clone(),
         // A header that promises more than there may be is none, so that these make no more than that.

@@ -12,74 +12,25 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::disk::Place;
-use super::record::{Position, Record};
-
-/// What a lease takes at most, and when it is worth taking.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Lines of all records together (one record is always taken).
-    pub lines: u64,
-    /// Bytes of all records together (one record is always taken).
-    pub bytes: u64,
-    /// How long a first record waits for more.
-    pub linger: Duration,
-}
+use super::backlog::Read;
+use super::lane::{End, Lane, Missing, SavedLane};
+use super::limits::Limits;
+use super::record::Record;
+use crate::journal::segment::Position;
 
 /// Lanes of one cursor, at most: outages within the replay of an earlier one.
 const MOST_LANES: usize = 8;
 
-/// Consecutive records of a destination that are to be leased.
-#[derive(Debug, Default)]
-pub(super) struct Lane {
-    /// No record below this sequence is left.
-    pub(super) from: u64,
-    /// The position of the next record on the disk.
-    pub(super) at: Position,
-    /// Where it ends; none for the open lane.
-    pub(super) end: Option<End>,
-    /// Wall time when its oldest line on the disk was received, or earlier; 0 where that is not known.
-    pub(super) since: u64,
-    /// Where the disk was read last.
-    pub(super) place: Option<Place>,
-    /// How often reading it has failed in a row.
-    pub(super) failures: u32,
-}
-
-/// A lane's end: the first sequence and position that are not its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct End {
-    pub(super) sequence: u64,
-    pub(super) at: Position,
-}
-
-impl End {
-    /// The nearer of the two.
-    pub(super) fn min(self, other: Self) -> Self {
-        if other.at.lines < self.at.lines { other } else { self }
-    }
-}
-
-/// A lane as it is kept on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SavedLane {
-    pub(crate) from: u64,
-    pub(crate) at: Position,
-    pub(crate) since: u64,
-    pub(crate) end: Option<(u64, Position)>,
-}
-
 /// A destination's records as its cursors see them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tail<'a> {
+pub(in crate::journal) struct Tail<'a> {
     /// In memory, oldest first.
-    pub(super) records: &'a VecDeque<Arc<Record>>,
+    pub(in crate::journal) records: &'a VecDeque<Arc<Record>>,
     /// What was written of the destination.
-    pub(super) written: Position,
+    pub(in crate::journal) written: Position,
     /// The sequence of the next batch.
-    pub(super) next_sequence: u64,
+    pub(in crate::journal) next_sequence: u64,
 }
 
 impl<'a> Tail<'a> {
@@ -89,7 +40,7 @@ impl<'a> Tail<'a> {
     }
 
     /// Where memory begins for a lane at this sequence: below it are only records on the disk.
-    pub(super) fn begin(&self, from: u64) -> End {
+    pub(in crate::journal) fn begin(&self, from: u64) -> End {
         match self.next(from) {
             Some(record) => End { sequence: record.sequence, at: record.written().unwrap_or(self.written) },
             None => End { sequence: self.next_sequence, at: self.written },
@@ -98,7 +49,7 @@ impl<'a> Tail<'a> {
 }
 
 #[derive(Debug)]
-pub(super) struct Cursor {
+pub(in crate::journal) struct Cursor {
     /// Closed ones, oldest first, and the open one.
     lanes: VecDeque<Lane>,
     leased: BTreeMap<u64, Arc<Record>>,
@@ -111,12 +62,12 @@ pub(super) struct Cursor {
 
 impl Cursor {
     /// A cursor whose first record has this sequence or a higher one, with everything written up to `at` behind it.
-    pub(super) fn new(from: u64, at: Position) -> Self {
+    pub(in crate::journal) fn new(from: u64, at: Position) -> Self {
         Self::with_lanes(VecDeque::from([Lane { from, at, ..Lane::default() }]))
     }
 
     /// A cursor with these lanes, of which the last is open.
-    pub(super) fn with_lanes(lanes: VecDeque<Lane>) -> Self {
+    pub(in crate::journal) fn with_lanes(lanes: VecDeque<Lane>) -> Self {
         debug_assert!(lanes.back().is_some_and(|open| open.end.is_none()), "BUG: the last lane is open");
         Self { lanes, leased: BTreeMap::new(), returned: BTreeMap::new(), available_lines: 0, available_bytes: 0 }
     }
@@ -130,13 +81,13 @@ impl Cursor {
     }
 
     /// No record in memory below this sequence is needed.
-    pub(super) fn watermark(&self) -> u64 {
+    pub(in crate::journal) fn watermark(&self) -> u64 {
         let held = [self.leased.first_key_value(), self.returned.first_key_value()];
         held.into_iter().flatten().map(|(sequence, _)| *sequence).fold(self.open().from, u64::min)
     }
 
     /// No record on the disk below this sequence is needed; none where no record is.
-    pub(super) fn needed_from(&self, written: Position) -> Option<u64> {
+    pub(in crate::journal) fn needed_from(&self, written: Position) -> Option<u64> {
         let held = [self.leased.first_key_value(), self.returned.first_key_value()];
         let held = held.into_iter().flatten().map(|(sequence, _)| *sequence);
         let lanes = self.lanes.iter().filter(|lane| lane.pending(written) != Position::default()).map(|lane| lane.from);
@@ -144,7 +95,7 @@ impl Cursor {
     }
 
     /// From this sequence on, records are needed that are on the disk and no longer among those in memory; none where none is.
-    pub(super) fn needed_from_disk(&self, tail: Tail<'_>) -> Option<u64> {
+    pub(in crate::journal) fn needed_from_disk(&self, tail: Tail<'_>) -> Option<u64> {
         let is_gone = |sequence: &u64| tail.records.binary_search_by_key(sequence, |record| record.sequence).is_err();
         let held = self.leased.keys().chain(self.returned.keys()).copied().filter(is_gone);
         let lanes = self.lanes.iter().filter(|lane| match lane.end {
@@ -155,7 +106,7 @@ impl Cursor {
     }
 
     /// The lanes as they are to be found after a crash: what is leased is not delivered yet.
-    pub(super) fn saved(&self, tail: Tail<'_>) -> Vec<SavedLane> {
+    pub(in crate::journal) fn saved(&self, tail: Tail<'_>) -> Vec<SavedLane> {
         let next_wall = |from| tail.next(from).map_or(0, |record| record.batch.received.wall);
         let mut saved = Vec::with_capacity(self.lanes.len());
         let mut held = self.leased.iter().chain(&self.returned).map(|(_, record)| record).collect::<Vec<_>>();
@@ -191,18 +142,18 @@ impl Cursor {
         saved
     }
 
-    pub(super) fn append(&mut self, record: &Record) {
+    pub(in crate::journal) fn append(&mut self, record: &Record) {
         self.available_lines += record.batch.lines;
         self.available_bytes += record.bytes();
     }
 
     /// Whether a lease from memory would be as large as it may be.
-    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+    pub(in crate::journal) fn is_full(&self, limits: &Limits) -> bool {
         self.available_lines >= limits.lines || self.available_bytes >= limits.bytes
     }
 
     /// The record in memory that a lease would begin with.
-    pub(super) fn first_available<'a>(&'a self, tail: Tail<'a>) -> Option<&'a Arc<Record>> {
+    pub(in crate::journal) fn first_available<'a>(&'a self, tail: Tail<'a>) -> Option<&'a Arc<Record>> {
         let returned = self.returned.first_key_value().map(|(_, record)| record);
         returned.or_else(|| if self.is_behind(tail) { None } else { tail.next(self.open().from) })
     }
@@ -214,7 +165,7 @@ impl Cursor {
     }
 
     /// Makes what is only on the disk a lane of its own, unless there are as many as may be.
-    pub(super) fn part(&mut self, tail: Tail<'_>) {
+    pub(in crate::journal) fn part(&mut self, tail: Tail<'_>) {
         if !self.is_behind(tail) {
             return;
         }
@@ -235,14 +186,14 @@ impl Cursor {
     }
 
     /// The lane that is to be read from the disk next, and where its reading ends.
-    pub(super) fn backlog(&self, tail: Tail<'_>) -> Option<(&Lane, End)> {
+    pub(in crate::journal) fn backlog(&self, tail: Tail<'_>) -> Option<(&Lane, End)> {
         let closed = self.lanes.iter().find_map(|lane| Some((lane, lane.end.filter(|_| !lane.is_read())?)));
         let open = || self.is_behind(tail).then(|| (self.open(), tail.begin(self.open().from)));
         closed.or_else(open)
     }
 
     /// Leases consecutive records from memory within the limits, at least one where there is one.
-    pub(super) fn lease(&mut self, tail: Tail<'_>, limits: &Limits) -> Vec<Arc<Record>> {
+    pub(in crate::journal) fn lease(&mut self, tail: Tail<'_>, limits: &Limits) -> Vec<Arc<Record>> {
         let mut taken = Vec::new();
         let (mut lines, mut bytes) = (0, 0);
         while let Some(record) = self.first_available(tail).map(Arc::clone) {
@@ -266,7 +217,7 @@ impl Cursor {
 
     /// Takes over records that were read from the lane that is at `from`, and whether that was all it has.
     /// Returns what was leased and what turned out to be missing by `now`; none where the lane has moved meanwhile.
-    pub(super) fn lease_read(&mut self, read: Read, now: u64) -> Option<(Vec<Arc<Record>>, Vec<Missing>)> {
+    pub(in crate::journal) fn lease_read(&mut self, read: Read, now: u64) -> Option<(Vec<Arc<Record>>, Vec<Missing>)> {
         let lane = self.lanes.iter_mut().find(|lane| lane.from == read.from && !lane.is_read())?;
         let mut missing = Vec::new();
         for record in &read.records {
@@ -287,43 +238,43 @@ impl Cursor {
     }
 
     /// Whether a record is on its way to the backend.
-    pub(super) fn has_leased(&self, sequence: u64) -> bool {
+    pub(in crate::journal) fn has_leased(&self, sequence: u64) -> bool {
         self.leased.contains_key(&sequence)
     }
 
     /// Ends the lease of a settled record.
-    pub(super) fn settle(&mut self, sequence: u64) {
+    pub(in crate::journal) fn settle(&mut self, sequence: u64) {
         let leased = self.leased.remove(&sequence);
         debug_assert!(leased.is_some(), "BUG: only a leased record is settled");
         self.end_lanes();
     }
 
     /// Ends the lease of a record that is to be leased again.
-    pub(super) fn give_back(&mut self, record: &Arc<Record>) {
+    pub(in crate::journal) fn give_back(&mut self, record: &Arc<Record>) {
         self.leased.remove(&record.sequence);
         self.append(record);
         self.returned.insert(record.sequence, Arc::clone(record));
     }
 
     /// Ends all leases: their records are leased again.
-    pub(super) fn give_all_back(&mut self) {
+    pub(in crate::journal) fn give_all_back(&mut self) {
         for record in std::mem::take(&mut self.leased).into_values() {
             self.give_back(&record);
         }
     }
 
     /// What is leased or was given back.
-    pub(super) fn held(&self) -> impl Iterator<Item = &Arc<Record>> {
+    pub(in crate::journal) fn held(&self) -> impl Iterator<Item = &Arc<Record>> {
         self.leased.values().chain(self.returned.values())
     }
 
     /// Whether the open lane has still to lease this record.
-    pub(super) fn is_yet_to_lease(&self, record: &Record) -> bool {
+    pub(in crate::journal) fn is_yet_to_lease(&self, record: &Record) -> bool {
         record.sequence >= self.open().from
     }
 
     /// Takes what was given back and is not on the disk any more, which has nothing below `kept_from`.
-    pub(super) fn take_returned(&mut self, kept_from: u64) -> Vec<Arc<Record>> {
+    pub(in crate::journal) fn take_returned(&mut self, kept_from: u64) -> Vec<Arc<Record>> {
         let gone = |record: &&Arc<Record>| !record.is_on_disk(kept_from);
         let taken: Vec<Arc<Record>> = self.returned.values().filter(gone).map(Arc::clone).collect();
         for record in &taken {
@@ -336,7 +287,7 @@ impl Cursor {
 
     /// Puts what was given back and is on the disk, which has nothing below `kept_from`, into its lane again, newest first,
     /// as far as it lies directly before what the lane still has. False where there is nothing of the kind.
-    pub(super) fn release_returned(&mut self, tail: Tail<'_>, kept_from: u64) -> bool {
+    pub(in crate::journal) fn release_returned(&mut self, tail: Tail<'_>, kept_from: u64) -> bool {
         let mut has_released = false;
         while let Some((_, record)) = self.returned.last_key_value() {
             let Some(at) = record.written().filter(|_| record.sequence >= kept_from) else { break };
@@ -370,7 +321,7 @@ impl Cursor {
 
     /// A record that is not on the disk leaves the memory, where `records` stay. True where this cursor was still to read
     /// it, so that its lines are lost to the backend.
-    pub(super) fn fall_off(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) -> bool {
+    pub(in crate::journal) fn fall_off(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) -> bool {
         let is_yet_to_lease = self.is_yet_to_lease(record);
         let lost = self.returned.remove(&record.sequence).is_some() || is_yet_to_lease;
         if lost {
@@ -387,7 +338,7 @@ impl Cursor {
 
     /// A record that is on the disk leaves the memory, where `records` stay: whoever has still to read it reads it from the
     /// disk.
-    pub(super) fn fall_behind(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) {
+    pub(in crate::journal) fn fall_behind(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) {
         if self.is_yet_to_lease(record) {
             self.hold_before(record, records);
             self.unavail(record);
@@ -416,7 +367,7 @@ impl Cursor {
     }
 
     /// A record was written, up to `end`.
-    pub(super) fn note_written(&mut self, record: &Record, end: Position) {
+    pub(in crate::journal) fn note_written(&mut self, record: &Record, end: Position) {
         let open = self.open_mut();
         if open.from > record.sequence {
             open.at = end;
@@ -424,7 +375,7 @@ impl Cursor {
     }
 
     /// The disk no longer has what lies before `begin`. Returns what that costs this cursor, and since when.
-    pub(super) fn cut(&mut self, tail: Tail<'_>, begin: End) -> (Position, u64) {
+    pub(in crate::journal) fn cut(&mut self, tail: Tail<'_>, begin: End) -> (Position, u64) {
         let (mut lost, mut since) = (Position::default(), 0);
         for lane in &mut self.lanes {
             let end = lane.end.unwrap_or_else(|| tail.begin(lane.from));
@@ -442,7 +393,7 @@ impl Cursor {
     }
 
     /// The oldest record that is not settled: in memory, or only known by its time.
-    pub(super) fn oldest_pending<'a>(&'a self, tail: Tail<'a>) -> (Option<&'a Arc<Record>>, Option<u64>) {
+    pub(in crate::journal) fn oldest_pending<'a>(&'a self, tail: Tail<'a>) -> (Option<&'a Arc<Record>>, Option<u64>) {
         let available = self.first_available(tail);
         let leased = self.leased.first_key_value().map(|(_, record)| record);
         let record = [available, leased].into_iter().flatten().min_by_key(|record| record.sequence);
@@ -450,7 +401,7 @@ impl Cursor {
     }
 
     /// What the lanes hold on the disk, and on their way to it.
-    pub(super) fn unread_on_disk(&self, written: Position) -> Position {
+    pub(in crate::journal) fn unread_on_disk(&self, written: Position) -> Position {
         self.lanes
             .iter()
             .map(|lane| lane.pending(written))
@@ -471,46 +422,4 @@ impl Cursor {
         self.available_lines -= record.batch.lines;
         self.available_bytes -= record.bytes();
     }
-}
-
-impl Lane {
-    /// Whether it has an end, and was read up to there.
-    fn is_read(&self) -> bool {
-        self.end.is_some_and(|end| self.at.lines >= end.at.lines)
-    }
-
-    fn pending(&self, written: Position) -> Position {
-        self.end.map_or(written, |end| end.at).since(self.at)
-    }
-}
-
-/// Lines that should have been between two that are there.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Missing {
-    pub(super) size: Position,
-    /// When what stands before them was received, and what stands behind them.
-    pub(super) from: u64,
-    pub(super) until: u64,
-}
-
-impl Missing {
-    fn between(lane: &Lane, at: Position, until: u64) -> Option<Self> {
-        let size = at.since(lane.at);
-        (size != Position::default()).then(|| Self { size, from: lane.since, until: until.max(lane.since) })
-    }
-}
-
-/// What was read from the disk for a cursor's backlog.
-#[derive(Debug)]
-pub(super) struct Read {
-    /// Where the lane was.
-    pub(super) from: u64,
-    /// The lane's next records.
-    pub(super) records: Vec<Arc<Record>>,
-    /// Where to go on.
-    pub(super) place: Option<Place>,
-    /// Its end, where there is nothing more before that.
-    pub(super) finished: Option<End>,
-    /// The disk did not give what comes next.
-    pub(super) failed: bool,
 }

@@ -1,13 +1,27 @@
 //! Records' payloads, made smaller where the configuration says so.
 
-use super::Compression;
+use serde::{Deserialize, Serialize};
+
 use super::frame::Codec;
+
+/// How records are compressed on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// LZ4 blocks.
+    Lz4,
+    /// Zstandard, level 1.
+    Zstd,
+}
 
 /// Zstandard's level: the higher ones cost more than the disk they save.
 const ZSTD_LEVEL: i32 = 1;
 
 /// Compresses into a buffer that it keeps.
-pub(super) struct Compressor {
+pub(in crate::journal) struct Compressor {
     compression: Compression,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     buffer: Vec<u8>,
@@ -20,7 +34,7 @@ impl std::fmt::Debug for Compressor {
 }
 
 impl Compressor {
-    pub(super) fn new(compression: Compression) -> Self {
+    pub(in crate::journal) fn new(compression: Compression) -> Self {
         let zstd = match compression {
             Compression::Zstd => zstd::bulk::Compressor::new(ZSTD_LEVEL).ok(),
             Compression::None | Compression::Lz4 => None,
@@ -29,7 +43,7 @@ impl Compressor {
     }
 
     /// The payload as it is to be stored: as it is, where nothing makes it smaller.
-    pub(super) fn compress<'a>(&'a mut self, payload: &'a [u8]) -> (Codec, &'a [u8]) {
+    pub(in crate::journal) fn compress<'a>(&'a mut self, payload: &'a [u8]) -> (Codec, &'a [u8]) {
         let (codec, length) = match (self.compression, &mut self.zstd) {
             (Compression::Lz4, _) => {
                 self.buffer.resize(lz4_flex::block::get_maximum_output_size(payload.len()), 0);
@@ -52,11 +66,11 @@ impl Compressor {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::frame::{Frame, Kind};
-    use super::super::walk::unpack;
     use super::*;
     use crate::batch::Destination;
-    use crate::journal::record::Position;
+    use crate::journal::segment::Position;
+    use crate::journal::segment::frame::{Frame, Kind};
+    use crate::journal::segment::frames::unpack;
     use crate::protocol::Precision;
 
     fn frame(codec: Codec, stored_bytes: usize, payload_bytes: usize) -> Frame {

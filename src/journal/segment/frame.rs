@@ -1,20 +1,20 @@
 //! Frames: a record's, or the totals', as bytes (see [`super::format`]).
 
-use super::super::record::Position;
+use super::Position;
 use super::format::{SegmentName, precision_code, precision_of, u32_at, u64_at};
 use crate::batch::Destination;
 use crate::protocol::line::LONGEST_LINE_BYTES;
 
 /// Bytes of a frame's header without its names.
-pub(crate) const FRAME_HEADER_BYTES: usize = 64;
+pub(in crate::journal) const FRAME_HEADER_BYTES: usize = 64;
 /// No sequence and no position is higher: what says so was not written here.
 const MAX_COUNT: u64 = 1 << 62;
 /// The largest payload, stored or not: the longest line, its stamp and line feed.
-pub(crate) const MAX_PAYLOAD_BYTES: usize = LONGEST_LINE_BYTES + 1024;
+pub(in crate::journal) const MAX_PAYLOAD_BYTES: usize = LONGEST_LINE_BYTES + 1024;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(in crate::journal) enum Kind {
     /// Lines.
     Record,
     /// What was written before the segment.
@@ -25,7 +25,7 @@ pub(crate) enum Kind {
 
 /// How a payload is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Codec {
+pub(in crate::journal) enum Codec {
     /// As it is.
     Plain,
     /// An LZ4 block.
@@ -38,40 +38,40 @@ pub(crate) enum Codec {
 
 /// A frame's header and names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) kind: Kind,
-    pub(crate) codec: Codec,
-    pub(crate) destination: Destination,
-    pub(crate) sequence: u64,
+pub(in crate::journal) struct Frame {
+    pub(in crate::journal) kind: Kind,
+    pub(in crate::journal) codec: Codec,
+    pub(in crate::journal) destination: Destination,
+    pub(in crate::journal) sequence: u64,
     /// Written before it for its destination.
-    pub(crate) at: Position,
-    pub(crate) lines: u64,
+    pub(in crate::journal) at: Position,
+    pub(in crate::journal) lines: u64,
     /// Wall time when the first line was received.
-    pub(crate) received: u64,
+    pub(in crate::journal) received: u64,
     /// Bytes of the payload as it is stored.
-    pub(crate) stored_bytes: usize,
+    pub(in crate::journal) stored_bytes: usize,
     /// Bytes of the payload itself.
-    pub(crate) payload_bytes: usize,
+    pub(in crate::journal) payload_bytes: usize,
 }
 
 impl Frame {
     /// The position behind it.
-    pub(crate) fn end(&self) -> Position {
+    pub(in crate::journal) fn end(&self) -> Position {
         self.at.plus(self.lines, self.payload_bytes as u64)
     }
 
     /// Bytes before the payload.
-    pub(crate) fn head_bytes(&self) -> usize {
+    pub(in crate::journal) fn head_bytes(&self) -> usize {
         FRAME_HEADER_BYTES + self.destination.database.len() + self.destination.retention_policy.len()
     }
 
     /// Bytes in the file.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(in crate::journal) fn bytes(&self) -> usize {
         self.head_bytes() + self.stored_bytes
     }
 
     /// Appends the whole frame to `out`, for this place in the segment. `stored` is the payload in the frame's codec.
-    pub(crate) fn encode(&self, key: &Key, place: u64, stored: &[u8], out: &mut Vec<u8>) {
+    pub(in crate::journal) fn encode(&self, key: &Key, place: u64, stored: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&key.marker);
         out.extend_from_slice(&[0; 4]);
@@ -112,13 +112,13 @@ impl Frame {
 
 /// What the frames of one segment begin with, and what their checksums begin with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Key {
-    pub(crate) marker: [u8; 4],
+pub(in crate::journal) struct Key {
+    pub(in crate::journal) marker: [u8; 4],
     seed: u32,
 }
 
 impl Key {
-    pub(crate) fn new(name: SegmentName) -> Self {
+    pub(in crate::journal) fn new(name: SegmentName) -> Self {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&name.salt.to_le_bytes());
         bytes[8..].copy_from_slice(&name.number.to_le_bytes());
@@ -137,7 +137,7 @@ impl Key {
 
 /// What stands at a place of a segment.
 #[derive(Debug)]
-pub(crate) enum Parsed {
+pub(in crate::journal) enum Parsed {
     /// A whole frame.
     Frame(Frame),
     /// A frame whose payload is not what was written.
@@ -149,7 +149,7 @@ pub(crate) enum Parsed {
 }
 
 /// Reads the frame that `bytes` begin with, which are from this place in the segment.
-pub(crate) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
+pub(in crate::journal) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
     if bytes.len() < FRAME_HEADER_BYTES {
         let begins = bytes.len().min(4);
         let is_marker = bytes[..begins] == key.marker[..begins];

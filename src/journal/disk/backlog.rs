@@ -11,15 +11,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::Shared;
-use super::super::cursor::{End, Limits, Read};
-use super::super::record::{Position, Record};
-use super::Segment;
-use super::format::{SEGMENT_HEADER_BYTES, SegmentName};
-use super::frame::{Frame, Kind};
-use super::storage::StoredFile;
-use super::walk::{Item, Walk, unpack};
-use crate::batch::{Batch, Destination, Received};
+use crate::batch::{Batch, Received};
+use crate::journal::segment::Position;
+use crate::journal::segment::format::{SEGMENT_HEADER_BYTES, SegmentName};
+use crate::journal::segment::frame::{Frame, Kind};
+use crate::journal::segment::frames::{Item, Walk, unpack};
+use crate::journal::segment::storage::StoredFile;
+use crate::journal::shared::Shared;
+use crate::journal::state::backlog::{Read, Request};
+use crate::journal::state::index::Segment;
+use crate::journal::state::lane::Place;
+use crate::journal::state::options::SEGMENT_BYTES;
+use crate::journal::state::record::Record;
 
 /// Bytes read at once beside what a lease may hold: frame headers, and the frame that it ends in.
 const SPARE_BYTES: u64 = 64 << 10;
@@ -29,31 +32,8 @@ const READ_TRIES: u32 = 10;
 /// Bytes read for one lease, at most: where a destination's records are far between, a lease may come with none.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// A place in a segment: where a lane's next record is, or something before it.
-#[derive(Clone, Debug)]
-pub(in super::super) struct Place {
-    name: SegmentName,
-    offset: u64,
-}
-
-/// What is to be read for a lease.
-#[derive(Clone, Debug)]
-pub(in super::super) struct Request {
-    pub(in super::super) log: usize,
-    pub(in super::super) destination: Arc<Destination>,
-    /// The lane's next sequence and position.
-    pub(in super::super) from: u64,
-    pub(in super::super) at: Position,
-    /// Where the lane ends.
-    pub(in super::super) end: End,
-    pub(in super::super) place: Option<Place>,
-    /// How often reading here has failed in a row.
-    pub(in super::super) failures: u32,
-    pub(in super::super) limits: Limits,
-}
-
 /// Reads records for a lease; blocks on the disk.
-pub(in super::super) fn load(shared: &Shared, request: Request) -> Read {
+pub(in crate::journal) fn load(shared: &Shared, request: Request) -> Read {
     let (from, at, end) = (request.from, request.at, request.end);
     let memory = Arc::clone(&shared.lock().memory);
     let mut reading = Reading { shared, memory, request, records: Vec::new(), lines: 0, bytes: 0, next: from, at };
@@ -167,10 +147,7 @@ impl Reading<'_> {
 
     fn note_error(&self, error: &io::Error) {
         tracing::warn!(%error, "the journal cannot read a backlog; trying again");
-        let mut state = self.shared.lock();
-        let disk = state.disk();
-        disk.read_errors += 1;
-        disk.error = Some(error.to_string());
+        self.shared.lock().disk().note_read_error(error);
     }
 
     /// The segment that has the lane's next record.
@@ -198,7 +175,7 @@ impl Reading<'_> {
 
     /// Opens the segment that `which` finds in the book. (One that is gone, there or here, is damage.)
     fn open(&self, which: impl Fn(&VecDeque<Segment>) -> Option<SegmentName>) -> io::Result<Option<Walk>> {
-        let name = self.shared.lock().disk.as_ref().and_then(|disk| which(&disk.segments));
+        let name = self.shared.lock().disk.as_ref().and_then(|disk| which(disk.segments()));
         name.map_or(Ok(None), |name| self.open_at(name, SEGMENT_HEADER_BYTES as u64))
     }
 
@@ -212,7 +189,7 @@ impl Reading<'_> {
     }
 
     fn walk(&self, file: Arc<dyn StoredFile>, name: SegmentName, offset: u64) -> Walk {
-        let chunk = self.request.limits.bytes.saturating_add(SPARE_BYTES).min(super::SEGMENT_BYTES);
+        let chunk = self.request.limits.bytes.saturating_add(SPARE_BYTES).min(SEGMENT_BYTES);
         let mut walk = Walk::new(file, name, offset, usize::try_from(chunk).unwrap_or(usize::MAX));
         if self.request.failures >= READ_TRIES {
             walk.tolerate();

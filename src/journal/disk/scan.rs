@@ -3,15 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
-use super::super::record::Position;
-use super::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
-use super::frame::{Frame, Kind};
-use super::recovery::{OpenError, Report};
-use super::saved::{Cursors, decode_totals};
-use super::slots::{self, Newer};
-use super::storage::Storage;
-use super::walk::{Item, Walk};
+use super::error::OpenError;
+use super::saved::decode_totals;
 use crate::batch::Destination;
+use crate::journal::segment::Position;
+use crate::journal::segment::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use crate::journal::segment::frame::{Frame, Kind};
+use crate::journal::segment::frames::{Item, Walk};
+use crate::journal::segment::slots::{self, Newer};
+use crate::journal::segment::storage::Storage;
+use crate::journal::state::figures::Report;
+use crate::journal::state::saved::Cursors;
 
 /// Bytes of a segment read for its head.
 const HEAD_BYTES: usize = 4096;

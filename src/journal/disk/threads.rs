@@ -6,10 +6,11 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::super::state::State;
-use super::super::{DropReason, Journal, Shared};
 use super::syncer::Syncer;
 use super::writer::{Next, Writer};
+use crate::journal::shared::Shared;
+use crate::journal::state::State;
+use crate::journal::state::ledger::DropReason;
 
 /// How long the writer waits at most before it looks around.
 const WRITER_WAIT: Duration = Duration::from_secs(1);
@@ -20,28 +21,25 @@ const LAST_TRIES: u32 = 3;
 
 /// Keeps the disk up with the journal.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct DiskThreads {
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     writer: JoinHandle<Writer>,
     syncer: JoinHandle<Syncer>,
 }
 
-impl Keeper {
-    /// Starts the threads; none for a journal without a disk.
-    ///
-    /// # Errors
-    /// The system gives no thread.
-    pub fn start(journal: &Journal) -> io::Result<Option<Self>> {
-        let (Some(writer), Some(syncer)) = (journal.writer(), journal.syncer()) else { return Ok(None) };
-        let shared = Arc::clone(&journal.shared);
+impl DiskThreads {
+    /// Starts the threads of a journal with a disk.
+    pub(in crate::journal) fn start(shared: &Arc<Shared>) -> io::Result<Self> {
+        let (writer, syncer) = (Writer::new(Arc::clone(shared)), Syncer::new(Arc::clone(shared)));
+        let shared = Arc::clone(shared);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let (ours, stopping) = (Arc::clone(&shared), Arc::clone(&stop));
         let writer = thread("journal-write").spawn(move || write_on(writer, &ours, &stopping))?;
         let (ours, stopping) = (Arc::clone(&shared), Arc::clone(&stop));
         let syncer = thread("journal-sync").spawn(move || sync_on(syncer, &ours, &stopping))?;
-        Ok(Some(Self { shared, stop, writer, syncer }))
+        Ok(Self { shared, stop, writer, syncer })
     }
 
     /// Writes and syncs what there is, gives up what the disk does not take, and ends the threads. Whoever had leases is

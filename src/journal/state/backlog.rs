@@ -1,0 +1,40 @@
+//! What is asked of the disk for a lane, and what comes back.
+
+use std::sync::Arc;
+
+use super::lane::{End, Place};
+use super::limits::Limits;
+use super::record::Record;
+use crate::batch::Destination;
+use crate::journal::segment::Position;
+
+/// What is to be read for a lease.
+#[derive(Clone, Debug)]
+pub(in crate::journal) struct Request {
+    pub(in crate::journal) log: usize,
+    pub(in crate::journal) destination: Arc<Destination>,
+    /// The lane's next sequence and position.
+    pub(in crate::journal) from: u64,
+    pub(in crate::journal) at: Position,
+    /// Where the lane ends.
+    pub(in crate::journal) end: End,
+    pub(in crate::journal) place: Option<Place>,
+    /// How often reading here has failed in a row.
+    pub(in crate::journal) failures: u32,
+    pub(in crate::journal) limits: Limits,
+}
+
+/// What was read from the disk for a cursor's backlog.
+#[derive(Debug)]
+pub(in crate::journal) struct Read {
+    /// Where the lane was.
+    pub(in crate::journal) from: u64,
+    /// The lane's next records.
+    pub(in crate::journal) records: Vec<Arc<Record>>,
+    /// Where to go on.
+    pub(in crate::journal) place: Option<Place>,
+    /// Its end, where there is nothing more before that.
+    pub(in crate::journal) finished: Option<End>,
+    /// The disk did not give what comes next.
+    pub(in crate::journal) failed: bool,
+}

@@ -1,0 +1,200 @@
+//! What is to be seen of the journal at one moment.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::gaps::Gap;
+use super::ledger::Ledger;
+use super::record::Record;
+use super::{Backend, State};
+use crate::batch::Received;
+
+/// The journal's figures at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Lines that were appended since the start.
+    pub appended_lines: u64,
+    /// Memory held by records.
+    pub memory_bytes: u64,
+    /// The bound of that, in bytes.
+    pub memory_bound: u64,
+    /// Each backend's pending lines that are not on the disk.
+    pub memory_only_lines: Vec<u64>,
+    /// Each backend's ledger.
+    pub ledgers: Vec<Ledger>,
+    /// How long each backend's oldest pending line has waited, in seconds.
+    pub oldest_pending_seconds: Vec<f64>,
+    /// What was given up, and when it was received; oldest first.
+    pub gaps: Vec<Gap>,
+    /// The disk; none where records are kept in memory only.
+    pub disk: Option<DiskFigures>,
+}
+
+/// How the disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// Everything is written.
+    Ok,
+    /// There is no room: of the quota, or on the volume. Records are in memory only.
+    Full,
+    /// It fails. Records are in memory only, or not safe from a power cut.
+    Failing,
+}
+
+impl Condition {
+    /// Every condition.
+    pub const ALL: [Self; 3] = [Self::Ok, Self::Full, Self::Failing];
+
+    /// The condition's name in metrics, JSON and text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Full => "full",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// What is to be seen of the disk.
+#[derive(Clone, Debug)]
+pub struct DiskFigures {
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// The bound of that, in bytes.
+    pub bound: u64,
+    /// How many there are.
+    pub segments: u64,
+    /// How the disk is.
+    pub condition: Condition,
+    /// What it said last, whether or not it is over.
+    pub error: Option<String>,
+    /// Times that files were synced.
+    pub syncs: u64,
+    /// Syncs that failed.
+    pub sync_errors: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// How long syncs took, in microseconds.
+    pub sync_latency: Histogram<u64>,
+    /// What was found at the start.
+    pub report: Report,
+    /// Backends that are no longer configured, and the lines that are kept for them.
+    pub orphans: Vec<(String, u64)>,
+}
+
+/// What was found when the journal was opened.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct Report {
+    /// Segments found.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes cut from the log's end: a write that was under way.
+    pub truncated_bytes: u64,
+    /// Bytes passed over in the last segments: damage.
+    pub skipped_bytes: u64,
+    /// Records in the last segments that are not what was written.
+    pub damaged_records: u64,
+    /// Segments that are missing between others.
+    pub missing_segments: u64,
+    /// Files that were set aside.
+    pub set_aside: Vec<String>,
+    /// There were segments, but no cursors: every backend gets what they hold once more.
+    pub cursors_lost: bool,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl State {
+    pub(in crate::journal) fn snapshot(&self, now: Received) -> Snapshot {
+        let oldest = |backend: &Backend| {
+            let pending = self.logs.iter().zip(&backend.cursors);
+            let ages = pending.flat_map(|(log, cursor)| {
+                let (record, since) = cursor.oldest_pending(log.tail(self.next_sequence));
+                let in_memory = record.map(|record| {
+                    now.monotonic.saturating_duration_since(record.batch.received.monotonic).as_secs_f64()
+                });
+                let on_disk = since.map(|since| now.wall.saturating_sub(since) as f64 / 1e9);
+                [in_memory, on_disk]
+            });
+            ages.flatten().fold(0.0, f64::max)
+        };
+        let memory_only: Vec<MemoryOnly> = self.backends.iter().map(|backend| self.memory_only(backend)).collect();
+        let oldest_memory_only = memory_only.iter().filter_map(|one| one.since).min();
+        let unkept = oldest_memory_only.map(|since| now.monotonic.saturating_duration_since(since));
+        Snapshot {
+            appended_lines: self.appended_lines,
+            memory_bound: self.memory_bound,
+            memory_only_lines: memory_only.iter().map(|one| one.lines).collect(),
+            memory_bytes: self.memory.load(Ordering::Relaxed),
+            ledgers: self.backends.iter().map(|backend| backend.ledger.clone()).collect(),
+            oldest_pending_seconds: self.backends.iter().map(oldest).collect(),
+            gaps: self.gaps.iter().cloned().collect(),
+            disk: self.disk_figures(unkept.unwrap_or_default()),
+        }
+    }
+
+    /// The lines of a backend that are in memory only, and when the oldest of them was received.
+    fn memory_only(&self, backend: &Backend) -> MemoryOnly {
+        let kept_from = self.kept_from();
+        let mut sum = MemoryOnly::default();
+        for (log, cursor) in self.logs.iter().zip(&backend.cursors) {
+            let left_disk = log.records.iter().take_while(|record| record.has_left_disk(kept_from));
+            let unwritten = log.records.iter().rev().take_while(|record| record.written().is_none());
+            for record in left_disk.chain(unwritten).filter(|record| cursor.is_yet_to_lease(record)) {
+                sum.add(record);
+            }
+            cursor.held().filter(|record| !record.is_on_disk(kept_from)).for_each(|record| sum.add(record));
+        }
+        sum
+    }
+
+    pub(super) fn disk_figures(&self, unkept: Duration) -> Option<DiskFigures> {
+        let disk = self.disk.as_ref()?;
+        let (condition, error) = disk.condition(unkept);
+        let orphans = self.orphans.iter().map(|orphan| {
+            let lanes = orphan.destinations.iter();
+            let lines = lanes.map(|(destination, lanes)| {
+                let written = self.written_of(destination);
+                lanes.iter().map(|lane| lane.pending(written)).sum::<u64>()
+            });
+            (orphan.name.clone(), lines.sum())
+        });
+        Some(DiskFigures {
+            bytes: disk.bytes,
+            bound: disk.options.quota,
+            segments: disk.segments.len() as u64,
+            condition,
+            error,
+            syncs: disk.syncs,
+            sync_errors: disk.sync_errors,
+            write_errors: disk.write_errors,
+            read_errors: disk.read_errors,
+            sync_latency: disk.sync_latency.clone(),
+            report: disk.report.clone(),
+            orphans: orphans.collect(),
+        })
+    }
+}
+
+/// Lines of a backend that are in memory only.
+#[derive(Clone, Copy, Debug, Default)]
+struct MemoryOnly {
+    lines: u64,
+    /// When the oldest of them was received; none where there is none.
+    since: Option<Instant>,
+}
+
+impl MemoryOnly {
+    pub(super) fn add(&mut self, record: &Record) {
+        let received = record.batch.received.monotonic;
+        self.lines += record.batch.lines;
+        self.since = Some(self.since.map_or(received, |since| since.min(received)));
+    }
+}

@@ -1,0 +1,318 @@
+//! The index of the disk, under the journal's lock: which segments there are, what is written, synced and safe, and how the
+//! disk is.
+//!
+//! Never does: I/O. It holds the files that are to be synced for whoever syncs them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use super::figures::{Condition, Report};
+use super::ledger::DropReason;
+use super::options::DiskOptions;
+use crate::journal::segment::Position;
+use crate::journal::segment::format::SegmentName;
+use crate::journal::segment::storage::StoredFile;
+
+/// The longest sync that is told from longer ones: one minute, in microseconds.
+const MAX_SYNC_MICROSECONDS: u64 = 60_000_000;
+
+/// Bytes written and not synced at which the sync does not wait for its interval.
+const SYNC_BYTES: u64 = 4 << 20;
+
+/// One segment, as far as it is to be known without reading it.
+#[derive(Clone, Debug)]
+pub(in crate::journal) struct Segment {
+    pub(in crate::journal) name: SegmentName,
+    /// No record in it has a lower sequence.
+    pub(in crate::journal) first_sequence: u64,
+    /// No record in it has this sequence or a higher one.
+    pub(in crate::journal) end_sequence: u64,
+    /// It begins by repeating records of the one before, which has more of them if a crash came in between.
+    pub(in crate::journal) repeats: bool,
+    /// It lacks records of those that it repeats: they had left the memory, or nobody needed them.
+    pub(in crate::journal) has_gaps: bool,
+    /// What was written before it, of each log.
+    pub(in crate::journal) totals: Vec<Position>,
+    pub(in crate::journal) bytes: u64,
+    /// Wall time of its making.
+    pub(in crate::journal) created: u64,
+    /// When it was made, by the clock that only moves forward.
+    pub(in crate::journal) begun: Instant,
+    /// When its last record was written.
+    pub(in crate::journal) newest: Instant,
+}
+
+/// What is known of the disk, under the journal's lock.
+#[derive(Debug)]
+pub(in crate::journal) struct DiskIndex {
+    pub(super) options: DiskOptions,
+    pub(super) segments: VecDeque<Segment>,
+    /// No file has this number or a higher one.
+    pub(super) least_number: u64,
+    pub(super) bytes: u64,
+    /// The file of the last segment, once it is open for writing.
+    pub(super) active: Option<Arc<dyn StoredFile>>,
+    /// The next record goes to a new segment.
+    pub(super) must_roll: bool,
+    /// Records below this sequence were written before, to files that could not be synced: a segment that begins with one of
+    /// them repeats.
+    pub(super) repeats_below: u64,
+    /// Segments with a lower number could not be synced.
+    pub(super) abandoned_below: u64,
+    /// Records below this sequence are written, or gone.
+    pub(super) next_write: u64,
+    /// What the writer has in its hands.
+    pub(super) writing: Range<u64>,
+    /// Records below this sequence are synced, or gone.
+    pub(super) synced: u64,
+    /// Sealed files with unsynced bytes, and below which sequence they make everything safe.
+    pub(super) to_sync: Vec<(Arc<dyn StoredFile>, u64)>,
+    pub(super) unsynced_bytes: u64,
+    /// Since when there is something to sync: records, cursors, or the folder.
+    pub(super) unsynced_since: Option<Instant>,
+    /// When the syncer was told that the next sync is due.
+    pub(super) sync_told: Option<Instant>,
+    pub(super) folder_changed: bool,
+    pub(super) cursors_changed: bool,
+    /// What the saved cursors need, from this sequence on.
+    pub(super) saved_need: u64,
+    /// How the last write went.
+    pub(super) writing_is: Condition,
+    /// The last sync failed.
+    pub(super) sync_fails: bool,
+    /// How often records could not be synced: what was chosen for writing before is not what is next.
+    pub(super) epoch: u64,
+    /// The cursors could not be saved.
+    pub(super) saving_fails: bool,
+    /// Room has run out by the quota, and not on the volume.
+    pub(super) quota_reached: bool,
+    /// Segments were given up that somebody needed.
+    pub(super) has_evicted: bool,
+    pub(super) error: Option<String>,
+    pub(super) syncs: u64,
+    pub(super) sync_errors: u64,
+    pub(super) write_errors: u64,
+    pub(super) read_errors: u64,
+    pub(super) sync_latency: Histogram<u64>,
+    pub(super) report: Report,
+}
+
+/// A file that a crash may have left unsynced.
+pub(in crate::journal) type UnsyncedFile = (SegmentName, Arc<dyn StoredFile>);
+
+/// What was found when the log was opened.
+pub(in crate::journal) struct Opened {
+    pub(in crate::journal) segments: VecDeque<Segment>,
+    /// The last segment, where its header is sound: it is written on, if it can be synced.
+    pub(in crate::journal) last: Option<SegmentName>,
+    pub(in crate::journal) unsynced: Vec<UnsyncedFile>,
+    pub(in crate::journal) next_sequence: u64,
+    pub(in crate::journal) abandoned_below: u64,
+    pub(in crate::journal) report: Report,
+}
+
+impl DiskIndex {
+    /// The index of a log that was opened.
+    pub(in crate::journal) fn new(options: &DiskOptions, opened: Opened) -> Self {
+        let Opened { segments, last, mut unsynced, next_sequence, abandoned_below, report } = opened;
+        let active = unsynced.pop_if(|(name, _)| Some(*name) == last).map(|(_, file)| file);
+        let is_active = active.is_some();
+        let latency = Histogram::new_with_bounds(1, MAX_SYNC_MICROSECONDS, 2);
+        Self {
+            options: options.clone(),
+            abandoned_below,
+            least_number: segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)),
+            bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            segments,
+            must_roll: !is_active,
+            repeats_below: 0,
+            next_write: next_sequence,
+            writing: 0..0,
+            synced: next_sequence,
+            unsynced_since: (is_active || !unsynced.is_empty()).then(Instant::now),
+            sync_told: None,
+            to_sync: unsynced.into_iter().map(|(_, file)| (file, next_sequence)).collect(),
+            // What a crash left unsynced is synced now.
+            unsynced_bytes: u64::from(is_active),
+            active,
+            folder_changed: true,
+            cursors_changed: true,
+            saved_need: 0,
+            writing_is: Condition::Ok,
+            sync_fails: false,
+            epoch: 0,
+            saving_fails: false,
+            quota_reached: false,
+            has_evicted: false,
+            error: None,
+            syncs: 0,
+            sync_errors: 0,
+            write_errors: 0,
+            read_errors: 0,
+            sync_latency: latency.expect("BUG: constant bounds are valid"),
+            report,
+        }
+    }
+
+    /// How the disk is kept.
+    pub(in crate::journal) fn options(&self) -> &DiskOptions {
+        &self.options
+    }
+
+    /// The segments, oldest first.
+    pub(in crate::journal) fn segments(&self) -> &VecDeque<Segment> {
+        &self.segments
+    }
+
+    /// The segment that is written on: its file, its name, and where the next frame goes.
+    pub(in crate::journal) fn active(&self) -> Option<(Arc<dyn StoredFile>, SegmentName, u64)> {
+        let (segment, file) = self.segments.back().zip(self.active.clone())?;
+        Some((file, segment.name, segment.bytes))
+    }
+
+    /// How often records could not be synced: what was chosen before is not what is to be written next.
+    pub(in crate::journal) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether so many bytes more are beyond the quota.
+    pub(in crate::journal) fn exceeds_quota(&mut self, bytes: u64) -> bool {
+        self.quota_reached = self.bytes + bytes > self.options.quota;
+        self.quota_reached
+    }
+
+    /// The next record is to go to a new segment.
+    pub(in crate::journal) fn ask_roll(&mut self) {
+        self.must_roll = true;
+    }
+
+    pub(in crate::journal) fn is_roll_asked(&self) -> bool {
+        self.must_roll
+    }
+
+    /// A new segment's number, its first sequence, and whether it repeats.
+    pub(in crate::journal) fn next_segment(&self) -> (u64, u64, bool) {
+        (self.next_number(), self.next_write, self.next_write < self.repeats_below)
+    }
+
+    /// Sealed files that wait for a sync.
+    pub(in crate::journal) fn unsynced_files(&self) -> usize {
+        self.to_sync.len()
+    }
+
+    /// The folder has files that it had not, or lacks some.
+    pub(in crate::journal) fn note_folder_change(&mut self) {
+        self.folder_changed = true;
+    }
+
+    /// Whether the folder is to be synced.
+    pub(in crate::journal) fn take_folder_change(&mut self) -> bool {
+        std::mem::take(&mut self.folder_changed)
+    }
+
+    /// Whether the cursors are to be saved.
+    pub(in crate::journal) fn take_cursors_change(&mut self) -> bool {
+        std::mem::take(&mut self.cursors_changed)
+    }
+
+    /// The cursors were saved; they need the log from this sequence on.
+    pub(in crate::journal) fn note_saved(&mut self, need: u64) {
+        (self.saved_need, self.saving_fails) = (need, false);
+        self.note_unsynced();
+    }
+
+    /// From which sequence on the saved cursors need the log.
+    pub(in crate::journal) fn saved_need(&self) -> u64 {
+        self.saved_need
+    }
+
+    /// The cursors' slot could not be synced: they are saved again, to another one.
+    pub(in crate::journal) fn slot_sync_failed(&mut self) {
+        self.cursors_changed = true;
+        self.sync_errors += 1;
+    }
+
+    pub(in crate::journal) fn note_read_error(&mut self, error: &io::Error) {
+        self.read_errors += 1;
+        self.error = Some(error.to_string());
+    }
+
+    /// Sequences in the writer's hands, which must stay in memory.
+    pub(in crate::journal) fn being_written(&self) -> Range<u64> {
+        self.writing.clone()
+    }
+
+    /// How the disk is, and what it said last. `unkept` is for how long lines that somebody needs have been in memory only.
+    pub(in crate::journal) fn condition(&self, unkept: Duration) -> (Condition, Option<String>) {
+        let known = if self.sync_fails || self.saving_fails { Condition::Failing } else { self.writing_is };
+        if known != Condition::Ok || unkept <= self.options.sync_interval {
+            return (known, self.error.clone());
+        }
+        let seconds = unkept.as_secs_f64();
+        let (condition, what) = if self.has_evicted {
+            (Condition::Full, "journal.disk had no room for lines that a backend still needs")
+        } else {
+            (Condition::Failing, "the disk does not keep up")
+        };
+        (condition, Some(format!("{what}: lines have been in memory only for {seconds:.1} s")))
+    }
+
+    /// No record below this sequence is on the disk.
+    pub(in crate::journal) fn first_sequence(&self) -> u64 {
+        self.segments.front().map_or(0, |first| first.first_sequence)
+    }
+
+    /// Whether there is no room for what is to be written.
+    pub(in crate::journal) fn is_full(&self) -> bool {
+        self.writing_is == Condition::Full
+    }
+
+    /// Why a record that was not written leaves the memory.
+    pub(in crate::journal) fn reason(&self) -> DropReason {
+        if self.quota_reached { DropReason::Quota } else { DropReason::MemoryFull }
+    }
+
+    /// Something is to be synced: records, cursors, or the folder.
+    pub(in crate::journal) fn note_unsynced(&mut self) {
+        self.unsynced_since.get_or_insert_with(Instant::now);
+    }
+
+    pub(in crate::journal) fn syncs_at_once(&self) -> bool {
+        self.unsynced_bytes > 0 && self.options.is_synced || self.unsynced_bytes >= SYNC_BYTES
+    }
+
+    pub(in crate::journal) fn next_number(&self) -> u64 {
+        self.segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)).max(self.least_number)
+    }
+
+    pub(in crate::journal) fn note_save_error(&mut self, error: &io::Error) {
+        if !self.saving_fails {
+            tracing::error!(%error, "the journal cannot save its cursors: after a crash backends get lines twice");
+        }
+        self.write_errors += 1;
+        self.saving_fails = true;
+        self.error = Some(error.to_string());
+    }
+
+    pub(in crate::journal) fn note_full(&mut self, why: &str) {
+        if self.writing_is != Condition::Full {
+            tracing::warn!(why, "the journal cannot write: lines are kept in memory until there is room");
+        }
+        self.writing_is = Condition::Full;
+        self.error = Some(why.to_owned());
+    }
+
+    pub(in crate::journal) fn note_write_error(&mut self, error: &io::Error) {
+        if self.writing_is != Condition::Failing {
+            tracing::error!(%error, "the journal cannot write: lines are kept in memory; trying again each second");
+        }
+        self.write_errors += 1;
+        self.writing_is = Condition::Failing;
+        self.error = Some(error.to_string());
+    }
+}

@@ -1,0 +1,338 @@
+//! What the journal's lock guards: the memory tail, the cursors, the ledgers, and the index of the disk.
+//!
+//! Owns: every decision about records: who is leased what, who has it, what leaves the memory, what is lost and why. Never does:
+//! I/O, waiting, logging. Bounds: the memory of all records; see the parts for theirs.
+//!
+//! | part | owns |
+//! |---|---|
+//! | [`lease`], [`backlog`] | what a backend takes at once, from memory or by way of the disk |
+//! | [`cursor`], [`lane`] | one backend's place in one destination |
+//! | [`memory`] | the bound of the memory, and who leaves it |
+//! | [`index`], [`writing`], [`removal`] | what is on the disk, what is written next, which segments go |
+//! | [`ledger`], [`gaps`], [`figures`] | what became of every line, and what is to be seen of it |
+
+pub(in crate::journal) mod backlog;
+pub(in crate::journal) mod cursor;
+pub(in crate::journal) mod figures;
+pub(in crate::journal) mod gaps;
+pub(in crate::journal) mod index;
+pub(in crate::journal) mod lane;
+pub(in crate::journal) mod lease;
+pub(in crate::journal) mod ledger;
+pub(in crate::journal) mod limits;
+mod memory;
+pub(in crate::journal) mod options;
+pub(in crate::journal) mod record;
+mod removal;
+pub(in crate::journal) mod saved;
+pub(in crate::journal) mod writing;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use crate::batch::{Batch, Destination};
+use crate::journal::segment::Position;
+use backlog::{Read, Request};
+use cursor::{Cursor, Tail};
+use gaps::{Gap, Gaps};
+use index::DiskIndex;
+use lane::Missing;
+use lease::{Lease, Ready};
+use ledger::{DropReason, Ledger, Rejection};
+use limits::Limits;
+use record::{Record, cost};
+use saved::SavedBackend;
+
+/// A backend as the journal knows it.
+#[derive(Clone, Debug)]
+pub struct BackendSetup {
+    /// Its identity: under this name its cursors are kept.
+    pub name: String,
+    /// Where it is. A name that was elsewhere when the journal last saw it may be another server's: see
+    /// [`Journal::moved_from`](crate::journal::Journal::moved_from).
+    pub address: String,
+    /// The share of requests that a backlog on the disk gets while fresh records wait, from 0 to 1. With 1 the order
+    /// is strict: fresh records wait until the backlog is delivered.
+    pub replay_share: f64,
+}
+
+#[derive(Debug)]
+pub(in crate::journal) struct State {
+    pub(in crate::journal) next_sequence: u64,
+    /// One for each destination ever seen; destinations come from the configuration, so they are few.
+    pub(in crate::journal) logs: Vec<Log>,
+    pub(in crate::journal) backends: Vec<Backend>,
+    /// Backends that the configuration no longer has, and where they were.
+    pub(in crate::journal) orphans: Vec<SavedBackend>,
+    pub(in crate::journal) gaps: Gaps,
+    /// The bound of `memory`, in bytes.
+    pub(in crate::journal) memory_bound: u64,
+    /// Bytes held by all records that are alive, wherever they are.
+    pub(in crate::journal) memory: Arc<AtomicU64>,
+    appended_lines: u64,
+    closed: bool,
+    /// Since when the memory has been scarce, and no record was written.
+    pub(in crate::journal) scarce_since: Option<Instant>,
+    /// None where records are kept in memory only.
+    pub(in crate::journal) disk: Option<DiskIndex>,
+}
+
+/// The records of one destination, oldest first.
+#[derive(Debug)]
+pub(in crate::journal) struct Log {
+    pub(in crate::journal) destination: Arc<Destination>,
+    pub(in crate::journal) records: VecDeque<Arc<Record>>,
+    /// What was written of it.
+    pub(in crate::journal) written: Position,
+}
+
+impl Log {
+    pub(in crate::journal) fn new(destination: Arc<Destination>, written: Position) -> Self {
+        Self { destination, records: VecDeque::new(), written }
+    }
+
+    pub(in crate::journal) fn tail(&self, next_sequence: u64) -> Tail<'_> {
+        Tail { records: &self.records, written: self.written, next_sequence }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(in crate::journal) struct Backend {
+    pub(in crate::journal) name: String,
+    /// Where it is.
+    pub(in crate::journal) address: String,
+    /// Where it was when the journal last saw it, where that was elsewhere: whether it is the same server is not known.
+    pub(in crate::journal) moved_from: Option<String>,
+    /// The share of requests that the backlog gets while fresh records wait; 1 is strict order.
+    replay_share: f64,
+    /// What the backlog has saved up of it.
+    credit: f64,
+    /// One for each of the logs.
+    pub(in crate::journal) cursors: Vec<Cursor>,
+    pub(in crate::journal) ledger: Ledger,
+    /// The limits that the backend waits for, and whether it waits.
+    waiting: Option<Limits>,
+}
+
+impl Backend {
+    pub(in crate::journal) fn new(setup: &BackendSetup) -> Self {
+        let BackendSetup { name, address, replay_share } = setup.clone();
+        Self { name, address, replay_share, ..Self::default() }
+    }
+
+    /// Gives lines up, and notes that for whoever repairs the mirror.
+    pub(in crate::journal) fn give_up(
+        &mut self,
+        gaps: &mut Gaps,
+        reason: DropReason,
+        lost: Position,
+        gap: (&Destination, u64, u64),
+    ) {
+        let (destination, from, until) = gap;
+        self.ledger.drop_lines(reason, lost.lines, lost.bytes);
+        let (backend, destination) = (self.name.clone(), destination.clone());
+        gaps.note(Gap { backend, destination, from, until, lines: lost.lines, reason });
+    }
+}
+
+impl State {
+    pub(in crate::journal) fn new(memory_bound: u64, backends: Vec<Backend>) -> Self {
+        Self {
+            next_sequence: 0,
+            logs: Vec::new(),
+            backends,
+            orphans: Vec::new(),
+            gaps: Gaps::default(),
+            memory_bound,
+            memory: Arc::new(AtomicU64::new(0)),
+            appended_lines: 0,
+            closed: false,
+            scarce_since: None,
+            disk: None,
+        }
+    }
+
+    /// Appends a batch; returns the backends that have a reason to look.
+    pub(in crate::journal) fn append(&mut self, batch: Batch) -> Vec<usize> {
+        let log = self.log_of(&batch.destination);
+        self.appended_lines += batch.lines;
+        let size = Position { lines: batch.lines, bytes: batch.bytes.len() as u64 };
+        for backend in &mut self.backends {
+            backend.ledger.append(size.lines, size.bytes);
+        }
+        if !self.make_room(cost(&batch)) {
+            // What is on its way to backends fills the memory: the newest is all that can be given up.
+            let (destination, wall) = (&*batch.destination, batch.received.wall);
+            for backend in &mut self.backends {
+                backend.give_up(&mut self.gaps, DropReason::MemoryFull, size, (destination, wall, wall));
+            }
+            return Vec::new();
+        }
+        let record = Record::new(self.next_sequence, batch, None, &self.memory);
+        let mut woken = Vec::new();
+        let tail = self.logs[log].tail(self.next_sequence);
+        for (place, backend) in self.backends.iter_mut().enumerate() {
+            let cursor = &mut backend.cursors[log];
+            let was_idle = cursor.first_available(tail).is_none();
+            cursor.append(&record);
+            if backend.waiting.is_some_and(|limits| was_idle || cursor.is_full(&limits)) {
+                backend.waiting = None;
+                woken.push(place);
+            }
+        }
+        self.next_sequence += 1;
+        self.logs[log].records.push_back(record);
+        woken
+    }
+
+    /// Leases from the destination that is ready and whose first record is the oldest; where there is a backlog on
+    /// the disk as well, it gets its share of the leases; it is not read before `read_from`.
+    pub(in crate::journal) fn lease(
+        &mut self,
+        backend: usize,
+        limits: &Limits,
+        parked: &HashMap<usize, Instant>,
+        read_from: Instant,
+        now: Instant,
+    ) -> Ready {
+        // The first sequence, and the log.
+        let mut fresh: Option<(u64, usize)> = None;
+        let mut backlog: Option<(u64, usize)> = None;
+        let mut wake_at: Option<Instant> = None;
+        let Backend { cursors, waiting, replay_share, credit, .. } = &mut self.backends[backend];
+        for (place, (log, cursor)) in self.logs.iter().zip(cursors.iter_mut()).enumerate() {
+            let tail = log.tail(self.next_sequence);
+            let held_until = parked.get(&place).copied().unwrap_or(now);
+            if *replay_share < 1.0 {
+                cursor.part(tail);
+            }
+            if let Some((lane, _)) = cursor.backlog(tail) {
+                let due = held_until.max(read_from);
+                if due <= now {
+                    backlog = Some(backlog.map_or((lane.from, place), |known| known.min((lane.from, place))));
+                } else if !self.closed {
+                    wake_at = Some(wake_at.map_or(due, |known| known.min(due)));
+                }
+            }
+            let Some(first) = cursor.first_available(tail) else { continue };
+            let due = first.batch.received.monotonic + limits.linger;
+            let due = if self.closed || cursor.is_full(limits) { now } else { due };
+            let due = due.max(held_until);
+            if due <= now {
+                fresh = Some(fresh.map_or((first.sequence, place), |known| known.min((first.sequence, place))));
+            } else if !self.closed {
+                wake_at = Some(wake_at.map_or(due, |known| known.min(due)));
+            }
+        }
+        if let (Some(_), Some(_)) = (fresh, backlog) {
+            *credit += *replay_share;
+            if *credit >= 1.0 {
+                *credit -= 1.0;
+                fresh = None;
+            }
+        }
+        if let Some((_, log)) = fresh {
+            let Log { destination, .. } = &self.logs[log];
+            let records = cursors[log].lease(self.logs[log].tail(self.next_sequence), limits);
+            return Ready::Lease(Lease::new(log, destination, records));
+        }
+        if let Some((_, log)) = backlog {
+            return self.request(backend, log, limits).map_or(Ready::Never, Ready::Read);
+        }
+        *waiting = Some(*limits);
+        match wake_at {
+            _ if self.closed => Ready::Closed,
+            Some(time) => Ready::At(time),
+            None => Ready::Never,
+        }
+    }
+
+    /// What is to be read next from a cursor's backlog; none where there is none.
+    pub(in crate::journal) fn request(&self, backend: usize, log: usize, limits: &Limits) -> Option<Request> {
+        let tail = self.logs[log].tail(self.next_sequence);
+        let (lane, end) = self.backends[backend].cursors[log].backlog(tail)?;
+        Some(Request {
+            log,
+            destination: Arc::clone(&self.logs[log].destination),
+            from: lane.from,
+            at: lane.at,
+            end,
+            place: lane.place.clone(),
+            failures: lane.failures,
+            limits: *limits,
+        })
+    }
+
+    /// Leases what was read; none where there was nothing, or where the cursor has moved meanwhile.
+    pub(in crate::journal) fn lease_read(
+        &mut self,
+        backend: usize,
+        log: usize,
+        read: Read,
+        until: u64,
+    ) -> Option<Lease> {
+        let (records, missing) = self.backends[backend].cursors[log].lease_read(read, until)?;
+        let destination = Arc::clone(&self.logs[log].destination);
+        for Missing { size, from, until } in missing {
+            self.backends[backend].give_up(&mut self.gaps, DropReason::Corrupt, size, (&destination, from, until));
+        }
+        self.note_progress();
+        (!records.is_empty()).then(|| Lease::new(log, &destination, records))
+    }
+
+    pub(in crate::journal) fn settle(
+        &mut self,
+        backend: usize,
+        lease: &Lease,
+        rejected: Option<(Rejection, u64)>,
+        now: Instant,
+    ) {
+        let Backend { cursors, ledger, .. } = &mut self.backends[backend];
+        let (class, rejected) = rejected.unwrap_or((Rejection::Other, 0));
+        ledger.settle(lease.lines, lease.bytes, class, rejected.min(lease.lines));
+        for record in &lease.records {
+            cursors[lease.log].settle(record.sequence);
+            if rejected < lease.lines {
+                let latency = now.saturating_duration_since(record.batch.received.monotonic);
+                ledger.record_latency(latency, record.batch.lines);
+            }
+        }
+        self.retire(lease.log);
+        self.note_progress();
+    }
+
+    pub(in crate::journal) fn give_back(&mut self, backend: usize, lease: &Lease) {
+        for record in &lease.records {
+            self.backends[backend].cursors[lease.log].give_back(record);
+        }
+    }
+
+    pub(in crate::journal) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(in crate::journal) fn dropped_lines(&self) -> Vec<u64> {
+        self.backends.iter().map(|backend| backend.ledger.dropped.iter().sum()).collect()
+    }
+
+    /// The place of a destination's log, which is made where there is none.
+    pub(in crate::journal) fn log_of(&mut self, destination: &Arc<Destination>) -> usize {
+        let known = self
+            .logs
+            .iter()
+            .position(|log| Arc::ptr_eq(&log.destination, destination) || log.destination == *destination);
+        known.unwrap_or_else(|| {
+            self.logs.push(Log::new(Arc::clone(destination), Position::default()));
+            for backend in &mut self.backends {
+                backend.cursors.push(Cursor::new(self.next_sequence, Position::default()));
+            }
+            self.logs.len() - 1
+        })
+    }
+
+    pub(in crate::journal) fn disk(&mut self) -> &mut DiskIndex {
+        self.disk.as_mut().expect("BUG: only a journal with a disk has a writer")
+    }
+}

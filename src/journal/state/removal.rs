@@ -1,0 +1,141 @@
+//! Which segments go: what the quota, the age or the floor takes, and what nobody needs any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::State;
+use super::gaps::Gap;
+use super::lane::{End, cut_saved};
+use super::ledger::DropReason;
+use super::options::WhenFull;
+use super::record::Record;
+use crate::journal::segment::Position;
+use crate::journal::segment::format::SegmentName;
+
+impl State {
+    /// Gives the oldest segment up, where there is more than one and the policy allows; returns it.
+    pub(in crate::journal) fn evict(&mut self, reason: DropReason) -> Option<SegmentName> {
+        let is_needed = self.needed_from(false) < self.disk.as_ref()?.segments.front()?.end_sequence;
+        let disk = self.disk();
+        if disk.segments.len() < 2 {
+            return None;
+        }
+        if is_needed && reason != DropReason::Age && disk.options.full == WhenFull::DropNewest {
+            return None;
+        }
+        disk.has_evicted |= is_needed;
+        if reason == DropReason::Age {
+            let sequence = disk.segments[1].first_sequence;
+            self.forget_below(sequence);
+        }
+        let disk = self.disk();
+        let gone = disk.segments.pop_front()?;
+        disk.bytes -= gone.bytes;
+        disk.folder_changed = true;
+        disk.cursors_changed = true;
+        let (first, next_sequence) = (disk.segments.front()?.clone(), self.next_sequence);
+        for (place, log) in self.logs.iter().enumerate() {
+            let at = first.totals.get(place).copied().unwrap_or_default();
+            let begin = End { sequence: first.first_sequence, at };
+            for backend in &mut self.backends {
+                let (lost, since) = backend.cursors[place].cut(log.tail(next_sequence), begin);
+                if lost != Position::default() {
+                    let from = if since == 0 { gone.created } else { since };
+                    backend.give_up(&mut self.gaps, reason, lost, (&log.destination, from, first.created.max(from)));
+                }
+            }
+            for orphan in &mut self.orphans {
+                let lanes = orphan.destinations.iter_mut().find(|(known, _)| *known == *log.destination);
+                let lost = lanes.map_or(0, |(_, lanes)| cut_saved(lanes, begin, log.written));
+                if lost > 0 {
+                    let (backend, destination) = (orphan.name.clone(), (*log.destination).clone());
+                    let (from, until) = (gone.created, first.created);
+                    self.gaps.note(Gap { backend, destination, from, until, lines: lost, reason });
+                }
+            }
+        }
+        Some(gone.name)
+    }
+
+    /// Lets what is written below a sequence leave the memory, too.
+    pub(super) fn forget_below(&mut self, sequence: u64) {
+        for log in 0..self.logs.len() {
+            let is_old = |record: &Arc<Record>| record.sequence < sequence && record.written().is_some();
+            while self.logs[log].records.front().is_some_and(is_old) {
+                self.forget(log, 0);
+            }
+        }
+    }
+
+    /// The oldest segment whose lines are all older than allowed.
+    pub(in crate::journal) fn evict_aged(&mut self) -> Option<SegmentName> {
+        let disk = self.disk.as_ref()?;
+        let is_old = disk.segments.front()?.newest.elapsed() > disk.options.max_age?;
+        if is_old { self.evict(DropReason::Age) } else { None }
+    }
+
+    /// Whether the last segment was begun so long ago and holds lines that somebody needs.
+    pub(in crate::journal) fn is_segment_older(&self, age: Duration) -> bool {
+        let last = self.disk.as_ref().and_then(|disk| disk.segments.back());
+        last.is_some_and(|last| last.begun.elapsed() > age && self.needed_from(true) < self.next_sequence)
+    }
+
+    /// Takes the segments out that no saved cursor needs.
+    pub(in crate::journal) fn take_passed(&mut self, saved_need: u64) -> Vec<SegmentName> {
+        let disk = self.disk();
+        let mut passed = Vec::new();
+        while disk.segments.len() > 1 && disk.segments.front().is_some_and(|first| first.end_sequence <= saved_need) {
+            let Some(segment) = disk.segments.pop_front() else { break };
+            disk.bytes -= segment.bytes;
+            disk.folder_changed = true;
+            passed.push(segment.name);
+        }
+        passed
+    }
+
+    /// Takes the segment before the last one out, where the last one repeats all of it that is still needed: syncs that go
+    /// on failing leave no more than two. (One further back may have what comes before the one that would be left.) What had
+    /// left the memory is not repeated.
+    pub(in crate::journal) fn take_superseded(&mut self) -> Option<SegmentName> {
+        let needed = self.needed_from_disk();
+        let disk = self.disk();
+        let place = disk.segments.len().checked_sub(2)?;
+        let (before, last) = (&disk.segments[place], &disk.segments[place + 1]);
+        let is_within = before.first_sequence >= last.first_sequence && before.end_sequence <= last.end_sequence;
+        if !last.repeats || !is_within || needed.is_some_and(|needed| needed < before.end_sequence) {
+            return None;
+        }
+        let segment = disk.segments.remove(place)?;
+        disk.bytes -= segment.bytes;
+        disk.folder_changed = true;
+        Some(segment.name)
+    }
+
+    /// No record below this sequence is needed by a backend, or with `all` by one that is no longer configured.
+    pub(in crate::journal) fn needed_from(&self, all: bool) -> u64 {
+        let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));
+        let needed = cursors.filter_map(|(log, cursor)| cursor.needed_from(log.written));
+        needed.chain(self.orphaned_from().filter(|_| all)).min().unwrap_or(self.next_sequence)
+    }
+
+    /// From this sequence on, records are needed that are on the disk and not in memory.
+    pub(super) fn needed_from_disk(&self) -> Option<u64> {
+        let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));
+        let needed = cursors.filter_map(|(log, cursor)| cursor.needed_from_disk(log.tail(self.next_sequence)));
+        needed.chain(self.orphaned_from()).min()
+    }
+
+    /// From which sequences on backends that are no longer configured need the log.
+    pub(super) fn orphaned_from(&self) -> impl Iterator<Item = u64> {
+        let orphans = self.orphans.iter().flat_map(|orphan| &orphan.destinations);
+        orphans.flat_map(|(destination, lanes)| {
+            let written = self.written_of(destination);
+            lanes.iter().filter(move |lane| lane.pending(written) > 0).map(|lane| lane.from)
+        })
+    }
+
+    pub(in crate::journal) fn written_of(&self, destination: &crate::batch::Destination) -> Position {
+        let known = self.logs.iter().find(|log| *log.destination == *destination);
+        known.map_or_else(Position::default, |log| log.written)
+    }
+}

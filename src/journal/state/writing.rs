@@ -1,0 +1,266 @@
+//! What is written next, and what follows once it is written or synced.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::figures::Condition;
+use super::index::Segment;
+use super::record::Record;
+use super::saved::{Cursors, SavedBackend};
+use super::{Log, State};
+use crate::journal::segment::Position;
+use crate::journal::segment::format::SegmentName;
+use crate::journal::segment::frame::FRAME_HEADER_BYTES;
+use crate::journal::segment::storage::StoredFile;
+
+/// Records written at once, at most.
+const MOST_RECORDS: usize = 256;
+
+/// A record that is to be written: its log, and its position on the disk.
+#[derive(Debug)]
+pub(in crate::journal) struct Job {
+    pub(in crate::journal) log: usize,
+    pub(in crate::journal) record: Arc<Record>,
+    pub(in crate::journal) at: Position,
+}
+
+impl Job {
+    /// Bytes in a segment, at most.
+    pub(in crate::journal) fn bytes(&self) -> u64 {
+        let names = &self.record.batch.destination;
+        (FRAME_HEADER_BYTES + names.database.len() + names.retention_policy.len()) as u64 + self.record.bytes()
+    }
+}
+
+/// A segment that was made.
+#[derive(Debug)]
+pub(in crate::journal) struct Begun {
+    pub(in crate::journal) name: SegmentName,
+    pub(in crate::journal) first_sequence: u64,
+    pub(in crate::journal) repeats: bool,
+    pub(in crate::journal) totals: Vec<Position>,
+    /// Wall time of its making.
+    pub(in crate::journal) created: u64,
+    pub(in crate::journal) bytes: u64,
+}
+
+impl State {
+    /// The next records to write, in order, of about this many bytes, at least one where there is one.
+    pub(in crate::journal) fn next_to_write(&mut self, bytes: u64) -> Vec<Job> {
+        let from = self.disk().next_write;
+        let mut places: Vec<(usize, Position)> = self
+            .logs
+            .iter()
+            .map(|log| (log.records.partition_point(|record| record.sequence < from), log.written))
+            .collect();
+        let (mut jobs, mut sum) = (Vec::new(), 0);
+        while jobs.len() < MOST_RECORDS {
+            let candidates = self.logs.iter().zip(&places).enumerate();
+            let next = candidates.filter_map(|(log, (known, (place, _)))| Some((known.records.get(*place)?, log)));
+            let Some((record, log)) = next.min_by_key(|(record, _)| record.sequence) else { break };
+            let (place, written) = &mut places[log];
+            let at = record.written().unwrap_or(*written);
+            let job = Job { log, record: Arc::clone(record), at };
+            sum += job.bytes();
+            if !jobs.is_empty() && sum > bytes {
+                break;
+            }
+            *place += 1;
+            *written = written.max(record.end(at));
+            jobs.push(job);
+        }
+        let next_sequence = self.next_sequence;
+        let disk = self.disk();
+        match (jobs.first(), jobs.last()) {
+            (Some(first), Some(last)) => {
+                // What was before them is gone from memory: a segment that begins now begins with them.
+                disk.next_write = first.record.sequence;
+                disk.writing = first.record.sequence..last.record.sequence + 1;
+            }
+            _ => disk.next_write = next_sequence,
+        }
+        jobs
+    }
+
+    /// Whether there is something to write.
+    pub(in crate::journal) fn has_work(&self) -> bool {
+        let Some(disk) = &self.disk else { return false };
+        (disk.cursors_changed && !disk.saving_fails)
+            || (disk.writing_is == Condition::Ok && disk.next_write < self.next_sequence)
+    }
+
+    /// Whether there are records that were never written.
+    pub(in crate::journal) fn has_unwritten(&self) -> bool {
+        self.logs.iter().any(|log| log.records.back().is_some_and(|record| record.written().is_none()))
+    }
+
+    /// The writer's hands are empty again, whatever became of what they held.
+    pub(in crate::journal) fn end_writing(&mut self) {
+        self.disk().writing = 0..0;
+    }
+
+    /// Records were written to the last segment, in this many bytes; they were chosen after `epoch` failed syncs.
+    pub(in crate::journal) fn note_written(&mut self, jobs: &[Job], bytes: u64, epoch: u64) {
+        for Job { log, record, at } in jobs {
+            let end = record.end(*at);
+            if record.at.set(*at).is_ok() {
+                self.logs[*log].written = end;
+                for backend in &mut self.backends {
+                    backend.cursors[*log].note_written(record, end);
+                }
+            }
+        }
+        self.scarce_since = None;
+        let disk = self.disk();
+        // After a failed sync meanwhile, what was not synced is written again.
+        if let Some(last) = jobs.last()
+            && disk.epoch == epoch
+        {
+            disk.next_write = last.record.sequence + 1;
+        }
+        disk.writing = 0..0;
+        disk.bytes += bytes;
+        disk.unsynced_bytes += bytes;
+        disk.note_unsynced();
+        // What was written is to be known where a power cut takes it.
+        disk.cursors_changed = true;
+        disk.quota_reached = false;
+        disk.writing_is = Condition::Ok;
+        if let Some(segment) = disk.segments.back_mut() {
+            let mut next = segment.end_sequence;
+            for job in jobs {
+                segment.has_gaps |= segment.repeats && job.record.sequence != next;
+                next = job.record.sequence + 1;
+            }
+            segment.bytes += bytes;
+            segment.newest = Instant::now();
+            segment.end_sequence = jobs.last().map_or(segment.end_sequence, |job| job.record.sequence + 1);
+        }
+        self.trim();
+    }
+
+    /// A new segment takes what is written from now on.
+    pub(in crate::journal) fn begin_segment(&mut self, begun: Begun, epoch: u64, file: Arc<dyn StoredFile>) {
+        let disk = self.disk();
+        if let Some(sealed) = disk.active.take() {
+            disk.to_sync.push((sealed, disk.next_write));
+        }
+        let now = Instant::now();
+        let Begun { name, first_sequence, repeats, totals, created, bytes } = begun;
+        disk.segments.push_back(Segment {
+            name,
+            first_sequence,
+            end_sequence: first_sequence,
+            repeats,
+            has_gaps: false,
+            totals,
+            bytes,
+            created,
+            begun: now,
+            newest: now,
+        });
+        disk.bytes += bytes;
+        disk.active = Some(file);
+        // After a sync that failed meanwhile there is to be another one, which repeats.
+        if disk.epoch == epoch {
+            disk.must_roll = false;
+        }
+        disk.folder_changed = true;
+    }
+
+    /// What was written before the next record, of each destination.
+    pub(in crate::journal) fn totals(&self) -> Vec<(&Log, Position)> {
+        let from = self.disk.as_ref().map_or(0, |disk| disk.next_write);
+        self.logs.iter().map(|log| (log, log.tail(self.next_sequence).begin(from).at)).collect()
+    }
+
+    /// What is to be saved of all cursors, and from which sequence on they need the log.
+    pub(in crate::journal) fn cursors(&self) -> (Cursors, u64) {
+        let backends = self.backends.iter().map(|backend| SavedBackend {
+            name: backend.name.clone(),
+            address: backend.moved_from.as_ref().unwrap_or(&backend.address).clone(),
+            destinations: self
+                .logs
+                .iter()
+                .zip(&backend.cursors)
+                .map(|(log, cursor)| ((*log.destination).clone(), cursor.saved(log.tail(self.next_sequence))))
+                .collect(),
+        });
+        let backends = backends.chain(self.orphans.iter().cloned()).collect();
+        let written = self.logs.iter().map(|log| ((*log.destination).clone(), log.written)).collect();
+        let abandoned_below = self.disk.as_ref().map_or(0, |disk| disk.abandoned_below);
+        let first = self.disk.as_ref().and_then(|disk| disk.segments.front());
+        let kept = |place: usize| first.and_then(|first| first.totals.get(place)).copied().unwrap_or_default();
+        let kept_from =
+            self.logs.iter().enumerate().map(|(place, log)| ((*log.destination).clone(), kept(place))).collect();
+        let cursors = Cursors { next_sequence: self.next_sequence, abandoned_below, written, kept_from, backends };
+        // What is not written yet may be needed once it is.
+        let next_write = self.disk.as_ref().map_or(0, |disk| disk.next_write);
+        (cursors, self.needed_from(true).min(next_write))
+    }
+
+    /// Files with unsynced bytes, and below which sequence each makes everything safe; oldest first.
+    pub(in crate::journal) fn take_unsynced(&mut self) -> Vec<(Arc<dyn StoredFile>, u64)> {
+        let disk = self.disk();
+        let mut files = std::mem::take(&mut disk.to_sync);
+        if disk.unsynced_bytes > 0 {
+            files.extend(disk.active.as_ref().map(|file| (Arc::clone(file), disk.next_write)));
+        }
+        disk.unsynced_bytes = 0;
+        disk.unsynced_since = None;
+        files
+    }
+
+    pub(in crate::journal) fn note_synced(&mut self, below: u64, took: Duration) {
+        let disk = self.disk();
+        disk.synced = disk.synced.max(below);
+        disk.syncs += 1;
+        disk.sync_latency.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        disk.sync_fails = false;
+    }
+
+    /// A file could not be synced, and is not touched any more: what it holds and is still in memory is written again, to a
+    /// new segment. (What has left the memory meanwhile is read from the old file as long as that gives it.)
+    pub(in crate::journal) fn note_sync_failure(&mut self, error: String) {
+        let disk = self.disk();
+        disk.sync_errors += 1;
+        disk.epoch += 1;
+        disk.sync_fails = true;
+        disk.error = Some(error);
+        disk.to_sync.clear();
+        disk.active = None;
+        disk.must_roll = true;
+        disk.repeats_below = disk.repeats_below.max(disk.next_write);
+        disk.abandoned_below = disk.segments.back().map_or(0, |segment| segment.name.number + 1);
+        disk.cursors_changed = true;
+        disk.next_write = disk.synced;
+        disk.unsynced_bytes = 0;
+        disk.unsynced_since = None;
+    }
+
+    /// When the next sync is due; none where there is nothing to sync.
+    pub(in crate::journal) fn sync_due(&self) -> Option<Instant> {
+        let disk = self.disk.as_ref()?;
+        let since = [disk.unsynced_since, self.gaps.changed()].into_iter().flatten().min()?;
+        Some(if disk.syncs_at_once() { since } else { since + disk.options.sync_interval })
+    }
+
+    /// Whether the next sync is due at another time than when this was asked last.
+    pub(in crate::journal) fn take_sync_news(&mut self) -> bool {
+        let due = self.sync_due();
+        let disk = self.disk();
+        std::mem::replace(&mut disk.sync_told, due) != due && due.is_some()
+    }
+
+    /// A cursor moved: the writer saves it.
+    pub(in crate::journal) fn note_progress(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            disk.cursors_changed = true;
+        }
+    }
+
+    /// How long to leave a disk alone that failed.
+    pub(in crate::journal) fn retry_after(&self) -> Duration {
+        self.disk.as_ref().map_or(Duration::ZERO, |disk| disk.options.retry_after)
+    }
+}
