@@ -255,8 +255,8 @@ fn journal(command: JournalCommand) -> Ended {
             print(&text)?;
         }
         JournalCommand::Forget(backend) => {
-            open_journal_of(&backend)?.forget(&backend.name).map_err(failed)?;
-            print(&format!("{} is forgotten: nothing is kept for it any more\n", backend.name))?;
+            let lines = open_journal_of(&backend)?.forget(&backend.name).map_err(failed)?;
+            print(&format!("{} is forgotten: {lines} lines that were kept for it are given up\n", backend.name))?;
         }
         JournalCommand::Moved(backend) => {
             let was = open_journal_of(&backend)?.moved(&backend.name).map_err(failed)?;

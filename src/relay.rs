@@ -46,7 +46,7 @@ const RING_BATCHES: usize = 64;
 const BATCH_BYTES: u64 = 256 * 1024;
 /// How long a line waits in a worker for others, about: what was read is to be on the disk within 50 ms, and each batch
 /// wakes two threads.
-const BATCH_AGE: Duration = Duration::from_millis(40);
+const BATCH_AGE: Duration = Duration::from_millis(45);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
 /// Dropped lines are logged once in this time; the journal's thread wakes for that if for nothing else.

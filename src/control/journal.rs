@@ -92,6 +92,7 @@ impl Stopped {
             write_line(&mut text, format_args!("{}: {lines} lines, {bytes} bytes", describe(destination)));
         }
         for (name, address, pending) in survey.backends.iter().flatten() {
+            let address = if address.is_empty() { "wherever the next start finds it" } else { address };
             write_line(&mut text, format_args!("backend {name} ({address}): {pending} lines to deliver"));
         }
         for gap in &survey.gaps {
@@ -131,15 +132,15 @@ impl Stopped {
         Ok(output.flush()?)
     }
 
-    /// Removes a backend's cursors.
+    /// Gives up what is kept for a backend; returns its lines. What came after its address changed stays.
     ///
     /// # Errors
     /// There are none of this name (those that there are, are named), or the system does not let it.
-    pub fn forget(&self, name: &str) -> Result<(), String> {
-        if inspect::forget(&self.storage, name).map_err(|error| error.to_string())? {
-            return Ok(());
+    pub fn forget(&self, name: &str) -> Result<u64, String> {
+        match inspect::forget(&self.storage, name).map_err(|error| error.to_string())? {
+            Some(lines) => Ok(lines),
+            None => Err(self.unknown(name)?),
         }
-        Err(self.unknown(name)?)
     }
 
     /// Notes that a backend is the same server at another address; returns where it was.

@@ -135,10 +135,10 @@ impl Config {
         for (place, backend) in self.backend.iter().enumerate() {
             let (key, what) = match check_backend(backend) {
                 Err(wrong) => wrong,
-                Ok(()) if !names.insert(&backend.name) => ("name", "is taken by another backend: names must differ"),
-                Ok(()) if !urls.insert(backend.url.to_string()) => {
+                Ok(()) if !urls.insert(backend.url.address()) => {
                     ("url", "is another backend's, too: two copies in one place are no mirror")
                 }
+                Ok(()) if !names.insert(&backend.name) => ("name", "is taken by another backend: names must differ"),
                 Ok(()) => continue,
             };
             return Err(source.at("backend", place, key, what));

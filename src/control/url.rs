@@ -66,7 +66,8 @@ impl BackendUrl {
                 let host = uri.host().unwrap_or_default().to_ascii_lowercase();
                 format!("http://{host}:{port}{}", uri.path().trim_end_matches('/'))
             }
-            Self::Archive(path) => format!("file://{}", path.display()),
+            // Without doubled and trailing slashes.
+            Self::Archive(path) => format!("file://{}", path.components().collect::<PathBuf>().display()),
             Self::Relay(host) => format!("udp://{}", host.to_ascii_lowercase()),
         }
     }
@@ -188,6 +189,9 @@ mod tests {
             ("https://Influx.example/prefix/", "http://influx.example:443/prefix", "influx.example:443/prefix"),
             ("http://[::1]:8086", "http://[::1]:8086", "[::1]:8086"),
             ("file:///var/lib/my archive", "file:///var/lib/my archive", "/var/lib/my%20archive"),
+            ("file:////var//lib/archive/", "file:///var/lib/archive", "/var/lib/archive"),
+            ("http://A:80", "http://a:80", "a:80"),
+            ("udp://A:1", "udp://a:1", "udp://a:1"),
             ("udp://relay-2:8089", "udp://relay-2:8089", "udp://relay-2:8089"),
         ] {
             let url: BackendUrl = text.parse().expect(text);

@@ -214,8 +214,15 @@ impl<'a> Lines<'a> {
     /// What is decided depends on the line's first `max_line` bytes, never on how much of the stream is at hand.
     #[inline]
     pub(super) fn next_of_stream(&mut self, open: Option<Open>, is_end: bool) -> Option<Judged<'a>> {
-        if open.is_none() && !self.seek_line() {
-            return None;
+        if open.is_none() {
+            // Spaces, comments and blank lines count like any other bytes of a physical line.
+            let (begin, goes_on) = (self.at, self.seek_line());
+            if let Some(refused) = self.too_long(begin) {
+                return Some(Judged::Refused(refused));
+            }
+            if !goes_on {
+                return None;
+            }
         }
         let (start, mut seen) = (self.at, open.map(|open| open.seen).unwrap_or_default());
         let window = self.window(start);
@@ -231,6 +238,28 @@ impl<'a> Lines<'a> {
         })
     }
 
+    /// The first of the physical lines from `begin` up to the one at hand that is too long.
+    #[inline]
+    fn too_long(&mut self, begin: usize) -> Option<Refused<'a>> {
+        // None of them can be where there is less than that.
+        if self.input.len() - begin <= self.rules.max_line { None } else { self.find_too_long(begin) }
+    }
+
+    #[cold]
+    fn find_too_long(&mut self, mut begin: usize) -> Option<Refused<'a>> {
+        let until = self.at.max(begin + 1).min(self.input.len());
+        while begin < until {
+            let end = next_line(self.input, begin);
+            let bytes = &self.input[begin..end];
+            if physical_bytes(bytes) > self.rules.max_line {
+                self.at = end;
+                return Some(Refused { reason: Refusal::TooLong, bytes });
+            }
+            begin = end;
+        }
+        None
+    }
+
     /// The input up to where the line at `start` is too long: its longest length, and CR and LF.
     #[inline]
     fn window(&self, start: usize) -> &'a [u8] {
@@ -240,21 +269,20 @@ impl<'a> Lines<'a> {
     /// Refuses a line of a stream, unless its string is still open and may be closed by what comes.
     #[cold]
     fn judge_open(&mut self, start: usize, open: Option<Open>, stop: Stop, seen: Seen, is_end: bool) -> Judged<'a> {
-        let (mut reason, quote) = stop;
+        let (reason, quote) = stop;
         let window = self.window(start);
         if reason == Refusal::UnterminatedString {
             let known = open.filter(|open| start + open.quote == quote);
             if let Err(searched) = find_quote(window, known.map_or(quote + 1, |open| start + open.searched)) {
-                if window.len() - start == self.rules.max_line + 2 {
-                    reason = Refusal::TooLong;
-                } else if !is_end {
+                let is_beyond = window.len() - start == self.rules.max_line + 2;
+                if !is_beyond && !is_end {
                     return Judged::Open(Open { seen, quote: quote - start, searched: searched - start });
                 }
             }
         }
         self.at = next_line(self.input, start);
         let bytes = &self.input[start..self.at];
-        let is_too_long = bytes.strip_suffix(b"\n").unwrap_or(bytes).len() > self.rules.max_line;
+        let is_too_long = physical_bytes(bytes) > self.rules.max_line;
         Judged::Refused(Refused { reason: if is_too_long { Refusal::TooLong } else { reason }, bytes })
     }
 
@@ -291,6 +319,12 @@ impl<'a> Lines<'a> {
         let reason = if cut { Refusal::Truncated } else { reason };
         Refused { reason, bytes: &self.input[start..self.at] }
     }
+}
+
+/// The length of a physical line without its line feed, and a CR before that.
+pub(super) fn physical_bytes(line: &[u8]) -> usize {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line).len()
 }
 
 impl<'a> Iterator for Lines<'a> {

@@ -3,6 +3,7 @@
 //! Owns: which parser reads a line, and what a line counts as. Never does: telling formats apart ([`super::Reader`] does).
 
 use super::convert::{Converter, Mapping};
+use super::line::physical_bytes;
 use super::netdata_json::{self, Object};
 use super::reader::{Found, Sink};
 use super::token::is_blank;
@@ -83,7 +84,7 @@ impl Others {
         found: &mut Found,
         sink: &mut S,
     ) -> Result<(), Refusal> {
-        if line.len() > self.max_line {
+        if physical_bytes(line) > self.max_line {
             return Err(Refusal::TooLong);
         }
         if is_nothing(line) {

@@ -218,8 +218,8 @@ impl<S: Sink> Reading<'_, S> {
         input: Input<'_>,
         lines: &mut Lines<'_>,
     ) {
-        let detected =
-            if refused.reason == Refusal::Truncated { Some(Format::Influx) } else { Format::detect(refused.bytes) };
+        let is_plain = matches!(refused.reason, Refusal::Truncated | Refusal::TooLong);
+        let detected = if is_plain { Some(Format::Influx) } else { Format::detect(refused.bytes) };
         let reason = match detected {
             Some(Format::Influx) => refused.reason,
             None if self.known.is_none() => Refusal::WrongFormat,

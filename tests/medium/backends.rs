@@ -284,6 +284,37 @@ fn an_archive_with_a_bound_gives_up_its_oldest_files_and_no_ledger_changes() {
     assert!(text.contains(&format!("\" {}\n", sent - 1)), "the newest line is there");
 }
 
+/// Whatever somebody does to its files, a line that counts as delivered is in the folder.
+#[test]
+fn an_archive_whose_files_go_begins_anew_and_counts_nothing_that_is_not_there() {
+    let folder = tempfile::tempdir().expect("folder");
+    let root = folder.path().join("archive");
+    let relay = Running::start(config(&[format!("file://{}", root.display())]));
+    let files = |folder: &std::path::Path| -> Vec<std::path::PathBuf> {
+        std::fs::read_dir(folder)
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default()
+    };
+    let destination = root.join("telegraf.ns");
+    let stored =
+        || files(&destination).iter().map(|path| std::fs::read_to_string(path).expect("text")).collect::<String>();
+    relay.send(&["m v=0 0\n"]);
+    relay.wait_delivered("a", 1);
+    let changes: [&dyn Fn(); 4] = [
+        &|| std::fs::remove_file(&files(&destination)[0]).expect("removed"),
+        &|| std::fs::rename(&files(&destination)[0], root.join("telegraf.ns/old.txt")).expect("renamed"),
+        &|| std::fs::remove_dir_all(&destination).expect("removed"),
+        &|| std::fs::rename(&root, folder.path().join("elsewhere")).expect("moved"),
+    ];
+    for (number, change) in (1..).zip(changes) {
+        change();
+        relay.send(&[format!("m v={number} {number}\n")]);
+        relay.wait_delivered("a", number + 1);
+        assert!(stored().contains(&format!("m v={number} {number}\n")), "{number}: {}", stored());
+        assert!(root.join("lock").exists());
+    }
+}
+
 #[test]
 fn an_archive_that_cannot_be_written_says_so_and_waits() {
     let folder = tempfile::tempdir().expect("folder");

@@ -10,6 +10,7 @@ mod activation;
 mod answers;
 mod backends;
 mod captured;
+mod cuts;
 mod journal;
 mod multicast;
 mod process;

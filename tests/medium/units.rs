@@ -4,7 +4,7 @@ use twinflux::control::Config;
 use twinflux::control::config::Udp;
 use twinflux::protocol::Precision;
 
-use crate::support::{Running, Scripted, config, wait_for};
+use crate::support::{Running, Scripted, config, free_address, no_content, wait_for};
 
 /// Each unit, and what the APIs call it: `/write` of 1.x, `/api/v2/write`.
 const UNITS: [(Precision, &str, Option<&str>); 6] = [
@@ -38,9 +38,9 @@ fn every_unit_is_told_to_both_apis_at_once_and_after_a_restart() {
         let folder = tempfile::tempdir().expect("folder");
         let token = folder.path().join("token");
         std::fs::write(&token, "secret").expect("write");
-        let start = |url: String| {
+        let start = |url: String, data: &str| {
             let mut config = config(&[url]);
-            config.data_dir = folder.path().join("data");
+            config.data_dir = folder.path().join(data);
             config.backend[0].token_file = is_v2.then(|| token.clone());
             listeners(&mut config, &units);
             Running::start_in(config)
@@ -77,16 +77,17 @@ fn every_unit_is_told_to_both_apis_at_once_and_after_a_restart() {
 
         // From memory.
         let backend = Scripted::accepting();
-        let mut relay = start(backend.url());
+        let mut relay = start(backend.url(), "memory");
         relay.wait_delivered("a", send(&relay));
         assert_eq!(told(&backend), expected);
         relay.stop();
         // From the disk, after a restart.
-        let mut relay = start("http://127.0.0.1:1".to_owned());
+        let dead = free_address();
+        let mut relay = start(format!("http://{dead}"), "disk");
         send(&relay);
         relay.stop();
-        let backend = Scripted::accepting();
-        let relay = start(backend.url());
+        let backend = Scripted::start_at(dead, |_, _| no_content());
+        let relay = start(backend.url(), "disk");
         assert_eq!(relay.backend("a").recovered_lines, units.len() as u64);
         relay.wait_delivered("a", units.len() as u64);
         assert_eq!(told(&backend), expected);

@@ -250,7 +250,7 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ("[[backend]]\nname = \"a\"\nurl = \"h:1\"", &["twinflux.toml:3: url", "http://HOST"]),
         ("[[backend]]\nname = \"a b\"\nurl = \"http://h:1\"", &["twinflux.toml:2: backend.name", "letters"]),
         (&format!("{backend}timeout = \"10\"")[..], &["twinflux.toml:4: timeout", "\"10s\""]),
-        (&format!("{backend}{backend}")[..], &["twinflux.toml:5: backend.name", "taken"]),
+        (&format!("{backend}{}", backend.replace("h:1", "h:2"))[..], &["twinflux.toml:5: backend.name", "taken"]),
         (&format!("{backend}username = \"u\"")[..], &["twinflux.toml:4: backend.username", "password_file"]),
         (&format!("{backend}bucket = \"u\"")[..], &["twinflux.toml:4: backend.bucket", "token_file"]),
         (

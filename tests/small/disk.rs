@@ -325,14 +325,15 @@ fn a_backend_that_is_not_configured_any_more_is_kept_until_it_is_forgotten() {
     assert_eq!(life.drain(0).len(), 2);
     life.stop();
     // It comes back, and has missed nothing.
-    let life = open(&disk, &options(), PLENTY, &["old"], 0.5);
+    let mut life = open(&disk, &options(), PLENTY, &["old"], 0.5);
     assert_eq!(life.snapshot().ledgers[0].recovered, 12);
     assert_eq!(life.drain(0), (0..12).collect::<Vec<_>>());
+    life.append(12..15, 1_000);
+    assert_eq!(life.drain(0), [12, 13, 14]);
     life.stop();
 
-    assert!(!inspect::forget(&*disk.storage(), "nobody").expect("readable"));
-    for name in ["a", "new"] {
-        assert!(inspect::forget(&*disk.storage(), name).expect("readable"));
+    for (name, expected) in [("nobody", None), ("a", Some(3)), ("new", Some(3))] {
+        assert_eq!(inspect::forget(&*disk.storage(), name).expect("readable"), expected, "{name}");
     }
     let life = open(&disk, &options(), PLENTY, &["old"], 0.5);
     assert_eq!(life.snapshot().disk.expect("a disk").orphans, []);

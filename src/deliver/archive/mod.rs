@@ -33,7 +33,7 @@ use super::outcome::Fate;
 use crate::batch::Destination;
 use crate::journal::{Lease, Record};
 use room::{Full, Room};
-use segment::{Segment, compress, create_folder, folder_name};
+use segment::{Segment, compress, create_folder, folder_name, is_in_place};
 
 pub use room::Bounds;
 
@@ -140,6 +140,9 @@ fn tell_room(backend: &str, lasts: Duration) {
     }
 }
 
+/// The file that keeps two relays out of one folder.
+const LOCK: &str = "lock";
+
 /// What failed.
 #[derive(Debug, thiserror::Error)]
 enum ArchiveError {
@@ -154,7 +157,7 @@ enum ArchiveError {
 impl ArchiveError {
     fn fate(&self) -> Fate {
         match self {
-            Self::Io(..) | Self::Full(_, Full::Io(_)) => Fate::Transient,
+            Self::Io(..) => Fate::Transient,
             Self::Full(..) => Fate::HoldBackend,
         }
     }
@@ -190,7 +193,15 @@ impl Folders {
         Ok(format!("a folder that can be written: {}", self.root.display()))
     }
 
+    /// Takes the folder's lock where it has none, or lost it: the folder may have been removed, or be another one now.
     fn take_lock(&mut self) -> Result<(), ArchiveError> {
+        let path = self.root.join(LOCK);
+        if self.lock.as_ref().is_some_and(|lock| !is_in_place(lock, &path)) {
+            tracing::warn!(folder = %self.root.display(), "the archive's folder was removed or replaced: beginning anew there");
+            self.lock = None;
+            self.open.clear();
+            self.room.recount();
+        }
         if self.lock.is_none() {
             let lock = lock(&self.root).map_err(|error| ArchiveError::Io(self.root.clone(), error))?;
             self.lock = Some(lock);
@@ -203,6 +214,11 @@ impl Folders {
         let bytes = records.iter().map(|record| record.batch.bytes.len() as u64).sum();
         self.make_room(bytes)?;
         let most = self.room.bounds.segment_bytes();
+        // What is written to a file that was removed or renamed is not in the archive.
+        if self.open.get(destination).is_some_and(|segment| !segment.is_in_place()) {
+            self.open.remove(destination);
+            self.room.recount();
+        }
         if !self.open.contains_key(destination) {
             let folder = self.root.join(folder_name(destination));
             let segment = Segment::open(&folder, destination, most).map_err(|error| ArchiveError::Io(folder, error))?;
@@ -218,6 +234,13 @@ impl Folders {
             }
             return Err(ArchiveError::Io(path, error));
         }
+        if !segment.is_in_place() {
+            let path = segment.path.clone();
+            self.open.remove(destination);
+            let gone =
+                io::Error::new(io::ErrorKind::NotFound, "the file was removed or renamed while it was written to");
+            return Err(ArchiveError::Io(path, gone));
+        }
         self.room.note(0, bytes);
         if segment.bytes >= most || segment.opened.elapsed() >= SEGMENT_AGE {
             self.close(destination);
@@ -232,7 +255,10 @@ impl Folders {
             self.open.clear();
             made = self.room.make(bytes, &HashSet::new());
         }
-        made.map_err(|error| ArchiveError::Full(self.root.clone(), error))
+        made.map_err(|error| match error {
+            Full::Io(error) => ArchiveError::Io(self.root.clone(), error),
+            full => ArchiveError::Full(self.root.clone(), full),
+        })
     }
 
     fn written_to(&self) -> HashSet<PathBuf> {
@@ -263,7 +289,7 @@ impl Folders {
 
 fn lock(root: &std::path::Path) -> io::Result<File> {
     create_folder(root)?;
-    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(root.join("lock"))?;
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(root.join(LOCK))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::Error(error)) => Err(error),

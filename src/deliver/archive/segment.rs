@@ -4,7 +4,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -53,6 +53,11 @@ impl Segment {
     }
 
     /// Writes records and syncs them.
+    /// Whether its path still leads to it: somebody may have removed or renamed it, or its folder.
+    pub(super) fn is_in_place(&self) -> bool {
+        is_in_place(&self.file, &self.path)
+    }
+
     pub(super) fn append(&mut self, records: &[Arc<Record>]) -> io::Result<()> {
         let parts: Vec<&[u8]> = records.iter().map(|record| &record.batch.bytes[..]).collect();
         self.write_all(&parts)
@@ -72,6 +77,13 @@ impl Segment {
         self.file.seek(SeekFrom::Start(self.bytes))?;
         Ok(())
     }
+}
+
+/// Whether a path leads to this open file.
+pub(super) fn is_in_place(file: &File, path: &Path) -> bool {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let (open, there) = (file.metadata().map(identity), std::fs::metadata(path).map(identity));
+    open.is_ok_and(|open| there.is_ok_and(|there| there == open))
 }
 
 /// `database[.policy].precision`, with what a name cannot hold as `%XX`.

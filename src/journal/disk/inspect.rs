@@ -18,6 +18,7 @@ use crate::journal::segment::frames::{Item, Walk, unpack};
 use crate::journal::segment::slots::{self, Newer, Slots};
 use crate::journal::segment::storage::Storage;
 use crate::journal::state::gaps::Gap;
+use crate::journal::state::lane::{End, cut_saved};
 use crate::journal::state::saved::Cursors;
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -195,16 +196,39 @@ impl Survey {
     }
 }
 
-/// Removes a backend's cursors, so that nothing is kept for it any more. False where there are none of this name.
+/// Gives up what is kept for a backend; returns how many lines that were, or none where there is no backend of this name.
+/// Where its address has changed since, what came after that is kept for whoever has the name now.
 ///
 /// # Errors
 /// The disk does not let it, or a newer version wrote there.
-pub fn forget(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
+pub fn forget(storage: &dyn Storage, name: &str) -> Result<Option<u64>, OpenError> {
+    let mut given_up = None;
     change(storage, |cursors| {
-        let before = cursors.backends.len();
-        cursors.backends.retain(|backend| backend.name != name);
-        cursors.backends.len() < before
-    })
+        let Some(place) = cursors.backends.iter().position(|backend| backend.name == name) else { return false };
+        let backend = &mut cursors.backends[place];
+        let at = |totals: &[(Destination, Position)], wanted: &Destination| {
+            totals.iter().find(|(known, _)| known == wanted).map_or_else(Position::default, |(_, at)| *at)
+        };
+        let moved_at = backend.moved_at.take();
+        let mut lines = 0;
+        for (destination, lanes) in &mut backend.destinations {
+            let written = at(&cursors.written, destination);
+            lines += match &moved_at {
+                Some(moved) => {
+                    let begin = End { sequence: moved.sequence, at: at(&moved.written, destination) };
+                    cut_saved(lanes, begin, written)
+                }
+                None => lanes.iter().map(|lane| lane.pending(written)).sum(),
+            };
+        }
+        given_up = Some(lines);
+        backend.address.clear();
+        if moved_at.is_none() {
+            cursors.backends.remove(place);
+        }
+        true
+    })?;
+    Ok(given_up)
 }
 
 /// Notes that a backend is the same server wherever the next start finds it. Returns where it was; none where there is no
@@ -216,7 +240,10 @@ pub fn moved(storage: &dyn Storage, name: &str) -> Result<Option<String>, OpenEr
     let mut was = None;
     change(storage, |cursors| {
         let known = cursors.backends.iter_mut().find(|backend| backend.name == name);
-        was = known.map(|known| std::mem::take(&mut known.address));
+        was = known.map(|known| {
+            known.moved_at = None;
+            std::mem::take(&mut known.address)
+        });
         was.is_some()
     })?;
     Ok(was)

@@ -167,11 +167,14 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
         let known = kept_from.iter().find(|(known, _)| *known == *log.destination);
         End { sequence: 0, at: known.map_or_else(Position::default, |(_, at)| *at) }
     };
+    let end_of_log = state.end_of_log();
     for backend in &mut state.backends {
         let place = saved.iter().position(|known| known.name == backend.name);
         let known = place.map(|place| saved.remove(place));
         let address = known.as_ref().map_or("", |known| &known.address);
         backend.moved_from = (!address.is_empty() && address != backend.address).then(|| address.to_owned());
+        let moved_at = known.as_ref().and_then(|known| known.moved_at.clone());
+        backend.moved_at = backend.moved_from.as_ref().map(|_| moved_at.unwrap_or_else(|| end_of_log.clone()));
         for (log, begin) in state.logs.iter().zip(&begins) {
             let lanes = known.as_ref().and_then(|known| lanes_of(known, &log.destination));
             let mut cursor = match lanes {

@@ -5,7 +5,8 @@
 //!
 //! **Cursors**: next sequence (8), the lowest number of a segment
 //! that may be written on and synced (8), totals as in a totals frame, the totals below which the quota, the age or the
-//! floor took everything, count of backends (4), and for each: name, address (2 bytes of length), count of destinations (4), and for each:
+//! floor took everything, count of backends (4), and for each: name, address (2 bytes of length),
+//! 1 where the address has changed, and then next sequence (8) and totals at that time, count of destinations (4), and for each:
 //! destination, count of lanes (4), and for each: from (8), position (16), wall time of its oldest line (8), 1 where it ends, and
 //! then end (8) and position there (16).
 //!
@@ -18,7 +19,7 @@ use crate::journal::segment::format::{precision_code, precision_of};
 use crate::journal::state::gaps::Gap;
 use crate::journal::state::lane::SavedLane;
 use crate::journal::state::ledger::DropReason;
-use crate::journal::state::saved::{Cursors, SavedBackend};
+use crate::journal::state::saved::{Cursors, MovedAt, SavedBackend};
 
 impl Cursors {
     pub(in crate::journal) fn encode(&self) -> Vec<u8> {
@@ -32,6 +33,11 @@ impl Cursors {
         for backend in &self.backends {
             put_name(&mut out, &backend.name);
             put_address(&mut out, &backend.address);
+            out.push(u8::from(backend.moved_at.is_some()));
+            if let Some(MovedAt { sequence, written }) = &backend.moved_at {
+                put_u64(&mut out, *sequence);
+                put_totals(&mut out, written.iter().map(|(destination, at)| (destination, *at)));
+            }
             put_count(&mut out, backend.destinations.len());
             for (destination, lanes) in &backend.destinations {
                 put_destination(&mut out, destination);
@@ -58,6 +64,10 @@ impl Cursors {
         let (written, kept_from) = (rest.totals()?, rest.totals()?);
         let backends = rest.several(|rest| {
             let (name, address) = (rest.name()?, rest.address()?);
+            let moved_at = match rest.u8()? {
+                0 => None,
+                _ => Some(MovedAt { sequence: rest.u64()?, written: rest.totals()? }),
+            };
             let destinations = rest.several(|rest| {
                 let destination = rest.destination()?;
                 let lanes = rest.several(|rest| {
@@ -67,7 +77,7 @@ impl Cursors {
                 })?;
                 Some((destination, lanes))
             })?;
-            Some(SavedBackend { name, address, destinations })
+            Some(SavedBackend { name, address, moved_at, destinations })
         })?;
         rest.0.is_empty().then_some(Self { next_sequence, abandoned_below, written, kept_from, backends })
     }
@@ -229,6 +239,7 @@ mod tests {
         let backend = SavedBackend {
             name: "a".to_owned(),
             address: "http://a".to_owned(),
+            moved_at: Some(MovedAt { sequence: 6, written: vec![(destination(), at)] }),
             destinations: vec![(destination(), lanes)],
         };
         let written = vec![(destination(), at.plus(50, 500))];

@@ -43,7 +43,7 @@ use lease::{Lease, Ready};
 use ledger::{DropReason, Ledger, Rejection};
 use limits::Limits;
 use record::{Record, cost};
-use saved::SavedBackend;
+use saved::{MovedAt, SavedBackend};
 
 /// A backend as the journal knows it.
 #[derive(Clone, Debug)]
@@ -105,6 +105,8 @@ pub(in crate::journal) struct Backend {
     pub(in crate::journal) address: String,
     /// Where it was when the journal last saw it, where that was elsewhere: whether it is the same server is not known.
     pub(in crate::journal) moved_from: Option<String>,
+    /// Where the log ended when that was found.
+    pub(in crate::journal) moved_at: Option<MovedAt>,
     /// The share of requests that the backlog gets while fresh records wait; 1 is strict order.
     replay_share: f64,
     /// What the backlog has saved up of it.
@@ -315,6 +317,12 @@ impl State {
 
     pub(in crate::journal) fn dropped_lines(&self) -> Vec<u64> {
         self.backends.iter().map(|backend| backend.ledger.dropped.iter().sum()).collect()
+    }
+
+    /// Where the log ends now.
+    pub(in crate::journal) fn end_of_log(&self) -> MovedAt {
+        let written = self.logs.iter().map(|log| ((*log.destination).clone(), log.written));
+        MovedAt { sequence: self.next_sequence, written: written.collect() }
     }
 
     /// The place of a destination's log, which is made where there is none.

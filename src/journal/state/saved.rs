@@ -24,5 +24,15 @@ pub(in crate::journal) struct SavedBackend {
     pub(in crate::journal) name: String,
     /// Where it was; empty where the next start is to say so.
     pub(in crate::journal) address: String,
+    /// Where the log ended when the backend was first found at another address: what came since is owed to whoever has the
+    /// name now. None while it is where it was.
+    pub(in crate::journal) moved_at: Option<MovedAt>,
     pub(in crate::journal) destinations: Vec<(Destination, Vec<SavedLane>)>,
+}
+
+/// Where the log ended at some moment: the next sequence, and what was written of each destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::journal) struct MovedAt {
+    pub(in crate::journal) sequence: u64,
+    pub(in crate::journal) written: Vec<(Destination, Position)>,
 }

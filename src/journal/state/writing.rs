@@ -179,6 +179,7 @@ impl State {
         let backends = self.backends.iter().map(|backend| SavedBackend {
             name: backend.name.clone(),
             address: backend.moved_from.as_ref().unwrap_or(&backend.address).clone(),
+            moved_at: backend.moved_at.clone(),
             destinations: self
                 .logs
                 .iter()

@@ -6,6 +6,9 @@
 //!
 //! Bounds: an unfinished physical line of `max_line` bytes, behind lines of an open string of as many.
 
+/// Bytes of a physical line that do not count: a byte order mark before the stream's first one, and a CR. Which of them
+/// there are is for the reader to see.
+const UNCOUNTED_BYTES: usize = 4;
 /// What waits keeps no more memory than this beyond its length.
 const SPARE_BYTES: usize = 4096;
 
@@ -113,7 +116,7 @@ impl Framer {
         if self.is_skipping {
             return;
         }
-        if self.tail.len() - self.joined + more.len() > self.max_line {
+        if self.tail.len() - self.joined + more.len() > self.max_line + UNCOUNTED_BYTES {
             // No string that is open can end within its bound.
             self.end_joining(lines);
             self.clear();
@@ -196,7 +199,7 @@ mod tests {
     #[test]
     fn it_is_told_where_the_waiting_line_began() {
         let (mut framer, mut kept) = (Framer::new(MAX_LINE), Kept::default());
-        let long = vec![b'x'; MAX_LINE + 1];
+        let long = vec![b'x'; MAX_LINE + UNCOUNTED_BYTES + 1];
         for (piece, begins) in [
             (&b"a 1\nb"[..], true),
             (b" 2", false),

@@ -93,8 +93,9 @@ struct Connection {
     source: IpAddr,
     framer: Framer,
     state: Stream,
-    /// Whether no byte, and no whole line, has come yet.
-    is_new: bool,
+    /// How many of its first bytes are those of a TLS client; none once one was not.
+    tls_bytes: Option<usize>,
+    /// Whether no whole line has come yet.
     has_no_line: bool,
     /// When the last byte came.
     last: Instant,
@@ -102,6 +103,18 @@ struct Connection {
     line_began: Instant,
     /// Its first line, where that is a request of HTTP.
     request: Option<Vec<u8>>,
+}
+
+impl Connection {
+    /// Whether these next bytes make its beginning that of a TLS client.
+    fn begins_as_tls(&mut self, bytes: &[u8]) -> bool {
+        let Some(known) = self.tls_bytes.take() else { return false };
+        let rest = &TLS_HANDSHAKE[known..];
+        if bytes.len() < rest.len() && rest.starts_with(bytes) {
+            self.tls_bytes = Some(known + bytes.len());
+        }
+        bytes.starts_with(rest)
+    }
 }
 
 /// What takes a connection's lines.
@@ -205,7 +218,7 @@ impl<H: HandOver + 'static> Serving<H> {
                 source,
                 framer,
                 state: Stream::default(),
-                is_new: true,
+                tls_bytes: Some(0),
                 has_no_line: true,
                 last: now,
                 line_began: now,
@@ -293,9 +306,8 @@ impl<H: HandOver + 'static> Serving<H> {
         intake.set_clock(received);
         intake.tally().bytes += bytes.len() as u64;
         connection.last = received.monotonic;
-        let is_new = std::mem::take(&mut connection.is_new);
         let mut goes_on = true;
-        if is_new && bytes.starts_with(TLS_HANDSHAKE) {
+        if connection.begins_as_tls(bytes) {
             self.turn_away(&mut intake, connection, bytes, "TLS");
             goes_on = false;
         } else if self.read_lines(&mut intake, connection, |framer, lines| framer.take(bytes, lines)) {

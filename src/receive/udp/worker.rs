@@ -89,8 +89,8 @@ impl<H: HandOver> Worker<H> {
         self.parts.intake.publish();
         self.parts.intake.publish_sources(received.monotonic);
         self.logs.kernel_drops(&self.parts.state, received.monotonic);
-        // What is due in the middle of the next nap is sealed before it rather than behind it.
-        if self.parts.intake.due().is_some_and(|due| due <= received.monotonic + self.nap / 2) {
+        // What is due before the next look, which is likely to come as late as this one did, is sealed now.
+        if self.parts.intake.due().is_some_and(|due| due <= received.monotonic + self.nap) {
             self.parts.intake.seal();
         }
         look
