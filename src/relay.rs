@@ -8,6 +8,7 @@
 //! | `journal-write` | writes records and cursors to the disk | records, the disk |
 //! | `journal-sync` | syncs them, removes what is passed | a time, the disk |
 //! | `deliver` | flushers, admin listener (tokio) | sockets, timers |
+//! | `log` | writes the log (the program's, [`crate::sys::log`]) | lines, who reads them |
 //!
 //! Start: secrets and certificates are read, the data folder is locked, sockets are bound (from then on the
 //! kernel queues), the journal is opened, threads start from the backends' end to the sockets' end. Stop goes the other way: workers

@@ -117,6 +117,7 @@ const PLAIN: &[(&str, &str)] = &[
     ("sources", "/sources/known"),
     ("silent_sources", "/sources/silent"),
     ("uptime_seconds", "/uptime_seconds"),
+    ("log_lines_dropped_total", "/log_lines_dropped"),
     ("journal_memory_bytes", "/journal/memory_bytes"),
     ("journal_disk_bytes", "/journal/disk_bytes"),
     ("journal_memory_bound_bytes", "/journal/memory_bound_bytes"),
@@ -244,6 +245,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
         format!("journal keeps {} lines for gone, which is not configured", at("/journal/orphans/gone")),
         format!("gaps     1 with {} lines", at("/journal/gaps/0/lines")),
         "b is down: a sentence".to_owned(),
+        format!("log      {} lines dropped", at("/log_lines_dropped")),
     ];
     for place in [0, 1] {
         let receive = format!("/receive/{place}");

@@ -190,6 +190,13 @@ impl Metrics {
 
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let plain = |value| vec![(Vec::new(), value)];
+        let dropped = plain(self.status.log_lines_dropped);
+        counter(
+            out,
+            "log_lines_dropped",
+            "Lines of the log that nobody read in time, or that could not be written",
+            dropped,
+        )?;
         gauge(out, "uptime_seconds", "Since the start", vec![(Vec::new(), self.status.uptime_seconds)])?;
         gauge(out, "process_resident_bytes", "Resident memory", plain(self.process.resident_bytes))?;
         gauge(out, "process_resident_peak_bytes", "Most resident memory", plain(self.process.resident_peak_bytes))?;

@@ -15,6 +15,7 @@ use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::protocol::Refusal;
 use crate::receive::{Listener, Tally};
+use crate::sys::log;
 
 /// The running parts that the picture is taken of. Clones share them.
 #[derive(Clone, Debug)]
@@ -59,6 +60,9 @@ pub struct Status {
     pub journal: JournalStatus,
     /// Who sends.
     pub sources: SourcesStatus,
+    /// Lines of the log that nobody will read: nobody read it in time, or it could not be written.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
 }
 
 /// A listener's figures. Those of another kind are 0.
@@ -242,6 +246,7 @@ impl View {
                 .collect(),
             journal: JournalStatus::new(self.durability, &journal),
             sources: SourcesStatus::of(&self.listeners),
+            log_lines_dropped: log::lines_dropped(),
         }
     }
 

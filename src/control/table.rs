@@ -26,6 +26,13 @@ impl Status {
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
         write_sources(&mut text, &self.sources);
         write_journal(&mut text, &self.journal);
+        if self.log_lines_dropped > 0 {
+            let lines = self.log_lines_dropped;
+            write_line(
+                &mut text,
+                format_args!("log      {lines} lines dropped: who reads standard error does not keep up"),
+            );
+        }
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
         for backend in self.backends.iter().filter(|backend| backend.pending_lines > 0) {

@@ -11,6 +11,7 @@ mod answers;
 mod backends;
 mod captured;
 mod journal;
+mod log;
 mod multicast;
 mod process;
 mod program;
