@@ -7,7 +7,8 @@
 //! | `journal` | numbers batches | the ring |
 //! | `journal-write` | writes records and cursors to the disk | records, the disk |
 //! | `journal-sync` | syncs them, removes what is passed | a time, the disk |
-//! | `deliver` | flushers, admin listener (tokio) | sockets, timers |
+//! | `deliver` | flushers (tokio) | sockets, timers |
+//! | `admin` | the admin listener (tokio) | sockets, timers |
 //! | `log` | writes the log (the program's, [`crate::sys::log`]) | lines, who reads them |
 //!
 //! Start: secrets and certificates are read, the data folder is locked, sockets are bound (from then on the
@@ -105,6 +106,7 @@ fn advice(kind: &str, error: &io::Error) -> String {
 #[derive(Debug)]
 pub struct Relay {
     runtime: Runtime,
+    admin_runtime: Runtime,
     view: View,
     admin: SocketAddr,
     workers: Vec<JoinHandle<()>>,
@@ -144,11 +146,12 @@ impl Relay {
                 format!("no listener has the address of the passed socket {name:?}: set udp.listen = \"{address}\"");
             return Err(StartError::Inherited(what));
         }
-        let runtime = start_runtime().map_err(StartError::Thread)?;
-        let (admin, address) = runtime.block_on(bind_admin(config.admin.listen))?;
+        let runtime = start_runtime("deliver").map_err(StartError::Thread)?;
+        let admin_runtime = start_runtime("admin").map_err(StartError::Thread)?;
+        let (admin, address) = admin_runtime.block_on(bind_admin(config.admin.listen))?;
         let journal = open_journal(config)?;
         let view = view(config, listeners, &journal);
-        drop(runtime.spawn(admin.serve(view.clone(), admin_connections)));
+        drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
 
         let (closing, _) = watch::channel(false);
         hold_moved(&journal, &view);
@@ -169,6 +172,7 @@ impl Relay {
         let workers = start_workers(&view.listeners, &setups, &ring).map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
+            admin_runtime,
             view,
             admin: address,
             workers,
@@ -249,13 +253,14 @@ impl Relay {
         }
         let status = self.view.status();
         self.runtime.shutdown_background();
+        self.admin_runtime.shutdown_background();
         status
     }
 }
 
-fn start_runtime() -> io::Result<Runtime> {
-    // One thread is enough for what it does, and leaves the other CPU to the hosts' datagrams.
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("deliver").enable_all().build()
+/// A runtime of one thread: enough for what it does, and it leaves the other CPU to the hosts' datagrams.
+fn start_runtime(name: &str) -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()
 }
 
 async fn bind_admin(address: SocketAddr) -> Result<(Admin, SocketAddr), StartError> {

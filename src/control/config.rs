@@ -60,11 +60,14 @@ pub struct Admin {
     /// `/metrics`, `/api/status`, `/health`, `/ready`. Loopback: it has no password.
     #[serde(deserialize_with = "super::listen::admin")]
     pub listen: SocketAddr,
+    /// Names under which `/api` may be asked beside loopback and the listener's own address: a reverse proxy's, say. Any
+    /// other is refused, for a web page elsewhere could read the answers by DNS rebinding.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9097)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9097)), hosts: Vec::new() }
     }
 }
 

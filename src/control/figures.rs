@@ -183,7 +183,7 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
 fn every_metric_shows_its_own_field_in_its_unit() {
     let picture = picture();
     let status: Status = serde_json::from_value(picture.clone()).expect("a status");
-    let open = metrics::render_status(status).expect("metrics");
+    let open = metrics::render(Arc::new(status)).expect("metrics");
     let mut found = BTreeMap::new();
     for line in metrics::to_classic(&open).lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').expect("a value");

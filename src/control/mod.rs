@@ -9,6 +9,7 @@ pub mod data_dir;
 #[cfg(test)]
 mod figures;
 pub mod journal;
+mod json;
 mod listen;
 mod listeners;
 mod load;

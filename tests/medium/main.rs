@@ -7,6 +7,7 @@ mod support;
 
 mod access;
 mod activation;
+mod admin;
 mod answers;
 mod backends;
 mod captured;
