@@ -39,6 +39,7 @@ use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, Journal, ring};
 use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files};
+use crate::sys::throttle;
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
 /// most 16 MiB of full ones.
@@ -51,8 +52,8 @@ const BATCH_BYTES: u64 = 256 * 1024;
 const BATCH_AGE: Duration = Duration::from_millis(40);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
-/// Dropped lines are logged once in this time; the journal's thread wakes for that if for nothing else.
-const DROPS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often to look for dropped lines, to log them; the journal's thread wakes for that if for nothing else.
+const DROPS_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the journal's thread sleeps while it is hard pressed, before it looks whether it still is.
 const PRESSED_SLEEP: Duration = Duration::from_millis(2);
 
@@ -403,18 +404,20 @@ fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>, pulse: Arc
             let is_pressed = journal.is_pressed();
             ring.set_pressed(is_pressed);
             if log_next <= Instant::now() || stopping {
-                log_next = Instant::now() + DROPS_LOG_INTERVAL;
-                log_drops(&journal.dropped_lines(), &mut logged, &backends);
+                let is_told = log_drops(&journal.dropped_lines(), &mut logged, &backends);
+                log_next = Instant::now() + if is_told { throttle::INTERVAL } else { DROPS_INTERVAL };
             }
             if stopping {
                 break;
             }
-            ring.wait(if is_pressed { PRESSED_SLEEP } else { DROPS_LOG_INTERVAL });
+            ring.wait(if is_pressed { PRESSED_SLEEP } else { DROPS_INTERVAL });
         }
     })
 }
 
-fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) {
+/// Logs what was dropped since it was logged last; tells whether there was something.
+fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) -> bool {
+    let mut is_told = false;
     for ((total, logged), backend) in dropped.iter().zip(logged).zip(backends) {
         if total > logged {
             tracing::warn!(
@@ -424,8 +427,10 @@ fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) {
                 "dropped lines that the backend has not taken; /api/status has the reasons and the gaps"
             );
             *logged = *total;
+            is_told = true;
         }
     }
+    is_told
 }
 
 fn start_workers(

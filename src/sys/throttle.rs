@@ -36,7 +36,17 @@ impl Throttle {
         self.pass_at(Instant::now())
     }
 
+    /// Whether the event may be told now; counts nothing.
+    pub fn is_due(&self) -> bool {
+        self.is_due_at(Instant::now())
+    }
+
     /// The same, where the time is known.
+    pub fn is_due_at(&self, now: Instant) -> bool {
+        milliseconds(now.saturating_duration_since(self.made)) >= self.next.load(Ordering::Relaxed)
+    }
+
+    /// As [`Self::pass`], where the time is known.
     pub fn pass_at(&self, now: Instant) -> Option<Leave> {
         let now = milliseconds(now.saturating_duration_since(self.made));
         let next = self.next.load(Ordering::Relaxed);
