@@ -25,6 +25,7 @@ use twinflux::journal::Durability;
 use twinflux::receive::udp::{Inherited, use_small_pages};
 use twinflux::relay::{Relay, StartError};
 use twinflux::sys::log::Log;
+use twinflux::sys::text::printable_lines;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -101,7 +102,8 @@ fn conclude(ended: Ended, write: impl FnOnce(&[u8])) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
-            write(format!("twinflux: {error}\n").as_bytes());
+            // Parts of it may be a stranger's text.
+            write(&printable_lines(format!("twinflux: {error}\n").as_bytes()));
             ExitCode::from(code)
         }
     }
@@ -305,7 +307,9 @@ fn journal(command: JournalCommand) -> Ended {
             }
         }
         JournalCommand::Dump { folder } => {
-            Stopped::open(&folder).and_then(|journal| journal.dump(io::stdout().lock())).map_err(failed)?;
+            Stopped::open(&folder)
+                .and_then(|journal| journal.dump(io::stdout().lock(), io::stdout().is_terminal()))
+                .map_err(failed)?;
         }
         JournalCommand::Stats { folder } => {
             let text = Stopped::open(&folder).and_then(|journal| journal.stats()).map_err(failed)?;

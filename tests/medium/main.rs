@@ -11,6 +11,7 @@ mod admin;
 mod answers;
 mod backends;
 mod captured;
+mod hostile;
 mod journal;
 mod log;
 mod multicast;
