@@ -18,12 +18,13 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use twinflux::control::cli::{Cli, Command, JournalCommand, OneBackend, Restore, Run};
 use twinflux::control::config::Format;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
-use twinflux::control::{Config, Status, notify};
+use twinflux::control::{Config, Status, exposure, notify};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
 use twinflux::receive::udp::{Inherited, use_small_pages};
 use twinflux::relay::{Relay, StartError};
+use twinflux::sys::dumps;
 use twinflux::sys::log::Log;
 use twinflux::sys::text::printable_lines;
 
@@ -116,6 +117,9 @@ fn run(options: &Run, log: &Arc<Log>) -> Ended {
     let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
     let config =
         Config::load(options.config.as_deref(), overrides).map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    if config.holds_secrets() {
+        dumps::forbid();
+    }
     let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
     let relay = Relay::start(&config, inherited).map_err(|error| {
         let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
@@ -279,6 +283,12 @@ fn check(file: &Path) -> Ended {
     let bad = |error: String| (BAD_CONFIGURATION, error);
     let config =
         Config::load(Some(file), twinflux::control::Overrides::default()).map_err(|error| bad(error.to_string()))?;
+    if config.holds_secrets() {
+        dumps::forbid();
+    }
+    for warning in exposure::warnings(&config) {
+        tracing::warn!("{warning}");
+    }
     for setup in config.backends() {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }

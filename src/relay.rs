@@ -32,6 +32,7 @@ use crate::batch::{Builder, Limits, Pool};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
 use crate::control::data_dir::{self, LockError};
+use crate::control::exposure;
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::disk::{Folder, Keeper, OpenError, Report};
@@ -132,6 +133,9 @@ impl Relay {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let lock = lock_data_dir(&config.data_dir)?;
+        for warning in exposure::warnings(config) {
+            tracing::warn!("{warning}");
+        }
         let mut setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;
         let admin_connections = files::share(&mut setups_of_listeners);
         if setups_of_listeners.iter().any(|setup| setup.intake().splits_charts_at_dots()) {

@@ -53,6 +53,13 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Whether a backend has a password or a token.
+    pub fn holds_secrets(&self) -> bool {
+        self.backend.iter().any(super::exposure::holds_secrets)
+    }
+}
+
 /// Where the state is shown.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
