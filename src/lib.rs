@@ -10,7 +10,8 @@
 //!
 //! The folders are in the order of the data's way: [`receive`] takes bytes from sockets, [`protocol`] finds and
 //! judges lines, [`batch`] gathers them, [`journal`] keeps them until every backend has them, [`deliver`] writes
-//! them. [`control`] looks at all of it and nothing looks at it but [`relay`], which wires the parts together.
+//! them. [`control`] looks at all of it and nothing looks at it but [`relay`], which wires the parts together. [`sys`] is
+//! below all of them: the log, its limiter, text for people.
 //!
 //! Two promises: no line is lost uncounted (see [`journal::Ledger`]), and it costs next to nothing.
 
@@ -22,3 +23,4 @@ pub mod journal;
 pub mod protocol;
 pub mod receive;
 pub mod relay;
+pub mod sys;

@@ -6,6 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -13,15 +14,19 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use twinflux::control::cli::{Cli, Command, JournalCommand, OneBackend, Restore, Run};
 use twinflux::control::config::Format;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
-use twinflux::control::{Config, Status, notify};
+use twinflux::control::{Config, Status, exposure, notify};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
 use twinflux::receive::udp::{Inherited, use_small_pages};
 use twinflux::relay::{Relay, StartError};
+use twinflux::sys::dumps;
+use twinflux::sys::log::Log;
+use twinflux::sys::text::printable_lines;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -31,35 +36,75 @@ const BAD_CONFIGURATION: u8 = 2;
 const UNREACHABLE: u8 = 3;
 /// How long a hurried shutdown may take to write what memory holds: a disk that hangs is not waited for.
 const LAST_WRITES: Duration = Duration::from_secs(5);
+/// How long the process waits at its end for its last lines to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long the relay waits for the lines of its start to be read.
+const FIRST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| match cli.command {
-        // The demo's screen shows what the log would.
-        Some(Command::Demo) => "off".into(),
-        _ => "info".into(),
-    });
+    let Some(command) = cli.command else { return relay(&cli.run) };
+    // The demo's screen shows what the log would.
+    let level = if matches!(command, Command::Demo) { "off" } else { "info" };
+    start_log(level, BoxMakeWriter::new(io::stderr));
+    let ended = match command {
+        Command::Check { config } => check(&config),
+        Command::Status { admin } => status(admin),
+        Command::Journal(command) => journal(command),
+        Command::Restore(command) => restore(&command),
+        Command::Demo => demo(),
+    };
+    // Where nobody reads the error, the code still tells.
+    conclude(ended, |error| drop(io::stderr().write_all(error)))
+}
+
+/// Runs the relay, whose log is written by a thread of its own: whoever reads it late holds up nothing.
+fn relay(options: &Run) -> ExitCode {
+    let log = match Log::start(io::stderr()) {
+        Ok(log) => Arc::new(log),
+        Err(error) => {
+            let ended = Err((FAILED, format!("cannot start a thread: {error}")));
+            return conclude(ended, |error| drop(io::stderr().write_all(error)));
+        }
+    };
+    start_log("info", BoxMakeWriter::new(Arc::clone(&log)));
+    log_panics(&log);
+    let code = conclude(run(options, &log), |error| log.line(error));
+    log.flush(LAST_LINES);
+    code
+}
+
+fn start_log(level: &str, writer: BoxMakeWriter) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
         // A log that cannot be written is no reason to stop relaying.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .init();
-    let ended = match cli.command {
-        None => run(&cli.run),
-        Some(Command::Check { config }) => check(&config),
-        Some(Command::Status { admin }) => status(admin),
-        Some(Command::Journal(command)) => journal(command),
-        Some(Command::Restore(command)) => restore(&command),
-        Some(Command::Demo) => demo(),
-    };
+}
+
+/// Writes panics to the log: standard error itself may hold a thread for ever.
+fn log_panics(log: &Arc<Log>) {
+    let log = Arc::clone(log);
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let backtrace = std::backtrace::Backtrace::capture();
+        let name = thread.name().unwrap_or("without a name");
+        log.line(format!("twinflux: BUG: the thread {name} {panic}\n{backtrace}\n").as_bytes());
+        log.flush(LAST_LINES);
+    }));
+}
+
+/// Tells an error to `write`, and the end's code.
+fn conclude(ended: Ended, write: impl FnOnce(&[u8])) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
-            // Where nobody reads the error, the code still tells.
-            drop(writeln!(io::stderr(), "twinflux: {error}"));
+            // Parts of it may be a stranger's text.
+            write(&printable_lines(format!("twinflux: {error}\n").as_bytes()));
             ExitCode::from(code)
         }
     }
@@ -67,20 +112,22 @@ fn main() -> ExitCode {
 
 type Ended = Result<(), (u8, String)>;
 
-fn run(options: &Run) -> Ended {
+fn run(options: &Run, log: &Arc<Log>) -> Ended {
     use_small_pages();
     let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
     let config =
         Config::load(options.config.as_deref(), overrides).map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    if config.holds_secrets() {
+        dumps::forbid();
+    }
     let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
     let relay = Relay::start(&config, inherited).map_err(|error| {
         let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
         (code, error.to_string())
     })?;
     let hurry = relay.hurry();
-    let stop = follow_signals(hurry.clone()).map_err(|error| (FAILED, error.to_string()))?;
-    // Whoever closed the output does not want to read it.
-    drop(print_start(&relay, &config));
+    let stop = follow_signals(hurry.clone(), Arc::clone(log)).map_err(|error| (FAILED, error.to_string()))?;
+    print_start(describe_start(&relay, &config));
     notify::ready();
     let watchdog = notify::watchdog_period().map(|period| {
         let watchdog = notify::watchdog(relay.pulses(), period);
@@ -118,7 +165,7 @@ fn run(options: &Run) -> Ended {
 /// Follows signals on a thread of its own, so that a second one is heeded whatever the first one's work hangs on.
 /// The first one to end is sent to the caller. The second one hurries the shutdown, and ends the process where that
 /// takes too long.
-fn follow_signals(hurry: watch::Sender<bool>) -> io::Result<Receiver<()>> {
+fn follow_signals(hurry: watch::Sender<bool>, log: Arc<Log>) -> io::Result<Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let (stop, stopped): (SyncSender<()>, _) = sync_channel(1);
@@ -131,15 +178,15 @@ fn follow_signals(hurry: watch::Sender<bool>) -> io::Result<Receiver<()>> {
         hurry.send_replace(true);
         // Whichever comes first, a third signal or the end of the time.
         drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next()).await }));
-        end_now();
+        end_now(&log);
     })?;
     Ok(stopped)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the program's main file")]
-fn end_now() {
-    let what = "ended at once; what was not yet written to the journal is lost";
-    drop(writeln!(io::stderr(), "twinflux: {what}"));
+fn end_now(log: &Log) {
+    log.line(b"twinflux: ended at once; what was not yet written to the journal is lost\n");
+    log.flush(LAST_LINES);
     std::process::exit(i32::from(FAILED));
 }
 
@@ -186,9 +233,21 @@ impl Signals {
     }
 }
 
+/// Prints the lines of the start. Output that nobody reads delays the start for a moment, and holds up nothing else.
+fn print_start(text: String) {
+    let (done, printed) = sync_channel(1);
+    let printing = std::thread::Builder::new().name("start".to_owned()).spawn(move || {
+        // Whoever closed the output does not want to read it.
+        drop(print(&text));
+        done.send(()).ok();
+    });
+    if printing.is_ok() {
+        printed.recv_timeout(FIRST_LINES).ok();
+    }
+}
+
 /// Says in five lines what it listens on, where the data goes, how to send a first line and where to look.
-fn print_start(relay: &Relay, config: &Config) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn describe_start(relay: &Relay, config: &Config) -> String {
     let listeners = &relay.view().listeners;
     let listens: Vec<String> = listeners
         .iter()
@@ -199,9 +258,6 @@ fn print_start(relay: &Relay, config: &Config) -> io::Result<()> {
         listeners.first().map_or_else(|| ("udp", ([127, 0, 0, 1], 8089).into()), |one| (one.kind(), one.address()));
     let host = if first.ip().is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { first.ip() };
     let port = first.port();
-    writeln!(out, "Twinflux {}: every line to every backend", env!("CARGO_PKG_VERSION"))?;
-    writeln!(out, "  listening on  {}", listens.join(", "))?;
-    writeln!(out, "  writing to    {}", backends.join(", "))?;
     let format = config.udp.first().map(|one| one.format).or_else(|| config.tcp.first().map(|one| one.format));
     let line = match format {
         Some(Format::Graphite) => "me.cpu.usage 1.5",
@@ -211,15 +267,28 @@ fn print_start(relay: &Relay, config: &Config) -> io::Result<()> {
         }
         Some(Format::Auto | Format::Influx) | None => "cpu,host=me usage=1.5",
     };
-    writeln!(out, "  try           echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)")?;
-    let admin = relay.admin();
-    writeln!(out, "  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}")
+    let (listens, writes, admin) = (listens.join(", "), backends.join(", "), relay.admin());
+    let version = env!("CARGO_PKG_VERSION");
+    [
+        format!("Twinflux {version}: every line to every backend\n"),
+        format!("  listening on  {listens}\n"),
+        format!("  writing to    {writes}\n"),
+        format!("  try           echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)\n"),
+        format!("  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}\n"),
+    ]
+    .concat()
 }
 
 fn check(file: &Path) -> Ended {
     let bad = |error: String| (BAD_CONFIGURATION, error);
     let config =
         Config::load(Some(file), twinflux::control::Overrides::default()).map_err(|error| bad(error.to_string()))?;
+    if config.holds_secrets() {
+        dumps::forbid();
+    }
+    for warning in exposure::warnings(&config) {
+        tracing::warn!("{warning}");
+    }
     for setup in config.backends() {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }
@@ -248,7 +317,9 @@ fn journal(command: JournalCommand) -> Ended {
             }
         }
         JournalCommand::Dump { folder } => {
-            Stopped::open(&folder).and_then(|journal| journal.dump(io::stdout().lock())).map_err(failed)?;
+            Stopped::open(&folder)
+                .and_then(|journal| journal.dump(io::stdout().lock(), io::stdout().is_terminal()))
+                .map_err(failed)?;
         }
         JournalCommand::Stats { folder } => {
             let text = Stopped::open(&folder).and_then(|journal| journal.stats()).map_err(failed)?;

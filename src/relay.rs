@@ -7,7 +7,9 @@
 //! | `journal` | numbers batches | the ring |
 //! | `journal-write` | writes records and cursors to the disk | records, the disk |
 //! | `journal-sync` | syncs them, removes what is passed | a time, the disk |
-//! | `deliver` | flushers, admin listener (tokio) | sockets, timers |
+//! | `deliver` | flushers (tokio) | sockets, timers |
+//! | `admin` | the admin listener (tokio) | sockets, timers |
+//! | `log` | writes the log (the program's, [`crate::sys::log`]) | lines, who reads them |
 //!
 //! Start: secrets and certificates are read, the data folder is locked, sockets are bound (from then on the
 //! kernel queues), the journal is opened, threads start from the backends' end to the sockets' end. Stop goes the other way: workers
@@ -30,6 +32,7 @@ use crate::batch::{Builder, Limits, Pool};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
 use crate::control::data_dir::{self, LockError};
+use crate::control::exposure;
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Report};
@@ -37,6 +40,7 @@ use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, Journal, ring};
 use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files};
+use crate::sys::throttle;
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
 /// most 16 MiB of full ones.
@@ -49,8 +53,8 @@ const BATCH_BYTES: u64 = 256 * 1024;
 const BATCH_AGE: Duration = Duration::from_millis(45);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
-/// Dropped lines are logged once in this time; the journal's thread wakes for that if for nothing else.
-const DROPS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often to look for dropped lines, to log them; the journal's thread wakes for that if for nothing else.
+const DROPS_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the journal's thread sleeps while it is hard pressed, before it looks whether it still is.
 const PRESSED_SLEEP: Duration = Duration::from_millis(2);
 
@@ -104,6 +108,7 @@ fn advice(kind: &str, error: &io::Error) -> String {
 #[derive(Debug)]
 pub struct Relay {
     runtime: Runtime,
+    admin_runtime: Runtime,
     view: View,
     admin: SocketAddr,
     workers: Vec<JoinHandle<()>>,
@@ -128,6 +133,9 @@ impl Relay {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let lock = lock_data_dir(&config.data_dir)?;
+        for warning in exposure::warnings(config) {
+            tracing::warn!("{warning}");
+        }
         let mut setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;
         let admin_connections = files::share(&mut setups_of_listeners);
         if setups_of_listeners.iter().any(|setup| setup.intake().splits_charts_at_dots()) {
@@ -143,11 +151,12 @@ impl Relay {
                 format!("no listener has the address of the passed socket {name:?}: set udp.listen = \"{address}\"");
             return Err(StartError::Inherited(what));
         }
-        let runtime = start_runtime().map_err(StartError::Thread)?;
-        let (admin, address) = runtime.block_on(bind_admin(config.admin.listen))?;
+        let runtime = start_runtime("deliver").map_err(StartError::Thread)?;
+        let admin_runtime = start_runtime("admin").map_err(StartError::Thread)?;
+        let (admin, address) = admin_runtime.block_on(bind_admin(config.admin.listen))?;
         let journal = open_journal(config)?;
         let view = view(config, listeners, &journal);
-        drop(runtime.spawn(admin.serve(view.clone(), admin_connections)));
+        drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
 
         let (closing, _) = watch::channel(false);
         hold_moved(&journal, &view);
@@ -168,6 +177,7 @@ impl Relay {
         let workers = start_workers(&view.listeners, &setups, &ring).map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
+            admin_runtime,
             view,
             admin: address,
             workers,
@@ -248,13 +258,14 @@ impl Relay {
         }
         let status = self.view.status();
         self.runtime.shutdown_background();
+        self.admin_runtime.shutdown_background();
         status
     }
 }
 
-fn start_runtime() -> io::Result<Runtime> {
-    // One thread is enough for what it does, and leaves the other CPU to the hosts' datagrams.
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("deliver").enable_all().build()
+/// A runtime of one thread: enough for what it does, and it leaves the other CPU to the hosts' datagrams.
+fn start_runtime(name: &str) -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()
 }
 
 async fn bind_admin(address: SocketAddr) -> Result<(Admin, SocketAddr), StartError> {
@@ -397,18 +408,20 @@ fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>, pulse: Arc
             let is_pressed = journal.is_pressed();
             ring.set_pressed(is_pressed);
             if log_next <= Instant::now() || stopping {
-                log_next = Instant::now() + DROPS_LOG_INTERVAL;
-                log_drops(&journal.dropped_lines(), &mut logged, &backends);
+                let is_told = log_drops(&journal.dropped_lines(), &mut logged, &backends);
+                log_next = Instant::now() + if is_told { throttle::INTERVAL } else { DROPS_INTERVAL };
             }
             if stopping {
                 break;
             }
-            ring.wait(if is_pressed { PRESSED_SLEEP } else { DROPS_LOG_INTERVAL });
+            ring.wait(if is_pressed { PRESSED_SLEEP } else { DROPS_INTERVAL });
         }
     })
 }
 
-fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) {
+/// Logs what was dropped since it was logged last; tells whether there was something.
+fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) -> bool {
+    let mut is_told = false;
     for ((total, logged), backend) in dropped.iter().zip(logged).zip(backends) {
         if total > logged {
             tracing::warn!(
@@ -418,8 +431,10 @@ fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) {
                 "dropped lines that the backend has not taken; /api/status has the reasons and the gaps"
             );
             *logged = *total;
+            is_told = true;
         }
     }
+    is_told
 }
 
 fn start_workers(

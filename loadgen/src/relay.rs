@@ -148,7 +148,7 @@ impl Relay {
         let mut stream = TcpStream::connect_timeout(&self.admin, PATIENCE)
             .with_context(|| format!("cannot reach the relay's admin address {}", self.admin))?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: relay\r\n\r\n").as_bytes())?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.admin).as_bytes())?;
         let mut answer = String::new();
         stream.take(ANSWER_BYTES).read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;

@@ -53,6 +53,13 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Whether a backend has a password or a token.
+    pub fn holds_secrets(&self) -> bool {
+        self.backend.iter().any(super::exposure::holds_secrets)
+    }
+}
+
 /// Where the state is shown.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -60,11 +67,14 @@ pub struct Admin {
     /// `/metrics`, `/api/status`, `/health`, `/ready`. Loopback: it has no password.
     #[serde(deserialize_with = "super::listen::admin")]
     pub listen: SocketAddr,
+    /// Names under which `/api` may be asked beside loopback and the listener's own address: a reverse proxy's, say. Any
+    /// other is refused, for a web page elsewhere could read the answers by DNS rebinding.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9097)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9097)), hosts: Vec::new() }
     }
 }
 

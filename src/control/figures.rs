@@ -117,6 +117,7 @@ const PLAIN: &[(&str, &str)] = &[
     ("sources", "/sources/known"),
     ("silent_sources", "/sources/silent"),
     ("uptime_seconds", "/uptime_seconds"),
+    ("log_lines_dropped_total", "/log_lines_dropped"),
     ("journal_memory_bytes", "/journal/memory_bytes"),
     ("journal_disk_bytes", "/journal/disk_bytes"),
     ("journal_memory_bound_bytes", "/journal/memory_bound_bytes"),
@@ -182,7 +183,7 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
 fn every_metric_shows_its_own_field_in_its_unit() {
     let picture = picture();
     let status: Status = serde_json::from_value(picture.clone()).expect("a status");
-    let open = metrics::render_status(status).expect("metrics");
+    let open = metrics::render(Arc::new(status)).expect("metrics");
     let mut found = BTreeMap::new();
     for line in metrics::to_classic(&open).lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').expect("a value");
@@ -244,6 +245,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
         format!("journal keeps {} lines for gone, which is not configured", at("/journal/orphans/gone")),
         format!("gaps     1 with {} lines", at("/journal/gaps/0/lines")),
         "b is down: a sentence".to_owned(),
+        format!("log      {} lines dropped", at("/log_lines_dropped")),
     ];
     for place in [0, 1] {
         let receive = format!("/receive/{place}");

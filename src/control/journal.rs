@@ -1,5 +1,6 @@
 //! `twinflux journal`: a stopped relay's journal, for people and for `twinflux restore`.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use crate::batch::Destination;
 use crate::deliver::header;
 use crate::journal::disk::inspect::{self, Survey};
 use crate::journal::disk::{Folder, OpenError};
+use crate::sys::text::printable_lines;
 
 /// A stopped relay's journal, locked while it is looked at.
 #[derive(Debug)]
@@ -107,26 +109,33 @@ impl Stopped {
         Ok(text)
     }
 
-    /// Writes every line, with comments that tell its destination. A reader that goes away has read what it wanted.
+    /// Writes every line, with comments that tell its destination; for a terminal, with escapes for what it would obey. A
+    /// reader that goes away has read what it wanted.
     ///
     /// # Errors
     /// What keeps it from being read or written.
-    pub fn dump(&self, output: impl Write) -> Result<(), String> {
-        match self.dump_all(output) {
+    pub fn dump(&self, output: impl Write, is_terminal: bool) -> Result<(), String> {
+        match self.dump_all(output, is_terminal) {
             Err(OpenError::Disk(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             ended => ended.map_err(|error| error.to_string()),
         }
     }
 
-    fn dump_all(&self, output: impl Write) -> Result<(), OpenError> {
+    fn dump_all(&self, output: impl Write, is_terminal: bool) -> Result<(), OpenError> {
         let mut output = BufWriter::new(output);
         let mut current: Option<Destination> = None;
         let mut write = |destination: &Destination, lines: &bytes::Bytes| -> io::Result<()> {
             if current.as_ref() != Some(destination) {
-                output.write_all(header::write(destination).as_bytes())?;
+                let header = header::write(destination);
+                output.write_all(&if is_terminal {
+                    printable_lines(header.as_bytes())
+                } else {
+                    header.as_bytes().into()
+                })?;
                 current = Some(destination.clone());
             }
-            output.write_all(lines)
+            // Whole lines: no character is cut.
+            output.write_all(&if is_terminal { printable_lines(lines) } else { Cow::Borrowed(&lines[..]) })
         };
         inspect::survey(&self.storage, &mut write)?;
         Ok(output.flush()?)

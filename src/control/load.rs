@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::admin::is_host;
 use super::config::{Backend, Config, Journal, Udp};
 use super::listeners::NO_MULTICAST;
 use super::url::{self, BackendUrl};
@@ -27,6 +28,8 @@ const LEAST_DISK: u64 = 8 << 20;
 const DISK_RETRY: Duration = Duration::from_secs(1);
 /// More disk than there is.
 const MOST_DISK: u64 = 1 << 50;
+/// Names of the admin listener.
+const MOST_HOSTS: usize = 64;
 /// What is wrong with an age that is too short.
 const TOO_SHORT: &str = "must be at least 1m, or 0s for none";
 /// Longer than anybody waits.
@@ -121,6 +124,13 @@ impl Config {
         self.check_disk(source)?;
         if self.admin.listen.ip().is_multicast() {
             return Err(source.at("admin", 0, "listen", NO_MULTICAST));
+        }
+        if self.admin.hosts.len() > MOST_HOSTS {
+            return Err(source.at("admin", 0, "hosts", "may have at most 64 names"));
+        }
+        if let Some(host) = self.admin.hosts.iter().find(|host| !is_host(host)) {
+            let what = format!("holds {host:?}: write names or addresses without a port: [\"relay.example.org\"]");
+            return Err(source.at("admin", 0, "hosts", &what));
         }
         let mut addresses = HashSet::new();
         for (table, place, listener) in self.each_listener() {
@@ -315,6 +325,7 @@ fn api(backend: &Backend) -> Api {
 /// What a key's value looks like, where the type's own error does not say.
 fn hint(key: &str) -> &'static str {
     match key {
+        "hosts" => "; write a list of names: [\"relay.example.org\"]",
         "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
         "idle_timeout" | "line_timeout" | "timeout" | "linger" | "sync_interval" | "max_age" | "shutdown_timeout" => {
             "; write a duration: \"30s\""

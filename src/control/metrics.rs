@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
@@ -10,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::status::{Status, View};
+use super::status::Status;
 use crate::deliver::State;
 use crate::journal::disk::Condition;
 
@@ -19,16 +20,11 @@ pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.
 /// The content type of [`to_classic`].
 pub(super) const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All metrics.
+/// All metrics of one picture.
 ///
 /// # Errors
 /// None that writing to memory could have.
-pub(super) fn render(view: &View) -> Result<String, fmt::Error> {
-    render_status(view.status())
-}
-
-/// The metrics of one picture.
-pub(super) fn render_status(status: Status) -> Result<String, fmt::Error> {
+pub(super) fn render(status: Arc<Status>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Metrics { status, process: Process::read() }));
     let mut output = String::new();
@@ -56,7 +52,7 @@ pub(super) fn to_classic(openmetrics: &str) -> String {
 
 #[derive(Debug)]
 struct Metrics {
-    status: Status,
+    status: Arc<Status>,
     process: Process,
 }
 
@@ -190,6 +186,13 @@ impl Metrics {
 
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let plain = |value| vec![(Vec::new(), value)];
+        let dropped = plain(self.status.log_lines_dropped);
+        counter(
+            out,
+            "log_lines_dropped",
+            "Lines of the log that nobody read in time, or that could not be written",
+            dropped,
+        )?;
         gauge(out, "uptime_seconds", "Since the start", vec![(Vec::new(), self.status.uptime_seconds)])?;
         gauge(out, "process_resident_bytes", "Resident memory", plain(self.process.resident_bytes))?;
         gauge(out, "process_resident_peak_bytes", "Most resident memory", plain(self.process.resident_peak_bytes))?;

@@ -6,9 +6,12 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+pub mod exposure;
+mod fetch;
 #[cfg(test)]
 mod figures;
 pub mod journal;
+mod json;
 mod listen;
 mod listeners;
 mod load;

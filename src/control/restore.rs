@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::cli::Restore;
 use super::config::Backend;
+use super::exposure;
 use super::load::{check_backend, influx_setup};
 use super::url::BackendUrl;
 use crate::deliver::restore::{Figures, RestoreError, Setup, restore};
+use crate::sys::dumps;
 
 /// How often the progress is shown on a terminal, and elsewhere.
 const ON_TERMINAL: Duration = Duration::from_millis(500);
@@ -39,6 +41,12 @@ impl Restore {
             "url" => format!("--to: {what}"),
             key => format!("--{} {what}", key.replace('_', "-")),
         })?;
+        if exposure::holds_secrets(&backend) {
+            dumps::forbid();
+        }
+        for warning in exposure::of_credentials(&backend, "--to") {
+            tracing::warn!("{warning}");
+        }
         if self.create_database && self.token_file.is_some() {
             return Err("--create-database is for the 1.x API: with a token, create the bucket first".to_owned());
         }

@@ -1,9 +1,10 @@
 //! Who sends, as `/api/status` and the terminal show it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::table::whole_seconds;
 use crate::receive::{Arrival, Listener, Source};
 
 /// Sources that are listed; the others are summed.
@@ -119,8 +120,7 @@ impl SourceStatus {
     pub(super) fn describe_silence(&self) -> String {
         let name =
             if self.host.is_empty() { self.address.clone() } else { format!("{} ({})", self.host, self.address) };
-        let silence = Duration::from_secs_f64(self.last_seen_seconds.floor());
-        format!("{} for {}", name.escape_debug(), humantime::format_duration(silence))
+        format!("{name} for {}", whole_seconds(self.last_seen_seconds))
     }
 }
 

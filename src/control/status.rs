@@ -1,8 +1,6 @@
 //! One picture of all figures: `/api/status`, `/metrics` and the terminal show nothing else.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -10,11 +8,13 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::sources::SourcesStatus;
+use super::table::sum;
 use crate::deliver::Health;
 use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::protocol::Refusal;
 use crate::receive::{Listener, Tally};
+use crate::sys::log;
 
 /// The running parts that the picture is taken of. Clones share them.
 #[derive(Clone, Debug)]
@@ -59,6 +59,9 @@ pub struct Status {
     pub journal: JournalStatus,
     /// Who sends.
     pub sources: SourcesStatus,
+    /// Lines of the log that nobody will read: nobody read it in time, or it could not be written.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
 }
 
 /// A listener's figures. Those of another kind are 0.
@@ -242,6 +245,7 @@ impl View {
                 .collect(),
             journal: JournalStatus::new(self.durability, &journal),
             sources: SourcesStatus::of(&self.listeners),
+            log_lines_dropped: log::lines_dropped(),
         }
     }
 
@@ -318,18 +322,19 @@ impl Backend {
 
     /// Lines rejected, of all classes.
     pub fn rejected(&self) -> u64 {
-        self.rejected_lines.values().sum()
+        sum(self.rejected_lines.values())
     }
 
     /// Lines dropped, for all reasons.
     pub fn dropped(&self) -> u64 {
-        self.dropped_lines.values().sum()
+        sum(self.dropped_lines.values())
     }
 
     /// `accepted + recovered` less everything that became of it: 0, at every moment.
     pub fn difference(&self, accepted: u64) -> i128 {
-        let gone = self.delivered_lines + self.rejected() + self.dropped() + self.pending_lines;
-        i128::from(accepted + self.recovered_lines) - i128::from(gone)
+        let came = [accepted, self.recovered_lines];
+        let gone = [self.delivered_lines, self.rejected(), self.dropped(), self.pending_lines];
+        came.map(i128::from).into_iter().sum::<i128>() - gone.map(i128::from).into_iter().sum::<i128>()
     }
 }
 
@@ -388,27 +393,3 @@ impl Latency {
 fn milliseconds(microseconds: u64) -> f64 {
     microseconds as f64 / 1000.0
 }
-
-impl Status {
-    /// Asks a running relay.
-    ///
-    /// # Errors
-    /// What went wrong, as a sentence's part.
-    pub fn fetch(admin: SocketAddr) -> Result<Self, String> {
-        let mut stream = TcpStream::connect_timeout(&admin, FETCH_TIMEOUT).map_err(|error| error.to_string())?;
-        let request = format!("GET /api/status HTTP/1.0\r\nHost: {admin}\r\n\r\n");
-        let mut answer = String::new();
-        stream
-            .set_read_timeout(Some(FETCH_TIMEOUT))
-            .and_then(|()| stream.write_all(request.as_bytes()))
-            .and_then(|()| stream.take(FETCH_BYTES).read_to_string(&mut answer))
-            .map_err(|error| error.to_string())?;
-        let (_, body) = answer.split_once("\r\n\r\n").ok_or("what answers there speaks no HTTP")?;
-        serde_json::from_str(body).map_err(|error| format!("what answers there is no relay ({error})"))
-    }
-}
-
-/// How long a relay may take to connect, and to answer.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest answer that is read.
-const FETCH_BYTES: u64 = 16 << 20;

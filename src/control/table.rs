@@ -1,6 +1,6 @@
 //! The status as text for a terminal.
 
-use std::fmt::Write;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 
@@ -8,9 +8,12 @@ use super::sources::SourcesStatus;
 use super::status::{Backend, JournalStatus, Receive, Status};
 use crate::journal::Durability;
 use crate::journal::disk::Condition;
+use crate::sys::text::printable;
 
 /// The width of the backends' names, at least.
 const LEAST_NAME_WIDTH: usize = 8;
+/// The width of the backends' names, at most: that of the longest name which a configuration may have.
+const MOST_NAME_WIDTH: usize = 255;
 /// Silent sources that are named.
 const MOST_SILENT: usize = 10;
 
@@ -18,7 +21,7 @@ impl Status {
     /// The picture in a few lines of text, the ledger of each backend as one row.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
-        let uptime = humantime::format_duration(std::time::Duration::from_secs_f64(self.uptime_seconds.floor()));
+        let uptime = whole_seconds(self.uptime_seconds);
         write_line(&mut text, format_args!("Twinflux {}, up {uptime}", self.version));
         for receive in &self.receive {
             write_receive(&mut text, receive);
@@ -26,6 +29,13 @@ impl Status {
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
         write_sources(&mut text, &self.sources);
         write_journal(&mut text, &self.journal);
+        if self.log_lines_dropped > 0 {
+            let lines = self.log_lines_dropped;
+            write_line(
+                &mut text,
+                format_args!("log      {lines} lines dropped: who reads standard error does not keep up"),
+            );
+        }
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
         for backend in self.backends.iter().filter(|backend| backend.pending_lines > 0) {
@@ -43,8 +53,7 @@ impl Status {
         for backend in self.backends.iter().filter(|backend| backend.state != "up") {
             let nothing = if backend.state == "unknown" { "not reached yet" } else { "no error told" };
             let error = backend.last_error.as_deref().unwrap_or(nothing);
-            // It may be a stranger's text: nothing in it is to reach the terminal as a command.
-            write_line(&mut text, format_args!("{} is {}: {}", backend.name, backend.state, error.escape_debug()));
+            write_line(&mut text, format_args!("{} is {}: {error}", backend.name, backend.state));
         }
         text
     }
@@ -53,6 +62,7 @@ impl Status {
     pub fn ledger(&self) -> String {
         let mut text = String::new();
         let width = self.backends.iter().map(|backend| backend.name.len()).fold(LEAST_NAME_WIDTH, usize::max);
+        let width = width.min(MOST_NAME_WIDTH);
         write_line(
             &mut text,
             format_args!(
@@ -90,20 +100,20 @@ fn write_journal(text: &mut String, journal: &JournalStatus) {
     }
     if journal.state != Condition::Ok {
         let error = journal.last_error.as_deref().unwrap_or("no error told");
-        write_line(text, format_args!("journal is {}: {}", journal.state.name(), error.escape_debug()));
+        write_line(text, format_args!("journal is {}: {error}", journal.state.name()));
     }
     for (name, lines) in &journal.orphans {
         write_line(text, format_args!("journal keeps {lines} lines for {name}, which is not configured"));
     }
     if !journal.gaps.is_empty() {
-        let lines: u64 = journal.gaps.iter().map(|gap| gap.lines).sum();
+        let lines = journal.gaps.iter().fold(0, |lines: u64, gap| lines.saturating_add(gap.lines));
         write_line(text, format_args!("gaps     {} with {lines} lines: see /api/status", journal.gaps.len()));
     }
 }
 
 fn write_receive(text: &mut String, receive: &Receive) {
     let Receive { kind, listen, database, bytes, lines, denied, .. } = receive;
-    let refused: u64 = receive.refused.values().sum();
+    let refused = sum(receive.refused.values());
     let came = match kind.as_str() {
         "tcp" => format!("{} connections, {} open", receive.connections, receive.open_connections),
         _ => format!("{} datagrams, {} dropped by the kernel", receive.datagrams, receive.kernel_dropped),
@@ -115,7 +125,7 @@ fn write_receive(text: &mut String, receive: &Receive) {
         ),
     );
     if receive.converted > 0 {
-        let (converted, points) = (receive.converted, lines - refused);
+        let (converted, points) = (receive.converted, lines.saturating_sub(refused));
         write_line(text, format_args!("    {converted} values of other formats are among its {points} accepted lines"));
     }
     for (count, what) in [
@@ -161,7 +171,21 @@ fn write_backend(text: &mut String, backend: &Backend, width: usize, accepted: u
     );
 }
 
-/// Appends a line.
+/// Appends a line. Nothing in it reaches the terminal as a command: names, answers and versions may be a stranger's.
 pub(super) fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(text, "{line}").expect("BUG: writing to memory does not fail");
+    text.push_str(&printable(&line.to_string()));
+    text.push('\n');
+}
+
+/// A sum that numbers of whatever size do not overflow.
+pub(super) fn sum<'a>(numbers: impl Iterator<Item = &'a u64>) -> u64 {
+    numbers.fold(0, |sum, number| sum.saturating_add(*number))
+}
+
+/// A time as text, to the second; whatever number a stranger gave for it.
+pub(super) fn whole_seconds(seconds: f64) -> String {
+    match Duration::try_from_secs_f64(seconds.floor()) {
+        Ok(time) => humantime::format_duration(time).to_string(),
+        Err(_) => format!("{seconds:e}s"),
+    }
 }

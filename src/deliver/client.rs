@@ -1,5 +1,5 @@
 //! One HTTP connection to one backend, with a limit on everything: connecting, the first byte, the whole answer,
-//! the answer's size.
+//! the answer's size, with all that a server sends before its end.
 //!
 //! Never follows a redirect, never decodes, never keeps more than one connection.
 
@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::ext::on_informational;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -30,8 +32,15 @@ use super::opening::{Heard, Listening, Opening};
 
 /// How long connecting may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How much of an answer is read.
+/// How much of an answer's body is read.
 pub(super) const ANSWER_BYTES: usize = 64 * 1024;
+/// What comes before an answer's body may have, in bytes on the wire: its head, and 1xx answers before it. As much again
+/// may frame the body.
+const HEAD_BYTES: usize = 64 * 1024;
+/// What a TLS handshake may have, in bytes on the wire: a chain of many certificates.
+const HANDSHAKE_BYTES: usize = 256 * 1024;
+/// 1xx answers before the one that counts, at most: `100 Continue` is not asked for, hints are for browsers.
+const MOST_INFORMATIONAL: u32 = 16;
 
 /// What went wrong before there was a whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +63,9 @@ pub(super) enum ClientError {
     /// The connection ended before the answer did.
     #[error("the connection to {0} ended before the answer: {1}")]
     Broken(String, hyper::Error),
+    /// The server sends without coming to the answer's end.
+    #[error("{0} sent 64 KiB, or 16 answers of 1xx, without an answer's end; is it an InfluxDB?")]
+    Endless(String),
     /// No answer in time.
     #[error("{0} took the connection and did not answer within {1:?}")]
     Stalled(String, Duration),
@@ -124,17 +136,30 @@ impl Client {
         self.exchange(fresh, request()).await
     }
 
-    async fn exchange(&mut self, mut connection: Connection, request: Request<Payload>) -> Result<Answer, ClientError> {
-        let response = timeout(self.timeout, connection.sender.send_request(request)).await;
-        let response = response.map_err(|_| ClientError::Stalled(self.address(), self.timeout))?;
-        let response = response.map_err(|error| match connection.heard.get() {
+    async fn exchange(
+        &mut self,
+        mut connection: Connection,
+        mut request: Request<Payload>,
+    ) -> Result<Answer, ClientError> {
+        let heard = connection.heard.clone();
+        heard.grant(HEAD_BYTES);
+        let (informational, of_callback) = (AtomicU32::new(0), heard.clone());
+        on_informational(&mut request, move |_| {
+            if informational.fetch_add(1, Ordering::Relaxed) >= MOST_INFORMATIONAL {
+                of_callback.grant(0);
+            }
+        });
+        let broken = |error| match heard.opening() {
             Opening::Tls if self.tls.is_none() => ClientError::SpeaksTls(self.address()),
+            _ if heard.is_exhausted() => ClientError::Endless(self.address()),
             _ => ClientError::Broken(self.address(), error),
-        })?;
+        };
+        let response = timeout(self.timeout, connection.sender.send_request(request)).await;
+        let response = response.map_err(|_| ClientError::Stalled(self.address(), self.timeout))?.map_err(broken)?;
+        heard.grant(HEAD_BYTES + ANSWER_BYTES);
         let answer = timeout(self.timeout, read_answer(response)).await;
-        let (answer, is_whole) = answer
-            .map_err(|_| ClientError::Stalled(self.address(), self.timeout))?
-            .map_err(|error| ClientError::Broken(self.address(), error))?;
+        let (answer, is_whole) =
+            answer.map_err(|_| ClientError::Stalled(self.address(), self.timeout))?.map_err(broken)?;
         if is_whole {
             self.connection = Some(connection);
         }
@@ -153,14 +178,14 @@ impl Client {
         // The name is resolved at each connection: a server may have moved.
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
         set_options(&stream, self.timeout).map_err(failed)?;
-        let stream = Listening::new(stream);
+        let stream = Listening::new(stream, HANDSHAKE_BYTES);
         let heard = stream.heard();
         let Some(config) = &self.tls else { return self.handshake(stream, heard).await };
         let name = ServerName::try_from(self.host.clone()).map_err(|error| failed(io::Error::other(error)))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         match connector.connect(name, stream).await {
             Ok(stream) => self.handshake(stream, heard).await,
-            Err(_) if heard.get() == Opening::Http => Err(ClientError::SpeaksPlain(self.address())),
+            Err(_) if heard.opening() == Opening::Http => Err(ClientError::SpeaksPlain(self.address())),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(ClientError::Tls(self.address(), error)),
             Err(error) => Err(failed(error)),
         }

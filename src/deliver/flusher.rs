@@ -12,6 +12,7 @@ use super::health::{Backoff, Health, State};
 use super::outcome::Fate;
 use super::{Endpoint, Outcome};
 use crate::journal::{Lease, Limits, Reader, Rejection};
+use crate::sys::{Leave, Throttle};
 
 /// How long a destination or backend that needs an operator is left alone.
 const HOLD_PAUSE: Duration = Duration::from_secs(30);
@@ -19,8 +20,6 @@ const HOLD_PAUSE: Duration = Duration::from_secs(30);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// Requests are not made smaller than this for a slow backend's sake.
 const LEAST_BYTES: u64 = 64 * 1024;
-/// One rejected batch in this time is logged.
-const REJECTED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How much of a rejected batch is logged, in bytes.
 const SAMPLE_BYTES: usize = 200;
 
@@ -40,8 +39,19 @@ pub(super) struct Flusher {
     is_retry: bool,
     /// The first record of the last lease that was refused as a whole.
     refused: Option<u64>,
-    /// When the next rejected batch may be logged.
-    rejected_next: Instant,
+    told: Told,
+}
+
+/// What the log was told of the backend: each event once a minute, however the backend flaps.
+#[derive(Default)]
+struct Told {
+    /// The state that it was told last, where that was one of failure.
+    failure: Option<State>,
+    /// For each state.
+    failures: [Throttle; State::ALL.len()],
+    recovered: Throttle,
+    rejected: Throttle,
+    shrunk: Throttle,
 }
 
 impl Flusher {
@@ -64,7 +74,7 @@ impl Flusher {
             backoff: Backoff::default(),
             is_retry: false,
             refused: None,
-            rejected_next: Instant::now(),
+            told: Told::default(),
         }
     }
 
@@ -162,18 +172,33 @@ impl Flusher {
         self.limits.bytes = (self.limits.bytes + LEAST_BYTES).min(self.most_bytes);
         let now = if self.reader.has_parked() { State::Held } else { State::Up };
         let before = self.health.succeed(now);
-        let is_first = before == State::Unknown && self.health.last_error().is_none();
-        if before != now && now == State::Up && !is_first {
-            tracing::info!(backend = self.name, was = before.name(), "the backend takes lines again");
+        // The probe told that it was not reached.
+        if before == State::Unknown && self.health.last_error().is_some() {
+            self.told.failure = Some(before);
+        }
+        if let Some(was) = self.told.failure.filter(|_| now == State::Up)
+            && (before != now || self.told.recovered.is_due())
+            && let Some(Leave { untold }) = self.told.recovered.pass()
+        {
+            self.told.failure = None;
+            tracing::info!(backend = self.name, was = was.name(), untold, "the backend takes lines again");
         }
     }
 
-    fn fail(&self, state: State, outcome: &Outcome) {
-        if self.health.fail(state, &outcome.text) != state {
+    fn fail(&mut self, state: State, outcome: &Outcome) {
+        let before = self.health.fail(state, &outcome.text);
+        // What was told still holds; a change that was not told is told with the next failure that may be.
+        let (is_told, throttle) = (self.told.failure == Some(state), &self.told.failures[state as usize]);
+        if is_told || (before == state && !throttle.is_due()) {
+            return;
+        }
+        if let Some(Leave { untold }) = throttle.pass() {
+            self.told.failure = Some(state);
             tracing::warn!(
                 backend = self.name,
                 state = state.name(),
                 error = outcome.text,
+                untold,
                 "cannot deliver; lines wait"
             );
         }
@@ -185,23 +210,22 @@ impl Flusher {
         self.most_bytes = lease.bytes / 2;
         self.limits.bytes = self.most_bytes;
         let bytes = self.most_bytes;
-        tracing::warn!(backend = self.name, bytes, "requests were too large: sending smaller ones");
+        if let Some(Leave { untold }) = self.told.shrunk.pass() {
+            tracing::warn!(backend = self.name, bytes, untold, "requests were too large: sending smaller ones");
+        }
         self.reader.give_back(lease);
     }
 
-    fn log_rejected(&mut self, lease: &Lease, class: Rejection, outcome: &Outcome) {
-        let now = Instant::now();
-        if now < self.rejected_next {
-            return;
-        }
-        self.rejected_next = now + REJECTED_LOG_INTERVAL;
+    fn log_rejected(&self, lease: &Lease, class: Rejection, outcome: &Outcome) {
+        let Some(Leave { untold }) = self.told.rejected.pass() else { return };
         let sample = lease.records.first().map_or(&[][..], |record| &record.batch.bytes[..]);
         tracing::warn!(
             backend = self.name,
             class = class.name(),
             answer = outcome.text,
             batch = %sample[..sample.len().min(SAMPLE_BYTES)].escape_ascii(),
-            "the backend rejected lines; at most one batch is shown in ten seconds, /metrics counts all"
+            untold,
+            "the backend rejected lines; at most one batch is shown in a minute, /metrics counts all"
         );
     }
 }

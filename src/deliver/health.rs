@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::TEXT_BYTES;
+use crate::sys::text::cut;
+
 /// The first pause's upper bound.
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
 /// Every pause's upper bound.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// Every pause's lower bound: chance never makes a hot loop.
 const BACKOFF_FLOOR: Duration = Duration::from_millis(50);
-/// How much of an error's text is kept, in bytes.
-const ERROR_BYTES: usize = 500;
 
 /// Exponential back-off with full jitter: a random time up to a bound that doubles.
 #[derive(Debug, Default)]
@@ -136,8 +137,8 @@ impl Health {
 
     /// Notes an error that does not change the state.
     pub(super) fn note_error(&self, error: &str) {
-        let end = (0..=ERROR_BYTES.min(error.len())).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error[..end].to_owned());
+        let kept = Some(cut(error, TEXT_BYTES).to_owned());
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = kept;
     }
 
     fn change(&self, state: State) -> State {
@@ -201,7 +202,7 @@ mod tests {
     #[test]
     fn a_long_error_is_cut_between_characters() {
         let health = Health::default();
-        health.note_error(&"ä".repeat(ERROR_BYTES));
-        assert_eq!(health.last_error().map(|text| text.len()), Some(ERROR_BYTES));
+        health.note_error(&"ä".repeat(TEXT_BYTES));
+        assert_eq!(health.last_error().map(|text| text.len()), Some(TEXT_BYTES));
     }
 }

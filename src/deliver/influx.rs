@@ -23,10 +23,14 @@ use super::secret::SecretFile;
 use super::{Outcome, SetupError};
 use crate::batch::Destination;
 use crate::journal::Lease;
+use crate::sys::text::cut;
 
 /// What servers that expect TLS say in plain text: Go's (InfluxDB's own), nginx, Apache.
 const EXPECTS_TLS: &[&str] =
     &["HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port", "plain HTTP to an SSL-enabled"];
+
+/// How much of a version is kept, in bytes.
+const VERSION_BYTES: usize = 64;
 
 /// How an InfluxDB is reached.
 #[derive(Clone, Debug)]
@@ -123,8 +127,10 @@ impl Influx {
             self.client.send(|| self.setup.request(Method::GET, self.authorization.as_ref(), &target, &[])).await;
         let text = match sent {
             Ok(Answer { status, version, .. }) if status.is_success() => {
-                return Ok(version
-                    .map_or_else(|| "InfluxDB's API, without a version".to_owned(), |one| format!("InfluxDB {one}")));
+                return Ok(version.map_or_else(
+                    || "InfluxDB's API, without a version".to_owned(),
+                    |one| format!("InfluxDB {}", cut(&one, VERSION_BYTES)),
+                ));
             }
             Ok(answer) if self.expects_tls(&answer) => self.describe(&answer),
             Ok(answer) => format!("GET {target} was answered with {}; is it an InfluxDB?", self.describe(&answer)),
@@ -263,7 +269,7 @@ fn fate_of(error: &ClientError) -> Fate {
     match error {
         ClientError::Connect(..) | ClientError::ConnectTimeout(..) => Fate::Down,
         ClientError::Tls(..) | ClientError::SpeaksPlain(..) | ClientError::SpeaksTls(..) => Fate::HoldBackend,
-        ClientError::Broken(..) => Fate::Transient,
+        ClientError::Broken(..) | ClientError::Endless(..) => Fate::Transient,
         ClientError::Stalled(..) => Fate::Stalled,
     }
 }

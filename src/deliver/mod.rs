@@ -4,7 +4,8 @@
 //! ([`outcome`]), each backend's [`Health`], the probe that begins it; the way back from an archive ([`restore`]).
 //!
 //! Never does: deciding what is kept or dropped (the journal does), joining or changing lines.
-//! Bounds: one request at a time to each backend (and at the start a probe), with time limits; 64 KiB of any answer.
+//! Bounds: one request at a time to each backend (and at the start a probe), with time limits; 64 KiB of any answer, and
+//! 500 bytes of what is shown of it.
 
 mod addresses;
 mod archive;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::journal::{Lease, Limits, Reader};
+use crate::sys::text::cut;
 use archive::Archive;
 use flusher::Flusher;
 use influx::Influx;
@@ -40,6 +42,9 @@ pub use health::{Health, State};
 pub use influx::{Api, Setup as InfluxSetup};
 pub use relay::MAX_DATAGRAM_BYTES;
 pub use secret::{Secret, SecretFile};
+
+/// How much of what a backend or the system said is kept, in bytes.
+const TEXT_BYTES: usize = 500;
 
 /// How a backend is set up.
 #[derive(Clone, Debug)]
@@ -151,7 +156,9 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn new(fate: Fate, text: String) -> Self {
+    /// With the text's beginning: an answer repeats as much as its server likes.
+    fn new(fate: Fate, mut text: String) -> Self {
+        text.truncate(cut(&text, TEXT_BYTES).len());
         Self { fate, text }
     }
 }

@@ -1,9 +1,12 @@
-//! How a server begins to speak: what tells TLS from plain HTTP where the two ends of a connection differ.
+//! What a server says, as it comes: how it begins, which tells TLS from plain HTTP, and how many bytes there are.
+//!
+//! Bounds: whoever waits for an answer grants the bytes it may have, whatever they are: 1xx answers, heads, the frames of
+//! chunks. Beyond them reading fails, so that a server which never comes to the point holds up nobody.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -36,18 +39,35 @@ impl Opening {
     }
 }
 
-/// The opening of one connection, for those who share it.
+/// What was heard on one connection, and what may be heard; for those who share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard(Arc<AtomicU8>);
+pub(super) struct Heard(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    opening: AtomicU8,
+    /// Bytes that may still be read.
+    granted: AtomicUsize,
+}
 
 impl Heard {
-    /// What was heard so far.
-    pub(super) fn get(&self) -> Opening {
-        Opening::ALL[usize::from(self.0.load(Ordering::Relaxed))]
+    /// How it began.
+    pub(super) fn opening(&self) -> Opening {
+        Opening::ALL[usize::from(self.0.opening.load(Ordering::Relaxed))]
+    }
+
+    /// Lets so many bytes be read from now on.
+    pub(super) fn grant(&self, bytes: usize) {
+        self.0.granted.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether all bytes that were granted are read.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.0.granted.load(Ordering::Relaxed) == 0
     }
 }
 
-/// A connection that remembers how the server began.
+/// A connection that remembers how the server began, and reads what is granted.
 #[derive(Debug)]
 pub(super) struct Listening {
     stream: TcpStream,
@@ -55,8 +75,11 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, heard: Heard::default() }
+    /// `granted` bytes may be read before the first answer is waited for.
+    pub(super) fn new(stream: TcpStream, granted: usize) -> Self {
+        let heard = Heard::default();
+        heard.grant(granted);
+        Self { stream, heard }
     }
 
     pub(super) fn heard(&self) -> Heard {
@@ -66,13 +89,20 @@ impl Listening {
 
 impl AsyncRead for Listening {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = room.filled().len();
-        let ready = Pin::new(&mut self.stream).poll_read(context, room);
-        if self.heard.get() == Opening::Nothing {
-            let opening = Opening::of(&room.filled()[before..]);
-            self.heard.0.store(opening as u8, Ordering::Relaxed);
+        let granted = self.heard.0.granted.load(Ordering::Relaxed);
+        if granted == 0 {
+            return Poll::Ready(Err(io::Error::other("more than an answer may have")));
         }
-        ready
+        let mut part = ReadBuf::new(room.initialize_unfilled_to(room.remaining().min(granted)));
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut part))?;
+        let read = part.filled().len();
+        if self.heard.opening() == Opening::Nothing {
+            self.heard.0.opening.store(Opening::of(part.filled()) as u8, Ordering::Relaxed);
+        }
+        room.advance(read);
+        // Whoever waits may have granted more meanwhile, which is not to be taken away.
+        self.heard.0.granted.fetch_sub(read.min(self.heard.0.granted.load(Ordering::Relaxed)), Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 }
 

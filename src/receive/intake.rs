@@ -14,9 +14,8 @@ use super::sources::{Arrival, Sources};
 use super::{Counters, Tally};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received};
 use crate::protocol::{Format, Found, Line, Mapping, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned};
+use crate::sys::{Leave, Throttle};
 
-/// One refused line, and one note of dropped batches, in this time is logged.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The table of sources is published no more often: copying thousands of entries takes a good part of a millisecond.
 pub(super) const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// How much of a refused line is logged, in bytes.
@@ -286,26 +285,22 @@ impl<H: HandOver> Sink for Lines<H> {
     }
 }
 
-/// What is logged, and how seldom.
+/// What is logged, each event once a minute.
 #[derive(Debug)]
 struct Logs {
     listen: SocketAddr,
-    refused_next: Instant,
-    ring_full_next: Instant,
-    hint_next: Instant,
+    refused: Throttle,
+    ring_full: Throttle,
+    hint: Throttle,
 }
 
 impl Logs {
     fn new(listen: SocketAddr) -> Self {
-        let now = Instant::now();
-        Self { listen, refused_next: now, ring_full_next: now, hint_next: now }
+        Self { listen, refused: Throttle::default(), ring_full: Throttle::default(), hint: Throttle::default() }
     }
 
-    fn refused(&mut self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
-        if now < self.refused_next {
-            return;
-        }
-        self.refused_next = now + LOG_INTERVAL;
+    fn refused(&self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
+        let Some(Leave { untold }) = self.refused.pass_at(now) else { return };
         let sample = &refused.bytes[..refused.bytes.len().min(SAMPLE_BYTES)];
         let source = source.map_or_else(String::new, |source| source.to_string());
         tracing::warn!(
@@ -313,25 +308,26 @@ impl Logs {
             line = %sample.escape_ascii(),
             source,
             listen = %self.listen,
-            "refused a line; at most one is shown in ten seconds, /metrics counts all"
+            untold,
+            "refused a line; at most one is shown in a minute, /metrics counts all"
         );
     }
 
-    fn ring_full(&mut self, batch: &Batch) {
-        let now = Instant::now();
-        if now >= self.ring_full_next {
-            self.ring_full_next = now + LOG_INTERVAL;
-            tracing::warn!(lines = batch.lines, "dropped a batch: the journal is not keeping up");
+    fn ring_full(&self, batch: &Batch) {
+        if let Some(Leave { untold }) = self.ring_full.pass() {
+            tracing::warn!(lines = batch.lines, untold, "dropped a batch: the journal is not keeping up");
         }
     }
 
     fn may_hint(&self, now: Instant) -> bool {
-        now >= self.hint_next
+        self.hint.is_due_at(now)
     }
 
     #[cold]
-    fn hint(&mut self, source: IpAddr, now: Instant) {
-        self.hint_next = now + LOG_INTERVAL;
+    fn hint(&self, source: IpAddr, now: Instant) {
+        if self.hint.pass_at(now).is_none() {
+            return;
+        }
         tracing::warn!(
             %source,
             "sends empty datagrams: a Netdata whose batch is larger than a datagram (65,507 bytes) loses it at the sender; \

@@ -7,11 +7,14 @@ mod support;
 
 mod access;
 mod activation;
+mod admin;
 mod answers;
 mod backends;
 mod captured;
 mod cuts;
+mod hostile;
 mod journal;
+mod log;
 mod multicast;
 mod process;
 mod program;

@@ -37,13 +37,13 @@ impl Started {
     }
 
     fn with_admin(mut command: Command, admin: &str, folder: &std::path::Path) -> Self {
-        let mut child = command
-            .args(["--admin", admin])
-            .current_dir(folder)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program");
+        command.args(["--admin", admin]);
+        Self::with_log(command, Stdio::piped(), folder)
+    }
+
+    /// With an admin address among its arguments, and its log sent there.
+    pub(crate) fn with_log(mut command: Command, log: Stdio, folder: &std::path::Path) -> Self {
+        let mut child = command.current_dir(folder).stdout(Stdio::piped()).stderr(log).spawn().expect("the program");
         let output = BufReader::new(child.stdout.take().expect("output"));
         let lines: Vec<String> = output.lines().take(5).map(|line| line.expect("text")).collect();
         let address = |line: &str, after: &str| {

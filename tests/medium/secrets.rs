@@ -1,5 +1,8 @@
 //! Secrets: whatever a backend answers, nothing that the program shows or keeps holds one in any form.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,7 +11,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::program::{PROGRAM, Started, run, text};
-use crate::support::{Scripted, get, influx_error, wait_for};
+use crate::support::{Scripted, get, influx_error, left_out, wait_for};
 
 const USER: &str = "writer";
 const SECRET: &str = "hunter2/%+=&?\"s3cret";
@@ -98,4 +101,61 @@ fn a_secret_that_cannot_be_sent_is_not_shown() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("more than one line"), "{}", text(&output.stderr));
     assert_no_secret("check", &text(&output.stderr));
+}
+
+/// A relay in this folder whose backend has a password, or none; it may be dumped as far as the shell lets it.
+fn with_password(folder: &Path, credentials: &str) -> Started {
+    let file = format!(
+        "data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\n[[backend]]\nname = \"a\"\n\
+         url = \"http://192.0.2.7:8086\"\n{credentials}"
+    );
+    std::fs::write(folder.join("file.toml"), file).expect("write");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\"", PROGRAM, "--config", "file.toml"]);
+    Started::from(command, folder)
+}
+
+#[test]
+fn a_process_that_holds_secrets_leaves_no_core_behind() {
+    let credentials = "username = \"u\"\npassword_file = \"secret\"\n";
+    for (credentials, may_dump) in [("", true), (credentials, false)] {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join("secret"), SECRET).expect("write");
+        let mut relay = with_password(folder.path(), credentials);
+        relay.signal("-ABRT");
+        let dumped = relay.child.wait().expect("an end").core_dumped();
+        if may_dump && !dumped {
+            left_out("a_process_that_holds_secrets_leaves_no_core_behind", "nothing is dumped here");
+            return;
+        }
+        assert_eq!(dumped, may_dump);
+    }
+}
+
+#[test]
+fn what_others_may_read_or_write_is_told_by_the_start_and_by_check() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (data, secret) = (folder.path().join("data"), folder.path().join("secret"));
+    std::fs::create_dir(&data).expect("a folder");
+    std::fs::write(&secret, SECRET).expect("write");
+    std::fs::set_permissions(&data, Permissions::from_mode(0o777)).expect("permissions");
+    std::fs::set_permissions(&secret, Permissions::from_mode(0o644)).expect("permissions");
+    let relay = with_password(folder.path(), "username = \"u\"\npassword_file = \"secret\"\n");
+    let lock = std::fs::metadata(data.join("lock")).expect("a lock").permissions().mode();
+    assert_eq!(lock & 0o777, 0o600);
+    relay.signal("-TERM");
+    let (code, log) = relay.end();
+    assert_eq!(code, Some(0), "{log}");
+    let checked = run(&["check", "--config", "file.toml"], folder.path());
+    assert_eq!(checked.status.code(), Some(0));
+    for told in [log, text(&checked.stderr)] {
+        for part in [
+            "(data_dir) may be read and written by others (mode 0777)",
+            "(password_file of backend \"a\") may be read by others (mode 0644)",
+            "the credentials of backend \"a\" go to 192.0.2.7 over plain http://",
+        ] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        assert_no_secret("the warning", &told);
+    }
 }

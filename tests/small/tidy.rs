@@ -32,12 +32,13 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 
 /// The layers, and what each may look at beside itself. `relay.rs`, `demo.rs` and `main.rs` wire them together.
 const LAYERS: &[(&str, &[&str])] = &[
+    ("sys", &[]),
     ("protocol", &[]),
     ("batch", &["protocol"]),
-    ("journal", &["protocol", "batch"]),
-    ("receive", &["protocol", "batch"]),
-    ("deliver", &["protocol", "batch", "journal"]),
-    ("control", &["protocol", "batch", "journal", "receive", "deliver"]),
+    ("journal", &["sys", "protocol", "batch"]),
+    ("receive", &["sys", "protocol", "batch"]),
+    ("deliver", &["sys", "protocol", "batch", "journal"]),
+    ("control", &["sys", "protocol", "batch", "journal", "receive", "deliver"]),
 ];
 
 #[test]

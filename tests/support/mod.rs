@@ -175,7 +175,7 @@ pub fn free_address() -> SocketAddr {
 
 /// A plain HTTP GET.
 pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    http(address, &format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n"))
+    http(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"))
 }
 
 /// Sends a request's text, and reads the answer to its end.

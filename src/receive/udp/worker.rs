@@ -10,13 +10,14 @@ use super::pace::{Look, Pace, Wait};
 use super::{ROUNDS, SLOTS, WorkerState};
 use crate::batch::{HandOver, Received};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL, Setup};
+use crate::sys::{Leave, Throttle, throttle};
 
 /// Looks at a socket that never runs empty, at most, before a worker that is to stop gives up on it.
 const LAST_LOOKS: usize = 64;
 /// How long a worker leaves a socket alone that it cannot read.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
-/// One note of drops in this time is logged.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often to look whether the kernel dropped datagrams.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a worker is made of.
 pub(super) struct Parts<H> {
@@ -137,7 +138,7 @@ impl<H: HandOver> Worker<H> {
 
 /// What is logged, and how seldom.
 struct Logs {
-    trouble_next: Instant,
+    trouble: Throttle,
     drops_next: Instant,
     drops_logged: u64,
 }
@@ -145,14 +146,13 @@ struct Logs {
 impl Logs {
     fn new() -> Self {
         let now = Instant::now();
-        Self { trouble_next: now, drops_next: now, drops_logged: 0 }
+        Self { trouble: Throttle::default(), drops_next: now, drops_logged: 0 }
     }
 
     #[cold]
-    fn receive_error(&mut self, error: &std::io::Error, now: Instant) {
-        if now >= self.trouble_next {
-            self.trouble_next = now + LOG_INTERVAL;
-            tracing::warn!(%error, "cannot receive; trying again");
+    fn receive_error(&self, error: &std::io::Error, now: Instant) {
+        if let Some(Leave { untold }) = self.trouble.pass_at(now) {
+            tracing::warn!(%error, untold, "cannot receive; trying again");
         }
     }
 
@@ -161,9 +161,10 @@ impl Logs {
         if now < self.drops_next {
             return;
         }
-        self.drops_next = now + LOG_INTERVAL;
+        self.drops_next = now + LOOK_INTERVAL;
         let drops = state.socket.kernel_drops();
         if drops > self.drops_logged {
+            self.drops_next = now + throttle::INTERVAL;
             tracing::warn!(
                 datagrams = drops - self.drops_logged,
                 receive_buffer = state.socket.receive_buffer(),

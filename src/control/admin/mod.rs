@@ -1,0 +1,166 @@
+//! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`.
+//!
+//! Owns the sockets and who may ask by which name ([`names`]), what is shown ([`snapshots`]), and who gives way where
+//! there are many ([`places`]). Runs on a thread of its own: whoever asks takes nothing from delivery.
+//!
+//! Bounds: connections at a time, 5 s for a request's head, 60 s for a connection, ten snapshots a second.
+
+mod names;
+mod places;
+mod snapshots;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::metrics;
+use super::status::View;
+use names::Names;
+use places::{Class, Place, Places};
+use snapshots::Snapshots;
+
+pub(super) use names::is_host;
+
+/// A bound admin listener.
+#[derive(Debug)]
+pub struct Admin {
+    listener: TcpListener,
+}
+
+/// How long to wait when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a request's head may take to come: whoever connects and asks nothing makes room for others.
+const LONGEST_HEAD: Duration = Duration::from_secs(5);
+/// How long a connection may be open: far longer than any answer takes.
+const LONGEST: Duration = Duration::from_secs(60);
+/// What is asked by any name: by an orchestrator with a pod's address, by Prometheus with what its list says.
+const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
+/// What is answered to a name that is not known here.
+const UNKNOWN_NAME: &str = "this relay is not known by the name in Host: ask for it by its address or as localhost, or add the name to [admin] hosts\n";
+
+impl Admin {
+    /// Binds to the address; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// What the system says, `AddrInUse` where the port is taken.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await? })
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the runtime ends, about so many connections at a time. Browsers may ask by these names beside its
+    /// address.
+    pub async fn serve(self, view: View, connections: usize, hosts: Vec<String>) {
+        let router = Router::new()
+            .route("/api/status", get(status))
+            .route("/metrics", get(metrics))
+            .route("/health", get(|| async { "ok\n" }))
+            .route("/ready", get(ready))
+            .with_state(Arc::new(Snapshots::new(view)));
+        let names = Arc::new(Names::new(&hosts));
+        let places = Arc::new(Places::new(connections));
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot take an admin connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // One that is gone already has no address.
+            let Ok(local) = stream.local_addr() else { continue };
+            let guard = Guard { names: Arc::clone(&names), local: local.ip(), place: Arc::new(places.enter()) };
+            tokio::spawn(guard.serve(stream, router.clone()));
+            // What has been asked is read before more come: in a crowd, who asks at once does not give way.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// What stands before the pages of one connection.
+#[derive(Clone)]
+struct Guard {
+    names: Arc<Names>,
+    local: IpAddr,
+    place: Arc<Place>,
+}
+
+impl Guard {
+    async fn serve(self, stream: TcpStream, router: Router) {
+        let place = Arc::clone(&self.place);
+        let service = service_fn(move |request| self.clone().answer(request, router.clone()));
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(LONGEST_HEAD);
+        let connection = tokio::time::timeout(LONGEST, server.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            // Clients that disconnect are not logged.
+            _ = connection => {}
+            () = place.is_taken() => {}
+        }
+    }
+
+    async fn answer(
+        self,
+        request: hyper::Request<hyper::body::Incoming>,
+        router: Router,
+    ) -> Result<Response, Infallible> {
+        let class = if PROBES.contains(&request.uri().path()) { Class::Probe } else { Class::Page };
+        self.place.begin(class);
+        let mut response = if class == Class::Page && !self.names.allow(&request, self.local) {
+            (StatusCode::FORBIDDEN, UNKNOWN_NAME).into_response()
+        } else {
+            TowerToHyperService::new(router).call(request).await?
+        };
+        // A browser takes what is answered for what it says it is, and for nothing else.
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        self.place.end();
+        Ok(response)
+    }
+}
+
+async fn status(State(snapshots): State<Arc<Snapshots>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], snapshots.next().await.json())
+}
+
+async fn metrics(State(snapshots): State<Arc<Snapshots>>, headers: HeaderMap) -> impl IntoResponse {
+    let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match snapshots.next().await.metrics() {
+        Ok(text) if accepts.contains("application/openmetrics-text") => {
+            ([(CONTENT_TYPE, metrics::OPENMETRICS)], text).into_response()
+        }
+        Ok(text) => {
+            ([(CONTENT_TYPE, metrics::CLASSIC)], metrics::to_classic(&String::from_utf8_lossy(&text))).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn ready(State(snapshots): State<Arc<Snapshots>>) -> (StatusCode, &'static str) {
+    if snapshots.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "no backend takes writes\n")
+    }
+}

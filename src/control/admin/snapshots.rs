@@ -1,0 +1,134 @@
+//! Snapshots of the state, at most ten a second however many ask: each costs locks that receiving and delivery need.
+//!
+//! Whoever asks gets a snapshot that was taken after the question, so that what was done before shows. Those who ask too
+//! soon after the last one wait for the next one, and share it.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
+
+use super::super::status::{Status, View};
+use super::super::{json, metrics};
+
+/// The time from one snapshot to the next, at least.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// One snapshot, and what is made of it once somebody asks for that.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    status: Arc<Status>,
+    json: OnceLock<Bytes>,
+    metrics: OnceLock<Result<Bytes, fmt::Error>>,
+}
+
+/// The snapshots of one relay.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    view: View,
+    shared: Shared<Snapshot>,
+}
+
+impl Snapshots {
+    pub(super) fn new(view: View) -> Self {
+        Self { view, shared: Shared::default() }
+    }
+
+    /// A snapshot taken after this was called.
+    pub(super) async fn next(&self) -> Arc<Snapshot> {
+        self.shared.next(|| Snapshot::of(self.view.status())).await
+    }
+
+    /// Whether the relay is of use, which costs nothing.
+    pub(super) fn is_ready(&self) -> bool {
+        self.view.is_ready()
+    }
+}
+
+impl Snapshot {
+    fn of(status: Status) -> Self {
+        Self { status: Arc::new(status), json: OnceLock::new(), metrics: OnceLock::new() }
+    }
+
+    /// As JSON.
+    pub(super) fn json(&self) -> Bytes {
+        self.json.get_or_init(|| json::render(&*self.status)).clone()
+    }
+
+    /// As OpenMetrics.
+    ///
+    /// # Errors
+    /// None that writing to memory could have.
+    pub(super) fn metrics(&self) -> Result<Bytes, fmt::Error> {
+        self.metrics.get_or_init(|| metrics::render(Arc::clone(&self.status)).map(Bytes::from)).clone()
+    }
+}
+
+/// The newest of something that is taken seldom, and by whoever needs it.
+#[derive(Debug)]
+struct Shared<T>(Mutex<Option<(Instant, Arc<T>)>>);
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Shared<T> {
+    async fn next(&self, take: impl FnOnce() -> T) -> Arc<T> {
+        let asked = Instant::now();
+        // Who waits for the next one holds the lock; the others find it taken.
+        let mut newest = self.0.lock().await;
+        if let Some((taken, one)) = &*newest {
+            if *taken >= asked {
+                return Arc::clone(one);
+            }
+            sleep_until(*taken + INTERVAL).await;
+        }
+        let taken = Instant::now();
+        let one = Arc::new(take());
+        *newest = Some((taken, Arc::clone(&one)));
+        one
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn however_many_ask_they_share_what_is_taken_after_the_question() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
+        let (shared, taken) = (Shared::default(), Cell::new(0_u32));
+        let take = || {
+            taken.set(taken.get() + 1);
+            taken.get()
+        };
+        let local = tokio::task::LocalSet::new();
+        runtime.block_on(local.run_until(async {
+            assert_eq!(*shared.next(take).await, 1);
+            let mut asking: Vec<_> = (0..50).map(|_| Box::pin(shared.next(take))).collect();
+            let mut got = Vec::new();
+            // All of them ask before any of them is served.
+            std::future::poll_fn(|context| {
+                asking.retain_mut(|one| match one.as_mut().poll(context) {
+                    std::task::Poll::Ready(number) => {
+                        got.push(*number);
+                        false
+                    }
+                    std::task::Poll::Pending => true,
+                });
+                if asking.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            })
+            .await;
+            assert_eq!(got, vec![2; 50]);
+            // One that asks later gets a later one.
+            assert_eq!(*shared.next(take).await, 3);
+        }));
+    }
+}

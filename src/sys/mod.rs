@@ -1,0 +1,10 @@
+//! What the program asks of the system around it, for every other part: the log, its limits, text for people.
+//!
+//! Knows nothing of lines, batches or backends.
+
+pub mod dumps;
+pub mod log;
+pub mod text;
+pub mod throttle;
+
+pub use throttle::{Leave, Throttle};
