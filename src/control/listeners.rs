@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::allow;
 use super::config::{Backend, Config, DEFAULT_SEPARATOR, DefaultTags, Format, Mapping, NamedMapping, Tcp, Udp};
 use super::load::LONGEST_TIMEOUT;
 use super::url::BackendUrl;
@@ -71,7 +72,9 @@ impl Config {
 impl Listener<'_> {
     /// Whether it can work, with these backends.
     pub(super) fn check(&self, backends: &[Backend]) -> Result<(), Wrong> {
-        self.common().check(backends)?;
+        let common = self.common();
+        common.check(backends)?;
+        allow::check(common.allow, self.listen()).map_err(|what| ("allow", what))?;
         match self {
             Self::Udp(listener) => check_udp(listener, backends),
             Self::Tcp(listener) => check_tcp(listener, backends),
@@ -214,7 +217,7 @@ impl Common<'_> {
             mapping: self.mapping()?,
             max_line: usize::try_from(self.max_line).unwrap_or(LONGEST_LINE_BYTES),
             unsigned: self.unsigned,
-            allow: self.allow.to_vec(),
+            allow: allow::canonical(self.allow),
         })
     }
 }
