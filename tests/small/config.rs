@@ -238,6 +238,7 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ("[[tcp]]\nmax_connections_per_source = 0", &["twinflux.toml:2: tcp.max_connections_per_source", "between 1"]),
         ("[[tcp]]\nidle_timeout = \"0s\"", &["twinflux.toml:2: tcp.idle_timeout", "100ms"]),
         ("[[tcp]]\nline_timeout = \"2days\"", &["twinflux.toml:2: tcp.line_timeout", "1day"]),
+        ("[[tcp]]\nfirst_line_timeout = \"0s\"", &["twinflux.toml:2: tcp.first_line_timeout", "100ms"]),
         ("[[tcp]]\ndatabase = \"\"", &["twinflux.toml:2: tcp.database", "telegraf"]),
         ("[[tcp]]\nworkers = 2", &["twinflux.toml:2: workers", "unknown field"]),
         ("[tcp]\nlisten = \"0.0.0.0:1\"", &["twinflux.toml:1", "[[tcp]]"]),
