@@ -39,7 +39,7 @@ use crate::journal::disk::{DiskThreads, Folder, OpenError, Report};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, Journal, ring};
 use crate::receive::udp::Inherited;
-use crate::receive::{self, Listener, Pulse, files};
+use crate::receive::{self, Listener, Pulse, files, tcp};
 use crate::sys::throttle;
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
@@ -447,9 +447,9 @@ fn start_workers(
     let lines = backends.iter().map(|setup| setup.limits.lines).min().unwrap_or(u64::MAX);
     let buffer_bytes = usize::try_from(bytes).unwrap_or(usize::MAX).max(Builder::least_buffer_bytes());
     let pool = Pool::new(IDLE_BUFFERS, buffer_bytes);
-    let mut threads = Vec::new();
+    let (mut threads, order) = (Vec::new(), tcp::Order::default());
     for listener in listeners {
-        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring)?);
+        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order)?);
     }
     Ok(threads)
 }

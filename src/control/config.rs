@@ -244,7 +244,8 @@ pub struct Tcp {
     pub max_line: ByteSize,
     /// Open connections, at most: eight times the hosts that a relay is made for.
     pub max_connections: u32,
-    /// Open connections from one address, at most: one broken client is not to take all of them.
+    /// Open connections from one source, at most: an IPv4 address, or an IPv6 network of 64 bits. One broken client is not
+    /// to take all of them.
     pub max_connections_per_source: u32,
     /// A connection on which nothing comes for so long is ended: longer than hosts wait between two batches.
     #[serde(with = "duration")]
@@ -252,6 +253,10 @@ pub struct Tcp {
     /// A line that takes longer than this ends its connection: hosts send whole lines at once.
     #[serde(with = "duration")]
     pub line_timeout: Duration,
+    /// A connection on which no whole line comes for so long is ended; after 10 s while more than half of the connections
+    /// are open. Hosts may connect long before they send.
+    #[serde(with = "duration")]
+    pub first_line_timeout: Duration,
     /// Networks (CIDR) whose connections are taken; empty: all.
     pub allow: Vec<IpNet>,
     /// As for UDP.
@@ -277,6 +282,7 @@ impl Default for Tcp {
             max_connections_per_source: 1024,
             idle_timeout: Duration::from_secs(15 * 60),
             line_timeout: Duration::from_secs(30),
+            first_line_timeout: Duration::from_secs(90),
             allow: Vec::new(),
             tags: DefaultTags::default(),
         }

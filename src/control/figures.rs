@@ -87,6 +87,7 @@ const RECEIVE: &[(&str, &str)] = &[
     ("empty_datagrams_total", "empty"),
     ("connections_total", "connections"),
     ("limited_connections_total", "limited"),
+    ("displaced_connections_total", "displaced"),
     ("timed_out_connections_total", "timed_out"),
     ("converted_lines_total", "converted"),
     ("skipped_lines_total", "skipped"),
@@ -256,6 +257,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
             ("empty", "empty datagrams"),
             ("skipped", "lines of other formats held nothing to store"),
             ("limited", "connections turned away"),
+            ("displaced", "connections ended to make room"),
             ("timed_out", "connections timed out"),
         ] {
             expected.push(format!("{} {what}", at(&format!("{receive}/{field}"))));
@@ -308,7 +310,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
 #[test]
 fn every_counter_of_a_listener_is_shown_under_its_own_name() {
     let mut tally = Tally { accepted: 1000, ring_full: 999, ..Tally::default() };
-    let fields: [(&str, &mut u64); 10] = [
+    let fields: [(&str, &mut u64); 11] = [
         ("datagrams", &mut tally.datagrams),
         ("bytes", &mut tally.bytes),
         ("empty", &mut tally.empty),
@@ -316,6 +318,7 @@ fn every_counter_of_a_listener_is_shown_under_its_own_name() {
         ("denied", &mut tally.denied),
         ("connections", &mut tally.connections),
         ("limited", &mut tally.limited),
+        ("displaced", &mut tally.displaced),
         ("timed_out", &mut tally.timed_out),
         ("converted", &mut tally.converted),
         ("skipped", &mut tally.skipped),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::allow;
 use super::config::{Backend, Config, DEFAULT_SEPARATOR, DefaultTags, Format, Mapping, NamedMapping, Tcp, Udp};
 use super::load::LONGEST_TIMEOUT;
 use super::url::BackendUrl;
@@ -71,7 +72,9 @@ impl Config {
 impl Listener<'_> {
     /// Whether it can work, with these backends.
     pub(super) fn check(&self, backends: &[Backend]) -> Result<(), Wrong> {
-        self.common().check(backends)?;
+        let common = self.common();
+        common.check(backends)?;
+        allow::check(common.allow, self.listen()).map_err(|what| ("allow", what))?;
         match self {
             Self::Udp(listener) => check_udp(listener, backends),
             Self::Tcp(listener) => check_tcp(listener, backends),
@@ -106,6 +109,7 @@ impl Listener<'_> {
                 max_connections_per_source: one.max_connections_per_source as usize,
                 idle_timeout: one.idle_timeout,
                 line_timeout: one.line_timeout,
+                first_line_timeout: one.first_line_timeout,
             }),
         })
     }
@@ -214,7 +218,7 @@ impl Common<'_> {
             mapping: self.mapping()?,
             max_line: usize::try_from(self.max_line).unwrap_or(LONGEST_LINE_BYTES),
             unsigned: self.unsigned,
-            allow: self.allow.to_vec(),
+            allow: allow::canonical(self.allow),
         })
     }
 }
@@ -262,7 +266,9 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
     if listener.listen.ip().is_multicast() {
         return Err(("listen", NO_MULTICAST.to_owned()));
     }
-    let Tcp { max_connections, max_connections_per_source, idle_timeout, line_timeout, max_line, .. } = listener;
+    let Tcp { max_connections, max_connections_per_source, idle_timeout, line_timeout, first_line_timeout, .. } =
+        listener;
+    let max_line = &listener.max_line;
     if !(LEAST_LINE_BYTES..=LONGEST_LINE_BYTES as u64).contains(&max_line.as_u64()) {
         return Err(("max_line", "must be between 1KiB and 1MiB".to_owned()));
     }
@@ -279,7 +285,9 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
             return Err((key, "must be between 1 and 1048576".to_owned()));
         }
     }
-    for (key, timeout) in [("idle_timeout", idle_timeout), ("line_timeout", line_timeout)] {
+    for (key, timeout) in
+        [("idle_timeout", idle_timeout), ("line_timeout", line_timeout), ("first_line_timeout", first_line_timeout)]
+    {
         if !(Duration::from_millis(100)..=24 * LONGEST_TIMEOUT).contains(timeout) {
             return Err((key, "must be between 100ms and 1day".to_owned()));
         }

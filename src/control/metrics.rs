@@ -91,9 +91,14 @@ impl Metrics {
             one("empty_datagrams", "Datagrams without payload", |receive| receive.empty),
             one("connections", "Connections accepted", |receive| receive.connections),
             one("limited_connections", "Connections turned away: there were too many", |receive| receive.limited),
-            one("timed_out_connections", "Connections ended: nothing came, or no line's end", |receive| {
-                receive.timed_out
+            one("displaced_connections", "Connections ended to make room for one of a source with fewer", |receive| {
+                receive.displaced
             }),
+            one(
+                "timed_out_connections",
+                "Connections ended: nothing came, no first line, or no line's end",
+                |receive| receive.timed_out,
+            ),
             one("converted_lines", "Lines of other formats that became line protocol", |receive| receive.converted),
             one("skipped_lines", "Lines of other formats that held nothing to store", |receive| receive.skipped),
             one("ignored_tags", "Tags without a key or a =, left out of converted lines", |receive| {

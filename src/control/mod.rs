@@ -3,6 +3,7 @@
 //! May look at everything; nothing of the data's way looks here.
 
 pub mod admin;
+mod allow;
 pub mod cli;
 pub mod config;
 pub mod data_dir;

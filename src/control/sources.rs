@@ -1,5 +1,6 @@
 //! Who sends, as `/api/status` and the terminal show it.
 
+use std::cmp::Reverse;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ pub struct SourcesStatus {
     pub known: u64,
     /// How many of them are silent.
     pub silent: u64,
-    /// Those that sent most.
+    /// Those that are known best, and of these the ones that sent most; in the order of what they sent.
     pub top: Vec<SourceStatus>,
     /// The sums of the others.
     pub rest: RestStatus,
@@ -75,23 +76,27 @@ impl SourcesStatus {
     /// Puts the tables of all listeners together.
     pub(super) fn of(listeners: &[Listener]) -> Self {
         let now = Instant::now();
-        let mut all = Self::default();
+        let (mut all, mut shown) = (Self::default(), Vec::new());
         for listener in listeners {
             let sources = listener.sources();
-            all.top.extend(sources.entries().iter().map(|source| SourceStatus::new(source, listener, now)));
+            let entries = sources.entries().iter();
+            shown.extend(entries.map(|source| (source.standing(), SourceStatus::new(source, listener, now))));
             let (sum, evicted) = sources.rest();
             all.rest.add(evicted, sum);
         }
-        all.known = all.top.len() as u64;
-        all.silent = all.top.iter().filter(|source| source.silent).count() as u64;
-        all.top.sort_by(|one, other| {
-            other.lines.cmp(&one.lines).then_with(|| (&one.address, &one.listen).cmp(&(&other.address, &other.listen)))
-        });
-        for SourceStatus { lines, refused, datagrams, empty, connections, .. } in
-            all.top.drain(MOST_LISTED.min(all.top.len())..)
+        all.known = shown.len() as u64;
+        all.silent = shown.iter().filter(|(_, source)| source.silent).count() as u64;
+        // Whoever sends once, however much, is not to take the place of a host that comes regularly.
+        shown.sort_by_key(|(standing, source)| Reverse((*standing, source.lines)));
+        for (_, SourceStatus { lines, refused, datagrams, empty, connections, .. }) in
+            shown.drain(MOST_LISTED.min(shown.len())..)
         {
             all.rest.add(1, Arrival { lines, refused, datagrams, empty, connections });
         }
+        all.top = shown.into_iter().map(|(_, source)| source).collect();
+        all.top.sort_by(|one, other| {
+            other.lines.cmp(&one.lines).then_with(|| (&one.address, &one.listen).cmp(&(&other.address, &other.listen)))
+        });
         all
     }
 }

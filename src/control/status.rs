@@ -91,7 +91,9 @@ pub struct Receive {
     pub open_connections: u64,
     /// Connections turned away because there were too many.
     pub limited: u64,
-    /// Connections ended because nothing came, or no line's end.
+    /// Connections ended to make room for one of a source with fewer.
+    pub displaced: u64,
+    /// Connections ended because nothing came, no first line, or no line's end.
     pub timed_out: u64,
     /// Lines of other formats that became line protocol; several may have become one line.
     pub converted: u64,
@@ -268,6 +270,7 @@ impl Receive {
             empty: tally.empty,
             connections: tally.connections,
             limited: tally.limited,
+            displaced: tally.displaced,
             timed_out: tally.timed_out,
             converted: tally.converted,
             skipped: tally.skipped,

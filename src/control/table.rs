@@ -133,6 +133,7 @@ fn write_receive(text: &mut String, receive: &Receive) {
         (receive.skipped, "lines of other formats held nothing to store"),
         (receive.ignored_tags, "tags had no key or no =: their lines are stored without them"),
         (receive.limited, "connections turned away: too many"),
+        (receive.displaced, "connections ended to make room: too many from one source, or unused"),
         (receive.timed_out, "connections timed out"),
     ] {
         if count > 0 {

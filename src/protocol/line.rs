@@ -31,11 +31,12 @@ mod grammar;
 
 use serde::{Deserialize, Serialize};
 
+use super::keys::{Keys, MAX_KEYS};
 use super::{Precision, Refusal};
-use grammar::{Scanned, Seen, Stop, TagKeys, ends_at, find_quote, next_line, resume_line, scan_line, skip_spaces};
+use grammar::{Scanned, Seen, Stop, ends_at, find_quote, next_line, resume_line, scan_line, skip_spaces};
 
 /// The most tags a line may have.
-pub const MAX_TAGS: usize = 256;
+pub const MAX_TAGS: usize = MAX_KEYS;
 /// The one number of tags at which InfluxDB 1.6 panics (in `scanTags`) and answers 500 for the whole request,
 /// at every retry.
 pub(super) const TAGS_THAT_PANIC: usize = 100;
@@ -101,7 +102,7 @@ impl Rules {
 #[derive(Debug)]
 pub struct Scanner {
     rules: Rules,
-    tags: TagKeys,
+    tags: Keys,
 }
 
 impl Scanner {
@@ -112,7 +113,7 @@ impl Scanner {
 
     /// A scanner with these rules.
     pub fn with(rules: Rules) -> Self {
-        Self { rules, tags: TagKeys::default() }
+        Self { rules, tags: Keys::default() }
     }
 
     /// A scanner that finds again what any listener may have accepted.
@@ -167,7 +168,7 @@ pub struct Lines<'a> {
     rules: Rules,
     is_utf8: bool,
     truncated: bool,
-    tags: &'a mut TagKeys,
+    tags: &'a mut Keys,
 }
 
 impl<'a> Lines<'a> {

@@ -11,6 +11,7 @@
 mod convert;
 mod format;
 mod graphite;
+mod keys;
 pub mod line;
 mod netdata_json;
 pub mod number;

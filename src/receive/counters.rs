@@ -14,6 +14,7 @@ pub struct Counters {
     denied: AtomicU64,
     connections: AtomicU64,
     limited: AtomicU64,
+    displaced: AtomicU64,
     timed_out: AtomicU64,
     converted: AtomicU64,
     skipped: AtomicU64,
@@ -40,7 +41,9 @@ pub struct Tally {
     pub connections: u64,
     /// Connections turned away because there were too many.
     pub limited: u64,
-    /// Connections ended because nothing came, or no line's end.
+    /// Connections ended to make room for one of another source.
+    pub displaced: u64,
+    /// Connections ended because nothing came, no first line, or no line's end.
     pub timed_out: u64,
     /// Lines of other formats that became line protocol; several may have become one line.
     pub converted: u64,
@@ -69,6 +72,7 @@ impl Counters {
             (&self.denied, sums.denied),
             (&self.connections, sums.connections),
             (&self.limited, sums.limited),
+            (&self.displaced, sums.displaced),
             (&self.timed_out, sums.timed_out),
             (&self.converted, sums.converted),
             (&self.skipped, sums.skipped),
@@ -99,6 +103,7 @@ impl Counters {
             denied: self.denied.load(Ordering::Relaxed),
             connections: self.connections.load(Ordering::Relaxed),
             limited: self.limited.load(Ordering::Relaxed),
+            displaced: self.displaced.load(Ordering::Relaxed),
             timed_out: self.timed_out.load(Ordering::Relaxed),
             converted: self.converted.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
@@ -125,6 +130,7 @@ impl Tally {
         self.denied += other.denied;
         self.connections += other.connections;
         self.limited += other.limited;
+        self.displaced += other.displaced;
         self.timed_out += other.timed_out;
         self.converted += other.converted;
         self.skipped += other.skipped;

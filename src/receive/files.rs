@@ -88,6 +88,7 @@ mod tests {
             max_connections_per_source: max_connections,
             idle_timeout: Duration::from_secs(60),
             line_timeout: Duration::from_secs(60),
+            first_line_timeout: Duration::from_secs(60),
         })
     }
 

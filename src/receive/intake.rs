@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 use ipnet::IpNet;
 
-use super::sources::{Arrival, Sources};
-use super::{Counters, Tally};
+use super::{Arrival, Counters, Sources, Tally};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received};
 use crate::protocol::{Format, Found, Line, Mapping, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned};
 use crate::sys::{Leave, Throttle};

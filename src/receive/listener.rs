@@ -65,17 +65,23 @@ impl Listener {
         }
     }
 
-    /// Starts its threads.
+    /// Starts its threads. Those that can wait for room get it in this order.
     ///
     /// # Errors
     /// What the system says where it gives no thread.
-    pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H) -> io::Result<Vec<JoinHandle<()>>>
+    pub fn start<H>(
+        &self,
+        pool: &Arc<Pool>,
+        limits: Limits,
+        out: &H,
+        order: &tcp::Order,
+    ) -> io::Result<Vec<JoinHandle<()>>>
     where
         H: HandOver + Clone + 'static,
     {
         match self {
             Self::Udp(listener) => listener.start(pool, limits, out),
-            Self::Tcp(listener) => Ok(vec![listener.start(pool, limits, out)?]),
+            Self::Tcp(listener) => Ok(vec![listener.start(pool, limits, out, order)?]),
         }
     }
 

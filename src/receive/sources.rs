@@ -1,73 +1,23 @@
 //! Who sends: one entry for each address, with what it sent and when.
 //!
 //! A worker has a table of its own, and publishes copies of it; those of one listener are put together where they are shown.
-//! Bounds: [`CAPACITY`] entries. Where a new address finds no room, the least of a few others makes it: its sums go on in
-//! the rest, so that no line is missing from the whole.
+//!
+//! Bounds: [`CAPACITY`] entries, and one more. Anybody may forge addresses, so that a full table is no rare thing. A new
+//! address takes the place of the least of [`CANDIDATES`] others: of one that was seen in a single burst, or not for so long
+//! that it is forgotten ([`Source::is_kept`]). Where all of them are kept, the new address has the place behind the others,
+//! until the next one comes. What an address sent that made room goes on in the rest, so that no line is missing from the
+//! whole.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use super::source::{Arrival, Source};
 
 /// Addresses that a table holds, at most: eight times the hosts that a relay is made for.
 const CAPACITY: usize = 4096;
-/// Entries that are looked at for one that makes room.
+/// Entries that are looked at for one that makes room, spread over the table.
 const CANDIDATES: usize = 8;
-/// Two arrivals this far apart belong to two bursts: hosts send what they have at one time, and then wait.
-const BURST_GAP: Duration = Duration::from_millis(500);
-/// Bursts whose distances tell a usual interval.
-const BURSTS_TO_KNOW: u32 = 4;
-/// One that has sent so long without a gap sends steadily.
-const STEADY_AFTER: Duration = Duration::from_secs(5);
-/// A shorter interval is taken for this one, so that a busy sender's hiccup is no silence.
-const LEAST_INTERVAL: Duration = Duration::from_secs(1);
-/// After so many of its intervals a source is silent.
-const SILENT_AFTER: u32 = 3;
-/// The time over which a rate is taken: several of the intervals at which hosts send.
-const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// Empty datagrams of one source, and one in this many of all it sends, that tell of batches too large to be sent.
-const EMPTY_TO_TELL: u64 = 5;
-const EMPTY_SHARE: u64 = 4;
-/// The longest host name that is kept, in bytes: DNS allows no longer one.
-const HOST_BYTES: usize = 255;
-
-/// One arrival: a datagram, or a piece of a stream.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Arrival {
-    /// Lines, accepted and refused.
-    pub lines: u64,
-    /// Those refused.
-    pub refused: u64,
-    /// Datagrams.
-    pub datagrams: u64,
-    /// Datagrams without payload.
-    pub empty: u64,
-    /// Connections made.
-    pub connections: u64,
-}
-
-/// One source.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Its address.
-    pub address: IpAddr,
-    /// The host that a burst's first line named last; empty where none did.
-    pub host: String,
-    /// What it sent.
-    pub sum: Arrival,
-    /// When it was seen last.
-    pub last_seen: Instant,
-    /// From burst to burst, smoothed.
-    interval: Duration,
-    bursts: u32,
-    burst_began: Instant,
-    /// The window that a rate is taken over: when it began, and the lines until then.
-    window: (Instant, u64),
-    /// Lines a second in the window before.
-    rate: Option<f64>,
-    /// Whether its host was asked for in this burst.
-    was_named: bool,
-    was_told: bool,
-}
 
 /// All sources of one worker.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +26,7 @@ pub struct Sources {
     entries: Vec<Source>,
     /// The place of the last arrival: hosts send many datagrams in a row.
     last: usize,
-    /// Where the next candidates are.
+    /// Where the first of the next candidates is.
     next_candidate: usize,
     /// What those sent that made room, and how often one did.
     rest: Arrival,
@@ -133,166 +83,33 @@ impl Sources {
     #[cold]
     fn insert(&mut self, address: IpAddr, now: Instant) -> usize {
         let entry = Source::new(address, now);
-        let place = if self.entries.len() < CAPACITY {
-            self.entries.push(entry);
-            self.entries.len() - 1
-        } else {
-            // Of a few, the one that sent least: forged addresses drive each other out, and no real host.
-            let candidates = (0..CANDIDATES).map(|step| (self.next_candidate + step) % CAPACITY);
-            let place =
-                candidates.min_by_key(|place| self.entries[*place].sum.datagrams + self.entries[*place].sum.lines);
-            let place = place.unwrap_or(0);
-            self.next_candidate = (self.next_candidate + CANDIDATES) % CAPACITY;
-            let gone = std::mem::replace(&mut self.entries[place], entry);
-            self.places.remove(&gone.address);
-            self.rest.add(gone.sum);
-            self.evicted += 1;
-            place
-        };
+        let place = if self.entries.len() < CAPACITY { self.entries.len() } else { self.room(now) };
+        match self.entries.get_mut(place) {
+            None => self.entries.push(entry),
+            Some(gone) => {
+                let gone = std::mem::replace(gone, entry);
+                self.places.remove(&gone.address);
+                self.rest.add(gone.sum);
+                self.evicted += 1;
+            }
+        }
         self.places.insert(address, place);
         place
     }
-}
 
-impl Source {
-    fn new(address: IpAddr, now: Instant) -> Self {
-        Self {
-            address,
-            host: String::new(),
-            sum: Arrival::default(),
-            last_seen: now,
-            interval: Duration::ZERO,
-            bursts: 0,
-            burst_began: now,
-            window: (now, 0),
-            rate: None,
-            was_named: false,
-            was_told: false,
-        }
+    /// The place of a new address in a full table.
+    fn room(&mut self, now: Instant) -> usize {
+        self.next_candidate = (self.next_candidate + 1) % CAPACITY;
+        let candidates = (0..CANDIDATES).map(|step| (self.next_candidate + step * (CAPACITY / CANDIDATES)) % CAPACITY);
+        let least = candidates.min_by_key(|place| self.entries[*place].weight(now));
+        least.filter(|place| !self.entries[*place].is_kept(now)).unwrap_or(CAPACITY)
     }
-
-    /// Counts an arrival.
-    #[inline]
-    fn note(&mut self, arrival: Arrival, now: Instant) {
-        self.sum.add(arrival);
-        if now == self.last_seen && self.bursts > 0 {
-            return;
-        }
-        let gap = now.saturating_duration_since(self.last_seen);
-        if self.bursts == 0 || gap >= BURST_GAP {
-            self.begin_burst(gap, now);
-        }
-        if now.saturating_duration_since(self.window.0) >= RATE_WINDOW {
-            self.begin_window(now);
-        }
-        self.last_seen = now;
-    }
-
-    #[cold]
-    fn begin_burst(&mut self, gap: Duration, now: Instant) {
-        match self.bursts {
-            0 => {}
-            1 => self.interval = gap,
-            // One long silence is no new habit; several are.
-            _ => self.interval = (self.interval * 3 + gap.min(self.interval * 4)) / 4,
-        }
-        self.bursts = self.bursts.saturating_add(1);
-        self.burst_began = now;
-        self.was_named = false;
-    }
-
-    #[cold]
-    fn begin_window(&mut self, now: Instant) {
-        let (since, before) = self.window;
-        self.rate = Some(per_second(self.sum.lines.saturating_sub(before), now.saturating_duration_since(since)));
-        self.window = (now, self.sum.lines);
-    }
-
-    /// Adds what the same source sent to another worker.
-    fn merge(&mut self, other: &Self) {
-        let (sum, rates) = (self.sum, [self.rate, other.rate].into_iter().flatten());
-        let window = (self.window.0.min(other.window.0), self.window.1 + other.window.1);
-        let rate = rates.reduce(|one, other| one + other);
-        let last_seen = self.last_seen.max(other.last_seen);
-        let host = if self.last_seen < other.last_seen { &other.host } else { &self.host }.clone();
-        if self.bursts < other.bursts {
-            *self = other.clone();
-            self.sum.add(sum);
-        } else {
-            self.sum.add(other.sum);
-        }
-        *self = Self { host, last_seen, window, rate, ..self.clone() };
-    }
-
-    /// Whether its host is to be looked for: once in each burst.
-    #[inline]
-    pub fn wants_name(&mut self) -> bool {
-        !std::mem::replace(&mut self.was_named, true)
-    }
-
-    /// Notes the host that a line named.
-    pub fn name(&mut self, host: &[u8]) {
-        let host = &host[..host.len().min(HOST_BYTES)];
-        if self.host.as_bytes() != host {
-            self.host = String::from_utf8_lossy(host).into_owned();
-        }
-    }
-
-    /// Whether its empty datagrams tell, for the first time, that it has batches larger than a datagram: then Netdata
-    /// sends an empty one instead. (It sends one, too, where it has nothing, but not often.)
-    pub fn tells_of_large_batches(&mut self) -> bool {
-        let Arrival { datagrams, empty, .. } = self.sum;
-        let tells = !self.was_told && empty >= EMPTY_TO_TELL && empty * EMPTY_SHARE >= datagrams;
-        self.was_told |= tells;
-        tells
-    }
-
-    /// Its usual interval, once it is known.
-    pub fn interval(&self) -> Option<Duration> {
-        let is_steady = self.last_seen.saturating_duration_since(self.burst_began) >= STEADY_AFTER;
-        match self.bursts {
-            BURSTS_TO_KNOW.. => Some(self.interval.max(LEAST_INTERVAL)),
-            _ if is_steady => Some(LEAST_INTERVAL),
-            _ => None,
-        }
-    }
-
-    /// Whether it has sent nothing for several of its usual intervals.
-    pub fn is_silent(&self, now: Instant) -> bool {
-        let silence = now.saturating_duration_since(self.last_seen);
-        self.interval().is_some_and(|interval| silence > interval * SILENT_AFTER)
-    }
-
-    /// Lines a second of late.
-    pub fn rate(&self, now: Instant) -> f64 {
-        let (since, before) = self.window;
-        let elapsed = now.saturating_duration_since(since);
-        let present = per_second(self.sum.lines.saturating_sub(before), elapsed.max(LEAST_INTERVAL));
-        match self.rate {
-            // The window before says it better, while the present one is short.
-            Some(rate) if elapsed < RATE_WINDOW => rate,
-            _ => present,
-        }
-    }
-}
-
-impl Arrival {
-    fn add(&mut self, other: Self) {
-        self.lines += other.lines;
-        self.refused += other.refused;
-        self.datagrams += other.datagrams;
-        self.empty += other.empty;
-        self.connections += other.connections;
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn per_second(lines: u64, elapsed: Duration) -> f64 {
-    lines as f64 / elapsed.as_secs_f64()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn address(number: u32) -> IpAddr {
@@ -302,80 +119,7 @@ mod tests {
     const ONE: Arrival = Arrival { lines: 3, refused: 1, datagrams: 1, empty: 0, connections: 0 };
 
     #[test]
-    fn a_host_is_silent_after_three_of_its_intervals() {
-        let (mut sources, start) = (Sources::default(), Instant::now());
-        let at = |seconds: u64, milliseconds: u64| start + Duration::from_millis(seconds * 1000 + milliseconds);
-        for burst in 0..6 {
-            for datagram in 0..40 {
-                let source = sources.note(address(1), ONE, at(burst * 10, datagram));
-                assert_eq!(source.wants_name(), datagram == 0);
-            }
-            let source = &sources.entries()[0];
-            assert_eq!(source.interval().is_some(), burst >= 3, "burst {burst}");
-        }
-        let source = &sources.entries()[0];
-        let interval = source.interval().expect("known");
-        assert!(interval.abs_diff(Duration::from_secs(10)) < Duration::from_millis(100), "{interval:?}");
-        assert!(!source.is_silent(at(79, 0)) && source.is_silent(at(81, 0)));
-        // An hour's silence is no new habit.
-        sources.note(address(1), ONE, at(3650, 0));
-        sources.note(address(1), ONE, at(3660, 0));
-        let source = &sources.entries()[0];
-        assert!(!source.is_silent(at(3670, 0)) && source.is_silent(at(3660 + 60, 0)));
-    }
-
-    #[test]
-    fn a_busy_sender_has_an_interval_of_a_second_at_least() {
-        let (mut sources, start) = (Sources::default(), Instant::now());
-        for step in 0..20_u32 {
-            sources.note(address(1), ONE, start + step * Duration::from_millis(600));
-        }
-        assert_eq!(sources.entries()[0].interval(), Some(Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn a_steady_sender_is_silent_soon_and_its_rate_falls() {
-        let (mut sources, start) = (Sources::default(), Instant::now());
-        for step in 0..36_000_u32 {
-            sources.note(address(1), ONE, start + step * Duration::from_millis(100));
-        }
-        let (source, end) = (&sources.entries()[0], start + Duration::from_secs(3600));
-        assert_eq!(source.interval(), Some(Duration::from_secs(1)));
-        assert!((29.0..31.0).contains(&source.rate(end)), "{}", source.rate(end));
-        assert!(!source.is_silent(end + Duration::from_secs(2)) && source.is_silent(end + Duration::from_secs(4)));
-        assert!(source.rate(end + Duration::from_secs(3600)) < 1.0);
-    }
-
-    #[test]
-    fn the_rate_is_the_last_minutes() {
-        let (mut sources, start) = (Sources::default(), Instant::now());
-        for step in 0..30_u32 {
-            sources.note(address(1), ONE, start + step * Duration::from_secs(10));
-        }
-        let now = start + Duration::from_secs(290);
-        let rate = sources.entries()[0].rate(now);
-        assert!((0.29..0.36).contains(&rate), "{rate}");
-        assert!(sources.entries()[0].rate(now + Duration::from_secs(600)) < 0.05);
-    }
-
-    #[test]
-    fn empty_datagrams_tell_once() {
-        let (mut sources, now) = (Sources::default(), Instant::now());
-        let empty = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
-        let mut told = 0;
-        for _ in 0..20 {
-            told += u32::from(sources.note(address(1), empty, now).tells_of_large_batches());
-        }
-        assert_eq!(told, 1);
-        // A few among many tell nothing.
-        for step in 0..200 {
-            let arrival = if step % 5 == 0 { empty } else { ONE };
-            assert!(!sources.note(address(2), arrival, now).tells_of_large_batches(), "{step}");
-        }
-    }
-
-    #[test]
-    fn what_makes_room_is_in_the_rest_and_real_hosts_stay() {
+    fn what_makes_room_is_in_the_rest_and_busy_hosts_stay() {
         let (mut sources, now) = (Sources::default(), Instant::now());
         for _ in 0..10 {
             sources.note(address(0), ONE, now);
@@ -394,6 +138,58 @@ mod tests {
     }
 
     #[test]
+    fn forged_addresses_drive_out_no_host_that_came_twice() {
+        let (mut sources, start) = (Sources::default(), Instant::now());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        // 500 hosts with an interval of ten seconds; the first ten of them die; the last ten come shortly before the attack.
+        for burst in 0..6 {
+            (if burst < 4 { 0 } else { 10 }..if burst < 4 { 490 } else { 500 }).for_each(|host| {
+                sources.note(address(host), ONE, at(burst * 10));
+            });
+        }
+        // Ten addresses for each place in the table, each of which sends more than a host did, while hosts go on.
+        for forged in 0..100_000_u32 {
+            let now = at(60) + Duration::from_millis(u64::from(forged) / 10);
+            for _ in 0..3 {
+                sources.note(address(1_000_000 + forged), Arrival { lines: 100, ..ONE }, now);
+            }
+            if forged % 10_000 == 0 {
+                for host in 10..500 {
+                    sources.note(address(host), ONE, now);
+                }
+            }
+        }
+        let known: Vec<_> = sources.entries().iter().filter(|entry| entry.address < address(500)).collect();
+        assert_eq!((known.len(), sources.entries().len()), (500, CAPACITY));
+        let silent = known.iter().filter(|entry| entry.is_silent(at(71)));
+        assert!(silent.map(|entry| entry.address).eq((0..10).map(address)));
+        // What sent once is forgotten, as soon as anybody else comes.
+        assert_eq!(sources.rest().1, 100_500 - CAPACITY as u64);
+    }
+
+    #[test]
+    fn a_table_full_of_known_hosts_has_one_place_for_others() {
+        let (mut sources, start) = (Sources::default(), Instant::now());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let hosts = u32::try_from(CAPACITY).expect("few");
+        for burst in 0..4 {
+            for host in 0..hosts {
+                sources.note(address(host), ONE, at(burst * 10));
+            }
+        }
+        for (number, stranger) in (1..).zip(hosts..hosts + 1000) {
+            sources.note(address(stranger), ONE, at(40)).name(b"stranger");
+            assert_eq!((sources.entries().len(), sources.rest().1), (CAPACITY + 1, number - 1));
+            assert_eq!(sources.entries()[CAPACITY].address, address(stranger));
+        }
+        // A day later they are news no more.
+        sources.note(address(0), ONE, at(86_400 + 41));
+        sources.note(address(hosts), ONE, at(86_400 + 41));
+        assert!(sources.entries()[..CAPACITY].iter().any(|entry| entry.address == address(hosts)));
+        assert!(sources.entries().iter().any(|entry| entry.address == address(0)));
+    }
+
+    #[test]
     fn tables_of_two_workers_are_one() {
         let (mut one, mut other, now) = (Sources::default(), Sources::default(), Instant::now());
         one.note(address(1), ONE, now).name(b"old");
@@ -403,21 +199,5 @@ mod tests {
         assert_eq!(one.entries().len(), 2);
         assert_eq!((one.entries()[0].sum.lines, one.entries()[0].host.as_str()), (6, "new"));
         assert_eq!(one.entries()[0].last_seen, now + Duration::from_secs(1));
-    }
-
-    #[test]
-    fn rates_and_intervals_of_two_workers_are_one() {
-        let (mut one, mut other, start) = (Sources::default(), Sources::default(), Instant::now());
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        for burst in 0..10 {
-            one.note(address(1), ONE, at(burst * 10));
-        }
-        other.note(address(1), ONE, at(100));
-        let (alone, now) = (one.entries()[0].rate(at(100)), at(100));
-        one.merge(&other);
-        let both = &one.entries()[0];
-        assert_eq!(both.interval(), Some(Duration::from_secs(10)));
-        assert!(!both.is_silent(at(120)) && both.is_silent(at(131)));
-        assert!((alone..alone + 3.1).contains(&both.rate(now)), "{} and {alone}", both.rate(now));
     }
 }

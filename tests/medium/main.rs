@@ -23,5 +23,7 @@ mod receiving;
 mod restore;
 mod secrets;
 mod stalls;
+mod strain;
+mod streams;
 mod tcp;
 mod units;

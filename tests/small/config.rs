@@ -238,6 +238,7 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ("[[tcp]]\nmax_connections_per_source = 0", &["twinflux.toml:2: tcp.max_connections_per_source", "between 1"]),
         ("[[tcp]]\nidle_timeout = \"0s\"", &["twinflux.toml:2: tcp.idle_timeout", "100ms"]),
         ("[[tcp]]\nline_timeout = \"2days\"", &["twinflux.toml:2: tcp.line_timeout", "1day"]),
+        ("[[tcp]]\nfirst_line_timeout = \"0s\"", &["twinflux.toml:2: tcp.first_line_timeout", "100ms"]),
         ("[[tcp]]\ndatabase = \"\"", &["twinflux.toml:2: tcp.database", "telegraf"]),
         ("[[tcp]]\nworkers = 2", &["twinflux.toml:2: workers", "unknown field"]),
         ("[tcp]\nlisten = \"0.0.0.0:1\"", &["twinflux.toml:1", "[[tcp]]"]),
@@ -289,6 +290,8 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ("[udp]\nlisten = \"0.0.0.0:1\"", &["twinflux.toml:1", "[[udp]]"]),
         ("[[udp]]\nlisten = \"localhost\"", &["twinflux.toml:2: listen", "0.0.0.0:8089"]),
         ("[[udp]]\nallow = [\"10.0.0.1\"]", &["twinflux.toml:2: allow", "/32"]),
+        ("[[udp]]\nallow = [\"::ffff:10.0.0.0/8\"]", &["twinflux.toml:2: udp.allow", "write 10.0.0.0/8"]),
+        ("[[tcp]]\nallow = [\"2001:db8::/32\"]", &["twinflux.toml:2: tcp.allow", "have IPv4 addresses"]),
         (&format!("{backend}timeout = \"2h\"")[..], &["twinflux.toml:4: backend.timeout", "at most 1h"]),
         (
             "[[udp]]\nlisten = \"0.0.0.0:5\"\n[[backend]]\nname = \"a\"\nurl = \"udp://localhost:5\"",

@@ -8,13 +8,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
 
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::super::Refusal;
-use super::super::line::{MAX_TAGS, TAGS_THAT_PANIC};
+use super::super::keys::{self, Added};
+use super::super::line::TAGS_THAT_PANIC;
 use super::super::token::is_blank;
 use super::escape;
 use super::metric::{TagSyntax, Tags};
@@ -33,7 +33,7 @@ pub(super) struct Given<'a> {
 /// Where the tags of one line are, in the text that they are written to.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    places: Vec<Range<usize>>,
+    known: keys::Keys,
     /// Words that were no tags.
     ignored: u64,
     /// Room for a value that is put together.
@@ -43,7 +43,7 @@ pub(super) struct Keys {
 impl Keys {
     /// Forgets them, for a new line.
     pub(super) fn clear(&mut self) {
-        self.places.clear();
+        self.known.clear();
         self.ignored = 0;
     }
 
@@ -70,15 +70,17 @@ impl Keys {
         if matches!(&out[start..], b"time" | b"_field" | b"_measurement") {
             out.push(b'_');
         }
-        let place = start..out.len();
-        if self.places.iter().any(|known| out[known.clone()] == out[place.clone()]) {
-            out.truncate(start - 1);
-            return Ok(());
+        match self.known.add(out, start, out.len()) {
+            Added::New => {
+                out.push(b'=');
+                escape::key(out, value)
+            }
+            Added::Twice => {
+                out.truncate(start - 1);
+                Ok(())
+            }
+            Added::TooMany => Err(Refusal::TooManyTags),
         }
-        out.push(b'=');
-        escape::key(out, value)?;
-        self.places.push(place);
-        if self.places.len() > MAX_TAGS { Err(Refusal::TooManyTags) } else { Ok(()) }
     }
 
     /// Writes one tag whose value is these, those that are not empty, joined by the separator.
@@ -125,7 +127,7 @@ impl Keys {
         for (key, value) in given.defaults {
             self.push(out, key.as_bytes(), value.as_bytes())?;
         }
-        if self.places.len() == TAGS_THAT_PANIC { Err(Refusal::TooManyTags) } else { Ok(()) }
+        if self.known.count() == TAGS_THAT_PANIC { Err(Refusal::TooManyTags) } else { Ok(()) }
     }
 
     fn push_words<'a>(&mut self, out: &mut Vec<u8>, words: impl Iterator<Item = &'a [u8]>) -> Result<(), Refusal> {

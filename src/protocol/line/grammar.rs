@@ -1,9 +1,10 @@
 //! The grammar of one line, in its own order: measurement, tags, fields, timestamp.
 //!
 //! Owns: where a line ends, or why and where it stops being one. Never does: deciding what becomes of the lines behind it.
-//! Bounds: each byte is looked at a fixed number of times, but for tag keys, of which each is compared with the others.
+//! Bounds: each byte is looked at a fixed number of times, those of tag keys included.
 
-use super::{MAX_TAGS, Rules, TAGS_THAT_PANIC, Unsigned};
+use super::{Rules, TAGS_THAT_PANIC, Unsigned};
+use crate::protocol::keys::{Added, Keys};
 use crate::protocol::token::{BACKSLASH, CLASS, COMMA, CONTROL, EQUALS, SPACE, find};
 use crate::protocol::{Precision, Refusal, number, timestamp};
 
@@ -34,7 +35,7 @@ pub(super) fn scan_line(
     input: &[u8],
     start: usize,
     rules: &Rules,
-    tags: &mut TagKeys,
+    tags: &mut Keys,
     seen: &mut Seen,
 ) -> Result<Scanned, Stop> {
     let mut at = token::<MEASUREMENT_END>(input, start)?;
@@ -70,7 +71,7 @@ pub(super) fn resume_line(
 
 /// The tags, from the place after the measurement; returns the place after them.
 #[inline]
-fn scan_tags(input: &[u8], mut at: usize, tags: &mut TagKeys) -> Result<usize, Stop> {
+fn scan_tags(input: &[u8], mut at: usize, tags: &mut Keys) -> Result<usize, Stop> {
     tags.clear();
     while input.get(at) == Some(&b',') {
         let key = at + 1;
@@ -81,14 +82,21 @@ fn scan_tags(input: &[u8], mut at: usize, tags: &mut TagKeys) -> Result<usize, S
         if input.get(key_end) != Some(&b'=') {
             return Err((at_control(input, key_end, Refusal::InvalidTagValue), key_end));
         }
-        tags.add(input, key, key_end).map_err(|reason| (reason, key_end))?;
+        if matches!(&input[key..key_end], b"time" | b"_field" | b"_measurement") {
+            return Err((Refusal::ReservedTag, key_end));
+        }
+        match tags.add(input, key, key_end) {
+            Added::New => {}
+            Added::Twice => return Err((Refusal::DuplicateTag, key_end)),
+            Added::TooMany => return Err((Refusal::TooManyTags, key_end)),
+        }
         let value = key_end + 1;
         at = token::<KEY_END>(input, value)?;
         if at == value || input.get(at) == Some(&b'=') {
             return Err((at_control(input, at, Refusal::InvalidTagValue), at));
         }
     }
-    if tags.count == TAGS_THAT_PANIC {
+    if tags.count() == TAGS_THAT_PANIC {
         return Err((Refusal::TooManyTags, at));
     }
     Ok(at)
@@ -165,10 +173,14 @@ fn skip_boolean(input: &[u8], at: usize) -> usize {
 pub(super) fn find_quote(input: &[u8], mut at: usize) -> Result<usize, usize> {
     while let Some(found) = input.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found;
-        if input[at] == b'"' {
-            return Ok(at + 1);
+        // Escapes in a row need no search each.
+        loop {
+            match input.get(at) {
+                Some(b'"') => return Ok(at + 1),
+                Some(b'\\') => at += 2,
+                _ => break,
+            }
         }
-        at += 2;
     }
     Err(at.max(input.len()))
 }
@@ -260,50 +272,4 @@ pub(super) fn next_line(input: &[u8], at: usize) -> usize {
         return at + 1;
     }
     memchr::memchr(b'\n', &input[at..]).map_or(input.len(), |found| at + found + 1)
-}
-
-// === Tag keys ===
-
-/// The tag keys of the line at hand, to find one that comes twice.
-#[derive(Debug)]
-pub(super) struct TagKeys {
-    count: usize,
-    /// First byte and length of each key: two keys are compared only where these agree.
-    prints: [u32; MAX_TAGS],
-    starts: [u32; MAX_TAGS],
-}
-
-impl Default for TagKeys {
-    fn default() -> Self {
-        Self { count: 0, prints: [0; MAX_TAGS], starts: [0; MAX_TAGS] }
-    }
-}
-
-impl TagKeys {
-    fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "one input is far below 4 GiB; a print need not be exact")]
-    fn add(&mut self, input: &[u8], start: usize, end: usize) -> Result<(), Refusal> {
-        let key = &input[start..end];
-        if matches!(key, b"time" | b"_field" | b"_measurement") {
-            return Err(Refusal::ReservedTag);
-        }
-        if self.count == MAX_TAGS {
-            return Err(Refusal::TooManyTags);
-        }
-        let print = (key.len() as u32) << 8 | u32::from(key[0]);
-        for place in 0..self.count {
-            let other = self.starts[place] as usize;
-            if self.prints[place] == print && &input[other..other + key.len()] == key {
-                return Err(Refusal::DuplicateTag);
-            }
-        }
-        self.prints[self.count] = print;
-        self.starts[self.count] = start as u32;
-        self.count += 1;
-        Ok(())
-    }
 }

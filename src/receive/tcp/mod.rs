@@ -2,13 +2,17 @@
 //!
 //! The thread serves all of its listener's connections; each piece that it reads is taken as a UDP worker takes a datagram.
 //! Where a batch finds no room the thread sleeps, so that no socket is read: the kernel's buffers fill, and the senders
-//! wait. Half of the ring is kept for datagrams, which cannot wait.
+//! wait. Half of the ring is kept for datagrams, which cannot wait. Connections take turns, and so do listeners that wait.
 //!
-//! Bounds: connections, in all and of one address; a line; the unfinished lines of all connections together
-//! (16 MiB); the time without a byte, and the time for a line's end.
+//! Bounds: connections, in all and of one source; a line; the unfinished lines of all connections together (16 MiB); the
+//! time without a byte, the time to the first line, and the time for a line's end; a connection's turn on the thread.
 
+mod connection;
+mod crowd;
 mod framer;
+mod patient;
 mod serve;
+mod turn;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -22,7 +26,9 @@ use tokio::sync::watch;
 
 use super::intake::{self, Intake, Shown};
 use super::{Pulse, Sources, Tally};
-use crate::batch::{Batch, Destination, HandOver, Limits, Pool};
+use crate::batch::{Destination, HandOver, Limits, Pool};
+pub use patient::Order;
+use patient::Patient;
 
 /// Unfinished lines of all connections of a listener, at most.
 const MAX_TAIL_BYTES: usize = 16 << 20;
@@ -30,8 +36,6 @@ const MAX_TAIL_BYTES: usize = 16 << 20;
 const BACKLOG: i32 = 4096;
 /// The name of the thread.
 const THREAD_NAME: &str = "tcp";
-/// How long the thread sleeps before it looks for room again.
-const NO_ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 /// How a listener is set up.
 #[derive(Clone, Debug)]
@@ -48,6 +52,8 @@ pub struct Setup {
     pub idle_timeout: Duration,
     /// A line that takes longer than this from its first to its last byte ends its connection.
     pub line_timeout: Duration,
+    /// A connection on which no whole line comes for so long is ended; sooner while many are open.
+    pub first_line_timeout: Duration,
 }
 
 /// A bound listener.
@@ -86,18 +92,19 @@ impl Listener {
         Ok(Self { setup, address, socket: Mutex::new(Some(socket)), shown, open, stop, pulse })
     }
 
-    /// Starts the thread.
+    /// Starts the thread, which hands batches over in this order.
     ///
     /// # Errors
     /// What the system says where it gives no thread.
-    pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H) -> io::Result<JoinHandle<()>>
+    pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H, order: &Order) -> io::Result<JoinHandle<()>>
     where
         H: HandOver + Clone + 'static,
     {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
         let pulse = Arc::clone(&self.pulse);
-        let out = Patient { out: out.clone(), stop: self.stop.subscribe(), pulse: Arc::clone(&pulse) };
+        let (out, order, stop) = (out.clone(), order.clone(), self.stop.subscribe());
+        let out = Patient { out, order, stop, pulse: Arc::clone(&pulse) };
         let intake = Intake::new((&self.setup.intake, self.address), Arc::clone(&self.shown), pool, limits, out);
         let parts = serve::Parts {
             setup: Setup { listen: self.address, ..self.setup.clone() },
@@ -147,34 +154,6 @@ impl Listener {
     }
 }
 
-/// Hands over as one that can wait: sleeps until there is room for those that can. Once the listener is to stop, any room
-/// will do, so that a disk that hangs does not hold the end up.
-#[derive(Debug)]
-struct Patient<H> {
-    out: H,
-    stop: watch::Receiver<bool>,
-    pulse: Arc<Pulse>,
-}
-
-impl<H: HandOver> HandOver for Patient<H> {
-    fn has_room(&self) -> bool {
-        self.out.has_room()
-    }
-
-    fn hand_over(&self, mut batch: Batch) -> Result<(), Batch> {
-        loop {
-            self.pulse.beat();
-            if self.has_room() || *self.stop.borrow() {
-                match self.out.hand_over(batch) {
-                    Ok(()) => return Ok(()),
-                    Err(returned) => batch = returned,
-                }
-            }
-            std::thread::sleep(NO_ROOM_PAUSE);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -182,7 +161,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::batch::Builder;
+    use crate::batch::{Batch, Builder};
     use crate::protocol::line::MAX_LINE_BYTES;
     use crate::protocol::{Mapping, Precision, Unsigned};
 
@@ -221,10 +200,13 @@ mod tests {
             max_connections_per_source: 10,
             idle_timeout: Duration::from_secs(60),
             line_timeout: Duration::from_secs(60),
+            first_line_timeout: Duration::from_secs(60),
         });
         let listener = listener.expect("bind");
         let limits = Limits { lines: u64::MAX, age: Duration::from_millis(20) };
-        let thread = listener.start(&Pool::new(1, Builder::least_buffer_bytes()), limits, gate).expect("start");
+        let thread = listener
+            .start(&Pool::new(1, Builder::least_buffer_bytes()), limits, gate, &Order::default())
+            .expect("start");
         (listener, thread)
     }
 

@@ -1,0 +1,277 @@
+//! One connection: from its first byte to its end.
+//!
+//! Owns: what waits of its lines, and what ends it. Never does: accepting, or counting connections; all of it is used on
+//! the listener's thread.
+
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::time::timeout_at;
+
+use super::MAX_TAIL_BYTES;
+use super::crowd::Member;
+use super::framer::{self, Framer};
+use super::serve::{Serving, stopped};
+use super::turn::Turn;
+use crate::batch::{HandOver, Received};
+use crate::protocol::{Refusal, Refused, Stream};
+use crate::receive::intake::Intake;
+
+/// How long a connection may take to its first line while more than half of the connections are open; and how often one
+/// without a line looks whether they are.
+const DENSE_FIRST_LINE: Duration = Duration::from_secs(10);
+/// How long connections are read, once the thread is to end, whose senders go on sending.
+const LAST_READS: Duration = Duration::from_secs(1);
+/// What a TLS client sends first: a handshake record of any version.
+const TLS_HANDSHAKE: &[u8] = b"\x16\x03";
+/// What a client that asks for the version is told.
+const VERSION: &str = concat!("twinflux ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// What is known of one connection.
+pub(super) struct Connection {
+    member: Rc<Member<TcpStream>>,
+    source: IpAddr,
+    framer: Framer,
+    state: Stream,
+    turn: Turn,
+    /// How many of its first bytes are those of a TLS client; none once one was not.
+    tls_bytes: Option<usize>,
+    /// When the unfinished line began.
+    line_began: Instant,
+    /// Its first line, where that is a request of HTTP.
+    request: Option<Vec<u8>>,
+}
+
+/// What takes a connection's lines.
+struct Taking<'a, H> {
+    intake: &'a mut Intake<H>,
+    member: &'a Member<TcpStream>,
+    source: IpAddr,
+    state: &'a mut Stream,
+    request: &'a mut Option<Vec<u8>>,
+}
+
+impl<H: HandOver> framer::Lines for Taking<'_, H> {
+    fn read(&mut self, lines: &[u8], is_end: bool) -> usize {
+        if !self.member.has_line.replace(true) {
+            *self.request = http_request(lines).map(<[u8]>::to_vec);
+        }
+        if self.request.is_some() {
+            // Headers and body are no lines.
+            return lines.len();
+        }
+        let found = self.intake.stream(lines, self.state, is_end, self.source);
+        if found.asks_version {
+            // One who does not read the answer does without it.
+            drop(self.member.stream.try_write(VERSION.as_bytes()));
+        }
+        found.consumed
+    }
+
+    fn too_long(&mut self, bytes: &[u8]) {
+        self.intake.refuse(Refused { reason: Refusal::TooLong, bytes }, self.source);
+    }
+}
+
+impl Connection {
+    /// A connection of this source, on which nothing has come yet.
+    pub(super) fn new(member: Rc<Member<TcpStream>>, source: IpAddr, max_line: usize) -> Self {
+        let (framer, line_began) = (Framer::new(max_line), member.opened);
+        let (state, turn, request) = Default::default();
+        Self { member, source, framer, state, turn, tls_bytes: Some(0), line_began, request }
+    }
+
+    /// Takes what comes, until the connection ends or is to end.
+    pub(super) async fn attend<H: HandOver>(mut self, serving: Rc<Serving<H>>) {
+        let (mut stop, member) = (serving.stop.clone(), Rc::clone(&self.member));
+        loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => {
+                    self.read_last(&serving);
+                    break;
+                }
+                ready = timeout_at(self.wakes(&serving).into(), member.stream.readable()) => match ready {
+                    Ok(Ok(())) => match self.read(&serving, |stream, room| stream.try_read(room)) {
+                        Ok(0) => break,
+                        Ok(count) => if self.turn.is_over(count, self.member.last.get(), Instant::now) {
+                            tokio::task::yield_now().await;
+                            self.turn.end();
+                        },
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.turn.end(),
+                        Err(_) => break,
+                    },
+                    Ok(Err(_)) => break,
+                    Err(_) if Instant::now() < self.deadline(&serving).0 => {}
+                    // What a quote that nobody closed holds back is not to wait longer.
+                    Err(_) if self.framer.is_joining() => self.end_joining(&serving),
+                    Err(_) => {
+                        serving.intake.borrow_mut().tally().timed_out += 1;
+                        let (source, limit) = (self.source, self.deadline(&serving).1);
+                        serving.log(|| tracing::info!(%source, "a connection timed out: {limit}"));
+                        break;
+                    }
+                },
+            }
+        }
+        self.end(&serving);
+    }
+
+    /// When it ends unless something comes, and by which limit.
+    fn deadline<H>(&self, serving: &Serving<H>) -> (Instant, &'static str) {
+        let setup = &serving.setup;
+        let mut deadline = (self.member.last.get() + setup.idle_timeout, "idle_timeout");
+        if self.framer.is_within_line() {
+            deadline = deadline.min((self.line_began + setup.line_timeout, "line_timeout"));
+        }
+        if !self.member.has_line.get() {
+            let is_dense = serving.crowd.borrow().is_dense();
+            let limit =
+                if is_dense { DENSE_FIRST_LINE.min(setup.first_line_timeout) } else { setup.first_line_timeout };
+            deadline = deadline.min((self.member.opened + limit, "first_line_timeout"));
+        }
+        deadline
+    }
+
+    /// When it looks at its deadline again: without a line that may come nearer.
+    fn wakes<H>(&self, serving: &Serving<H>) -> Instant {
+        let deadline = self.deadline(serving).0;
+        if self.member.has_line.get() { deadline } else { deadline.min(Instant::now() + DENSE_FIRST_LINE) }
+    }
+
+    /// Takes what has come and was not read yet: until nothing is left or, for a sender that goes on, all that is queued at
+    /// the end of the time. (The runtime would first have to be told that there is something.)
+    fn read_last<H: HandOver>(&mut self, serving: &Serving<H>) {
+        let end = serving.ends.get().unwrap_or_else(|| Instant::now() + LAST_READS);
+        serving.ends.set(Some(end));
+        let mut left = u64::MAX;
+        while left > 0 {
+            if left == u64::MAX && Instant::now() >= end {
+                left = rustix::io::ioctl_fionread(&self.member.stream).unwrap_or(0);
+            }
+            match self.read(serving, |stream, room| (&*SockRef::from(stream)).read(room)) {
+                Ok(count @ 1..) if left < u64::MAX => left = left.saturating_sub(count as u64),
+                Ok(1..) => {}
+                _ => break,
+            }
+        }
+    }
+
+    /// Reads once, without waiting, and takes what came; 0 at the stream's end, or where it is to end.
+    fn read<H: HandOver>(
+        &mut self,
+        serving: &Serving<H>,
+        read: impl FnOnce(&TcpStream, &mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut buffer = serving.buffer.borrow_mut();
+        let count = read(&self.member.stream, &mut buffer[..self.turn.room()])?;
+        let goes_on = count > 0 && self.take(serving, &buffer[..count]);
+        Ok(if goes_on { count } else { 0 })
+    }
+
+    /// Takes what came; false where the connection is to end.
+    fn take<H: HandOver>(&mut self, serving: &Serving<H>, bytes: &[u8]) -> bool {
+        let received = Received::now();
+        let mut intake = serving.intake.borrow_mut();
+        intake.set_clock(received);
+        intake.tally().bytes += bytes.len() as u64;
+        self.member.last.set(received.monotonic);
+        let mut goes_on = true;
+        if self.begins_as_tls(bytes) {
+            self.turn_away(serving, &mut intake, bytes, "TLS");
+            goes_on = false;
+        } else if self.read_lines(serving, &mut intake, |framer, lines| framer.take(bytes, lines)) {
+            self.line_began = received.monotonic;
+        }
+        if let Some(request) = self.request.take() {
+            self.turn_away(serving, &mut intake, &request, "HTTP");
+            goes_on = false;
+        }
+        goes_on = goes_on && self.has_room(serving, &mut intake);
+        intake.publish();
+        intake.publish_sources(received.monotonic);
+        serving.notify(&intake);
+        goes_on
+    }
+
+    /// Whether these next bytes make its beginning that of a TLS client.
+    fn begins_as_tls(&mut self, bytes: &[u8]) -> bool {
+        let Some(known) = self.tls_bytes.take() else { return false };
+        let rest = &TLS_HANDSHAKE[known..];
+        if bytes.len() < rest.len() && rest.starts_with(bytes) {
+            self.tls_bytes = Some(known + bytes.len());
+        }
+        bytes.starts_with(rest)
+    }
+
+    /// Lets no line wait any longer for the end of a string.
+    fn end_joining<H: HandOver>(&mut self, serving: &Serving<H>) {
+        let received = Received::now();
+        let mut intake = serving.intake.borrow_mut();
+        intake.set_clock(received);
+        self.read_lines(serving, &mut intake, |framer, lines| framer.end_joining(lines));
+        self.line_began = received.monotonic;
+        intake.publish();
+        serving.notify(&intake);
+    }
+
+    /// Has the framer give lines to the intake, and keeps account of the memory that it holds.
+    fn read_lines<H: HandOver, T>(
+        &mut self,
+        serving: &Serving<H>,
+        intake: &mut Intake<H>,
+        frame: impl FnOnce(&mut Framer, &mut Taking<'_, H>) -> T,
+    ) -> T {
+        let Self { member, source, framer, state, request, .. } = self;
+        let before = framer.held_bytes();
+        let result = frame(framer, &mut Taking { intake, member, source: *source, state, request });
+        serving.tail_bytes.set(serving.tail_bytes.get() + framer.held_bytes() - before);
+        result
+    }
+
+    /// Counts and tells that a sender speaks another protocol; its connection is to end.
+    fn turn_away<H: HandOver>(&mut self, serving: &Serving<H>, intake: &mut Intake<H>, bytes: &[u8], speaks: &str) {
+        intake.refuse(Refused { reason: Refusal::WrongFormat, bytes }, self.source);
+        // What follows of it is no line that was cut.
+        serving.tail_bytes.set(serving.tail_bytes.get() - self.framer.held_bytes());
+        self.framer.clear();
+        let (source, listen) = (self.source, serving.setup.listen);
+        serving.log(
+            || tracing::warn!(%source, %listen, "a sender speaks {speaks} to a TCP listener: set it to plain text"),
+        );
+    }
+
+    /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
+    fn has_room<H: HandOver>(&self, serving: &Serving<H>, intake: &mut Intake<H>) -> bool {
+        let open = serving.crowd.borrow().open().max(1);
+        if serving.tail_bytes.get() <= MAX_TAIL_BYTES || self.framer.held_bytes() <= MAX_TAIL_BYTES / open {
+            return true;
+        }
+        intake.tally().limited += 1;
+        serving.log(|| tracing::warn!(source = %self.source, "too many unfinished lines: ended a connection"));
+        false
+    }
+
+    /// Counts what is left without an end, which is never read.
+    fn end<H: HandOver>(&mut self, serving: &Serving<H>) {
+        let mut intake = serving.intake.borrow_mut();
+        intake.set_clock(Received::now());
+        let tail = self.read_lines(serving, &mut intake, |framer, lines| framer.finish(lines));
+        if !tail.is_empty() {
+            intake.refuse(Refused { reason: Refusal::Truncated, bytes: &tail }, self.source);
+        }
+        intake.publish();
+        serving.leave(&self.member);
+    }
+}
+
+/// The first line, where it is a request of HTTP: its headers and body look like lines of Graphite's.
+fn http_request(lines: &[u8]) -> Option<&[u8]> {
+    let first = lines.split(|byte| *byte == b'\n').next()?;
+    let request = first.strip_suffix(b"\r").unwrap_or(first);
+    (request.ends_with(b" HTTP/1.1") || request.ends_with(b" HTTP/1.0")).then_some(request)
+}
