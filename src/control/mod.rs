@@ -3,6 +3,8 @@
 //! May look at everything; nothing of the data's way looks here.
 
 pub mod admin;
+#[cfg(test)]
+mod balance;
 pub mod cli;
 pub mod config;
 pub mod data_dir;

@@ -173,6 +173,10 @@ impl<H: HandOver> HandOver for Patient<H> {
             std::thread::sleep(NO_ROOM_PAUSE);
         }
     }
+
+    fn handed_over(&self) -> u64 {
+        self.out.handed_over()
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +205,10 @@ mod tests {
         fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
             self.taken.lock().expect("no panic").push(batch);
             Ok(())
+        }
+
+        fn handed_over(&self) -> u64 {
+            self.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
         }
     }
 
