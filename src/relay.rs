@@ -155,7 +155,8 @@ impl Relay {
         let admin_runtime = start_runtime("admin").map_err(StartError::Thread)?;
         let (admin, address) = admin_runtime.block_on(bind_admin(config.admin.listen))?;
         let journal = open_journal(config)?;
-        let view = view(config, listeners, &journal);
+        let (ring, consumer) = ring(RING_BATCHES);
+        let view = view(config, listeners, &journal, &ring);
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
 
         let (closing, _) = watch::channel(false);
@@ -167,7 +168,6 @@ impl Relay {
             backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), closing.subscribe())
         });
         let flushers = flushers.collect();
-        let (ring, consumer) = ring(RING_BATCHES);
         let journal_stop = Arc::new(AtomicBool::new(false));
         let disk_threads = journal.start_disk().map_err(StartError::Thread)?;
         let wake = ring.clone();
@@ -352,7 +352,7 @@ fn hold_moved(journal: &Journal, view: &View) {
     }
 }
 
-fn view(config: &Config, listeners: Vec<Listener>, journal: &Journal) -> View {
+fn view(config: &Config, listeners: Vec<Listener>, journal: &Journal, ring: &Producer) -> View {
     let backends = config.backend.iter().map(|backend| BackendView {
         name: backend.name.clone(),
         url: backend.url.to_string(),
@@ -361,6 +361,7 @@ fn view(config: &Config, listeners: Vec<Listener>, journal: &Journal) -> View {
     View {
         started: Instant::now(),
         listeners: Arc::new(listeners),
+        ring: ring.clone(),
         journal: journal.clone(),
         durability: config.journal.durability,
         backends: Arc::new(backends.collect()),
@@ -401,8 +402,7 @@ fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>, pulse: Arc
             pulse.beat();
             // Read before the ring is emptied: what is in it when the stop comes is not left behind.
             let stopping = stop.load(Ordering::Acquire);
-            while let Some(batch) = ring.pop() {
-                journal.append(batch);
+            while journal.take(&ring) {
                 ring.set_pressed(journal.is_pressed());
             }
             let is_pressed = journal.is_pressed();

@@ -65,6 +65,11 @@ impl Builder {
         sealed
     }
 
+    /// Lines of the open batch.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
     /// When the open batch is due; none while it is empty.
     pub fn due(&self) -> Option<Instant> {
         self.opened.map(|received| received.monotonic + self.limits.age)

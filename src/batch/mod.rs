@@ -73,4 +73,7 @@ pub trait HandOver: Send {
     /// # Errors
     /// The batch, where there is no room; its lines are the caller's to count as dropped.
     fn hand_over(&self, batch: Batch) -> Result<(), Batch>;
+
+    /// Lines of all batches that it has taken from this worker, by its own count.
+    fn handed_over(&self) -> u64;
 }

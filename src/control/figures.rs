@@ -12,7 +12,7 @@ use super::metrics;
 use super::status::{Backend, BackendView, JournalStatus, Latency, Receive, Status, View};
 use crate::deliver::Health;
 use crate::journal::disk::Folder;
-use crate::journal::{BackendSetup, DropReason, Durability, Journal, Rejection};
+use crate::journal::{BackendSetup, DropReason, Durability, Journal, Rejection, ring};
 use crate::protocol::Refusal;
 use crate::receive::udp::Inherited;
 use crate::receive::{Listener, Tally};
@@ -35,6 +35,7 @@ fn picture() -> Value {
     let view = View {
         started: Instant::now(),
         listeners: Arc::new(listeners()),
+        ring: ring(1).0,
         journal: Journal::new(
             1 << 20,
             &names.clone().map(|name| BackendSetup { name, address: String::new(), replay_share: 0.5 }),
@@ -75,6 +76,18 @@ fn fill(value: &mut Value, next: &mut u64) {
 
 fn number(picture: &Value, pointer: &str) -> f64 {
     picture.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer} is a number"))
+}
+
+fn sum(picture: &Value, pointer: &str) -> f64 {
+    picture.pointer(pointer).and_then(Value::as_object).expect("entries").values().filter_map(Value::as_f64).sum()
+}
+
+/// What a backend's ledger does not balance by.
+fn difference(picture: &Value, place: usize) -> f64 {
+    let of = |field: &str| number(picture, &format!("/backends/{place}/{field}"));
+    let all = |field: &str| sum(picture, &format!("/backends/{place}/{field}"));
+    let gone = of("delivered_lines") + all("rejected_lines") + all("dropped_lines") + of("pending_lines");
+    number(picture, "/accepted_lines") + of("recovered_lines") - gone
 }
 
 /// Each metric of a listener, and the field that it shows.
@@ -163,6 +176,7 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
             let milliseconds = number(picture, &format!("/backends/{place}/latency_ms/{field}"));
             add("latency_seconds", format!("{{{labels},quantile=\"{quantile}\"}}"), milliseconds / 1000.0);
         }
+        add("ledger_difference_lines", format!("{{{labels}}}"), difference(picture, place));
         for state in ["unknown", "up", "retrying", "held", "down"] {
             let value = f64::from(u8::from(backend["state"] == state));
             add("backend_state", format!("{{{labels},state=\"{state}\"}}"), value);
@@ -205,9 +219,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
     let status: Status = serde_json::from_value(picture.clone()).expect("a status");
     let text = status.to_text();
     let at = |pointer: &str| number(&picture, pointer);
-    let sum = |pointer: &str| -> f64 {
-        picture.pointer(pointer).and_then(Value::as_object).expect("entries").values().filter_map(Value::as_f64).sum()
-    };
+    let sum = |pointer: &str| sum(&picture, pointer);
     let listens = [0, 1].map(|place| picture["receive"][place]["listen"].as_str().expect("text").to_owned());
     let seconds = status.uptime_seconds.floor();
     let mut expected = vec![
@@ -279,11 +291,8 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
         let of = |field: &str| at(&format!("/backends/{place}/{field}"));
         let (rejected, dropped) =
             (sum(&format!("/backends/{place}/rejected_lines")), sum(&format!("/backends/{place}/dropped_lines")));
-        let differ = at("/accepted_lines") + of("recovered_lines")
-            - of("delivered_lines")
-            - rejected
-            - dropped
-            - of("pending_lines");
+        let differ = difference(&picture, place);
+        expected.push(format!("the ledger of {name} does not balance: {} lines were ", differ.abs()));
         // In the order of the table's head.
         let columns = [
             of("delivered_lines").to_string(),

@@ -156,6 +156,12 @@ impl Metrics {
         ] {
             gauge(out, name, help, values)?;
         }
+        let difference = backends().map(|(labels, backend)| {
+            let lines = backend.difference(self.status.accepted_lines);
+            (labels, i64::try_from(lines).unwrap_or(if lines < 0 { i64::MIN } else { i64::MAX }))
+        });
+        let help = "Lines accepted or recovered that are counted nowhere else: 0 unless lines were lost";
+        gauge(out, "ledger_difference_lines", help, difference.collect())?;
         let states = backends().flat_map(|(labels, backend)| {
             State::ALL.map(|state| (with(&labels, "state", state.name()), u64::from(backend.state == state.name())))
         });

@@ -4,6 +4,8 @@
 
 pub mod admin;
 mod allow;
+#[cfg(test)]
+mod balance;
 pub mod cli;
 pub mod config;
 pub mod data_dir;

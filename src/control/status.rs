@@ -11,6 +11,7 @@ use super::sources::SourcesStatus;
 use super::table::sum;
 use crate::deliver::Health;
 use crate::journal::disk::{Condition, DiskFigures, Report};
+use crate::journal::ring::Producer;
 use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::protocol::Refusal;
 use crate::receive::{Listener, Tally};
@@ -23,6 +24,8 @@ pub struct View {
     pub started: Instant,
     /// The listeners.
     pub listeners: Arc<Vec<Listener>>,
+    /// What is between the listeners and the journal.
+    pub ring: Producer,
     /// The journal.
     pub journal: Journal,
     /// What a crash may cost.
@@ -221,13 +224,15 @@ pub struct Gap {
 impl View {
     /// Takes the picture.
     pub fn status(&self) -> Status {
-        // In this order the identity holds at every moment: what the journal has was accepted before, and what
-        // found no room in the ring was accepted before it was dropped.
-        let journal = self.journal.snapshot();
+        // Lines are counted where they are, so that one that is lost shows. What was popped goes with the journal's
+        // figures, in which it is, and what was pushed with the figures of its worker, which had it before. The workers are
+        // read last: each batch that was popped is known to its worker, as handed over or, a moment earlier, as still held.
+        // Either way it is counted once.
+        let (journal, popped) = self.journal.snapshot_with(|| self.ring.popped_lines());
         let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
-        let accepted: u64 = tallies.iter().map(|tally| tally.accepted).sum();
-        let ring_full: u64 = tallies.iter().map(|tally| tally.ring_full).sum();
-        let on_the_way = accepted - ring_full - journal.appended_lines;
+        let sum = |lines: fn(&Tally) -> u64| tallies.iter().map(lines).sum::<u64>();
+        let (accepted, ring_full) = (sum(|tally| tally.accepted), sum(|tally| tally.ring_full));
+        let on_the_way = i128::from(sum(|tally| tally.held) + sum(|tally| tally.handed_over)) - i128::from(popped);
 
         let receive = self.listeners.iter().zip(&tallies).map(|(listener, tally)| Receive::new(listener, tally));
         let figures = journal.oldest_pending_seconds.iter().zip(&journal.memory_only_lines);
@@ -296,7 +301,7 @@ impl Receive {
 }
 
 impl Backend {
-    pub(super) fn new(view: &BackendView, ledger: &Ledger, oldest: f64, ring_full: u64, on_the_way: u64) -> Self {
+    pub(super) fn new(view: &BackendView, ledger: &Ledger, oldest: f64, ring_full: u64, on_the_way: i128) -> Self {
         let rejected = Rejection::ALL.iter().zip(ledger.rejected);
         let dropped = DropReason::ALL.iter().map(|reason| {
             let before_the_journal = if *reason == DropReason::RingFull { ring_full } else { 0 };
@@ -312,7 +317,7 @@ impl Backend {
             delivered_bytes: ledger.delivered_bytes,
             rejected_lines: rejected.map(|(class, lines)| (class.name().to_owned(), lines)).collect(),
             dropped_lines: dropped.collect(),
-            pending_lines: ledger.pending + on_the_way,
+            pending_lines: u64::try_from(i128::from(ledger.pending) + on_the_way).unwrap_or(0),
             pending_bytes: ledger.pending_bytes,
             pending_on_disk_lines: 0,
             oldest_pending_seconds: oldest,
@@ -333,11 +338,10 @@ impl Backend {
         sum(self.dropped_lines.values())
     }
 
-    /// `accepted + recovered` less everything that became of it: 0, at every moment.
+    /// `accepted + recovered` less everything that became of it: 0 at every moment, or lines were lost and not counted.
     pub fn difference(&self, accepted: u64) -> i128 {
-        let came = [accepted, self.recovered_lines];
-        let gone = [self.delivered_lines, self.rejected(), self.dropped(), self.pending_lines];
-        came.map(i128::from).into_iter().sum::<i128>() - gone.map(i128::from).into_iter().sum::<i128>()
+        let gone = [self.delivered_lines, self.rejected(), self.dropped(), self.pending_lines].map(i128::from);
+        i128::from(accepted) + i128::from(self.recovered_lines) - gone.iter().sum::<i128>()
     }
 }
 

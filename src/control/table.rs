@@ -38,6 +38,9 @@ impl Status {
         }
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
+        for backend in &self.backends {
+            write_difference(&mut text, &backend.name, backend.difference(self.accepted_lines));
+        }
         for backend in self.backends.iter().filter(|backend| backend.pending_lines > 0) {
             let (pending, on_disk) = (backend.pending_lines, backend.pending_on_disk_lines);
             write_line(
@@ -75,6 +78,20 @@ impl Status {
         }
         text
     }
+}
+
+/// Says that a ledger does not balance.
+fn write_difference(text: &mut String, name: &str, lines: i128) {
+    let what = match lines {
+        0 => return,
+        1.. => "lost without being counted",
+        _ => "counted more than once",
+    };
+    let lines = lines.unsigned_abs();
+    write_line(
+        text,
+        format_args!("the ledger of {name} does not balance: {lines} lines were {what}; please report this"),
+    );
 }
 
 fn write_sources(text: &mut String, sources: &SourcesStatus) {

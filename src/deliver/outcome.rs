@@ -133,10 +133,13 @@ fn rejected_lines(body: &str) -> Option<u64> {
     let unparsable = body.matches("unable to parse").count() as u64;
     let listed = body.matches("\"line_number\"").count() as u64;
     let dropped = body.rsplit_once("dropped=").map_or(0, |(_, text)| {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        text[..digits].parse().unwrap_or(0)
+        match text.bytes().take_while(u8::is_ascii_digit).count() {
+            0 => 0,
+            // A number that is too large for any count is all there are.
+            digits => text[..digits].parse().unwrap_or(u64::MAX),
+        }
     });
-    Some(unparsable + listed + dropped).filter(|lines| *lines > 0)
+    Some(unparsable.saturating_add(listed).saturating_add(dropped)).filter(|lines| *lines > 0)
 }
 
 /// Seconds, or an HTTP date; a time in the past or a negative number asks for nothing.
@@ -249,6 +252,113 @@ mod tests {
         for (status, body, expected) in cases {
             assert_eq!(fate(*status, body), *expected, "{status} {body}");
         }
+    }
+
+    /// What each status means where nothing else is told. Each is named here, so that none changes unseen.
+    #[test]
+    fn every_status_has_its_fate() {
+        for status in 100..1000 {
+            let expected = match status {
+                200 | 204 => Fate::Delivered,
+                401 | 403 => Fate::HoldDestination,
+                // 400 and 422 that say nothing are not InfluxDB's.
+                400 | 404 | 405 | 407 | 422 | 501 | 505 => Fate::HoldBackend,
+                413 => Fate::TooLarge,
+                408 | 425 | 429 | 502 | 503 | 504 => Fate::Busy { retry_after: None },
+                402 | 406 | 409 | 410 | 411 | 412 | 414..=421 | 423 | 424 | 426..=428 | 430..=499 => {
+                    rejected(Rejection::Other, None)
+                }
+                500 | 506..=599 => Fate::Transient,
+                // A page, a redirect, an upgrade, or no status of HTTP.
+                _ => Fate::HoldBackend,
+            };
+            assert_eq!(fate(status, ""), expected, "{status}");
+        }
+    }
+
+    /// An error's text as 1.x and 2.x wrap it.
+    fn wrapped(text: &str) -> [String; 2] {
+        [
+            serde_json::json!({ "error": text }).to_string(),
+            format!("{{\"code\":\"invalid\",\"message\":{}}}", serde_json::json!(text)),
+        ]
+    }
+
+    #[test]
+    fn every_text_that_asks_for_another_try_loses_no_line() {
+        for text in [
+            "partial write: write /var/lib/influxdb/wal: no space left on device dropped=5",
+            "engine: cache-max-memory-size exceeded: (1 / 0)",
+            "timeout",
+            "partial write: engine is closed dropped=3",
+            "engine is closed",
+            "shard is being deleted",
+            "shard is disabled",
+            "partial write: open /x/000001.wal: too many open files dropped=7",
+            "write /x/_00001.wal: read-only file system",
+            "read /x/000001.tsi: input/output error",
+        ] {
+            for status in [400, 422, 500] {
+                for body in wrapped(text) {
+                    assert_eq!(fate(status, &body), Fate::Transient, "{status} {body}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_text_of_a_missing_destination_holds_it() {
+        for text in ["database not found: \"x\"", "retention policy not found: x", "no dbrp mapping found"] {
+            for status in [404, 500] {
+                for body in wrapped(text) {
+                    assert_eq!(fate(status, &body), Fate::HoldDestination, "{status} {body}");
+                }
+            }
+        }
+        assert_eq!(
+            fate(404, r#"{"code":"not found","message":"organization name \"x\" not found"}"#),
+            Fate::HoldDestination
+        );
+    }
+
+    #[test]
+    fn every_text_of_a_refusal_has_its_class() {
+        use Rejection::{FieldType, Other, Retention, SeriesLimit, Unparsable};
+        for (text, class) in [
+            ("unable to parse 'x': missing fields", Unparsable),
+            ("field type conflict: input field \"v\" on measurement \"m\"", FieldType),
+            ("points beyond retention policy", Retention),
+            ("max-series-per-database limit exceeded: (1)", SeriesLimit),
+            ("max-values-per-tag limit exceeded (1/1): measurement=\"m\"", SeriesLimit),
+            ("something new", Other),
+        ] {
+            for status in [400, 422] {
+                for body in wrapped(text) {
+                    assert_eq!(fate(status, &body), rejected(class, None), "{status} {body}");
+                }
+                let unparsable = u64::from(class == Unparsable);
+                for body in wrapped(&format!("partial write: {text} dropped=4")) {
+                    assert_eq!(fate(status, &body), rejected(class, Some(4 + unparsable)), "{status} {body}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_that_no_request_has_is_a_number() {
+        for (dropped, lines) in [
+            ("1000", Some(1000)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("99999999999999999999999999", Some(u64::MAX)),
+            ("x", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            let body = format!("{{\"error\":\"partial write: points beyond retention policy dropped={dropped}\"}}");
+            assert_eq!(fate(400, &body), rejected(Rejection::Retention, lines), "{dropped}");
+        }
+        let body = r#"{"error":"partial write: unable to parse 'a': x dropped=18446744073709551615"}"#;
+        assert_eq!(fate(400, body), rejected(Rejection::Unparsable, Some(u64::MAX)));
     }
 
     #[test]

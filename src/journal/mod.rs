@@ -6,7 +6,7 @@
 //!
 //! The interface, which does not depend on where records are kept:
 //!
-//! * [`Journal::append`] numbers a sealed batch. One thread appends.
+//! * [`Journal::append`] numbers a sealed batch, [`Journal::take`] the ring's oldest. One thread appends.
 //! * [`Reader::next`] waits until a destination has enough to be worth a request and leases its consecutive
 //!   records, from memory or from the disk. Several leases may be out at once.
 //! * [`Reader::settle`] acknowledges a lease, in any order; [`Reader::give_back`] returns it, and it is leased
@@ -42,6 +42,7 @@ use tokio::sync::Notify;
 
 use crate::batch::{Batch, Received};
 use disk::{DiskOptions, DiskThreads, OpenError, Storage, Syncer, Writer};
+use ring::Consumer;
 use shared::{Files, Shared};
 use state::{Backend, State};
 
@@ -122,6 +123,21 @@ impl Journal {
     /// Numbers a batch and makes it available to every backend.
     pub fn append(&self, batch: Batch) {
         let woken = self.shared.lock().append(batch);
+        self.wake(woken);
+    }
+
+    /// Appends the oldest batch of the ring; false where there is none. A snapshot finds it either in the ring or in the
+    /// journal ([`Self::snapshot_with`]).
+    pub fn take(&self, ring: &Consumer) -> bool {
+        let mut state = self.shared.lock();
+        let Some(batch) = ring.pop() else { return false };
+        let woken = state.append(batch);
+        drop(state);
+        self.wake(woken);
+        true
+    }
+
+    fn wake(&self, woken: Vec<usize>) {
         for backend in woken {
             self.shared.wake[backend].notify_one();
         }
@@ -166,6 +182,49 @@ impl Journal {
 
     /// All figures, taken at one moment.
     pub fn snapshot(&self) -> Snapshot {
-        self.shared.lock().snapshot(Received::now())
+        self.snapshot_with(|| ()).0
+    }
+
+    /// All figures and what `beside` reads at the same moment, while nothing is taken from the ring.
+    pub fn snapshot_with<T>(&self, beside: impl FnOnce() -> T) -> (Snapshot, T) {
+        let state = self.shared.lock();
+        (state.snapshot(Received::now()), beside())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Destination;
+    use crate::protocol::Precision;
+
+    #[test]
+    fn pending_lines_are_counted_where_they_are() {
+        let backend = BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
+        let journal = Journal::new(1 << 20, &[backend]);
+        let (database, retention_policy) = ("db".to_owned(), String::new());
+        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        for lines in [1, 20, 300] {
+            let bytes = vec![b'x'; usize::try_from(lines).expect("small") * 2].into();
+            let destination = Arc::clone(&destination);
+            journal.append(Batch { destination, bytes, lines, received: Received::now(), capacity: 0 });
+        }
+        let pending = || {
+            let ledger = journal.snapshot().ledgers.remove(0);
+            (ledger.pending, ledger.pending_bytes)
+        };
+        assert_eq!(pending(), (321, 642));
+        let mut reader = journal.reader(0);
+        let limits = Limits { lines: 1, bytes: 1 << 20, linger: std::time::Duration::ZERO };
+        let lease = reader.try_next(&limits).expect("a lease");
+        assert_eq!(pending(), (321, 642), "what is leased is pending");
+        reader.settle(lease, None);
+        assert_eq!(pending(), (320, 640));
+        let lease = reader.try_next(&limits).expect("a lease");
+        reader.give_back(lease);
+        assert_eq!(pending(), (320, 640));
+        // What is lost is not pending for ever: the identity fails.
+        journal.shared.lock().logs[0].records.pop_back();
+        assert_eq!(pending(), (20, 40));
     }
 }

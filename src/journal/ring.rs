@@ -3,8 +3,11 @@
 //! Batches, never lines, pass here. A worker pushes and never waits; what finds no room is the worker's to count.
 //! Those that could wait (TCP listeners) are to leave half of the room to those that cannot, and all of it while the
 //! consumer says that it is hard pressed.
+//!
+//! Lines are counted where they pass: by each producer when it pushes, and by the consumer when it pops. What was pushed
+//! and not popped is in the ring.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
@@ -18,9 +21,10 @@ pub fn ring(batches: usize) -> (Producer, Consumer) {
     let ring = Arc::new(Ring {
         queue: ArrayQueue::new(batches),
         is_pressed: AtomicBool::new(false),
+        popped_lines: AtomicU64::new(0),
         consumer: OnceLock::new(),
     });
-    (Producer { ring: Arc::clone(&ring) }, Consumer { ring })
+    (Producer::of(&ring), Consumer { ring })
 }
 
 #[derive(Debug)]
@@ -28,14 +32,24 @@ struct Ring {
     queue: ArrayQueue<Batch>,
     /// Whether the consumer takes batches faster than it can keep them safe.
     is_pressed: AtomicBool,
+    /// Lines that were popped.
+    popped_lines: AtomicU64,
     /// The thread to wake; set by the first wait.
     consumer: OnceLock<Thread>,
 }
 
-/// A worker's end. Clones share the ring.
-#[derive(Clone, Debug)]
+/// A worker's end. A clone is the end of another worker: it shares the ring, and counts for itself.
+#[derive(Debug)]
 pub struct Producer {
     ring: Arc<Ring>,
+    /// Lines that were pushed here.
+    pushed_lines: AtomicU64,
+}
+
+impl Clone for Producer {
+    fn clone(&self) -> Self {
+        Self::of(&self.ring)
+    }
 }
 
 impl HandOver for Producer {
@@ -45,13 +59,28 @@ impl HandOver for Producer {
     }
 
     fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+        let lines = batch.lines;
         self.ring.queue.push(batch)?;
+        self.pushed_lines.fetch_add(lines, Ordering::Relaxed);
         self.wake();
         Ok(())
+    }
+
+    fn handed_over(&self) -> u64 {
+        self.pushed_lines.load(Ordering::Relaxed)
     }
 }
 
 impl Producer {
+    fn of(ring: &Arc<Ring>) -> Self {
+        Self { ring: Arc::clone(ring), pushed_lines: AtomicU64::new(0) }
+    }
+
+    /// Lines that were popped, whoever pushed them.
+    pub fn popped_lines(&self) -> u64 {
+        self.ring.popped_lines.load(Ordering::Relaxed)
+    }
+
     /// Wakes the consumer, whether or not there is a batch.
     pub fn wake(&self) {
         if let Some(thread) = self.ring.consumer.get() {
@@ -69,7 +98,9 @@ pub struct Consumer {
 impl Consumer {
     /// The oldest batch.
     pub fn pop(&self) -> Option<Batch> {
-        self.ring.queue.pop()
+        let batch = self.ring.queue.pop()?;
+        self.ring.popped_lines.fetch_add(batch.lines, Ordering::Relaxed);
+        Some(batch)
     }
 
     /// Says whether batches come faster than they can be kept safe.
@@ -114,5 +145,20 @@ mod tests {
         consumer.set_pressed(true);
         assert!(!producer.has_room());
         producer.hand_over(batch()).expect("those that cannot wait go on");
+    }
+
+    #[test]
+    fn what_passes_is_counted_at_both_ends() {
+        let (one, consumer) = ring(2);
+        let other = one.clone();
+        one.hand_over(Batch { lines: 5, ..batch() }).expect("room");
+        other.hand_over(Batch { lines: 70, ..batch() }).expect("room");
+        one.hand_over(batch()).expect_err("no room");
+        assert_eq!((one.handed_over(), other.handed_over(), one.popped_lines()), (5, 70, 0));
+        consumer.pop().expect("a batch");
+        assert_eq!((one.popped_lines(), other.popped_lines()), (5, 5));
+        consumer.pop().expect("a batch");
+        assert!(consumer.pop().is_none());
+        assert_eq!(one.popped_lines(), 75);
     }
 }

@@ -1,8 +1,15 @@
 //! What one worker has seen: tallied in plain numbers, published once in a while.
+//!
+//! Four of the counters say what became of the accepted lines: `accepted = held + handed_over + ring_full`. They are
+//! read as they stood at one publishing, so that the sum can be trusted at every moment, and each is counted where its
+//! lines are: a line that is lost between two of these places makes the sum differ.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::protocol::Refusal;
+
+/// How often a reader looks again before it lets others run: publishing takes a few stores.
+const SPINS: u32 = 64;
 
 /// The published counters of one worker. Only that worker adds to them; anybody reads.
 #[derive(Debug, Default)]
@@ -19,7 +26,11 @@ pub struct Counters {
     converted: AtomicU64,
     skipped: AtomicU64,
     ignored_tags: AtomicU64,
+    /// Odd while the next four are being changed.
+    version: AtomicU64,
     accepted: AtomicU64,
+    held: AtomicU64,
+    handed_over: AtomicU64,
     ring_full: AtomicU64,
     refused: [AtomicU64; Refusal::COUNT],
 }
@@ -53,17 +64,29 @@ pub struct Tally {
     pub ignored_tags: u64,
     /// Lines accepted.
     pub accepted: u64,
-    /// Accepted lines that found no room in the ring; counted at once, never tallied.
+    /// Accepted lines that the worker has not handed over yet; a reading's, never tallied.
+    pub held: u64,
+    /// Accepted lines that the ring took, by its own count; a reading's, never tallied.
+    pub handed_over: u64,
+    /// Accepted lines that found no room in the ring.
     pub ring_full: u64,
     /// Lines refused, by [`Refusal::index`].
     pub refused: [u64; Refusal::COUNT],
 }
 
 impl Counters {
-    /// Adds a worker's sums and sets them to zero.
-    pub fn publish(&self, tally: &mut Tally) {
+    /// Adds a worker's sums and sets them to zero; says how many lines the worker has, and how many the ring has taken.
+    pub fn publish(&self, tally: &mut Tally, held: u64, handed_over: u64) {
         let sums = std::mem::take(tally);
-        self.accepted.fetch_add(sums.accepted, Ordering::Release);
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        // No reader sees a change below without the odd version above.
+        fence(Ordering::Release);
+        self.accepted.fetch_add(sums.accepted, Ordering::Relaxed);
+        self.held.store(held, Ordering::Relaxed);
+        self.handed_over.store(handed_over, Ordering::Relaxed);
+        self.ring_full.fetch_add(sums.ring_full, Ordering::Relaxed);
+        self.version.store(version + 2, Ordering::Release);
         self.datagrams.fetch_add(sums.datagrams, Ordering::Relaxed);
         self.bytes.fetch_add(sums.bytes, Ordering::Relaxed);
         let seldom = [
@@ -85,16 +108,31 @@ impl Counters {
         }
     }
 
-    /// Counts accepted lines, published before, that found no room.
-    pub fn drop_ring_full(&self, lines: u64) {
-        self.ring_full.fetch_add(lines, Ordering::Release);
+    /// Accepted lines and what became of them, as they stood at one publishing. The worker never waits for a reader; a
+    /// reader waits for the few stores of a publishing under way.
+    fn read_accepted(&self) -> [u64; 4] {
+        let mut looks = 0;
+        loop {
+            let version = self.version.load(Ordering::Acquire);
+            let counters = [&self.accepted, &self.held, &self.handed_over, &self.ring_full];
+            let values = counters.map(|counter| counter.load(Ordering::Relaxed));
+            // The version is read after the values, whatever the processor would like.
+            fence(Ordering::Acquire);
+            if version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version {
+                return values;
+            }
+            looks += 1;
+            if looks < SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// Reads all counters.
     pub fn read(&self) -> Tally {
-        // Read in the opposite order of writing: what was given up never exceeds what was accepted.
-        let ring_full = self.ring_full.load(Ordering::Acquire);
-        let accepted = self.accepted.load(Ordering::Acquire);
+        let [accepted, held, handed_over, ring_full] = self.read_accepted();
         Tally {
             datagrams: self.datagrams.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
@@ -109,6 +147,8 @@ impl Counters {
             skipped: self.skipped.load(Ordering::Relaxed),
             ignored_tags: self.ignored_tags.load(Ordering::Relaxed),
             accepted,
+            held,
+            handed_over,
             ring_full,
             refused: std::array::from_fn(|place| self.refused[place].load(Ordering::Relaxed)),
         }
@@ -136,6 +176,8 @@ impl Tally {
         self.skipped += other.skipped;
         self.ignored_tags += other.ignored_tags;
         self.accepted += other.accepted;
+        self.held += other.held;
+        self.handed_over += other.handed_over;
         self.ring_full += other.ring_full;
         for (sum, more) in self.refused.iter_mut().zip(other.refused) {
             *sum += more;

@@ -225,7 +225,7 @@ impl<H: HandOver> Intake<H> {
 
     /// Makes the sums visible.
     pub(super) fn publish(&mut self) {
-        self.lines.shown.counters.publish(&mut self.lines.tally);
+        self.lines.publish(0);
     }
 
     /// When the open batch is due; none while it is empty.
@@ -256,11 +256,18 @@ impl<H: HandOver> Lines<H> {
     /// line delivered or dropped that was not accepted.
     #[cold]
     fn hand_over(&mut self, batch: Batch) {
-        self.shown.counters.publish(&mut self.tally);
+        self.publish(batch.lines);
         if let Err(batch) = self.out.hand_over(batch) {
-            self.shown.counters.drop_ring_full(batch.lines);
+            self.tally.ring_full += batch.lines;
             self.logs.ring_full(&batch);
         }
+        self.publish(0);
+    }
+
+    /// Makes the sums visible, with the lines that are held: in the open batch, and in a sealed one that waits for room.
+    fn publish(&mut self, sealed: u64) {
+        let held = self.builder.lines() + sealed;
+        self.shown.counters.publish(&mut self.tally, held, self.out.handed_over());
     }
 }
 
@@ -268,11 +275,12 @@ impl<H: HandOver> Sink for Lines<H> {
     #[inline]
     fn line(&mut self, line: Line<'_>) {
         let stamp = if line.has_timestamp { None } else { Some(self.stamper.next_stamp()) };
-        if let Some(batch) = self.builder.append(line.bytes, stamp, self.received) {
-            self.hand_over(batch);
-        }
+        let sealed = self.builder.append(line.bytes, stamp, self.received);
         self.tally.accepted += 1;
         self.arrival.lines += 1;
+        if let Some(batch) = sealed {
+            self.hand_over(batch);
+        }
     }
 
     #[cold]

@@ -164,6 +164,46 @@ fn rejected_lines_are_counted_by_class_and_the_rest_is_delivered() {
 }
 
 #[test]
+fn an_answer_that_claims_more_than_was_sent_costs_what_was_sent() {
+    for dropped in ["6", "1000", "18446744073709551615", "99999999999999999999999"] {
+        let text = format!("partial write: points beyond retention policy dropped={dropped}");
+        let backend = Scripted::start(move |_, _| influx_error(400, &text));
+        let relay = Running::start(config(&[backend.url()]));
+        relay.send(&["m v=1 1\nm v=2 2\nm v=3 3\nm v=4 4\nm v=5 5\n"]);
+        wait_for("the answer", || (relay.backend("a").pending_lines == 0).then_some(()));
+        let ledger = relay.backend("a");
+        assert_eq!((ledger.rejected_lines["retention"], ledger.rejected()), (5, 5), "{dropped}");
+        assert_eq!((ledger.delivered_lines, ledger.delivered_bytes, ledger.dropped()), (0, 0, 0), "{dropped}");
+        assert_eq!((ledger.pending_bytes, ledger.state.as_str()), (0, "up"), "{dropped}");
+    }
+}
+
+/// What an overloaded or ailing server may answer, without a word of when to come back.
+#[test]
+fn no_answer_of_an_ailing_server_loses_a_line() {
+    for (status, text) in [
+        (408, "Request Timeout"),
+        (425, "Too Early"),
+        (429, "Too Many Requests"),
+        (502, "Bad Gateway"),
+        (504, "Gateway Timeout"),
+        (507, "Insufficient Storage"),
+        (400, "engine is closed"),
+        (400, "write /x/_00001.wal: read-only file system"),
+        (400, "partial write: shard is being deleted dropped=1"),
+        (422, "timeout"),
+    ] {
+        let backend =
+            Scripted::start(move |number, _| if number == 0 { influx_error(status, text) } else { no_content() });
+        let relay = Running::start(config(&[backend.url()]));
+        relay.send(&["m v=1 1\n"]);
+        relay.wait_delivered("a", 1);
+        let ledger = relay.backend("a");
+        assert_eq!((ledger.rejected(), ledger.dropped(), ledger.retries), (0, 0, 1), "{status} {text}");
+    }
+}
+
+#[test]
 fn a_batch_refused_as_a_whole_is_tried_record_by_record() {
     // As 2.x: nothing of a request is stored in which a line cannot be read.
     let backend = Scripted::start(|_, request| match request.text().contains("bad") {

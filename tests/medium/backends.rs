@@ -1,11 +1,11 @@
 //! Each kind of backend, its requests and its credentials.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use twinflux::control::config::Udp;
+use twinflux::control::config::{Tcp, Udp};
 use twinflux::protocol::Precision;
 
 use crate::support::{Running, Scripted, config, no_content, wait_for};
@@ -242,6 +242,91 @@ fn an_archive_holds_every_line_below_its_destination() {
     relay.send(&["m v=3 3\n"]);
     relay.wait_delivered("a", 1);
     assert_eq!(read(), format!("{header}m v=1 1\nm v=2 2\nm v=3 3\n"));
+}
+
+/// Everything in an archive's folder, oldest file first, without the comments at each file's head; and the files.
+fn archived(folder: &std::path::Path) -> (String, Vec<std::path::PathBuf>) {
+    let listed = std::fs::read_dir(folder).expect("a folder for the destination");
+    let mut files: Vec<_> = listed.map(|entry| entry.expect("an entry").path()).collect();
+    // `X.lp` and `X-0001.lp` are of one second.
+    files.sort_by_key(|path| path.file_name().map(|name| name.to_string_lossy().replace(".lp", "-0000.lp")));
+    let mut text = String::new();
+    for path in &files {
+        let mut file = std::fs::File::open(path).expect("open");
+        let mut part = String::new();
+        match path.extension().is_some_and(|extension| extension == "gz") {
+            true => flate2::read::MultiGzDecoder::new(file).read_to_string(&mut part).expect("gzip"),
+            false => file.read_to_string(&mut part).expect("text"),
+        };
+        text.extend(part.split_inclusive('\n').filter(|line| !line.starts_with('#')));
+    }
+    (text, files)
+}
+
+#[test]
+fn an_archive_of_many_files_has_every_line_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let root = folder.path().join("archive");
+    let mut settings = config(&[format!("file://{}", root.display())]);
+    // Files of a megabyte, and room for all of them.
+    settings.backend[0].disk = Some(bytesize::ByteSize::mib(8));
+    settings.data_dir = folder.path().join("data");
+    let noise = |n: u64| -> String {
+        (0..300).map(|part| format!("{:016x}", fastrand::Rng::with_seed(n * 300 + part).u64(..))).collect()
+    };
+    let lines: Vec<String> = (0..900).map(|n| format!("m s=\"{}\" {n}\n", noise(n))).collect();
+    for part in lines.chunks(450) {
+        let mut relay = Running::start_in(settings.clone());
+        let mut sent = 0;
+        for few in part.chunks(30) {
+            relay.send(few);
+            sent += few.len() as u64;
+            relay.wait_delivered("a", sent);
+        }
+        let last = relay.stop();
+        assert_eq!((last.backends[0].delivered_lines, last.backends[0].pending_lines), (450, 0));
+    }
+    let (text, files) = archived(&root.join("telegraf.ns"));
+    let full = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "gz")).count();
+    assert!(full >= 3, "several files were ended: {files:?}");
+    // Each line is there once, and in the order in which it was sent.
+    assert!(text == lines.concat(), "{} bytes of {}", text.len(), lines.concat().len());
+}
+
+#[test]
+fn a_line_that_fits_no_datagram_is_rejected_and_its_neighbours_are_sent() {
+    /// What the largest datagram holds, its line feed included.
+    const MOST: usize = 65_507;
+    let receiver = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    receiver.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
+    let mut settings = config(&[format!("udp://{}", receiver.local_addr().expect("address"))]);
+    let any = ([127, 0, 0, 1], 0).into();
+    settings.tcp.push(Tcp { listen: any, max_line: bytesize::ByteSize::mib(1), ..Tcp::default() });
+    let relay = Running::start(settings);
+    let line = |bytes: usize, n: u64| {
+        let (head, tail) = ("m s=\"", format!("\" {n}\n"));
+        format!("{head}{}{tail}", "x".repeat(bytes - head.len() - tail.len()))
+    };
+    let lines = [line(100, 1), line(MOST, 2), line(MOST + 1, 3), line(100_000, 4), line(MOST - 1, 5), line(100, 6)];
+    let address = relay.relay.as_ref().expect("running").view().listeners[1].address();
+    let mut sender = std::net::TcpStream::connect(address).expect("connect");
+    let mut buffer = vec![0; 1 << 17];
+    // One at a time, so that the receiver's socket has room for each.
+    for (place, line) in lines.iter().enumerate() {
+        sender.write_all(line.as_bytes()).expect("send");
+        if line.len() <= MOST {
+            let bytes = receiver.recv(&mut buffer).expect("the line");
+            assert!(buffer[..bytes] == *line.as_bytes(), "line {place} as it was");
+        }
+        let done = place as u64 + 1;
+        wait_for("the outcome", || {
+            let ledger = relay.backend("a");
+            (ledger.delivered_lines + ledger.rejected() == done).then_some(())
+        });
+    }
+    let ledger = relay.backend("a");
+    assert_eq!((ledger.delivered_lines, ledger.rejected_lines["too_large"], ledger.rejected()), (4, 2, 2));
+    assert!(ledger.last_error.is_some_and(|error| error.contains("longer than a datagram")));
 }
 
 #[test]

@@ -65,8 +65,7 @@ impl Segment {
 
     /// Writes all parts and syncs them.
     fn write_all(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        parts.iter().try_for_each(|part| self.file.write_all(part))?;
-        self.file.sync_data()?;
+        write_synced(&mut self.file, parts)?;
         self.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         Ok(())
     }
@@ -84,6 +83,24 @@ pub(super) fn is_in_place(file: &File, path: &Path) -> bool {
     let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
     let (open, there) = (file.metadata().map(identity), std::fs::metadata(path).map(identity));
     open.is_ok_and(|open| there.is_ok_and(|there| there == open))
+}
+
+/// What keeps bytes once it is told to.
+trait Durable: Write {
+    /// Returns once all that was written is safe from a power cut.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Durable for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// Writes all parts, and returns once they are safe.
+fn write_synced(output: &mut impl Durable, parts: &[&[u8]]) -> io::Result<()> {
+    parts.iter().try_for_each(|part| output.write_all(part))?;
+    output.sync()
 }
 
 /// `database[.policy].precision`, with what a name cannot hold as `%XX`.
@@ -191,6 +208,36 @@ mod tests {
     fn folders_are_named_by_destination_and_never_lead_elsewhere() {
         assert_eq!(folder_name(&destination("telegraf", "")), "telegraf.ms");
         assert_eq!(folder_name(&destination("a.b/../c", "one week")), "a%2Eb%2F%2E%2E%2Fc.one%20week.ms");
+    }
+
+    /// Notes what is done, and fails to sync where it is to.
+    #[derive(Default)]
+    struct Noted(Vec<String>, bool);
+
+    impl Write for Noted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(String::from_utf8_lossy(bytes).into_owned());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Durable for Noted {
+        fn sync(&mut self) -> io::Result<()> {
+            self.0.push("sync".to_owned());
+            if self.1 { Err(io::Error::other("broken")) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn lines_are_synced_before_they_count_as_written() {
+        let mut output = Noted::default();
+        write_synced(&mut output, &[b"a", b"b"]).expect("written");
+        assert_eq!(output.0, ["a", "b", "sync"]);
+        write_synced(&mut Noted(Vec::new(), true), &[b"a"]).expect_err("a sync that fails is no success");
     }
 
     #[test]

@@ -184,8 +184,7 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
                 None if is_known => Cursor::new(state.next_sequence, log.written),
                 None => Cursor::new(begin.sequence, begin.at),
             };
-            let unread = cursor.unread_on_disk(log.written);
-            backend.ledger.recover(unread.lines, unread.bytes);
+            backend.ledger.recover(cursor.unread_on_disk(log.written).lines);
             // What the policy took while the lines were in memory is not damage, although the process ended with them.
             for (begin, reason) in [(kept(log).min(*begin), DropReason::Quota), (*begin, DropReason::Corrupt)] {
                 let (lost, since) = cursor.cut(log.tail(state.next_sequence), begin);

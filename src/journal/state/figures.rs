@@ -11,6 +11,7 @@ use super::ledger::Ledger;
 use super::record::Record;
 use super::{Backend, State};
 use crate::batch::Received;
+use crate::journal::segment::Position;
 
 /// The journal's figures at one moment.
 #[derive(Clone, Debug)]
@@ -133,11 +134,24 @@ impl State {
             memory_bound: self.memory_bound,
             memory_only_lines: memory_only.iter().map(|one| one.lines).collect(),
             memory_bytes: self.memory.load(Ordering::Relaxed),
-            ledgers: self.backends.iter().map(|backend| backend.ledger.clone()).collect(),
+            ledgers: self.backends.iter().map(|backend| self.ledger(backend)).collect(),
             oldest_pending_seconds: self.backends.iter().map(oldest).collect(),
             gaps: self.gaps.iter().cloned().collect(),
             disk: self.disk_figures(unkept.unwrap_or_default()),
         }
+    }
+
+    /// A backend's ledger, with what is pending counted where it is: held, on the disk, or in memory and not written yet.
+    fn ledger(&self, backend: &Backend) -> Ledger {
+        let mut pending = Position::default();
+        for (log, cursor) in self.logs.iter().zip(&backend.cursors) {
+            let on_disk = cursor.unread_on_disk(log.written);
+            let unwritten = log.records.iter().rev().take_while(|record| record.written().is_none());
+            let in_memory = unwritten.filter(|record| cursor.is_yet_to_lease(record)).chain(cursor.held());
+            let pending_of_log = in_memory.fold(on_disk, |sum, record| record.end(sum));
+            pending = pending.plus(pending_of_log.lines, pending_of_log.bytes);
+        }
+        Ledger { pending: pending.lines, pending_bytes: pending.bytes, ..backend.ledger.clone() }
     }
 
     /// The lines of a backend that are in memory only, and when the oldest of them was received.

@@ -69,7 +69,8 @@ impl Rejection {
 }
 
 /// One backend's side of the ledger, in lines where nothing else is said. From the journal on,
-/// `appended + recovered = delivered + rejected + dropped + pending` holds whenever it is looked at.
+/// `appended + recovered = delivered + rejected + dropped + pending` holds whenever it is looked at, or lines were lost:
+/// what is pending is counted where it is, and not worked out from the rest.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     /// Found in the journal at start, not yet acknowledged.
@@ -82,9 +83,9 @@ pub struct Ledger {
     pub rejected: [u64; Rejection::ALL.len()],
     /// Given up, by reason ([`DropReason::ALL`]).
     pub dropped: [u64; DropReason::ALL.len()],
-    /// In the journal and not yet acknowledged.
+    /// In the journal and not yet acknowledged, as a [`Snapshot`](super::figures::Snapshot) counts them.
     pub pending: u64,
-    /// Bytes of the pending lines.
+    /// Bytes of the pending lines, counted likewise.
     pub pending_bytes: u64,
     /// Receive to acknowledged, in microseconds, one value per line (that of its batch's first line).
     pub latency: Histogram<u64>,
@@ -111,20 +112,12 @@ impl Default for Ledger {
 
 impl Ledger {
     /// Lines found at start.
-    pub(in crate::journal) fn recover(&mut self, lines: u64, bytes: u64) {
+    pub(in crate::journal) fn recover(&mut self, lines: u64) {
         self.recovered += lines;
-        self.append(lines, bytes);
     }
 
-    pub(in crate::journal) fn append(&mut self, lines: u64, bytes: u64) {
-        self.pending += lines;
-        self.pending_bytes += bytes;
-    }
-
-    pub(in crate::journal) fn drop_lines(&mut self, reason: DropReason, lines: u64, bytes: u64) {
+    pub(in crate::journal) fn drop_lines(&mut self, reason: DropReason, lines: u64) {
         self.dropped[reason as usize] += lines;
-        self.pending -= lines;
-        self.pending_bytes -= bytes;
     }
 
     /// Lines were answered: the backend has them but for the rejected ones. Which bytes those had nobody knows;
@@ -135,8 +128,6 @@ impl Ledger {
         if rejected < lines {
             self.delivered_bytes += bytes;
         }
-        self.pending -= lines;
-        self.pending_bytes -= bytes;
     }
 
     pub(in crate::journal) fn record_latency(&mut self, latency: std::time::Duration, lines: u64) {

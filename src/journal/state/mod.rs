@@ -133,7 +133,7 @@ impl Backend {
         gap: (&Destination, u64, u64),
     ) {
         let (destination, from, until) = gap;
-        self.ledger.drop_lines(reason, lost.lines, lost.bytes);
+        self.ledger.drop_lines(reason, lost.lines);
         let (backend, destination) = (self.name.clone(), destination.clone());
         gaps.note(Gap { backend, destination, from, until, lines: lost.lines, reason });
     }
@@ -161,9 +161,6 @@ impl State {
         let log = self.log_of(&batch.destination);
         self.appended_lines += batch.lines;
         let size = Position { lines: batch.lines, bytes: batch.bytes.len() as u64 };
-        for backend in &mut self.backends {
-            backend.ledger.append(size.lines, size.bytes);
-        }
         if !self.make_room(cost(&batch)) {
             // What is on its way to backends fills the memory: the newest is all that can be given up.
             let (destination, wall) = (&*batch.destination, batch.received.wall);

@@ -181,6 +181,10 @@ mod tests {
             self.taken.lock().expect("no panic").push(batch);
             Ok(())
         }
+
+        fn handed_over(&self) -> u64 {
+            self.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
+        }
     }
 
     fn start(gate: &Gate) -> (Listener, JoinHandle<()>) {

@@ -75,6 +75,10 @@ impl<H: HandOver> HandOver for Patient<H> {
             std::thread::sleep(NO_ROOM_PAUSE);
         }
     }
+
+    fn handed_over(&self) -> u64 {
+        self.out.handed_over()
+    }
 }
 
 #[cfg(test)]
@@ -104,6 +108,10 @@ mod tests {
             }
             self.taken.lock().expect("no panic").push(batch.lines);
             Ok(())
+        }
+
+        fn handed_over(&self) -> u64 {
+            self.taken.lock().expect("no panic").iter().sum()
         }
     }
 

@@ -183,12 +183,13 @@ mod tests {
     use crate::batch::{Batch, Builder, Destination, Limits, Pool};
     use crate::protocol::line::MAX_LINE_BYTES;
     use crate::protocol::{Mapping, Precision, Unsigned};
+    use crate::receive::intake::Shown;
     use crate::receive::udp::Socket;
     use crate::receive::udp::waiter::Stop;
     use crate::receive::{Pulse, Tally};
 
-    /// Takes batches until it has this many.
-    struct Few(usize, Arc<Mutex<Vec<Batch>>>);
+    /// Takes batches until it has this many, and sees to it that nothing is given away before it was shown.
+    struct Few(usize, Arc<Mutex<Vec<Batch>>>, Arc<Shown>);
 
     impl HandOver for Few {
         fn has_room(&self) -> bool {
@@ -196,12 +197,21 @@ mod tests {
         }
 
         fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+            let shown = self.2.counters.read();
             let mut taken = self.1.lock().expect("no panic");
+            let handed_over = taken.iter().map(|batch| batch.lines).sum::<u64>();
+            assert_eq!(shown.accepted, shown.held + shown.handed_over + shown.ring_full);
+            assert_eq!(shown.handed_over, handed_over, "the worker tells at once what was taken");
+            assert!(shown.held >= batch.lines, "lines are accepted and held before they are handed over");
             if taken.len() == self.0 {
                 return Err(batch);
             }
             taken.push(batch);
             Ok(())
+        }
+
+        fn handed_over(&self) -> u64 {
+            self.1.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
         }
     }
 
@@ -235,7 +245,7 @@ mod tests {
             allow: Vec::new(),
         };
         let pool = Pool::new(1, Builder::least_buffer_bytes());
-        let out = Few(room, Arc::clone(&taken));
+        let out = Few(room, Arc::clone(&taken), Arc::clone(&state.shown));
         state.stop.set();
         run(Parts {
             state: Arc::clone(&state),
