@@ -13,7 +13,7 @@ use crate::journal::segment::Position;
 use crate::journal::segment::codec::Compressor;
 use crate::journal::segment::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::journal::segment::frame::{Codec, FRAME_HEADER_BYTES, Frame, Key, Kind};
-use crate::journal::segment::storage::StoredFile;
+use crate::journal::segment::storage::{Space, StoredFile};
 use crate::journal::shared::{Files, Shared};
 use crate::journal::state::State;
 use crate::journal::state::ledger::DropReason;
@@ -44,6 +44,8 @@ pub struct Writer {
     save_at: Option<Instant>,
     /// The volume has less free than it must.
     below_floor: bool,
+    /// The size at which a segment ends.
+    segment_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,7 @@ impl Writer {
             (disk.options().clone(), active)
         };
         let compressor = Compressor::new(options.compression);
+        let segment_bytes = options.segment_bytes(Space { free: u64::MAX, total: u64::MAX });
         Self {
             shared,
             options,
@@ -81,6 +84,7 @@ impl Writer {
             retry_at: None,
             save_at: None,
             below_floor: false,
+            segment_bytes,
         }
     }
 
@@ -122,6 +126,7 @@ impl Writer {
     fn look_around(&mut self) {
         if let Ok(space) = self.files().storage.space() {
             self.below_floor = space.free < self.options.floor(space);
+            self.segment_bytes = self.options.segment_bytes(space);
         }
         while let Some(aged) = self.evict_with(|state| state.evict_aged()) {
             tracing::warn!(segment = %aged, "dropped lines older than journal.max_age");
@@ -149,7 +154,7 @@ impl Writer {
         }
         let Some(active) = &self.active else { return Ok(false) };
         let (key, offset) = (active.key, active.offset);
-        let room = self.options.segment_bytes().saturating_sub(offset).max(jobs[0].bytes());
+        let room = self.segment_bytes.saturating_sub(offset).max(jobs[0].bytes());
         let mut sum = 0;
         let fitting = jobs.iter().take_while(|job| {
             sum += job.bytes();
@@ -179,7 +184,7 @@ impl Writer {
 
     fn must_roll(&self, bytes: u64) -> bool {
         let is_asked = self.shared.lock().disk().is_roll_asked();
-        let is_full = |active: &Active| active.offset + bytes > self.options.segment_bytes();
+        let is_full = |active: &Active| active.offset + bytes > self.segment_bytes;
         is_asked || self.active.as_ref().is_none_or(is_full)
     }
 
@@ -235,7 +240,7 @@ impl Writer {
             drop(storage.remove(&name.to_string()));
             return Err(error);
         }
-        file.reserve(self.options.segment_bytes());
+        file.reserve(self.segment_bytes);
         self.active = Some(Active { file: Arc::clone(&file), key: Key::new(name), offset: begun.bytes });
         self.shared.lock().begin_segment(begun, epoch, file);
         Ok(true)

@@ -11,6 +11,8 @@ use crate::journal::segment::storage::Space;
 pub(in crate::journal) const SEGMENT_BYTES: u64 = 16 << 20;
 /// Segments that the quota has room for, at least.
 const LEAST_SEGMENTS: u64 = 8;
+/// Volumes with less than this beyond their floor, or that do not tell, have no smaller segments.
+const LEAST_ROOM: u64 = 8 << 20;
 
 /// What gives way when the quota is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -45,9 +47,10 @@ pub struct DiskOptions {
 }
 
 impl DiskOptions {
-    /// The size at which a segment ends.
-    pub(in crate::journal) fn segment_bytes(&self) -> u64 {
-        (self.quota / LEAST_SEGMENTS).min(SEGMENT_BYTES)
+    /// The size at which a segment ends. What the quota or the volume's floor takes at once is a small part of the whole.
+    pub(in crate::journal) fn segment_bytes(&self, space: Space) -> u64 {
+        let room = space.total.saturating_sub(self.floor(space)).max(LEAST_ROOM);
+        (self.quota.min(room) / LEAST_SEGMENTS).min(SEGMENT_BYTES)
     }
 
     /// What must stay free on a volume.
@@ -59,4 +62,35 @@ impl DiskOptions {
 /// What must stay free on a volume: `min_free`, or 5 % of it, at most 1 GiB.
 pub fn floor(min_free: Option<u64>, space: Space) -> u64 {
     min_free.unwrap_or_else(|| (space.total / 20).min(1 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_an_eighth_of_the_least_that_there_is() {
+        const MIB: u64 = 1 << 20;
+        for (quota, total, min_free, expected) in [
+            (1024, 100_000, None, 16),
+            (64, 100_000, None, 8),
+            (1024, 80, None, 9),
+            (1024, 80, Some(16), 8),
+            (1024, 80, Some(80), 1),
+            (1024, 0, None, 1),
+        ] {
+            let options = DiskOptions {
+                is_synced: false,
+                compression: Compression::None,
+                quota: quota * MIB,
+                max_age: None,
+                min_free: min_free.map(|free| free * MIB),
+                full: WhenFull::DropOldest,
+                sync_interval: Duration::from_secs(1),
+                retry_after: Duration::from_secs(1),
+            };
+            let bytes = options.segment_bytes(Space { free: 0, total: total * MIB });
+            assert_eq!(bytes / MIB, expected, "{quota} {total} {min_free:?}");
+        }
+    }
 }
