@@ -1,25 +1,25 @@
 //! What a journal on a disk must keep to, beside a simple model: actions, and what follows from each.
 //!
 //! Whatever happens: no line is delivered that was not appended, or not as it was; each backend's ledger balances at
-//! every step; what is not delivered in the end was either dropped and counted, or not yet on the disk when the process
-//! (the power) ended; nothing is sent twice but what was under way at a crash; and once the faults end, all is
-//! delivered.
+//! every step, with as many lines delivered and rejected as were settled so; what is not delivered in the end was either
+//! dropped and counted, or not yet on the disk when the process (the power) ended; nothing that was safe is called corrupt;
+//! nothing is sent twice but what was under way at a crash; and once the faults end, all is delivered.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proptest::prelude::*;
 use twinflux::batch::{Batch, Destination, Received};
 use twinflux::journal::disk::{self, Compression, Condition, DiskOptions, Next, Syncer, WhenFull, Writer};
-use twinflux::journal::{BackendSetup, DropReason, Journal, Lease, Limits, Reader};
+use twinflux::journal::{BackendSetup, DropReason, Journal, Lease, Limits, Reader, Rejection};
 use twinflux::protocol::Precision;
 
+use crate::action::Action;
 use crate::faulty::FaultyDisk;
 
 const LIMITS: Limits = Limits { lines: 10, bytes: 20_000, linger: Duration::ZERO };
-const BACKENDS: usize = 2;
+pub(crate) const BACKENDS: usize = 2;
 
 pub(crate) fn options() -> DiskOptions {
     DiskOptions {
@@ -66,79 +66,6 @@ pub(crate) fn number(bytes: &[u8]) -> u64 {
     std::str::from_utf8(&bytes[..20]).expect("digits").parse().expect("a number")
 }
 
-#[derive(Clone, Debug)]
-pub(crate) enum Action {
-    Append {
-        database: usize,
-        lines: u64,
-        filler: usize,
-    },
-    Lease {
-        backend: usize,
-    },
-    Settle {
-        backend: usize,
-        which: usize,
-    },
-    GiveBack {
-        backend: usize,
-        which: usize,
-    },
-    Write,
-    Sync,
-    /// The process ends, and what it had written is still there.
-    Kill,
-    /// The process ends within the next operations, before or after one of them.
-    KillWithin {
-        operations: u64,
-    },
-    /// The machine ends, and of what was not synced some sectors and files are there.
-    CutPower {
-        seed: u64,
-    },
-    /// The process ends as it should.
-    Stop,
-    FailWrites {
-        times: u32,
-    },
-    FailSyncs {
-        times: u32,
-    },
-    FailReads {
-        times: u32,
-    },
-    Fill,
-    Heal,
-    /// A bit of a segment turns.
-    Corrupt {
-        which: usize,
-    },
-}
-
-pub(crate) fn action() -> impl Strategy<Value = Action> {
-    let backend = 0..BACKENDS;
-    let which = any::<usize>();
-    prop_oneof![
-        12 => (0..2_usize, 1..5_u64, prop_oneof![0..100_usize, 3000..6000_usize])
-            .prop_map(|(database, lines, filler)| Action::Append { database, lines, filler }),
-        8 => backend.clone().prop_map(|backend| Action::Lease { backend }),
-        7 => (backend.clone(), which).prop_map(|(backend, which)| Action::Settle { backend, which }),
-        2 => (backend, which).prop_map(|(backend, which)| Action::GiveBack { backend, which }),
-        6 => Just(Action::Write),
-        3 => Just(Action::Sync),
-        1 => Just(Action::Kill),
-        1 => (0..8_u64).prop_map(|operations| Action::KillWithin { operations }),
-        1 => any::<u64>().prop_map(|seed| Action::CutPower { seed }),
-        1 => Just(Action::Stop),
-        1 => (1..3_u32).prop_map(|times| Action::FailWrites { times }),
-        1 => (1..3_u32).prop_map(|times| Action::FailSyncs { times }),
-        1 => (1..3_u32).prop_map(|times| Action::FailReads { times }),
-        1 => Just(Action::Fill),
-        1 => any::<usize>().prop_map(|which| Action::Corrupt { which }),
-        2 => Just(Action::Heal),
-    ]
-}
-
 pub(crate) struct Known {
     database: usize,
     lines: u64,
@@ -161,6 +88,9 @@ pub(crate) struct Seen {
     unsynced: BTreeSet<u64>,
     /// Delivered, and may come again.
     pub(crate) again: BTreeSet<u64>,
+    /// Lines that were settled in this life, and how many of them were rejected.
+    settled: u64,
+    rejected: u64,
     /// Lines dropped in earlier lives, by reason.
     dropped: [u64; DropReason::ALL.len()],
 }
@@ -188,7 +118,8 @@ pub(crate) struct World {
     pub(crate) known: Vec<Known>,
     pub(crate) seen: Vec<Seen>,
     sync_failed: bool,
-    power_was_cut: bool,
+    /// Lines may be corrupt, and files be there again.
+    pub(crate) power_was_cut: bool,
     was_full: bool,
     was_corrupted: bool,
 }
@@ -226,7 +157,12 @@ impl World {
             }
             Action::Settle { backend, which } => {
                 if let Some(lease) = self.pick(backend, which) {
-                    self.settle(backend, lease);
+                    self.settle(backend, lease, None);
+                }
+            }
+            Action::Reject { backend, which, lines } => {
+                if let Some(lease) = self.pick(backend, which) {
+                    self.settle(backend, lease, Some((Rejection::Other, lines)));
                 }
             }
             Action::GiveBack { backend, which } => {
@@ -236,6 +172,7 @@ impl World {
             }
             Action::Write => drop(self.write()),
             Action::Sync => self.sync(),
+            Action::SyncAlone => drop(self.life.syncer.step()),
             Action::Kill => {
                 self.disk.end_process();
                 self.restart(|known| known.written, |seen| &seen.unsaved);
@@ -251,10 +188,8 @@ impl World {
                 self.restart(|known| known.written, |seen| &seen.unsaved);
             }
             Action::CutPower { seed } => {
-                self.power_was_cut = true;
                 let mut random = fastrand::Rng::with_seed(seed);
-                self.disk.cut_power(|| random.bool());
-                self.restart(|known| known.synced, |seen| &seen.unsynced);
+                self.cut_power(|| random.bool());
             }
             Action::Stop => {
                 for _ in 0..2 {
@@ -324,8 +259,10 @@ impl World {
         true
     }
 
-    pub(crate) fn settle(&mut self, backend: usize, lease: Lease) {
+    pub(crate) fn settle(&mut self, backend: usize, lease: Lease, rejected: Option<(Rejection, u64)>) {
         let seen = &mut self.seen[backend];
+        seen.settled += lease.lines;
+        seen.rejected += rejected.map_or(0, |(_, lines)| lines.min(lease.lines));
         for record in &lease.records {
             let number = number(&record.batch.bytes);
             seen.delivered.insert(number);
@@ -334,7 +271,7 @@ impl World {
             seen.unsaved.insert(number);
             seen.unsynced.insert(number);
         }
-        self.life.readers[backend].settle(lease, None);
+        self.life.readers[backend].settle(lease, rejected);
     }
 
     /// Writes everything that can be written; true where that is all.
@@ -361,6 +298,13 @@ impl World {
         }
     }
 
+    /// The power fails: of what was not synced, what `survives` says is there at the next start.
+    pub(crate) fn cut_power(&mut self, survives: impl FnMut() -> bool) {
+        self.power_was_cut = true;
+        self.disk.cut_power(survives);
+        self.restart(|known| known.synced, |seen| &seen.unsynced);
+    }
+
     /// The process begins again. What `keeps` does not hold of may be missing, and what `lost` holds may come again.
     pub(crate) fn restart(&mut self, keeps: impl Fn(&Known) -> bool, lost: impl Fn(&Seen) -> &BTreeSet<u64>) {
         let snapshot = self.life.journal.snapshot();
@@ -375,6 +319,7 @@ impl World {
             seen.leases.clear();
             seen.again.extend(again);
             seen.unsaved.clear();
+            (seen.settled, seen.rejected) = (0, 0);
         }
         self.known.iter_mut().filter(|known| !keeps(known)).for_each(|known| known.excused = true);
         self.life = Life::begin(&self.disk, &self.options, self.memory, self.replay_share);
@@ -382,8 +327,14 @@ impl World {
 
     pub(crate) fn check(&self) {
         let snapshot = self.life.journal.snapshot();
-        for ledger in &snapshot.ledgers {
-            let gone = ledger.delivered + ledger.dropped.iter().sum::<u64>();
+        // Without damage, only what was not safe when the power failed can be missing where it should be.
+        let unsafe_lines = self.known.iter().filter(|known| known.excused).map(|known| known.lines).sum::<u64>();
+        let may_lose = self.sync_failed || self.was_corrupted;
+        for (ledger, seen) in snapshot.ledgers.iter().zip(&self.seen) {
+            assert!(ledger.dropped[DropReason::Corrupt as usize] <= unsafe_lines || may_lose, "{ledger:?}");
+            let rejected = ledger.rejected.iter().sum::<u64>();
+            assert_eq!((ledger.delivered + rejected, rejected), (seen.settled, seen.rejected), "{ledger:?}");
+            let gone = ledger.delivered + rejected + ledger.dropped.iter().sum::<u64>();
             assert_eq!(snapshot.appended_lines + ledger.recovered, gone + ledger.pending, "{ledger:?}");
         }
         let disk = snapshot.disk.expect("a disk");
@@ -414,7 +365,7 @@ impl World {
         for backend in 0..BACKENDS {
             while self.lease(backend) {
                 let lease = self.seen[backend].leases.pop().expect("just leased");
-                self.settle(backend, lease);
+                self.settle(backend, lease, None);
                 self.write();
             }
         }

@@ -3,6 +3,7 @@
 #[path = "../support/left_out.rs"]
 mod left_out;
 
+mod action;
 mod config;
 mod corpus;
 mod course;

@@ -213,3 +213,65 @@ fn read(file: &dyn StoredFile) -> io::Result<Vec<u8>> {
     bytes.truncate(filled);
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::storage::Folder;
+    use super::*;
+
+    /// What the state would be, were all but the synced slot torn by a power cut.
+    fn survivor(folder: &std::path::Path, synced: usize) -> Vec<u8> {
+        let bytes = std::fs::read(folder.join(Kind::Cursors.file_name(synced))).expect("a slot");
+        decode(Kind::Cursors, &bytes).ok().flatten().expect("a sound slot").body.to_vec()
+    }
+
+    /// Many turns of writes, syncs that end, syncs that fail, and starts: what was synced last stays as it is.
+    #[test]
+    fn the_slot_that_was_synced_last_is_never_written() {
+        let folder = tempfile::tempdir().expect("folder");
+        let storage = Folder::open(folder.path()).expect("open");
+        let mut slots = Slots::open(&storage, Kind::Cursors, 7, None).expect("open");
+        let mut synced: Option<(usize, Vec<u8>)> = None;
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut syncing: Option<(Unsynced, Vec<u8>)> = None;
+        let mut body = Vec::new();
+        for turn in 0..2000_u32 {
+            match random.u8(..8) {
+                0..4 => {
+                    body = turn.to_le_bytes().to_vec();
+                    slots.write(&body).expect("write");
+                }
+                4 if syncing.is_none() => {
+                    syncing = slots.take_unsynced().map(|unsynced| (unsynced, body.clone()));
+                }
+                5 => {
+                    if let Some((unsynced, body)) = syncing.take() {
+                        slots.note_synced(&unsynced);
+                        synced = Some((unsynced.slot, body));
+                    }
+                }
+                // It failed.
+                6 => syncing = None,
+                7 if turn % 5 == 0 => {
+                    syncing = None;
+                    let found = load(&storage, Kind::Cursors).ok().flatten();
+                    slots = Slots::open(&storage, Kind::Cursors, 7, found.as_ref()).expect("open");
+                    // What is found is synced at the start.
+                    synced = found.map(|found| (found.slot, found.body));
+                }
+                _ => {}
+            }
+            if let Some((slot, body)) = &synced {
+                assert_eq!(survivor(folder.path(), *slot), *body, "turn {turn}");
+            }
+            if let Some((unsynced, body)) = &syncing {
+                assert_eq!(
+                    survivor(folder.path(), unsynced.slot),
+                    *body,
+                    "turn {turn}: what is being synced stays, too"
+                );
+            }
+        }
+        assert!(synced.is_some());
+    }
+}
