@@ -2,7 +2,8 @@
 //!
 //! [`workload`] makes the lines of hosts that run Telegraf, [`mod@line`] marks and knows them again, [`mod@send`] sends
 //! them; [`netdata`] makes and knows those of hosts that run Netdata, [`burst`] sends them. [`sink`] takes them where an InfluxDB would, [`ledger`] tells what arrived, and [`mod@run`] puts it all together around a
-//! [`relay`], [`outage`] around one that is killed. [`baseline`] is what any receiver costs at the least.
+//! [`relay`], [`outage`] around one that is killed, and [`strain`] around one that
+//! greedy hosts keep busy. [`baseline`] is what any receiver costs at the least.
 
 pub mod baseline;
 pub mod burst;
@@ -14,4 +15,5 @@ pub mod relay;
 pub mod run;
 pub mod send;
 pub mod sink;
+pub mod strain;
 pub mod workload;

@@ -16,6 +16,7 @@ use loadgen::outage::{self, Victim};
 use loadgen::run::{Setup, Under, run};
 use loadgen::send::{Pace, Plan, Progress, Sent, send};
 use loadgen::sink::{Behaviour, Sink, Store};
+use loadgen::strain;
 use loadgen::workload::Shape;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -59,6 +60,14 @@ enum Command {
     Run(Box<RunOptions>),
     /// Rehearse outages: kill and revive a sink, or the relay itself, under load, and report what that cost
     Outage(OutageOptions),
+    /// Keep a relay's TCP listener busy with greedy senders and unused connections, and report how long ordinary hosts wait
+    Strain {
+        #[command(flatten)]
+        setup: strain::Setup,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -263,6 +272,7 @@ async fn main() -> ExitCode {
         Command::Sink { listen, behave } => sink(listen, behave).await,
         Command::Run(options) => run_all(*options).await,
         Command::Outage(options) => rehearse(options).await,
+        Command::Strain { setup, json } => strain_relay(setup, json).await,
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -391,6 +401,15 @@ async fn rehearse(options: OutageOptions) -> Result<bool> {
         }
     };
     say(&if options.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_text() });
+    Ok(report.is_good())
+}
+
+async fn strain_relay(setup: strain::Setup, json: bool) -> Result<bool> {
+    let report = tokio::select! {
+        report = strain::run(setup) => report?,
+        () = end_asked_for() => bail!("interrupted"),
+    };
+    say(&if json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_text() });
     Ok(report.is_good())
 }
 
