@@ -255,7 +255,10 @@ impl DiskIndex {
         }
         let seconds = unkept.as_secs_f64();
         let (condition, what) = if self.has_evicted {
-            (Condition::Full, "journal.disk, or what the volume has free beyond journal.min_free, had no room for lines that a backend still needs")
+            (
+                Condition::Full,
+                "journal.disk, or what the volume has free beyond journal.min_free, had no room for lines that a backend still needs",
+            )
         } else {
             (Condition::Failing, "the disk does not keep up")
         };
