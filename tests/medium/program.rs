@@ -407,7 +407,7 @@ fn connections_leave_files_for_delivery_and_the_journal() {
     drop(admin);
     let status = wait_for("the admin page", || {
         let status: serde_json::Value = serde_json::from_str(&get(started.admin, "/api/status").1).expect("JSON");
-        (status["receive"][1]["limited"].as_u64() > Some(0)).then_some(status)
+        (status["receive"][1]["displaced"].as_u64() > Some(0)).then_some(status)
     });
     drop(connections);
     started.signal("-TERM");
