@@ -229,3 +229,6 @@ impl Flusher {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;
