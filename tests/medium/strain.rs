@@ -135,7 +135,7 @@ fn silent_connections_of_few_addresses_lock_nobody_out() {
     for (number, host) in hosts.iter_mut().enumerate() {
         exchange(host, &format!("m,host=h{number} v=1 2"));
     }
-    assert_eq!(relay.status().accepted_lines, 10);
+    wait_for("the lines to be counted", || (relay.status().accepted_lines == 10).then_some(()));
     let metrics = relay.get("/metrics").1;
     assert!(metrics.contains("\ntwinflux_displaced_connections_total{kind=\"tcp\""), "{metrics}");
     assert!(relay.status().to_text().contains("connections ended to make room"));

@@ -1,7 +1,7 @@
 //! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`.
 //!
-//! Owns the sockets and who may ask by which name ([`names`]), what is shown ([`snapshots`]), and who gives way where
-//! there are many ([`places`]). Runs on a thread of its own: whoever asks takes nothing from delivery.
+//! Owns the sockets and who may ask by which name (`names`), what is shown (`snapshots`), and who gives way where
+//! there are many (`places`). Runs on a thread of its own: whoever asks takes nothing from delivery.
 //!
 //! Bounds: connections at a time, 5 s for a request's head, 60 s for a connection, ten snapshots a second.
 

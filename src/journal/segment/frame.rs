@@ -204,7 +204,7 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
     })
 }
 
-/// A name's length; names are no longer than [`super::MAX_NAME_BYTES`], which the configuration's check sees to.
+/// A name's length; names are no longer than [`super::format::MAX_NAME_BYTES`], which the configuration's check sees to.
 fn name_bytes(name: &str) -> u8 {
     u8::try_from(name.len()).expect("BUG: names have at most 255 bytes")
 }
