@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use twinflux::control::cli::{Cli, Command, JournalCommand, OneBackend, Restore, Run};
 use twinflux::control::config::Format;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
-use twinflux::control::{Config, Status, exposure, notify};
+use twinflux::control::{Config, Status, notify};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
@@ -286,7 +286,7 @@ fn check(file: &Path) -> Ended {
     if config.holds_secrets() {
         dumps::forbid();
     }
-    for warning in exposure::warnings(&config) {
+    for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     for setup in config.backends() {

@@ -32,7 +32,6 @@ use crate::batch::{Builder, Limits, Pool};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
 use crate::control::data_dir::{self, LockError};
-use crate::control::exposure;
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Report};
@@ -96,7 +95,9 @@ pub enum StartError {
 
 fn advice(kind: &str, error: &io::Error) -> String {
     let what = match error.kind() {
-        io::ErrorKind::AddrInUse => "another program has it: stop that one, or change",
+        io::ErrorKind::AddrInUse => {
+            "another program has it, or another listener of this configuration: stop that one, or change"
+        }
         io::ErrorKind::AddrNotAvailable => "no interface of this machine has this address: change",
         _ => return String::new(),
     };
@@ -133,7 +134,7 @@ impl Relay {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let lock = lock_data_dir(&config.data_dir)?;
-        for warning in exposure::warnings(config) {
+        for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
         let mut setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;

@@ -16,7 +16,7 @@ const WRITABLE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 /// The warnings of a configuration. Files that are missing have none.
-pub fn warnings(config: &Config) -> Vec<String> {
+pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings: Vec<_> = folder(&config.data_dir, "data_dir").into_iter().collect();
     for backend in &config.backend {
         let who = format!("backend {:?}", backend.name);

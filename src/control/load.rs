@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use super::admin::is_host;
 use super::config::{Backend, Config, Journal, Udp};
+use super::exposure;
 use super::listeners::NO_MULTICAST;
 use super::url::{self, BackendUrl};
 use crate::batch::Builder;
 use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
 use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::journal::{BackendSetup, Durability, Limits};
+use crate::protocol::line::MAX_LINE_BYTES;
 
 /// Where data goes when no file says otherwise, below the current folder.
 const DATA_DIR_WITHOUT_FILE: &str = "twinflux-data";
@@ -74,6 +76,23 @@ impl Config {
         config.apply(overrides);
         config.check(&source)?;
         Ok(config)
+    }
+
+    /// What works, and is likely not what is meant: each a sentence that says what would be right.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = exposure::warnings(self);
+        let longest = self.tcp.iter().map(|listener| listener.max_line.as_u64()).max();
+        if longest.is_some_and(|bytes| bytes > MAX_LINE_BYTES as u64) {
+            let relays = self.backend.iter().filter(|backend| matches!(backend.url, BackendUrl::Relay(_)));
+            warnings.extend(relays.map(|backend| {
+                format!(
+                    "backend {:?} rejects lines of more than {MAX_DATAGRAM_BYTES} bytes, which tcp.max_line lets in: no \
+                     datagram carries them",
+                    backend.name
+                )
+            }));
+        }
+        warnings
     }
 
     fn apply(&mut self, overrides: Overrides) {

@@ -9,7 +9,7 @@ mod balance;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
-pub mod exposure;
+mod exposure;
 mod fetch;
 #[cfg(test)]
 mod figures;

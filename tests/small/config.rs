@@ -123,6 +123,20 @@ fn listeners_of_both_kinds_have_defaults_and_mappings() {
 }
 
 #[test]
+fn lines_that_no_datagram_carries_are_told() {
+    let relay = "[[backend]]\nname = \"b\"\nurl = \"udp://127.0.0.1:8089\"\n";
+    for (max_line, is_told) in [("", false), ("max_line = \"1MiB\"\n", true)] {
+        let text = format!("data_dir = \"/nowhere\"\n[[tcp]]\nlisten = \"127.0.0.1:8089\"\n{max_line}{relay}");
+        let told = load(&text).expect("a configuration").warnings();
+        assert_eq!(told.len(), usize::from(is_told), "{told:?}");
+        assert!(
+            told.iter().all(|told| told.contains("backend \"b\" rejects lines of more than 65507 bytes")),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
 fn separator_and_default_tags_are_taken_as_telegraf_and_influxdb_write_them() {
     let listener = "[[udp]]\nmapping = [\"measurement*\"]\nseparator = \"_\"\n";
     let pairs =
