@@ -216,8 +216,8 @@ fn read(file: &dyn StoredFile) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::storage::Folder;
     use super::*;
+    use crate::journal::segment::storage::Folder;
 
     /// What the state would be, were all but the synced slot torn by a power cut.
     fn survivor(folder: &std::path::Path, synced: usize) -> Vec<u8> {
