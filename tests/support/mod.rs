@@ -105,12 +105,14 @@ impl Running {
     /// Sends each payload as a datagram, and waits until the relay has taken as many. However slow the relay is, the
     /// kernel drops none.
     pub fn send<P: AsRef<[u8]>>(&self, payloads: &[P]) {
-        let (mut expected, mut taken) = (self.taken(), self.taken());
+        // Others may send, too: more may be taken than is expected.
+        let mut taken = self.taken();
+        let mut expected = taken;
         let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
         let mut bytes = 0;
         for payload in payloads {
             let payload = payload.as_ref();
-            if expected - taken >= WINDOW.0 || (bytes > 0 && bytes + payload.len() > WINDOW.1) {
+            if expected.saturating_sub(taken) >= WINDOW.0 || (bytes > 0 && bytes + payload.len() > WINDOW.1) {
                 (taken, bytes) = (self.wait_taken(expected), 0);
             }
             socket.send_to(payload, self.target).expect("send");
