@@ -34,7 +34,7 @@ use crate::control::config::Config;
 use crate::control::data_dir::{self, LockError};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::{self, Backend, Health, SetupError};
-use crate::journal::disk::{DiskThreads, Folder, OpenError, Report};
+use crate::journal::disk::{DiskThreads, Folder, OpenError, Report, Storage};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, Journal, ring};
 use crate::receive::udp::Inherited;
@@ -130,7 +130,19 @@ impl Relay {
     ///
     /// # Errors
     /// What keeps it from starting. Where it is the system that gives no thread, those it gave end with the process.
-    pub fn start(config: &Config, mut inherited: Inherited) -> Result<Self, StartError> {
+    pub fn start(config: &Config, inherited: Inherited) -> Result<Self, StartError> {
+        Self::start_on(config, inherited, |folder| Ok(Arc::new(Folder::open(folder)?)))
+    }
+
+    /// The same with the journal on what `open` makes of its folder, for disks that misbehave.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(
+        config: &Config,
+        mut inherited: Inherited,
+        open: impl FnOnce(&Path) -> io::Result<Arc<dyn Storage>>,
+    ) -> Result<Self, StartError> {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let lock = lock_data_dir(&config.data_dir)?;
@@ -155,7 +167,7 @@ impl Relay {
         let runtime = start_runtime("deliver").map_err(StartError::Thread)?;
         let admin_runtime = start_runtime("admin").map_err(StartError::Thread)?;
         let (admin, address) = admin_runtime.block_on(bind_admin(config.admin.listen))?;
-        let journal = open_journal(config)?;
+        let journal = open_journal(config, open)?;
         let (ring, consumer) = ring(RING_BATCHES);
         let view = view(config, listeners, &journal, &ring);
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
@@ -277,7 +289,10 @@ async fn bind_admin(address: SocketAddr) -> Result<(Admin, SocketAddr), StartErr
 }
 
 /// Opens the journal, and says what was found.
-fn open_journal(config: &Config) -> Result<Journal, StartError> {
+fn open_journal(
+    config: &Config,
+    open: impl FnOnce(&Path) -> io::Result<Arc<dyn Storage>>,
+) -> Result<Journal, StartError> {
     let (memory, backends) = (config.journal.memory.as_u64(), config.journal_backends());
     let folder = config.journal_folder();
     let failed = |error| StartError::Journal(folder.display().to_string(), error);
@@ -290,8 +305,8 @@ fn open_journal(config: &Config) -> Result<Journal, StartError> {
         }
         return Ok(Journal::new(memory, &backends));
     };
-    let storage = Folder::open(&folder).map_err(|error| failed(error.into()))?;
-    let journal = Journal::open(Arc::new(storage), &options, memory, &backends).map_err(failed)?;
+    let storage = open(&folder).map_err(|error| failed(error.into()))?;
+    let journal = Journal::open(storage, &options, memory, &backends).map_err(failed)?;
     report_opening(&journal.snapshot(), &backends);
     Ok(journal)
 }

@@ -5,6 +5,10 @@ mod captures;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../small/faulty.rs"]
+#[allow(dead_code, reason = "each test program uses a part")]
+mod faulty;
+
 mod access;
 mod activation;
 mod admin;
@@ -27,3 +31,4 @@ mod strain;
 mod streams;
 mod tcp;
 mod units;
+mod waiting;

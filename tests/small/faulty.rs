@@ -36,6 +36,10 @@ pub(crate) struct Inner {
     pub(crate) holds_syncs: bool,
     /// How many have waited so.
     pub(crate) held_syncs: u32,
+    /// A write to a segment waits until this is over.
+    pub(crate) holds_writes: bool,
+    /// How many have waited so.
+    pub(crate) held_writes: u32,
     /// Operations that change something, so far.
     pub(crate) operations: u64,
     /// From this operation on nothing happens any more.
@@ -81,6 +85,8 @@ impl FaultyDisk {
             fails_slots: false,
             holds_syncs: false,
             held_syncs: 0,
+            holds_writes: false,
+            held_writes: 0,
             operations: 0,
             dies_at: None,
             aside: Vec::new(),
@@ -270,6 +276,12 @@ impl StoredFile for Handle {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if !self.is_slot && self.disk.inner().holds_writes {
+            self.disk.inner().held_writes += 1;
+            while self.disk.inner().holds_writes {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
         let mut inner = self.disk.inner();
         inner.operate()?;
         if self.is_slot && inner.fails_slots {
