@@ -112,7 +112,7 @@ impl Connection {
                     Err(_) => {
                         serving.intake.borrow_mut().tally().timed_out += 1;
                         let (source, limit) = (self.source, self.deadline(&serving).1);
-                        serving.log(|| tracing::info!(%source, "a connection timed out: {limit}"));
+                        serving.logs.timed_out(source, limit);
                         break;
                     }
                 },
@@ -239,10 +239,7 @@ impl Connection {
         // What follows of it is no line that was cut.
         serving.tail_bytes.set(serving.tail_bytes.get() - self.framer.held_bytes());
         self.framer.clear();
-        let (source, listen) = (self.source, serving.setup.listen);
-        serving.log(
-            || tracing::warn!(%source, %listen, "a sender speaks {speaks} to a TCP listener: set it to plain text"),
-        );
+        serving.logs.other_protocol(self.source, speaks);
     }
 
     /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
@@ -252,7 +249,7 @@ impl Connection {
             return true;
         }
         intake.tally().limited += 1;
-        serving.log(|| tracing::warn!(source = %self.source, "too many unfinished lines: ended a connection"));
+        serving.logs.unfinished(self.source);
         false
     }
 

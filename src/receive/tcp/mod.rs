@@ -10,6 +10,7 @@
 mod connection;
 mod crowd;
 mod framer;
+mod logs;
 mod patient;
 mod serve;
 mod turn;

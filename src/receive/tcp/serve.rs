@@ -19,6 +19,7 @@ use tokio::time::{sleep, sleep_until};
 use super::Setup;
 use super::connection::Connection;
 use super::crowd::{Crowd, Entered, Member};
+use super::logs::Logs;
 use super::turn::TURN_BYTES;
 use crate::batch::HandOver;
 use crate::receive::Pulse;
@@ -26,8 +27,6 @@ use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 
 /// How long the thread waits where it cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// One note in this time is logged.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the thread is made of.
 pub(super) struct Parts<H> {
@@ -43,6 +42,7 @@ pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener,
     let Parts { setup, open, stop, pulse, intake } = parts;
     let serving = Rc::new(Serving {
         crowd: RefCell::new(Crowd::new(setup.max_connections, setup.max_connections_per_source)),
+        logs: Logs::new(socket.local_addr().unwrap_or(setup.listen)),
         setup,
         open,
         stop,
@@ -52,7 +52,6 @@ pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener,
         opened: Notify::new(),
         noted: Notify::new(),
         ends: Cell::new(None),
-        log_next: Cell::new(Instant::now()),
     });
     let tasks = LocalSet::new();
     tasks.spawn_local(async move { pulse.answer().await });
@@ -77,7 +76,7 @@ pub(super) struct Serving<H> {
     noted: Notify,
     /// When reading ends at last, once the thread is to end.
     pub(super) ends: Cell<Option<Instant>>,
-    log_next: Cell<Instant>,
+    pub(super) logs: Logs,
 }
 
 impl<H: HandOver + 'static> Serving<H> {
@@ -100,12 +99,15 @@ impl<H: HandOver + 'static> Serving<H> {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, address)) => self.admit(stream, address.ip(), &mut connections),
                     Err(error) => {
-                        self.log(|| tracing::warn!(%error, "cannot accept a connection; is the limit of open files too low?"));
+                        self.logs.accept_error(&error);
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
             }
             while connections.try_join_next().is_some() {}
+            // One that gives way holds its file until it has ended. Accepting waits for that: a crowd in the kernel's queue
+            // would take files that delivery and the journal need.
+            while connections.len() > self.setup.max_connections && connections.join_next().await.is_some() {}
         }
         // Those that the kernel has accepted already may have sent all they have.
         if let Ok(listener) = listener.into_std() {
@@ -138,12 +140,7 @@ impl<H: HandOver + 'static> Serving<H> {
                 intake.tally().displaced += 1;
                 // What has come on it is still taken, and then it ends.
                 drop(SockRef::from(&idlest.stream).shutdown(Shutdown::Both));
-                self.log(|| {
-                    tracing::warn!(
-                        max_connections = self.setup.max_connections,
-                        "too many connections: ended the idlest one of the source with most, to make room for a new one"
-                    );
-                });
+                self.logs.displaced(self.setup.max_connections);
             }
             match entered {
                 Entered::Free(member) | Entered::Instead(member, _) => {
@@ -153,7 +150,7 @@ impl<H: HandOver + 'static> Serving<H> {
                 }
                 Entered::Full(of_source) => {
                     intake.tally().limited += 1;
-                    self.log(|| tracing::warn!(%source, of_source, "too many connections: turned one away; max_connections and max_connections_per_source bound them"));
+                    self.logs.turned_away(source, of_source);
                 }
             }
             self.show_open();
@@ -210,15 +207,6 @@ impl<H> Serving<H> {
 
     fn show_open(&self) {
         self.open.store(self.crowd.borrow().open() as u64, Ordering::Relaxed);
-    }
-
-    /// Logs, seldom.
-    pub(super) fn log(&self, write: impl FnOnce()) {
-        let now = Instant::now();
-        if self.log_next.get() <= now {
-            self.log_next.set(now + LOG_INTERVAL);
-            write();
-        }
     }
 }
 

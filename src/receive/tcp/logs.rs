@@ -1,0 +1,84 @@
+//! What a TCP listener logs: each event once a minute, with the number of times that it was not told.
+//!
+//! Never does: counting. The tally has every number.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::sys::{Leave, Throttle};
+
+/// One throttle for each event, so that none hides another.
+#[derive(Debug)]
+pub(super) struct Logs {
+    listen: SocketAddr,
+    accept_error: Throttle,
+    displaced: Throttle,
+    turned_away: Throttle,
+    timed_out: Throttle,
+    unfinished: Throttle,
+    other_protocol: Throttle,
+}
+
+impl Logs {
+    pub(super) fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            accept_error: Throttle::default(),
+            displaced: Throttle::default(),
+            turned_away: Throttle::default(),
+            timed_out: Throttle::default(),
+            unfinished: Throttle::default(),
+            other_protocol: Throttle::default(),
+        }
+    }
+
+    pub(super) fn accept_error(&self, error: &io::Error) {
+        let Some(Leave { untold }) = self.accept_error.pass() else { return };
+        tracing::warn!(listen = %self.listen, %error, untold, "cannot accept a connection; is the limit of open files too low?");
+    }
+
+    /// A connection gave way to a new one.
+    pub(super) fn displaced(&self, max_connections: usize) {
+        let Some(Leave { untold }) = self.displaced.pass() else { return };
+        tracing::warn!(
+            listen = %self.listen,
+            max_connections,
+            untold,
+            "too many connections: ended the idlest one of the source with most, to make room for a new one"
+        );
+    }
+
+    /// A new connection found no room; its source has this many.
+    pub(super) fn turned_away(&self, source: IpAddr, of_source: usize) {
+        let Some(Leave { untold }) = self.turned_away.pass() else { return };
+        tracing::warn!(
+            listen = %self.listen,
+            %source,
+            of_source,
+            untold,
+            "too many connections: turned one away; max_connections and max_connections_per_source bound them"
+        );
+    }
+
+    pub(super) fn timed_out(&self, source: IpAddr, limit: &str) {
+        let Some(Leave { untold }) = self.timed_out.pass() else { return };
+        tracing::info!(listen = %self.listen, %source, untold, "a connection timed out: {limit}");
+    }
+
+    /// A connection was ended for its unfinished line.
+    pub(super) fn unfinished(&self, source: IpAddr) {
+        let Some(Leave { untold }) = self.unfinished.pass() else { return };
+        tracing::warn!(listen = %self.listen, %source, untold, "too many unfinished lines: ended a connection");
+    }
+
+    /// A sender speaks another protocol.
+    pub(super) fn other_protocol(&self, source: IpAddr, speaks: &str) {
+        let Some(Leave { untold }) = self.other_protocol.pass() else { return };
+        tracing::warn!(
+            listen = %self.listen,
+            %source,
+            untold,
+            "a sender speaks {speaks} to a TCP listener: set it to plain text"
+        );
+    }
+}
