@@ -5,6 +5,8 @@ use twinflux::protocol::{Format, Found, Mapping, Netdata, Precision, Reader, Rul
 
 use super::formats::Kept;
 
+use crate::effort;
+
 fn byte() -> impl Strategy<Value = u8> {
     let special = prop::sample::select(&b",= \\\"\n\r#;.{}:\tNni+-0e\x00\x7f\xc3\xff"[..]);
     prop_oneof![4 => special, 2 => b'a'..=b'd', 1 => any::<u8>()]
@@ -74,7 +76,7 @@ fn any_format() -> impl Strategy<Value = Option<Format>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: effort::cases(5_000), ..ProptestConfig::default() })]
 
     /// The sink asks the strict scanner about each line that comes out. A line that goes in comes out, is refused, or
     /// (a `null`, a question, a comment) holds nothing.

@@ -10,6 +10,8 @@ use twinflux::batch::{Batch, Destination, Received};
 use twinflux::journal::{BackendSetup, Journal, Lease, Limits, Reader, Rejection, Snapshot};
 use twinflux::protocol::Precision;
 
+use crate::effort;
+
 const LIMITS: Limits = Limits { lines: 10, bytes: 10_000, linger: Duration::ZERO };
 
 fn backends(count: usize) -> Vec<BackendSetup> {
@@ -86,7 +88,7 @@ fn check_balance(snapshot: &Snapshot) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: effort::cases(2_000), ..ProptestConfig::default() })]
 
     #[test]
     fn any_course_balances_and_loses_nothing_uncounted(

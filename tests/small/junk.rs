@@ -5,6 +5,8 @@ use twinflux::protocol::{Format, Found, Mapping, Netdata, Precision, Reader, Ref
 
 use super::formats::Kept;
 
+use crate::effort;
+
 fn read(format: Format, mapping: Mapping, line: &[u8]) -> (Kept, Found) {
     let mut reader = Reader::new(Some(format), mapping, Rules::strict(Precision::Nanoseconds));
     let mut kept = Kept::default();
@@ -100,7 +102,7 @@ fn junk() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: effort::cases(5_000), ..ProptestConfig::default() })]
 
     /// A line with any junk among its tags becomes what it becomes without.
     #[test]

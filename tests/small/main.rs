@@ -12,6 +12,7 @@ mod differential;
 mod disk;
 mod disk_model;
 mod docs;
+mod effort;
 mod faulty;
 mod formats;
 mod formats_random;

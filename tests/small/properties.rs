@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use twinflux::protocol::{Precision, Scanner};
 
+use crate::effort;
+
 /// Bytes that mean something to the grammar, more often than others.
 fn byte() -> impl Strategy<Value = u8> {
     let special = prop::sample::select(&b",= \\\"\n\r#tTfFi.-+eE019_\x00\x7f\xc3\xff"[..]);
@@ -65,7 +67,7 @@ fn scan(input: &[u8], truncated: bool) -> (usize, Vec<Vec<u8>>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: effort::cases(5_000), ..ProptestConfig::default() })]
 
     #[test]
     fn any_input_is_walked_through(input in any_input(), truncated in any::<bool>()) {
