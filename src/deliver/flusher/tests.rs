@@ -150,6 +150,24 @@ fn pauses_grow_to_a_bound_differ_and_begin_anew_after_a_success() {
 }
 
 #[test]
+fn each_fate_leaves_the_backend_in_its_state() {
+    for (fate, state) in [
+        (Fate::Transient, State::Retrying),
+        (Fate::Busy { retry_after: None }, State::Retrying),
+        (Fate::Down, State::Down),
+        (Fate::Stalled, State::Down),
+        (Fate::HoldBackend, State::Held),
+        (Fate::HoldDestination, State::Held),
+        (Fate::Delivered, State::Up),
+        (Fate::Rejected { class: Rejection::Other, lines: Some(1) }, State::Up),
+    ] {
+        let mut bench = Bench::new(1);
+        bench.request(fate).expect("a lease");
+        assert_eq!(bench.flusher.health.state(), state, "{fate:?}");
+    }
+}
+
+#[test]
 fn retry_after_is_the_least_and_not_the_most() {
     fastrand::seed(3);
     let mut bench = Bench::new(10);
