@@ -39,7 +39,8 @@ fn parse(text: &str, default: Ipv4Addr) -> Result<SocketAddr, String> {
 
 /// Splits host and port; the host is empty where there is none.
 fn split(text: &str, default: Ipv4Addr) -> Result<(&str, &str), String> {
-    let Some((host, port)) = text.rsplit_once(':') else {
+    let has_port = !(text.starts_with('[') && text.ends_with(']'));
+    let Some((host, port)) = text.rsplit_once(':').filter(|_| has_port) else {
         let is_port = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         return if is_port {
             Ok(("", text))
@@ -129,6 +130,7 @@ mod tests {
             ("::8089", &["in brackets"]),
             ("nowhere.invalid:8089", &["cannot resolve \"nowhere.invalid\"", "0.0.0.0:8089"]),
             ("-8089", &["has no port"]),
+            ("[::1]", &["\"[::1]\" has no port"]),
         ] {
             let error = parse_data(text).expect_err(text);
             for part in parts {

@@ -94,6 +94,10 @@ impl FromStr for BackendUrl {
         }
         match scheme {
             "http" | "https" => {
+                let authority = rest.split('/').next().unwrap_or_default();
+                if authority.matches(':').count() > 1 && !authority.starts_with('[') {
+                    return Err(format!("write an IPv6 address in brackets: {scheme}://[::1]:8086"));
+                }
                 let uri: Uri = text.parse().map_err(|error| format!("not a URL ({error}): {KINDS}"))?;
                 if uri.host().unwrap_or_default().is_empty() {
                     return Err(format!("the URL names no host: {KINDS}"));
@@ -224,6 +228,8 @@ mod tests {
             ("10.0.0.1:8086", "needs a scheme"),
             ("tcp://10.0.0.1:8086", "unknown scheme"),
             ("http://", "http://HOST"),
+            ("http://::1:8086", "in brackets: http://[::1]:8086"),
+            ("https://fe80::1/influx", "in brackets: https://[::1]:8086"),
             ("http://10.0.0.1:99999", "65535"),
             ("http://10.0.0.1:/x", "65535"),
             ("http://admin:hunter2@10.0.0.1:8086", "password_file"),

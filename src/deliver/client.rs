@@ -89,6 +89,8 @@ pub(super) struct Answer {
 pub(super) struct Client {
     host: String,
     port: u16,
+    /// Whether the URL names the port.
+    is_port_named: bool,
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
     connection: Option<Connection>,
@@ -115,7 +117,7 @@ impl Client {
         let usual_port = if tls.is_some() { 443 } else { 80 };
         let port = url.port_u16().unwrap_or(usual_port);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        Self { host, port, tls, timeout, connection: None }
+        Self { host, port, is_port_named: url.port_u16().is_some(), tls, timeout, connection: None }
     }
 
     /// Sends a request and reads its answer. The request is made anew for a second try, which follows at once
@@ -174,7 +176,7 @@ impl Client {
     }
 
     async fn open(&self) -> Result<Connection, ClientError> {
-        let failed = |error| ClientError::Connect(self.address(), error);
+        let failed = |error| ClientError::Connect(self.address(), self.explain(error));
         // The name is resolved at each connection: a server may have moved.
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
         set_options(&stream, self.timeout).map_err(failed)?;
@@ -202,10 +204,19 @@ impl Client {
         Ok(Connection { sender, heard, task })
     }
 
+    /// Adds what is probably wrong where nobody listens on a port that the URL does not name.
+    fn explain(&self, error: io::Error) -> io::Error {
+        if error.kind() != io::ErrorKind::ConnectionRefused || self.is_port_named {
+            return error;
+        }
+        io::Error::new(error.kind(), format!("{error}; the url names no port, and an InfluxDB's is 8086"))
+    }
+
     /// A client of the same backend with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let Self { host, port, tls, timeout, .. } = self;
-        Self { host: host.clone(), port: *port, tls: tls.clone(), timeout: *timeout, connection: None }
+        let Self { host, port, is_port_named, tls, timeout, .. } = self;
+        let (host, tls) = (host.clone(), tls.clone());
+        Self { host, port: *port, is_port_named: *is_port_named, tls, timeout: *timeout, connection: None }
     }
 
     /// The backend's host and port.
@@ -276,5 +287,26 @@ impl Body for Payload {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_connection_tells_where_the_url_names_no_port() {
+        let refused = |url: &str, kind| {
+            let client = Client::new(&url.parse().expect("a URL"), None, Duration::from_secs(1));
+            client.explain(io::Error::new(kind, "refused")).to_string()
+        };
+        for (url, kind, is_told) in [
+            ("http://influx", io::ErrorKind::ConnectionRefused, true),
+            ("http://influx:80", io::ErrorKind::ConnectionRefused, false),
+            ("http://influx", io::ErrorKind::HostUnreachable, false),
+        ] {
+            let error = refused(url, kind);
+            assert!(error.starts_with("refused") && error.contains("is 8086") == is_told, "{url}: {error}");
+        }
     }
 }

@@ -180,6 +180,7 @@ fn what_cannot_be_read_is_told_and_the_rest_is_put_back() {
 fn bad_usage_ends_with_2_and_says_what_would_be_right() {
     let folder = dump(&lines(1));
     std::fs::create_dir(folder.path().join("empty")).expect("a folder");
+    std::fs::create_dir_all(folder.path().join("data/journal")).expect("a folder");
     let to = "--to=http://127.0.0.1:1";
     for (arguments, part) in [
         (&[to][..], "FOLDER"),
@@ -192,6 +193,7 @@ fn bad_usage_ends_with_2_and_says_what_would_be_right() {
         (&["dump", to, "--token-file=dump", "--create-database"], "1.x API"),
         (&["dump", to, "--retry-for=soon"], "--retry-for"),
         (&["empty", to], ".lp.gz"),
+        (&["data", to], "`twinflux journal dump data`"),
         (&["nowhere", to], "nowhere does not exist"),
     ] {
         let (code, _, error) = restore(folder.path(), arguments);

@@ -65,10 +65,14 @@ pub(super) fn files(inputs: &[PathBuf]) -> Result<Vec<File>, String> {
             }
         }
         if found.is_empty() {
-            return Err(format!(
-                "{} holds no archive: its files end in .lp or .lp.gz, in one folder for each destination",
-                input.display()
-            ));
+            let folder = input.display();
+            return Err(if input.join("journal").is_dir() {
+                format!(
+                    "{folder} is a data_dir: restore the folder of an archive in it, or what `twinflux journal dump {folder}` writes"
+                )
+            } else {
+                format!("{folder} holds no archive: its files end in .lp or .lp.gz, in one folder for each destination")
+            });
         }
         found.sort();
         files.extend(found.into_iter().map(|(_, path)| File(path)));

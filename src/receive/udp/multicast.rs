@@ -29,6 +29,17 @@ impl Group {
             return Ok(None);
         }
         let interface = interface.map(|interface| find(listen.ip(), interface)).transpose()?;
+        if interface.is_none()
+            && let SocketAddr::V6(group) = listen
+            && group.scope_id() == 0
+            && matches!(group.ip().segments()[0] & 0x000f, 1 | 2)
+        {
+            // RFC 4291, 2.7: groups of these scopes exist once on each interface or link.
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the group exists on one link only: set udp.interface to the interface that it is sent on",
+            ));
+        }
         Ok(Some(Self { address: listen, interface }))
     }
 
@@ -141,6 +152,15 @@ mod tests {
             let error = group(listen, Some(interface)).expect_err(interface).to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn a_group_of_one_link_needs_its_interface() {
+        for listen in ["[ff02::7]:1", "[ff01::7]:1", "[ff12::7]:1"] {
+            let error = group(listen, None).expect_err(listen).to_string();
+            assert!(error.contains("set udp.interface"), "{error}");
+        }
+        group("[ff05::7]:1", None).expect("a group of a site");
     }
 
     #[test]
