@@ -315,6 +315,15 @@ pub struct Backend {
     /// Certificates (PEM) to trust instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// The name that the server's certificate is for, where the URL has an address or another name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_server_name: Option<String>,
+    /// This client's certificate (PEM), with those that it was signed by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert_file: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key_file: Option<PathBuf>,
     /// From a request's beginning to its answer's first byte, and again to its end. InfluxDB's own
     /// `write-timeout` is 10 s.
     #[serde(default = "default_timeout", with = "duration")]
@@ -331,6 +340,15 @@ pub struct Backend {
     /// How long a line waits for others, at most: one request a second costs InfluxDB little.
     #[serde(default = "default_linger", with = "duration")]
     pub linger: Duration,
+    /// Requests that may be under way at a time: a server 100 ms away keeps up. With 1 lines arrive in strict order.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u16,
+    /// How long a connection lives: a name that moves is followed, and a balancer may share anew.
+    #[serde(default = "default_connection_lifetime", with = "duration")]
+    pub connection_lifetime: Duration,
+    /// Whether a database that is missing is made, once (1.x API).
+    #[serde(default)]
+    pub create_database: bool,
     /// The largest datagram of a `udp://` backend: fits an Ethernet frame with room for tunnels.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
@@ -358,11 +376,17 @@ impl Backend {
             org: None,
             bucket: None,
             ca_file: None,
+            tls_server_name: None,
+            client_cert_file: None,
+            client_key_file: None,
             timeout: default_timeout(),
             gzip: false,
             max_batch_lines: default_max_batch_lines(),
             max_batch_bytes: default_max_batch_bytes(),
             linger: default_linger(),
+            concurrency: default_concurrency(),
+            connection_lifetime: default_connection_lifetime(),
+            create_database: false,
             mtu: default_mtu(),
             replay_share: default_replay_share(),
             disk: None,
@@ -385,6 +409,14 @@ fn default_max_batch_bytes() -> ByteSize {
 
 fn default_linger() -> Duration {
     Duration::from_secs(1)
+}
+
+fn default_concurrency() -> u16 {
+    4
+}
+
+fn default_connection_lifetime() -> Duration {
+    Duration::from_secs(300)
 }
 
 fn default_mtu() -> u16 {

@@ -13,7 +13,7 @@ use super::exposure;
 use super::listeners::NO_MULTICAST;
 use super::url::{self, BackendUrl};
 use crate::batch::Builder;
-use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target};
+use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target, Tls};
 use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::journal::{BackendSetup, Durability, Limits};
 use crate::protocol::line::MAX_LINE_BYTES;
@@ -239,7 +239,7 @@ impl Config {
                 Target::Archive(folder.clone(), bounds)
             }
             BackendUrl::Relay(host) => Target::Relay { host: host.clone(), mtu: usize::from(backend.mtu) },
-            BackendUrl::Influx { base, .. } => Target::Influx(influx_setup(backend, base)),
+            BackendUrl::Influx { base, .. } => Target::Influx(Box::new(influx_setup(backend, base))),
         };
         deliver::Setup {
             name: backend.name.clone(),
@@ -249,6 +249,7 @@ impl Config {
                 bytes: backend.max_batch_bytes.as_u64(),
                 linger: backend.linger,
             },
+            concurrency: usize::from(backend.concurrency),
         }
     }
 }
@@ -261,6 +262,7 @@ fn is_too_short(max_age: Duration) -> bool {
 pub(super) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
     let is_influx = matches!(backend.url, BackendUrl::Influx { .. });
     let is_archive = matches!(backend.url, BackendUrl::Archive(_));
+    let is_tls = backend.url.to_string().starts_with("https://");
     let is_v2 = backend.token_file.is_some();
     let names_v2 = matches!(backend.url, BackendUrl::Influx { names_v2: true, .. });
     let wrong = [
@@ -277,11 +279,21 @@ pub(super) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'st
         (names_v2 && !is_v2, "url", "is the v2 API's: set token_file, or leave out the path for the 1.x API"),
         (!is_v2 && backend.org.is_some(), "org", "needs token_file: it belongs to the v2 API"),
         (!is_v2 && backend.bucket.is_some(), "bucket", "needs token_file: it belongs to the v2 API"),
+        (!is_tls && backend.ca_file.is_some(), "ca_file", "is for https:// backends only"),
+        (!is_tls && backend.tls_server_name.is_some(), "tls_server_name", "is for https:// backends only"),
+        (!is_tls && backend.client_cert_file.is_some(), "client_cert_file", "is for https:// backends only"),
         (
-            backend.ca_file.is_some() && !backend.url.to_string().starts_with("https://"),
-            "ca_file",
-            "is for https:// backends only",
+            backend.client_cert_file.is_some() != backend.client_key_file.is_some(),
+            "client_cert_file",
+            "and client_key_file go together",
         ),
+        (
+            backend.create_database && (!is_influx || is_v2),
+            "create_database",
+            "is for the 1.x API of http:// and https:// backends only",
+        ),
+        (!(1..=64).contains(&backend.concurrency), "concurrency", "must be between 1 and 64; 1 is strict order"),
+        (backend.connection_lifetime < Duration::from_secs(1), "connection_lifetime", "must be at least 1s"),
         (!is_archive && backend.disk.is_some(), "disk", "is for file:// backends only"),
         (!is_archive && !backend.max_age.is_zero(), "max_age", "is for file:// backends only"),
         (
@@ -321,8 +333,14 @@ pub(super) fn influx_setup(backend: &Backend, base: &http::Uri) -> InfluxSetup {
     InfluxSetup {
         url: base.clone(),
         api: api(backend),
-        ca_file: backend.ca_file.clone(),
+        tls: Tls {
+            ca_file: backend.ca_file.clone(),
+            server_name: backend.tls_server_name.clone(),
+            client: backend.client_cert_file.clone().zip(backend.client_key_file.clone()),
+        },
         timeout: backend.timeout,
+        connection_lifetime: backend.connection_lifetime,
+        create_database: backend.create_database,
         gzip: backend.gzip,
     }
 }

@@ -150,6 +150,9 @@ pub struct Backend {
     pub retries: u64,
     /// The last error's text, whether or not it is over.
     pub last_error: Option<String>,
+    /// Destinations that wait until an operator acts.
+    #[serde(default)]
+    pub held: Vec<Held>,
     /// Receive to acknowledged.
     pub latency_ms: Latency,
 }
@@ -300,6 +303,31 @@ impl Receive {
     }
 }
 
+/// A destination that waits until an operator acts.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Held {
+    /// The database.
+    pub database: String,
+    /// The retention policy; empty for the database's default.
+    pub retention_policy: String,
+    /// `credentials`, `rights`, `missing`, `size`, `refused` or `setup`.
+    pub reason: String,
+    /// What the backend answered.
+    pub answer: String,
+    /// Since when, in RFC 3339.
+    pub since: String,
+    /// What would end it.
+    pub what_to_do: String,
+}
+
+impl From<crate::deliver::Held> for Held {
+    fn from(held: crate::deliver::Held) -> Self {
+        let crate::deliver::Held { database, retention_policy, reason, answer, since, what_to_do } = held;
+        let since = humantime::format_rfc3339_seconds(since).to_string();
+        Self { database, retention_policy, reason: reason.to_owned(), answer, since, what_to_do }
+    }
+}
+
 impl Backend {
     pub(super) fn new(view: &BackendView, ledger: &Ledger, oldest: f64, ring_full: u64, on_the_way: i128) -> Self {
         let rejected = Rejection::ALL.iter().zip(ledger.rejected);
@@ -324,6 +352,7 @@ impl Backend {
             requests,
             retries,
             last_error: view.health.last_error(),
+            held: view.health.held().into_iter().map(Held::from).collect(),
             latency_ms: Latency::new(&ledger.latency),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::sources::SourcesStatus;
-use super::status::{Backend, JournalStatus, Receive, Status};
+use super::status::{Backend, Held, JournalStatus, Receive, Status};
 use crate::journal::Durability;
 use crate::journal::disk::Condition;
 use crate::sys::text::printable;
@@ -57,6 +57,10 @@ impl Status {
             let nothing = if backend.state == "unknown" { "not reached yet" } else { "no error told" };
             let error = backend.last_error.as_deref().unwrap_or(nothing);
             write_line(&mut text, format_args!("{} is {}: {error}", backend.name, backend.state));
+            for held in &backend.held {
+                let Held { database, since, what_to_do, .. } = held;
+                write_line(&mut text, format_args!("{} holds {database} since {since}: {what_to_do}", backend.name));
+            }
         }
         text
     }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
@@ -91,8 +91,10 @@ pub(super) struct Client {
     port: u16,
     /// Whether the URL names the port.
     is_port_named: bool,
-    tls: Option<Arc<ClientConfig>>,
+    /// How to speak TLS, and the name to ask the certificate for.
+    tls: Option<(Arc<ClientConfig>, String)>,
     timeout: Duration,
+    lifetime: Duration,
     connection: Option<Connection>,
 }
 
@@ -100,6 +102,7 @@ pub(super) struct Client {
 struct Connection {
     sender: SendRequest<Payload>,
     heard: Heard,
+    opened: Instant,
     task: JoinHandle<()>,
 }
 
@@ -111,13 +114,21 @@ impl Drop for Connection {
 }
 
 impl Client {
-    /// A client for the host and port of this URL, over TLS where a configuration is given. `timeout` bounds the
-    /// time to an answer's first byte, and the same again to its end.
-    pub(super) fn new(url: &Uri, tls: Option<Arc<ClientConfig>>, timeout: Duration) -> Self {
+    /// A client for the host and port of this URL, over TLS where a configuration is given, with the name that the
+    /// certificate is for where that is not the host. `timeout` bounds the time to an answer's first byte, and the same
+    /// again to its end.
+    pub(super) fn new(url: &Uri, tls: Option<(Arc<ClientConfig>, Option<String>)>, timeout: Duration) -> Self {
         let usual_port = if tls.is_some() { 443 } else { 80 };
         let port = url.port_u16().unwrap_or(usual_port);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        Self { host, port, is_port_named: url.port_u16().is_some(), tls, timeout, connection: None }
+        let tls = tls.map(|(config, name)| (config, name.unwrap_or_else(|| host.clone())));
+        let is_port_named = url.port_u16().is_some();
+        Self { host, port, is_port_named, tls, timeout, lifetime: Duration::MAX, connection: None }
+    }
+
+    /// The same, but a connection is used for this long at most.
+    pub(super) fn with_lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// Sends a request and reads its answer. The request is made anew for a second try, which follows at once
@@ -127,6 +138,7 @@ impl Client {
     /// What went wrong; the connection is then closed, and the request may or may not have arrived.
     pub(super) async fn send(&mut self, request: impl Fn() -> Request<Payload>) -> Result<Answer, ClientError> {
         if let Some(mut kept) = self.connection.take()
+            && kept.opened.elapsed() < self.lifetime
             && matches!(timeout(self.timeout, kept.sender.ready()).await, Ok(Ok(())))
         {
             match self.exchange(kept, request()).await {
@@ -182,8 +194,8 @@ impl Client {
         set_options(&stream, self.timeout).map_err(failed)?;
         let stream = Listening::new(stream, HANDSHAKE_BYTES);
         let heard = stream.heard();
-        let Some(config) = &self.tls else { return self.handshake(stream, heard).await };
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| failed(io::Error::other(error)))?;
+        let Some((config, name)) = &self.tls else { return self.handshake(stream, heard).await };
+        let name = ServerName::try_from(name.clone()).map_err(|error| failed(io::Error::other(error)))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         match connector.connect(name, stream).await {
             Ok(stream) => self.handshake(stream, heard).await,
@@ -201,7 +213,7 @@ impl Client {
         let (sender, connection) = handshake.map_err(|error| ClientError::Broken(self.address(), error))?;
         // What ends the connection shows in the request that is under way.
         let task = tokio::spawn(async move { drop(connection.await) });
-        Ok(Connection { sender, heard, task })
+        Ok(Connection { sender, heard, opened: Instant::now(), task })
     }
 
     /// Adds what is probably wrong where nobody listens on a port that the URL does not name.
@@ -214,9 +226,16 @@ impl Client {
 
     /// A client of the same backend with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let Self { host, port, is_port_named, tls, timeout, .. } = self;
-        let (host, tls) = (host.clone(), tls.clone());
-        Self { host, port: *port, is_port_named: *is_port_named, tls, timeout: *timeout, connection: None }
+        let Self { host, port, is_port_named, tls, timeout, lifetime, .. } = self;
+        Self {
+            host: host.clone(),
+            port: *port,
+            is_port_named: *is_port_named,
+            tls: tls.clone(),
+            timeout: *timeout,
+            lifetime: *lifetime,
+            connection: None,
+        }
     }
 
     /// The backend's host and port.

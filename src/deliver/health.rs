@@ -9,8 +9,10 @@ use crate::sys::text::cut;
 
 /// The first pause's upper bound.
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
-/// Every pause's upper bound.
-const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// Every pause's upper bound in the first minute of an outage, and after it.
+const BACKOFF_CAPS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
+/// The first minute, as far as it was spent in pauses.
+const EARLY: Duration = Duration::from_secs(60);
 /// Every pause's lower bound: chance never makes a hot loop.
 const BACKOFF_FLOOR: Duration = Duration::from_millis(50);
 
@@ -18,19 +20,28 @@ const BACKOFF_FLOOR: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     tries: u32,
+    spent: Duration,
 }
 
 impl Backoff {
     /// The next pause.
     pub(super) fn next_pause(&mut self) -> Duration {
-        let bound = BACKOFF_BASE.saturating_mul(1 << self.tries.min(10)).min(BACKOFF_CAP);
+        let cap = BACKOFF_CAPS[usize::from(self.spent >= EARLY)];
+        let bound = BACKOFF_BASE.saturating_mul(1 << self.tries.min(10)).min(cap);
         self.tries += 1;
-        bound.mul_f64(fastrand::f64()).max(BACKOFF_FLOOR)
+        let pause = bound.mul_f64(fastrand::f64()).max(BACKOFF_FLOOR);
+        self.spent += pause;
+        pause
+    }
+
+    /// Whether nothing failed since the last success.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.tries == 0
     }
 
     /// Begins anew, after a success.
     pub(super) fn reset(&mut self) {
-        self.tries = 0;
+        *self = Self::default();
     }
 }
 
@@ -75,6 +86,24 @@ pub struct Health {
     has_delivered: AtomicBool,
     has_failed: AtomicBool,
     last_error: Mutex<Option<String>>,
+    held: Mutex<Vec<Held>>,
+}
+
+/// A destination that waits until an operator acts.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The database.
+    pub database: String,
+    /// The retention policy; empty for the database's default.
+    pub retention_policy: String,
+    /// Why, in a word.
+    pub reason: &'static str,
+    /// What the backend answered.
+    pub answer: String,
+    /// Since when.
+    pub since: std::time::SystemTime,
+    /// What would end it.
+    pub what_to_do: String,
 }
 
 impl Health {
@@ -91,6 +120,11 @@ impl Health {
     /// The last error's text, whether or not it is over.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What waits until an operator acts, by name.
+    pub fn held(&self) -> Vec<Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether it took a write or has not yet failed.
@@ -115,6 +149,10 @@ impl Health {
         if self.state() == State::Unknown {
             self.note_error(error);
         }
+    }
+
+    pub(super) fn set_held(&self, held: Vec<Held>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 
     pub(super) fn count_request(&self, is_retry: bool) {
@@ -159,16 +197,22 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound_at_random_and_are_never_none() {
         let mut backoffs: Vec<Backoff> = (0..2000).map(|_| Backoff::default()).collect();
-        let bounds = [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000, 30_000, 30_000];
-        for (failures, bound) in bounds.into_iter().enumerate() {
+        for (failures, bound) in [250, 500, 1000, 2000, 4000, 5000, 5000, 5000, 5000].into_iter().enumerate() {
             let (shortest, longest) = pauses(&mut backoffs);
             // Chance spreads them over all of the time, so that relays that failed together do not come back together.
             assert!((50..bound / 5 + 50).contains(&shortest), "{failures}: {shortest} ms of {bound} ms");
             assert!((bound * 9 / 10..=bound).contains(&longest), "{failures}: {longest} ms of {bound} ms");
         }
-        // However long an outage is.
+        // After a minute they grow on, to a bound, however long an outage is.
+        for _ in 0..40 {
+            pauses(&mut backoffs);
+        }
         for _ in 0..100 {
-            assert!(pauses(&mut backoffs[..20]).1 <= 30_000);
+            let (shortest, longest) = pauses(&mut backoffs);
+            assert!(
+                (50..6000).contains(&shortest) && (27_000..=30_000).contains(&longest),
+                "{shortest} to {longest} ms"
+            );
         }
         backoffs.iter_mut().for_each(Backoff::reset);
         let (shortest, longest) = pauses(&mut backoffs);

@@ -1,8 +1,6 @@
 //! An InfluxDB as a backend: the write endpoints of its 1.x and 2.x APIs.
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -13,21 +11,14 @@ use flate2::write::GzEncoder;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use http::{Method, Request, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use super::client::{Answer, Client, ClientError, Payload};
-use super::outcome::{Fate, of_answer};
+use super::outcome::{EXPECTS_TLS, Fate, of_answer};
 use super::secret::SecretFile;
+use super::tls::Tls;
 use super::{Outcome, SetupError};
 use crate::batch::Destination;
-use crate::journal::Lease;
 use crate::sys::text::cut;
-
-/// What servers that expect TLS say in plain text: Go's (InfluxDB's own), nginx, Apache.
-const EXPECTS_TLS: &[&str] =
-    &["HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port", "plain HTTP to an SSL-enabled"];
 
 /// How much of a version is kept, in bytes.
 const VERSION_BYTES: usize = 64;
@@ -39,10 +30,14 @@ pub struct Setup {
     pub url: Uri,
     /// Which API, with its credentials.
     pub api: Api,
-    /// Certificates to trust instead of the system's, in PEM.
-    pub ca_file: Option<PathBuf>,
+    /// Whom to trust, and who we are, over TLS.
+    pub tls: Tls,
     /// To an answer's first byte, and again to its end.
     pub timeout: Duration,
+    /// How long a connection is used, at most.
+    pub connection_lifetime: Duration,
+    /// Whether a missing database is made, by the 1.x API.
+    pub create_database: bool,
     /// Whether requests are compressed.
     pub gzip: bool,
 }
@@ -74,6 +69,8 @@ pub(super) struct Influx {
     authorization: Option<HeaderValue>,
     /// Whether the backend refused who we are: then the secret is read again before the next try.
     was_refused: bool,
+    /// The last database that was made because it was missing: once.
+    created: Option<String>,
 }
 
 impl Influx {
@@ -83,15 +80,10 @@ impl Influx {
     /// What is wrong with a secret or certificate file.
     pub(super) fn new(setup: Setup) -> Result<Self, SetupError> {
         let authorization = setup.api.authorization().map_err(SetupError)?;
-        let tls = if setup.url.scheme_str() == Some("https") { Some(tls_config(&setup)?) } else { None };
-        let client = Client::new(&setup.url, tls, setup.timeout);
-        Ok(Self { setup, client, authorization, was_refused: false })
-    }
-
-    /// Writes a lease's records in one request.
-    pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
-        let parts = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
-        self.send(&lease.destination, parts).await
+        let tls = if setup.url.scheme_str() == Some("https") { Some(setup.tls.config()?) } else { None };
+        let client = Client::new(&setup.url, tls.zip(Some(setup.tls.server_name.clone())), setup.timeout)
+            .with_lifetime(setup.connection_lifetime);
+        Ok(Self { setup, client, authorization, was_refused: false, created: None })
     }
 
     /// Writes lines in one request.
@@ -108,10 +100,16 @@ impl Influx {
         }
         let sent = self.client.send(|| self.setup.write(self.authorization.as_ref(), &target, &parts)).await;
         match sent {
+            Ok(answer) if self.is_to_create(&answer, destination) => {
+                self.created = Some(destination.database.clone());
+                let made = self.execute(&format!("CREATE DATABASE {}", quoted(&destination.database))).await;
+                tracing::info!(database = destination.database, error = made.err(), "made a database that was missing");
+                Outcome::of_answer(Fate::Transient, self.describe(&answer), answer.status.as_u16(), answer.body)
+            }
             Ok(answer) => {
                 let fate = of_answer(answer.status, answer.retry_after.as_deref(), &answer.body, SystemTime::now());
                 self.was_refused = matches!(answer.status.as_u16(), 401 | 403);
-                Outcome::new(fate, self.describe(&answer))
+                Outcome::of_answer(fate, self.describe(&answer), answer.status.as_u16(), answer.body)
             }
             Err(error) => Outcome::new(fate_of(&error), error.to_string()),
         }
@@ -158,7 +156,13 @@ impl Influx {
     /// The same backend, with a connection of its own.
     pub(super) fn another(&self) -> Self {
         let (setup, client) = (self.setup.clone(), self.client.another());
-        Self { setup, client, authorization: self.authorization.clone(), was_refused: false }
+        Self { setup, client, authorization: self.authorization.clone(), was_refused: false, created: None }
+    }
+
+    /// Whether the answer says that the database is missing, and it is to be made.
+    fn is_to_create(&self, answer: &Answer, destination: &Destination) -> bool {
+        let may = self.setup.create_database && self.created.as_ref() != Some(&destination.database);
+        may && answer.status.as_u16() == 404 && answer.body.contains("database not found")
     }
 
     /// An answer for people.
@@ -269,7 +273,7 @@ fn fate_of(error: &ClientError) -> Fate {
     match error {
         ClientError::Connect(..) | ClientError::ConnectTimeout(..) => Fate::Down,
         ClientError::Tls(..) | ClientError::SpeaksPlain(..) | ClientError::SpeaksTls(..) => Fate::HoldBackend,
-        ClientError::Broken(..) | ClientError::Endless(..) => Fate::Transient,
+        ClientError::Broken(..) | ClientError::Endless(..) => Fate::Failed,
         ClientError::Stalled(..) => Fate::Stalled,
     }
 }
@@ -285,25 +289,17 @@ async fn compress(parts: Vec<Bytes>) -> Vec<Bytes> {
     vec![compressed.await.expect("BUG: compressing does not panic").into()]
 }
 
-fn tls_config(setup: &Setup) -> Result<Arc<ClientConfig>, SetupError> {
-    let mut roots = RootCertStore::empty();
-    match &setup.ca_file {
-        Some(path) => {
-            let bad = |what: String| SetupError(format!("ca_file {}: {what}", path.display()));
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
-                let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-                roots.add(certificate).map_err(|error| bad(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(bad("no certificate in it: it must hold one or more in PEM".to_owned()));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+/// A name as InfluxQL writes it.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_for_influxql() {
+        assert_eq!(quoted("a \"b\" \\ c\nd"), r#""a \"b\" \\ c\nd""#);
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| SetupError(format!("TLS: {error}")))?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }

@@ -10,6 +10,7 @@
 mod addresses;
 mod archive;
 mod client;
+mod division;
 mod flusher;
 pub mod header;
 mod health;
@@ -20,15 +21,18 @@ mod probe;
 mod relay;
 pub mod restore;
 mod secret;
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::journal::{Lease, Limits, Reader};
+use crate::batch::Destination;
+use crate::journal::{Limits, Reader, Rejection};
 use crate::sys::text::cut;
 use archive::Archive;
 use flusher::Flusher;
@@ -38,10 +42,11 @@ use probe::Probe;
 use relay::Relay;
 
 pub use archive::Bounds;
-pub use health::{Health, State};
+pub use health::{Health, Held, State};
 pub use influx::{Api, Setup as InfluxSetup};
 pub use relay::MAX_DATAGRAM_BYTES;
 pub use secret::{Secret, SecretFile};
+pub use tls::Tls;
 
 /// How much of what a backend or the system said is kept, in bytes.
 const TEXT_BYTES: usize = 500;
@@ -55,13 +60,15 @@ pub struct Setup {
     pub target: Target,
     /// When and how much is sent.
     pub limits: Limits,
+    /// Requests that may be under way at a time, to an InfluxDB.
+    pub concurrency: usize,
 }
 
 /// What a backend is.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// An InfluxDB.
-    Influx(InfluxSetup),
+    Influx(Box<InfluxSetup>),
     /// A folder of line-protocol files, and what it may hold.
     Archive(PathBuf, Bounds),
     /// Another relay.
@@ -93,7 +100,7 @@ impl Backend {
     pub fn new(setup: Setup) -> Result<Self, SetupError> {
         let named = |error: SetupError| SetupError(format!("backend {:?}: {error}", setup.name));
         let endpoint = match setup.target.clone() {
-            Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(influx).map_err(named)?)),
+            Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(*influx).map_err(named)?)),
             Target::Archive(folder, bounds) => Endpoint::Archive(Archive::new(folder, bounds)),
             Target::Relay { host, mtu } => Endpoint::Relay(Box::new(Relay::new(host, mtu))),
         };
@@ -109,13 +116,14 @@ impl Backend {
         health: Arc<Health>,
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
-        let Setup { name, limits, .. } = self.setup;
+        let Setup { name, limits, concurrency, .. } = self.setup;
         if let Endpoint::Archive(archive) = &self.endpoint {
             drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
         }
         let probe = self.endpoint.probe();
         drop(runtime.spawn(probe.run(name.clone(), Arc::clone(&health), closing.clone())));
-        let flusher = Flusher::new(name, self.endpoint, reader, limits, health, closing);
+        let endpoints = self.endpoint.several(concurrency);
+        let flusher = Flusher::new(name, endpoints, reader, limits, health, closing);
         runtime.spawn(flusher.run())
     }
 }
@@ -126,6 +134,9 @@ enum Endpoint {
     Influx(Box<Influx>),
     Archive(Archive),
     Relay(Box<Relay>),
+    /// Outcomes that a test chooses.
+    #[cfg(test)]
+    Scripted(flusher::Script),
 }
 
 impl Endpoint {
@@ -135,14 +146,26 @@ impl Endpoint {
             Self::Influx(influx) => Probe::Influx(Box::new(influx.another())),
             Self::Archive(archive) => Probe::Archive(archive.clone()),
             Self::Relay(relay) => Probe::Relay(relay.host().to_owned()),
+            #[cfg(test)]
+            Self::Scripted(_) => Probe::Relay(String::new()),
         }
     }
 
-    async fn write(&mut self, lease: &Lease) -> Outcome {
+    /// As many as there may be requests under way: files and datagrams go one after the other.
+    fn several(self, concurrency: usize) -> Vec<Self> {
+        let Self::Influx(influx) = self else { return vec![self] };
+        let others: Vec<_> = (1..concurrency).map(|_| Self::Influx(Box::new(influx.another()))).collect();
+        others.into_iter().chain([Self::Influx(influx)]).collect()
+    }
+
+    /// Writes lines, in parts that hold whole ones.
+    async fn write(&mut self, destination: &Arc<Destination>, parts: Vec<Bytes>) -> Outcome {
         match self {
-            Self::Influx(influx) => influx.write(lease).await,
-            Self::Archive(archive) => archive.write(lease).await,
-            Self::Relay(relay) => relay.write(lease).await,
+            Self::Influx(influx) => influx.send(destination, parts).await,
+            Self::Archive(archive) => archive.write(Arc::clone(destination), parts).await,
+            Self::Relay(relay) => relay.write(destination, &parts).await,
+            #[cfg(test)]
+            Self::Scripted(script) => script.write(destination, &parts.concat()).await,
         }
     }
 }
@@ -153,12 +176,43 @@ struct Outcome {
     fate: Fate,
     /// What the backend or the system said, for people; empty after a success.
     text: String,
+    /// The answer's status; none where there was no answer.
+    status: Option<u16>,
+    /// The answer's body, where it tells of lines; else empty.
+    body: String,
 }
 
 impl Outcome {
     /// With the text's beginning: an answer repeats as much as its server likes.
     fn new(fate: Fate, mut text: String) -> Self {
         text.truncate(cut(&text, TEXT_BYTES).len());
-        Self { fate, text }
+        Self { fate, text, status: None, body: String::new() }
+    }
+
+    /// Of an answer.
+    fn of_answer(fate: Fate, text: String, status: u16, body: String) -> Self {
+        let body = if matches!(fate, Fate::Rejected { .. }) { body } else { String::new() };
+        Self { status: Some(status), body, ..Self::new(fate, text) }
+    }
+
+    /// What the backend said of lines, or what went wrong.
+    fn answer(&self) -> &str {
+        if self.body.is_empty() { &self.text } else { &self.body }
+    }
+
+    /// Whether the answer counts every one of so many lines as refused for this. (InfluxDB 1.x does not count lines that it
+    /// could not read.)
+    fn counts(&self, class: Rejection, lines: usize) -> bool {
+        class != Rejection::Unparsable && outcome::dropped(&self.body) == Some(lines as u64)
+    }
+
+    /// Whether one of the lines may be why the request failed: the backend failed without a reason, something between
+    /// refused it, or nothing was answered. (A backend that is asked for less says so.)
+    fn may_be_a_lines_fault(&self) -> bool {
+        match self.fate {
+            Fate::Failed | Fate::Unexpected | Fate::Stalled => true,
+            Fate::Busy { .. } => matches!(self.status, Some(502..=504)),
+            _ => false,
+        }
     }
 }

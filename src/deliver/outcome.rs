@@ -30,8 +30,12 @@ pub enum Fate {
     },
     /// The request was too large as a whole: a smaller one may pass.
     TooLarge,
-    /// To be sent again after a pause: the backend works, but cannot now.
+    /// To be sent again after a pause: the backend works, but cannot now, and says why.
     Transient,
+    /// To be sent again after a pause: the backend failed, and does not say why. A line may be the cause.
+    Failed,
+    /// To be sent again after a pause: something between refused it (a proxy, a firewall, a gateway). A line may be the cause.
+    Unexpected,
     /// To be sent again, no sooner than the backend asked.
     Busy {
         /// How long it asked to be left alone.
@@ -61,10 +65,14 @@ pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &str, now:
         }
         413 => Fate::TooLarge,
         400 | 422 => of_refusal(body),
-        404 => of_not_found(body),
-        500 if MISSING_DESTINATION.iter().any(|text| body.contains(text)) => Fate::HoldDestination,
-        402..=499 => Fate::Rejected { class: Rejection::Other, lines: None },
-        500..=599 => Fate::Transient,
+        // A database, bucket or organisation that is missing, or a path that a proxy does not know.
+        404 => Fate::HoldDestination,
+        500 if says(MISSING_DESTINATION, body) => Fate::HoldDestination,
+        // InfluxDB gives none of them to a write.
+        402..=499 => Fate::Unexpected,
+        500..=599 if says(TRANSIENT, body) => Fate::Transient,
+        507 => Fate::Transient,
+        500..=599 => Fate::Failed,
         // A page, a redirect, an upgrade: something else than InfluxDB. A redirect is never followed.
         _ => Fate::HoldBackend,
     }
@@ -73,39 +81,69 @@ pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &str, now:
 /// 400 and 422: what is wrong with lines comes first, for its text repeats parts of them, which may say anything.
 fn of_refusal(body: &str) -> Fate {
     if !is_influxdbs(body) {
-        return Fate::HoldBackend;
+        // A server that expects TLS never takes anything; what else says so may do so for one line.
+        return if says(EXPECTS_TLS, body) { Fate::HoldBackend } else { Fate::Unexpected };
     }
     match class_of(body) {
-        Rejection::Other if TRANSIENT.iter().any(|text| body.contains(text)) => Fate::Transient,
+        Rejection::Other if says(TRANSIENT, body) => Fate::Transient,
+        Rejection::Other if says(MISCONFIGURED, body) => Fate::HoldDestination,
         class => Fate::Rejected { class, lines: rejected_lines(body) },
     }
 }
 
-/// 404: a database, bucket or organisation that is missing, or a path that no InfluxDB answers so.
-fn of_not_found(body: &str) -> Fate {
-    let is_missing =
-        body.contains("\"code\":\"not found\"") || MISSING_DESTINATION.iter().any(|text| body.contains(text));
-    if is_missing { Fate::HoldDestination } else { Fate::HoldBackend }
+/// Whether a text holds one of these.
+fn says(parts: &[&str], text: &str) -> bool {
+    parts.iter().any(|part| text.contains(part))
 }
 
-/// Whether an error has the shape of 1.x (`{"error":…}`) or 2.x (`{"code":…}`). A reverse proxy's has not, nor
+/// Whether an error has the shape of 1.x and 3.x (`{"error":…}`) or 2.x (`{"code":…}`). A reverse proxy's has not, nor
 /// that of a server which expects TLS: to take them for a final answer would give up every line.
 fn is_influxdbs(body: &str) -> bool {
     let body = body.trim_start();
-    body.starts_with("{\"error\"") || body.starts_with("{\"code\"")
+    let begins = || body.starts_with("{\"error\"") || body.starts_with("{\"code\"");
+    match serde_json::from_str::<serde_json::Value>(body) {
+        Ok(json) => json.get("error").or_else(|| json.get("code")).is_some_and(serde_json::Value::is_string),
+        // It is longer than what was read of it.
+        Err(_) => begins(),
+    }
 }
 
-/// The server cannot now, whatever the status says.
+/// What servers that expect TLS say in plain text: Go's (InfluxDB's own), nginx, Apache.
+pub(super) const EXPECTS_TLS: &[&str] =
+    &["HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port", "plain HTTP to an SSL-enabled"];
+
+/// The server, or a gateway before it, cannot now, whatever the status says.
 const TRANSIENT: &[&str] = &[
     "no space left",
+    "disk quota exceeded",
     "cache-max-memory",
+    "cannot allocate memory",
     "timeout",
+    "deadline exceeded",
+    "context canceled",
+    "unexpected EOF",
+    "connection reset",
+    "broken pipe",
     "engine is closed",
     "being deleted",
     "shard is disabled",
+    "was removed",
     "too many open files",
+    "permission denied",
     "read-only file system",
     "input/output error",
+    "upstream connect error",
+    "no healthy upstream",
+];
+
+/// What is asked for is wrong, not the lines.
+const MISCONFIGURED: &[&str] = &[
+    "database is required",
+    "please provide either",
+    "invalid database name",
+    "invalid retention policy",
+    "bucket not specified",
+    "org not specified",
 ];
 
 /// 1.x, and 2.x behind its 1.x endpoint.
@@ -132,14 +170,18 @@ fn rejected_lines(body: &str) -> Option<u64> {
     }
     let unparsable = body.matches("unable to parse").count() as u64;
     let listed = body.matches("\"line_number\"").count() as u64;
-    let dropped = body.rsplit_once("dropped=").map_or(0, |(_, text)| {
-        match text.bytes().take_while(u8::is_ascii_digit).count() {
-            0 => 0,
-            // A number that is too large for any count is all there are.
-            digits => text[..digits].parse().unwrap_or(u64::MAX),
-        }
-    });
+    let dropped = dropped(body).unwrap_or(0);
     Some(unparsable.saturating_add(listed).saturating_add(dropped)).filter(|lines| *lines > 0)
+}
+
+/// What `dropped=` says.
+pub(super) fn dropped(text: &str) -> Option<u64> {
+    let (_, number) = text.rsplit_once("dropped=")?;
+    match number.bytes().take_while(u8::is_ascii_digit).count() {
+        0 => None,
+        // A number that is too large for any count is all there are.
+        digits => Some(number[..digits].parse().unwrap_or(u64::MAX)),
+    }
 }
 
 /// Seconds, or an HTTP date; a time in the past or a negative number asks for nothing.
@@ -167,7 +209,7 @@ mod tests {
     /// Bodies as InfluxDB 1.6.7 and 2.x write them.
     #[test]
     fn table() {
-        use Fate::{Delivered, HoldBackend, HoldDestination, TooLarge, Transient};
+        use Fate::{Delivered, Failed, HoldBackend, HoldDestination, TooLarge, Transient, Unexpected};
         use Rejection::{FieldType, Other, Retention, SeriesLimit, Unparsable};
         let cases: &[(u16, &str, Fate)] = &[
             (204, "", Delivered),
@@ -179,13 +221,20 @@ mod tests {
             (401, r#"{"error":"authorization failed"}"#, HoldDestination),
             (403, r#"{"error":"\"r\" user is not authorized to write to database \"x\""}"#, HoldDestination),
             (404, r#"{"error":"database not found: \"nope\""}"#, HoldDestination),
-            (404, "404 page not found", HoldBackend),
+            (404, "404 page not found", HoldDestination),
             (404, r#"{"code":"not found","message":"bucket \"x\" not found"}"#, HoldDestination),
             (404, r#"{"code":"not found","message":"no dbrp mapping found"}"#, HoldDestination),
             (500, r#"{"error":"retention policy not found: nope"}"#, HoldDestination),
             (413, r#"{"error":"Request Entity Too Large"}"#, TooLarge),
             (500, r#"{"error":"timeout"}"#, Transient),
-            (500, "Internal Server Error", Transient),
+            (500, "Internal Server Error", Failed),
+            (500, r#"{"error":"engine: index out of range"}"#, Failed),
+            (503, r#"{"error":"no healthy upstream"}"#, Fate::Busy { retry_after: None }),
+            (400, r#"{"error":"upstream connect error or disconnect/reset before headers"}"#, Transient),
+            (400, r#"{"error":"unexpected EOF"}"#, Transient),
+            (400, r#"{"error":"database is required"}"#, HoldDestination),
+            (400, r#"{"code":"invalid","message":"please provide either orgID or org"}"#, HoldDestination),
+            (400, r#"{"error":"invalid database name"}"#, HoldDestination),
             (500, r#"{"error":"engine: cache-max-memory-size exceeded: (1 / 0)"}"#, Transient),
             (507, "", Transient),
             (
@@ -230,8 +279,9 @@ mod tests {
             (407, "", HoldBackend),
             (501, "<html>Unsupported method</html>", HoldBackend),
             (400, "Client sent an HTTP request to an HTTPS server.\n", HoldBackend),
-            (400, "<html>Bad Request</html>", HoldBackend),
-            (418, "", rejected(Other, None)),
+            (400, "<html>Bad Request</html>", Unexpected),
+            (418, "", Unexpected),
+            (402, "", Unexpected),
             // The text repeats names and lines, which may say anything.
             (
                 400,
@@ -261,14 +311,15 @@ mod tests {
             let expected = match status {
                 200 | 204 => Fate::Delivered,
                 401 | 403 => Fate::HoldDestination,
-                // 400 and 422 that say nothing are not InfluxDB's.
-                400 | 404 | 405 | 407 | 422 | 501 | 505 => Fate::HoldBackend,
+                404 => Fate::HoldDestination,
+                405 | 407 | 501 | 505 => Fate::HoldBackend,
+                // 400 and 422 that say nothing are not InfluxDB's, and the others never are.
+                400 | 422 => Fate::Unexpected,
                 413 => Fate::TooLarge,
                 408 | 425 | 429 | 502 | 503 | 504 => Fate::Busy { retry_after: None },
-                402 | 406 | 409 | 410 | 411 | 412 | 414..=421 | 423 | 424 | 426..=428 | 430..=499 => {
-                    rejected(Rejection::Other, None)
-                }
-                500 | 506..=599 => Fate::Transient,
+                402 | 406 | 409 | 410 | 411 | 412 | 414..=421 | 423 | 424 | 426..=428 | 430..=499 => Fate::Unexpected,
+                507 => Fate::Transient,
+                500 | 506 | 508..=599 => Fate::Failed,
                 // A page, a redirect, an upgrade, or no status of HTTP.
                 _ => Fate::HoldBackend,
             };
@@ -297,6 +348,13 @@ mod tests {
             "partial write: open /x/000001.wal: too many open files dropped=7",
             "write /x/_00001.wal: read-only file system",
             "read /x/000001.tsi: input/output error",
+            "open /x/wal: permission denied",
+            "mmap: cannot allocate memory",
+            "write /x: disk quota exceeded",
+            "shard 7 was removed",
+            "context canceled",
+            "unexpected EOF",
+            "read tcp 127.0.0.1:8086: i/o timeout",
         ] {
             for status in [400, 422, 500] {
                 for body in wrapped(text) {

@@ -7,12 +7,14 @@
 use std::io;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use tokio::net::UdpSocket;
 
 use super::Outcome;
 use super::addresses::Addresses;
 use super::outcome::Fate;
-use crate::journal::{Lease, Rejection};
+use crate::batch::Destination;
+use crate::journal::Rejection;
 use crate::protocol::Scanner;
 
 /// The largest payload of a datagram over IPv4.
@@ -39,9 +41,9 @@ impl Relay {
         &self.host
     }
 
-    /// Sends a lease's lines.
-    pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
-        match self.send(lease).await {
+    /// Sends lines, in parts that hold whole ones.
+    pub(super) async fn write(&mut self, destination: &Destination, parts: &[Bytes]) -> Outcome {
+        match self.send(destination, parts).await {
             Ok(0) => Outcome::new(Fate::Delivered, String::new()),
             Ok(lines) => {
                 let text = format!("{lines} lines are longer than a datagram to {} can be", self.host);
@@ -55,19 +57,18 @@ impl Relay {
         }
     }
 
-    /// Returns how many lines are too long for a datagram: one that just fitted, before it was stamped.
-    async fn send(&mut self, lease: &Lease) -> io::Result<u64> {
-        let mtu = self.mtu;
-        let socket = self.socket().await?;
-        let mut too_long = 0;
-        for record in &lease.records {
-            let bytes = &record.batch.bytes;
-            for datagram in pack(bytes, &mut Scanner::of_accepted(lease.destination.precision), mtu) {
-                if datagram.len() > MAX_DATAGRAM_BYTES {
-                    too_long += 1;
-                    continue;
-                }
-                socket.send(&bytes[datagram]).await?;
+    /// Returns how many lines are too long for a datagram: one that just fitted, before it was stamped. Then nothing is sent.
+    async fn send(&mut self, destination: &Destination, parts: &[Bytes]) -> io::Result<u64> {
+        let mut scanner = Scanner::of_accepted(destination.precision);
+        let datagrams: Vec<Bytes> = parts
+            .iter()
+            .flat_map(|part| pack(part, &mut scanner, self.mtu).into_iter().map(|range| part.slice(range)))
+            .collect();
+        let too_long = datagrams.iter().filter(|datagram| datagram.len() > MAX_DATAGRAM_BYTES).count() as u64;
+        if too_long == 0 {
+            let socket = self.socket().await?;
+            for datagram in &datagrams {
+                socket.send(datagram).await?;
             }
         }
         Ok(too_long)

@@ -13,6 +13,7 @@ use super::state::lease::{Lease, Ready};
 use super::state::ledger::Rejection;
 use super::state::limits::Limits;
 use crate::batch::Received;
+use crate::sys::clock;
 
 /// One backend's reading end.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ struct Ahead {
 impl Reader {
     /// The reading end of a backend, by its place among all.
     pub(super) fn new(shared: Arc<Shared>, backend: usize) -> Self {
-        Self { shared, backend, parked: HashMap::new(), ahead: None, read_from: Instant::now() }
+        Self { shared, backend, parked: HashMap::new(), ahead: None, read_from: clock::now() }
     }
 
     /// Waits for a destination that has a full lease or whose first record has lingered, and leases it. None
@@ -84,7 +85,7 @@ impl Reader {
     }
 
     fn look(&mut self, limits: &Limits) -> Ready {
-        let now = Instant::now();
+        let now = clock::now();
         self.parked.retain(|_, until| *until > now);
         self.shared.lock().lease(self.backend, limits, &self.parked, self.read_from, now)
     }
@@ -92,7 +93,7 @@ impl Reader {
     fn take_read(&mut self, log: usize, read: Read, until: u64) -> Option<Lease> {
         let mut state = self.shared.lock();
         if read.failed {
-            self.read_from = Instant::now() + state.retry_after();
+            self.read_from = clock::now() + state.retry_after();
         }
         state.lease_read(self.backend, log, read, until)
     }
@@ -107,7 +108,7 @@ impl Reader {
         let (until, read) = (*until, reading.await);
         self.ahead = None;
         let lease = self.take_read(log, read.ok()?, until);
-        if lease.is_some() && self.read_from <= Instant::now() {
+        if lease.is_some() && self.read_from <= clock::now() {
             let next = self.shared.lock().request(self.backend, log, limits);
             self.ahead = next.map(|request| self.read_ahead(request));
         }
@@ -122,8 +123,9 @@ impl Reader {
 
     /// Acknowledges a lease: its lines are delivered, but for those that the backend rejected.
     #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
-    pub fn settle(&mut self, lease: Lease, rejected: Option<(Rejection, u64)>) {
-        self.shared.lock().settle(self.backend, &lease, rejected, Instant::now());
+    pub fn settle(&mut self, lease: Lease, rejected: impl IntoIterator<Item = (Rejection, u64)>) {
+        let rejected: Vec<_> = rejected.into_iter().collect();
+        self.shared.lock().settle(self.backend, &lease, &rejected, clock::now());
         self.shared.work.notify_one();
     }
 
@@ -133,14 +135,13 @@ impl Reader {
         self.shared.lock().give_back(self.backend, &lease);
     }
 
-    /// Returns a lease whose destination is not to be leased again before `until`. Others are.
-    pub fn park(&mut self, lease: Lease, until: Instant) {
-        self.parked.insert(lease.log, until);
-        self.give_back(lease);
+    /// Leases nothing more of a destination, by its [`Lease::place`], before `until`. Others are leased. What is leased stays so.
+    pub fn park(&mut self, place: usize, until: Instant) {
+        self.parked.insert(place, until);
     }
 
-    /// Whether a destination is parked.
-    pub fn has_parked(&self) -> bool {
-        self.parked.values().any(|until| *until > Instant::now())
+    /// Leases what was parked of a destination at once again.
+    pub fn unpark(&mut self, place: usize) {
+        self.parked.remove(&place);
     }
 }

@@ -27,6 +27,7 @@
 //! skips leading spaces, and takes a quote behind them for a string's: such a line could swallow others.) Never
 //! allocates, never copies, never looks at a byte beyond the input; every step consumes at least one byte.
 
+pub mod anatomy;
 mod grammar;
 
 use serde::{Deserialize, Serialize};

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of lines, batches or backends.
 
+pub mod clock;
 pub mod dumps;
 pub mod log;
 pub mod text;

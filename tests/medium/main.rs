@@ -15,6 +15,7 @@ mod admin;
 mod answers;
 mod backends;
 mod captured;
+mod cases;
 mod cuts;
 mod hostile;
 mod journal;

@@ -98,7 +98,7 @@ fn what_the_server_refuses_is_counted_with_its_first_answer() {
 #[test]
 fn a_server_that_refuses_everything_is_left_alone_in_time() {
     let folder = dump(&lines(20_000));
-    let server = Scripted::start(|_, _| (418, Vec::new(), "no coffee".to_owned()));
+    let server = Scripted::start(|_, _| influx_error(400, "no coffee"));
     let (code, out, error) = restore(folder.path(), &["dump", "--to", &server.url()]);
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("0 of 5000 lines") && error.contains("1000 lines in a row"), "{out} {error}");

@@ -141,7 +141,8 @@ proptest! {
                     let model = &mut models[backend];
                     if model.leases.is_empty() { continue; }
                     let lease = model.leases.swap_remove(which.index(model.leases.len()));
-                    readers[backend].park(lease, Instant::now());
+                    readers[backend].park(lease.place(), Instant::now());
+                    readers[backend].give_back(lease);
                 }
             }
             let snapshot = journal.snapshot();
@@ -231,13 +232,18 @@ fn a_parked_destination_holds_up_no_other() {
     journal.append(batch(1, 1, 1));
     let first = lease_now(&runtime, &mut reader).expect("the older one");
     assert_eq!(first.destination.database, "db0");
-    reader.park(first, Instant::now() + Duration::from_secs(3600));
+    let place = first.place();
+    reader.park(place, Instant::now() + Duration::from_secs(3600));
+    reader.give_back(first);
     let second = lease_now(&runtime, &mut reader).expect("the other one");
     assert_eq!(second.destination.database, "db1");
     reader.settle(second, None);
-    assert!(reader.has_parked());
     assert!(lease_now(&runtime, &mut reader).is_none());
     assert_eq!(journal.snapshot().ledgers[0].pending, 1);
+    reader.unpark(place);
+    let first = lease_now(&runtime, &mut reader).expect("the first one again");
+    assert_eq!(first.destination.database, "db0");
+    reader.settle(first, None);
 }
 
 #[test]

@@ -26,12 +26,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Outcome;
 use super::outcome::Fate;
 use crate::batch::Destination;
-use crate::journal::{Lease, Record};
 use room::{Full, Room};
 use segment::{Segment, compress, create_folder, folder_name, is_in_place};
 
@@ -60,11 +60,9 @@ impl Archive {
         Self { folders: Arc::new(Mutex::new(folders)) }
     }
 
-    /// Appends a lease's records and waits until they are on disk.
-    pub(super) async fn write(&mut self, lease: &Lease) -> Outcome {
-        let destination = Arc::clone(&lease.destination);
-        let records = lease.records.clone();
-        match self.work(move |folders| folders.append(&destination, &records)).await {
+    /// Appends lines, in parts that hold whole ones, and waits until they are on disk.
+    pub(super) async fn write(&mut self, destination: Arc<Destination>, parts: Vec<Bytes>) -> Outcome {
+        match self.work(move |folders| folders.append(&destination, &parts)).await {
             Ok(Ok(())) => Outcome::new(Fate::Delivered, String::new()),
             Ok(Err(error)) => Outcome::new(error.fate(), error.to_string()),
             Err(error) => Outcome::new(Fate::HoldBackend, error),
@@ -209,9 +207,9 @@ impl Folders {
         Ok(())
     }
 
-    fn append(&mut self, destination: &Arc<Destination>, records: &[Arc<Record>]) -> Result<(), ArchiveError> {
+    fn append(&mut self, destination: &Arc<Destination>, parts: &[Bytes]) -> Result<(), ArchiveError> {
         self.take_lock()?;
-        let bytes = records.iter().map(|record| record.batch.bytes.len() as u64).sum();
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
         self.make_room(bytes)?;
         let most = self.room.bounds.segment_bytes();
         // What is written to a file that was removed or renamed is not in the archive.
@@ -226,7 +224,7 @@ impl Folders {
             self.room.recount();
         }
         let Some(segment) = self.open.get_mut(destination) else { return Ok(()) };
-        if let Err(error) = segment.append(records) {
+        if let Err(error) = segment.append(parts) {
             let path = segment.path.clone();
             if segment.roll_back().is_err() {
                 // The next try opens the segment anew, and looks at what is in it.

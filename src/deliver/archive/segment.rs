@@ -6,16 +6,15 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::super::header;
 use crate::batch::Destination;
-use crate::journal::Record;
 use crate::protocol::{Precision, Scanner};
 
 /// Segments that are begun within one second, at most.
@@ -52,14 +51,14 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Writes records and syncs them.
+    /// Writes lines, in parts that hold whole ones, and syncs them.
     /// Whether its path still leads to it: somebody may have removed or renamed it, or its folder.
     pub(super) fn is_in_place(&self) -> bool {
         is_in_place(&self.file, &self.path)
     }
 
-    pub(super) fn append(&mut self, records: &[Arc<Record>]) -> io::Result<()> {
-        let parts: Vec<&[u8]> = records.iter().map(|record| &record.batch.bytes[..]).collect();
+    pub(super) fn append(&mut self, parts: &[Bytes]) -> io::Result<()> {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
         self.write_all(&parts)
     }
 
@@ -192,6 +191,8 @@ fn write_compressed(path: &Path, output: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const MOST: u64 = 1 << 20;

@@ -1,102 +1,353 @@
-//! What a flusher does after each outcome, on a clock that only the pauses move.
+//! What a flusher does after each outcome, on a clock that only waiting moves.
 
-use bytes::Bytes;
+use std::sync::{Mutex, PoisonError};
 
 use super::*;
 use crate::batch::{Batch, Destination, Received};
-use crate::deliver::archive::{Archive, Bounds};
 use crate::journal::{BackendSetup, Journal};
 use crate::protocol::Precision;
 
-/// More requests, or turns, than any course here has.
-const MANY: usize = 10_000;
 /// The most bytes of a request, as configured.
 const MOST_BYTES: u64 = 1 << 20;
+const TEN_MINUTES: Duration = Duration::from_secs(600);
 
+/// A request: when it was sent, to which database, and what it held.
+#[derive(Clone, Debug)]
+struct Request {
+    at: Duration,
+    database: String,
+    text: String,
+}
+
+type Answer = Box<dyn FnMut(&Request) -> (Duration, Outcome) + Send>;
+
+/// A backend that notes requests, and answers after a time.
+#[derive(Clone)]
+pub(in crate::deliver) struct Script(Arc<Mutex<(Vec<Request>, Answer)>>, Instant);
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Script")
+    }
+}
+
+impl Script {
+    pub(in crate::deliver) async fn write(&self, destination: &Destination, bytes: &[u8]) -> Outcome {
+        let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        let request = Request { at: clock::now() - self.1, database: destination.database.clone(), text };
+        let (delay, outcome) = {
+            let mut script = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer = (script.1)(&request);
+            script.0.push(request);
+            answer
+        };
+        tokio::time::sleep(delay).await;
+        outcome
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+}
+
+/// A flusher with lines for some databases, and a backend of the test's own.
 struct Bench {
     journal: Journal,
-    flusher: Flusher,
+    script: Script,
+    health: Arc<Health>,
     closing: watch::Sender<bool>,
+    flusher: Option<Flusher>,
 }
 
 impl Bench {
-    /// A flusher with so many records of 1,000 bytes to deliver.
-    fn new(records: u64) -> Self {
+    fn new(answer: impl FnMut(&Request) -> Outcome + Send + 'static) -> Self {
+        let mut answer = answer;
+        Self::delayed(1, move |request| (Duration::from_millis(1), answer(request)))
+    }
+
+    fn delayed(concurrency: usize, answer: impl FnMut(&Request) -> (Duration, Outcome) + Send + 'static) -> Self {
         let backend = BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 30, &[backend]);
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        for _ in 0..records {
-            let (destination, bytes) = (Arc::clone(&destination), Bytes::from(vec![b'x'; 1000]));
-            journal.append(Batch { destination, bytes, lines: 10, received: Received::now(), capacity: 1000 });
-        }
         let limits = Limits { lines: u64::MAX, bytes: MOST_BYTES, linger: Duration::ZERO };
-        // Nothing can be written there. Most tests bring outcomes of their own.
-        let endpoint = Endpoint::Archive(Archive::new("/dev/null/archive".into(), Bounds::default()));
+        let script = Script(Arc::new(Mutex::new((Vec::new(), Box::new(answer)))), clock::now());
         let (closing, is_closing) = watch::channel(false);
+        let health = Arc::<Health>::default();
+        let endpoints = (0..concurrency).map(|_| Endpoint::Scripted(script.clone())).collect();
         let reader = journal.reader(0);
-        let flusher = Flusher::new("a".to_owned(), endpoint, reader, limits, Arc::default(), is_closing);
-        Self { journal, flusher, closing }
+        let flusher = Flusher::new("a".to_owned(), endpoints, reader, limits, Arc::clone(&health), is_closing);
+        Self { journal, script, health, closing, flusher: Some(flusher) }
     }
 
-    /// Sends a request that has this fate. Returns its bytes, and the pause after it; none where there is nothing to send.
-    fn request(&mut self, fate: Fate) -> Option<(u64, Option<Duration>)> {
-        let lease = self.flusher.reader.try_next(&self.flusher.limits)?;
-        let bytes = lease.bytes;
-        Some((bytes, self.flusher.conclude(lease, &Outcome::new(fate, String::new()))))
+    /// A record of so many lines of about 100 bytes.
+    fn add(&self, database: &str, lines: u64) {
+        let (database, retention_policy) = (database.to_owned(), String::new());
+        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        let filler = "x".repeat(80);
+        let bytes: String = (0..lines).map(|line| format!("m s=\"{filler}\" {line}\n")).collect();
+        let capacity = bytes.len();
+        self.journal.append(Batch { destination, bytes: bytes.into(), lines, received: Received::now(), capacity });
     }
 
-    /// As many requests in a row as have this fate; their pauses.
-    fn pauses(&mut self, fate: Fate, requests: usize) -> Vec<Duration> {
-        let pause = |_| self.request(fate).expect("a lease").1.expect("a pause");
-        (0..requests).map(pause).collect()
+    /// Lets the flusher run for so long.
+    async fn run(&mut self, time: Duration) {
+        let flusher = self.flusher.take().expect("it runs once");
+        tokio::time::timeout(time, flusher.run()).await.expect_err("it goes on");
+    }
+
+    fn pending(&self) -> u64 {
+        self.journal.snapshot().ledgers[0].pending
     }
 }
 
-/// Each way to fail after which the same lines are sent again, but for those that wait for an operator.
-const FAILURES: [Fate; 4] = [Fate::Transient, Fate::Busy { retry_after: None }, Fate::Down, Fate::Stalled];
-
-/// Requests that fail for so long.
-fn requests_in(fate: Fate, time: Duration) -> usize {
-    let mut bench = Bench::new(10);
-    let (mut clock, mut requests) = (Duration::ZERO, 0);
-    while clock < time {
-        clock += bench.pauses(fate, 1)[0];
-        requests += 1;
-        assert!(requests < MANY, "{fate:?}: a hot loop");
-    }
-    requests
+fn failing(fate: Fate) -> impl Fn(&Request) -> Outcome + Send {
+    move |_| Outcome::new(fate, "it fails".to_owned())
 }
 
-#[test]
-fn no_failure_makes_a_hot_loop_and_none_is_given_up() {
+fn delivered() -> Outcome {
+    Outcome::new(Fate::Delivered, String::new())
+}
+
+/// Each way to fail after which lines wait.
+const FAILURES: [Fate; 8] = [
+    Fate::Transient,
+    Fate::Failed,
+    Fate::Unexpected,
+    Fate::Busy { retry_after: None },
+    Fate::Down,
+    Fate::Stalled,
+    Fate::HoldBackend,
+    Fate::HoldDestination,
+];
+
+#[tokio::test(start_paused = true)]
+async fn no_failure_makes_a_hot_loop_and_no_line_is_given_up() {
     fastrand::seed(1);
     for fate in FAILURES {
-        // About 45 on average: the first ones quickly, then one in 15 seconds.
-        let requests = requests_in(fate, Duration::from_secs(600));
-        assert!((20..90).contains(&requests), "{fate:?}: {requests} requests in ten minutes");
+        let mut bench = Bench::new(failing(fate));
+        bench.add("db", 100);
+        bench.run(TEN_MINUTES).await;
+        let requests = bench.script.requests();
+        // In the first minute one in 2.5 seconds on average, then one in 15.
+        assert!((30..120).contains(&requests.len()), "{fate:?}: {} requests in ten minutes", requests.len());
+        let first_minute = requests.iter().filter(|request| request.at < Duration::from_secs(60));
+        let times: Vec<Duration> = first_minute.map(|request| request.at).collect();
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= Duration::from_millis(5_010)), "{fate:?}: {times:?}");
+        assert_eq!(bench.pending(), 100, "{fate:?}");
+        let (made, again) = bench.health.requests();
+        assert_eq!((made, again), (requests.len() as u64, made - 1), "{fate:?}");
     }
-    let requests = requests_in(Fate::HoldBackend, Duration::from_secs(600));
-    assert_eq!(requests, 20, "what waits for an operator is tried twice a minute");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flusher_waits_as_long_as_it_is_to() {
-    fastrand::seed(4);
-    let Bench { journal, flusher, closing } = Bench::new(10);
-    let health = Arc::clone(&flusher.health);
-    let (mut running, mut turns) = (Box::pin(flusher.run()), 0);
-    let running = std::future::poll_fn(|context| {
-        turns += 1;
-        assert!(turns < MANY, "a hot loop");
-        running.as_mut().poll(context)
+async fn pauses_grow_differ_and_begin_anew_after_a_success() {
+    for fate in FAILURES {
+        let mut firsts = Vec::new();
+        for seed in 0..30 {
+            fastrand::seed(seed);
+            let mut count = 0;
+            let mut bench = Bench::new(move |_| {
+                count += 1;
+                // It takes lines once, in between.
+                if count == 20 { delivered() } else { Outcome::new(fate, String::new()) }
+            });
+            for _ in 0..200 {
+                bench.add("db", 400);
+            }
+            bench.run(TEN_MINUTES).await;
+            let times: Vec<Duration> = bench.script.requests().iter().map(|request| request.at).collect();
+            let pauses: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(pauses[..19].iter().all(|pause| *pause >= Duration::from_millis(50)), "{fate:?} {pauses:?}");
+            assert!(pauses.iter().max() > Some(&Duration::from_secs(8)), "{fate:?} {pauses:?}");
+            assert!(pauses[0] <= Duration::from_millis(260) && pauses[20] <= Duration::from_millis(260), "{pauses:?}");
+            firsts.push(pauses[3]);
+        }
+        // Relays that failed together do not come back together.
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert!(firsts.len() > 20, "{fate:?}: {firsts:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_fate_leaves_the_backend_in_its_state() {
+    for (fate, state) in [
+        (Fate::Transient, State::Retrying),
+        (Fate::Failed, State::Retrying),
+        (Fate::Unexpected, State::Retrying),
+        (Fate::Busy { retry_after: None }, State::Retrying),
+        (Fate::Down, State::Down),
+        (Fate::Stalled, State::Down),
+        (Fate::HoldBackend, State::Held),
+        (Fate::HoldDestination, State::Held),
+        (Fate::Delivered, State::Up),
+        (Fate::Rejected { class: Rejection::FieldType, lines: Some(1) }, State::Up),
+        (Fate::Rejected { class: Rejection::Other, lines: None }, State::Held),
+        (Fate::TooLarge, State::Held),
+    ] {
+        let mut bench = Bench::new(failing(fate));
+        bench.add("db", 1);
+        bench.run(Duration::from_secs(1)).await;
+        assert_eq!(bench.health.state(), state, "{fate:?}");
+        let held = usize::from(state == State::Held && fate != Fate::HoldBackend);
+        assert_eq!(bench.health.held().len(), held, "{fate:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_the_least_and_not_the_most() {
+    fastrand::seed(3);
+    let wanted = Duration::from_secs(7);
+    let mut bench = Bench::new(failing(Fate::Busy { retry_after: Some(wanted) }));
+    bench.add("db", 100);
+    bench.run(TEN_MINUTES).await;
+    let times: Vec<Duration> = bench.script.requests().iter().map(|request| request.at).collect();
+    assert!(times.len() > 20 && times.windows(2).all(|pair| pair[1] - pair[0] >= wanted), "{times:?}");
+    assert!(times.windows(2).any(|pair| pair[1] - pair[0] > wanted * 2), "{times:?}");
+    // A server that asks for no pause at all gets one.
+    let mut bench = Bench::new(failing(Fate::Busy { retry_after: Some(Duration::ZERO) }));
+    bench.add("db", 100);
+    bench.run(TEN_MINUTES).await;
+    assert!(bench.script.requests().len() < 120);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_finds_small_requests_that_grow() {
+    for fate in FAILURES {
+        let mut count = 0;
+        let mut bench = Bench::new(move |_| {
+            count += 1;
+            if count == 1 { Outcome::new(fate, String::new()) } else { delivered() }
+        });
+        for _ in 0..2_000 {
+            bench.add("db", 100);
+        }
+        bench.run(TEN_MINUTES).await;
+        let sizes: Vec<u64> = bench.script.requests().iter().map(|request| request.text.len() as u64).collect();
+        let record = 10_000;
+        assert!(sizes[0] > MOST_BYTES - record, "{}: as much as may be", sizes[0]);
+        assert!(sizes[1] <= LEAST_BYTES, "{sizes:?}");
+        assert!(sizes[1..].windows(2).all(|pair| pair[1] <= pair[0] + LEAST_BYTES + record), "{sizes:?}");
+        assert!(sizes[1..14].windows(2).all(|pair| pair[1] > pair[0]), "{sizes:?}");
+        assert!(sizes[18] > MOST_BYTES - record, "{sizes:?}");
+        assert_eq!((bench.pending(), bench.health.state()), (0, State::Up), "{fate:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_destination_is_answered_holds_up_no_other() {
+    for fate in FAILURES.into_iter().filter(|fate| !matches!(fate, Fate::Down | Fate::HoldBackend)) {
+        let mut bench =
+            Bench::new(
+                move |request| {
+                    if request.database == "sick" { Outcome::new(fate, String::new()) } else { delivered() }
+                },
+            );
+        for _ in 0..10 {
+            bench.add("sick", 10);
+            bench.add("well", 10);
+        }
+        bench.run(Duration::from_secs(30)).await;
+        assert_eq!(bench.pending(), 100, "{fate:?}");
+        assert_ne!(bench.health.state(), State::Up, "{fate:?}: one destination waits");
+        let sick = bench.script.requests().iter().filter(|request| request.database == "sick").count();
+        assert!((5..60).contains(&sick), "{fate:?}: {sick}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_breaks_every_request_is_given_up_within_a_minute_and_the_others_arrive() {
+    for fate in [Fate::Failed, Fate::Stalled, Fate::Unexpected] {
+        fastrand::seed(5);
+        let mut bench = Bench::delayed(4, move |request| {
+            let breaks = request.text.contains(" 77\n");
+            // Silence costs the time-out.
+            let delay = if breaks && fate == Fate::Stalled { Duration::from_secs(2) } else { Duration::from_millis(1) };
+            (delay, if breaks { Outcome::new(fate, "it broke".to_owned()) } else { delivered() })
+        });
+        bench.add("db", 1000);
+        bench.run(Duration::from_secs(60)).await;
+        let ledger = bench.journal.snapshot().ledgers.remove(0);
+        let poison = ledger.rejected[Rejection::Poison as usize];
+        assert_eq!((ledger.pending, ledger.delivered, poison), (0, 999, 1), "{fate:?}");
+        assert_eq!(bench.health.state(), State::Up);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_lines_that_break_are_not_given_up() {
+    fastrand::seed(6);
+    // A sick piece of time: every other line.
+    let mut bench = Bench::new(|request| {
+        let breaks = request.text.lines().any(|line| line.ends_with(|last: char| "13579".contains(last)));
+        if breaks { Outcome::new(Fate::Failed, "it broke".to_owned()) } else { delivered() }
     });
-    tokio::time::timeout(Duration::from_secs(600), running).await.expect_err("it goes on trying");
-    let (requests, retries) = health.requests();
-    assert!((20..90).contains(&requests), "{requests} requests in ten minutes");
-    assert_eq!((retries, health.state()), (requests - 1, State::Retrying));
-    assert_eq!(journal.snapshot().ledgers[0].pending, 100);
-    drop(closing);
+    bench.add("db", 1000);
+    bench.run(TEN_MINUTES).await;
+    let ledger = bench.journal.snapshot().ledgers.remove(0);
+    // Nothing of the lease is settled yet, and what would be given up grows by ten a minute.
+    assert_eq!((ledger.pending, bench.health.state()), (1000, State::Held));
+    assert!(bench.script.requests().len() < 2000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sizes_that_a_backend_takes_are_learned_and_grow_again() {
+    let limit = Arc::new(Mutex::new(20_000));
+    let of_backend = Arc::clone(&limit);
+    let mut bench = Bench::new(move |request| {
+        let is_larger = request.text.len() > *of_backend.lock().expect("no panic");
+        Outcome::new(if is_larger { Fate::TooLarge } else { Fate::Delivered }, String::new())
+    });
+    for _ in 0..400 {
+        bench.add("db", 300);
+    }
+    let flusher = bench.flusher.take().expect("it runs once");
+    let running = tokio::spawn(flusher.run());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(bench.pending(), 0, "a record of 29,000 bytes goes in parts");
+    let before = bench.script.requests();
+    let refused = before.iter().filter(|request| request.text.len() > 20_000).count();
+    assert!(refused < 20, "{refused} of {}", before.len());
+    *limit.lock().expect("no panic") = usize::MAX;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        for _ in 0..100 {
+            bench.add("db", 300);
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(bench.pending(), 0);
+    let largest = bench.script.requests().iter().map(|request| request.text.len() as u64).max();
+    assert!(largest > Some(MOST_BYTES - 40_000), "{largest:?}");
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_far_backend_has_several_requests_under_way_and_a_failing_one_has_one() {
+    let under_way = Arc::new(Mutex::new(Vec::<(Instant, Instant)>::new()));
+    let seen = Arc::clone(&under_way);
+    let delay = Duration::from_millis(100);
+    let mut bench = Bench::delayed(4, move |_| {
+        let now = clock::now();
+        seen.lock().expect("no panic").push((now, now + delay));
+        (delay, delivered())
+    });
+    for _ in 0..2_000 {
+        bench.add("db", 100);
+    }
+    bench.run(Duration::from_secs(10)).await;
+    assert_eq!(bench.pending(), 0);
+    let times = under_way.lock().expect("no panic").clone();
+    let together = |at: Instant| times.iter().filter(|(begin, end)| *begin <= at && at < *end).count();
+    let most = times.iter().map(|(begin, _)| together(*begin)).max();
+    assert_eq!((together(times[0].0), most), (1, Some(4)), "the first request shows whether it takes lines");
+
+    let mut bench = Bench::delayed(4, move |_| (delay, Outcome::new(Fate::Down, String::new())));
+    for _ in 0..2_000 {
+        bench.add("db", 100);
+    }
+    bench.run(TEN_MINUTES).await;
+    let times: Vec<Duration> = bench.script.requests().iter().map(|request| request.at).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= delay), "{times:?}");
 }
 
 /// A stop ends a pause, gives one more try, and then those tries that are worth it, at short intervals.
@@ -104,143 +355,53 @@ async fn a_flusher_waits_as_long_as_it_is_to() {
 async fn a_stop_ends_the_pause_and_tries_on() {
     for (fate, goes_on) in [
         (Fate::Transient, true),
-        (Fate::Busy { retry_after: None }, true),
+        (Fate::Failed, true),
+        (Fate::Busy { retry_after: Some(Duration::from_secs(100)) }, true),
+        (Fate::HoldDestination, true),
         (Fate::Down, false),
         (Fate::Stalled, false),
         (Fate::HoldBackend, false),
     ] {
-        let Bench { mut flusher, closing, .. } = Bench::new(10);
-        let begun = tokio::time::Instant::now();
-        let (is_to_go_on, ()) = tokio::join!(flusher.pause(Duration::from_secs(30), fate), async {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            closing.send_replace(true);
-        });
-        assert!(is_to_go_on, "{fate:?}: one more try");
-        assert_eq!(begun.elapsed().as_secs(), 3, "{fate:?}");
-        let begun = tokio::time::Instant::now();
-        assert_eq!(flusher.pause(Duration::from_secs(30), fate).await, goes_on, "{fate:?}");
-        assert!((LAST_PAUSE..LAST_PAUSE * 2).contains(&begun.elapsed()), "{fate:?}");
+        fastrand::seed(8);
+        let mut bench = Bench::new(failing(fate));
+        bench.add("db", 100);
+        let flusher = bench.flusher.take().expect("it runs once");
+        let running = tokio::spawn(flusher.run());
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let before = bench.script.requests().len();
+        bench.journal.close();
+        bench.closing.send_replace(true);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(bench.script.requests().len(), before + 1, "{fate:?}: one more try at once");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let after = bench.script.requests().len() - before;
+        assert_eq!(running.is_finished(), !goes_on, "{fate:?}");
+        assert_eq!(after > 5, goes_on, "{fate:?}: {after}");
+        assert_eq!(bench.pending(), 100);
+        running.abort();
     }
 }
 
-#[test]
-fn pauses_grow_to_a_bound_differ_and_begin_anew_after_a_success() {
-    fastrand::seed(2);
-    let least = Duration::from_millis(50);
-    for fate in FAILURES {
-        let mut benches: Vec<Bench> = (0..40).map(|_| Bench::new(200)).collect();
-        let mut means = Vec::new();
-        for turn in 0..12 {
-            let pauses: Vec<Duration> = benches.iter_mut().map(|bench| bench.pauses(fate, 1)[0]).collect();
-            assert!(pauses.iter().all(|pause| (least..=Duration::from_secs(30)).contains(pause)), "{pauses:?}");
-            // Relays that failed together do not come back together.
-            let distinct = pauses.iter().filter(|pause| **pause != pauses[0]).count();
-            assert!(distinct > 20, "{fate:?}, turn {turn}: {pauses:?}");
-            means.push(pauses.iter().sum::<Duration>() / 40);
-        }
-        // From an eighth of a second to 15 on average.
-        assert!(means[0] < Duration::from_millis(250), "{means:?}");
-        assert!(means[3] > 3 * means[0] && means[6] > 3 * means[3], "{means:?}");
-        assert!(means[8..].iter().all(|mean| *mean > Duration::from_secs(8)), "{means:?}");
-        for bench in &mut benches {
-            assert_eq!(bench.request(Fate::Delivered).expect("a lease").1, None);
-            assert!(bench.pauses(fate, 1)[0] <= Duration::from_millis(250), "a success begins anew");
-        }
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_once_everything_is_delivered() {
+    let mut bench = Bench::delayed(4, |_| (Duration::from_millis(300), delivered()));
+    for _ in 0..50 {
+        bench.add("db", 1000);
     }
+    bench.journal.close();
+    bench.closing.send_replace(true);
+    let flusher = bench.flusher.take().expect("it runs once");
+    tokio::time::timeout(TEN_MINUTES, flusher.run()).await.expect("it ends");
+    assert_eq!(bench.pending(), 0);
 }
 
-#[test]
-fn each_fate_leaves_the_backend_in_its_state() {
-    for (fate, state) in [
-        (Fate::Transient, State::Retrying),
-        (Fate::Busy { retry_after: None }, State::Retrying),
-        (Fate::Down, State::Down),
-        (Fate::Stalled, State::Down),
-        (Fate::HoldBackend, State::Held),
-        (Fate::HoldDestination, State::Held),
-        (Fate::Delivered, State::Up),
-        (Fate::Rejected { class: Rejection::Other, lines: Some(1) }, State::Up),
-    ] {
-        let mut bench = Bench::new(1);
-        bench.request(fate).expect("a lease");
-        assert_eq!(bench.flusher.health.state(), state, "{fate:?}");
-    }
-}
-
-#[test]
-fn retry_after_is_the_least_and_not_the_most() {
-    fastrand::seed(3);
-    let mut bench = Bench::new(10);
-    let wanted = Duration::from_secs(7);
-    for pause in bench.pauses(Fate::Busy { retry_after: Some(wanted) }, 30) {
-        assert!((wanted..=Duration::from_secs(30)).contains(&pause), "{pause:?}");
-    }
-    // A server that asks for no pause at all gets one.
-    let mut bench = Bench::new(10);
-    for pause in bench.pauses(Fate::Busy { retry_after: Some(Duration::ZERO) }, 30) {
-        assert!(pause >= Duration::from_millis(50), "{pause:?}");
-    }
-}
-
-#[test]
-fn who_comes_back_finds_small_requests_that_grow() {
-    for fate in FAILURES {
-        let mut bench = Bench::new(20_000);
-        let (first, _) = bench.request(fate).expect("a lease");
-        assert!(first > MOST_BYTES - 1000, "{first}: as much as may be");
-        let sizes: Vec<u64> = (0..20).map(|_| bench.request(Fate::Delivered).expect("a lease").0).collect();
-        assert!(sizes[0] <= LEAST_BYTES, "{sizes:?}");
-        assert!(sizes.windows(2).all(|pair| pair[1] <= pair[0] + LEAST_BYTES + 1000), "{sizes:?}");
-        assert!(sizes[..14].windows(2).all(|pair| pair[1] > pair[0]), "{sizes:?}");
-        assert!(sizes[19] > MOST_BYTES - 1000, "{sizes:?}");
-    }
-}
-
-#[test]
-fn a_destination_that_waits_for_an_operator_is_left_alone() {
-    let mut bench = Bench::new(10);
-    let (_, pause) = bench.request(Fate::HoldDestination).expect("a lease");
-    assert_eq!(pause, None, "others go on");
-    assert!(bench.request(Fate::Delivered).is_none());
-    assert_eq!(bench.journal.snapshot().ledgers[0].pending, 100);
-}
-
-#[test]
-fn what_is_too_large_is_halved_until_one_record_is_given_up() {
-    let mut bench = Bench::new(16);
-    let mut sizes = Vec::new();
-    while bench.journal.snapshot().ledgers[0].pending > 0 {
-        let (bytes, pause) = bench.request(Fate::TooLarge).expect("a lease");
-        assert_eq!(pause, None);
-        sizes.push(bytes);
-        assert!(sizes.len() < 100, "{sizes:?}");
-    }
-    assert_eq!(sizes[..5], [16_000, 8000, 4000, 2000, 1000]);
-    // From then on, requests grow from one record again, and are halved again.
-    assert_eq!(bench.journal.snapshot().ledgers[0].rejected[Rejection::TooLarge as usize], 160);
-}
-
-#[test]
-fn a_refusal_of_everything_is_tried_record_by_record_and_twice() {
-    let refused = Fate::Rejected { class: Rejection::Unparsable, lines: None };
-    let mut bench = Bench::new(4);
-    let mut requests = 0;
-    while bench.journal.snapshot().ledgers[0].pending > 0 {
-        assert_eq!(bench.request(refused).expect("a lease").1, None);
-        requests += 1;
-        assert!(requests <= 20, "every record is given up after two tries");
-    }
-    assert!(requests >= 8, "{requests} requests for four records");
-    assert_eq!(bench.journal.snapshot().ledgers[0].rejected[Rejection::Unparsable as usize], 40);
-}
-
-#[test]
-fn an_answer_that_claims_more_than_was_sent_costs_what_was_sent() {
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_claims_more_than_was_sent_costs_what_was_sent() {
     for lines in [11, 1000, u64::MAX] {
-        let mut bench = Bench::new(1);
-        let (_, pause) =
-            bench.request(Fate::Rejected { class: Rejection::Retention, lines: Some(lines) }).expect("one");
+        let mut bench = Bench::new(failing(Fate::Rejected { class: Rejection::Retention, lines: Some(lines) }));
+        bench.add("db", 10);
+        bench.run(Duration::from_secs(60)).await;
         let ledger = bench.journal.snapshot().ledgers.remove(0);
-        assert_eq!((pause, ledger.rejected.iter().sum(), ledger.delivered, ledger.pending), (None, 10_u64, 0, 0));
+        assert_eq!((ledger.rejected.iter().sum(), ledger.delivered, ledger.pending), (10_u64, 0, 0));
     }
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::health::Backoff;
-use super::influx::Influx;
+use super::influx::{Influx, quoted};
 use super::outcome::Fate;
 use super::{InfluxSetup, SetupError};
 use text::{Batch, Found, Text};
@@ -122,7 +122,7 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
     /// Makes sure that something answers: who mistyped the address is not to wait.
     async fn reach(&mut self) -> Result<(), RestoreError> {
         match self.influx.ping().await {
-            Err(missed) if matches!(missed.fate, Fate::Down | Fate::Stalled | Fate::Transient) => {
+            Err(missed) if matches!(missed.fate, Fate::Down | Fate::Stalled | Fate::Failed) => {
                 Err(RestoreError::Unreachable(missed.text))
             }
             // Whether what answers is an InfluxDB is told by how it takes lines: a proxy may keep the ping away.
@@ -215,7 +215,7 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
                 }
                 Fate::HoldBackend => return Err(RestoreError::Failed(outcome.text)),
                 Fate::Busy { retry_after } => retry_after.unwrap_or_default().max(backoff.next_pause()),
-                Fate::Transient | Fate::Down | Fate::Stalled => backoff.next_pause(),
+                Fate::Transient | Fate::Failed | Fate::Unexpected | Fate::Down | Fate::Stalled => backoff.next_pause(),
             };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -264,19 +264,9 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
     }
 }
 
-/// A name as InfluxQL writes it.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_quoted_for_influxql() {
-        assert_eq!(quoted("a \"b\" \\ c\nd"), r#""a \"b\" \\ c\nd""#);
-    }
 
     #[test]
     fn only_all_lines_of_all_files_are_complete() {

@@ -28,6 +28,11 @@ impl Lease {
         let bytes = records.iter().map(|record| record.bytes()).sum();
         Self { destination: Arc::clone(destination), records, lines, bytes, log }
     }
+
+    /// The place of its destination among all of the journal: the same for every lease of that destination.
+    pub fn place(&self) -> usize {
+        self.log
+    }
 }
 
 /// What there is to lease.

@@ -46,14 +46,23 @@ pub enum Rejection {
     SeriesLimit,
     /// They are larger than it takes in one request.
     TooLarge,
+    /// It fails whenever they are sent, and takes others.
+    Poison,
     /// Any other final refusal.
     Other,
 }
 
 impl Rejection {
     /// Every class, in counter order.
-    pub const ALL: [Self; 6] =
-        [Self::Unparsable, Self::FieldType, Self::Retention, Self::SeriesLimit, Self::TooLarge, Self::Other];
+    pub const ALL: [Self; 7] = [
+        Self::Unparsable,
+        Self::FieldType,
+        Self::Retention,
+        Self::SeriesLimit,
+        Self::TooLarge,
+        Self::Poison,
+        Self::Other,
+    ];
 
     /// The class's name in metrics, JSON and logs.
     pub fn name(self) -> &'static str {
@@ -63,6 +72,7 @@ impl Rejection {
             Self::Retention => "retention",
             Self::SeriesLimit => "series_limit",
             Self::TooLarge => "too_large",
+            Self::Poison => "poison",
             Self::Other => "other",
         }
     }
@@ -120,14 +130,20 @@ impl Ledger {
         self.dropped[reason as usize] += lines;
     }
 
-    /// Lines were answered: the backend has them but for the rejected ones. Which bytes those had nobody knows;
-    /// bytes count as delivered where any line was.
-    pub(in crate::journal) fn settle(&mut self, lines: u64, bytes: u64, class: Rejection, rejected: u64) {
-        self.delivered += lines - rejected;
-        self.rejected[class as usize] += rejected;
-        if rejected < lines {
+    /// Lines were answered: the backend has them but for the rejected ones, of which no more than all are counted. Bytes
+    /// count as delivered where any line was. Returns how many lines it has.
+    pub(in crate::journal) fn settle(&mut self, lines: u64, bytes: u64, rejected: &[(Rejection, u64)]) -> u64 {
+        let mut left = lines;
+        for (class, count) in rejected {
+            let count = left.min(*count);
+            self.rejected[*class as usize] += count;
+            left -= count;
+        }
+        self.delivered += left;
+        if left > 0 {
             self.delivered_bytes += bytes;
         }
+        left
     }
 
     pub(in crate::journal) fn record_latency(&mut self, latency: std::time::Duration, lines: u64) {

@@ -285,15 +285,14 @@ impl State {
         &mut self,
         backend: usize,
         lease: &Lease,
-        rejected: Option<(Rejection, u64)>,
+        rejected: &[(Rejection, u64)],
         now: Instant,
     ) {
         let Backend { cursors, ledger, .. } = &mut self.backends[backend];
-        let (class, rejected) = rejected.unwrap_or((Rejection::Other, 0));
-        ledger.settle(lease.lines, lease.bytes, class, rejected.min(lease.lines));
+        let delivered = ledger.settle(lease.lines, lease.bytes, rejected);
         for record in &lease.records {
             cursors[lease.log].settle(record.sequence);
-            if rejected < lease.lines {
+            if delivered > 0 {
                 let latency = now.saturating_duration_since(record.batch.received.monotonic);
                 ledger.record_latency(latency, record.batch.lines);
             }

@@ -1,0 +1,401 @@
+//! The loop of one backend: wait for lines, send them, do what the answer means.
+//!
+//! * **A destination's failure is its own.** What the backend answers holds up the destination that was asked for, with a pause
+//!   of its own ([`troubles`]); the others go on. Only what concerns the whole backend (nobody answers, or something that is no
+//!   InfluxDB) holds up everything.
+//! * **A refused request is divided** ([`Division`]) until each line is delivered or known to be what is wrong. Its destination
+//!   waits meanwhile, and no other.
+//! * **A failure that tells nothing** is taken for the backend's own, until it has come a few times; then it is tried whether a
+//!   line is the cause.
+//! * Several requests may be under way, each on a connection of its own. The reader gives out what is full or has lingered, so
+//!   that a near backend sees no more requests for it. While it is not known whether the backend takes lines there is one.
+//!
+//! Every way back to the loop's head after a failure goes through a pause, or makes the next request smaller: no loop is hot.
+//! A flusher knows nothing of the others.
+
+mod told;
+mod troubles;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::division::{Division, Refused, Step};
+use super::health::{Backoff, Health, State};
+use super::outcome::Fate;
+use super::{Endpoint, Outcome};
+use crate::journal::{Lease, Limits, Reader, Rejection};
+use crate::sys::clock;
+use told::Told;
+use troubles::Troubles;
+
+/// Pauses between the tries of a shutdown, at most.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+/// The pause between the parts of a division that failed.
+const PART_PAUSE: Duration = Duration::from_millis(200);
+/// Requests are not made smaller than this for a slow backend's sake.
+const LEAST_BYTES: u64 = 64 * 1024;
+/// How long a smaller size that a backend taught holds, before twice as much is tried.
+const SIZE_HOLDS: Duration = Duration::from_secs(60);
+/// Far away.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// One backend's flusher.
+pub(super) struct Flusher {
+    reader: Reader,
+    limits: Limits,
+    /// The bytes of a request, at most, as configured.
+    configured_bytes: u64,
+    /// The same, or less where the backend takes less.
+    most_bytes: u64,
+    /// When more is tried.
+    grows_at: Instant,
+    health: Arc<Health>,
+    /// True once the relay shuts down.
+    closing: watch::Receiver<bool>,
+    /// What requests are sent with: one for each that may be under way.
+    idle: Vec<Endpoint>,
+    out: JoinSet<Ended>,
+    divisions: Vec<Waiting>,
+    troubles: Troubles,
+    /// The whole backend is left alone until then.
+    resumes_at: Option<Instant>,
+    backoff: Backoff,
+    /// What was due before this was done.
+    woken_at: Instant,
+    /// Whether it took lines since it failed.
+    is_proven: bool,
+    /// Whether the journal is closed and has nothing more to lease.
+    is_drained: bool,
+    /// Whether nothing more is tried.
+    is_over: bool,
+    told: Told,
+}
+
+/// What is sent.
+enum Sent {
+    Lease(Lease),
+    Part(Box<Division>),
+}
+
+/// A request that has ended.
+struct Ended {
+    endpoint: Endpoint,
+    sent: Sent,
+    begun: Instant,
+    outcome: Outcome,
+}
+
+/// A division with parts to send.
+struct Waiting {
+    division: Box<Division>,
+    due: Instant,
+}
+
+impl Flusher {
+    /// Of a backend that is written to by these endpoints, as many as there may be requests under way.
+    pub(super) fn new(
+        name: String,
+        endpoints: Vec<Endpoint>,
+        reader: Reader,
+        limits: Limits,
+        health: Arc<Health>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            idle: endpoints,
+            reader,
+            limits,
+            configured_bytes: limits.bytes,
+            most_bytes: limits.bytes,
+            grows_at: clock::now(),
+            health,
+            closing,
+            out: JoinSet::new(),
+            divisions: Vec::new(),
+            troubles: Troubles::default(),
+            resumes_at: None,
+            woken_at: clock::now(),
+            backoff: Backoff::default(),
+            is_proven: false,
+            is_drained: false,
+            is_over: false,
+            told: Told::new(name),
+        }
+    }
+
+    /// Runs until the journal is closed and what can be delivered is.
+    pub(super) async fn run(mut self) {
+        let mut is_closing = *self.closing.borrow();
+        while !self.is_over {
+            self.send_due_parts();
+            let due = self.due(is_closing);
+            if self.is_drained && self.out.is_empty() && due.is_none() {
+                break;
+            }
+            let (may_lease, limits) = (self.may_send() && !self.is_drained, self.limits);
+            tokio::select! {
+                biased;
+                Some(ended) = self.out.join_next() => match ended {
+                    Ok(ended) => self.conclude(ended, is_closing),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                _ = self.closing.changed(), if !is_closing => {
+                    is_closing = true;
+                    self.hurry();
+                }
+                lease = self.reader.next(&limits), if may_lease => match lease {
+                    Some(lease) => self.send_lease(lease),
+                    None => self.is_drained = true,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(clock::now).into()), if due.is_some() => self.wake(),
+            }
+        }
+        for Waiting { division, .. } in std::mem::take(&mut self.divisions) {
+            self.reader.give_back(division.into_lease());
+        }
+    }
+
+    /// Whether another request may be sent now.
+    fn may_send(&self) -> bool {
+        let is_paused = self.resumes_at.is_some_and(|resumes| resumes > clock::now());
+        !self.idle.is_empty() && !is_paused && (self.is_proven || self.out.is_empty())
+    }
+
+    /// When there is something to do that no request and no line brings.
+    fn due(&self, is_closing: bool) -> Option<Instant> {
+        let may_send = !self.idle.is_empty() && (self.is_proven || self.out.is_empty());
+        let parts = self.divisions.iter().map(|waiting| waiting.due.max(self.resumes_at.unwrap_or(waiting.due)));
+        let parts = parts.min().filter(|_| may_send);
+        let resumes = self.resumes_at.filter(|_| self.out.is_empty());
+        // A reader whose journal is closed wakes for no time.
+        let troubles = self.troubles.next(self.woken_at).filter(|_| is_closing);
+        [parts, resumes, troubles].into_iter().flatten().min()
+    }
+
+    /// A time has come.
+    fn wake(&mut self) {
+        self.woken_at = clock::now();
+        self.resumes_at = self.resumes_at.filter(|resumes| *resumes > self.woken_at);
+        self.is_drained = false;
+    }
+
+    /// The relay is to end: everything gets one more try at once.
+    fn hurry(&mut self) {
+        self.resumes_at = None;
+        self.shorten(clock::now());
+        self.is_drained = false;
+    }
+
+    fn send_due_parts(&mut self) {
+        let now = clock::now();
+        while self.may_send()
+            && let Some(place) = self.divisions.iter().position(|waiting| waiting.due <= now)
+        {
+            let Waiting { mut division, .. } = self.divisions.swap_remove(place);
+            match division.next() {
+                Some(parts) => self.send(Sent::Part(division), parts, true),
+                None => self.finish(*division),
+            }
+        }
+    }
+
+    fn send_lease(&mut self, lease: Lease) {
+        let place = lease.place();
+        let division = if self.troubles.is_suspicious(place) {
+            Division::of_suspects(lease)
+        } else if lease.bytes > self.most_bytes && self.most_bytes < self.configured_bytes {
+            Division::new(lease, self.most_bytes)
+        } else {
+            let parts = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
+            let is_retry = self.troubles.has(place) || !self.backoff.is_fresh();
+            self.send(Sent::Lease(lease), parts, is_retry);
+            return;
+        };
+        self.wait(division, clock::now());
+    }
+
+    /// Lets a division send its next part at this time; its destination waits until it is done.
+    fn wait(&mut self, division: impl Into<Box<Division>>, due: Instant) {
+        let division = division.into();
+        self.reader.park(division.lease().place(), clock::now() + NEVER);
+        self.divisions.push(Waiting { division, due });
+    }
+
+    fn send(&mut self, sent: Sent, parts: Vec<Bytes>, is_retry: bool) {
+        let Some(mut endpoint) = self.idle.pop() else { return };
+        self.health.count_request(is_retry);
+        let lease = match &sent {
+            Sent::Lease(lease) => lease,
+            Sent::Part(division) => division.lease(),
+        };
+        let (destination, begun) = (Arc::clone(&lease.destination), clock::now());
+        self.out.spawn(async move {
+            let outcome = endpoint.write(&destination, parts).await;
+            Ended { endpoint, sent, begun, outcome }
+        });
+    }
+
+    /// Does with what was sent what its outcome means.
+    fn conclude(&mut self, ended: Ended, is_closing: bool) {
+        let Ended { endpoint, sent, begun, outcome } = ended;
+        self.idle.push(endpoint);
+        self.is_drained = false;
+        match sent {
+            Sent::Lease(lease) => match outcome.fate {
+                Fate::Delivered => {
+                    let place = lease.place();
+                    self.reader.settle(lease, None);
+                    self.succeed(place);
+                }
+                Fate::Rejected { .. } | Fate::TooLarge => {
+                    self.health.note_error(&outcome.text);
+                    let (division, step) = Division::of_refused(lease, &outcome);
+                    self.go_on(division.into(), step, &outcome, begun);
+                }
+                _ => {
+                    self.fail(&lease, &outcome, begun);
+                    self.reader.give_back(lease);
+                }
+            },
+            Sent::Part(mut division) => {
+                let place = division.lease().place();
+                division.allow_poison(self.troubles.poison_left(place));
+                let before = division.poisoned();
+                let step = division.conclude(&outcome);
+                self.troubles.note_poison(place, division.poisoned() - before);
+                self.go_on(division, step, &outcome, begun);
+            }
+        }
+        // What cannot be had soon is not waited for.
+        let is_hopeless = matches!(outcome.fate, Fate::Down | Fate::Stalled | Fate::HoldBackend);
+        self.is_over |= is_closing && is_hopeless;
+        if is_closing {
+            self.shorten(clock::now() + LAST_PAUSE);
+        }
+    }
+
+    /// Goes on with a division after a part's outcome.
+    fn go_on(&mut self, division: Box<Division>, step: Step, outcome: &Outcome, begun: Instant) {
+        let now = clock::now();
+        match step {
+            Step::Next => self.wait(division, now),
+            Step::Pause => {
+                self.health.note_error(&outcome.text);
+                self.wait(division, now + PART_PAUSE);
+            }
+            Step::Done => self.finish(*division),
+            Step::Fail | Step::Hold => {
+                let until = if step == Step::Hold {
+                    self.fail_destination(division.lease(), State::Held, outcome, begun)
+                } else {
+                    self.fail(division.lease(), outcome, begun)
+                };
+                if division.has_progress() {
+                    self.wait(division, until);
+                } else {
+                    self.reader.give_back(division.into_lease());
+                }
+            }
+        }
+    }
+
+    /// Every line of a division is delivered or refused.
+    fn finish(&mut self, division: Division) {
+        if let Some(bytes) = division.learned_bytes().filter(|bytes| *bytes < self.most_bytes) {
+            self.most_bytes = bytes;
+            self.grows_at = clock::now() + SIZE_HOLDS;
+            self.told.shrunk(bytes);
+        }
+        let refused = division.refused();
+        self.told.refused(&division.lease().destination, refused);
+        let counts =
+            Rejection::ALL.map(|class| (class, refused.iter().filter(|line| line.class == class).count() as u64));
+        let lease = division.into_lease();
+        let place = lease.place();
+        self.reader.unpark(place);
+        self.reader.settle(lease, counts);
+        self.succeed(place);
+    }
+
+    /// A destination's lines were taken, or refused for good.
+    fn succeed(&mut self, place: usize) {
+        self.backoff.reset();
+        self.is_proven = true;
+        self.resumes_at = None;
+        self.troubles.end(place);
+        if self.most_bytes < self.configured_bytes && self.grows_at <= clock::now() {
+            self.most_bytes = (self.most_bytes * 2).min(self.configured_bytes);
+            self.grows_at = clock::now() + SIZE_HOLDS;
+        }
+        self.limits.bytes = (self.limits.bytes + LEAST_BYTES).min(self.most_bytes);
+        let now = self.troubles.state();
+        let before = self.health.succeed(now);
+        self.health.set_held(self.troubles.held());
+        self.told.recovered(before, now, self.health.last_error().is_some());
+    }
+
+    /// A request of the lease's destination failed; returns until when that waits. The lease is still the caller's.
+    fn fail(&mut self, lease: &Lease, outcome: &Outcome, begun: Instant) -> Instant {
+        // Slow start: whoever comes back from a failure finds small requests first, which grow with each that it takes.
+        self.limits.bytes = self.limits.bytes.min(LEAST_BYTES);
+        if matches!(outcome.fate, Fate::HoldDestination) {
+            return self.fail_destination(lease, State::Held, outcome, begun);
+        }
+        let state = match outcome.fate {
+            Fate::HoldBackend => State::Held,
+            Fate::Down | Fate::Stalled => State::Down,
+            _ => State::Retrying,
+        };
+        if matches!(outcome.fate, Fate::Down | Fate::HoldBackend) {
+            self.tell_failure(state, outcome);
+            return self.leave_alone(begun);
+        }
+        self.fail_destination(lease, state, outcome, begun)
+    }
+
+    /// The lease's destination waits; returns until when.
+    fn fail_destination(&mut self, lease: &Lease, state: State, outcome: &Outcome, begun: Instant) -> Instant {
+        let (until, state) = self.troubles.fail(lease, state, outcome, begun);
+        self.reader.park(lease.place(), until);
+        self.tell_failure(state, outcome);
+        until
+    }
+
+    /// The whole backend is left alone for a while. Requests that were under way when it was last do not make that longer.
+    fn leave_alone(&mut self, begun: Instant) -> Instant {
+        self.is_proven = false;
+        match self.resumes_at.filter(|resumes| begun < *resumes && *resumes > clock::now()) {
+            Some(resumes) => resumes,
+            None => *self.resumes_at.insert(clock::now() + self.backoff.next_pause()),
+        }
+    }
+
+    fn tell_failure(&mut self, state: State, outcome: &Outcome) {
+        let before = self.health.fail(state, &outcome.text);
+        self.health.set_held(self.troubles.held());
+        self.told.failed(before, state, &outcome.text);
+    }
+
+    /// Lets nothing wait longer than this.
+    fn shorten(&mut self, latest: Instant) {
+        self.resumes_at = self.resumes_at.map(|resumes| resumes.min(latest));
+        for waiting in &mut self.divisions {
+            waiting.due = waiting.due.min(latest);
+        }
+        let divided = |place: &usize| self.divisions.iter().any(|waiting| waiting.division.lease().place() == *place);
+        for (place, until) in self.troubles.shorten(latest) {
+            if !divided(&place) {
+                self.reader.park(place, until);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(super) use tests::Script;
