@@ -231,6 +231,20 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_is_held_before_anything_was_sent_is_not_ready() {
+        let health = Health::default();
+        health.hold("no password");
+        assert_eq!((health.state(), health.is_ready()), (State::Held, false));
+        assert_eq!(health.last_error().as_deref(), Some("no password"));
+    }
+
+    /// Dashboards and alerts go by them.
+    #[test]
+    fn the_states_names_stay() {
+        assert_eq!(State::ALL.map(State::name), ["unknown", "up", "retrying", "held", "down"]);
+    }
+
+    #[test]
     fn a_backend_is_unknown_until_it_is_reached_and_lines_tell_more() {
         let health = Health::default();
         health.miss("refused");

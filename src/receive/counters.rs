@@ -184,3 +184,86 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// A tally in which each sum is another one: this one, and those that follow it.
+    fn tally(first: u64) -> Tally {
+        let mut sums = first..;
+        let mut sum = || sums.next().expect("a number");
+        Tally {
+            datagrams: sum(),
+            bytes: sum(),
+            empty: sum(),
+            truncated: sum(),
+            denied: sum(),
+            connections: sum(),
+            limited: sum(),
+            displaced: sum(),
+            timed_out: sum(),
+            converted: sum(),
+            skipped: sum(),
+            ignored_tags: sum(),
+            accepted: sum(),
+            held: sum(),
+            handed_over: sum(),
+            ring_full: sum(),
+            refused: std::array::from_fn(|_| sum()),
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_the_sum_of_what_was_published() {
+        let counters = Counters::default();
+        counters.publish(&mut tally(100), 7, 8);
+        let published = Tally { held: 7, handed_over: 8, ..tally(100) };
+        assert_eq!(counters.read(), published);
+        let mut more = tally(1000);
+        counters.publish(&mut more, 0, 30);
+        assert_eq!(more, Tally::default(), "nothing is published twice");
+        let mut both = published;
+        both.add(&Tally { held: 0, handed_over: 22, ..tally(1000) });
+        // Lines at hand are as many as there are now.
+        assert_eq!(counters.read(), Tally { held: 0, ..both });
+    }
+
+    #[test]
+    fn readings_of_two_workers_are_one() {
+        let (mut sum, one, other) = (Tally::default(), tally(1), tally(1000));
+        sum.add(&one);
+        assert_eq!(sum, one);
+        sum.add(&other);
+        // Each sum is 999 more in the other.
+        assert_eq!((sum.datagrams, sum.bytes, sum.empty, sum.truncated), (1001, 1003, 1005, 1007));
+        assert_eq!((sum.denied, sum.connections, sum.limited, sum.displaced), (1009, 1011, 1013, 1015));
+        assert_eq!((sum.timed_out, sum.converted, sum.skipped, sum.ignored_tags), (1017, 1019, 1021, 1023));
+        assert_eq!((sum.accepted, sum.held, sum.handed_over, sum.ring_full), (1025, 1027, 1029, 1031));
+        let refused: Vec<u64> = (0..).map(|place| 1033 + 2 * place).take(Refusal::COUNT).collect();
+        assert_eq!((&sum.refused[..], sum.lines()), (&refused[..], 1025 + refused.iter().sum::<u64>()));
+    }
+
+    #[test]
+    fn a_reading_balances_while_the_worker_publishes() {
+        let (counters, is_over) = (Counters::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..200_000 {
+                    let (held, ring_full) = (round % 10, u64::from(round % 3 == 0));
+                    let before = counters.read();
+                    let handed_over = before.handed_over + before.held + 5;
+                    let accepted = handed_over + held + before.ring_full + ring_full - before.accepted;
+                    counters.publish(&mut Tally { accepted, ring_full, ..Tally::default() }, held, handed_over);
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                let sum = counters.read();
+                assert_eq!(sum.accepted, sum.held + sum.handed_over + sum.ring_full);
+            }
+        });
+    }
+}

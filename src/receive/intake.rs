@@ -342,3 +342,6 @@ impl Logs {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

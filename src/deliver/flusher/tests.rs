@@ -405,3 +405,85 @@ async fn an_answer_that_claims_more_than_was_sent_costs_what_was_sent() {
         assert_eq!((ledger.rejected.iter().sum(), ledger.delivered, ledger.pending), (10_u64, 0, 0));
     }
 }
+
+/// How often an event was not told, as the log will say once it may be told again.
+fn untold(throttle: &Throttle) -> u64 {
+    let later = Instant::now() + crate::sys::throttle::INTERVAL * 2;
+    throttle.pass_at(later).expect("it is due").untold.unwrap_or(0)
+}
+
+#[test]
+fn the_log_is_told_of_each_failure_and_of_its_end() {
+    for (fate, state) in [
+        (Fate::Transient, State::Retrying),
+        (Fate::Down, State::Down),
+        (Fate::HoldBackend, State::Held),
+        (Fate::HoldDestination, State::Held),
+    ] {
+        let mut bench = Bench::new(2000);
+        bench.request(fate).expect("a lease");
+        assert_eq!(bench.flusher.told.failure, Some(state), "{fate:?}");
+        assert!(bench.flusher.told.recovered.is_due(), "{fate:?}: no end yet");
+    }
+    for fate in FAILURES {
+        let mut bench = Bench::new(2000);
+        for fate in [fate, fate, Fate::Delivered, Fate::Delivered] {
+            bench.request(fate).expect("a lease");
+        }
+        assert_eq!(bench.flusher.told.failure, None, "{fate:?}");
+        assert!(!bench.flusher.told.recovered.is_due(), "{fate:?}: the end was told");
+    }
+    // The probe told that it was not reached.
+    let mut bench = Bench::new(2000);
+    bench.flusher.health.miss("refused");
+    bench.request(Fate::Delivered).expect("a lease");
+    assert!(!bench.flusher.told.recovered.is_due());
+    // Where nothing failed, nothing is told.
+    let mut bench = Bench::new(2000);
+    bench.request(Fate::Delivered).expect("a lease");
+    assert!(bench.flusher.told.recovered.is_due());
+    bench.request(Fate::Rejected { class: Rejection::Other, lines: Some(1) }).expect("a lease");
+    assert!(!bench.flusher.told.rejected.is_due(), "what is rejected is told");
+}
+
+#[test]
+fn a_backend_that_flaps_is_told_once_a_minute_and_how_it_is_in_the_end() {
+    let down = State::Down as usize;
+    let mut bench = Bench::new(20_000);
+    for _ in 0..5 {
+        for fate in [Fate::Down, Fate::Down, Fate::Down, Fate::Delivered, Fate::Delivered] {
+            bench.request(fate).expect("a lease");
+        }
+    }
+    // A failure that was not told has no end that is told.
+    assert_eq!((untold(&bench.flusher.told.failures[down]), untold(&bench.flusher.told.recovered)), (4, 0));
+
+    // A failure that was not told at first is told with the next try, once it may be.
+    let mut bench = Bench::new(20_000);
+    for fate in [Fate::Down, Fate::Delivered, Fate::Down] {
+        bench.request(fate).expect("a lease");
+    }
+    assert_eq!(bench.flusher.told.failure, None);
+    bench.flusher.told.failures[down] = Throttle::default();
+    bench.request(Fate::Down).expect("a lease");
+    assert_eq!(bench.flusher.told.failure, Some(State::Down));
+
+    // And so is an end.
+    let mut bench = Bench::new(20_000);
+    let course = [Fate::Down, Fate::Delivered, Fate::Transient, Fate::Delivered, Fate::Delivered, Fate::Delivered];
+    for fate in course {
+        bench.request(fate).expect("a lease");
+    }
+    assert_eq!(bench.flusher.told.failure, Some(State::Retrying));
+    let recovered = std::mem::take(&mut bench.flusher.told.recovered);
+    assert_eq!(untold(&recovered), 1);
+    bench.request(Fate::Delivered).expect("a lease");
+    assert_eq!(bench.flusher.told.failure, None);
+
+    // What was told still holds, whatever was between and could not be told.
+    let mut bench = Bench::new(20_000);
+    for fate in [Fate::HoldBackend, Fate::Delivered, Fate::Down, Fate::HoldBackend, Fate::Down] {
+        bench.request(fate).expect("a lease");
+    }
+    assert_eq!((bench.flusher.told.failure, untold(&bench.flusher.told.failures[down])), (Some(State::Down), 0));
+}

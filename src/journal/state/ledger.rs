@@ -151,3 +151,38 @@ impl Ledger {
         self.latency.saturating_record_n(microseconds.max(1), lines);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dashboards and alerts go by them.
+    #[test]
+    fn the_names_of_reasons_and_classes_stay() {
+        assert_eq!(DropReason::ALL.map(DropReason::name), ["ring_full", "memory_full", "quota", "age", "corrupt"]);
+        let classes = ["unparsable", "field_type", "retention", "series_limit", "too_large", "other"];
+        assert_eq!(Rejection::ALL.map(Rejection::name), classes);
+    }
+
+    #[test]
+    fn bytes_are_delivered_where_any_of_their_lines_is() {
+        let mut ledger = Ledger::default();
+        let sums =
+            |ledger: &Ledger| (ledger.delivered, ledger.rejected[Rejection::Other as usize], ledger.delivered_bytes);
+        ledger.settle(10, 500, Rejection::Other, 0);
+        assert_eq!(sums(&ledger), (10, 0, 500));
+        ledger.settle(10, 70, Rejection::Other, 9);
+        assert_eq!(sums(&ledger), (11, 9, 570));
+        ledger.settle(10, 3, Rejection::Other, 10);
+        assert_eq!(sums(&ledger), (11, 19, 570));
+    }
+
+    #[test]
+    fn a_latency_counts_for_each_line_and_is_a_microsecond_at_least() {
+        let mut ledger = Ledger::default();
+        ledger.record_latency(std::time::Duration::ZERO, 3);
+        ledger.record_latency(std::time::Duration::from_secs(1_000_000), 2);
+        let hour = ledger.latency.equivalent(MAX_LATENCY_MICROSECONDS, ledger.latency.max());
+        assert_eq!((ledger.latency.len(), ledger.latency.min(), hour), (5, 1, true));
+    }
+}
