@@ -159,7 +159,7 @@ fn files_are_short_documented_and_done() {
 /// Endings of the files that are tracked, all of them text.
 const TEXT: &[&str] = &["rs", "toml", "md"];
 /// Files of text without such an ending.
-const NAMES: &[&str] = &[".ci/run", ".gitignore", "Cargo.lock", "LICENSE", "tests/run"];
+const NAMES: &[&str] = &[".ci/run", ".gitignore", "Cargo.lock", "LICENSE", "tests/mutants", "tests/run"];
 /// Files of text that only these folders hold, with their ending.
 const TEXT_OF: &[(&str, &str)] = &[("tests/corpus", "jsonl"), ("tests/proptest-regressions", "txt")];
 /// The only folder of files that are no text: what senders sent, compressed.
