@@ -45,6 +45,7 @@
 //!   write.
 
 mod backlog;
+mod credible;
 mod error;
 pub mod inspect;
 mod recovery;

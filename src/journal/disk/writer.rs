@@ -25,7 +25,7 @@ use crate::protocol::Precision;
 const WRITE_BYTES: u64 = 1 << 20;
 
 /// Segments that wait for a sync, at most: each keeps a file open.
-const MOST_UNSYNCED: usize = 64;
+pub(super) const MOST_UNSYNCED: usize = 64;
 
 /// Writes the log. There is one for each journal with a disk.
 #[derive(Debug)]
