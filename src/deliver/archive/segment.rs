@@ -52,12 +52,12 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Writes records and syncs them.
     /// Whether its path still leads to it: somebody may have removed or renamed it, or its folder.
     pub(super) fn is_in_place(&self) -> bool {
         is_in_place(&self.file, &self.path)
     }
 
+    /// Writes records and syncs them.
     pub(super) fn append(&mut self, records: &[Arc<Record>]) -> io::Result<()> {
         let parts: Vec<&[u8]> = records.iter().map(|record| &record.batch.bytes[..]).collect();
         self.write_all(&parts)
