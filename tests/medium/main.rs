@@ -16,6 +16,7 @@ mod answers;
 mod backends;
 mod captured;
 mod cuts;
+mod folder;
 mod hostile;
 mod journal;
 mod log;
