@@ -16,7 +16,6 @@
 //! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given, and
 //! what is left is written and synced.
 
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,7 +30,7 @@ use tokio::sync::watch;
 use crate::batch::{Builder, Limits, Pool};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
-use crate::control::data_dir::{self, LockError};
+use crate::control::data_dir::{DataDir, LockError};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Report, Storage};
@@ -122,7 +121,7 @@ pub struct Relay {
     closing: watch::Sender<bool>,
     hurry: watch::Sender<bool>,
     shutdown_timeout: Duration,
-    _lock: File,
+    _data_dir: Arc<DataDir>,
 }
 
 impl Relay {
@@ -145,7 +144,7 @@ impl Relay {
     ) -> Result<Self, StartError> {
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
-        let lock = lock_data_dir(&config.data_dir)?;
+        let data_dir = Arc::new(lock_data_dir(&config.data_dir)?);
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
@@ -182,7 +181,8 @@ impl Relay {
         });
         let flushers = flushers.collect();
         let journal_stop = Arc::new(AtomicBool::new(false));
-        let disk_threads = journal.start_disk().map_err(StartError::Thread)?;
+        let ours = Arc::clone(&data_dir);
+        let disk_threads = journal.start_disk(move || ours.keep()).map_err(StartError::Thread)?;
         let wake = ring.clone();
         let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
         let journal_thread =
@@ -203,7 +203,7 @@ impl Relay {
             closing,
             hurry: watch::Sender::new(false),
             shutdown_timeout: config.shutdown_timeout,
-            _lock: lock,
+            _data_dir: data_dir,
         })
     }
 
@@ -384,8 +384,8 @@ fn view(config: &Config, listeners: Vec<Listener>, journal: &Journal, ring: &Pro
     }
 }
 
-fn lock_data_dir(folder: &Path) -> Result<File, StartError> {
-    data_dir::lock(folder).map_err(|error| match error {
+fn lock_data_dir(folder: &Path) -> Result<DataDir, StartError> {
+    DataDir::lock(folder).map_err(|error| match error {
         LockError::Held => StartError::Locked(folder.display().to_string()),
         LockError::Io(error) => StartError::DataDir(folder.display().to_string(), error),
     })

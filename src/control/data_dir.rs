@@ -3,7 +3,8 @@
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Why the folder cannot be had.
 #[derive(Debug)]
@@ -13,6 +14,43 @@ pub enum LockError {
     /// It cannot be used.
     Io(io::Error),
 }
+
+/// A data folder whose lock is held.
+#[derive(Debug)]
+pub struct DataDir {
+    folder: PathBuf,
+    lock: Mutex<File>,
+}
+
+impl DataDir {
+    /// Takes the folder's lock, for as long as this lives.
+    ///
+    /// # Errors
+    /// As [`lock`].
+    pub fn lock(folder: &Path) -> Result<Self, LockError> {
+        Ok(Self { folder: folder.to_owned(), lock: Mutex::new(lock(folder)?) })
+    }
+
+    /// Takes the lock again, where the folder was removed, or another one was put there.
+    ///
+    /// # Errors
+    /// Another process has it, or the system does not let it be used.
+    pub fn keep(&self) -> io::Result<()> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = std::fs::metadata(self.folder.join(NAME)).map(identity).ok();
+        if there != Some(identity(held.metadata()?)) {
+            *held = lock(&self.folder).map_err(|error| match error {
+                LockError::Held => io::Error::other(format!("another process uses {}", self.folder.display())),
+                LockError::Io(error) => error,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The lock's file.
+const NAME: &str = "lock";
 
 /// What another user would need to open the lock, and thereby to hold it.
 const OF_OTHERS: u32 = 0o077;
@@ -24,7 +62,7 @@ const OF_OTHERS: u32 = 0o077;
 /// Another process has it, or the system does not let it be used.
 pub fn lock(folder: &Path) -> Result<File, LockError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(LockError::Io)?;
-    let path = folder.join("lock");
+    let path = folder.join(NAME);
     let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
     let lock = lock.map_err(LockError::Io)?;
     // An earlier version let others read it.
@@ -56,5 +94,21 @@ mod tests {
         assert_eq!(mode(), 0o600);
         assert!(matches!(lock(folder.path()), Err(LockError::Held)));
         drop(held);
+    }
+
+    #[test]
+    fn a_folder_that_is_another_one_is_locked_anew() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (data, away) = (folder.path().join("data"), folder.path().join("away"));
+        let ours = DataDir::lock(&data).expect("a lock");
+        ours.keep().expect("it is held");
+        assert!(matches!(lock(&data), Err(LockError::Held)));
+        std::fs::rename(&data, &away).expect("rename");
+        let theirs = lock(&data).expect("nobody has the new one");
+        assert!(ours.keep().is_err_and(|error| error.to_string().contains("another process uses")));
+        drop(theirs);
+        ours.keep().expect("nobody has it any more");
+        assert!(matches!(lock(&data), Err(LockError::Held)));
+        drop(lock(&away).expect("the old one is let go"));
     }
 }

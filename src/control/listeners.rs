@@ -9,6 +9,7 @@ use super::config::{Backend, Config, DEFAULT_SEPARATOR, DefaultTags, Format, Map
 use super::load::LONGEST_TIMEOUT;
 use super::url::BackendUrl;
 use crate::batch::Destination;
+use crate::deliver::{MAX_FOLDER_BYTES, folder_bytes};
 use crate::journal::disk::MAX_NAME_BYTES;
 use crate::protocol::line::{LONGEST_LINE_BYTES, MAX_LINE_BYTES};
 use crate::protocol::{self, Unsigned};
@@ -161,6 +162,7 @@ impl Common<'_> {
         if names.iter().any(|name| name.chars().any(char::is_control)) {
             return bad("database", "names of databases and retention policies hold no control characters");
         }
+        self.check_folder(backends)?;
         let v2 = backends.iter().find(|backend| backend.token_file.is_some());
         if let (Some(backend), None) = (v2, self.precision.v2_name()) {
             let what = format!("the v2 API of backend {:?} knows only ns, us, ms and s", backend.name);
@@ -183,6 +185,31 @@ impl Common<'_> {
         self.mapping().map(|_| ())
     }
 
+    /// An archive stores each destination in a folder of its name.
+    fn check_folder(&self, backends: &[Backend]) -> Result<(), Wrong> {
+        let Some(archive) = backends.iter().find(|backend| matches!(backend.url, BackendUrl::Archive(_))) else {
+            return Ok(());
+        };
+        let bytes = folder_bytes(&self.destination());
+        if bytes <= MAX_FOLDER_BYTES {
+            return Ok(());
+        }
+        let what = format!(
+            "and retention_policy make a folder's name of {bytes} bytes in the archive of backend {:?}, and a name may have \
+             {MAX_FOLDER_BYTES}: shorten them (a dot or a space takes 3 bytes there, a letter outside of ASCII 6 or more)",
+            archive.name
+        );
+        Err(("database", what))
+    }
+
+    fn destination(&self) -> Destination {
+        Destination {
+            database: self.database.to_owned(),
+            retention_policy: self.retention_policy.to_owned(),
+            precision: self.precision,
+        }
+    }
+
     fn mapping(&self) -> Result<protocol::Mapping, Wrong> {
         let mapping = match self.mapping {
             Mapping::Named(NamedMapping::Path) => protocol::Mapping::path(),
@@ -203,11 +230,7 @@ impl Common<'_> {
 
     fn intake(&self) -> Result<IntakeSetup, Wrong> {
         Ok(IntakeSetup {
-            destination: Arc::new(Destination {
-                database: self.database.to_owned(),
-                retention_policy: self.retention_policy.to_owned(),
-                precision: self.precision,
-            }),
+            destination: Arc::new(self.destination()),
             format: match self.format {
                 Format::Auto => None,
                 Format::Influx => Some(protocol::Format::Influx),

@@ -41,7 +41,7 @@ use outcome::Fate;
 use probe::Probe;
 use relay::Relay;
 
-pub use archive::Bounds;
+pub use archive::{Bounds, MAX_FOLDER_BYTES, folder_bytes};
 pub use health::{Health, Held, State};
 pub use influx::{Api, Setup as InfluxSetup};
 pub use relay::MAX_DATAGRAM_BYTES;

@@ -112,12 +112,13 @@ impl Journal {
         self.shared.disk.as_ref().map(|_| Syncer::new(Arc::clone(&self.shared)))
     }
 
-    /// Starts the threads that keep the disk up with the journal; none for a journal without a disk.
+    /// Starts the threads that keep the disk up with the journal; none for a journal without a disk. Where the folder is removed
+    /// or replaced meanwhile, `guard` makes sure that the new one is nobody else's.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start_disk(&self) -> io::Result<Option<DiskThreads>> {
-        self.shared.disk.as_ref().map(|_| DiskThreads::start(&self.shared)).transpose()
+    pub fn start_disk(&self, guard: impl Fn() -> io::Result<()> + Send + 'static) -> io::Result<Option<DiskThreads>> {
+        self.shared.disk.as_ref().map(|_| DiskThreads::start(&self.shared, guard)).transpose()
     }
 
     /// Numbers a batch and makes it available to every backend.

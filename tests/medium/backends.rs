@@ -400,6 +400,26 @@ fn an_archive_whose_files_go_begins_anew_and_counts_nothing_that_is_not_there() 
     }
 }
 
+/// `check` refuses such a name, but file systems differ in what they take.
+#[test]
+fn a_destination_that_an_archive_cannot_store_is_held_and_the_others_go_on() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut settings = config(&[format!("file://{}", folder.path().display())]);
+    settings.udp.push(settings.udp[0].clone());
+    settings.udp[1].database = "x".repeat(255);
+    let relay = Running::start(settings);
+    let other = relay.relay.as_ref().expect("running").view().listeners[1].address();
+    UdpSocket::bind("127.0.0.1:0").expect("bind").send_to(b"m v=0 0\n", other).expect("send");
+    relay.wait_state("a", "held");
+    for n in 1..=3 {
+        relay.send(&[format!("m v={n} {n}\n")]);
+        wait_for("the others", || (relay.backend("a").delivered_lines == n).then_some(()));
+    }
+    let backend = relay.backend("a");
+    assert_eq!((backend.state.as_str(), backend.pending_lines, backend.dropped() + backend.rejected()), ("held", 1, 0));
+    assert!(backend.last_error.is_some_and(|error| error.contains("destination's folder: File name too long")));
+}
+
 #[test]
 fn an_archive_that_cannot_be_written_says_so_and_waits() {
     let folder = tempfile::tempdir().expect("folder");

@@ -154,20 +154,15 @@ fn files_are_for_their_owner_only_and_hold_no_secret() {
     }
 }
 
-#[test]
-fn what_cannot_be_opened_is_an_error_that_says_what_to_do() {
-    let folder = tempfile::tempdir().expect("folder");
-    let mut relay = start(folder.path(), &[DEAD.to_owned()], |_| {});
-    relay.send(&["m v=1 1\n"]);
-    relay.stop();
-    let journal = folder.path().join("journal");
+/// Changes every slot of the cursors; each has a right checksum again.
+fn rewrite_cursors(data: &Path, change: impl Fn(&mut [u8])) {
     for slot in 0..3 {
-        let path = journal.join(format!("cursors-{slot}"));
+        let path = data.join(format!("journal/cursors-{slot}"));
         let mut bytes = std::fs::read(&path).expect("readable");
         if bytes.is_empty() {
             continue;
         }
-        bytes[8] = 9;
+        change(&mut bytes);
         bytes[32..36].fill(0);
         let length = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
         bytes.truncate(40 + usize::try_from(length).expect("small"));
@@ -175,6 +170,36 @@ fn what_cannot_be_opened_is_an_error_that_says_what_to_do() {
         bytes[32..36].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, bytes).expect("writable");
     }
+}
+
+/// A checksum says that a slot is whole, not that it is true.
+#[test]
+fn cursors_that_tell_of_more_than_the_log_holds_are_not_believed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut relay = start(folder.path(), &[DEAD.to_owned()], |_| {});
+    relay.send(&["m v=1 1\n", "m v=2 2\n"]);
+    relay.stop();
+    // Behind the slot's header, two numbers and a count comes what was written: lines and bytes.
+    let far = [1_000_000_000_000_u64, 100_000_000_000_000].map(u64::to_le_bytes).concat();
+    rewrite_cursors(folder.path(), |slot| slot[60..76].copy_from_slice(&far));
+    let (_, text) = journal(&["stats", folder.path().to_str().expect("text")]);
+    assert!(text.contains("backend a (http://127.0.0.1:1): 2 lines"), "{text}");
+    let mut relay = start(folder.path(), &[DEAD.to_owned()], |_| {});
+    relay.send(&["m v=3 3\n"]);
+    wait_for("the line", || (relay.backend("a").pending_lines == 3).then_some(()));
+    let last = relay.stop();
+    assert_eq!((last.backends[0].recovered_lines, last.backends[0].pending_lines), (2, 3));
+    let dropped: u64 = last.backends[0].dropped_lines.values().sum();
+    assert_eq!(dropped, 0);
+}
+
+#[test]
+fn what_cannot_be_opened_is_an_error_that_says_what_to_do() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut relay = start(folder.path(), &[DEAD.to_owned()], |_| {});
+    relay.send(&["m v=1 1\n"]);
+    relay.stop();
+    rewrite_cursors(folder.path(), |slot| slot[8] = 9);
     let mut settings = config(&[DEAD.to_owned()]);
     settings.data_dir = folder.path().to_owned();
     let error = Running::try_start_in(settings).err().expect("refused");

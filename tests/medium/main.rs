@@ -17,6 +17,7 @@ mod backends;
 mod captured;
 mod cases;
 mod cuts;
+mod folder;
 mod hostile;
 mod journal;
 mod log;

@@ -59,6 +59,10 @@ pub(crate) enum Action {
     Corrupt {
         which: usize,
     },
+    /// Somebody removes the folder, and the relay looks for it.
+    RemoveFolder,
+    /// Somebody removes the last segment's file, and the relay looks for it.
+    RemoveLast,
 }
 
 pub(crate) fn action() -> impl Strategy<Value = Action> {
@@ -86,4 +90,9 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         1 => any::<usize>().prop_map(|which| Action::Corrupt { which }),
         2 => Just(Action::Heal),
     ]
+}
+
+/// Any action, and among them some that remove what the relay works on.
+pub(crate) fn action_with_removals() -> impl Strategy<Value = Action> {
+    prop_oneof![30 => action(), 1 => Just(Action::RemoveFolder), 1 => Just(Action::RemoveLast)]
 }

@@ -191,8 +191,15 @@ fn the_command_line_overrides_the_file() {
 fn errors_name_line_and_key_and_what_would_be_right() {
     let backend = "[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\n";
     let archive = "[[backend]]\nname = \"a\"\nurl = \"file:///a\"\n";
+    // 85 letters and the precision's `.ns` are 513 bytes there; 252 and those are 255, as many as there may be.
+    let wide = format!("[[tcp]]\ndatabase = \"{}\"\n{archive}", "ä".repeat(85));
+    let long = format!("[[udp]]\ndatabase = \"{}\"\n{archive}", "x".repeat(253));
+    load(&long.replacen('x', "", 1)).expect("as long as may be");
+    load(&format!("[[udp]]\ndatabase = \"{}\"\n{backend}", "x".repeat(255))).expect("no archive");
     for (text, parts) in [
-        ("data_dri = \"x\"", &["twinflux.toml:1: data_dri", "unknown field", "data_dir"][..]),
+        (long.as_str(), &["twinflux.toml:2: udp.database", "256 bytes", "backend \"a\"", "255"][..]),
+        (wide.as_str(), &["twinflux.toml:2: tcp.database", "513 bytes", "backend \"a\"", "255"]),
+        ("data_dri = \"x\"", &["twinflux.toml:1: data_dri", "unknown field", "data_dir"]),
         ("[[udp]]\n\nlisten = \"80890\"", &["twinflux.toml:3: listen", "\"80890\" has no port between 0 and 65535"]),
         ("[[udp]]\nlisten = true", &["twinflux.toml:2: listen", "an address and a port"]),
         ("[[udp]]\nlisten = 80890", &["twinflux.toml:2: listen", "\"80890\" has no port between"]),

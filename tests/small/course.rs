@@ -214,7 +214,32 @@ impl World {
             }
             Action::Heal => self.disk.heal(),
             Action::Corrupt { which } => self.corrupt(which),
+            Action::RemoveFolder => {
+                self.disk.remove_folder();
+                self.lose();
+            }
+            Action::RemoveLast => {
+                if let Some(last) = self.disk.segments().last() {
+                    self.disk.delete(last);
+                    self.lose();
+                }
+            }
         }
+    }
+
+    /// What was on the disk is not there any more, and the writer looks twice.
+    fn lose(&mut self) {
+        self.was_corrupted = true;
+        for known in &mut self.known {
+            (known.written, known.synced) = (false, false);
+        }
+        // Where the process ends before the cursors are saved again, everything may come again.
+        for seen in &mut self.seen {
+            seen.unsaved.clone_from(&seen.delivered);
+            seen.unsynced.clone_from(&seen.delivered);
+        }
+        self.life.writer.step();
+        self.life.writer.step();
     }
 
     fn pick(&mut self, backend: usize, which: usize) -> Option<Lease> {

@@ -14,7 +14,7 @@ pub(crate) const PLENTY: u64 = 1 << 30;
 
 pub(crate) struct Life {
     pub(crate) journal: Journal,
-    writer: Writer,
+    pub(crate) writer: Writer,
     pub(crate) syncer: Syncer,
 }
 
@@ -272,7 +272,7 @@ fn what_the_disk_never_took_is_told_at_the_end() {
     let disk = FaultyDisk::new();
     let patient = DiskOptions { retry_after: Duration::from_secs(3600), ..options() };
     let journal = Journal::open(disk.storage(), &patient, PLENTY, &backends(1, 0.5)).expect("opens");
-    let threads = journal.start_disk().expect("threads").expect("a disk");
+    let threads = journal.start_disk(|| Ok(())).expect("threads").expect("a disk");
     disk.inner().failing_writes = 1;
     journal.append(batch(0, 0, 1, 100));
     wait_for(|| journal.snapshot().disk.expect("a disk").write_errors == 1);
@@ -364,7 +364,7 @@ fn cursors_of_another_journal_say_nothing_about_this_one() {
 fn a_sync_that_takes_long_delays_no_append_no_write_and_no_delivery() {
     let disk = FaultyDisk::new();
     let journal = Journal::open(disk.storage(), &options(), PLENTY, &backends(1, 0.5)).expect("opens");
-    let threads = journal.start_disk().expect("threads").expect("a disk");
+    let threads = journal.start_disk(|| Ok(())).expect("threads").expect("a disk");
     let mut reader = journal.reader(0);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
     disk.inner().holds_syncs = true;
@@ -396,7 +396,7 @@ fn synced_syncs_at_once_and_written_after_its_interval() {
         let disk = FaultyDisk::new();
         let options = DiskOptions { is_synced, sync_interval: Duration::from_secs(3600), ..options() };
         let journal = Journal::open(disk.storage(), &options, PLENTY, &backends(1, 0.5)).expect("opens");
-        let threads = journal.start_disk().expect("threads").expect("a disk");
+        let threads = journal.start_disk(|| Ok(())).expect("threads").expect("a disk");
         journal.append(batch(0, 0, 1, 100));
         if expected {
             wait_for(|| journal.snapshot().disk.expect("a disk").syncs > 0);

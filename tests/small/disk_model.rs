@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use twinflux::journal::disk::{Compression, DiskOptions, WhenFull};
 
-use crate::action::{Action, action};
+use crate::action::{Action, action, action_with_removals};
 use crate::course::{World, options};
 use crate::effort;
 
@@ -30,6 +30,21 @@ proptest! {
     ) {
         let full = if keeps_oldest { WhenFull::DropNewest } else { WhenFull::DropOldest };
         let mut world = World::new(DiskOptions { quota, full, compression, ..options() }, memory, replay_share);
+        for action in actions {
+            world.act(action);
+            world.check();
+        }
+        world.finish();
+    }
+
+    #[test]
+    fn any_course_on_a_disk_whose_folder_goes(
+        actions in prop::collection::vec(action_with_removals(), 1..150),
+        memory in prop_oneof![Just(1_u64 << 30), 40_000..100_000_u64],
+        quota in prop_oneof![Just(1_u64 << 40), 80_000..200_000_u64],
+        replay_share in prop_oneof![Just(0.5), Just(1.0)],
+    ) {
+        let mut world = World::new(DiskOptions { quota, ..options() }, memory, replay_share);
         for action in actions {
             world.act(action);
             world.check();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use twinflux::journal::disk::{Space, Storage, StoredFile};
+use twinflux::journal::disk::{Identity, Misplaced, Space, Storage, StoredFile};
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -46,6 +46,10 @@ pub(crate) struct Inner {
     pub(crate) dies_at: Option<u64>,
     /// Files that were set aside.
     pub(crate) aside: Vec<String>,
+    /// The folder was removed, and nobody has made a new one.
+    folder_is_gone: bool,
+    /// What was in it.
+    moved: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -90,6 +94,8 @@ impl FaultyDisk {
             operations: 0,
             dies_at: None,
             aside: Vec::new(),
+            folder_is_gone: false,
+            moved: BTreeMap::new(),
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -107,6 +113,7 @@ impl FaultyDisk {
                 synced_files: inner.synced_files.clone(),
                 contents: inner.contents.clone(),
                 aside: inner.aside.clone(),
+                moved: inner.moved.clone(),
                 ..*inner
             })),
         }
@@ -150,6 +157,33 @@ impl FaultyDisk {
         files.retain(|name, _| inner.files.contains_key(name) || survives());
         inner.files.clone_from(&files);
         inner.synced_files = files;
+    }
+
+    /// Somebody removes the folder. Files that are open can still be used.
+    pub(crate) fn remove_folder(&self) {
+        let mut inner = self.inner();
+        inner.moved = std::mem::take(&mut inner.files);
+        inner.synced_files.clear();
+        inner.folder_is_gone = true;
+    }
+
+    /// The folder that was removed is there again.
+    pub(crate) fn put_folder_back(&self) {
+        let mut inner = self.inner();
+        inner.files = std::mem::take(&mut inner.moved);
+        inner.folder_is_gone = false;
+    }
+
+    /// Somebody puts another folder in its place.
+    pub(crate) fn replace_folder(&self, other: &Self) {
+        let other = other.inner();
+        let inner = &mut *self.inner();
+        let shift = inner.next;
+        inner.next += other.next;
+        inner.files = other.files.iter().map(|(name, file)| (name.clone(), file + shift)).collect();
+        inner.synced_files.clone_from(&inner.files);
+        inner.contents.extend(other.contents.iter().map(|(file, content)| (file + shift, content.clone())));
+        inner.folder_is_gone = true;
     }
 
     /// The process ends, and with it what it knew.
@@ -253,6 +287,23 @@ impl Storage for FaultyDisk {
         let inner = self.inner();
         Ok(Space { free: inner.capacity.saturating_sub(inner.used()), total: inner.capacity })
     }
+
+    fn misplaced(&self, file: Option<(&str, &dyn StoredFile)>) -> io::Result<Option<Misplaced>> {
+        if self.inner().folder_is_gone {
+            return Ok(Some(Misplaced::Folder("the folder was removed".to_owned())));
+        }
+        let Some((name, file)) = file else { return Ok(None) };
+        let there = self.inner().files.get(name).copied();
+        let is_there = there == Some(file.identity()?.1);
+        Ok((!is_there).then(|| Misplaced::File(format!("{name} was removed"))))
+    }
+
+    fn renew(&self) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.operate()?;
+        inner.folder_is_gone = false;
+        Ok(())
+    }
 }
 
 impl StoredFile for Handle {
@@ -309,6 +360,10 @@ impl StoredFile for Handle {
         content.bytes[from..from + length].copy_from_slice(&bytes[..length]);
         content.dirty.extend(from / SECTOR..(from + length).div_ceil(SECTOR));
         result
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok((0, self.file))
     }
 
     fn reserve(&self, _bytes: u64) {}

@@ -14,6 +14,7 @@ mod disk_model;
 mod docs;
 mod effort;
 mod faulty;
+mod folder;
 mod formats;
 mod formats_random;
 mod journal;

@@ -13,7 +13,8 @@
 //!
 //! Bounds: a segment's size and age, one open file for each destination. The folder's own bounds ([`Bounds`]) are the
 //! operator's: the oldest files make room; without any nothing is removed, and lines wait in the journal once the volume's
-//! floor is reached. A lock file keeps two relays out of one folder.
+//! floor is reached. A lock file keeps two relays out of one folder. A destination whose folder cannot be made, because its name
+//! is too long for the file system, say, is held; the others go on.
 
 mod room;
 mod segment;
@@ -22,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,14 @@ use room::{Full, Room};
 use segment::{Segment, compress, create_folder, folder_name, is_in_place};
 
 pub use room::Bounds;
+
+/// The longest name of a destination's folder, in bytes, on a usual file system.
+pub const MAX_FOLDER_BYTES: usize = 255;
+
+/// Bytes of the name of a destination's folder.
+pub fn folder_bytes(destination: &Destination) -> usize {
+    folder_name(destination).len()
+}
 
 /// A segment is closed and compressed when it is this old.
 const SEGMENT_AGE: Duration = Duration::from_secs(3600);
@@ -150,6 +159,16 @@ enum ArchiveError {
     /// There is no room.
     #[error("archive {0} is full: {1}")]
     Full(PathBuf, Full),
+    /// One destination cannot be stored, and the others can.
+    #[error("archive {0} cannot be a destination's folder: {1}; {advice}", advice = advice(.1))]
+    Destination(PathBuf, io::Error),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::InvalidFilename => "shorten the names of its database and retention policy",
+        _ => "mend it, or move it away",
+    }
 }
 
 impl ArchiveError {
@@ -157,7 +176,19 @@ impl ArchiveError {
         match self {
             Self::Io(..) => Fate::Transient,
             Self::Full(..) => Fate::HoldBackend,
+            Self::Destination(..) => Fate::HoldDestination,
         }
+    }
+
+    /// Why a destination's folder cannot be opened.
+    fn of_folder(folder: PathBuf, error: io::Error) -> Self {
+        let is_its_own = match error.kind() {
+            // The name is too long for this file system, or somebody's file has it.
+            io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => true,
+            io::ErrorKind::PermissionDenied => folder.exists(),
+            _ => false,
+        };
+        if is_its_own { Self::Destination(folder, error) } else { Self::Io(folder, error) }
     }
 }
 
@@ -219,7 +250,8 @@ impl Folders {
         }
         if !self.open.contains_key(destination) {
             let folder = self.root.join(folder_name(destination));
-            let segment = Segment::open(&folder, destination, most).map_err(|error| ArchiveError::Io(folder, error))?;
+            let opened = Segment::open(&folder, destination, most);
+            let segment = opened.map_err(|error| ArchiveError::of_folder(folder, error))?;
             self.open.insert(Arc::clone(destination), segment);
             self.room.recount();
         }
@@ -285,7 +317,7 @@ impl Folders {
     }
 }
 
-fn lock(root: &std::path::Path) -> io::Result<File> {
+fn lock(root: &Path) -> io::Result<File> {
     create_folder(root)?;
     let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(root.join(LOCK))?;
     match file.try_lock() {
@@ -298,6 +330,24 @@ fn lock(root: &std::path::Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_one_folder_holds_one_destination() {
+        use io::ErrorKind::{AlreadyExists, InvalidFilename, NotADirectory, PermissionDenied, StorageFull};
+        let there = tempfile::tempdir().expect("folder");
+        let (there, gone) = (there.path().to_owned(), there.path().join("gone"));
+        for (kind, folder, expected) in [
+            (InvalidFilename, &gone, Fate::HoldDestination),
+            (NotADirectory, &there, Fate::HoldDestination),
+            (AlreadyExists, &there, Fate::HoldDestination),
+            (PermissionDenied, &there, Fate::HoldDestination),
+            // It is the archive's folder that may not be written.
+            (PermissionDenied, &gone, Fate::Transient),
+            (StorageFull, &there, Fate::Transient),
+        ] {
+            assert_eq!(ArchiveError::of_folder(folder.clone(), kind.into()).fate(), expected, "{kind} {folder:?}");
+        }
+    }
 
     #[test]
     fn a_folder_has_one_writer() {

@@ -51,12 +51,12 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Writes lines, in parts that hold whole ones, and syncs them.
     /// Whether its path still leads to it: somebody may have removed or renamed it, or its folder.
     pub(super) fn is_in_place(&self) -> bool {
         is_in_place(&self.file, &self.path)
     }
 
+    /// Writes lines, in parts that hold whole ones, and syncs them.
     pub(super) fn append(&mut self, parts: &[Bytes]) -> io::Result<()> {
         let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
         self.write_all(&parts)

@@ -87,3 +87,95 @@ impl Told {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// How often an event was not told, as the log will say once it may be told again.
+    fn untold(throttle: &Throttle) -> u64 {
+        let later = Instant::now() + crate::sys::throttle::INTERVAL * 2;
+        throttle.pass_at(later).expect("it is due").untold.unwrap_or(0)
+    }
+
+    /// What was told of a backend with this course of states, one for each request, from one that was up.
+    fn told(course: &[State]) -> Told {
+        let mut told = Told::new("a".to_owned());
+        go_on(&mut told, State::Up, course);
+        told
+    }
+
+    fn go_on(told: &mut Told, mut before: State, course: &[State]) {
+        for state in course {
+            if *state == State::Up {
+                told.recovered(before, *state, true);
+            } else {
+                told.failed(before, *state, "");
+            }
+            before = *state;
+        }
+    }
+
+    #[test]
+    fn each_failure_and_its_end_are_told() {
+        for state in [State::Retrying, State::Down, State::Held] {
+            let failed = told(&[state, state]);
+            assert_eq!(failed.failure, Some(state));
+            assert!(failed.recovered.is_due(), "{state:?}: no end yet");
+            let recovered = told(&[state, state, State::Up, State::Up]);
+            assert_eq!(recovered.failure, None);
+            assert!(!recovered.recovered.is_due(), "{state:?}: the end was told");
+        }
+        assert!(told(&[State::Up, State::Up]).recovered.is_due(), "where nothing failed, nothing is told");
+        for (has_missed, is_told) in [(true, true), (false, false)] {
+            let mut told = Told::new("a".to_owned());
+            told.recovered(State::Unknown, State::Up, has_missed);
+            assert_eq!(!told.recovered.is_due(), is_told, "the probe told that it was not reached");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_flaps_is_told_once_a_minute_and_how_it_is_in_the_end() {
+        use State::{Down, Held, Retrying, Up};
+        // A failure that was not told has no end that is told.
+        let flapping = told(&[Down, Down, Down, Up, Up].repeat(5));
+        assert_eq!((untold(&flapping.failures[Down as usize]), untold(&flapping.recovered)), (4, 0));
+
+        // A failure that was not told at first is told with the next try, once it may be.
+        let mut late = told(&[Down, Up, Down]);
+        assert_eq!(late.failure, None);
+        late.failures[Down as usize] = Throttle::default();
+        go_on(&mut late, Down, &[Down]);
+        assert_eq!(late.failure, Some(Down));
+
+        // And so is an end.
+        let mut late = told(&[Down, Up, Retrying, Up, Up, Up]);
+        assert_eq!(late.failure, Some(Retrying));
+        assert_eq!(untold(&std::mem::take(&mut late.recovered)), 1);
+        go_on(&mut late, Up, &[Up]);
+        assert_eq!(late.failure, None);
+
+        // What was told still holds, whatever was between and could not be told.
+        let between = told(&[Held, Up, Down, Held, Down]);
+        assert_eq!((between.failure, untold(&between.failures[Down as usize])), (Some(Down), 0));
+    }
+
+    #[test]
+    fn refused_lines_are_told_once_with_the_first() {
+        let told = Told::new("a".to_owned());
+        let destination = Destination {
+            database: "db".to_owned(),
+            retention_policy: String::new(),
+            precision: crate::protocol::Precision::Nanoseconds,
+        };
+        let (line, class) = (bytes::Bytes::from_static(b"m v=1 1"), crate::journal::Rejection::FieldType);
+        let refused = Refused { line, class, status: Some(400), answer: "no".into() };
+        told.refused(&destination, &[]);
+        assert!(told.refused.is_due(), "nothing was refused");
+        told.refused(&destination, &[refused.clone(), refused.clone()]);
+        told.refused(&destination, &[refused]);
+        assert_eq!(untold(&told.refused), 1);
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::credible;
 use super::error::OpenError;
 use super::saved::decode_gaps;
 use crate::batch::Destination;
@@ -171,7 +172,9 @@ impl Survey {
     }
 
     /// What each backend has still to get, and how much of it is beyond either end of what is there.
-    fn compare(&mut self, cursors: Cursors, ends: &HashMap<Destination, (Position, Position)>) {
+    fn compare(&mut self, mut cursors: Cursors, ends: &HashMap<Destination, (Position, Position)>) {
+        let held: Vec<_> = ends.iter().map(|(destination, (_, end))| (destination.clone(), *end)).collect();
+        credible::bound(&mut cursors, &held);
         let mut backends = Vec::new();
         let mut most_missing = 0;
         for backend in cursors.backends {

@@ -44,10 +44,17 @@
 //! * A choice of records that was made before the failure is void: the writer compares `epoch` before it believes its own
 //!   write.
 
+//!
+//! # When the folder goes
+//!
+//! [`renewal`] says what is looked for each second, and what follows.
+
 mod backlog;
+mod credible;
 mod error;
 pub mod inspect;
 mod recovery;
+mod renewal;
 mod saved;
 mod scan;
 mod syncer;
@@ -57,7 +64,7 @@ mod writer;
 use super::segment::format;
 
 pub use super::segment::codec::Compression;
-pub use super::segment::storage::{Folder, Space, Storage, StoredFile};
+pub use super::segment::storage::{Folder, Identity, Misplaced, Space, Storage, StoredFile};
 pub use super::state::figures::{Condition, DiskFigures, Report};
 pub use super::state::options::{DiskOptions, WhenFull, floor};
 pub use error::OpenError;

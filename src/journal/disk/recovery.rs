@@ -19,6 +19,7 @@
 //! | cursors before the log's beginning, up to what was saved as given up | they move to the beginning | the difference as `quota` |
 //! | cursors before the log's beginning, beyond that | they move to the beginning | the difference as `corrupt` |
 //! | cursors that say more was written than there is (a power cut) | they stay | the difference as `corrupt`, when a reader comes to it |
+//! | cursors that say more than a power cut can take, or the same lines twice | they are cut off ([`super::credible`]) | nothing |
 //! | records that were delivered before they were written | cursors pass them | nothing |
 //! | a backend that the cursors do not know | it begins at the log's end | nothing |
 //! | a backend that is no longer configured | its cursors are kept | its lines, beside the ledgers (`orphans`) |
@@ -29,6 +30,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::credible;
 use super::error::OpenError;
 use super::saved::decode_gaps;
 use super::scan::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
@@ -69,11 +71,16 @@ pub(in crate::journal) fn open(
         segments.windows(2).map(|two| (two[1].name.number - two[0].name.number).saturating_sub(1)).sum();
 
     let scan = scan_end(&*storage, &mut segments, &mut report)?;
+    let ends = log_ends(&segments, &scan);
     if let Some(saved) = &mut saved {
+        let lines = credible::bound(saved, &ends);
+        if lines > 0 {
+            tracing::warn!(lines, "the journal's cursors tell of lines that its log cannot have held: not believed");
+        }
         pass_settled(&*storage, &segments, &scan, saved)?;
     }
     let mut state = State::new(memory, backends.iter().map(Backend::new).collect());
-    fill_logs(&mut state, &segments, saved.as_ref(), &scan);
+    fill_logs(&mut state, ends, &segments, saved.as_ref(), &scan);
     let kept = keep_segments(&state, &segments);
     report.bytes = kept.iter().map(|segment| segment.bytes).sum();
     let found_gaps = slots::load(&*storage, slots::Kind::Gaps).map_err(|Newer| OpenError::Newer("gaps".to_owned()))?;
@@ -96,12 +103,24 @@ pub(in crate::journal) fn open(
     Ok((state, files))
 }
 
-/// Every destination that anything tells of, with what was written of it, and the next sequence.
-fn fill_logs(state: &mut State, segments: &[Found], saved: Option<&Cursors>, scan: &Scan) {
+/// What the segments hold of each destination, or say that they held.
+fn log_ends(segments: &[Found], scan: &Scan) -> Vec<(Destination, Position)> {
     let mut ends = scan.ends.clone();
     for (destination, at) in segments.iter().filter_map(|segment| segment.totals.as_ref()).flatten() {
         raise(&mut ends, destination, *at);
     }
+    ends
+}
+
+/// Every destination that anything tells of, with what was written of it, and the next sequence. `ends` is what the segments
+/// tell.
+fn fill_logs(
+    state: &mut State,
+    mut ends: Vec<(Destination, Position)>,
+    segments: &[Found],
+    saved: Option<&Cursors>,
+    scan: &Scan,
+) {
     let firsts = segments.iter().filter_map(|segment| segment.first_sequence);
     let mut next_sequence = firsts.fold(scan.next_sequence, u64::max);
     next_sequence = next_sequence.max(saved.map_or(0, |saved| saved.next_sequence));

@@ -16,6 +16,7 @@
 use crate::batch::Destination;
 use crate::journal::segment::Position;
 use crate::journal::segment::format::{precision_code, precision_of};
+use crate::journal::segment::frame::MAX_COUNT;
 use crate::journal::state::gaps::Gap;
 use crate::journal::state::lane::SavedLane;
 use crate::journal::state::ledger::DropReason;
@@ -60,19 +61,19 @@ impl Cursors {
     /// None where the bytes are not what [`Self::encode`] makes.
     pub(in crate::journal) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Rest(bytes);
-        let (next_sequence, abandoned_below) = (rest.u64()?, rest.u64()?);
+        let (next_sequence, abandoned_below) = (rest.count()?, rest.count()?);
         let (written, kept_from) = (rest.totals()?, rest.totals()?);
         let backends = rest.several(|rest| {
             let (name, address) = (rest.name()?, rest.address()?);
             let moved_at = match rest.u8()? {
                 0 => None,
-                _ => Some(MovedAt { sequence: rest.u64()?, written: rest.totals()? }),
+                _ => Some(MovedAt { sequence: rest.count()?, written: rest.totals()? }),
             };
             let destinations = rest.several(|rest| {
                 let destination = rest.destination()?;
                 let lanes = rest.several(|rest| {
-                    let (from, at, since) = (rest.u64()?, rest.position()?, rest.u64()?);
-                    let end = if rest.u8()? == 0 { None } else { Some((rest.u64()?, rest.position()?)) };
+                    let (from, at, since) = (rest.count()?, rest.position()?, rest.u64()?);
+                    let end = if rest.u8()? == 0 { None } else { Some((rest.count()?, rest.position()?)) };
                     Some(SavedLane { from, at, since, end })
                 })?;
                 Some((destination, lanes))
@@ -183,8 +184,13 @@ impl<'a> Rest<'a> {
         self.take(8)?.try_into().ok().map(u64::from_le_bytes)
     }
 
+    /// A sequence, a segment's number, or a part of a position.
+    fn count(&mut self) -> Option<u64> {
+        self.u64().filter(|count| *count <= MAX_COUNT)
+    }
+
     fn position(&mut self) -> Option<Position> {
-        Some(Position { lines: self.u64()?, bytes: self.u64()? })
+        Some(Position { lines: self.count()?, bytes: self.count()? })
     }
 
     fn name(&mut self) -> Option<String> {

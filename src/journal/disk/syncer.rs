@@ -36,23 +36,22 @@ impl Syncer {
 
     /// False where something could not be synced.
     fn sync_records(&self) -> bool {
-        let (files, folder_changed) = {
+        let (files, epoch, folder_changed) = {
             let mut state = self.shared.lock();
-            let files = state.take_unsynced();
-            (files, state.disk().take_folder_change())
+            (state.take_unsynced(), state.disk().epoch(), state.disk().take_folder_change())
         };
         if folder_changed && let Err(error) = self.files().storage.sync_folder() {
             self.shared.lock().disk().note_folder_change();
-            self.fail(&error);
+            self.fail(&error, epoch);
             return false;
         }
         for (file, below) in files {
             let begun = Instant::now();
             if let Err(error) = file.sync() {
-                self.fail(&error);
+                self.fail(&error, epoch);
                 return false;
             }
-            self.shared.lock().note_synced(below, begun.elapsed());
+            self.shared.lock().note_synced(below, begun.elapsed(), epoch);
         }
         true
     }
@@ -101,9 +100,14 @@ impl Syncer {
         }
     }
 
-    fn fail(&self, error: &io::Error) {
-        tracing::error!(%error, "the journal's disk does not sync: writing again what was not synced, to a new file");
-        self.shared.lock().note_sync_failure(error.to_string());
+    fn fail(&self, error: &io::Error, epoch: u64) {
+        let mut state = self.shared.lock();
+        // The writer has a new folder since: what could not be synced was in the old one.
+        if state.disk().epoch() == epoch {
+            state.note_sync_failure(error.to_string());
+            drop(state);
+            tracing::error!(%error, "the journal's disk does not sync: writing again what was not synced, to a new file");
+        }
     }
 
     fn files(&self) -> &Files {

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::renewal::Guard;
 use super::syncer::Syncer;
 use super::writer::{Next, Writer};
 use crate::journal::shared::Shared;
@@ -30,8 +31,12 @@ pub struct DiskThreads {
 
 impl DiskThreads {
     /// Starts the threads of a journal with a disk.
-    pub(in crate::journal) fn start(shared: &Arc<Shared>) -> io::Result<Self> {
-        let (writer, syncer) = (Writer::new(Arc::clone(shared)), Syncer::new(Arc::clone(shared)));
+    pub(in crate::journal) fn start(
+        shared: &Arc<Shared>,
+        guard: impl Fn() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
+        let writer = Writer::new(Arc::clone(shared)).guarded(Guard::new(guard));
+        let syncer = Syncer::new(Arc::clone(shared));
         let shared = Arc::clone(shared);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -81,11 +86,7 @@ pub fn end(writer: &mut Writer, syncer: &mut Syncer) {
         names.zip(given_up).filter(|(_, lines)| *lines > 0).collect::<Vec<_>>()
     };
     for (backend, lines) in &given_up {
-        tracing::error!(
-            backend,
-            lines,
-            "the disk has no room for lines that were only in memory: given up; see the gaps"
-        );
+        tracing::error!(backend, lines, "the disk did not take lines that were only in memory: given up; see the gaps");
     }
     writer.retry_now();
     writer.step();

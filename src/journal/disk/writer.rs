@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use super::renewal::{Found, Guard, Renewal};
 use super::saved::encode_totals;
 use crate::batch::{Destination, Received};
 use crate::journal::segment::Position;
@@ -25,7 +26,7 @@ use crate::protocol::Precision;
 const WRITE_BYTES: u64 = 1 << 20;
 
 /// Segments that wait for a sync, at most: each keeps a file open.
-const MOST_UNSYNCED: usize = 64;
+pub(super) const MOST_UNSYNCED: usize = 64;
 
 /// Writes the log. There is one for each journal with a disk.
 #[derive(Debug)]
@@ -46,6 +47,7 @@ pub struct Writer {
     below_floor: bool,
     /// The size at which a segment ends.
     segment_bytes: u64,
+    renewal: Renewal,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Writer {
             (disk.options().clone(), active)
         };
         let compressor = Compressor::new(options.compression);
+        let renewal = Renewal::new(Arc::clone(&shared));
         let segment_bytes = options.segment_bytes(Space { free: u64::MAX, total: u64::MAX });
         Self {
             shared,
@@ -85,14 +88,25 @@ impl Writer {
             save_at: None,
             below_floor: false,
             segment_bytes,
+            renewal,
         }
+    }
+
+    /// With what makes sure that a new folder is nobody else's.
+    pub(super) fn guarded(self, guard: Guard) -> Self {
+        Self { renewal: self.renewal.guarded(guard), ..self }
     }
 
     /// Writes what there is: at most about 1 MiB of records, and the cursors where they have moved.
     pub fn step(&mut self) -> Next {
         if self.look_next <= Instant::now() {
             self.look_next = Instant::now() + self.options.retry_after;
-            self.look_around();
+            if self.keep_place() {
+                self.look_around();
+            }
+        }
+        if !self.renewal.is_kept() {
+            return Next::Later;
         }
         let is_due = self.retry_at.is_none_or(|time| time <= Instant::now());
         let (jobs, epoch) = if is_due { self.next_jobs() } else { (Vec::new(), 0) };
@@ -117,9 +131,22 @@ impl Writer {
         (state.next_to_write(WRITE_BYTES), state.disk().epoch())
     }
 
-    /// What failed is tried again by the next step.
+    /// What failed is tried again by the next step, and whether there is still a folder is known by then.
     pub(super) fn retry_now(&mut self) {
         (self.retry_at, self.save_at) = (None, None);
+        // What is not in its place is looked at twice.
+        if !self.keep_place() {
+            self.keep_place();
+        }
+    }
+
+    /// Looks whether there is still a folder to write to.
+    fn keep_place(&mut self) -> bool {
+        let found = self.renewal.look();
+        if found == Found::Renewed {
+            self.active = None;
+        }
+        found != Found::Nowhere
     }
 
     /// Makes room by what the age, the floor and the quota say, before it is needed.

@@ -8,7 +8,7 @@ use crate::protocol::line::LONGEST_LINE_BYTES;
 /// Bytes of a frame's header without its names.
 pub(in crate::journal) const FRAME_HEADER_BYTES: usize = 64;
 /// No sequence and no position is higher: what says so was not written here.
-const MAX_COUNT: u64 = 1 << 62;
+pub(in crate::journal) const MAX_COUNT: u64 = 1 << 62;
 /// The largest payload, stored or not: the longest line, its stamp and line feed.
 pub(in crate::journal) const MAX_PAYLOAD_BYTES: usize = LONGEST_LINE_BYTES + 1024;
 

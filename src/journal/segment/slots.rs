@@ -42,6 +42,11 @@ impl Kind {
     }
 }
 
+/// Whether a file of this name is a slot.
+pub(in crate::journal) fn is_slot(name: &str) -> bool {
+    [Kind::Cursors, Kind::Gaps].iter().any(|kind| (0..SLOTS).any(|slot| kind.file_name(slot) == name))
+}
+
 /// What a slot held.
 #[derive(Debug)]
 pub(in crate::journal) struct Found {

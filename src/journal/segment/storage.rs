@@ -1,11 +1,11 @@
 //! What the journal needs of a disk: a small trait, so that tests put a failing one in its place, and a folder.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Files that cannot be read go here.
 const ASIDE: &str = "aside";
@@ -55,7 +55,32 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the system says.
     fn space(&self) -> io::Result<Space>;
+
+    /// What is not where it was opened: the folder, or this file under this name. Somebody may have removed it, or have put
+    /// another one there. None where all is in place.
+    ///
+    /// # Errors
+    /// What the system says; then it is not known.
+    fn misplaced(&self, file: Option<(&str, &dyn StoredFile)>) -> io::Result<Option<Misplaced>>;
+
+    /// Makes the folder where it was, unless there is one, and works there from now on.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn renew(&self) -> io::Result<()>;
 }
+
+/// What is not where it was, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misplaced {
+    /// The folder, and everything in it.
+    Folder(String),
+    /// One file.
+    File(String),
+}
+
+/// What tells a file or folder from every other: its volume and its number there.
+pub type Identity = (u64, u64);
 
 /// One file.
 pub trait StoredFile: Send + Sync + fmt::Debug {
@@ -76,6 +101,12 @@ pub trait StoredFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the system says; a part may be written then.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// What tells it from every other.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn identity(&self) -> io::Result<Identity>;
 
     /// Asks for room for so many bytes, so that they need not be found one by one. A hint: nothing depends on it.
     fn reserve(&self, bytes: u64);
@@ -108,7 +139,7 @@ pub struct Space {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    handle: File,
+    handle: Mutex<Arc<File>>,
 }
 
 impl Folder {
@@ -117,16 +148,42 @@ impl Folder {
     /// # Errors
     /// What the system says.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let is_new = !path.exists();
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        if let (true, Some(parent)) = (is_new, path.parent()) {
-            File::open(parent)?.sync_all()?;
-        }
-        Ok(Self { path: path.to_owned(), handle: File::open(path)? })
+        Ok(Self { path: path.to_owned(), handle: Mutex::new(Arc::new(open_folder(path)?)) })
+    }
+
+    fn handle(&self) -> Arc<File> {
+        Arc::clone(&self.handle.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn open_with(&self, name: &str, options: &mut OpenOptions) -> io::Result<Arc<dyn StoredFile>> {
         Ok(Arc::new(options.read(true).write(true).mode(0o600).open(self.path.join(name))?))
+    }
+}
+
+/// Opens a folder, and makes it where it is missing.
+fn open_folder(path: &Path) -> io::Result<File> {
+    let is_new = !path.exists();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    if let (true, Some(parent)) = (is_new, path.parent()) {
+        File::open(parent)?.sync_all()?;
+    }
+    File::open(path)
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+/// What is wrong with a path that should lead to this; none where it does.
+fn is_elsewhere(path: &Path, opened: Identity) -> io::Result<Option<String>> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    match std::fs::metadata(path) {
+        Ok(there) if identity(&there) == opened => Ok(None),
+        Ok(_) => Ok(Some(format!("{} was replaced", path.display()))),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {
+            Ok(Some(format!("{} was removed", path.display())))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -170,12 +227,26 @@ impl Storage for Folder {
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        self.handle.sync_all()
+        self.handle().sync_all()
     }
 
     fn space(&self) -> io::Result<Space> {
-        let volume = rustix::fs::fstatvfs(&self.handle)?;
+        let volume = rustix::fs::fstatvfs(self.handle())?;
         Ok(Space { free: volume.f_bavail * volume.f_frsize, total: volume.f_blocks * volume.f_frsize })
+    }
+
+    fn misplaced(&self, file: Option<(&str, &dyn StoredFile)>) -> io::Result<Option<Misplaced>> {
+        if let Some(what) = is_elsewhere(&self.path, self.handle().identity()?)? {
+            return Ok(Some(Misplaced::Folder(what)));
+        }
+        let Some((name, file)) = file else { return Ok(None) };
+        Ok(is_elsewhere(&self.path.join(name), file.identity()?)?.map(Misplaced::File))
+    }
+
+    fn renew(&self) -> io::Result<()> {
+        let opened = Arc::new(open_folder(&self.path)?);
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+        Ok(())
     }
 }
 
@@ -199,6 +270,10 @@ impl StoredFile for File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(identity(&self.metadata()?))
     }
 
     fn reserve(&self, bytes: u64) {

@@ -251,9 +251,10 @@ impl Cursor {
 
     /// Ends the lease of a record that is to be leased again.
     pub(in crate::journal) fn give_back(&mut self, record: &Arc<Record>) {
-        self.leased.remove(&record.sequence);
-        self.append(record);
-        self.returned.insert(record.sequence, Arc::clone(record));
+        // It may have been replaced meanwhile: see `adopt`.
+        let record = self.leased.remove(&record.sequence).unwrap_or_else(|| Arc::clone(record));
+        self.append(&record);
+        self.returned.insert(record.sequence, record);
     }
 
     /// Ends all leases: their records are leased again.
@@ -390,6 +391,35 @@ impl Cursor {
         }
         self.end_lanes();
         (lost, since)
+    }
+
+    /// The disk lost everything. What is left to lease is in memory, and counts as never written. Returns what that costs this
+    /// cursor, and since when.
+    pub(in crate::journal) fn leave_disk(&mut self, tail: Tail<'_>) -> (Position, u64) {
+        let open = self.open();
+        let (open_from, next) = (open.from, tail.begin(open.from).sequence);
+        let in_memory = tail.records.range(tail.records.partition_point(|record| record.sequence < open_from)..);
+        let in_memory = in_memory.filter(|record| record.written().is_some());
+        let kept = in_memory.fold(Position::default(), |sum, record| record.end(sum));
+        let lost = self.unread_on_disk(tail.written).since(kept);
+        let since = self.lanes.iter().map(|lane| lane.since).find(|since| *since > 0).unwrap_or(0);
+        self.lanes = VecDeque::from([Lane { from: next, at: tail.written, ..Lane::default() }]);
+        (lost, since)
+    }
+
+    /// Holds the record that is in memory, instead of one that was read from the disk beside it: whether one of them is written
+    /// says nothing of the other.
+    pub(in crate::journal) fn adopt(&mut self, records: &BTreeMap<u64, Arc<Record>>) {
+        for (sequence, held) in self.leased.iter_mut().chain(&mut self.returned) {
+            if let Some(record) = records.get(sequence) {
+                *held = Arc::clone(record);
+            }
+        }
+    }
+
+    /// The open lane has no record below this sequence.
+    pub(in crate::journal) fn next_in_memory(&self) -> u64 {
+        self.open().from
     }
 
     /// The oldest record that is not settled: in memory, or only known by its time.

@@ -60,7 +60,7 @@ impl Gaps {
     }
 
     pub(in crate::journal) fn note(&mut self, gap: Gap) {
-        self.changed.get_or_insert_with(Instant::now);
+        self.note_change();
         let near = |known: &&mut Gap| {
             known.is_like(&gap)
                 && gap.from <= known.until.saturating_add(NEAR)
@@ -78,6 +78,11 @@ impl Gaps {
 
     pub(in crate::journal) fn iter(&self) -> impl ExactSizeIterator<Item = &Gap> {
         self.gaps.iter()
+    }
+
+    /// All of it is to be saved again.
+    pub(in crate::journal) fn note_change(&mut self) {
+        self.changed.get_or_insert_with(Instant::now);
     }
 
     /// Whether there is something to save.

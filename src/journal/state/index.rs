@@ -310,6 +310,52 @@ impl DiskIndex {
         self.error = Some(why.to_owned());
     }
 
+    /// The folder, or the last segment's file, is not where it was: nothing is written until that is settled.
+    pub(in crate::journal) fn note_misplaced(&mut self, what: String) {
+        self.writing_is = Condition::Failing;
+        self.error = Some(what);
+    }
+
+    /// Everything is where it was again.
+    pub(in crate::journal) fn note_in_place(&mut self) {
+        self.writing_is = Condition::Ok;
+    }
+
+    /// Nothing that was written is there any more; what memory holds from `next_write` on is to be written again.
+    pub(super) fn lose(&mut self, next_write: u64) {
+        self.least_number = self.next_number();
+        self.segments.clear();
+        self.active = None;
+        self.to_sync.clear();
+        (self.bytes, self.unsynced_bytes, self.unsynced_since) = (0, 0, None);
+        (self.next_write, self.synced, self.repeats_below) = (next_write, next_write, 0);
+        self.writing = 0..0;
+        self.must_roll = true;
+        self.epoch += 1;
+        self.saved_need = 0;
+    }
+
+    /// The last segment is not there any more.
+    pub(super) fn lose_last_segment(&mut self) {
+        self.least_number = self.next_number();
+        let Some(gone) = self.segments.pop_back() else { return };
+        self.bytes -= gone.bytes;
+        (self.active, self.must_roll, self.writing) = (None, true, 0..0);
+        self.next_write = gone.first_sequence;
+        self.synced = self.synced.min(gone.first_sequence);
+        self.unsynced_bytes = 0;
+        self.epoch += 1;
+    }
+
+    /// There is a new folder, with nothing in it.
+    pub(super) fn begin_anew(&mut self) {
+        (self.sync_fails, self.saving_fails, self.quota_reached, self.has_evicted) = (false, false, false, false);
+        self.folder_changed = true;
+        // Until what memory holds is written, as far as anything is.
+        self.writing_is = Condition::Ok;
+        self.note_unsynced();
+    }
+
     pub(in crate::journal) fn note_write_error(&mut self, error: &io::Error) {
         if self.writing_is != Condition::Failing {
             tracing::error!(%error, "the journal cannot write: lines are kept in memory; trying again each second");

@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn the_names_of_reasons_and_classes_stay() {
         assert_eq!(DropReason::ALL.map(DropReason::name), ["ring_full", "memory_full", "quota", "age", "corrupt"]);
-        let classes = ["unparsable", "field_type", "retention", "series_limit", "too_large", "other"];
+        let classes = ["unparsable", "field_type", "retention", "series_limit", "too_large", "poison", "other"];
         assert_eq!(Rejection::ALL.map(Rejection::name), classes);
     }
 
@@ -169,11 +169,11 @@ mod tests {
         let mut ledger = Ledger::default();
         let sums =
             |ledger: &Ledger| (ledger.delivered, ledger.rejected[Rejection::Other as usize], ledger.delivered_bytes);
-        ledger.settle(10, 500, Rejection::Other, 0);
+        ledger.settle(10, 500, &[]);
         assert_eq!(sums(&ledger), (10, 0, 500));
-        ledger.settle(10, 70, Rejection::Other, 9);
+        ledger.settle(10, 70, &[(Rejection::Other, 4), (Rejection::Other, 5)]);
         assert_eq!(sums(&ledger), (11, 9, 570));
-        ledger.settle(10, 3, Rejection::Other, 10);
+        ledger.settle(10, 3, &[(Rejection::Other, 11)]);
         assert_eq!(sums(&ledger), (11, 19, 570));
     }
 

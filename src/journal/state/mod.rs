@@ -9,6 +9,7 @@
 //! | [`cursor`], [`lane`] | one backend's place in one destination |
 //! | [`memory`] | the bound of the memory, and who leaves it |
 //! | [`index`], [`writing`], [`removal`] | what is on the disk, what is written next, which segments go |
+//! | [`renewal`] | what remains when the disk has lost everything |
 //! | [`ledger`], [`gaps`], [`figures`] | what became of every line, and what is to be seen of it |
 
 pub(in crate::journal) mod backlog;
@@ -24,6 +25,7 @@ mod memory;
 pub(in crate::journal) mod options;
 pub(in crate::journal) mod record;
 mod removal;
+mod renewal;
 pub(in crate::journal) mod saved;
 pub(in crate::journal) mod writing;
 

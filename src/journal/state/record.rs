@@ -1,7 +1,7 @@
 //! A sealed batch with its place in the log.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use crate::batch::Batch;
 use crate::journal::segment::Position;
@@ -17,9 +17,26 @@ pub struct Record {
     pub sequence: u64,
     /// The lines.
     pub batch: Batch,
-    /// Where it is on the disk, once it was written.
-    pub(in crate::journal) at: OnceLock<Position>,
+    at: Written,
     memory: Arc<AtomicU64>,
+}
+
+/// Where a record is on the disk, once it was written. It changes under the journal's lock only.
+#[derive(Debug)]
+struct Written {
+    /// [`NOWHERE`] while it is only in memory.
+    lines: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// No position has so many lines.
+const NOWHERE: u64 = u64::MAX;
+
+impl Written {
+    fn new(at: Option<Position>) -> Self {
+        let Position { lines, bytes } = at.unwrap_or(Position { lines: NOWHERE, bytes: 0 });
+        Self { lines: AtomicU64::new(lines), bytes: AtomicU64::new(bytes) }
+    }
 }
 
 impl Record {
@@ -30,8 +47,7 @@ impl Record {
         memory: &Arc<AtomicU64>,
     ) -> Arc<Self> {
         memory.fetch_add(cost(&batch), Ordering::Relaxed);
-        let at = at.map_or_else(OnceLock::new, OnceLock::from);
-        Arc::new(Self { sequence, batch, at, memory: Arc::clone(memory) })
+        Arc::new(Self { sequence, batch, at: Written::new(at), memory: Arc::clone(memory) })
     }
 
     /// Bytes of the lines.
@@ -41,7 +57,23 @@ impl Record {
 
     /// Where it is on the disk; none while it is only in memory.
     pub(in crate::journal) fn written(&self) -> Option<Position> {
-        self.at.get().copied()
+        let lines = self.at.lines.load(Ordering::Relaxed);
+        (lines != NOWHERE).then(|| Position { lines, bytes: self.at.bytes.load(Ordering::Relaxed) })
+    }
+
+    /// It was written there; false where it had been written before.
+    pub(in crate::journal) fn note_written(&self, at: Position) -> bool {
+        if self.written().is_some() {
+            return false;
+        }
+        self.at.bytes.store(at.bytes, Ordering::Relaxed);
+        self.at.lines.store(at.lines, Ordering::Relaxed);
+        true
+    }
+
+    /// The disk lost it: it is only in memory again.
+    pub(in crate::journal) fn leave_disk(&self) {
+        self.at.lines.store(NOWHERE, Ordering::Relaxed);
     }
 
     /// Whether it can be read from the disk, which has nothing below the sequence `kept_from`.

@@ -103,7 +103,7 @@ impl State {
     pub(in crate::journal) fn note_written(&mut self, jobs: &[Job], bytes: u64, epoch: u64) {
         for Job { log, record, at } in jobs {
             let end = record.end(*at);
-            if record.at.set(*at).is_ok() {
+            if record.note_written(*at) {
                 self.logs[*log].written = end;
                 for backend in &mut self.backends {
                     backend.cursors[*log].note_written(record, end);
@@ -200,7 +200,7 @@ impl State {
         (cursors, self.needed_from(true).min(next_write))
     }
 
-    /// Files with unsynced bytes, and below which sequence each makes everything safe; oldest first.
+    /// Files with unsynced bytes, and below which sequence each makes everything safe, oldest first.
     pub(in crate::journal) fn take_unsynced(&mut self) -> Vec<(Arc<dyn StoredFile>, u64)> {
         let disk = self.disk();
         let mut files = std::mem::take(&mut disk.to_sync);
@@ -212,9 +212,12 @@ impl State {
         files
     }
 
-    pub(in crate::journal) fn note_synced(&mut self, below: u64, took: Duration) {
+    /// A file of this epoch was synced. What was on the disk in an earlier one may be gone.
+    pub(in crate::journal) fn note_synced(&mut self, below: u64, took: Duration, epoch: u64) {
         let disk = self.disk();
-        disk.synced = disk.synced.max(below);
+        if disk.epoch == epoch {
+            disk.synced = disk.synced.max(below);
+        }
         disk.syncs += 1;
         disk.sync_latency.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         disk.sync_fails = false;

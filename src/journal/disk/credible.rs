@@ -1,0 +1,130 @@
+//! Bounds what saved cursors say by what the log holds. A checksum says that a slot is whole, not that it is true: whoever
+//! writes to the folder can craft one.
+//!
+//! Cursors may know of lines behind the log's end, which a power cut took: they are owed, and counted as `corrupt`. More than
+//! a power cut can take is not believed. What lies before the log's end is there to be read, or was.
+
+use std::collections::HashMap;
+
+use super::writer::MOST_UNSYNCED;
+use crate::batch::Destination;
+use crate::journal::segment::Position;
+use crate::journal::state::options::SEGMENT_BYTES;
+use crate::journal::state::saved::Cursors;
+
+/// Bytes of lines behind the log's end that are believed, of each destination.
+const MOST_LOST_BYTES: u64 = 4 << 30;
+
+// What a power cut can take is what was not synced, before its compression.
+const _: () = assert!(MOST_LOST_BYTES >= 4 * MOST_UNSYNCED as u64 * SEGMENT_BYTES);
+
+/// What cursors say of a destination.
+struct Claim {
+    /// The first position that somebody still needs.
+    low: Position,
+    /// What was written.
+    high: Position,
+}
+
+/// Cuts positions off at the last credible one, and lanes where they overlap, so that nothing is pending twice. `ends` is what
+/// the log holds of each destination. Returns the lines that are not believed.
+pub(super) fn bound(saved: &mut Cursors, ends: &[(Destination, Position)]) -> u64 {
+    let limits: HashMap<Destination, (Position, u64)> = claims(saved)
+        .into_iter()
+        .map(|(destination, claim)| {
+            let held = ends.iter().find(|(known, _)| known == destination).map(|(_, at)| *at).unwrap_or_default();
+            let sure = held.max(claim.low);
+            let beyond = claim.high.since(sure);
+            // A line has a byte at least.
+            let is_credible = beyond.lines <= beyond.bytes && beyond.bytes <= MOST_LOST_BYTES;
+            let limit = if is_credible { (claim.high, 0) } else { (sure, beyond.lines) };
+            (destination.clone(), limit)
+        })
+        .collect();
+    let cut = |destination: &Destination, at: Position| limits.get(destination).map_or(at, |(limit, _)| at.min(*limit));
+    for (destination, at) in &mut saved.written {
+        *at = cut(destination, *at);
+    }
+    for (destination, lanes) in saved.backends.iter_mut().flat_map(|backend| &mut backend.destinations) {
+        let mut before = Position::default();
+        for lane in lanes {
+            lane.at = cut(destination, lane.at).max(before);
+            if let Some((_, end)) = &mut lane.end {
+                *end = cut(destination, *end).max(lane.at);
+                before = *end;
+            }
+        }
+    }
+    limits.values().map(|(_, lines)| *lines).fold(0, u64::saturating_add)
+}
+
+fn claims(saved: &Cursors) -> HashMap<&Destination, Claim> {
+    let mut claims: HashMap<&Destination, Claim> = HashMap::new();
+    for (destination, lanes) in saved.backends.iter().flat_map(|backend| &backend.destinations) {
+        for lane in lanes {
+            let high = lane.end.map_or(lane.at, |(_, end)| end);
+            let claim = claims.entry(destination).or_insert(Claim { low: lane.at, high });
+            (claim.low, claim.high) = (claim.low.min(lane.at), claim.high.max(high));
+        }
+    }
+    for (destination, written) in &saved.written {
+        let claim = claims.entry(destination).or_insert(Claim { low: *written, high: *written });
+        claim.high = claim.high.max(*written);
+    }
+    claims
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::state::lane::SavedLane;
+    use crate::journal::state::saved::SavedBackend;
+    use crate::protocol::Precision;
+
+    fn destination() -> Destination {
+        Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds }
+    }
+
+    fn at(lines: u64, bytes: u64) -> Position {
+        Position { lines, bytes }
+    }
+
+    /// Cursors with this written, and one backend with a lane for each pair of positions; the last is open.
+    fn cursors(written: Position, lanes: &[(Position, Option<Position>)]) -> Cursors {
+        let lanes = lanes.iter().zip(0..).map(|((at, end), from)| SavedLane {
+            from,
+            at: *at,
+            since: 0,
+            end: end.map(|end| (from + 1, end)),
+        });
+        let destinations = vec![(destination(), lanes.collect())];
+        let backends = vec![SavedBackend { name: "a".into(), destinations, ..SavedBackend::default() }];
+        Cursors { written: vec![(destination(), written)], backends, ..Cursors::default() }
+    }
+
+    /// What is pending once it is bounded by a log that ends at `end`, and what is not believed.
+    fn pending(mut saved: Cursors, end: Position) -> (u64, u64) {
+        let unbelieved = bound(&mut saved, &[(destination(), end)]);
+        let written = saved.written[0].1;
+        let lanes = &saved.backends[0].destinations[0].1;
+        (lanes.iter().map(|lane| lane.pending(written)).sum(), unbelieved)
+    }
+
+    #[test]
+    fn what_the_log_cannot_have_held_is_not_pending() {
+        let (end, far) = (at(100, 9_000), at(1_000_000_000_000, 1 << 50));
+        // What a power cut took is owed, however long the journal has been at it.
+        assert_eq!(pending(cursors(at(150, 13_000), &[(at(40, 4_000), None)]), end), (110, 0));
+        let near = at(far.lines - 7, far.bytes - 700);
+        assert_eq!(pending(cursors(far, &[(near, None)]), at(0, 0)), (7, 0));
+        // Written, or ending, further on than can be.
+        assert_eq!(pending(cursors(far, &[(at(40, 4_000), None)]), end), (60, far.lines - 100));
+        let lanes = [(at(40, 4_000), Some(far)), (far, None)];
+        assert_eq!(pending(cursors(end, &lanes), end), (60, far.lines - 100));
+        // More lines than bytes.
+        assert_eq!(pending(cursors(at(1 << 31, 10_000), &[(at(40, 4_000), None)]), end).0, 60);
+        // The same lines many times.
+        let lanes = [(at(40, 4_000), Some(end)), (at(0, 0), Some(end)), (at(50, 5_000), Some(end)), (end, None)];
+        assert_eq!(pending(cursors(end, &lanes), end), (60, 0));
+    }
+}

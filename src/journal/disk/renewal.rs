@@ -1,0 +1,205 @@
+//! The folder under the writer: whether it is where it was, and what to do where it is not.
+//!
+//! The writer looks each second, by device and inode, for the folder and for the last segment. Files that were removed can
+//! still be written to, and so nothing else would tell.
+//!
+//! | what is found | what follows |
+//! |---|---|
+//! | something is not where it was | nothing is written; it is looked at once more after a second |
+//! | then everything is in its place | writing goes on |
+//! | then only the last segment's file is gone | what memory holds of it is written again |
+//! | then the folder is gone, or all of its segments | what was only there is given up (`corrupt`), and a new folder is begun |
+//!
+//! A new folder is begun once the data folder's lock is held there ([`Guard`]). Files of another journal that lie there are set
+//! aside, never overwritten. While no folder can be had, lines are kept in memory.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use crate::batch::Received;
+use crate::journal::segment::format::SegmentName;
+use crate::journal::segment::slots::{self, Slots};
+use crate::journal::segment::storage::Misplaced;
+use crate::journal::shared::{Files, Shared};
+use crate::sys::Throttle;
+
+/// What makes sure that a new folder is nobody else's.
+pub(super) struct Guard(Box<dyn Fn() -> io::Result<()> + Send>);
+
+impl Guard {
+    pub(super) fn new(guard: impl Fn() -> io::Result<()> + Send + 'static) -> Self {
+        Self(Box::new(guard))
+    }
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self::new(|| Ok(()))
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guard")
+    }
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Everything is where it was.
+    Kept,
+    /// The segment that was written on is gone: the next record goes to a new one.
+    Renewed,
+    /// There is nowhere to write to.
+    Nowhere,
+}
+
+/// Where the folder is, as far as is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Kept,
+    /// Something was not in its place when it was looked at last.
+    Doubtful,
+    /// It is gone, and there is no new one yet.
+    Lost,
+}
+
+/// Looks for the folder, and begins a new one.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    shared: Arc<Shared>,
+    guard: Guard,
+    place: Place,
+    told_doubtful: Throttle,
+    told_lost: Throttle,
+}
+
+impl Renewal {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let (guard, place) = (Guard::default(), Place::default());
+        Self { shared, guard, place, told_doubtful: Throttle::default(), told_lost: Throttle::default() }
+    }
+
+    /// With what makes sure that a new folder is nobody else's.
+    pub(super) fn guarded(self, guard: Guard) -> Self {
+        Self { guard, ..self }
+    }
+
+    /// Whether there is a folder to write to, as far as is known.
+    pub(super) fn is_kept(&self) -> bool {
+        self.place == Place::Kept
+    }
+
+    /// Looks for the folder and the last segment.
+    pub(super) fn look(&mut self) -> Found {
+        let misplaced = if self.place == Place::Lost { None } else { self.misplaced() };
+        match (self.place, misplaced) {
+            (Place::Kept, None) => Found::Kept,
+            (Place::Kept, Some(Misplaced::Folder(what) | Misplaced::File(what))) => self.doubt(&what),
+            (Place::Doubtful, None) => {
+                self.place = Place::Kept;
+                self.shared.lock().disk().note_in_place();
+                tracing::info!("the journal's folder is where it was: writing goes on");
+                Found::Kept
+            }
+            (Place::Doubtful, Some(Misplaced::File(what))) if self.has_older_segment() => self.lose_last_segment(&what),
+            (Place::Doubtful, Some(Misplaced::Folder(what) | Misplaced::File(what))) => self.lose_folder(&what),
+            (Place::Lost, _) => self.begin_anew("the journal's folder is gone"),
+        }
+    }
+
+    fn doubt(&mut self, what: &str) -> Found {
+        self.place = Place::Doubtful;
+        self.shared.lock().disk().note_misplaced(format!("{what} while the relay runs"));
+        if let Some(leave) = self.told_doubtful.pass() {
+            tracing::error!(untold = leave.untold, "{what} while the relay runs: lines are kept in memory");
+        }
+        Found::Nowhere
+    }
+
+    fn lose_last_segment(&mut self, what: &str) -> Found {
+        self.place = Place::Kept;
+        {
+            let mut state = self.shared.lock();
+            state.lose_last_segment();
+            state.disk().note_in_place();
+        }
+        tracing::error!("{what} while the relay runs: writing again what memory holds of it");
+        Found::Renewed
+    }
+
+    fn lose_folder(&mut self, what: &str) -> Found {
+        let lines = self.shared.lock().lose_disk(Received::now().wall);
+        tracing::error!(
+            lines,
+            "{what} while the relay runs: lines that were only there are given up (corrupt); what memory holds is written \
+             to a new folder"
+        );
+        self.begin_anew(what)
+    }
+
+    /// What is not in its place; what the system does not tell is taken to be.
+    fn misplaced(&self) -> Option<Misplaced> {
+        let (active, last) = {
+            let mut state = self.shared.lock();
+            (state.disk().active(), state.disk().segments().back().map(|last| last.name.to_string()))
+        };
+        let storage = &self.files().storage;
+        let open = active.as_ref().map(|(file, ..)| &**file);
+        let misplaced = storage.misplaced(last.as_deref().zip(open)).unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot look for the journal's folder");
+            None
+        });
+        // One that is not written on can still be looked for.
+        let last = last.filter(|_| misplaced.is_none() && active.is_none());
+        let is_gone = |name: &String| storage.open(name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        misplaced.or_else(|| last.filter(is_gone).map(|name| Misplaced::File(format!("{name} was removed"))))
+    }
+
+    /// Whether a segment before the last one is still there.
+    fn has_older_segment(&self) -> bool {
+        let older: Vec<SegmentName> = {
+            let mut state = self.shared.lock();
+            state.disk().segments().iter().rev().skip(1).map(|segment| segment.name).collect()
+        };
+        older.iter().any(|name| self.files().storage.open(&name.to_string()).is_ok())
+    }
+
+    fn begin_anew(&mut self, what: &str) -> Found {
+        let Err(error) = self.renew() else {
+            self.place = Place::Kept;
+            self.shared.lock().begin_anew();
+            tracing::warn!("the journal begins anew in its folder");
+            return Found::Renewed;
+        };
+        self.place = Place::Lost;
+        self.shared.lock().disk().note_misplaced(format!("{what}, and there is no new folder: {error}"));
+        if let Some(leave) = self.told_lost.pass() {
+            tracing::error!(%error, untold = leave.untold, "the journal has no folder: lines are kept in memory");
+        }
+        Found::Nowhere
+    }
+
+    /// A folder with slots, and nothing else of a journal.
+    fn renew(&self) -> io::Result<()> {
+        (self.guard.0)()?;
+        let Files { storage, journal, cursors, gaps } = self.files();
+        storage.renew()?;
+        for name in storage.list()?.iter().filter(|name| SegmentName::parse(name).is_some() || slots::is_slot(name)) {
+            storage.set_aside(name)?;
+            tracing::warn!(file = name, "set aside a file of another journal");
+        }
+        for (kind, slots) in [(slots::Kind::Cursors, cursors), (slots::Kind::Gaps, gaps)] {
+            let opened = Slots::open(&**storage, kind, *journal, None)?;
+            *slots.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+        }
+        storage.sync_folder()
+    }
+
+    fn files(&self) -> &Files {
+        self.shared.disk.as_ref().expect("BUG: only a journal with a disk has a folder")
+    }
+}

@@ -1,0 +1,80 @@
+//! What follows when the disk has lost everything: its folder was removed, or is another one now.
+//!
+//! What memory holds is as if it had never been written, and is written again. What was only on the disk is given up
+//! (`corrupt`), each line once, so that the ledgers balance. Positions and numbers of segments go on: nothing that the old
+//! folder holds can be taken for what the new one does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::State;
+use super::gaps::Gap;
+use super::lane::{End, cut_saved};
+use super::ledger::DropReason;
+use super::record::Record;
+use crate::journal::segment::Position;
+
+impl State {
+    /// Gives up what was only on the disk, for whoever had still to read it, as of `now` by the wall clock. Nothing is written
+    /// until [`Self::begin_anew`]. Returns the lines, of all backends together.
+    pub(in crate::journal) fn lose_disk(&mut self, now: u64) -> u64 {
+        let before: u64 = self.dropped_lines().iter().sum();
+        let oldest = self.disk().segments.front().map_or(now, |first| first.created);
+        for place in 0..self.logs.len() {
+            self.lose_log(place, oldest, now);
+        }
+        let in_memory = self.logs.iter().filter_map(|log| log.records.front());
+        let next_write = in_memory.map(|record| record.sequence).min().unwrap_or(self.next_sequence);
+        self.gaps.note_change();
+        self.disk().lose(next_write);
+        self.dropped_lines().iter().sum::<u64>() - before
+    }
+
+    fn lose_log(&mut self, place: usize, oldest: u64, now: u64) {
+        let Self { logs, backends, orphans, gaps, next_sequence, .. } = self;
+        let log = &mut logs[place];
+        for backend in backends.iter_mut() {
+            let (lost, since) = backend.cursors[place].leave_disk(log.tail(*next_sequence));
+            if lost != Position::default() {
+                let from = if since == 0 { oldest } else { since };
+                backend.give_up(gaps, DropReason::Corrupt, lost, (&log.destination, from, now.max(from)));
+            }
+        }
+        let end = End { sequence: *next_sequence, at: log.written };
+        for orphan in orphans {
+            let lanes = orphan.destinations.iter_mut().find(|(known, _)| *known == *log.destination);
+            let lines = lanes.map_or(0, |(_, lanes)| cut_saved(lanes, end, log.written));
+            if lines > 0 {
+                let (backend, destination) = (orphan.name.clone(), (*log.destination).clone());
+                gaps.note(Gap { backend, destination, from: oldest, until: now, lines, reason: DropReason::Corrupt });
+            }
+        }
+        // What is on its way, or was given back, is written again with the rest, where no other cursor has still to pass it.
+        let passed = backends.iter().map(|backend| backend.cursors[place].next_in_memory()).min().unwrap_or(0);
+        let mut records: BTreeMap<u64, Arc<Record>> =
+            std::mem::take(&mut log.records).into_iter().map(|record| (record.sequence, record)).collect();
+        for record in backends.iter().flat_map(|backend| backend.cursors[place].held()) {
+            record.leave_disk();
+            if record.sequence < passed {
+                records.entry(record.sequence).or_insert_with(|| Arc::clone(record));
+            }
+        }
+        for backend in backends.iter_mut() {
+            backend.cursors[place].adopt(&records);
+        }
+        log.records = records.into_values().inspect(|record| record.leave_disk()).collect();
+    }
+
+    /// The last segment's file is gone, and others are there. What it held and memory still has is written again, where it was;
+    /// the rest is damage.
+    pub(in crate::journal) fn lose_last_segment(&mut self) {
+        self.disk().lose_last_segment();
+        self.note_progress();
+    }
+
+    /// The disk has a new folder, with nothing in it.
+    pub(in crate::journal) fn begin_anew(&mut self) {
+        self.disk().begin_anew();
+        self.note_progress();
+    }
+}
