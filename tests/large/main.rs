@@ -9,6 +9,7 @@ mod influxdb;
 mod listeners;
 mod mirror;
 mod overload;
+mod refusals;
 mod restore;
 mod senders;
 mod stored;
