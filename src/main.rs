@@ -15,9 +15,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use twinflux::control::cli::{Cli, Command, JournalCommand, OneBackend, Restore, Run};
+use twinflux::control::cli::{Cli, Command, DeadLettersCommand, JournalCommand, OneBackend, Restore, Run};
 use twinflux::control::config::Format;
+use twinflux::control::dead_letters::{self, ChangeError};
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
+use twinflux::control::socket::Action;
 use twinflux::control::{Config, Status, notify};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Check { config } => check(&config),
         Command::Status { admin } => status(admin),
         Command::Journal(command) => journal(command),
+        Command::DeadLetters(command) => dead_letters(&command),
         Command::Restore(command) => restore(&command),
         Command::Demo => demo(),
     };
@@ -302,6 +305,28 @@ fn demo() -> Ended {
         Ok(false) => Err((FAILED, "a store does not hold every line".to_owned())),
         Err(error) => Err((FAILED, error)),
     }
+}
+
+fn dead_letters(command: &DeadLettersCommand) -> Ended {
+    let (DeadLettersCommand::List(letters)
+    | DeadLettersCommand::Show(letters)
+    | DeadLettersCommand::Resend(letters)
+    | DeadLettersCommand::Discard(letters)) = command;
+    let data_dir = data_dir_of(letters.config.as_deref(), letters.data_dir.clone());
+    let data_dir = data_dir.map_err(|error| (BAD_CONFIGURATION, error))?;
+    let change = |action| {
+        dead_letters::change(&data_dir, letters, action).map_err(|error| match error {
+            ChangeError::Unreachable(error) => (UNREACHABLE, error),
+            ChangeError::Failed(error) => (FAILED, error),
+        })
+    };
+    let text = match command {
+        DeadLettersCommand::List(_) => dead_letters::list(&data_dir, letters).map_err(|error| (FAILED, error)),
+        DeadLettersCommand::Show(_) => dead_letters::show(&data_dir, letters).map_err(|error| (FAILED, error)),
+        DeadLettersCommand::Resend(_) => change(Action::Resend),
+        DeadLettersCommand::Discard(_) => change(Action::Discard),
+    };
+    print(&text?)
 }
 
 fn journal(command: JournalCommand) -> Ended {

@@ -31,7 +31,9 @@ use crate::batch::{Builder, Limits, Pool};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
 use crate::control::data_dir::{DataDir, LockError};
+use crate::control::socket::Control;
 use crate::control::status::{BackendView, Status, View};
+use crate::deliver::dead_letters::DeadLetters;
 use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Report, Storage};
 use crate::journal::ring::{Consumer, Producer};
@@ -168,8 +170,12 @@ impl Relay {
         let (admin, address) = admin_runtime.block_on(bind_admin(config.admin.listen))?;
         let journal = open_journal(config, open)?;
         let (ring, consumer) = ring(RING_BATCHES);
-        let view = view(config, listeners, &journal, &ring);
+        let letters = open_dead_letters(config)?;
+        let view = view(config, listeners, &journal, &ring, &letters);
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
+        let failed = |error| StartError::DataDir(config.data_dir.display().to_string(), error);
+        let control = admin_runtime.block_on(async { Control::bind(&config.data_dir) }).map_err(failed)?;
+        drop(admin_runtime.spawn(control.serve(view.clone(), Arc::clone(&letters))));
 
         let (closing, _) = watch::channel(false);
         hold_moved(&journal, &view);
@@ -177,7 +183,8 @@ impl Relay {
         let flushers = backends.into_iter().zip(view.backends.iter()).enumerate();
         // What is owed to a server at another address is nobody else's.
         let flushers = flushers.filter(|(place, _)| moved[*place].is_none()).map(|(place, (backend, shown))| {
-            backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), closing.subscribe())
+            let (reader, health) = (journal.reader(place), Arc::clone(&shown.health));
+            backend.start(runtime.handle(), reader, health, Arc::clone(&letters), closing.subscribe())
         });
         let flushers = flushers.collect();
         let journal_stop = Arc::new(AtomicBool::new(false));
@@ -368,11 +375,24 @@ fn hold_moved(journal: &Journal, view: &View) {
     }
 }
 
-fn view(config: &Config, listeners: Vec<Listener>, journal: &Journal, ring: &Producer) -> View {
+fn open_dead_letters(config: &Config) -> Result<Arc<DeadLetters>, StartError> {
+    let folder = config.dead_letters_folder();
+    let letters = DeadLetters::open(&folder, config.dead_letters.disk.as_u64());
+    letters.map(Arc::new).map_err(|error| StartError::DataDir(folder.display().to_string(), error))
+}
+
+fn view(
+    config: &Config,
+    listeners: Vec<Listener>,
+    journal: &Journal,
+    ring: &Producer,
+    letters: &Arc<DeadLetters>,
+) -> View {
     let backends = config.backend.iter().map(|backend| BackendView {
         name: backend.name.clone(),
         url: backend.url.to_string(),
         health: Arc::new(Health::default()),
+        letters: Some(Arc::clone(letters)),
     });
     View {
         started: Instant::now(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::dead_letters::Since;
 use super::listen::{parse_admin, parse_data};
 use super::load::Overrides;
 use super::url::BackendUrl;
@@ -75,6 +76,9 @@ pub enum Command {
     },
     /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived
     Demo,
+    /// Look at lines that a backend will never take, send them again, or discard them
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
     /// Look at the journal of a stopped relay, or forget a backend
     #[command(subcommand)]
     Journal(JournalCommand),
@@ -122,6 +126,45 @@ pub struct Restore {
     /// Try a request again for so long, where the server cannot take it now
     #[arg(long, value_name = "TIME", default_value = "1m")]
     pub retry_for: humantime::Duration,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List them, a line for each
+    List(Letters),
+    /// Show them with the backend's answer
+    Show(Letters),
+    /// Have a running relay owe them to their backends again
+    Resend(Letters),
+    /// Have a running relay remove them
+    Discard(Letters),
+}
+
+/// Which dead letters: all that fit everything that is given.
+#[derive(Args, Debug)]
+pub struct Letters {
+    /// Letters by their number
+    #[arg(value_name = "NUMBER")]
+    pub ids: Vec<u64>,
+    /// Letters of this backend
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Letters for this database
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+    /// Letters of this class: unparsable, field_type, retention, series_limit, too_large, poison or other
+    #[arg(long, value_name = "CLASS")]
+    pub class: Option<String>,
+    /// Letters since this time: "2h" for two hours ago, or "2026-11-27T03:00:00Z"
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+    /// The configuration file that names the data folder
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The data folder
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// What to do with a stopped relay's journal.

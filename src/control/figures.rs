@@ -30,8 +30,12 @@ fn listeners() -> Vec<Listener> {
 /// A picture with two listeners and two backends, as JSON, in which no two numbers are the same.
 fn picture() -> Value {
     let names = ["a", "b"].map(str::to_owned);
-    let backend =
-        |name: &String| BackendView { name: name.clone(), url: String::new(), health: Arc::<Health>::default() };
+    let backend = |name: &String| BackendView {
+        name: name.clone(),
+        url: String::new(),
+        health: Arc::<Health>::default(),
+        letters: None,
+    };
     let view = View {
         started: Instant::now(),
         listeners: Arc::new(listeners()),
@@ -87,7 +91,7 @@ fn difference(picture: &Value, place: usize) -> f64 {
     let of = |field: &str| number(picture, &format!("/backends/{place}/{field}"));
     let all = |field: &str| sum(picture, &format!("/backends/{place}/{field}"));
     let gone = of("delivered_lines") + all("rejected_lines") + all("dropped_lines") + of("pending_lines");
-    number(picture, "/accepted_lines") + of("recovered_lines") - gone
+    number(picture, "/accepted_lines") + of("recovered_lines") + of("resent_lines") - gone
 }
 
 /// Each metric of a listener, and the field that it shows.
@@ -115,10 +119,16 @@ const RECEIVE: &[(&str, &str)] = &[
 /// Each metric of a backend.
 const BACKEND: &[(&str, &str)] = &[
     ("recovered_lines_total", "recovered_lines"),
+    ("resent_lines_total", "resent_lines"),
     ("delivered_lines_total", "delivered_lines"),
     ("delivered_bytes_total", "delivered_bytes"),
     ("requests_total", "requests"),
     ("retries_total", "retries"),
+    ("dead_letters_resent_lines_total", "dead_letters/resent"),
+    ("dead_letters_discarded_lines_total", "dead_letters/discarded"),
+    ("dead_letters_evicted_lines_total", "dead_letters/evicted"),
+    ("dead_letters_lines", "dead_letters/kept"),
+    ("dead_letters_bytes", "dead_letters/bytes"),
     ("pending_lines", "pending_lines"),
     ("pending_bytes", "pending_bytes"),
     ("pending_on_disk_lines", "pending_on_disk_lines"),
@@ -383,7 +393,7 @@ fn every_figure_of_a_ledger_is_shown_under_its_own_name() {
     for (lines, microseconds) in [(90, 11_000), (9, 22_000), (1, 33_000)] {
         ledger.latency.record_n(microseconds, lines).expect("in range");
     }
-    let view = BackendView { name: "a".to_owned(), url: "u".to_owned(), health: Arc::default() };
+    let view = BackendView { name: "a".to_owned(), url: "u".to_owned(), health: Arc::default(), letters: None };
     let shown = Backend::new(&view, &ledger, 8.5, 7000, 300);
     // A histogram keeps two digits.
     let about = |value: f64, expected: f64| (value - expected).abs() < expected / 50.0;

@@ -190,7 +190,11 @@ impl Config {
             (min_free.is_some_and(|free| free.as_u64() > MOST_DISK), "min_free", "must be at most 1PiB"),
         ];
         let first = wrong.into_iter().find(|(is_wrong, ..)| *is_wrong);
-        first.map_or(Ok(()), |(_, key, what)| Err(source.at("journal", 0, key, what)))
+        first.map_or(Ok(()), |(_, key, what)| Err(source.at("journal", 0, key, what)))?;
+        if !(64 << 10..=1 << 40).contains(&self.dead_letters.disk.as_u64()) {
+            return Err(source.at("dead_letters", 0, "disk", "must be between 64KiB and 1TiB"));
+        }
+        Ok(())
     }
 
     /// How the journal is kept on the disk; none where it is not.
@@ -206,6 +210,11 @@ impl Config {
             sync_interval: *sync_interval,
             retry_after: DISK_RETRY,
         })
+    }
+
+    /// The folder of the dead letters' files.
+    pub fn dead_letters_folder(&self) -> PathBuf {
+        self.data_dir.join("dead-letters")
     }
 
     /// The folder of the journal's files.

@@ -136,10 +136,16 @@ impl Metrics {
         };
         for (name, help, values) in [
             one("recovered_lines", "Lines found in the journal at start", |backend| backend.recovered_lines),
+            one("resent_lines", "Refused lines that are owed once more", |backend| backend.resent_lines),
             one("delivered_lines", "Lines acknowledged", |backend| backend.delivered_lines),
             one("delivered_bytes", "Bytes of the lines acknowledged", |backend| backend.delivered_bytes),
             one("requests", "Requests made", |backend| backend.requests),
             one("retries", "Requests made again", |backend| backend.retries),
+            one("dead_letters_resent_lines", "Refused lines that were sent again", |one| one.dead_letters.resent),
+            one("dead_letters_discarded_lines", "Refused lines that were discarded", |one| one.dead_letters.discarded),
+            one("dead_letters_evicted_lines", "Refused lines given up for want of room", |one| {
+                one.dead_letters.evicted
+            }),
         ] {
             counter(out, name, help, values)?;
         }
@@ -150,6 +156,8 @@ impl Metrics {
         for (name, help, values) in [
             one("pending_lines", "Lines not yet acknowledged", |backend| backend.pending_lines),
             one("pending_bytes", "Bytes of those in the journal", |backend| backend.pending_bytes),
+            one("dead_letters_lines", "Refused lines that are kept", |one| one.dead_letters.kept),
+            one("dead_letters_bytes", "Bytes of those", |one| one.dead_letters.bytes),
             one("pending_on_disk_lines", "Those of the pending lines that are on the disk", |backend| {
                 backend.pending_on_disk_lines
             }),

@@ -9,6 +9,7 @@ mod balance;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+pub mod dead_letters;
 mod exposure;
 mod fetch;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod metrics;
 pub mod notify;
 mod restore;
 mod size;
+pub mod socket;
 pub mod sources;
 pub mod status;
 mod table;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sources::SourcesStatus;
 use super::table::sum;
-use crate::deliver::Health;
+use crate::deliver::{Health, dead_letters};
 use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::ring::Producer;
 use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
@@ -43,6 +43,8 @@ pub struct BackendView {
     pub url: String,
     /// Its state.
     pub health: Arc<Health>,
+    /// The lines that it will never take; none where nothing keeps them.
+    pub letters: Option<Arc<dead_letters::DeadLetters>>,
 }
 
 /// All figures since the start, as `/api/status` gives them.
@@ -117,7 +119,7 @@ pub struct Receive {
 }
 
 /// A backend's side of the ledger: at every moment
-/// `accepted + recovered = delivered + rejected + dropped + pending`.
+/// `accepted + recovered + resent = delivered + rejected + dropped + pending`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Backend {
     /// Its name.
@@ -128,6 +130,9 @@ pub struct Backend {
     pub state: String,
     /// Lines found in the journal at start.
     pub recovered_lines: u64,
+    /// Dead letters that were sent again.
+    #[serde(default)]
+    pub resent_lines: u64,
     /// Lines it acknowledged.
     pub delivered_lines: u64,
     /// Bytes of those.
@@ -153,6 +158,9 @@ pub struct Backend {
     /// Destinations that wait until an operator acts.
     #[serde(default)]
     pub held: Vec<Held>,
+    /// Lines that it will never take.
+    #[serde(default)]
+    pub dead_letters: DeadLetters,
     /// Receive to acknowledged.
     pub latency_ms: Latency,
 }
@@ -303,6 +311,31 @@ impl Receive {
     }
 }
 
+/// Lines that a backend will never take: `found + rejected = kept + resent + discarded + evicted`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct DeadLetters {
+    /// Kept at start.
+    pub found: u64,
+    /// Kept now.
+    pub kept: u64,
+    /// Sent again.
+    pub resent: u64,
+    /// Discarded by an operator.
+    pub discarded: u64,
+    /// Given up for want of room.
+    pub evicted: u64,
+    /// Bytes of the kept ones.
+    pub bytes: u64,
+}
+
+impl DeadLetters {
+    fn of(view: &BackendView) -> Self {
+        let figures = view.letters.as_ref().map(|letters| letters.figures(&view.name)).unwrap_or_default();
+        let dead_letters::Figures { found, kept, resent, discarded, evicted, bytes } = figures;
+        Self { found, kept, resent, discarded, evicted, bytes }
+    }
+}
+
 /// A destination that waits until an operator acts.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Held {
@@ -341,6 +374,7 @@ impl Backend {
             url: view.url.clone(),
             state: view.health.state().name().to_owned(),
             recovered_lines: ledger.recovered,
+            resent_lines: ledger.resent,
             delivered_lines: ledger.delivered,
             delivered_bytes: ledger.delivered_bytes,
             rejected_lines: rejected.map(|(class, lines)| (class.name().to_owned(), lines)).collect(),
@@ -353,6 +387,7 @@ impl Backend {
             retries,
             last_error: view.health.last_error(),
             held: view.health.held().into_iter().map(Held::from).collect(),
+            dead_letters: DeadLetters::of(view),
             latency_ms: Latency::new(&ledger.latency),
         }
     }
@@ -367,10 +402,11 @@ impl Backend {
         sum(self.dropped_lines.values())
     }
 
-    /// `accepted + recovered` less everything that became of it: 0 at every moment, or lines were lost and not counted.
+    /// `accepted + recovered + resent` less everything that became of it: 0 at every moment, or lines were lost and not counted.
     pub fn difference(&self, accepted: u64) -> i128 {
         let gone = [self.delivered_lines, self.rejected(), self.dropped(), self.pending_lines].map(i128::from);
-        i128::from(accepted) + i128::from(self.recovered_lines) - gone.iter().sum::<i128>()
+        i128::from(accepted) + i128::from(self.recovered_lines) + i128::from(self.resent_lines)
+            - gone.iter().sum::<i128>()
     }
 }
 

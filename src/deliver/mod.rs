@@ -10,6 +10,7 @@
 mod addresses;
 mod archive;
 mod client;
+pub mod dead_letters;
 mod division;
 mod flusher;
 pub mod header;
@@ -19,6 +20,7 @@ mod opening;
 pub mod outcome;
 mod probe;
 mod relay;
+pub mod resend;
 pub mod restore;
 mod secret;
 mod tls;
@@ -35,6 +37,7 @@ use crate::batch::Destination;
 use crate::journal::{Limits, Reader, Rejection};
 use crate::sys::text::cut;
 use archive::Archive;
+use dead_letters::DeadLetters;
 use flusher::Flusher;
 use influx::Influx;
 use outcome::Fate;
@@ -114,6 +117,7 @@ impl Backend {
         runtime: &Handle,
         reader: Reader,
         health: Arc<Health>,
+        letters: Arc<DeadLetters>,
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let Setup { name, limits, concurrency, .. } = self.setup;
@@ -123,7 +127,7 @@ impl Backend {
         let probe = self.endpoint.probe();
         drop(runtime.spawn(probe.run(name.clone(), Arc::clone(&health), closing.clone())));
         let endpoints = self.endpoint.several(concurrency);
-        let flusher = Flusher::new(name, endpoints, reader, limits, health, closing);
+        let flusher = Flusher::new(name, endpoints, reader, limits, health, letters, closing);
         runtime.spawn(flusher.run())
     }
 }

@@ -151,6 +151,12 @@ impl Journal {
         self.shared.lock().is_pressed(Instant::now())
     }
 
+    /// Owes lines to one backend once more, by the numbers of their dead letters. They wait in memory.
+    pub fn resend(&self, backend: usize, batch: Batch, letters: Vec<u64>) {
+        self.shared.lock().resend(backend, batch, letters);
+        self.shared.wake[backend].notify_one();
+    }
+
     /// The reading end of a backend. One is to be made for each.
     pub fn reader(&self, backend: usize) -> Reader {
         Reader::new(Arc::clone(&self.shared), backend)

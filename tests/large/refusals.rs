@@ -57,7 +57,7 @@ fn types_in_conflict_are_found_in_every_shard() {
         let time = |line: u64| end - (line % shards) * WEEK - line;
         let seeds: Vec<String> = (0..shards).map(|shard| format!("m,host=seed v=0.5 {}", time(shard))).collect();
         let servers = both(&seeds);
-        let is_bad = |line: u64| line % (count / conflicts) == 0 && line / (count / conflicts) < conflicts;
+        let is_bad = |line: u64| line.is_multiple_of(count / conflicts) && line / (count / conflicts) < conflicts;
         let lines: Vec<String> = (0..count)
             .map(|line| format!("m,host=h{line} v={line}{} {}", if is_bad(line) { "i" } else { "" }, time(line)))
             .collect();

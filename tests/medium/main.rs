@@ -20,6 +20,7 @@ mod cuts;
 mod folder;
 mod hostile;
 mod journal;
+mod letters;
 mod log;
 mod multicast;
 mod process;

@@ -408,7 +408,7 @@ fn every_size_refuses_a_letter_alone_and_is_shown_exactly() {
         keys.push(key);
     }
     keys.sort_unstable();
-    assert_eq!(keys, ["disk", "disk", "max_batch_bytes", "max_line", "memory", "min_free", "receive_buffer"]);
+    assert_eq!(keys, ["disk", "disk", "disk", "max_batch_bytes", "max_line", "memory", "min_free", "receive_buffer"]);
 }
 
 #[test]

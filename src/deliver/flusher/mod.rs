@@ -16,6 +16,7 @@
 mod told;
 mod troubles;
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::dead_letters::{DeadLetters, Filter, Why};
 use super::division::{Division, Refused, Step};
 use super::health::{Backoff, Health, State};
 use super::outcome::Fate;
@@ -72,6 +74,7 @@ pub(super) struct Flusher {
     is_drained: bool,
     /// Whether nothing more is tried.
     is_over: bool,
+    letters: Arc<DeadLetters>,
     told: Told,
 }
 
@@ -81,8 +84,17 @@ enum Sent {
     Part(Box<Division>),
 }
 
+/// What has ended.
+enum Ended {
+    Request(Box<Request>),
+    /// What a division refused was kept, as far as it could be.
+    Kept(Box<Division>, io::Result<()>),
+    /// Letters that were sent again are removed, as far as they could be.
+    Removed(io::Result<u64>),
+}
+
 /// A request that has ended.
-struct Ended {
+struct Request {
     endpoint: Endpoint,
     sent: Sent,
     begun: Instant,
@@ -103,9 +115,11 @@ impl Flusher {
         reader: Reader,
         limits: Limits,
         health: Arc<Health>,
+        letters: Arc<DeadLetters>,
         closing: watch::Receiver<bool>,
     ) -> Self {
         Self {
+            letters,
             idle: endpoints,
             reader,
             limits,
@@ -140,7 +154,9 @@ impl Flusher {
             tokio::select! {
                 biased;
                 Some(ended) = self.out.join_next() => match ended {
-                    Ok(ended) => self.conclude(ended, is_closing),
+                    Ok(Ended::Request(request)) => self.conclude(*request, is_closing),
+                    Ok(Ended::Kept(division, kept)) => self.settle_division(*division, kept),
+                    Ok(Ended::Removed(removed)) => drop(removed.map_err(|error| self.told.unkept(&error))),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 _ = self.closing.changed(), if !is_closing => {
@@ -235,20 +251,20 @@ impl Flusher {
         let (destination, begun) = (Arc::clone(&lease.destination), clock::now());
         self.out.spawn(async move {
             let outcome = endpoint.write(&destination, parts).await;
-            Ended { endpoint, sent, begun, outcome }
+            Ended::Request(Box::new(Request { endpoint, sent, begun, outcome }))
         });
     }
 
     /// Does with what was sent what its outcome means.
-    fn conclude(&mut self, ended: Ended, is_closing: bool) {
-        let Ended { endpoint, sent, begun, outcome } = ended;
+    fn conclude(&mut self, request: Request, is_closing: bool) {
+        let Request { endpoint, sent, begun, outcome } = request;
         self.idle.push(endpoint);
         self.is_drained = false;
         match sent {
             Sent::Lease(lease) => match outcome.fate {
                 Fate::Delivered => {
                     let place = lease.place();
-                    self.reader.settle(lease, None);
+                    self.settle(lease, &[]);
                     self.succeed(place);
                 }
                 Fate::Rejected { .. } | Fate::TooLarge => {
@@ -303,8 +319,24 @@ impl Flusher {
         }
     }
 
-    /// Every line of a division is delivered or refused.
+    /// Every line of a division is delivered or refused. What is refused is kept before anything is settled.
     fn finish(&mut self, division: Division) {
+        if division.refused().is_empty() {
+            self.settle_division(division, Ok(()));
+            return;
+        }
+        let (letters, backend) = (Arc::clone(&self.letters), self.told.backend().to_owned());
+        self.out.spawn_blocking(move || {
+            let kept = letters.keep(&backend, &division.lease().destination, division.refused());
+            Ended::Kept(Box::new(division), kept)
+        });
+    }
+
+    fn settle_division(&mut self, division: Division, kept: io::Result<()>) {
+        if let Err(error) = kept {
+            self.told.unkept(&error);
+        }
+        self.is_drained = false;
         if let Some(bytes) = division.learned_bytes().filter(|bytes| *bytes < self.most_bytes) {
             self.most_bytes = bytes;
             self.grows_at = clock::now() + SIZE_HOLDS;
@@ -317,8 +349,19 @@ impl Flusher {
         let lease = division.into_lease();
         let place = lease.place();
         self.reader.unpark(place);
-        self.reader.settle(lease, counts);
+        self.settle(lease, &counts);
         self.succeed(place);
+    }
+
+    /// Acknowledges a lease. Letters that were sent again have served their purpose.
+    fn settle(&mut self, lease: Lease, rejected: &[(Rejection, u64)]) {
+        let letters = lease.letters.clone();
+        self.reader.settle(lease, rejected.iter().copied());
+        if let Some(ids) = letters {
+            let letters = Arc::clone(&self.letters);
+            let filter = Filter { ids: ids.iter().copied().collect(), ..Filter::default() };
+            self.out.spawn_blocking(move || Ended::Removed(letters.remove(&filter, Why::Resent)));
+        }
     }
 
     /// A destination's lines were taken, or refused for good.

@@ -55,8 +55,10 @@ struct Bench {
     journal: Journal,
     script: Script,
     health: Arc<Health>,
+    letters: Arc<DeadLetters>,
     closing: watch::Sender<bool>,
     flusher: Option<Flusher>,
+    _folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -72,10 +74,20 @@ impl Bench {
         let script = Script(Arc::new(Mutex::new((Vec::new(), Box::new(answer)))), clock::now());
         let (closing, is_closing) = watch::channel(false);
         let health = Arc::<Health>::default();
+        let folder = tempfile::tempdir().expect("folder");
+        let letters = Arc::new(DeadLetters::open(folder.path(), 1 << 20).expect("open"));
         let endpoints = (0..concurrency).map(|_| Endpoint::Scripted(script.clone())).collect();
         let reader = journal.reader(0);
-        let flusher = Flusher::new("a".to_owned(), endpoints, reader, limits, Arc::clone(&health), is_closing);
-        Self { journal, script, health, closing, flusher: Some(flusher) }
+        let flusher = Flusher::new(
+            "a".to_owned(),
+            endpoints,
+            reader,
+            limits,
+            Arc::clone(&health),
+            Arc::clone(&letters),
+            is_closing,
+        );
+        Self { journal, script, health, letters, closing, flusher: Some(flusher), _folder: folder }
     }
 
     /// A record of so many lines of about 100 bytes.
@@ -269,6 +281,7 @@ async fn a_line_that_breaks_every_request_is_given_up_within_a_minute_and_the_ot
         let ledger = bench.journal.snapshot().ledgers.remove(0);
         let poison = ledger.rejected[Rejection::Poison as usize];
         assert_eq!((ledger.pending, ledger.delivered, poison), (0, 999, 1), "{fate:?}");
+        assert_eq!(bench.letters.figures("a").kept, 1);
         assert_eq!(bench.health.state(), State::Up);
     }
 }
@@ -403,5 +416,6 @@ async fn an_answer_that_claims_more_than_was_sent_costs_what_was_sent() {
         bench.run(Duration::from_secs(60)).await;
         let ledger = bench.journal.snapshot().ledgers.remove(0);
         assert_eq!((ledger.rejected.iter().sum(), ledger.delivered, ledger.pending), (10_u64, 0, 0));
+        assert_eq!(bench.letters.figures("a").kept, 10);
     }
 }

@@ -17,6 +17,7 @@ pub(super) struct Told {
     failures: [Throttle; State::ALL.len()],
     recovered: Throttle,
     refused: Throttle,
+    unkept: Throttle,
     shrunk: Throttle,
 }
 
@@ -28,7 +29,19 @@ impl Told {
             failures: Default::default(),
             recovered: Throttle::default(),
             refused: Throttle::default(),
+            unkept: Throttle::default(),
             shrunk: Throttle::default(),
+        }
+    }
+
+    pub(super) fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// Refused lines could not be kept.
+    pub(super) fn unkept(&self, error: &std::io::Error) {
+        if let Some(Leave { untold }) = self.unkept.pass() {
+            tracing::error!(backend = self.backend, %error, untold, "cannot keep refused lines as dead letters; they are lost");
         }
     }
 

@@ -11,7 +11,6 @@ use super::ledger::Ledger;
 use super::record::Record;
 use super::{Backend, State};
 use crate::batch::Received;
-use crate::journal::segment::Position;
 
 /// The journal's figures at one moment.
 #[derive(Clone, Debug)]
@@ -143,7 +142,7 @@ impl State {
 
     /// A backend's ledger, with what is pending counted where it is: held, on the disk, or in memory and not written yet.
     fn ledger(&self, backend: &Backend) -> Ledger {
-        let mut pending = Position::default();
+        let mut pending = backend.resent.pending();
         for (log, cursor) in self.logs.iter().zip(&backend.cursors) {
             let on_disk = cursor.unread_on_disk(log.written);
             let unwritten = log.records.iter().rev().take_while(|record| record.written().is_none());

@@ -19,6 +19,8 @@ pub struct Lease {
     pub lines: u64,
     /// Bytes in all of them.
     pub bytes: u64,
+    /// The numbers of the lines' dead letters, where they were sent again.
+    pub letters: Option<Arc<[u64]>>,
     pub(in crate::journal) log: usize,
 }
 
@@ -26,7 +28,7 @@ impl Lease {
     pub(in crate::journal) fn new(log: usize, destination: &Arc<Destination>, records: Vec<Arc<Record>>) -> Self {
         let lines = records.iter().map(|record| record.batch.lines).sum();
         let bytes = records.iter().map(|record| record.bytes()).sum();
-        Self { destination: Arc::clone(destination), records, lines, bytes, log }
+        Self { destination: Arc::clone(destination), records, lines, bytes, letters: None, log }
     }
 
     /// The place of its destination among all of the journal: the same for every lease of that destination.

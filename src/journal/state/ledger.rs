@@ -79,12 +79,14 @@ impl Rejection {
 }
 
 /// One backend's side of the ledger, in lines where nothing else is said. From the journal on,
-/// `appended + recovered = delivered + rejected + dropped + pending` holds whenever it is looked at, or lines were lost:
+/// `appended + recovered + resent = delivered + rejected + dropped + pending` holds whenever it is looked at, or lines were lost:
 /// what is pending is counted where it is, and not worked out from the rest.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     /// Found in the journal at start, not yet acknowledged.
     pub recovered: u64,
+    /// Refused before, and owed once more.
+    pub resent: u64,
     /// Acknowledged by the backend.
     pub delivered: u64,
     /// Bytes of the acknowledged lines.
@@ -109,6 +111,7 @@ impl Default for Ledger {
         let latency = Histogram::new_with_bounds(1, MAX_LATENCY_MICROSECONDS, 2);
         Self {
             recovered: 0,
+            resent: 0,
             delivered: 0,
             delivered_bytes: 0,
             rejected: [0; Rejection::ALL.len()],

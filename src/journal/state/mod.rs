@@ -9,6 +9,7 @@
 //! | [`cursor`], [`lane`] | one backend's place in one destination |
 //! | [`memory`] | the bound of the memory, and who leaves it |
 //! | [`index`], [`writing`], [`removal`] | what is on the disk, what is written next, which segments go |
+//! | [`resent`] | what one backend is owed once more |
 //! | [`renewal`] | what remains when the disk has lost everything |
 //! | [`ledger`], [`gaps`], [`figures`] | what became of every line, and what is to be seen of it |
 
@@ -26,6 +27,7 @@ pub(in crate::journal) mod options;
 pub(in crate::journal) mod record;
 mod removal;
 mod renewal;
+mod resent;
 pub(in crate::journal) mod saved;
 pub(in crate::journal) mod writing;
 
@@ -45,6 +47,7 @@ use lease::{Lease, Ready};
 use ledger::{DropReason, Ledger, Rejection};
 use limits::Limits;
 use record::{Record, cost};
+use resent::Resent;
 use saved::{MovedAt, SavedBackend};
 
 /// A backend as the journal knows it.
@@ -116,6 +119,7 @@ pub(in crate::journal) struct Backend {
     /// One for each of the logs.
     pub(in crate::journal) cursors: Vec<Cursor>,
     pub(in crate::journal) ledger: Ledger,
+    pub(in crate::journal) resent: Resent,
     /// The limits that the backend waits for, and whether it waits.
     waiting: Option<Limits>,
 }
@@ -198,6 +202,9 @@ impl State {
         read_from: Instant,
         now: Instant,
     ) -> Ready {
+        if let Some(lease) = self.lease_resent(backend, parked, now) {
+            return Ready::Lease(lease);
+        }
         // The first sequence, and the log.
         let mut fresh: Option<(u64, usize)> = None;
         let mut backlog: Option<(u64, usize)> = None;
@@ -292,6 +299,10 @@ impl State {
     ) {
         let Backend { cursors, ledger, .. } = &mut self.backends[backend];
         let delivered = ledger.settle(lease.lines, lease.bytes, rejected);
+        if lease.letters.is_some() {
+            self.settle_resent(backend, lease);
+            return;
+        }
         for record in &lease.records {
             cursors[lease.log].settle(record.sequence);
             if delivered > 0 {
@@ -304,6 +315,10 @@ impl State {
     }
 
     pub(in crate::journal) fn give_back(&mut self, backend: usize, lease: &Lease) {
+        if let Some(letters) = &lease.letters {
+            self.give_resent_back(backend, lease, letters);
+            return;
+        }
         for record in &lease.records {
             self.backends[backend].cursors[lease.log].give_back(record);
         }

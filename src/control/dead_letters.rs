@@ -1,0 +1,151 @@
+//! `twinflux dead-letters`: what backends will never take, for people; sending it again, and discarding it.
+//!
+//! `list` and `show` read the folder, whether or not its relay runs. What changes something is asked of the running relay.
+
+use std::fmt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::cli::Letters;
+use super::socket::{Action, Answer, Request, ask};
+use super::table::write_line;
+use crate::deliver::dead_letters::{self, Filter, Letter};
+
+/// How much of a line and of an answer a list shows, in characters.
+const SHOWN: usize = 100;
+/// Letters that a list shows, at most: the newest.
+const MOST_LISTED: usize = 1000;
+
+impl Letters {
+    /// Which letters are meant.
+    fn filter(&self) -> Filter {
+        let Self { ids, backend, database, class, since, .. } = self;
+        let since = since.map(|since| since.0);
+        Filter {
+            ids: ids.iter().copied().collect(),
+            backend: backend.clone(),
+            database: database.clone(),
+            class: class.clone(),
+            since,
+        }
+    }
+}
+
+/// A time: so long ago, or a date.
+#[derive(Clone, Copy, Debug)]
+pub struct Since(SystemTime);
+
+impl std::str::FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
+        let time = ago.or_else(|| humantime::parse_rfc3339_weak(text).ok());
+        time.map(Self)
+            .ok_or_else(|| format!("{text:?} is no time: write \"2h\" for two hours ago, or \"2026-11-27T03:00:00Z\""))
+    }
+}
+
+/// The letters as a list: a line for each, the newest last.
+///
+/// # Errors
+/// The folder cannot be read; as a sentence.
+pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, String> {
+    let found = read(data_dir, &letters.filter())?;
+    let mut text = String::new();
+    if found.is_empty() {
+        write_line(&mut text, format_args!("no dead letters in {}", data_dir.display()));
+        return Ok(text);
+    }
+    let left_out = found.len().saturating_sub(MOST_LISTED);
+    if left_out > 0 {
+        write_line(&mut text, format_args!("{left_out} older ones are left out"));
+    }
+    for letter in &found[left_out..] {
+        let Letter { id, backend, database, class, line, .. } = letter;
+        let (at, line) = (time(letter), shown(line));
+        write_line(&mut text, format_args!("{id} {at} {backend} {database} {class} {line}"));
+    }
+    Ok(text)
+}
+
+/// The letters with everything that is known of them.
+///
+/// # Errors
+/// As [`list`].
+pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, String> {
+    let found = read(data_dir, &letters.filter())?;
+    let mut text = String::new();
+    let left_out = found.len().saturating_sub(MOST_LISTED);
+    if left_out > 0 {
+        write_line(&mut text, format_args!("{left_out} older ones are left out"));
+    }
+    for letter in &found[left_out..] {
+        let Letter { id, backend, database, retention_policy, precision, class, status, answer, line, .. } = letter;
+        write_line(&mut text, format_args!("letter     {id}"));
+        write_line(&mut text, format_args!("refused    {} by {backend}, as {class}", time(letter)));
+        write_line(&mut text, format_args!("database   {database} {retention_policy} ({precision})"));
+        let status = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+        write_line(&mut text, format_args!("answer     {status} {}", answer.trim_end()));
+        write_line(&mut text, format_args!("line       {line}"));
+        write_line(&mut text, format_args!(""));
+    }
+    if found.is_empty() {
+        write_line(&mut text, format_args!("no dead letters in {}", data_dir.display()));
+    }
+    Ok(text)
+}
+
+/// Asks the running relay to do something with the letters; what it did, as a sentence.
+///
+/// # Errors
+/// Nobody answers; or why it was not done.
+pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<String, ChangeError> {
+    let request = Request::DeadLetters { action, filter: letters.filter() };
+    let (lines, is_all) = match ask(data_dir, &request).map_err(ChangeError::Unreachable)? {
+        Answer::Failed { error } => return Err(ChangeError::Failed(error)),
+        Answer::Done { lines, is_all } => (lines, is_all),
+    };
+    let more = if is_all { "" } else { "There are more: run this again when these are delivered.\n" };
+    Ok(match action {
+        Action::Discard => format!("{lines} dead letters are discarded\n{more}"),
+        Action::Resend => {
+            format!(
+                "{lines} lines are owed to their backends again; they stay dead letters until these have them\n{more}"
+            )
+        }
+    })
+}
+
+/// Why letters were not changed.
+#[derive(Debug)]
+pub enum ChangeError {
+    /// No relay answers.
+    Unreachable(String),
+    /// It could not.
+    Failed(String),
+}
+
+fn read(data_dir: &Path, filter: &Filter) -> Result<Vec<Letter>, String> {
+    let mut letters = Vec::new();
+    let folder = data_dir.join("dead-letters");
+    if !data_dir.is_dir() {
+        return Err(format!("there is no folder {}: give the data folder of a relay (--data-dir)", data_dir.display()));
+    }
+    dead_letters::each(&folder, filter, |letter| letters.push(letter))
+        .map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    Ok(letters)
+}
+
+fn time(letter: &Letter) -> impl fmt::Display {
+    humantime::format_rfc3339_seconds(letter.at)
+}
+
+/// A line's beginning.
+fn shown(line: &str) -> String {
+    let mut shown: String = line.chars().take(SHOWN).collect();
+    if shown.len() < line.len() {
+        shown.push('…');
+    }
+    shown
+}

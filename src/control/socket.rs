@@ -1,0 +1,183 @@
+//! The control socket: commands that change a running relay, from its own machine and its own user.
+//!
+//! `control` in `data_dir`, a Unix socket (0600). One request and one answer to a connection, a line of JSON each:
+//! `{"dead_letters":{"action":"resend","filter":{"backend":"a"}}}` is answered with `{"lines":3,"is_all":true}`, or with
+//! `{"error":"…"}`.
+//!
+//! Never does: anything that the admin listener's readers could ask for. Bounds: connections, a request's bytes, the time for it.
+
+use std::fs::Permissions;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+
+use super::status::View;
+use crate::deliver::dead_letters::{DeadLetters, Filter, Why};
+use crate::deliver::resend::resend;
+
+/// The socket's file.
+const NAME: &str = "control";
+/// A request, at most, in bytes: the numbers of some thousand letters.
+const REQUEST_BYTES: u64 = 256 * 1024;
+/// Connections at a time.
+const CONNECTIONS: usize = 8;
+/// How long a request may take to come, and an answer to go.
+const LONGEST: Duration = Duration::from_secs(5);
+/// How long a client waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is asked for.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Something is to be done with dead letters.
+    DeadLetters {
+        /// What.
+        action: Action,
+        /// Which.
+        filter: Filter,
+    },
+}
+
+/// What is to be done with dead letters.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Owe them to their backends once more.
+    Resend,
+    /// Remove them.
+    Discard,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// It was done.
+    Done {
+        /// To so many lines.
+        lines: u64,
+        /// Whether these were all; else the same request goes on.
+        is_all: bool,
+    },
+    /// It was not done.
+    Failed {
+        /// Why.
+        error: String,
+    },
+}
+
+/// The relay's end.
+#[derive(Debug)]
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Binds the socket in a data folder whose lock is held; one that an earlier relay left is in nobody's use.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn bind(data_dir: &Path) -> io::Result<Self> {
+        let path = data_dir.join(NAME);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, path })
+    }
+
+    /// Serves until the runtime ends.
+    pub async fn serve(self, view: View, letters: Arc<DeadLetters>) {
+        let listener = match self.listener.try_clone().and_then(tokio::net::UnixListener::from_std) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "cannot serve the control socket");
+                return;
+            }
+        };
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let (view, letters) = (view.clone(), Arc::clone(&letters));
+            tokio::spawn(async move {
+                // Clients that go away are not logged.
+                drop(attend(stream, view, letters).await);
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLetters>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut request = String::new();
+    let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
+    tokio::time::timeout(LONGEST, reader.read_line(&mut request)).await??;
+    let answered = tokio::task::spawn_blocking(move || match serde_json::from_str(&request) {
+        Ok(request) => answer(request, &view, &letters),
+        Err(error) => Err(format!("the request cannot be read: {error}")),
+    });
+    let answer = answered.await.map_err(io::Error::other)?.unwrap_or_else(|error| Answer::Failed { error });
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    tokio::time::timeout(LONGEST, writer.write_all(&text)).await?
+}
+
+fn answer(request: Request, view: &View, letters: &DeadLetters) -> Result<Answer, String> {
+    let Request::DeadLetters { action, filter } = request;
+    let failed = |error: io::Error| format!("cannot read or write the dead letters: {error}");
+    match action {
+        Action::Discard => {
+            let lines = letters.remove(&filter, Why::Discarded).map_err(failed)?;
+            Ok(Answer::Done { lines, is_all: true })
+        }
+        Action::Resend => {
+            let names: Vec<&str> = view.backends.iter().map(|backend| backend.name.as_str()).collect();
+            let (lines, is_all) = resend(letters, &view.journal, &names, &filter).map_err(failed)?;
+            Ok(Answer::Done { lines, is_all })
+        }
+    }
+}
+
+/// Asks a running relay.
+///
+/// # Errors
+/// Nobody answers there; as a sentence.
+pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
+    let path = data_dir.join(NAME);
+    let failed = |error: &dyn std::fmt::Display| {
+        format!("no relay answers at {} ({error}): is it running, with this data_dir?", path.display())
+    };
+    let mut stream = UnixStream::connect(&path).map_err(|error| failed(&error))?;
+    let mut text = serde_json::to_vec(request).map_err(|error| error.to_string())?;
+    text.push(b'\n');
+    let mut line = String::new();
+    let asked = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.write_all(&text))
+        .and_then(|()| BufReader::new(stream).read_line(&mut line));
+    asked.map_err(|error| failed(&error))?;
+    serde_json::from_str(&line).map_err(|error| failed(&error))
+}

@@ -1,0 +1,53 @@
+//! Sends dead letters again: each is owed to the backend that refused it, once more.
+//!
+//! A letter is kept until that backend has it, or has refused it again: a crash meanwhile costs nothing.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::dead_letters::{DeadLetters, Filter, Letter};
+use crate::batch::{Batch, Destination, Received};
+use crate::journal::Journal;
+use crate::protocol::Precision;
+
+/// Lines in one record.
+const RECORD_LINES: usize = 1000;
+
+/// Owes the letters that fit to their backends (`names`, in the journal's order), as many as may wait in memory. Returns how
+/// many there were, and whether these were all. Letters of backends that are no more stay where they are.
+///
+/// # Errors
+/// The letters cannot be read.
+pub fn resend(letters: &DeadLetters, journal: &Journal, names: &[&str], filter: &Filter) -> io::Result<(u64, bool)> {
+    let (taken, is_all) = letters.take(filter, names)?;
+    let alike = |one: &Letter, other: &Letter| {
+        let place = |letter: &Letter| {
+            let Letter { backend, database, retention_policy, precision, .. } = letter;
+            (backend.clone(), database.clone(), retention_policy.clone(), precision.clone())
+        };
+        place(one) == place(other)
+    };
+    for alike in taken.chunk_by(alike) {
+        for letters in alike.chunks(RECORD_LINES) {
+            let Letter { backend, database, retention_policy, precision, .. } = &letters[0];
+            let place = names.iter().position(|name| name == backend);
+            let (Some(place), Ok(precision)) = (place, precision.parse::<Precision>()) else {
+                continue;
+            };
+            let (database, retention_policy) = (database.clone(), retention_policy.clone());
+            let bytes: Bytes =
+                letters.iter().flat_map(|letter| [letter.line.as_str(), "\n"]).collect::<String>().into();
+            let batch = Batch {
+                destination: Arc::new(Destination { database, retention_policy, precision }),
+                capacity: bytes.len(),
+                bytes,
+                lines: letters.len() as u64,
+                received: Received::now(),
+            };
+            journal.resend(place, batch, letters.iter().map(|letter| letter.id).collect());
+        }
+    }
+    Ok((taken.len() as u64, is_all))
+}

@@ -1,0 +1,76 @@
+//! Lines that one backend is owed once more: dead letters that an operator sent again. They are leased before everything else.
+//!
+//! They are in memory only: their letters are kept on the disk until the backend has them, so that a crash costs nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::State;
+use super::lease::Lease;
+use super::record::Record;
+use crate::batch::Batch;
+use crate::journal::segment::Position;
+
+/// What one backend is owed once more.
+#[derive(Debug, Default)]
+pub(in crate::journal) struct Resent {
+    /// To be leased, oldest first.
+    waiting: VecDeque<Waiting>,
+    /// Waiting or leased.
+    pending: Position,
+}
+
+/// A record with the numbers of its lines' letters.
+#[derive(Debug)]
+struct Waiting {
+    log: usize,
+    record: Arc<Record>,
+    letters: Arc<[u64]>,
+}
+
+impl Resent {
+    pub(in crate::journal) fn pending(&self) -> Position {
+        self.pending
+    }
+}
+
+impl State {
+    /// Owes a batch to one backend once more.
+    pub(in crate::journal) fn resend(&mut self, backend: usize, batch: Batch, letters: Vec<u64>) {
+        let log = self.log_of(&batch.destination);
+        let record = Record::new(self.next_sequence, batch, None, &self.memory);
+        let owed = &mut self.backends[backend];
+        owed.ledger.resent += record.batch.lines;
+        owed.resent.pending = record.end(owed.resent.pending);
+        owed.resent.waiting.push_back(Waiting { log, record, letters: letters.into() });
+    }
+
+    /// Leases the oldest whose destination is not parked.
+    pub(in crate::journal) fn lease_resent(
+        &mut self,
+        backend: usize,
+        parked: &HashMap<usize, Instant>,
+        now: Instant,
+    ) -> Option<Lease> {
+        let waiting = &mut self.backends[backend].resent.waiting;
+        let place = waiting.iter().position(|one| parked.get(&one.log).is_none_or(|until| *until <= now))?;
+        let Waiting { log, record, letters } = waiting.remove(place)?;
+        let lease = Lease::new(log, &self.logs[log].destination, vec![record]);
+        Some(Lease { letters: Some(letters), ..lease })
+    }
+
+    /// Ends the lease of what was owed once more.
+    pub(in crate::journal) fn settle_resent(&mut self, backend: usize, lease: &Lease) {
+        let resent = &mut self.backends[backend].resent;
+        resent.pending = resent.pending.since(Position { lines: lease.lines, bytes: lease.bytes });
+    }
+
+    /// Takes a lease of what was owed once more back.
+    pub(in crate::journal) fn give_resent_back(&mut self, backend: usize, lease: &Lease, letters: &Arc<[u64]>) {
+        let (log, waiting) = (lease.log, &mut self.backends[backend].resent.waiting);
+        for record in &lease.records {
+            waiting.push_front(Waiting { log, record: Arc::clone(record), letters: Arc::clone(letters) });
+        }
+    }
+}
