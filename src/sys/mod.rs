@@ -2,9 +2,11 @@
 //!
 //! Knows nothing of lines, batches or backends.
 
+pub mod clock;
 pub mod dumps;
 pub mod log;
 pub mod text;
 pub mod throttle;
 
+pub use clock::SteadyClock;
 pub use throttle::{Leave, Throttle};

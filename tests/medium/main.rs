@@ -15,6 +15,7 @@ mod admin;
 mod answers;
 mod backends;
 mod captured;
+mod clock;
 mod cuts;
 mod folder;
 mod hostile;
