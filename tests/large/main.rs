@@ -1,5 +1,7 @@
 //! Large tests: real InfluxDB servers (Debian's `influxdb` 1.6.7), kills, the program under load.
 
+#[path = "../support/pipes.rs"]
+mod pipes;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -12,4 +14,5 @@ mod overload;
 mod restore;
 mod senders;
 mod stored;
+mod strain;
 mod syntax;

@@ -2,6 +2,8 @@
 
 #[path = "../support/captures.rs"]
 mod captures;
+#[path = "../support/pipes.rs"]
+mod pipes;
 #[path = "../support/mod.rs"]
 mod support;
 
