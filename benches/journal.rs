@@ -75,6 +75,7 @@ fn open_backlog(criterion: &mut Criterion) {
         full: WhenFull::DropOldest,
         sync_interval: Duration::from_millis(500),
         retry_after: Duration::from_secs(1),
+        clock: Received::now,
     };
     let setups =
         ["a", "b"].map(|name| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 });

@@ -184,7 +184,7 @@ pub async fn run(setup: Setup) -> Result<Report> {
     })
 }
 
-/// One host: sends a line in each interval; returns how many were taken.
+/// One host: sends a line in each interval, and one at least; returns how many were taken.
 async fn visit(
     number: u16,
     target: SocketAddr,
@@ -197,7 +197,7 @@ async fn visit(
     let mut socket = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(target)).await??;
     socket.set_nodelay(true)?;
     let (mut lines, mut answer) = (0, [0; ANSWER_BYTES]);
-    while began < end {
+    loop {
         let line = format!("m,host=h{number} v={lines} 1795400720000000000\nversion\n");
         socket.write_all(line.as_bytes()).await?;
         let count = tokio::time::timeout(PATIENCE, socket.read(&mut answer)).await??;
@@ -208,8 +208,10 @@ async fn visit(
         lines += 1;
         tokio::time::sleep_until((began + interval).into()).await;
         began = Instant::now();
+        if began >= end {
+            return Ok(lines);
+        }
     }
-    Ok(lines)
 }
 
 /// A thread that sends as fast as it can, until it is to stop or its connection ends.

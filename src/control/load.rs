@@ -12,7 +12,7 @@ use super::config::{Backend, Config, Journal, Udp};
 use super::exposure;
 use super::listeners::NO_MULTICAST;
 use super::url::{self, BackendUrl};
-use crate::batch::Builder;
+use crate::batch::{Builder, Received};
 use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target, Tls};
 use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::journal::{BackendSetup, Durability, Limits};
@@ -209,6 +209,7 @@ impl Config {
             full: *full,
             sync_interval: *sync_interval,
             retry_after: DISK_RETRY,
+            clock: Received::now,
         })
     }
 

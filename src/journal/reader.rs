@@ -13,7 +13,7 @@ use super::state::lease::{Lease, Ready};
 use super::state::ledger::Rejection;
 use super::state::limits::Limits;
 use crate::batch::Received;
-use crate::sys::clock;
+use crate::sys::monotonic;
 
 /// One backend's reading end.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ struct Ahead {
 impl Reader {
     /// The reading end of a backend, by its place among all.
     pub(super) fn new(shared: Arc<Shared>, backend: usize) -> Self {
-        Self { shared, backend, parked: HashMap::new(), ahead: None, read_from: clock::now() }
+        Self { shared, backend, parked: HashMap::new(), ahead: None, read_from: monotonic::now() }
     }
 
     /// Waits for a destination that has a full lease or whose first record has lingered, and leases it. None
@@ -85,7 +85,7 @@ impl Reader {
     }
 
     fn look(&mut self, limits: &Limits) -> Ready {
-        let now = clock::now();
+        let now = monotonic::now();
         self.parked.retain(|_, until| *until > now);
         self.shared.lock().lease(self.backend, limits, &self.parked, self.read_from, now)
     }
@@ -93,7 +93,7 @@ impl Reader {
     fn take_read(&mut self, log: usize, read: Read, until: u64) -> Option<Lease> {
         let mut state = self.shared.lock();
         if read.failed {
-            self.read_from = clock::now() + state.retry_after();
+            self.read_from = monotonic::now() + state.retry_after();
         }
         state.lease_read(self.backend, log, read, until)
     }
@@ -108,7 +108,7 @@ impl Reader {
         let (until, read) = (*until, reading.await);
         self.ahead = None;
         let lease = self.take_read(log, read.ok()?, until);
-        if lease.is_some() && self.read_from <= clock::now() {
+        if lease.is_some() && self.read_from <= monotonic::now() {
             let next = self.shared.lock().request(self.backend, log, limits);
             self.ahead = next.map(|request| self.read_ahead(request));
         }
@@ -125,7 +125,7 @@ impl Reader {
     #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
     pub fn settle(&mut self, lease: Lease, rejected: impl IntoIterator<Item = (Rejection, u64)>) {
         let rejected: Vec<_> = rejected.into_iter().collect();
-        self.shared.lock().settle(self.backend, &lease, &rejected, clock::now());
+        self.shared.lock().settle(self.backend, &lease, &rejected, monotonic::now());
         self.shared.work.notify_one();
     }
 

@@ -1,9 +1,159 @@
-//! The clock of everything that waits: the system's monotonic clock, which a test of a paused runtime moves.
+//! The wall clock, as far as ages may be judged by it.
+//!
+//! A clock may be wrong at a start, and be set right a minute later; whoever goes by it at once gives up lines that are minutes
+//! old. A [`SteadyClock`] looks at both clocks each time it is told, and believes the wall clock once both have run evenly for
+//! [`PATIENCE`], and it is not behind the newest time that is known. From then on it goes by the clock that only moves forward.
+//!
+//! | what happens | what is believed |
+//! |---|---|
+//! | the wall clock steps before it was believed | patience begins anew |
+//! | it steps back after that: it was ahead | once it has run evenly again: ages are less than they seemed |
+//! | it steps forward after that | the clock that only moves forward, unless something is known to be newer |
+//!
+//! Never does: reading clocks, logging. Time that a machine was suspended may be missing from ages.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Now, as tokio's timers see it.
-#[inline]
-pub fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+/// How long both clocks run evenly before the wall clock is believed.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+/// Clocks that differ by less run evenly: setting a clock by small steps is no news.
+const STEP: Duration = Duration::from_secs(2);
+
+/// Both clocks at one moment; the wall clock in nanoseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    monotonic: Instant,
+    wall: u64,
+}
+
+impl Moment {
+    /// What the wall clock says at another time, where both run evenly.
+    fn wall_at(self, monotonic: Instant) -> u64 {
+        self.wall.saturating_add(nanoseconds(monotonic.saturating_duration_since(self.monotonic)))
+    }
+}
+
+/// A step of the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It was set forward by this.
+    Forward(Duration),
+    /// It was set back by this.
+    Back(Duration),
+}
+
+/// Judges a wall clock by one that only moves forward.
+#[derive(Debug, Default)]
+pub struct SteadyClock {
+    last: Option<Moment>,
+    steady_since: Option<Instant>,
+    believed: Option<Moment>,
+}
+
+impl SteadyClock {
+    /// Looks at both clocks. `newest` is the latest wall time that anything is known to be from. Returns the step since the last
+    /// look, if there was one.
+    pub fn look(&mut self, monotonic: Instant, wall: u64, newest: u64) -> Option<Step> {
+        let step = self.last.and_then(|last| step(last.wall_at(monotonic), wall));
+        self.last = Some(Moment { monotonic, wall });
+        if step.is_some() {
+            self.steady_since = None;
+        }
+        let since = *self.steady_since.get_or_insert(monotonic);
+        let is_steady = monotonic.saturating_duration_since(since) >= PATIENCE;
+        let is_behind = |wall: u64| wall.saturating_add(nanoseconds(STEP)) < newest;
+        let believed = self.now(monotonic);
+        if is_steady && !is_behind(wall) && believed.is_none_or(|believed| wall < believed || is_behind(believed)) {
+            self.believed = Some(Moment { monotonic, wall });
+        }
+        step
+    }
+
+    /// The wall time by which ages may be judged; none while the clock is not believed.
+    pub fn now(&self, monotonic: Instant) -> Option<u64> {
+        self.believed.map(|believed| believed.wall_at(monotonic))
+    }
+}
+
+fn step(expected: u64, wall: u64) -> Option<Step> {
+    let by = Duration::from_nanos(expected.abs_diff(wall));
+    (by > STEP).then_some(if wall > expected { Step::Forward(by) } else { Step::Back(by) })
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60;
+    const DAY: u64 = 24 * 3600;
+    /// What the wall clock says at first, in seconds.
+    const BEGIN: u64 = 1000 * DAY;
+
+    /// Looks at these seconds since the start, with the wall clock ahead by so much; what is believed in the end, as seconds by
+    /// which that is ahead.
+    fn believed(looks: &[(u64, i64)], newest: u64) -> Option<i64> {
+        let (start, mut clock) = (Instant::now(), SteadyClock::default());
+        let mut end = 0;
+        for (seconds, ahead) in looks {
+            end = *seconds;
+            let wall = (BEGIN + seconds).checked_add_signed(*ahead).expect("in range");
+            clock.look(start + Duration::from_secs(*seconds), wall * 1_000_000_000, newest * 1_000_000_000);
+        }
+        let now = clock.now(start + Duration::from_secs(end))? / 1_000_000_000;
+        Some(i64::try_from(now).expect("small") - i64::try_from(BEGIN + end).expect("small"))
+    }
+
+    #[test]
+    fn a_clock_is_believed_once_it_has_run_evenly_for_minutes() {
+        let day = i64::try_from(DAY).expect("small");
+        let newest = BEGIN - MINUTE;
+        for (looks, expected) in [
+            (&[][..], None),
+            (&[(0, 0)], None),
+            (&[(0, 0), (299, 0)], None),
+            (&[(0, 0), (150, 0), (300, 0)], Some(0)),
+            // Wrong for as long as that.
+            (&[(0, day), (300, day)], Some(day)),
+            // It was ahead, and is set right.
+            (&[(0, day), (60, 0), (310, 0)], None),
+            (&[(0, day), (60, 0), (360, 0)], Some(0)),
+            (&[(0, day), (300, day), (301, 0)], Some(day)),
+            (&[(0, day), (300, day), (301, 0), (601, 0)], Some(0)),
+            // It was right, and is set ahead.
+            (&[(0, 0), (300, 0), (301, day), (601, day), (9000, day)], Some(0)),
+            // It is behind what is known, and is set right.
+            (&[(0, -day), (300, -day), (9000, -day)], None),
+            (&[(0, -day), (300, -day), (301, 0), (600, 0)], None),
+            (&[(0, -day), (300, -day), (301, 0), (601, 0)], Some(0)),
+            // Small differences are no steps.
+            (&[(0, 0), (100, 1), (200, -1), (300, 0)], Some(0)),
+        ] {
+            assert_eq!(believed(looks, newest), expected, "{looks:?}");
+        }
+        // Where something newer comes to be known, the clock was set forward for a reason.
+        let mut clock = SteadyClock::default();
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        for seconds in [0, 300] {
+            clock.look(at(seconds), (BEGIN + seconds) * 1_000_000_000, 0);
+        }
+        for seconds in [301, 601] {
+            clock.look(at(seconds), (BEGIN + DAY + seconds) * 1_000_000_000, (BEGIN + DAY) * 1_000_000_000);
+        }
+        assert_eq!(clock.now(at(601)), Some((BEGIN + DAY + 601) * 1_000_000_000));
+    }
+
+    #[test]
+    fn steps_are_told() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut clock = SteadyClock::default();
+        assert_eq!(clock.look(start, 50_000_000_000, 0), None);
+        assert_eq!(clock.look(start + second, 51_500_000_000, 0), None);
+        assert_eq!(clock.look(start + 2 * second, 62_500_000_000, 0), Some(Step::Forward(10 * second)));
+        assert_eq!(clock.look(start + 3 * second, 0, 0), Some(Step::Back(Duration::from_nanos(63_500_000_000))));
+    }
 }

@@ -5,7 +5,9 @@
 pub mod clock;
 pub mod dumps;
 pub mod log;
+pub mod monotonic;
 pub mod text;
 pub mod throttle;
 
+pub use clock::SteadyClock;
 pub use throttle::{Leave, Throttle};

@@ -1,5 +1,7 @@
 //! Large tests: real InfluxDB servers (Debian's `influxdb` 1.6.7), kills, the program under load.
 
+#[path = "../support/pipes.rs"]
+mod pipes;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -13,4 +15,5 @@ mod refusals;
 mod restore;
 mod senders;
 mod stored;
+mod strain;
 mod syntax;

@@ -1,26 +1,15 @@
 //! The log: whoever does not read it, and whatever fills it, holds up nothing else.
 
-use std::io::{PipeReader, Read, Write};
+use std::io::{PipeReader, Read};
 use std::net::UdpSocket;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::pipes::full_pipe;
 use crate::program::{PROGRAM, Started, text};
 use crate::support::{Scripted, get, influx_error, no_content, wait_for};
-
-/// A pipe without room, and its reading end; what it is filled with is `x`.
-fn full_pipe() -> (PipeReader, Stdio) {
-    let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    let flags = fcntl_getfl(&writer).expect("flags");
-    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).expect("flags");
-    while writer.write(&[b'x'; 4096]).is_ok() {}
-    while writer.write(b"x").is_ok() {}
-    fcntl_setfl(&writer, flags).expect("flags");
-    (reader, writer.into())
-}
 
 /// A relay with these backends whose log, and what it prints at its start, nobody reads.
 fn start(backends: &[&Scripted], folder: &std::path::Path) -> (Started, PipeReader) {

@@ -2,6 +2,8 @@
 
 #[path = "../support/captures.rs"]
 mod captures;
+#[path = "../support/pipes.rs"]
+mod pipes;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -16,6 +18,7 @@ mod answers;
 mod backends;
 mod captured;
 mod cases;
+mod clock;
 mod cuts;
 mod folder;
 mod hostile;

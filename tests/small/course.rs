@@ -31,6 +31,7 @@ pub(crate) fn options() -> DiskOptions {
         full: WhenFull::DropOldest,
         sync_interval: Duration::from_millis(500),
         retry_after: Duration::ZERO,
+        clock: Received::now,
     }
 }
 

@@ -4,6 +4,7 @@
 mod left_out;
 
 mod action;
+mod clock;
 mod config;
 mod corpus;
 mod course;

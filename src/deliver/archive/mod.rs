@@ -32,7 +32,7 @@ use tokio::sync::watch;
 
 use super::Outcome;
 use super::outcome::Fate;
-use crate::batch::Destination;
+use crate::batch::{Destination, Received};
 use room::{Full, Room};
 use segment::{Segment, compress, create_folder, folder_name, is_in_place};
 
@@ -311,7 +311,7 @@ impl Folders {
         let old = self.open.iter().filter(|(_, segment)| segment.opened.elapsed() >= SEGMENT_AGE);
         let old: Vec<_> = old.map(|(destination, _)| Arc::clone(destination)).collect();
         old.iter().for_each(|destination| self.close(destination));
-        self.room.expire(&self.written_to())?;
+        self.room.expire(&self.written_to(), Received::now())?;
         let lasts = if asks_room { self.room.lasts()? } else { None };
         Ok(Kept { removed: self.room.take_removed(), lasts })
     }

@@ -8,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::batch::Received;
 use crate::journal::disk::{Space, floor};
+use crate::sys::SteadyClock;
 
 /// A segment is closed and compressed when it has grown to this size, or to an eighth of a smaller archive.
 const SEGMENT_BYTES: u64 = 16 << 20;
@@ -71,11 +73,12 @@ pub(super) struct Room {
     used: Option<u64>,
     /// Files and bytes removed since that was told.
     removed: (u64, u64),
+    clock: SteadyClock,
 }
 
 impl Room {
     pub(super) fn new(root: PathBuf, bounds: Bounds) -> Self {
-        Self { root, bounds, used: None, removed: (0, 0) }
+        Self { root, bounds, used: None, removed: (0, 0), clock: SteadyClock::default() }
     }
 
     /// Makes room for so many bytes more. `open` are the files that are written to.
@@ -119,13 +122,18 @@ impl Room {
         self.used = None;
     }
 
-    /// Removes what is too old.
+    /// Removes what is too old, as far as the clock is to be believed (see [`crate::sys::clock`]).
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn expire(&mut self, open: &HashSet<PathBuf>) -> io::Result<()> {
-        let Some(end) = self.bounds.max_age.and_then(|age| SystemTime::now().checked_sub(age)) else { return Ok(()) };
-        self.remove_oldest(open, |_, stored| stored.modified < end)
+    pub(super) fn expire(&mut self, open: &HashSet<PathBuf>, now: Received) -> io::Result<()> {
+        let Some(max_age) = self.bounds.max_age else { return Ok(()) };
+        let newest = self.list()?.iter().map(|stored| stored.modified).max();
+        let newest = newest.and_then(|newest| newest.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
+        self.clock.look(now.monotonic, now.wall, u64::try_from(newest.as_nanos()).unwrap_or(u64::MAX));
+        let Some(wall) = self.clock.now(now.monotonic) else { return Ok(()) };
+        let end = (SystemTime::UNIX_EPOCH + Duration::from_nanos(wall)).checked_sub(max_age);
+        end.map_or(Ok(()), |end| self.remove_oldest(open, |_, stored| stored.modified < end))
     }
 
     /// Files and bytes removed since the last call.
@@ -281,7 +289,7 @@ mod tests {
         let mut room = Room::new(folder.path().to_owned(), full);
         let error = room.make(1, &open).expect_err("full");
         assert!(matches!(error, Full::Volume { .. }) && error.to_string().contains("min_free"), "{error}");
-        room.expire(&open).expect("nothing");
+        room.expire(&open, Received::now()).expect("nothing");
         assert_eq!(names(&room).len(), FILES.len());
         let mut room = Room::new(folder.path().to_owned(), Bounds { min_free: Some(0), ..Bounds::default() });
         room.make(1, &open).expect("room");
@@ -298,7 +306,14 @@ mod tests {
         }
         let bounds = Bounds { max_age: Some(Duration::from_secs(3600)), min_free: Some(0), ..Bounds::default() };
         let mut room = Room::new(folder.path().to_owned(), bounds);
-        room.expire(&open).expect("removed");
+        let begin = Received::now();
+        // A clock that is ahead at first, and is set right.
+        for (minutes, ahead) in [(0, 10_000), (4, 10_000), (5, 0), (9, 0), (11, 0)] {
+            assert_eq!(names(&room).len(), FILES.len(), "{minutes} min");
+            let passed = Duration::from_secs(60 * minutes);
+            let wall = begin.wall + u64::try_from(passed.as_nanos()).expect("small") + ahead * 1_000_000_000;
+            room.expire(&open, Received { monotonic: begin.monotonic + passed, wall }).expect("removed");
+        }
         assert_eq!(names(&room), ["20261101T000000Z", "20261102T000000Z", "20261104T000000Z-0001"]);
         assert_eq!(room.take_removed(), (2, 700 * KIB as u64));
     }

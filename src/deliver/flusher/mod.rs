@@ -30,7 +30,7 @@ use super::health::{Backoff, Health, State};
 use super::outcome::Fate;
 use super::{Endpoint, Outcome};
 use crate::journal::{Lease, Limits, Reader, Rejection};
-use crate::sys::clock;
+use crate::sys::monotonic;
 use told::Told;
 use troubles::Troubles;
 
@@ -125,14 +125,14 @@ impl Flusher {
             limits,
             configured_bytes: limits.bytes,
             most_bytes: limits.bytes,
-            grows_at: clock::now(),
+            grows_at: monotonic::now(),
             health,
             closing,
             out: JoinSet::new(),
             divisions: Vec::new(),
             troubles: Troubles::default(),
             resumes_at: None,
-            woken_at: clock::now(),
+            woken_at: monotonic::now(),
             backoff: Backoff::default(),
             is_proven: false,
             is_drained: false,
@@ -167,7 +167,7 @@ impl Flusher {
                     Some(lease) => self.send_lease(lease),
                     None => self.is_drained = true,
                 },
-                () = tokio::time::sleep_until(due.unwrap_or_else(clock::now).into()), if due.is_some() => self.wake(),
+                () = tokio::time::sleep_until(due.unwrap_or_else(monotonic::now).into()), if due.is_some() => self.wake(),
             }
         }
         for Waiting { division, .. } in std::mem::take(&mut self.divisions) {
@@ -177,7 +177,7 @@ impl Flusher {
 
     /// Whether another request may be sent now.
     fn may_send(&self) -> bool {
-        let is_paused = self.resumes_at.is_some_and(|resumes| resumes > clock::now());
+        let is_paused = self.resumes_at.is_some_and(|resumes| resumes > monotonic::now());
         !self.idle.is_empty() && !is_paused && (self.is_proven || self.out.is_empty())
     }
 
@@ -194,7 +194,7 @@ impl Flusher {
 
     /// A time has come.
     fn wake(&mut self) {
-        self.woken_at = clock::now();
+        self.woken_at = monotonic::now();
         self.resumes_at = self.resumes_at.filter(|resumes| *resumes > self.woken_at);
         self.is_drained = false;
     }
@@ -202,12 +202,12 @@ impl Flusher {
     /// The relay is to end: everything gets one more try at once.
     fn hurry(&mut self) {
         self.resumes_at = None;
-        self.shorten(clock::now());
+        self.shorten(monotonic::now());
         self.is_drained = false;
     }
 
     fn send_due_parts(&mut self) {
-        let now = clock::now();
+        let now = monotonic::now();
         while self.may_send()
             && let Some(place) = self.divisions.iter().position(|waiting| waiting.due <= now)
         {
@@ -231,13 +231,13 @@ impl Flusher {
             self.send(Sent::Lease(lease), parts, is_retry);
             return;
         };
-        self.wait(division, clock::now());
+        self.wait(division, monotonic::now());
     }
 
     /// Lets a division send its next part at this time; its destination waits until it is done.
     fn wait(&mut self, division: impl Into<Box<Division>>, due: Instant) {
         let division = division.into();
-        self.reader.park(division.lease().place(), clock::now() + NEVER);
+        self.reader.park(division.lease().place(), monotonic::now() + NEVER);
         self.divisions.push(Waiting { division, due });
     }
 
@@ -248,7 +248,7 @@ impl Flusher {
             Sent::Lease(lease) => lease,
             Sent::Part(division) => division.lease(),
         };
-        let (destination, begun) = (Arc::clone(&lease.destination), clock::now());
+        let (destination, begun) = (Arc::clone(&lease.destination), monotonic::now());
         self.out.spawn(async move {
             let outcome = endpoint.write(&destination, parts).await;
             Ended::Request(Box::new(Request { endpoint, sent, begun, outcome }))
@@ -290,13 +290,13 @@ impl Flusher {
         let is_hopeless = matches!(outcome.fate, Fate::Down | Fate::Stalled | Fate::HoldBackend);
         self.is_over |= is_closing && is_hopeless;
         if is_closing {
-            self.shorten(clock::now() + LAST_PAUSE);
+            self.shorten(monotonic::now() + LAST_PAUSE);
         }
     }
 
     /// Goes on with a division after a part's outcome.
     fn go_on(&mut self, division: Box<Division>, step: Step, outcome: &Outcome, begun: Instant) {
-        let now = clock::now();
+        let now = monotonic::now();
         match step {
             Step::Next => self.wait(division, now),
             Step::Pause => {
@@ -339,7 +339,7 @@ impl Flusher {
         self.is_drained = false;
         if let Some(bytes) = division.learned_bytes().filter(|bytes| *bytes < self.most_bytes) {
             self.most_bytes = bytes;
-            self.grows_at = clock::now() + SIZE_HOLDS;
+            self.grows_at = monotonic::now() + SIZE_HOLDS;
             self.told.shrunk(bytes);
         }
         let refused = division.refused();
@@ -370,9 +370,9 @@ impl Flusher {
         self.is_proven = true;
         self.resumes_at = None;
         self.troubles.end(place);
-        if self.most_bytes < self.configured_bytes && self.grows_at <= clock::now() {
+        if self.most_bytes < self.configured_bytes && self.grows_at <= monotonic::now() {
             self.most_bytes = (self.most_bytes * 2).min(self.configured_bytes);
-            self.grows_at = clock::now() + SIZE_HOLDS;
+            self.grows_at = monotonic::now() + SIZE_HOLDS;
         }
         self.limits.bytes = (self.limits.bytes + LEAST_BYTES).min(self.most_bytes);
         let now = self.troubles.state();
@@ -411,9 +411,9 @@ impl Flusher {
     /// The whole backend is left alone for a while. Requests that were under way when it was last do not make that longer.
     fn leave_alone(&mut self, begun: Instant) -> Instant {
         self.is_proven = false;
-        match self.resumes_at.filter(|resumes| begun < *resumes && *resumes > clock::now()) {
+        match self.resumes_at.filter(|resumes| begun < *resumes && *resumes > monotonic::now()) {
             Some(resumes) => resumes,
-            None => *self.resumes_at.insert(clock::now() + self.backoff.next_pause()),
+            None => *self.resumes_at.insert(monotonic::now() + self.backoff.next_pause()),
         }
     }
 

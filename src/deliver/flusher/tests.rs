@@ -34,7 +34,7 @@ impl std::fmt::Debug for Script {
 impl Script {
     pub(in crate::deliver) async fn write(&self, destination: &Destination, bytes: &[u8]) -> Outcome {
         let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
-        let request = Request { at: clock::now() - self.1, database: destination.database.clone(), text };
+        let request = Request { at: monotonic::now() - self.1, database: destination.database.clone(), text };
         let (delay, outcome) = {
             let mut script = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let answer = (script.1)(&request);
@@ -71,7 +71,7 @@ impl Bench {
         let backend = BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 30, &[backend]);
         let limits = Limits { lines: u64::MAX, bytes: MOST_BYTES, linger: Duration::ZERO };
-        let script = Script(Arc::new(Mutex::new((Vec::new(), Box::new(answer)))), clock::now());
+        let script = Script(Arc::new(Mutex::new((Vec::new(), Box::new(answer)))), monotonic::now());
         let (closing, is_closing) = watch::channel(false);
         let health = Arc::<Health>::default();
         let folder = tempfile::tempdir().expect("folder");
@@ -340,7 +340,7 @@ async fn a_far_backend_has_several_requests_under_way_and_a_failing_one_has_one(
     let seen = Arc::clone(&under_way);
     let delay = Duration::from_millis(100);
     let mut bench = Bench::delayed(4, move |_| {
-        let now = clock::now();
+        let now = monotonic::now();
         seen.lock().expect("no panic").push((now, now + delay));
         (delay, delivered())
     });

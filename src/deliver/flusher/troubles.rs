@@ -10,7 +10,7 @@ use super::super::health::{Backoff, Held, State};
 use super::super::outcome::Fate;
 use super::{Lease, Outcome};
 use crate::batch::Destination;
-use crate::sys::clock;
+use crate::sys::monotonic;
 
 /// A failure that tells nothing is taken for the backend's own so often; then it is tried whether a line is the cause.
 const TRIES: u32 = 5;
@@ -47,7 +47,7 @@ impl Troubles {
     /// A request for the lease's destination, sent at `begun`, failed. Returns until when the destination waits, and the state
     /// that it is in.
     pub(super) fn fail(&mut self, lease: &Lease, state: State, outcome: &Outcome, begun: Instant) -> (Instant, State) {
-        let now = clock::now();
+        let now = monotonic::now();
         let trouble = self.by_place.entry(lease.place()).or_insert_with(|| Trouble {
             destination: Arc::clone(&lease.destination),
             state,
@@ -150,7 +150,7 @@ impl Troubles {
         let given_up = self
             .poison
             .get(&place)
-            .filter(|(since, _)| clock::now().saturating_duration_since(*since) < MINUTE)
+            .filter(|(since, _)| monotonic::now().saturating_duration_since(*since) < MINUTE)
             .map_or(0, |(_, lines)| *lines);
         MOST_POISON.saturating_sub(given_up)
     }
@@ -160,9 +160,9 @@ impl Troubles {
         if lines == 0 {
             return;
         }
-        let (since, count) = self.poison.entry(place).or_insert_with(|| (clock::now(), 0));
-        if clock::now().saturating_duration_since(*since) >= MINUTE {
-            (*since, *count) = (clock::now(), 0);
+        let (since, count) = self.poison.entry(place).or_insert_with(|| (monotonic::now(), 0));
+        if monotonic::now().saturating_duration_since(*since) >= MINUTE {
+            (*since, *count) = (monotonic::now(), 0);
         }
         *count += lines;
     }

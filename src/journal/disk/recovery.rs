@@ -28,13 +28,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::credible;
 use super::error::OpenError;
 use super::saved::decode_gaps;
 use super::scan::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
-use crate::batch::{Destination, Received};
+use crate::batch::Destination;
 use crate::journal::segment::Position;
 use crate::journal::segment::slots::{self, Newer, Slots};
 use crate::journal::segment::storage::Storage;
@@ -42,7 +42,7 @@ use crate::journal::shared::Files;
 use crate::journal::state::cursor::Cursor;
 use crate::journal::state::figures::Report;
 use crate::journal::state::gaps::Gaps;
-use crate::journal::state::index::{DiskIndex, Opened, Segment, UnsyncedFile};
+use crate::journal::state::index::{DiskIndex, Opened, Segment, UnsyncedFile, When};
 use crate::journal::state::lane::{End, Lane, SavedLane, cut_saved};
 use crate::journal::state::ledger::DropReason;
 use crate::journal::state::options::DiskOptions;
@@ -81,7 +81,7 @@ pub(in crate::journal) fn open(
     }
     let mut state = State::new(memory, backends.iter().map(Backend::new).collect());
     fill_logs(&mut state, ends, &segments, saved.as_ref(), &scan);
-    let kept = keep_segments(&state, &segments);
+    let kept = keep_segments(&state, &segments, scan.newest, begun);
     report.bytes = kept.iter().map(|segment| segment.bytes).sum();
     let found_gaps = slots::load(&*storage, slots::Kind::Gaps).map_err(|Newer| OpenError::Newer("gaps".to_owned()))?;
     state.gaps = Gaps::new(found_gaps.as_ref().and_then(|found| decode_gaps(&found.body)).unwrap_or_default());
@@ -98,7 +98,9 @@ pub(in crate::journal) fn open(
     report.seconds = begun.elapsed().as_secs_f64();
     let last = segments.last().filter(|found| found.header.is_some()).map(|found| found.name);
     let unsynced = open_last(&*files.storage, &kept, abandoned_below)?;
-    let opened = Opened { segments: kept, last, unsynced, next_sequence: state.next_sequence, abandoned_below, report };
+    let newest = kept.iter().map(|segment| segment.created).fold(scan.newest, u64::max);
+    let next_sequence = state.next_sequence;
+    let opened = Opened { segments: kept, last, unsynced, next_sequence, abandoned_below, report, newest };
     state.disk = Some(DiskIndex::new(options, opened));
     Ok((state, files))
 }
@@ -140,17 +142,17 @@ fn fill_logs(
     state.logs = ends.into_iter().map(|(destination, at)| Log::new(Arc::new(destination), at)).collect();
 }
 
-fn keep_segments(state: &State, segments: &[Found]) -> VecDeque<Segment> {
-    let now = Received::now();
+/// The segments as the index has them; `newest` is the latest wall time at which one of the last records was received.
+fn keep_segments(state: &State, segments: &[Found], newest: u64, now: Instant) -> VecDeque<Segment> {
     let kept = segments.iter().enumerate().map(|(place, found)| {
         let totals = found.totals.as_deref().unwrap_or_default();
         let at = |log: &Log| totals.iter().find(|(known, _)| *known == *log.destination).map(|(_, at)| *at);
         let created = found.header.map_or(0, |header| header.created);
-        let until = segments.get(place + 1).and_then(|next| next.header).map_or(created, |header| header.created);
-        let ago = |wall: u64| {
-            let age = if wall == 0 { 0 } else { now.wall.saturating_sub(wall) };
-            now.monotonic.checked_sub(Duration::from_nanos(age)).unwrap_or(now.monotonic)
+        let until = match segments.get(place + 1) {
+            Some(next) => next.header.map_or(created, |header| header.created),
+            None => created.max(newest),
         };
+        let when = |wall: u64| if wall == 0 { When::Seen(now) } else { When::Told(wall) };
         let end_sequence = segments[place + 1..]
             .iter()
             .find(|later| !later.header.is_some_and(|header| header.repeats))
@@ -165,8 +167,8 @@ fn keep_segments(state: &State, segments: &[Found]) -> VecDeque<Segment> {
             totals: state.logs.iter().map(|log| at(log).unwrap_or_default()).collect(),
             bytes: found.bytes,
             created,
-            begun: ago(created),
-            newest: ago(until),
+            begun: when(created),
+            newest: when(until),
         }
     });
     kept.collect()

@@ -40,6 +40,8 @@ pub(super) struct Found {
 pub(super) struct Scan {
     pub(super) ends: Vec<(Destination, Position)>,
     pub(super) next_sequence: u64,
+    /// The latest wall time at which a record was received.
+    pub(super) newest: u64,
     damaged: u64,
     /// Bytes between records.
     skipped: u64,
@@ -143,6 +145,7 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
         seen.skipped += std::mem::take(&mut hole);
         if frame.kind == Kind::Record {
             seen.next_sequence = seen.next_sequence.max(frame.sequence + 1);
+            seen.newest = seen.newest.max(frame.received);
             raise(&mut seen.ends, &frame.destination, frame.end());
             each(&frame);
         }
@@ -192,6 +195,7 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
         report.damaged_records += scan.damaged;
         report.skipped_bytes += scan.skipped;
         all.next_sequence = all.next_sequence.max(scan.next_sequence);
+        all.newest = all.newest.max(scan.newest);
         for (destination, at) in scan.ends {
             raise(&mut all.ends, &destination, at);
         }

@@ -21,6 +21,8 @@ use crate::journal::state::ledger::DropReason;
 use crate::journal::state::options::DiskOptions;
 use crate::journal::state::writing::{Begun, Job};
 use crate::protocol::Precision;
+use crate::sys::Throttle;
+use crate::sys::clock::{PATIENCE, Step};
 
 /// Bytes written at once, about.
 const WRITE_BYTES: u64 = 1 << 20;
@@ -48,6 +50,8 @@ pub struct Writer {
     /// The size at which a segment ends.
     segment_bytes: u64,
     renewal: Renewal,
+    told_step: Throttle,
+    told_doubt: Throttle,
 }
 
 #[derive(Debug)]
@@ -89,6 +93,8 @@ impl Writer {
             below_floor: false,
             segment_bytes,
             renewal,
+            told_step: Throttle::default(),
+            told_doubt: Throttle::default(),
         }
     }
 
@@ -155,7 +161,9 @@ impl Writer {
             self.below_floor = space.free < self.options.floor(space);
             self.segment_bytes = self.options.segment_bytes(space);
         }
-        while let Some(aged) = self.evict_with(|state| state.evict_aged()) {
+        let now = (self.options.clock)();
+        self.look_at_clock(now);
+        while let Some(aged) = self.evict_with(|state| state.evict_aged(now.monotonic)) {
             tracing::warn!(segment = %aged, "dropped lines older than journal.max_age");
         }
         // The quota may be smaller than it was, and a power cut may bring back what was removed.
@@ -167,8 +175,39 @@ impl Writer {
             self.make_room(0);
         }
         // What is to be dropped by its age is dropped by the segment: so none may grow for long.
-        if self.options.max_age.is_some_and(|max_age| self.shared.lock().is_segment_older(max_age / 8)) {
+        if self.options.max_age.is_some_and(|max_age| self.shared.lock().is_segment_older(max_age / 8, now.monotonic)) {
             self.shared.lock().disk().ask_roll();
+        }
+    }
+
+    /// Sees whether ages can be told, and tells what keeps them from it.
+    fn look_at_clock(&mut self, now: Received) {
+        let patience = humantime::format_duration(PATIENCE);
+        let (step, doubt) = {
+            let mut state = self.shared.lock();
+            (state.disk().look_at_clock(now), state.disk().doubt(now))
+        };
+        if let Some(step) = step
+            && let Some(leave) = self.told_step.pass_at(now.monotonic)
+        {
+            let (by, direction) = match step {
+                Step::Forward(by) => (by, "forward"),
+                Step::Back(by) => (by, "back"),
+            };
+            tracing::warn!(
+                untold = leave.untold,
+                "the clock was set {direction} by {}",
+                humantime::format_duration(by)
+            );
+        }
+        if let Some(what) = doubt
+            && let Some(leave) = self.told_doubt.pass_at(now.monotonic)
+        {
+            tracing::warn!(
+                untold = leave.untold,
+                "{what}: nothing is given up for its age before the clock has run evenly for {patience}; set the clock, if it \
+                 is wrong"
+            );
         }
     }
 
@@ -234,7 +273,7 @@ impl Writer {
 
     /// Begins a new segment; false where there is no room, or where a sync failed since `epoch`.
     fn roll(&mut self, epoch: u64) -> io::Result<bool> {
-        let created = Received::now().wall;
+        let created = (self.options.clock)().wall;
         let (begun, bytes) = {
             let mut state = self.shared.lock();
             let disk = state.disk();

@@ -14,12 +14,18 @@ use hdrhistogram::Histogram;
 use super::figures::{Condition, Report};
 use super::ledger::DropReason;
 use super::options::DiskOptions;
+use crate::batch::Received;
 use crate::journal::segment::Position;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::storage::StoredFile;
+use crate::sys::SteadyClock;
+use crate::sys::clock::Step;
 
 /// The longest sync that is told from longer ones: one minute, in microseconds.
 const MAX_SYNC_MICROSECONDS: u64 = 60_000_000;
+
+/// Nanoseconds in a second.
+const NANOSECONDS: u64 = 1_000_000_000;
 
 /// Bytes written and not synced at which the sync does not wait for its interval.
 const SYNC_BYTES: u64 = 4 << 20;
@@ -41,10 +47,19 @@ pub(in crate::journal) struct Segment {
     pub(in crate::journal) bytes: u64,
     /// Wall time of its making.
     pub(in crate::journal) created: u64,
-    /// When it was made, by the clock that only moves forward.
-    pub(in crate::journal) begun: Instant,
+    /// When it was made.
+    pub(in crate::journal) begun: When,
     /// When its last record was written.
-    pub(in crate::journal) newest: Instant,
+    pub(in crate::journal) newest: When,
+}
+
+/// When something was, by the clock that can tell.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::journal) enum When {
+    /// Since the start: by the clock that only moves forward.
+    Seen(Instant),
+    /// Before the start: by the wall clock of that time.
+    Told(u64),
 }
 
 /// What is known of the disk, under the journal's lock.
@@ -100,6 +115,10 @@ pub(in crate::journal) struct DiskIndex {
     pub(super) read_errors: u64,
     pub(super) sync_latency: Histogram<u64>,
     pub(super) report: Report,
+    /// What tells the age of what was found.
+    clock: SteadyClock,
+    /// The latest wall time of what was found.
+    newest_found: u64,
 }
 
 /// A file that a crash may have left unsynced.
@@ -114,12 +133,14 @@ pub(in crate::journal) struct Opened {
     pub(in crate::journal) next_sequence: u64,
     pub(in crate::journal) abandoned_below: u64,
     pub(in crate::journal) report: Report,
+    /// The latest wall time of anything in it.
+    pub(in crate::journal) newest: u64,
 }
 
 impl DiskIndex {
     /// The index of a log that was opened.
     pub(in crate::journal) fn new(options: &DiskOptions, opened: Opened) -> Self {
-        let Opened { segments, last, mut unsynced, next_sequence, abandoned_below, report } = opened;
+        let Opened { segments, last, mut unsynced, next_sequence, abandoned_below, report, newest } = opened;
         let active = unsynced.pop_if(|(name, _)| Some(*name) == last).map(|(_, file)| file);
         let is_active = active.is_some();
         let latency = Histogram::new_with_bounds(1, MAX_SYNC_MICROSECONDS, 2);
@@ -156,7 +177,37 @@ impl DiskIndex {
             read_errors: 0,
             sync_latency: latency.expect("BUG: constant bounds are valid"),
             report,
+            clock: SteadyClock::default(),
+            newest_found: newest,
         }
+    }
+
+    /// Looks at both clocks; returns the step since the last look, if there was one.
+    pub(in crate::journal) fn look_at_clock(&mut self, now: Received) -> Option<Step> {
+        self.clock.look(now.monotonic, now.wall, self.newest_found)
+    }
+
+    /// How long ago something was; none while no clock can tell.
+    pub(super) fn age(&self, when: When, now: Instant) -> Option<Duration> {
+        match when {
+            When::Seen(then) => Some(now.saturating_duration_since(then)),
+            When::Told(then) => Some(Duration::from_nanos(self.clock.now(now)?.saturating_sub(then))),
+        }
+    }
+
+    /// What cannot be said of ages yet, in words; none where there is nothing to say.
+    pub(in crate::journal) fn doubt(&self, now: Received) -> Option<String> {
+        let (first, max_age) = (self.segments.front()?, self.options.max_age?);
+        let (When::Told(newest), None) = (first.newest, self.clock.now(now.monotonic)) else { return None };
+        let whole_seconds =
+            |nanoseconds: u64| humantime::format_duration(Duration::from_secs(nanoseconds / NANOSECONDS));
+        if now.wall.saturating_add(NANOSECONDS) < self.newest_found {
+            let behind = whole_seconds(self.newest_found - now.wall);
+            return Some(format!("the clock is {behind} behind the newest line in the journal"));
+        }
+        let age = now.wall.saturating_sub(newest);
+        (Duration::from_nanos(age) > max_age)
+            .then(|| format!("by the clock, lines in the journal are {} old", whole_seconds(age)))
     }
 
     /// How the disk is kept.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::Received;
 use crate::journal::segment::codec::Compression;
 use crate::journal::segment::storage::Space;
 
@@ -44,6 +45,8 @@ pub struct DiskOptions {
     pub sync_interval: Duration,
     /// How often a disk that fails or is full is tried again.
     pub retry_after: Duration,
+    /// Both clocks; tests put others in their place.
+    pub clock: fn() -> Received,
 }
 
 impl DiskOptions {
@@ -88,6 +91,7 @@ mod tests {
                 full: WhenFull::DropOldest,
                 sync_interval: Duration::from_secs(1),
                 retry_after: Duration::from_secs(1),
+                clock: Received::now,
             };
             let bytes = options.segment_bytes(Space { free: 0, total: total * MIB });
             assert_eq!(bytes / MIB, expected, "{quota} {total} {min_free:?}");

@@ -1,10 +1,11 @@
 //! Which segments go: what the quota, the age or the floor takes, and what nobody needs any more.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::State;
 use super::gaps::Gap;
+use super::index::DiskIndex;
 use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
 use super::options::WhenFull;
@@ -67,17 +68,19 @@ impl State {
         }
     }
 
-    /// The oldest segment whose lines are all older than allowed.
-    pub(in crate::journal) fn evict_aged(&mut self) -> Option<SegmentName> {
+    /// The oldest segment whose lines are all known to be older than allowed.
+    pub(in crate::journal) fn evict_aged(&mut self, now: Instant) -> Option<SegmentName> {
         let disk = self.disk.as_ref()?;
-        let is_old = disk.segments.front()?.newest.elapsed() > disk.options.max_age?;
+        let max_age = disk.options.max_age?;
+        let is_old = disk.age(disk.segments.front()?.newest, now).is_some_and(|age| age > max_age);
         if is_old { self.evict(DropReason::Age) } else { None }
     }
 
     /// Whether the last segment was begun so long ago and holds lines that somebody needs.
-    pub(in crate::journal) fn is_segment_older(&self, age: Duration) -> bool {
-        let last = self.disk.as_ref().and_then(|disk| disk.segments.back());
-        last.is_some_and(|last| last.begun.elapsed() > age && self.needed_from(true) < self.next_sequence)
+    pub(in crate::journal) fn is_segment_older(&self, age: Duration, now: Instant) -> bool {
+        let begun = |disk: &DiskIndex| disk.age(disk.segments.back()?.begun, now);
+        let is_older = self.disk.as_ref().and_then(begun).is_some_and(|begun| begun > age);
+        is_older && self.needed_from(true) < self.next_sequence
     }
 
     /// Takes the segments out that no saved cursor needs.

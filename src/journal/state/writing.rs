@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::figures::Condition;
-use super::index::Segment;
+use super::index::{Segment, When};
 use super::record::Record;
 use super::saved::{Cursors, SavedBackend};
 use super::{Log, State};
@@ -133,7 +133,7 @@ impl State {
                 next = job.record.sequence + 1;
             }
             segment.bytes += bytes;
-            segment.newest = Instant::now();
+            segment.newest = When::Seen(Instant::now());
             segment.end_sequence = jobs.last().map_or(segment.end_sequence, |job| job.record.sequence + 1);
         }
         self.trim();
@@ -156,8 +156,8 @@ impl State {
             totals,
             bytes,
             created,
-            begun: now,
-            newest: now,
+            begun: When::Seen(now),
+            newest: When::Seen(now),
         });
         disk.bytes += bytes;
         disk.active = Some(file);
