@@ -36,5 +36,6 @@ mod stalls;
 mod strain;
 mod streams;
 mod tcp;
+mod tls;
 mod units;
 mod waiting;
