@@ -432,3 +432,47 @@ fn an_archive_that_cannot_be_written_says_so_and_waits() {
     std::fs::remove_file(&root).expect("remove");
     relay.wait_delivered("a", 1);
 }
+
+/// A server that takes every write, and counts connections and requests.
+fn counting() -> (std::net::SocketAddr, Arc<Mutex<(usize, usize)>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let (address, counts) = (listener.local_addr().expect("address"), Arc::new(Mutex::new((0, 0))));
+    let counted = Arc::clone(&counts);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            counted.lock().expect("no panic").0 += 1;
+            let counted = Arc::clone(&counted);
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                // One small request arrives in one read.
+                while let Ok(1..) = stream.read(&mut bytes) {
+                    let is_write = bytes.starts_with(b"POST");
+                    counted.lock().expect("no panic").1 += usize::from(is_write);
+                    drop(stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"));
+                }
+            });
+        }
+    });
+    (address, counts)
+}
+
+#[test]
+fn a_connection_is_renewed_after_its_lifetime_and_no_request_is_lost() {
+    let (address, counts) = counting();
+    let mut config = config(&[format!("http://{address}")]);
+    config.backend[0].connection_lifetime = Duration::from_secs(1);
+    let relay = Running::start(config);
+    let mut sent = 0;
+    // However slow the machine is, it has to be done at some time.
+    wait_for("a third connection for writes", || {
+        relay.send(&["m v=1 1\n"]);
+        sent += 1;
+        relay.wait_delivered("a", sent);
+        std::thread::sleep(Duration::from_millis(100));
+        // One is the probe's.
+        (counts.lock().expect("no panic").0 >= 4).then_some(())
+    });
+    let (connections, requests) = *counts.lock().expect("no panic");
+    assert!(connections < requests, "{connections} connections for {requests} requests");
+    assert_eq!((relay.backend("a").retries, relay.backend("a").rejected()), (0, 0));
+}
