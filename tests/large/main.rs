@@ -17,3 +17,4 @@ mod senders;
 mod stored;
 mod strain;
 mod syntax;
+mod victoria;
