@@ -16,6 +16,7 @@
 mod told;
 mod troubles;
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,6 +63,8 @@ pub(super) struct Flusher {
     idle: Vec<Endpoint>,
     out: JoinSet<Ended>,
     divisions: Vec<Waiting>,
+    /// How many leases of each destination are being divided, whether or not a part of them is under way.
+    divided: HashMap<usize, usize>,
     troubles: Troubles,
     /// The whole backend is left alone until then.
     resumes_at: Option<Instant>,
@@ -130,6 +133,7 @@ impl Flusher {
             closing,
             out: JoinSet::new(),
             divisions: Vec::new(),
+            divided: HashMap::new(),
             troubles: Troubles::default(),
             resumes_at: None,
             woken_at: monotonic::now(),
@@ -231,6 +235,7 @@ impl Flusher {
             self.send(Sent::Lease(lease), parts, is_retry);
             return;
         };
+        self.note_divided(place);
         self.wait(division, monotonic::now());
     }
 
@@ -269,6 +274,7 @@ impl Flusher {
                 }
                 Fate::Rejected { .. } | Fate::TooLarge => {
                     self.health.note_error(&outcome.text);
+                    self.note_divided(lease.place());
                     let (division, step) = Division::of_refused(lease, &outcome);
                     self.go_on(division.into(), step, &outcome, begun);
                 }
@@ -305,12 +311,16 @@ impl Flusher {
             }
             Step::Done => self.finish(*division),
             Step::Fail | Step::Hold => {
+                let has_progress = division.has_progress();
+                if !has_progress {
+                    self.note_undivided(division.lease().place());
+                }
                 let until = if step == Step::Hold {
                     self.fail_destination(division.lease(), State::Held, outcome, begun)
                 } else {
                     self.fail(division.lease(), outcome, begun)
                 };
-                if division.has_progress() {
+                if has_progress {
                     self.wait(division, until);
                 } else {
                     self.reader.give_back(division.into_lease());
@@ -348,7 +358,7 @@ impl Flusher {
             Rejection::ALL.map(|class| (class, refused.iter().filter(|line| line.class == class).count() as u64));
         let lease = division.into_lease();
         let place = lease.place();
-        self.reader.unpark(place);
+        self.note_undivided(place);
         self.settle(lease, &counts);
         self.succeed(place);
     }
@@ -403,7 +413,9 @@ impl Flusher {
     /// The lease's destination waits; returns until when.
     fn fail_destination(&mut self, lease: &Lease, state: State, outcome: &Outcome, begun: Instant) -> Instant {
         let (until, state) = self.troubles.fail(lease, state, outcome, begun);
-        self.reader.park(lease.place(), until);
+        if !self.is_divided(lease.place()) {
+            self.reader.park(lease.place(), until);
+        }
         self.tell_failure(state, outcome);
         until
     }
@@ -414,6 +426,26 @@ impl Flusher {
         match self.resumes_at.filter(|resumes| begun < *resumes && *resumes > monotonic::now()) {
             Some(resumes) => resumes,
             None => *self.resumes_at.insert(monotonic::now() + self.backoff.next_pause()),
+        }
+    }
+
+    /// Whether a lease of this destination is being divided: then nothing else of it is leased.
+    fn is_divided(&self, place: usize) -> bool {
+        self.divided.contains_key(&place)
+    }
+
+    /// A lease is to be divided.
+    fn note_divided(&mut self, place: usize) {
+        *self.divided.entry(place).or_default() += 1;
+    }
+
+    /// A lease is divided no more; after the last one its destination is leased again.
+    fn note_undivided(&mut self, place: usize) {
+        let Some(count) = self.divided.get_mut(&place) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.divided.remove(&place);
+            self.reader.unpark(place);
         }
     }
 
@@ -429,9 +461,8 @@ impl Flusher {
         for waiting in &mut self.divisions {
             waiting.due = waiting.due.min(latest);
         }
-        let divided = |place: &usize| self.divisions.iter().any(|waiting| waiting.division.lease().place() == *place);
         for (place, until) in self.troubles.shorten(latest) {
-            if !divided(&place) {
+            if !self.is_divided(place) {
                 self.reader.park(place, until);
             }
         }

@@ -287,6 +287,38 @@ async fn a_line_that_breaks_every_request_is_given_up_within_a_minute_and_the_ot
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_backend_that_goes_in_the_middle_of_a_division_gets_everything_once_it_is_back() {
+    for fate in FAILURES {
+        for begins_at in [1, 2, 3, 5, 6, 7, 8, 10, 12] {
+            fastrand::seed(begins_at);
+            let mut count = 0;
+            let mut bench = Bench::delayed(4, move |request| {
+                count += 1;
+                let outcome = match count {
+                    // Refused, or broken so often that it is divided.
+                    _ if count < begins_at && fate == Fate::Failed => Outcome::new(Fate::Failed, String::new()),
+                    _ if (begins_at..begins_at + 3).contains(&count) => Outcome::new(fate, String::new()),
+                    _ if request.text.contains(" 77\n") => {
+                        let refused = Fate::Rejected { class: Rejection::FieldType, lines: None };
+                        Outcome::of_answer(refused, String::new(), 400, r#"{"error":"field type conflict"}"#.to_owned())
+                    }
+                    _ => delivered(),
+                };
+                (Duration::from_millis(10), outcome)
+            });
+            for _ in 0..10 {
+                bench.add("db", 100);
+            }
+            bench.run(TEN_MINUTES).await;
+            let ledger = bench.journal.snapshot().ledgers.remove(0);
+            let refused = ledger.rejected[Rejection::FieldType as usize];
+            assert_eq!((ledger.pending, ledger.delivered, refused), (0, 990, 10), "{fate:?} from {begins_at} on");
+            assert_eq!(bench.health.state(), State::Up);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn thousands_of_lines_that_break_are_not_given_up() {
     fastrand::seed(6);
     // A sick piece of time: every other line.
