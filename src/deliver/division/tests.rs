@@ -341,3 +341,28 @@ fn a_failure_that_is_no_lines_fault_is_waited_for_and_nothing_is_forgotten() {
     assert!(failures > 0);
     assert_eq!((refused(&division).len(), model.stored.len()), (2, 198));
 }
+
+#[test]
+fn few_bad_lines_among_five_thousand_cost_few_requests() {
+    fastrand::seed(13);
+    for style in [Style::Partial, Style::AllOrNothing, Style::Silent] {
+        for bad_lines in [1, 5, 50] {
+            let mut bad = HashSet::new();
+            while bad.len() < bad_lines {
+                bad.insert(fastrand::usize(..5000));
+            }
+            let lines = lines(5000, &bad);
+            let class = if style == Style::Silent { "something new" } else { CONFLICT };
+            let mut model = Model { style, bad: "i ", class, ..Model::default() };
+            let all: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let first = model.answer(&all);
+            let (mut division, _) = Division::of_refused(lease(&lines, 500), &first);
+            assert_eq!(run(&mut division, |lines| model.answer(lines)), Step::Done);
+            assert_eq!((division.refused.len(), model.stored.len()), (bad_lines, 5000 - bad_lines));
+            eprintln!("{style:?}: {bad_lines} bad lines, {} further requests", division.requests);
+            #[expect(clippy::cast_precision_loss, reason = "some thousand")]
+            let (k, requests) = (bad_lines as f64, division.requests as f64);
+            assert!(requests <= 2.0 * k * ((5000.0 / k).log2() + 2.0), "{style:?}: {requests}");
+        }
+    }
+}
