@@ -101,6 +101,7 @@ fn bad_lines_are_refused_for_their_reason() {
         ("m,a=b\u{7f} v=1", ControlByte),
         ("\x02m v=1", ControlByte),
         ("m v=1\rx", ControlByte),
+        ("\rm v=1", ControlByte),
         ("m\\\\,a=b v=1", AmbiguousEscape),
         ("m,a=b\\\\ v=1", AmbiguousEscape),
         ("m,a\\\\=b v=1", AmbiguousEscape),

@@ -21,4 +21,5 @@ mod junk;
 mod line;
 mod losses;
 mod properties;
+mod stream;
 mod tidy;
