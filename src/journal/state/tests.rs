@@ -1,5 +1,6 @@
 //! What the journal decides: whom it wakes, what is leased when, and what gives way. Time is what the tests say.
 
+mod disk;
 mod memory;
 
 use std::time::Duration;
