@@ -101,6 +101,7 @@ fn bad_lines_are_refused_for_their_reason() {
         ("m,a=b\u{7f} v=1", ControlByte),
         ("\x02m v=1", ControlByte),
         ("m v=1\rx", ControlByte),
+        ("\rm v=1", ControlByte),
         ("m\\\\,a=b v=1", AmbiguousEscape),
         ("m,a=b\\\\ v=1", AmbiguousEscape),
         ("m,a\\\\=b v=1", AmbiguousEscape),
@@ -207,6 +208,12 @@ fn lines_and_series_keys_are_bounded() {
     // `m,t=` and the value, `v`, and 4 that the index adds.
     assert!(scan(with_tag(65_535 - 4 - 1 - 4).as_bytes())[0].is_ok());
     assert_eq!(scan(with_tag(65_535 - 4 - 1 - 3).as_bytes()), [Err(Refusal::TooLong)]);
+    // The field key counts, and no line before it does.
+    for before in ["", "a.longer.measurement,with=a,tag=b v=1 1\n"] {
+        let with_both = |bytes: usize| format!("{before}m,t={} {}=1", "x".repeat(40_000), "k".repeat(bytes));
+        assert!(scan(with_both(65_535 - 40_004 - 4).as_bytes()).last().is_some_and(Result::is_ok));
+        assert_eq!(scan(with_both(65_535 - 40_004 - 3).as_bytes()).last(), Some(&Err(Refusal::TooLong)));
+    }
     let with_string = |bytes: usize| format!("m v=\"{}\"", "x".repeat(bytes));
     assert!(scan(with_string(64 * 1024 - 6).as_bytes())[0].is_ok());
     assert_eq!(scan(with_string(64 * 1024 - 5).as_bytes()), [Err(Refusal::TooLong)]);

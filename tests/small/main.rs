@@ -23,4 +23,5 @@ mod junk;
 mod line;
 mod losses;
 mod properties;
+mod stream;
 mod tidy;

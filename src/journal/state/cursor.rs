@@ -297,7 +297,7 @@ impl Cursor {
                 break;
             };
             // What is not written yet has no position: it may lie between, leased or settled.
-            let between = record.sequence + 1..lane.from.max(record.sequence + 1);
+            let between = record.sequence + 1..lane.from;
             let is_leased = self.leased.range(between.clone()).next().is_some();
             if is_leased || tail.next(between.start).is_some_and(|next| between.contains(&next.sequence)) {
                 break;
@@ -453,3 +453,6 @@ impl Cursor {
         self.available_bytes -= record.bytes();
     }
 }
+
+#[cfg(test)]
+mod tests;

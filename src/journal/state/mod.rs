@@ -357,3 +357,6 @@ impl State {
         self.disk.as_mut().expect("BUG: only a journal with a disk has a writer")
     }
 }
+
+#[cfg(test)]
+mod tests;

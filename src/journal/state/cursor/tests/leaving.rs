@@ -1,0 +1,135 @@
+//! What leaves the memory or the disk: what is read again, what is lost, and to whom.
+
+use super::*;
+
+#[test]
+fn what_was_given_back_and_is_on_the_disk_may_leave_the_memory() {
+    let mut world = World::with(4);
+    world.lease(3);
+    world.give_back(0);
+    world.give_back(3);
+    assert!(!world.release(0), "something between is on its way");
+    world.give_back(6);
+    // What the disk does not have any more stays.
+    assert!(world.release(1) && !world.release(1));
+    let held = |world: &World| world.cursor.held().map(|record| record.sequence).collect::<Vec<_>>();
+    assert_eq!(held(&world), [0]);
+    assert!(world.release(0));
+    assert_eq!(held(&world), [0; 0]);
+    // In memory it is there for the open lane.
+    world.check(&[], &[], "released");
+    assert_eq!(world.lease(9), [0, 3, 6, 9]);
+
+    // And on the disk, where it has left the memory.
+    world.cursor.give_all_back();
+    for _ in 0..4 {
+        world.forget(0);
+    }
+    assert!(world.release(0));
+    world.check(&[], &[], "released");
+    assert_eq!((world.lease(9), world.read(9)), (vec![], Some(vec![0, 3, 6, 9])));
+
+    // What is settled is not read again.
+    let mut world = World::with(3);
+    world.lease(3);
+    world.give_back(0);
+    world.give_back(6);
+    world.cursor.settle(3);
+    assert!(world.release(0) && !world.release(0));
+    assert_eq!((held(&world), world.saved()), (vec![0], vec![0, 6]));
+}
+
+#[test]
+fn what_is_not_written_yet_stays_between_what_was_given_back_and_the_rest() {
+    for is_settled in [false, true] {
+        let mut world = World::with(1);
+        world.append();
+        assert_eq!(world.lease(2), [0, 3]);
+        world.give_back(0);
+        if is_settled {
+            world.cursor.settle(3);
+        }
+        assert!(!world.release(0), "{is_settled}");
+        world.write();
+        assert_eq!(world.saved().len(), if is_settled { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn what_the_disk_lost_is_taken_from_what_was_given_back() {
+    let mut world = World::with(3);
+    world.lease(3);
+    world.give_back(0);
+    world.give_back(6);
+    let taken = world.cursor.take_returned(4);
+    assert_eq!(taken.iter().map(|record| record.sequence).collect::<Vec<_>>(), [0]);
+    world.check(&[3], &[0], "taken");
+    assert_eq!(world.lease(9), [6]);
+}
+
+#[test]
+fn a_record_that_is_only_in_memory_is_lost_to_who_has_still_to_lease_it() {
+    let fall_off = |world: &mut World| {
+        let record = world.records.pop_front().expect("a record");
+        world.cursor.fall_off(&record, &world.records)
+    };
+    let mut world = World::new();
+    for _ in 0..4 {
+        world.append();
+    }
+    assert_eq!(world.lease(2), [0, 3]);
+    world.give_back(3);
+    assert!(!fall_off(&mut world), "it is on its way");
+    assert!(fall_off(&mut world), "it was given back");
+    assert!(fall_off(&mut world), "it waits");
+    world.check(&[0], &[3, 6], "fallen off");
+    assert_eq!(world.lease(9), [9]);
+
+    // What the disk had and lost is not looked for there.
+    let mut world = World::with(3);
+    assert!(fall_off(&mut world));
+    assert!(!world.cursor.is_yet_to_lease(&world.all[0]));
+    world.check(&[], &[0], "fallen off");
+    assert_eq!((world.lease(9), world.read(9)), (vec![3, 6], None));
+}
+
+/// Records that are only in memory any more, as the disk's quota was reached, may stay there when one behind them goes.
+#[test]
+fn a_lane_has_no_hole_where_the_first_records_stay_in_memory() {
+    let mut world = World::with(5);
+    let tail = Tail { records: &world.records, written: world.written, next_sequence: world.next };
+    let begin = End { sequence: 6, at: Position { lines: LINES * 2, bytes: BYTES * 2 } };
+    assert_eq!(world.cursor.cut(tail, begin), (Position::default(), 0), "memory has what the disk lost");
+    world.forget(2);
+    world.check(&[], &[], "held");
+    assert_eq!((world.lease(9), world.cursor.watermark()), (vec![0, 3], 0));
+    assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(6));
+    world.part();
+    assert_eq!((world.lease(9), world.read(9)), (vec![9, 12], Some(vec![6])));
+    // Nothing is held where nothing is before it.
+    let mut world = World::with(3);
+    world.lease(1);
+    world.forget(1);
+    assert_eq!(world.cursor.held().count(), 1);
+    assert_eq!((world.read(9), world.lease(9)), (Some(vec![3]), vec![6]));
+}
+
+#[test]
+fn what_the_disk_lost_is_counted_once_and_since_when() {
+    let mut world = World::with(6);
+    for _ in 0..4 {
+        world.forget(0);
+    }
+    world.part();
+    let size = |records| Position { lines: LINES * records, bytes: BYTES * records };
+    let mut cut = |sequence, records| {
+        let tail = Tail { records: &world.records, written: world.written, next_sequence: world.next };
+        world.cursor.cut(tail, End { sequence, at: size(records) })
+    };
+    assert_eq!(cut(3, 1), (size(1), 1000));
+    assert_eq!(cut(3, 1), (Position::default(), 0));
+    // Whatever it lost, memory has the rest.
+    assert_eq!(cut(18, 6).0, size(3));
+    assert_eq!(cut(18, 6), (Position::default(), 0));
+    assert_eq!((world.read(9), world.lease(9)), (None, vec![12, 15]));
+}

@@ -1,0 +1,357 @@
+//! What is written next and which segments go, with an index of a disk that nobody has.
+
+use std::io;
+
+use super::*;
+use crate::journal::segment::codec::Compression;
+use crate::journal::segment::format::SegmentName;
+use crate::journal::segment::frame::FRAME_HEADER_BYTES;
+use crate::journal::segment::storage::StoredFile;
+use crate::journal::state::index::Opened;
+use crate::journal::state::lane::SavedLane;
+use crate::journal::state::options::{DiskOptions, WhenFull};
+use crate::journal::state::writing::{Begun, Job};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// The bytes of a segment's beginning.
+const HEADER: u64 = 50;
+
+/// Nothing is written to it here.
+#[derive(Debug)]
+struct NoFile;
+
+impl StoredFile for NoFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn reserve(&self, _: u64) {}
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Memory for a thousand records, and a disk without segments.
+fn with_disk(full: WhenFull) -> State {
+    let options = DiskOptions {
+        is_synced: false,
+        compression: Compression::None,
+        quota: 1 << 30,
+        max_age: None,
+        min_free: None,
+        full,
+        sync_interval: HOUR,
+        retry_after: LINGER,
+    };
+    let opened = Opened {
+        segments: VecDeque::new(),
+        last: None,
+        unsynced: Vec::new(),
+        next_sequence: 0,
+        abandoned_below: 0,
+        report: figures::Report::default(),
+    };
+    State { disk: Some(DiskIndex::new(&options, opened)), ..state(1000, 0.5) }
+}
+
+fn append(state: &mut State, databases: &[&str]) {
+    for database in databases {
+        state.append(batch(&destination(database), Instant::now()));
+    }
+}
+
+fn begin_segment(state: &mut State) {
+    let totals = state.totals().into_iter().map(|(_, total)| total).collect();
+    let (number, first_sequence, repeats) = state.disk().next_segment();
+    let epoch = state.disk().epoch();
+    let name = SegmentName { number, salt: 7 };
+    let begun = Begun { name, first_sequence, repeats, totals, created: 500 + number, bytes: HEADER };
+    state.begin_segment(begun, epoch, Arc::new(NoFile));
+}
+
+/// Writes the next records, as many as there are or as so many bytes hold.
+fn write(state: &mut State, bytes: u64) -> Vec<u64> {
+    let epoch = state.disk().epoch();
+    let jobs = state.next_to_write(bytes);
+    let written = jobs.iter().map(Job::bytes).sum();
+    state.note_written(&jobs, written, epoch);
+    jobs.iter().map(|job| job.record.sequence).collect()
+}
+
+/// Three segments of two records each, of one destination.
+fn with_segments(full: WhenFull) -> State {
+    let mut state = with_disk(full);
+    for _ in 0..3 {
+        begin_segment(&mut state);
+        append(&mut state, &["db", "db"]);
+        write(&mut state, u64::MAX);
+    }
+    state
+}
+
+fn numbers(state: &State) -> Vec<u64> {
+    let disk = state.disk.as_ref().expect("a disk");
+    disk.segments().iter().map(|segment| segment.name.number).collect()
+}
+
+/// Both backends settle what they can lease from memory, up to a lease each time.
+fn deliver(state: &mut State, backends: &[usize], leases: usize) {
+    for backend in backends {
+        for _ in 0..leases {
+            let limits = Limits { lines: LINES * 2, ..LIMITS };
+            let (now, parked) = (Instant::now() + LINGER, HashMap::new());
+            let (lease, ..) = leased(state.lease(*backend, &limits, &parked, now, now));
+            state.settle(*backend, &lease, None, now);
+        }
+    }
+}
+
+#[test]
+fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits() {
+    let mut state = with_disk(WhenFull::DropOldest);
+    begin_segment(&mut state);
+    append(&mut state, &["x", "other", "x", "x", "other"]);
+    assert!(state.has_unwritten());
+    let jobs = state.next_to_write(u64::MAX);
+    let positions: Vec<_> = jobs.iter().map(|job| (job.record.sequence, job.log, job.at.lines)).collect();
+    assert_eq!(positions, [(0, 0, 0), (1, 1, 0), (2, 0, 10), (3, 0, 20), (4, 1, 10)]);
+    assert_eq!(state.disk().being_written(), 0..5);
+    state.end_writing();
+    assert!(state.disk().being_written().is_empty());
+    // Three records fit, and then so many more.
+    let bytes = |database: &str| FRAME_HEADER_BYTES as u64 + database.len() as u64 + BYTES;
+    assert_eq!(jobs[1].bytes(), bytes("other"));
+    assert_eq!(write(&mut state, bytes("x") * 2 + bytes("other")), [0, 1, 2]);
+    assert_eq!(write(&mut state, 1), [3], "one at least");
+    assert!(state.has_unwritten() && state.has_work());
+    assert_eq!(write(&mut state, bytes("other")), [4]);
+    assert!(!state.has_unwritten());
+    let written: Vec<_> = state.logs.iter().map(|log| (log.written.lines, log.written.bytes)).collect();
+    assert_eq!(written, [(3 * LINES, 3 * BYTES), (2 * LINES, 2 * BYTES)]);
+    let segment = state.disk().segments()[0].clone();
+    assert_eq!((segment.first_sequence, segment.end_sequence, segment.has_gaps), (0, 5, false));
+    assert_eq!(segment.bytes, HEADER + bytes("x") * 3 + bytes("other") * 2);
+    assert_eq!(state.disk().bytes, segment.bytes);
+    assert_eq!(write(&mut state, u64::MAX), [0; 0]);
+    // The cursors are all that is left to write.
+    assert!(state.has_work() && state.disk().take_cursors_change() && !state.has_work());
+    // However many there are, the writer takes a part.
+    append(&mut state, &["x"; 300]);
+    assert_eq!(write(&mut state, u64::MAX).len(), 256);
+}
+
+#[test]
+fn a_disk_that_fails_or_is_full_has_no_work_until_it_is_tried_again() {
+    let mut state = with_segments(WhenFull::DropOldest);
+    state.disk().take_cursors_change();
+    assert!(!state.has_work());
+    append(&mut state, &["db"]);
+    assert!(state.has_work());
+    state.disk().note_full("no room");
+    assert!(!state.has_work());
+    assert_eq!(write(&mut state, u64::MAX), [6]);
+    assert!(state.has_work(), "it works again, and the cursors are to be saved");
+    state.disk().note_save_error(&io::Error::other("x"));
+    assert!(!state.has_work());
+    state.disk().note_saved(0);
+    assert!(state.has_work());
+    assert_eq!(state.retry_after(), LINGER);
+}
+
+#[test]
+fn what_could_not_be_synced_is_written_again_to_a_segment_that_repeats() {
+    let mut state = with_segments(WhenFull::DropOldest);
+    assert!(!state.disk().is_roll_asked());
+    let files = state.take_unsynced();
+    assert_eq!(files.iter().map(|(_, below)| *below).collect::<Vec<_>>(), [2, 4, 6]);
+    assert!(state.take_unsynced().is_empty());
+    state.note_synced(4, Duration::from_millis(5));
+    state.note_synced(2, Duration::from_millis(5));
+    assert_eq!((state.disk().synced, state.disk().syncs, state.disk().sync_latency.len()), (4, 2, 2));
+
+    // What is chosen before a sync fails is not what is next after it.
+    append(&mut state, &["db"]);
+    let (epoch, jobs) = (state.disk().epoch(), state.next_to_write(u64::MAX));
+    state.note_sync_failure("x".to_owned());
+    state.note_written(&jobs, 1, epoch);
+    assert!(state.disk().is_roll_asked() && state.disk().sync_fails);
+    assert_eq!((state.disk().sync_errors, state.disk().abandoned_below, state.disk().next_write), (1, 3, 4));
+    assert_eq!(state.disk().next_segment(), (3, 4, true));
+    begin_segment(&mut state);
+    assert!(!state.disk().is_roll_asked());
+    assert_eq!(write(&mut state, u64::MAX), [4, 5, 6]);
+    let segment = state.disk().segments()[3].clone();
+    assert_eq!((segment.first_sequence, segment.end_sequence, segment.repeats, segment.has_gaps), (4, 7, true, false));
+    // Positions are what they were.
+    assert_eq!(state.logs[0].written.lines, 7 * LINES);
+    assert_eq!(segment.totals, [Position { lines: 4 * LINES, bytes: 4 * BYTES }]);
+    // A sync that succeeds makes all well; what comes then repeats nothing.
+    state.note_synced(7, Duration::ZERO);
+    assert!(!state.disk().sync_fails);
+    begin_segment(&mut state);
+    assert!(!state.disk().segments()[4].repeats);
+    append(&mut state, &["db"]);
+    assert_eq!(write(&mut state, u64::MAX), [7]);
+    assert!(!state.disk().segments()[4].has_gaps);
+}
+
+#[test]
+fn a_segment_that_repeats_says_where_it_lacks_what_has_left_the_memory() {
+    for (gone, has_gaps) in [(0, false), (1, true), (2, true)] {
+        let mut state = with_disk(WhenFull::DropOldest);
+        begin_segment(&mut state);
+        append(&mut state, &["db", "db", "db", "db"]);
+        write(&mut state, u64::MAX);
+        state.note_sync_failure("x".to_owned());
+        // Written again is what is in memory, and the segment begins with the first of that.
+        state.forget(0, gone);
+        state.next_to_write(u64::MAX);
+        begin_segment(&mut state);
+        write(&mut state, u64::MAX);
+        let segment = &state.disk().segments()[1];
+        assert_eq!((segment.repeats, segment.has_gaps), (true, has_gaps), "{gone}");
+    }
+}
+
+#[test]
+fn a_sync_is_due_an_interval_after_there_was_something_or_at_once() {
+    let mut state = with_segments(WhenFull::DropOldest);
+    let since = state.disk().unsynced_since.expect("something is to be synced");
+    assert_eq!(state.sync_due(), Some(since + HOUR));
+    assert!(state.take_sync_news() && !state.take_sync_news(), "the same is told once");
+    state.disk().options.is_synced = true;
+    assert_eq!(state.sync_due(), Some(since));
+    assert!(state.take_sync_news());
+    state.take_unsynced();
+    assert_eq!((state.sync_due(), state.take_sync_news()), (None, false));
+    // So it is where something was given up, which is to be saved.
+    state.evict(DropReason::Age);
+    let changed = state.gaps.changed().expect("a gap");
+    assert_eq!(state.sync_due(), Some(changed + HOUR), "nothing is written that is to be synced at once");
+}
+
+#[test]
+fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
+    for (full, gives_way) in [(WhenFull::DropOldest, true), (WhenFull::DropNewest, false)] {
+        // It is read from the disk by who lags, and in memory for nobody.
+        let mut state = with_segments(full);
+        deliver(&mut state, &[0], 1);
+        state.forget_below(4);
+        let evicted = state.evict(DropReason::Quota);
+        assert_eq!(evicted.map(|name| name.number), gives_way.then_some(0), "{full:?}");
+        let lost = if gives_way { 2 * LINES } else { 0 };
+        assert_eq!(state.dropped_lines(), [0, lost]);
+        assert_eq!(state.disk().has_evicted, gives_way);
+        // What is too old goes in any case.
+        let next = u64::from(gives_way);
+        assert_eq!(state.evict(DropReason::Age).map(|name| name.number), Some(next));
+        assert_eq!(state.dropped_lines(), [lost, lost + 2 * LINES]);
+        let gaps: Vec<_> = state.gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.from)).collect();
+        assert!(gaps.iter().all(|(_, lines, from)| *lines == 2 * LINES && *from == 1000), "{gaps:?}");
+    }
+    // What nobody needs costs nothing, under any policy.
+    let mut state = with_segments(WhenFull::DropNewest);
+    deliver(&mut state, &[0, 1], 2);
+    let bytes = state.disk().bytes;
+    state.disk().take_cursors_change();
+    state.disk().take_folder_change();
+    let freed = state.disk().segments()[0].bytes;
+    assert_eq!(state.evict(DropReason::Quota).map(|name| name.number), Some(0));
+    assert_eq!((state.dropped_lines(), state.disk().has_evicted), (vec![0, 0], false));
+    assert_eq!(state.disk().bytes, bytes - freed);
+    assert!(state.disk().take_cursors_change() && state.disk().take_folder_change());
+    // One is left in any case.
+    assert!(state.evict(DropReason::Quota).is_some() && state.evict(DropReason::Age).is_none());
+    assert_eq!(numbers(&state), [2]);
+}
+
+#[test]
+fn a_segment_is_too_old_once_its_last_line_is() {
+    let mut state = with_segments(WhenFull::DropNewest);
+    assert!(state.evict_aged().is_none(), "without an age nothing is");
+    state.disk().options.max_age = Some(HOUR);
+    assert!(state.evict_aged().is_none());
+    state.disk().options.max_age = Some(Duration::ZERO);
+    assert_eq!(state.evict_aged().map(|name| name.number), Some(0));
+    // A segment that waits to be ended is older than no time, where somebody needs it.
+    assert!(state.is_segment_older(Duration::ZERO) && !state.is_segment_older(HOUR));
+    deliver(&mut state, &[0, 1], 2);
+    assert!(!state.is_segment_older(Duration::ZERO), "nobody needs it");
+}
+
+#[test]
+fn segments_that_no_saved_cursor_needs_are_taken_out() {
+    for (need, left) in [(0, vec![0, 1, 2]), (1, vec![0, 1, 2]), (2, vec![1, 2]), (4, vec![2]), (99, vec![2])] {
+        let mut state = with_segments(WhenFull::DropOldest);
+        state.disk().take_folder_change();
+        let bytes: u64 = state.disk().segments().iter().map(|segment| segment.bytes).sum();
+        let passed = state.take_passed(need);
+        assert_eq!((passed.len(), numbers(&state)), (3 - left.len(), left), "{need}");
+        let rest: u64 = state.disk().segments().iter().map(|segment| segment.bytes).sum();
+        assert_eq!(state.disk().bytes, rest);
+        assert_eq!((state.disk().take_folder_change(), rest < bytes), (!passed.is_empty(), !passed.is_empty()));
+    }
+}
+
+#[test]
+fn a_segment_goes_once_the_last_one_repeats_all_of_it() {
+    // A sync fails, and what was not synced is written again.
+    let repeated = |gone: usize| {
+        let mut state = with_segments(WhenFull::DropOldest);
+        state.note_synced(2, Duration::ZERO);
+        state.note_sync_failure("x".to_owned());
+        state.forget_below(gone as u64);
+        begin_segment(&mut state);
+        write(&mut state, u64::MAX);
+        state
+    };
+    let mut state = repeated(0);
+    let (bytes, freed) = (state.disk().bytes, state.disk().segments()[2].bytes);
+    state.disk().take_folder_change();
+    assert_eq!(state.take_superseded().map(|name| name.number), Some(2));
+    assert_eq!((state.disk().bytes, state.disk().take_folder_change()), (bytes - freed, true));
+    assert_eq!(state.take_superseded().map(|name| name.number), Some(1));
+    assert!(state.take_superseded().is_none(), "the one before is not repeated");
+    assert_eq!(numbers(&state), [0, 3]);
+    // What has left the memory is read from where it was.
+    let mut state = repeated(5);
+    assert!(state.take_superseded().is_none());
+    // And a segment that repeats nothing takes no other's place.
+    let mut state = with_segments(WhenFull::DropOldest);
+    assert!(state.take_superseded().is_none());
+    state.disk().segments.drain(..2);
+    assert!(state.take_superseded().is_none());
+}
+
+#[test]
+fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_room() {
+    let mut state = with_segments(WhenFull::DropOldest);
+    deliver(&mut state, &[0, 1], 3);
+    assert_eq!((state.needed_from(false), state.needed_from(true)), (6, 6));
+    let lanes = vec![SavedLane { from: 1, at: Position { lines: LINES, bytes: BYTES }, since: 0, end: None }];
+    let of_log = (*state.logs[0].destination).clone();
+    let destinations = vec![(of_log, lanes)];
+    state.orphans.push(SavedBackend { name: "gone".to_owned(), destinations, ..SavedBackend::default() });
+    assert_eq!((state.needed_from(false), state.needed_from(true)), (6, 1));
+    assert!(state.is_segment_older(Duration::ZERO));
+    for lost in [LINES, 2 * LINES] {
+        state.evict(DropReason::Quota);
+        let gap = state.gaps.iter().last().expect("a gap").clone();
+        assert_eq!((gap.backend.as_str(), gap.reason), ("gone", DropReason::Quota));
+        assert!(gap.lines >= lost, "{gap:?}");
+    }
+    assert_eq!((state.needed_from(true), state.gaps.iter().map(|gap| gap.lines).sum::<u64>()), (4, 3 * LINES));
+}
