@@ -51,7 +51,7 @@ fn write_and_forget(state: &mut State, log: usize, sequence: u64) {
     let State { logs, backends, .. } = state;
     let Log { records, written, .. } = &mut logs[log];
     for record in records.iter() {
-        if record.at.set(*written).is_ok() {
+        if record.note_written(*written) {
             *written = record.end(*written);
             backends.iter_mut().for_each(|backend| backend.cursors[log].note_written(record, *written));
         }
@@ -179,13 +179,13 @@ fn what_a_backend_rejects_has_no_latency() {
     let later = start + LINGER;
     for (rejected, times) in [(3 * LINES, 1), (999, 2)] {
         let (lease, ..) = leased(lease_at(&mut state, 0, later));
-        state.settle(0, &lease, Some((Rejection::Retention, rejected)), later);
+        state.settle(0, &lease, &[(Rejection::Retention, rejected)], later);
         let ledger = &state.backends[0].ledger;
         assert_eq!((ledger.delivered, ledger.rejected[Rejection::Retention as usize]), (0, 3 * LINES * times));
         assert!(ledger.latency.is_empty());
     }
     let (lease, ..) = leased(lease_at(&mut state, 0, later));
-    state.settle(0, &lease, Some((Rejection::Other, 1)), later);
+    state.settle(0, &lease, &[(Rejection::Other, 1)], later);
     let ledger = &state.backends[0].ledger;
     assert_eq!((ledger.delivered, ledger.latency.len()), (3 * LINES - 1, 3 * LINES));
     assert!(ledger.latency.min() >= 1_900_000, "{}", ledger.latency.min());

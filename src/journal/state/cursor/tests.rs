@@ -56,7 +56,7 @@ impl World {
     /// Writes the next record; false where all are.
     fn write(&mut self) -> bool {
         let Some(record) = self.records.iter().find(|record| record.written().is_none()) else { return false };
-        record.at.set(self.written).expect("it was not written");
+        assert!(record.note_written(self.written), "it was not written");
         self.written = record.end(self.written);
         self.cursor.note_written(record, self.written);
         true

@@ -6,7 +6,7 @@ use super::*;
 use crate::journal::segment::codec::Compression;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::frame::FRAME_HEADER_BYTES;
-use crate::journal::segment::storage::StoredFile;
+use crate::journal::segment::storage::{Identity, StoredFile};
 use crate::journal::state::index::Opened;
 use crate::journal::state::lane::SavedLane;
 use crate::journal::state::options::{DiskOptions, WhenFull};
@@ -33,6 +33,10 @@ impl StoredFile for NoFile {
         Ok(())
     }
 
+    fn identity(&self) -> io::Result<Identity> {
+        Ok((0, 0))
+    }
+
     fn reserve(&self, _: u64) {}
 
     fn truncate(&self, _: u64) -> io::Result<()> {
@@ -55,6 +59,7 @@ fn with_disk(full: WhenFull) -> State {
         full,
         sync_interval: HOUR,
         retry_after: LINGER,
+        clock: Received::now,
     };
     let opened = Opened {
         segments: VecDeque::new(),
@@ -63,6 +68,7 @@ fn with_disk(full: WhenFull) -> State {
         next_sequence: 0,
         abandoned_below: 0,
         report: figures::Report::default(),
+        newest: 0,
     };
     State { disk: Some(DiskIndex::new(&options, opened)), ..state(1000, 0.5) }
 }
@@ -114,7 +120,7 @@ fn deliver(state: &mut State, backends: &[usize], leases: usize) {
             let limits = Limits { lines: LINES * 2, ..LIMITS };
             let (now, parked) = (Instant::now() + LINGER, HashMap::new());
             let (lease, ..) = leased(state.lease(*backend, &limits, &parked, now, now));
-            state.settle(*backend, &lease, None, now);
+            state.settle(*backend, &lease, &[], now);
         }
     }
 }
@@ -178,8 +184,10 @@ fn what_could_not_be_synced_is_written_again_to_a_segment_that_repeats() {
     let files = state.take_unsynced();
     assert_eq!(files.iter().map(|(_, below)| *below).collect::<Vec<_>>(), [2, 4, 6]);
     assert!(state.take_unsynced().is_empty());
-    state.note_synced(4, Duration::from_millis(5));
-    state.note_synced(2, Duration::from_millis(5));
+    let epoch = state.disk().epoch();
+    state.note_synced(4, Duration::from_millis(5), epoch);
+    let epoch = state.disk().epoch();
+    state.note_synced(2, Duration::from_millis(5), epoch);
     assert_eq!((state.disk().synced, state.disk().syncs, state.disk().sync_latency.len()), (4, 2, 2));
 
     // What is chosen before a sync fails is not what is next after it.
@@ -199,7 +207,8 @@ fn what_could_not_be_synced_is_written_again_to_a_segment_that_repeats() {
     assert_eq!(state.logs[0].written.lines, 7 * LINES);
     assert_eq!(segment.totals, [Position { lines: 4 * LINES, bytes: 4 * BYTES }]);
     // A sync that succeeds makes all well; what comes then repeats nothing.
-    state.note_synced(7, Duration::ZERO);
+    let epoch = state.disk().epoch();
+    state.note_synced(7, Duration::ZERO, epoch);
     assert!(!state.disk().sync_fails);
     begin_segment(&mut state);
     assert!(!state.disk().segments()[4].repeats);
@@ -281,15 +290,15 @@ fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
 #[test]
 fn a_segment_is_too_old_once_its_last_line_is() {
     let mut state = with_segments(WhenFull::DropNewest);
-    assert!(state.evict_aged().is_none(), "without an age nothing is");
+    assert!(state.evict_aged(Instant::now()).is_none(), "without an age nothing is");
     state.disk().options.max_age = Some(HOUR);
-    assert!(state.evict_aged().is_none());
+    assert!(state.evict_aged(Instant::now()).is_none());
     state.disk().options.max_age = Some(Duration::ZERO);
-    assert_eq!(state.evict_aged().map(|name| name.number), Some(0));
+    assert_eq!(state.evict_aged(Instant::now()).map(|name| name.number), Some(0));
     // A segment that waits to be ended is older than no time, where somebody needs it.
-    assert!(state.is_segment_older(Duration::ZERO) && !state.is_segment_older(HOUR));
+    assert!(state.is_segment_older(Duration::ZERO, Instant::now()) && !state.is_segment_older(HOUR, Instant::now()));
     deliver(&mut state, &[0, 1], 2);
-    assert!(!state.is_segment_older(Duration::ZERO), "nobody needs it");
+    assert!(!state.is_segment_older(Duration::ZERO, Instant::now()), "nobody needs it");
 }
 
 #[test]
@@ -311,7 +320,8 @@ fn a_segment_goes_once_the_last_one_repeats_all_of_it() {
     // A sync fails, and what was not synced is written again.
     let repeated = |gone: usize| {
         let mut state = with_segments(WhenFull::DropOldest);
-        state.note_synced(2, Duration::ZERO);
+        let epoch = state.disk().epoch();
+        state.note_synced(2, Duration::ZERO, epoch);
         state.note_sync_failure("x".to_owned());
         state.forget_below(gone as u64);
         begin_segment(&mut state);
@@ -346,7 +356,7 @@ fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_ro
     let destinations = vec![(of_log, lanes)];
     state.orphans.push(SavedBackend { name: "gone".to_owned(), destinations, ..SavedBackend::default() });
     assert_eq!((state.needed_from(false), state.needed_from(true)), (6, 1));
-    assert!(state.is_segment_older(Duration::ZERO));
+    assert!(state.is_segment_older(Duration::ZERO, Instant::now()));
     for lost in [LINES, 2 * LINES] {
         state.evict(DropReason::Quota);
         let gap = state.gaps.iter().last().expect("a gap").clone();

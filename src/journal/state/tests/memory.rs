@@ -17,7 +17,7 @@ fn where_the_memory_is_full_the_oldest_goes_and_is_counted_for_who_has_not_had_i
     // One of them has had the first ones.
     let (lease, _, taken) = leased(lease_at(&mut state, 0, start + LINGER));
     assert_eq!(taken, [0, 2]);
-    state.settle(0, &lease, None, start);
+    state.settle(0, &lease, &[], start);
     drop(lease);
     for turn in 1..=3 {
         state.append(batch(&destination("x"), start));
@@ -59,7 +59,7 @@ fn what_all_have_settled_leaves_the_memory_at_once() {
     }
     for (backend, left) in [(0, vec![0, 1, 2, 3]), (1, vec![3])] {
         let (lease, ..) = leased(lease_at(&mut state, backend, start));
-        state.settle(backend, &lease, None, start);
+        state.settle(backend, &lease, &[], start);
         assert_eq!(sequences(&state), left);
     }
 }
@@ -71,7 +71,7 @@ fn at_the_end_what_is_only_in_memory_is_lost_with_its_reason() {
         state.append(batch(&destination(database), start));
     }
     let (lease, ..) = leased(lease_at(&mut state, 0, start + LINGER));
-    state.settle(0, &lease, None, start);
+    state.settle(0, &lease, &[], start);
     drop(lease);
     let (lease, ..) = leased(lease_at(&mut state, 1, start + LINGER));
     state.give_back(1, &lease);
@@ -99,10 +99,10 @@ fn senders_wait_while_memory_is_scarce_and_for_a_while_only() {
     assert!(!state.is_pressed(start + longest));
     // Once there was room, they wait anew.
     let (lease, ..) = leased(state.lease(0, &Limits { lines: 400, ..LIMITS }, &HashMap::new(), start, start));
-    state.settle(0, &lease, None, start);
+    state.settle(0, &lease, &[], start);
     drop(lease);
     let (lease, ..) = leased(state.lease(1, &Limits { lines: 400, ..LIMITS }, &HashMap::new(), start, start));
-    state.settle(1, &lease, None, start);
+    state.settle(1, &lease, &[], start);
     drop(lease);
     assert!(!state.is_pressed(start + longest));
     for _ in 0..40 {
