@@ -1,6 +1,6 @@
 //! Dead letters: lines that a backend will never take, each with the answer that said so.
 //!
-//! Owns the folder `dead-letters` of `data_dir`: files that are only appended to ([`mod@file`]), and go oldest first. What is kept
+//! Owns the folder `dead-letters` of `data_dir`: files that are only appended to (`file.rs`), and go oldest first. What is kept
 //! here is on the disk before its lines are settled in the journal, so that a crash keeps a line there, or here, or in both.
 //!
 //! For each backend, in lines: `found + refused = kept + resent + discarded + evicted`. What cannot be written counts as evicted.

@@ -47,7 +47,7 @@
 //!
 //! # When the folder goes
 //!
-//! [`renewal`] says what is looked for each second, and what follows.
+//! `renewal.rs` says what is looked for each second, and what follows.
 
 mod backlog;
 mod credible;
