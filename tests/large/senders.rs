@@ -1,6 +1,6 @@
 //! Real senders, exporting into a relay with two real InfluxDBs behind it: what arrives is what they measured.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -140,13 +140,18 @@ fn netdata_values(web: SocketAddr) -> BTreeMap<(String, String, u64), f64> {
 
 /// What is stored under these places is what Netdata measured at the same second; returns how many values that were.
 fn assert_measured(database: &str, stored: &BTreeMap<Place, f64>, measured: &BTreeMap<Place, f64>) -> usize {
-    let newest = measured.keys().map(|place| place.3).max().expect("values");
     let dimension = |place: &Place| (place.0.clone(), place.1.clone(), place.2.clone());
-    let known: BTreeSet<_> = measured.keys().map(dimension).collect();
+    // Charts were asked for one after the other: each knows its own seconds.
+    let mut known = BTreeMap::new();
+    for place in measured.keys() {
+        let (oldest, newest) = known.entry(dimension(place)).or_insert((place.3, place.3));
+        (*oldest, *newest) = (place.3.min(*oldest), place.3.max(*newest));
+    }
     let mut compared = 0;
     for (place, value) in stored {
         // Netdata's API hides some dimensions, and of charts of several seconds it tells other times.
-        if !known.contains(&dimension(place)) || place.3 > newest {
+        let seconds = known.get(&dimension(place));
+        if seconds.is_none_or(|(oldest, newest)| !(*oldest..=*newest).contains(&place.3)) {
             continue;
         }
         let own = measured.get(place).unwrap_or_else(|| panic!("{database}: Netdata measured no {place:?}"));

@@ -2,11 +2,15 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use crate::support::{Running, Scripted, config, get, http, wait_for};
 
 /// Connections for anything but probes that are open at a time.
 const PAGES: usize = 24;
+
+/// How long a connection may be open.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// A connection that asks more than it can be answered in a minute, and reads no answer.
 fn stuck(relay: &Running, path: &str) -> TcpStream {
@@ -26,6 +30,7 @@ fn is_open(mut stream: &TcpStream) -> bool {
 fn whoever_comes_to_the_admin_listener_is_answered_and_the_oldest_give_way() {
     let backend = Scripted::accepting();
     let relay = Running::start(config(&[backend.url()]));
+    let begun = Instant::now();
     let silent: Vec<_> = (0..100).map(|_| TcpStream::connect(relay.admin).expect("connect")).collect();
     let stuck: Vec<_> = (0..PAGES + 8)
         .map(|_| {
@@ -41,8 +46,10 @@ fn whoever_comes_to_the_admin_listener_is_answered_and_the_oldest_give_way() {
         let open = stuck.iter().filter(|stream| is_open(stream)).count();
         (open < stuck.len()).then_some(())
     });
-    // All others are where they were: those that are answered waited for none of them to time out.
-    assert!(stuck.iter().rev().take(PAGES - 8).all(is_open));
+    // All others are where they were: those that are answered waited for none of them to time out. (On a machine that takes
+    // so long for this, their minute is over.)
+    let are_open = stuck.iter().rev().take(PAGES - 8).all(is_open);
+    assert!(are_open || begun.elapsed() > LONGEST);
     drop(silent);
 }
 
