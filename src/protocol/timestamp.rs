@@ -210,6 +210,23 @@ mod tests {
         assert!("zz".parse::<Precision>().is_err());
     }
 
+    /// InfluxDB takes an unknown name silently as another unit.
+    #[test]
+    fn each_api_is_told_the_unit_by_the_name_that_it_knows() {
+        use Precision::{Hours, Microseconds, Milliseconds, Minutes, Nanoseconds, Seconds};
+        for (precision, nanoseconds, v1, v2) in [
+            (Nanoseconds, 1, "n", Some("ns")),
+            (Microseconds, 1_000, "u", Some("us")),
+            (Milliseconds, 1_000_000, "ms", Some("ms")),
+            (Seconds, 1_000_000_000, "s", Some("s")),
+            (Minutes, 60_000_000_000, "m", None),
+            (Hours, 3_600_000_000_000, "h", None),
+        ] {
+            let names = (precision.nanoseconds(), precision.v1_name(), precision.v2_name());
+            assert_eq!(names, (nanoseconds, v1, v2), "{precision}");
+        }
+    }
+
     #[test]
     fn stamps_are_unique_where_the_precision_has_room() {
         let mut stamper = Stamper::new(Precision::Microseconds);

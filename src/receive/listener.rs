@@ -141,3 +141,101 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpStream, UdpSocket};
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::batch::{Batch, Builder};
+    use crate::protocol::line::MAX_LINE_BYTES;
+    use crate::protocol::{Mapping, Precision, Unsigned};
+
+    /// Takes every batch.
+    #[derive(Clone, Default)]
+    struct Out(Arc<Mutex<Vec<Batch>>>);
+
+    impl HandOver for Out {
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+            self.0.lock().expect("no panic").push(batch);
+            Ok(())
+        }
+
+        fn handed_over(&self) -> u64 {
+            self.0.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
+        }
+    }
+
+    /// A setup of each kind, on any port.
+    fn setups() -> [(&'static str, Setup); 2] {
+        let (database, retention_policy) = ("db".to_owned(), String::new());
+        let intake = IntakeSetup {
+            destination: Arc::new(Destination { database, retention_policy, precision: Precision::Milliseconds }),
+            format: None,
+            mapping: Mapping::path(),
+            max_line: MAX_LINE_BYTES,
+            unsigned: Unsigned::Refuse,
+            allow: Vec::new(),
+        };
+        // An address of this process's own: where several workers share a port, other processes' could share it as well.
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let listen = SocketAddr::from(([127, 77, high, low], 0));
+        let udp = udp::Setup { listen, interface: None, intake: intake.clone(), workers: 2, receive_buffer: 1 << 20 };
+        let minute = Duration::from_secs(60);
+        let tcp = tcp::Setup {
+            listen,
+            intake,
+            max_connections: 10,
+            max_connections_per_source: 10,
+            idle_timeout: minute,
+            line_timeout: minute,
+            first_line_timeout: minute,
+        };
+        [("udp", Setup::Udp(udp)), ("tcp", Setup::Tcp(tcp))]
+    }
+
+    #[test]
+    fn a_listener_of_either_kind_shows_what_it_took_and_ends_when_it_is_told() {
+        for (kind, setup) in setups() {
+            assert_eq!((setup.kind(), setup.listen().port()), (kind, 0));
+            let destination = Arc::clone(&setup.intake().destination);
+            let listener = Listener::bind(setup, &mut Inherited::default()).expect("bind");
+            let address = listener.address();
+            assert!(listener.kind() == kind && address.ip().is_loopback() && address.port() != 0);
+            assert_eq!(*listener.destination(), *destination);
+
+            let (out, pool) = (Out::default(), Pool::new(1, Builder::least_buffer_bytes()));
+            let limits = Limits { lines: 100, age: Duration::from_secs(3600) };
+            let threads = listener.start(&pool, limits, &out, &tcp::Order::default()).expect("start");
+            let pulses = listener.pulses();
+            assert_eq!((threads.len(), pulses.len()), if kind == "udp" { (2, 2) } else { (1, 1) });
+            for pulse in &pulses {
+                pulse.ask();
+                while !pulse.is_answered() {
+                    std::thread::yield_now();
+                }
+            }
+            if kind == "udp" {
+                UdpSocket::bind("127.0.0.1:0").expect("bind").send_to(b"m v=1 1\n", address).expect("send");
+            } else {
+                TcpStream::connect(address).expect("connect").write_all(b"m v=1 1\n").expect("send");
+            }
+            while listener.tally().accepted == 0 || listener.sources().entries().is_empty() {
+                std::thread::yield_now();
+            }
+            listener.stop();
+            threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
+            let (tally, sources) = (listener.tally(), listener.sources());
+            assert_eq!((tally.accepted, tally.held, out.handed_over()), (1, 0, 1), "{kind}: it hands over what it has");
+            let sent: Vec<_> = sources.entries().iter().map(|source| (source.address, source.sum.lines)).collect();
+            assert_eq!(sent, [(SocketAddr::from(([127, 0, 0, 1], 0)).ip(), 1)], "{kind}");
+        }
+    }
+}

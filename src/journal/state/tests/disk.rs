@@ -140,6 +140,10 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     // Three records fit, and then so many more.
     let bytes = |database: &str| FRAME_HEADER_BYTES as u64 + database.len() as u64 + BYTES;
     assert_eq!(jobs[1].bytes(), bytes("other"));
+    let of_policy = Destination { retention_policy: "week".to_owned(), ..(*destination("x")).clone() };
+    let (batch, memory) = (batch(&Arc::new(of_policy), Instant::now()), Arc::default());
+    let job = Job { log: 0, record: Record::new(0, batch, None, &memory), at: Position::default() };
+    assert_eq!(job.bytes(), bytes("x") + 4);
     assert_eq!(write(&mut state, bytes("x") * 2 + bytes("other")), [0, 1, 2]);
     assert_eq!(write(&mut state, 1), [3], "one at least");
     assert!(state.has_unwritten() && state.has_work());
@@ -364,4 +368,16 @@ fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_ro
         assert!(gap.lines >= lost, "{gap:?}");
     }
     assert_eq!((state.needed_from(true), state.gaps.iter().map(|gap| gap.lines).sum::<u64>()), (4, 3 * LINES));
+}
+
+#[test]
+fn a_backend_that_is_no_longer_configured_and_has_everything_keeps_nothing() {
+    let mut state = with_segments(WhenFull::DropOldest);
+    deliver(&mut state, &[0, 1], 3);
+    let lanes = vec![SavedLane { from: 5, at: state.logs[0].written, since: 0, end: None }];
+    let destinations = vec![((*state.logs[0].destination).clone(), lanes)];
+    state.orphans.push(SavedBackend { name: "gone".to_owned(), destinations, ..SavedBackend::default() });
+    assert_eq!(state.needed_from(true), 6);
+    state.evict(DropReason::Quota);
+    assert_eq!(state.gaps.iter().len(), 0, "it lost nothing");
 }
