@@ -76,17 +76,18 @@ pub enum Answer {
 
 /// The relay's end.
 #[derive(Debug)]
-pub struct Control {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub struct Control(UnixListener);
+
+/// The socket's file, which goes with this.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
 
 impl Control {
     /// Binds the socket in a data folder whose lock is held; one that an earlier relay left is in nobody's use.
     ///
     /// # Errors
     /// What the system says.
-    pub fn bind(data_dir: &Path) -> io::Result<Self> {
+    pub fn bind(data_dir: &Path) -> io::Result<(Self, SocketFile)> {
         let path = data_dir.join(NAME);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -95,12 +96,12 @@ impl Control {
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path })
+        Ok((Self(listener), SocketFile(path)))
     }
 
     /// Serves until the runtime ends.
     pub async fn serve(self, view: View, letters: Arc<DeadLetters>) {
-        let listener = match self.listener.try_clone().and_then(tokio::net::UnixListener::from_std) {
+        let listener = match tokio::net::UnixListener::from_std(self.0) {
             Ok(listener) => listener,
             Err(error) => {
                 tracing::error!(%error, "cannot serve the control socket");
@@ -124,9 +125,9 @@ impl Control {
     }
 }
 
-impl Drop for Control {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+        drop(std::fs::remove_file(&self.0));
     }
 }
 

@@ -93,7 +93,8 @@ fn ten_restarts_under_load_lose_nothing_that_the_receive_buffer_holds() {
         first_host: 0,
         shape: Shape::default(),
         pace: Pace::Rate(20_000.0),
-        duration: Duration::from_secs(60),
+        // It is stopped once the last one listens.
+        duration: Duration::from_secs(3600),
         payload: None,
     };
     let progress = Arc::new(Progress::default());
