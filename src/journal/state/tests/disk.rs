@@ -448,3 +448,39 @@ fn senders_wait_only_for_a_disk_that_works() {
     state.disk().writing_is = figures::Condition::Ok;
     assert!(state.is_pressed(now));
 }
+
+#[test]
+fn what_was_given_back_and_is_in_no_log_any_more_makes_room_before_anything_is_lost() {
+    let mut state = with_memory(6, WhenFull::DropOldest);
+    begin_segment(&mut state);
+    append(&mut state, &["db"; 3]);
+    write(&mut state, u64::MAX);
+    let limits = Limits { lines: LINES * 3, ..LIMITS };
+    let (lease, ..) = leased(state.lease(0, &limits, &HashMap::new(), Instant::now(), Instant::now()));
+    for _ in 0..3 {
+        state.forget(0, 0);
+    }
+    state.give_back(0, &lease);
+    drop(lease);
+    append(&mut state, &["db"; 6]);
+    assert_eq!((in_memory(&state), state.dropped_lines()), (vec![3, 4, 5, 6, 7, 8], vec![0, 0]));
+}
+
+#[test]
+fn of_what_has_left_the_disk_nothing_goes_before_what_is_on_its_way() {
+    let mut state = with_disk(WhenFull::DropOldest);
+    for _ in 0..2 {
+        begin_segment(&mut state);
+        append(&mut state, &["db"; 2]);
+        write(&mut state, u64::MAX);
+    }
+    state.evict(DropReason::Quota);
+    let next = |state: &State| state.first_to_forget(0, &(0..0), state.kept_from());
+    assert_eq!(next(&state), Some(0));
+    let limits = Limits { lines: 1, ..LIMITS };
+    let now = Instant::now();
+    let (lease, _, sequences) = leased(state.lease(0, &limits, &HashMap::new(), now, now));
+    assert_eq!((sequences, next(&state)), (vec![0], Some(2)), "cursors pass them in order");
+    state.give_back(0, &lease);
+    assert_eq!(next(&state), Some(0));
+}
