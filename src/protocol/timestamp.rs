@@ -187,6 +187,8 @@ mod tests {
             ("9223372036854775807", Nanoseconds, Err(Refusal::TimestampOutOfRange)),
             ("-9223372036854775807", Nanoseconds, Err(Refusal::TimestampOutOfRange)),
             ("99999999999999999999999", Nanoseconds, Err(Refusal::TimestampOutOfRange)),
+            ("10000000000000000000", Nanoseconds, Err(Refusal::TimestampOutOfRange)),
+            ("1000000000000000000000000", Nanoseconds, Err(Refusal::TimestampOutOfRange)),
             ("9223372036854", Milliseconds, Ok(())),
             ("9223372036855", Milliseconds, Err(Refusal::TimestampOutOfRange)),
             ("9223372036", Seconds, Ok(())),

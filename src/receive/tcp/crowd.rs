@@ -222,4 +222,15 @@ mod tests {
         }
         assert!(crowd.is_dense());
     }
+
+    #[test]
+    fn a_crowd_is_dense_once_more_than_half_of_its_room_is_taken() {
+        for (most, first_dense) in [(9, 5), (10, 6)] {
+            let (mut crowd, _) = crowd(most, &[], Instant::now());
+            for number in 1..=most {
+                assert!(matches!(crowd.enter(number, address("10.0.0.1"), Instant::now()), Entered::Free(_)));
+                assert_eq!(crowd.is_dense(), number >= first_dense, "{number} of {most}");
+            }
+        }
+    }
 }

@@ -197,6 +197,41 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_holds_memory_and_tells_whether_its_string_is_open() {
+        let (mut framer, mut kept) = (Framer::new(MAX_LINE), Kept::default());
+        for (piece, is_joining, is_within_line) in [
+            ("", false, false),
+            ("a 1\nhal", false, true),
+            ("f\n", false, false),
+            ("b[\n", true, true),
+            ("and more", true, true),
+            ("]\n", false, false),
+        ] {
+            framer.take(piece.as_bytes(), &mut kept);
+            assert_eq!((framer.is_joining(), framer.is_within_line()), (is_joining, is_within_line), "{piece:?}");
+            assert!(framer.held_bytes() >= framer.tail.len() && framer.held_bytes() >= usize::from(is_within_line) * 2);
+        }
+        assert_eq!(kept.lines, ["a 1\n", "half\n", "b[\nand more]\n"]);
+        framer.take(b"half", &mut kept);
+        framer.clear();
+        assert_eq!((framer.held_bytes(), framer.is_within_line()), (0, false));
+    }
+
+    #[test]
+    fn a_line_waits_up_to_its_bound_behind_a_string_that_is_as_long() {
+        let most = "x".repeat(MAX_LINE + UNCOUNTED_BYTES);
+        let string = format!("[{}\n", "y".repeat(MAX_LINE - 2));
+        for before in ["", string.as_str()] {
+            let fits = format!("{before}{most}");
+            let (kept, left) = frame(fits.as_bytes().chunks(1000));
+            assert_eq!((kept.too_long, left.len()), (0, most.len()));
+            let one_more = format!("{fits}x");
+            let (kept, left) = frame(one_more.as_bytes().chunks(1000).chain([&b"\na 1\n"[..]]));
+            assert_eq!((kept.too_long, left.len(), kept.lines.last().map(String::as_str)), (1, 0, Some("a 1\n")));
+        }
+    }
+
+    #[test]
     fn it_is_told_where_the_waiting_line_began() {
         let (mut framer, mut kept) = (Framer::new(MAX_LINE), Kept::default());
         let long = vec![b'x'; MAX_LINE + UNCOUNTED_BYTES + 1];

@@ -381,3 +381,116 @@ fn a_backend_that_is_no_longer_configured_and_has_everything_keeps_nothing() {
     state.evict(DropReason::Quota);
     assert_eq!(state.gaps.iter().len(), 0, "it lost nothing");
 }
+
+/// With memory for this many records.
+fn with_memory(records: u64, full: WhenFull) -> State {
+    State { memory_bound: records * cost(&batch(&destination(""), Instant::now())), ..with_disk(full) }
+}
+
+fn in_memory(state: &State) -> Vec<u64> {
+    state.logs.iter().flat_map(|log| &log.records).map(|record| record.sequence).collect()
+}
+
+#[test]
+fn half_of_the_memory_is_for_what_is_on_the_disk_as_well() {
+    for written in 0..16_u64 {
+        let mut state = with_memory(16, WhenFull::DropOldest);
+        begin_segment(&mut state);
+        append(&mut state, &["db"; 16][..usize::try_from(written).expect("few")]);
+        // One by one: what the writer has in its hands is in memory, too.
+        while !write(&mut state, 1).is_empty() {}
+        let kept = written.min(8);
+        assert_eq!(in_memory(&state), (written - kept..written).collect::<Vec<_>>(), "{written}");
+        assert_eq!(state.dropped_lines(), [0, 0]);
+    }
+}
+
+#[test]
+fn what_has_left_the_disk_may_have_an_eighth_of_the_memory_more() {
+    for more in 0..7 {
+        let mut state = with_memory(16, WhenFull::DropOldest);
+        // Eight records, whose segment goes while they are in memory.
+        begin_segment(&mut state);
+        append(&mut state, &["db"; 8]);
+        write(&mut state, u64::MAX);
+        begin_segment(&mut state);
+        assert!(state.evict(DropReason::Quota).is_some());
+        assert_eq!(state.dropped_lines(), [0, 0], "memory has them");
+        // What is on the disk leaves first, and then of those, as many as are beyond ten.
+        append(&mut state, &["db"; 8][..more]);
+        state.disk().note_full("no room");
+        state.trim();
+        let left = 8 + more - (8 + more).saturating_sub(10);
+        assert_eq!(in_memory(&state).len(), left, "{more}");
+        let lost = LINES * u64::try_from(8 + more - left).expect("few");
+        assert_eq!(state.dropped_lines(), [lost, lost]);
+    }
+}
+
+#[test]
+fn for_room_what_can_be_read_again_goes_before_what_would_be_lost() {
+    let mut state = with_memory(6, WhenFull::DropOldest);
+    begin_segment(&mut state);
+    append(&mut state, &["db"; 3]);
+    write(&mut state, u64::MAX);
+    append(&mut state, &["db"; 3]);
+    // Those on the disk are given back by one backend; nobody has the others yet.
+    let limits = Limits { lines: LINES * 3, ..LIMITS };
+    let (lease, _, sequences) = leased(state.lease(0, &limits, &HashMap::new(), Instant::now(), Instant::now()));
+    assert_eq!(sequences, [0, 1, 2]);
+    state.give_back(0, &lease);
+    drop(lease);
+    append(&mut state, &["db"; 3]);
+    assert_eq!((in_memory(&state), state.dropped_lines()), (vec![3, 4, 5, 6, 7, 8], vec![0, 0]));
+    // Now there is nothing else to give up.
+    append(&mut state, &["db"]);
+    assert_eq!((in_memory(&state), state.dropped_lines()), (vec![4, 5, 6, 7, 8, 9], vec![LINES, LINES]));
+}
+
+#[test]
+fn senders_wait_only_for_a_disk_that_works() {
+    let mut state = with_memory(10, WhenFull::DropOldest);
+    append(&mut state, &["db"; 10]);
+    let now = Instant::now();
+    assert!(state.is_memory_scarce() && state.is_pressed(now));
+    state.disk().note_full("no room");
+    assert!(!state.is_pressed(now));
+    state.disk().writing_is = figures::Condition::Ok;
+    assert!(state.is_pressed(now));
+}
+
+#[test]
+fn what_was_given_back_and_is_in_no_log_any_more_makes_room_before_anything_is_lost() {
+    let mut state = with_memory(6, WhenFull::DropOldest);
+    begin_segment(&mut state);
+    append(&mut state, &["db"; 3]);
+    write(&mut state, u64::MAX);
+    let limits = Limits { lines: LINES * 3, ..LIMITS };
+    let (lease, ..) = leased(state.lease(0, &limits, &HashMap::new(), Instant::now(), Instant::now()));
+    for _ in 0..3 {
+        state.forget(0, 0);
+    }
+    state.give_back(0, &lease);
+    drop(lease);
+    append(&mut state, &["db"; 6]);
+    assert_eq!((in_memory(&state), state.dropped_lines()), (vec![3, 4, 5, 6, 7, 8], vec![0, 0]));
+}
+
+#[test]
+fn of_what_has_left_the_disk_nothing_goes_before_what_is_on_its_way() {
+    let mut state = with_disk(WhenFull::DropOldest);
+    for _ in 0..2 {
+        begin_segment(&mut state);
+        append(&mut state, &["db"; 2]);
+        write(&mut state, u64::MAX);
+    }
+    state.evict(DropReason::Quota);
+    let next = |state: &State| state.first_to_forget(0, &(0..0), state.kept_from());
+    assert_eq!(next(&state), Some(0));
+    let limits = Limits { lines: 1, ..LIMITS };
+    let now = Instant::now();
+    let (lease, _, sequences) = leased(state.lease(0, &limits, &HashMap::new(), now, now));
+    assert_eq!((sequences, next(&state)), (vec![0], Some(2)), "cursors pass them in order");
+    state.give_back(0, &lease);
+    assert_eq!(next(&state), Some(0));
+}
