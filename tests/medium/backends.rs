@@ -82,10 +82,10 @@ fn a_mended_password_is_used_without_a_restart() {
     let relay = Running::start(config);
     relay.send(&["m v=1 1\n"]);
     relay.wait_state("a", "held");
-    // The refused destination is left alone for a while; another one's line shows which password is used now.
+    // The refused destination is left alone for a moment; whichever comes first shows which password is used now.
     let other = relay.relay.as_ref().expect("running").view().listeners[1].address();
     UdpSocket::bind("127.0.0.1:0").expect("bind").send_to(b"m v=2 2\n", other).expect("send");
-    wait_for("the other destination's line", || (relay.backend("a").delivered_lines == 1).then_some(()));
+    wait_for("the other destination's line", || (relay.backend("a").delivered_lines >= 1).then_some(()));
     let requests = backend.requests();
     // u:old and u:new
     assert_eq!(requests[0].header("authorization"), "Basic dTpvbGQ=");
