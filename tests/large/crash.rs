@@ -149,6 +149,9 @@ fn a_dead_and_a_slow_backend_keep_memory_and_disk_within_their_bounds() {
             config.journal.memory = ByteSize::mib(8);
             config.journal.disk = ByteSize::mib(8);
             config.backend[1].timeout = Duration::from_secs(1);
+            // So slow that it lacks lines on any machine.
+            config.backend[1].concurrency = 1;
+            config.backend[1].max_batch_lines = 1000;
         });
         stores[1].behave(behaviour);
         let has_dropped = || relay.backend("b").dropped_lines["quota"] > 0;
