@@ -1,5 +1,6 @@
 //! An InfluxDB as a backend: the write endpoints of its 1.x and 2.x APIs.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
@@ -69,8 +70,8 @@ pub(super) struct Influx {
     authorization: Option<HeaderValue>,
     /// Whether the backend refused who we are: then the secret is read again before the next try.
     was_refused: bool,
-    /// The last database that was made because it was missing: once.
-    created: Option<String>,
+    /// Databases that were to be made because they were missing: each once.
+    created: HashSet<String>,
 }
 
 impl Influx {
@@ -83,7 +84,7 @@ impl Influx {
         let tls = if setup.url.scheme_str() == Some("https") { Some(setup.tls.config()?) } else { None };
         let client = Client::new(&setup.url, tls.zip(Some(setup.tls.server_name.clone())), setup.timeout)
             .with_lifetime(setup.connection_lifetime);
-        Ok(Self { setup, client, authorization, was_refused: false, created: None })
+        Ok(Self { setup, client, authorization, was_refused: false, created: HashSet::new() })
     }
 
     /// Writes lines in one request.
@@ -101,10 +102,8 @@ impl Influx {
         let sent = self.client.send(|| self.setup.write(self.authorization.as_ref(), &target, &parts)).await;
         match sent {
             Ok(answer) if self.is_to_create(&answer, destination) => {
-                self.created = Some(destination.database.clone());
-                let made = self.execute(&format!("CREATE DATABASE {}", quoted(&destination.database))).await;
-                tracing::info!(database = destination.database, error = made.err(), "made a database that was missing");
-                Outcome::of_answer(Fate::Transient, self.describe(&answer), answer.status.as_u16(), answer.body)
+                let fate = self.create(&destination.database).await;
+                Outcome::of_answer(fate, self.describe(&answer), answer.status.as_u16(), answer.body)
             }
             Ok(answer) => {
                 let fate = of_answer(answer.status, answer.retry_after.as_deref(), &answer.body, SystemTime::now());
@@ -156,12 +155,27 @@ impl Influx {
     /// The same backend, with a connection of its own.
     pub(super) fn another(&self) -> Self {
         let (setup, client) = (self.setup.clone(), self.client.another());
-        Self { setup, client, authorization: self.authorization.clone(), was_refused: false, created: None }
+        Self { setup, client, authorization: self.authorization.clone(), was_refused: false, created: HashSet::new() }
+    }
+
+    /// Makes a database; the fate of what was sent to it.
+    async fn create(&mut self, database: &str) -> Fate {
+        self.created.insert(database.to_owned());
+        match self.execute(&format!("CREATE DATABASE {}", quoted(database))).await {
+            Ok(()) => {
+                tracing::info!(database, "made a database that was missing");
+                Fate::Transient
+            }
+            Err(error) => {
+                tracing::warn!(database, error, "cannot make a database that is missing: make it there");
+                Fate::HoldDestination
+            }
+        }
     }
 
     /// Whether the answer says that the database is missing, and it is to be made.
     fn is_to_create(&self, answer: &Answer, destination: &Destination) -> bool {
-        let may = self.setup.create_database && self.created.as_ref() != Some(&destination.database);
+        let may = self.setup.create_database && !self.created.contains(&destination.database);
         may && answer.status.as_u16() == 404 && answer.body.contains("database not found")
     }
 

@@ -182,6 +182,24 @@ fn names_that_mislead_cost_requests_and_no_line() {
 }
 
 #[test]
+fn a_line_that_only_others_can_judge_is_given_back() {
+    // One is known to be refused, and what is wrong with the other nobody knows.
+    let lines = ["m v=1i 1".to_owned(), "m v=2 2".to_owned()];
+    let answer = |lines: &[&str]| match lines {
+        ["m v=1i 1"] | [_, _] => {
+            outcome(400, &serde_json::json!({ "error": "unable to parse 'm v=1i 1': x" }).to_string())
+        }
+        _ => outcome(400, r#"{"error":"something new"}"#),
+    };
+    let all: Vec<&str> = lines.iter().map(String::as_str).collect();
+    for first in [&all[..], &all[..1]] {
+        let (mut division, _) = Division::of_refused(lease(&lines, 1), &answer(first));
+        assert_eq!(run(&mut division, answer), Step::Hold);
+        assert!(!division.has_progress(), "lines that come later may tell");
+    }
+}
+
+#[test]
 fn what_refuses_every_line_alike_is_held_and_not_ground_down() {
     for text in ["something new", "<html>"] {
         let lines = lines(1000, &HashSet::new());
