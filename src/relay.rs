@@ -31,7 +31,7 @@ use crate::batch::{Builder, Limits, Pool};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
 use crate::control::data_dir::{DataDir, LockError};
-use crate::control::socket::{Control, SocketFile};
+use crate::control::socket::{self, SocketFile};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::dead_letters::DeadLetters;
 use crate::deliver::{self, Backend, Health, SetupError};
@@ -123,7 +123,7 @@ pub struct Relay {
     closing: watch::Sender<bool>,
     hurry: watch::Sender<bool>,
     shutdown_timeout: Duration,
-    _socket_file: SocketFile,
+    _socket_file: Option<SocketFile>,
     _data_dir: Arc<DataDir>,
 }
 
@@ -174,9 +174,7 @@ impl Relay {
         let letters = open_dead_letters(config)?;
         let view = view(config, listeners, &journal, &ring, &letters);
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
-        let failed = |error| StartError::DataDir(config.data_dir.display().to_string(), error);
-        let (control, socket_file) = Control::bind(&config.data_dir).map_err(failed)?;
-        drop(admin_runtime.spawn(control.serve(view.clone(), Arc::clone(&letters))));
+        let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
 
         let (closing, _) = watch::channel(false);
         hold_moved(&journal, &view);

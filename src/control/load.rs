@@ -191,8 +191,8 @@ impl Config {
         ];
         let first = wrong.into_iter().find(|(is_wrong, ..)| *is_wrong);
         first.map_or(Ok(()), |(_, key, what)| Err(source.at("journal", 0, key, what)))?;
-        if !(64 << 10..=1 << 40).contains(&self.dead_letters.disk.as_u64()) {
-            return Err(source.at("dead_letters", 0, "disk", "must be between 64KiB and 1TiB"));
+        if !(64 << 10..=1 << 30).contains(&self.dead_letters.disk.as_u64()) {
+            return Err(source.at("dead_letters", 0, "disk", "must be between 64KiB and 1GiB"));
         }
         Ok(())
     }

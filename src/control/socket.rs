@@ -6,8 +6,9 @@
 //!
 //! Never does: anything that the admin listener's readers could ask for. Bounds: connections, a request's bytes, the time for it.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::status::View;
@@ -74,9 +76,23 @@ pub enum Answer {
     },
 }
 
+/// Serves a data folder's socket on this runtime, until that ends. Where there can be none, the relay does without.
+pub fn start(runtime: &Handle, data_dir: &Path, view: &View, letters: &Arc<DeadLetters>) -> Option<SocketFile> {
+    match Control::bind(data_dir) {
+        Ok((control, file)) => {
+            drop(runtime.spawn(control.serve(view.clone(), Arc::clone(letters))));
+            Some(file)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot make the control socket in data_dir: dead letters cannot be resent or discarded");
+            None
+        }
+    }
+}
+
 /// The relay's end.
 #[derive(Debug)]
-pub struct Control(UnixListener);
+struct Control(UnixListener);
 
 /// The socket's file, which goes with this.
 #[derive(Debug)]
@@ -87,20 +103,21 @@ impl Control {
     ///
     /// # Errors
     /// What the system says.
-    pub fn bind(data_dir: &Path) -> io::Result<(Self, SocketFile)> {
+    fn bind(data_dir: &Path) -> io::Result<(Self, SocketFile)> {
         let path = data_dir.join(NAME);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(&path)?;
+        let folder = File::open(data_dir)?;
+        let listener = UnixListener::bind(short(&folder))?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         Ok((Self(listener), SocketFile(path)))
     }
 
     /// Serves until the runtime ends.
-    pub async fn serve(self, view: View, letters: Arc<DeadLetters>) {
+    async fn serve(self, view: View, letters: Arc<DeadLetters>) {
         let listener = match tokio::net::UnixListener::from_std(self.0) {
             Ok(listener) => listener,
             Err(error) => {
@@ -162,6 +179,11 @@ fn answer(request: Request, view: &View, letters: &DeadLetters) -> Result<Answer
     }
 }
 
+/// The socket in an open folder, by a path that is short however deep the folder is: a socket's may have 107 bytes.
+fn short(folder: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))
+}
+
 /// Asks a running relay.
 ///
 /// # Errors
@@ -171,7 +193,8 @@ pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
     let failed = |error: &dyn std::fmt::Display| {
         format!("no relay answers at {} ({error}): is it running, with this data_dir?", path.display())
     };
-    let mut stream = UnixStream::connect(&path).map_err(|error| failed(&error))?;
+    let folder = File::open(data_dir).map_err(|error| failed(&error))?;
+    let mut stream = UnixStream::connect(short(&folder)).map_err(|error| failed(&error))?;
     let mut text = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     text.push(b'\n');
     let mut line = String::new();

@@ -160,7 +160,7 @@ pub struct Backend {
     pub held: Vec<Held>,
     /// Lines that it will never take.
     #[serde(default)]
-    pub dead_letters: DeadLetters,
+    pub dead_letters: dead_letters::Figures,
     /// Receive to acknowledged.
     pub latency_ms: Latency,
 }
@@ -311,31 +311,6 @@ impl Receive {
     }
 }
 
-/// Lines that a backend will never take: `found + rejected = kept + resent + discarded + evicted`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
-pub struct DeadLetters {
-    /// Kept at start.
-    pub found: u64,
-    /// Kept now.
-    pub kept: u64,
-    /// Sent again.
-    pub resent: u64,
-    /// Discarded by an operator.
-    pub discarded: u64,
-    /// Given up for want of room.
-    pub evicted: u64,
-    /// Bytes of the kept ones.
-    pub bytes: u64,
-}
-
-impl DeadLetters {
-    fn of(view: &BackendView) -> Self {
-        let figures = view.letters.as_ref().map(|letters| letters.figures(&view.name)).unwrap_or_default();
-        let dead_letters::Figures { found, kept, resent, discarded, evicted, bytes } = figures;
-        Self { found, kept, resent, discarded, evicted, bytes }
-    }
-}
-
 /// A destination that waits until an operator acts.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Held {
@@ -387,7 +362,7 @@ impl Backend {
             retries,
             last_error: view.health.last_error(),
             held: view.health.held().into_iter().map(Held::from).collect(),
-            dead_letters: DeadLetters::of(view),
+            dead_letters: view.letters.as_ref().map(|letters| letters.figures(&view.name)).unwrap_or_default(),
             latency_ms: Latency::new(&ledger.latency),
         }
     }

@@ -273,6 +273,7 @@ fn too_large_requests_are_halved() {
 
 #[test]
 fn one_missing_database_holds_up_no_other() {
+    let begun = Instant::now();
     let exists = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&exists);
     let backend = Scripted::start(move |_, request| {
@@ -297,7 +298,9 @@ fn one_missing_database_holds_up_no_other() {
     let held = relay.backend("a");
     assert_eq!((held.pending_lines, held.dropped(), held.rejected(), held.state.as_str()), (2, 0, 0, "held"));
     let asked = backend.requests().iter().filter(|one| one.uri.query().is_some_and(|q| q.contains("missing"))).count();
-    assert!(asked < 10, "it is left alone for a while: {asked}");
+    // Pauses double up to 5 s, and each is some part of that.
+    let most = 10 + 2 * begun.elapsed().as_secs();
+    assert!(asked as u64 <= most, "it is left alone for a while: {asked}");
 }
 
 #[test]

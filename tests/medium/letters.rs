@@ -174,6 +174,19 @@ fn what_was_sent_again_and_did_not_arrive_is_still_a_letter() {
 }
 
 #[test]
+fn a_relay_is_asked_in_however_deep_a_folder() {
+    let folder = tempfile::tempdir().expect("folder");
+    let deep = folder.path().join("a-folder-with-a-long-name/".repeat(8));
+    let deep = deep.to_str().expect("text");
+    let started = Started::new(&["--data-dir", deep], folder.path());
+    let output = run(&["dead-letters", "discard", "--data-dir", deep], folder.path());
+    let (out, error) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.code() == Some(0) && out.contains("0 dead letters"), "{out} {error}");
+    started.signal("-TERM");
+    assert_eq!(started.end().0, Some(0));
+}
+
+#[test]
 fn bad_usage_says_what_would_be_right() {
     let folder = tempfile::tempdir().expect("folder");
     for (arguments, code, part) in [

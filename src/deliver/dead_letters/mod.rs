@@ -72,8 +72,8 @@ pub struct Filter {
     pub since: Option<SystemTime>,
 }
 
-/// One backend's figures, in lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// One backend's figures, in lines: `found + rejected = kept + resent + discarded + evicted`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Figures {
     /// Kept at start.
     pub found: u64,
@@ -182,10 +182,11 @@ impl DeadLetters {
     /// # Errors
     /// They cannot be read.
     pub(super) fn take(&self, filter: &Filter, backends: &[&str]) -> io::Result<(Vec<Letter>, bool)> {
-        let mut state = self.lock();
-        let (mut taken, mut bytes, mut is_all) = (Vec::new(), state.owed.values().sum::<u64>(), true);
+        // Whoever looks at the figures does not wait until everything is read.
+        let owed = self.lock().owed.clone();
+        let (mut taken, mut bytes, mut is_all) = (Vec::new(), owed.values().sum::<u64>(), true);
         each(&self.folder, filter, |letter| {
-            if state.owed.contains_key(&letter.id) || !backends.contains(&letter.backend.as_str()) {
+            if owed.contains_key(&letter.id) || !backends.contains(&letter.backend.as_str()) {
                 return;
             }
             if bytes > MOST_OWED_BYTES {
@@ -195,7 +196,10 @@ impl DeadLetters {
             bytes += letter.line.len() as u64;
             taken.push(letter);
         })?;
-        state.owed.extend(taken.iter().map(|letter| (letter.id, letter.line.len() as u64)));
+        let mut state = self.lock();
+        taken.retain(|letter: &Letter| {
+            state.has(letter.id) && state.owed.insert(letter.id, letter.line.len() as u64).is_none()
+        });
         Ok((taken, is_all))
     }
 
@@ -332,10 +336,12 @@ impl State {
         }
         let (Some(active), Some(kept)) = (&mut self.active, self.files.back_mut()) else { return Ok(()) };
         let written = active.write_all(&bytes).and_then(|()| active.sync_data());
-        match written {
-            Ok(()) => kept.bytes += bytes.len() as u64,
-            // Half an entry would hide what comes after it.
-            Err(_) => active.set_len(kept.bytes)?,
+        if written.is_ok() {
+            kept.bytes += bytes.len() as u64;
+        } else {
+            // Half an entry would hide what comes after it: that goes to another file.
+            drop(active.set_len(kept.bytes));
+            self.active = None;
         }
         written
     }
