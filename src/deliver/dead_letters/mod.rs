@@ -138,7 +138,14 @@ impl DeadLetters {
     pub fn open(folder: &Path, most_bytes: u64) -> io::Result<Self> {
         let mut state = State { next: 1, ..State::default() };
         for path in paths(folder)? {
-            state.open(path)?;
+            match state.open(path.clone()) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    // Its name is not given to another file.
+                    state.next = state.next.max(number(&path).unwrap_or(0).saturating_add(1));
+                    tracing::warn!(file = %path.display(), "left alone: it is no file of dead letters that this version reads");
+                }
+                opened => opened?,
+            }
         }
         for figures in state.figures.values_mut() {
             figures.found = figures.kept;
@@ -247,14 +254,14 @@ pub fn each(folder: &Path, filter: &Filter, mut found: impl FnMut(Letter)) -> io
                 gone.extend(ids);
             }
         });
-        ignore_missing(read)?;
+        ignore_unreadable(read)?;
     }
     for path in &paths {
         let read = file::read(path, |entry, _| {
             let Entry::Refused(refusal) = entry else { return };
             letters(refusal).filter(|letter| !gone.contains(&letter.id) && filter.fits(letter)).for_each(&mut found);
         });
-        ignore_missing(read)?;
+        ignore_unreadable(read)?;
     }
     Ok(())
 }
@@ -455,10 +462,10 @@ fn turn(path: &Path) -> Option<u64> {
     path.file_stem()?.to_str()?.split_once('-')?.1.parse().ok()
 }
 
-/// A file that was removed while it was to be read held what is gone.
-fn ignore_missing(read: io::Result<u64>) -> io::Result<()> {
+/// A file that was removed while it was to be read held what is gone. What is no file of letters holds none.
+fn ignore_unreadable(read: io::Result<u64>) -> io::Result<()> {
     match read {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Err(error),
         _ => Ok(()),
     }
 }

@@ -169,6 +169,10 @@ fn what_is_no_file_of_letters_is_told_and_left_alone() {
     DeadLetters::open(folder.path(), 1 << 20).expect("other files do not matter");
     let path = folder.path().join("00000000000000000001-000000.letters");
     std::fs::write(&path, "something else entirely, and long enough").expect("write");
-    DeadLetters::open(folder.path(), 1 << 20).expect_err("it is no file of letters");
+    let letters = DeadLetters::open(folder.path(), 1 << 20).expect("it is left alone");
+    let answer: Arc<str> = "no".into();
+    letters.keep("a", &destination(), &[refused("m v=1 1", Rejection::Other, &answer)]).expect("kept beside it");
+    assert_eq!(all(folder.path(), &Filter::default()).len(), 1);
+    assert_eq!(DeadLetters::open(folder.path(), 1 << 20).expect("open").figures("a").found, 1);
     assert_eq!(std::fs::read(&path).expect("read"), b"something else entirely, and long enough");
 }
