@@ -30,8 +30,6 @@ use tokio::time::timeout;
 
 use super::opening::{Heard, Listening, Opening};
 
-/// How long connecting may take, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much of an answer's body is read.
 pub(super) const ANSWER_BYTES: usize = 64 * 1024;
 /// What comes before an answer's body may have, in bytes on the wire: its head, and 1xx answers before it. As much again
@@ -93,9 +91,19 @@ pub(super) struct Client {
     is_port_named: bool,
     /// How to speak TLS, and the name to ask the certificate for.
     tls: Option<(Arc<ClientConfig>, String)>,
-    timeout: Duration,
-    lifetime: Duration,
+    times: Times,
     connection: Option<Connection>,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Connecting, TLS included.
+    pub connect: Duration,
+    /// From a request's beginning to its answer's first byte, and again to the answer's end.
+    pub answer: Duration,
+    /// A connection is used for this long at most.
+    pub lifetime: Duration,
 }
 
 #[derive(Debug)]
@@ -115,20 +123,14 @@ impl Drop for Connection {
 
 impl Client {
     /// A client for the host and port of this URL, over TLS where a configuration is given, with the name that the
-    /// certificate is for where that is not the host. `timeout` bounds the time to an answer's first byte, and the same
-    /// again to its end.
-    pub(super) fn new(url: &Uri, tls: Option<(Arc<ClientConfig>, Option<String>)>, timeout: Duration) -> Self {
+    /// certificate is for where that is not the host.
+    pub(super) fn new(url: &Uri, tls: Option<(Arc<ClientConfig>, Option<String>)>, times: Times) -> Self {
         let usual_port = if tls.is_some() { 443 } else { 80 };
         let port = url.port_u16().unwrap_or(usual_port);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let tls = tls.map(|(config, name)| (config, name.unwrap_or_else(|| host.clone())));
         let is_port_named = url.port_u16().is_some();
-        Self { host, port, is_port_named, tls, timeout, lifetime: Duration::MAX, connection: None }
-    }
-
-    /// The same, but a connection is used for this long at most.
-    pub(super) fn with_lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime, ..self }
+        Self { host, port, is_port_named, tls, times, connection: None }
     }
 
     /// Sends a request and reads its answer. The request is made anew for a second try, which follows at once
@@ -138,8 +140,8 @@ impl Client {
     /// What went wrong; the connection is then closed, and the request may or may not have arrived.
     pub(super) async fn send(&mut self, request: impl Fn() -> Request<Payload>) -> Result<Answer, ClientError> {
         if let Some(mut kept) = self.connection.take()
-            && kept.opened.elapsed() < self.lifetime
-            && matches!(timeout(self.timeout, kept.sender.ready()).await, Ok(Ok(())))
+            && kept.opened.elapsed() < self.times.lifetime
+            && matches!(timeout(self.times.answer, kept.sender.ready()).await, Ok(Ok(())))
         {
             match self.exchange(kept, request()).await {
                 Err(ClientError::Broken(..)) => {}
@@ -168,12 +170,13 @@ impl Client {
             _ if heard.is_exhausted() => ClientError::Endless(self.address()),
             _ => ClientError::Broken(self.address(), error),
         };
-        let response = timeout(self.timeout, connection.sender.send_request(request)).await;
-        let response = response.map_err(|_| ClientError::Stalled(self.address(), self.timeout))?.map_err(broken)?;
+        let response = timeout(self.times.answer, connection.sender.send_request(request)).await;
+        let response =
+            response.map_err(|_| ClientError::Stalled(self.address(), self.times.answer))?.map_err(broken)?;
         heard.grant(HEAD_BYTES + ANSWER_BYTES);
-        let answer = timeout(self.timeout, read_answer(response)).await;
+        let answer = timeout(self.times.answer, read_answer(response)).await;
         let (answer, is_whole) =
-            answer.map_err(|_| ClientError::Stalled(self.address(), self.timeout))?.map_err(broken)?;
+            answer.map_err(|_| ClientError::Stalled(self.address(), self.times.answer))?.map_err(broken)?;
         if is_whole {
             self.connection = Some(connection);
         }
@@ -181,9 +184,9 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection, ClientError> {
-        match timeout(CONNECT_TIMEOUT, self.open()).await {
+        match timeout(self.times.connect, self.open()).await {
             Ok(connection) => connection,
-            Err(_) => Err(ClientError::ConnectTimeout(self.address(), CONNECT_TIMEOUT)),
+            Err(_) => Err(ClientError::ConnectTimeout(self.address(), self.times.connect)),
         }
     }
 
@@ -191,7 +194,7 @@ impl Client {
         let failed = |error| ClientError::Connect(self.address(), self.explain(error));
         // The name is resolved at each connection: a server may have moved.
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
-        set_options(&stream, self.timeout).map_err(failed)?;
+        set_options(&stream, self.times.answer).map_err(failed)?;
         let stream = Listening::new(stream, HANDSHAKE_BYTES);
         let heard = stream.heard();
         let Some((config, name)) = &self.tls else { return self.handshake(stream, heard).await };
@@ -226,14 +229,13 @@ impl Client {
 
     /// A client of the same backend with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let Self { host, port, is_port_named, tls, timeout, lifetime, .. } = self;
+        let Self { host, port, is_port_named, tls, times, .. } = self;
         Self {
             host: host.clone(),
             port: *port,
             is_port_named: *is_port_named,
             tls: tls.clone(),
-            timeout: *timeout,
-            lifetime: *lifetime,
+            times: *times,
             connection: None,
         }
     }
@@ -316,7 +318,9 @@ mod tests {
     #[test]
     fn a_refused_connection_tells_where_the_url_names_no_port() {
         let refused = |url: &str, kind| {
-            let client = Client::new(&url.parse().expect("a URL"), None, Duration::from_secs(1));
+            let second = Duration::from_secs(1);
+            let times = Times { connect: second, answer: second, lifetime: second };
+            let client = Client::new(&url.parse().expect("a URL"), None, times);
             client.explain(io::Error::new(kind, "refused")).to_string()
         };
         for (url, kind, is_told) in [
