@@ -1,7 +1,8 @@
-//! A name's address, kept up to date while lines are sent there.
+//! A name's addresses, kept up to date while lines are sent there.
 //!
-//! A name is resolved again when its last answer is 30 s old. The address stays while it is among the answers, and
-//! while the resolver fails: a resolver's outage moves nothing. After an address failed the next answer is tried.
+//! Whoever sends datagrams takes one address: the name is resolved again when its last answer is 30 s old, and the address
+//! stays while it is among the answers. Whoever connects takes all of them, and the name is resolved for each connection. While
+//! the resolver fails the last answer stays: a resolver's outage moves nothing. After a failure the next answer is tried first.
 //!
 //! Bounds: one query at a time; sending waits at most a second for one, unless no address is known yet.
 
@@ -30,6 +31,10 @@ pub(super) struct Addresses {
     host: String,
     resolve: Resolve,
     longest: Duration,
+    /// The last answer.
+    answers: Vec<SocketAddr>,
+    /// How often an address failed.
+    failures: usize,
     current: Option<SocketAddr>,
     /// Whether the current address failed.
     has_failed: bool,
@@ -46,7 +51,8 @@ impl Addresses {
     }
 
     fn with(host: String, resolve: Resolve, longest: Duration) -> Self {
-        Self { host, resolve, longest, current: None, has_failed: false, due: Instant::now(), query: None }
+        let (answers, due) = (Vec::new(), Instant::now());
+        Self { host, resolve, longest, answers, failures: 0, current: None, has_failed: false, due, query: None }
     }
 
     /// The address to send to.
@@ -69,9 +75,23 @@ impl Addresses {
         self.current.ok_or_else(|| error.unwrap_or_else(no_address))
     }
 
-    /// Tells that the current address did not work.
+    /// The addresses to connect to, in the order in which they are to be tried; the name is resolved for it.
+    ///
+    /// # Errors
+    /// The name has no address, and never had one.
+    pub(super) async fn all(&mut self) -> io::Result<Vec<SocketAddr>> {
+        self.due = Instant::now();
+        self.current().await?;
+        let mut all = self.answers.clone();
+        let first = self.failures.checked_rem(all.len()).unwrap_or(0);
+        all.rotate_left(first);
+        Ok(all)
+    }
+
+    /// Tells that the current address did not work, or the first of all.
     pub(super) fn fail(&mut self) {
         self.has_failed = true;
+        self.failures = self.failures.wrapping_add(1);
     }
 
     /// Waits so long for the query under way, where there is one, and takes its answer; returns its error.
@@ -98,6 +118,7 @@ impl Addresses {
             None => 0,
         };
         self.current = answers.get(place).copied();
+        self.answers = answers.to_vec();
         self.has_failed = false;
     }
 }
@@ -186,6 +207,23 @@ mod tests {
         }
         answer(&switch, &[1]);
         assert_eq!(addresses.current().await.expect("an address"), address(1));
+    }
+
+    #[tokio::test]
+    async fn whoever_connects_has_the_answers_of_now_and_the_last_ones_without_a_resolver() {
+        let (mut addresses, switch) = switched(&[1, 2], Duration::from_secs(3600));
+        assert_eq!(addresses.all().await.expect("addresses"), [1, 2].map(address));
+        // As the resolver has them: it may share out hosts among its answers.
+        answer(&switch, &[2, 1]);
+        assert_eq!(addresses.all().await.expect("addresses"), [2, 1].map(address));
+        addresses.fail();
+        assert_eq!(addresses.all().await.expect("addresses"), [1, 2].map(address), "another one first");
+        answer(&switch, &[3]);
+        assert_eq!(addresses.all().await.expect("addresses"), [address(3)]);
+        for broken in [Some(Err("no such name")), Some(Ok(Vec::new())), None] {
+            *switch.lock().expect("no panic") = broken;
+            assert_eq!(addresses.all().await.expect("addresses"), [address(3)]);
+        }
     }
 
     #[tokio::test]

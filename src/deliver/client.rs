@@ -25,9 +25,11 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::addresses::Addresses;
 use super::opening::{Heard, Listening, Opening};
 
 /// How long connecting may take, TLS included.
@@ -91,6 +93,8 @@ pub(super) struct Client {
     port: u16,
     /// Whether the URL names the port.
     is_port_named: bool,
+    /// Shared by all clients of the backend.
+    addresses: Arc<Mutex<Addresses>>,
     /// How to speak TLS, and the name to ask the certificate for.
     tls: Option<(Arc<ClientConfig>, String)>,
     timeout: Duration,
@@ -123,7 +127,9 @@ impl Client {
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let tls = tls.map(|(config, name)| (config, name.unwrap_or_else(|| host.clone())));
         let is_port_named = url.port_u16().is_some();
-        Self { host, port, is_port_named, tls, timeout, lifetime: Duration::MAX, connection: None }
+        let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let addresses = Arc::new(Mutex::new(Addresses::new(place)));
+        Self { host, port, is_port_named, addresses, tls, timeout, lifetime: Duration::MAX, connection: None }
     }
 
     /// The same, but a connection is used for this long at most.
@@ -181,16 +187,22 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection, ClientError> {
-        match timeout(CONNECT_TIMEOUT, self.open()).await {
-            Ok(connection) => connection,
+        let opened = match timeout(CONNECT_TIMEOUT, self.open()).await {
+            Ok(opened) => opened,
             Err(_) => Err(ClientError::ConnectTimeout(self.address(), CONNECT_TIMEOUT)),
+        };
+        // Whoever has the lock asks for addresses now: the next failure tells as much.
+        if let (Err(_), Ok(mut addresses)) = (&opened, self.addresses.try_lock()) {
+            addresses.fail();
         }
+        opened
     }
 
     async fn open(&self) -> Result<Connection, ClientError> {
         let failed = |error| ClientError::Connect(self.address(), self.explain(error));
-        // The name is resolved at each connection: a server may have moved.
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        // A server may have moved.
+        let addresses = self.addresses.lock().await.all().await.map_err(failed)?;
+        let stream = TcpStream::connect(&addresses[..]).await.map_err(failed)?;
         set_options(&stream, self.timeout).map_err(failed)?;
         let stream = Listening::new(stream, HANDSHAKE_BYTES);
         let heard = stream.heard();
@@ -226,11 +238,12 @@ impl Client {
 
     /// A client of the same backend with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let Self { host, port, is_port_named, tls, timeout, lifetime, .. } = self;
+        let Self { host, port, is_port_named, addresses, tls, timeout, lifetime, .. } = self;
         Self {
             host: host.clone(),
             port: *port,
             is_port_named: *is_port_named,
+            addresses: Arc::clone(addresses),
             tls: tls.clone(),
             timeout: *timeout,
             lifetime: *lifetime,

@@ -14,6 +14,7 @@ mod faults;
 mod influxdb;
 mod listeners;
 mod mirror;
+mod network;
 mod overload;
 mod refusals;
 mod restore;
