@@ -2,7 +2,7 @@
 //!
 //! Whoever sends datagrams takes one address: the name is resolved again when its last answer is 30 s old, and the address
 //! stays while it is among the answers. Whoever connects takes all of them, and the name is resolved for each connection. While
-//! the resolver fails the last answer stays: a resolver's outage moves nothing. After a failure the next answer is tried first.
+//! the resolver fails the last answer stays: a resolver's outage moves nothing. After a failure another one is tried first.
 //!
 //! Bounds: one query at a time; sending waits at most a second for one, unless no address is known yet.
 
@@ -33,8 +33,8 @@ pub(super) struct Addresses {
     longest: Duration,
     /// The last answer.
     answers: Vec<SocketAddr>,
-    /// How often an address failed.
-    failures: usize,
+    /// Those of them that are tried after the others.
+    avoided: Vec<SocketAddr>,
     current: Option<SocketAddr>,
     /// Whether the current address failed.
     has_failed: bool,
@@ -51,8 +51,8 @@ impl Addresses {
     }
 
     fn with(host: String, resolve: Resolve, longest: Duration) -> Self {
-        let (answers, due) = (Vec::new(), Instant::now());
-        Self { host, resolve, longest, answers, failures: 0, current: None, has_failed: false, due, query: None }
+        let (answers, avoided, due) = (Vec::new(), Vec::new(), Instant::now());
+        Self { host, resolve, longest, answers, avoided, current: None, has_failed: false, due, query: None }
     }
 
     /// The address to send to.
@@ -83,15 +83,22 @@ impl Addresses {
         self.due = Instant::now();
         self.current().await?;
         let mut all = self.answers.clone();
-        let first = self.failures.checked_rem(all.len()).unwrap_or(0);
-        all.rotate_left(first);
+        all.sort_by_key(|answer| self.avoided.contains(answer));
         Ok(all)
     }
 
-    /// Tells that the current address did not work, or the first of all.
+    /// Tells that an address did not work: the others are tried first, until none of them works either.
+    pub(super) fn avoid(&mut self, address: SocketAddr) {
+        self.avoided.retain(|avoided| *avoided != address && self.answers.contains(avoided));
+        self.avoided.push(address);
+        if self.answers.iter().all(|answer| self.avoided.contains(answer)) {
+            self.avoided.clear();
+        }
+    }
+
+    /// Tells that the current address did not work.
     pub(super) fn fail(&mut self) {
         self.has_failed = true;
-        self.failures = self.failures.wrapping_add(1);
     }
 
     /// Waits so long for the query under way, where there is one, and takes its answer; returns its error.
@@ -216,8 +223,15 @@ mod tests {
         // As the resolver has them: it may share out hosts among its answers.
         answer(&switch, &[2, 1]);
         assert_eq!(addresses.all().await.expect("addresses"), [2, 1].map(address));
-        addresses.fail();
-        assert_eq!(addresses.all().await.expect("addresses"), [1, 2].map(address), "another one first");
+        answer(&switch, &[2, 1, 3]);
+        addresses.all().await.expect("addresses");
+        // However many say so.
+        for (avoided, expected) in [(&[2][..], [1, 3, 2]), (&[1, 1], [3, 2, 1]), (&[3], [2, 1, 3])] {
+            avoided.iter().for_each(|number| addresses.avoid(address(*number)));
+            answer(&switch, &[2, 1, 3]);
+            let all = addresses.all().await.expect("addresses");
+            assert_eq!(all, expected.map(address));
+        }
         answer(&switch, &[3]);
         assert_eq!(addresses.all().await.expect("addresses"), [address(3)]);
         for broken in [Some(Err("no such name")), Some(Ok(Vec::new())), None] {

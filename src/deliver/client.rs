@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +28,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::addresses::Addresses;
 use super::opening::{Heard, Listening, Opening};
@@ -187,22 +188,21 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection, ClientError> {
-        let opened = match timeout(CONNECT_TIMEOUT, self.open()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(ClientError::ConnectTimeout(self.address(), CONNECT_TIMEOUT)),
-        };
-        // Whoever has the lock asks for addresses now: the next failure tells as much.
-        if let (Err(_), Ok(mut addresses)) = (&opened, self.addresses.try_lock()) {
-            addresses.fail();
+        let limit = tokio::time::Instant::now() + CONNECT_TIMEOUT;
+        let late = |_| ClientError::ConnectTimeout(self.address(), CONNECT_TIMEOUT);
+        // A server may have moved.
+        let resolved = timeout_at(limit, async { self.addresses.lock().await.all().await }).await.map_err(late)?;
+        let addresses = resolved.map_err(|error| self.not_connected(error))?;
+        let opened = timeout_at(limit, self.open(&addresses)).await.map_err(late).flatten();
+        if let (Err(_), [first, ..]) = (&opened, &addresses[..]) {
+            self.addresses.lock().await.avoid(*first);
         }
         opened
     }
 
-    async fn open(&self) -> Result<Connection, ClientError> {
-        let failed = |error| ClientError::Connect(self.address(), self.explain(error));
-        // A server may have moved.
-        let addresses = self.addresses.lock().await.all().await.map_err(failed)?;
-        let stream = TcpStream::connect(&addresses[..]).await.map_err(failed)?;
+    async fn open(&self, addresses: &[SocketAddr]) -> Result<Connection, ClientError> {
+        let failed = |error| self.not_connected(error);
+        let stream = TcpStream::connect(addresses).await.map_err(failed)?;
         set_options(&stream, self.timeout).map_err(failed)?;
         let stream = Listening::new(stream, HANDSHAKE_BYTES);
         let heard = stream.heard();
@@ -226,6 +226,10 @@ impl Client {
         // What ends the connection shows in the request that is under way.
         let task = tokio::spawn(async move { drop(connection.await) });
         Ok(Connection { sender, heard, opened: Instant::now(), task })
+    }
+
+    fn not_connected(&self, error: io::Error) -> ClientError {
+        ClientError::Connect(self.address(), self.explain(error))
     }
 
     /// Adds what is probably wrong where nobody listens on a port that the URL does not name.

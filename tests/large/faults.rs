@@ -161,6 +161,7 @@ fn lines_over_a_servers_limits_of_series_are_dead_letters_and_no_other_is() {
         });
         assert_eq!((refused.rejected_lines["series_limit"], refused.rejected(), refused.dropped()), (800, 800, 0));
         assert_eq!(refused.dead_letters.kept, 800, "{limit}");
+        eprintln!("{limit}: {} requests", refused.requests);
         assert!(refused.last_error.is_some_and(|error| error.contains(says)), "{limit}");
         program.wait_delivered("a");
         assert_numbers("a", &stored(&a), 0..2000);

@@ -1,7 +1,7 @@
 //! What befalls the network between a relay and real InfluxDBs: a server that vanishes without a word, a name that moves, a
 //! resolver that fails, a server far away. Nothing is lost, and the other server is not held up.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -99,7 +99,8 @@ fn a_server_that_vanishes_from_the_network_is_noticed_and_misses_nothing() {
     };
     let address = SocketAddr::new(far.far.into(), free_port().port());
     let (a, b) = (server(Setup::default()), server(Setup { address, within: far.within(), ..Setup::default() }));
-    let program = Program::start(&[(a.url(), ""), (b.url(), "")]);
+    // The one connection is open, and told of nothing.
+    let program = Program::start(&[(a.url(), ""), (b.url(), "concurrency = 1")]);
     program.send(1000);
     program.wait_delivered("b");
     far.cut();
@@ -127,38 +128,55 @@ fn with_names(names: &Path) -> Command {
     command
 }
 
-#[test]
-fn a_name_that_moves_is_followed_without_a_failure_and_a_resolver_that_fails_moves_nothing() {
+/// Names that only one program knows; none where this user may not mount.
+fn names(test: &str, hosts: &str) -> Option<tempfile::TempDir> {
     let names = tempfile::tempdir().expect("folder");
-    let hosts = |text: &str| std::fs::write(names.path().join("hosts"), format!("127.0.0.1 localhost\n{text}\n"));
-    hosts("127.0.0.1 influx-b.test").expect("write");
+    write_hosts(&names, hosts);
     // Nobody who knows names.
     std::fs::write(names.path().join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
         .expect("write");
     let tried = with_names(names.path()).arg("true").stderr(Stdio::null()).status();
     if !tried.is_ok_and(|status| status.success()) {
-        let name = "a_name_that_moves_is_followed_without_a_failure_and_a_resolver_that_fails_moves_nothing";
-        left_out(name, "this user may not mount");
-        return;
+        left_out(test, "this user may not mount");
+        return None;
     }
-    let elsewhere = IpAddr::from([127, 0, 0, 2]);
-    let [here, there] = wait_for("a port that is free at both addresses", || {
+    Some(names)
+}
+
+fn write_hosts(names: &tempfile::TempDir, text: &str) {
+    std::fs::write(names.path().join("hosts"), format!("127.0.0.1 localhost\n{text}\n")).expect("write");
+}
+
+/// The first at 127.0.0.1, the second at 127.0.0.2, both at the same port.
+fn two_addresses() -> [SocketAddr; 2] {
+    wait_for("a port that is free at both addresses", || {
         let here = free_port();
-        let there = SocketAddr::new(elsewhere, here.port());
+        let there = SocketAddr::new(IpAddr::from([127, 0, 0, 2]), here.port());
         TcpListener::bind(there).is_ok().then_some([here, there])
-    });
-    let (a, old) = (server(Setup::default()), server(Setup { address: here, ..Setup::default() }));
-    let mut new = server(Setup { address: there, ..Setup::default() });
+    })
+}
+
+/// A relay whose second backend is named, and to which a connection lives this long.
+fn by_name(names: &tempfile::TempDir, a: &InfluxDb, port: u16, lifetime: &str) -> Program {
     let mut command = with_names(names.path());
     command.arg(env!("CARGO_BIN_EXE_twinflux"));
-    let by_name = format!("http://influx-b.test:{}", here.port());
-    let lifetime = Duration::from_secs(1);
-    let program = Program::with(command, "", &[(a.url(), ""), (by_name, "connection_lifetime = \"1s\"")]);
+    let more = format!("connection_lifetime = \"{lifetime}\"");
+    Program::with(command, "", &[(a.url(), ""), (format!("http://influx-b.test:{port}"), &more)])
+}
+
+#[test]
+fn a_name_that_moves_is_followed_without_a_failure_and_a_resolver_that_fails_moves_nothing() {
+    let name = "a_name_that_moves_is_followed_without_a_failure_and_a_resolver_that_fails_moves_nothing";
+    let Some(names) = names(name, "127.0.0.1 influx-b.test") else { return };
+    let [here, there] = two_addresses();
+    let (a, old) = (server(Setup::default()), server(Setup { address: here, ..Setup::default() }));
+    let mut new = server(Setup { address: there, ..Setup::default() });
+    let program = by_name(&names, &a, here.port(), "1s");
     program.send(500);
     program.wait_delivered("b");
     assert_numbers("the old one", &stored(&old), 0..500);
 
-    hosts("127.0.0.2 influx-b.test").expect("write");
+    write_hosts(&names, "127.0.0.2 influx-b.test");
     wait_for("the name to be followed", || {
         program.send(20);
         (new.count("telegraf", "m", "v") > 0).then_some(())
@@ -176,10 +194,10 @@ fn a_name_that_moves_is_followed_without_a_failure_and_a_resolver_that_fails_mov
     all.extend(&of_old);
     assert_numbers("both", &all, 0..program.sent());
 
-    hosts("").expect("write");
+    write_hosts(&names, "");
     for _ in 0..2 {
         // From now on every request takes a new connection.
-        std::thread::sleep(lifetime);
+        std::thread::sleep(Duration::from_secs(1));
         program.send(500);
         program.wait_delivered("b");
         assert_well();
@@ -195,6 +213,30 @@ fn a_name_that_moves_is_followed_without_a_failure_and_a_resolver_that_fails_mov
     all.extend(stored(&new));
     assert_numbers("both", &all, 0..program.sent());
     assert_numbers("a", &stored(&a), 0..program.sent());
+}
+
+/// A listener that takes no further connection: whoever asks for one hears nothing.
+fn silent(address: SocketAddr) -> (socket2::Socket, Vec<TcpStream>) {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+    listener.bind(&address.into()).expect("bind");
+    listener.listen(0).expect("listen");
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok();
+    (listener, std::iter::from_fn(connect).collect())
+}
+
+#[test]
+fn an_address_that_hears_nothing_does_not_hide_the_names_next() {
+    let name = "an_address_that_hears_nothing_does_not_hide_the_names_next";
+    for order in [[1, 2], [2, 1]] {
+        let hosts = order.map(|number| format!("127.0.0.{number} influx-b.test")).join("\n");
+        let Some(names) = names(name, &hosts) else { return };
+        let [here, there] = two_addresses();
+        let (a, b) = (server(Setup::default()), server(Setup { address: there, ..Setup::default() }));
+        let _silent = silent(here);
+        let program = by_name(&names, &a, here.port(), "5m");
+        program.send(500);
+        program.assert_stored([&a, &b]);
+    }
 }
 
 /// Hands on what it reads, this much later.
