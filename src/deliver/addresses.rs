@@ -1,7 +1,8 @@
-//! A name's address, kept up to date while lines are sent there.
+//! A name's addresses, kept up to date while lines are sent there.
 //!
-//! A name is resolved again when its last answer is 30 s old. The address stays while it is among the answers, and
-//! while the resolver fails: a resolver's outage moves nothing. After an address failed the next answer is tried.
+//! Whoever sends datagrams takes one address: the name is resolved again when its last answer is 30 s old, and the address
+//! stays while it is among the answers. Whoever connects takes all of them, and the name is resolved for each connection. While
+//! the resolver fails the last answer stays: a resolver's outage moves nothing. After a failure another one is tried first.
 //!
 //! Bounds: one query at a time; sending waits at most a second for one, unless no address is known yet.
 
@@ -30,6 +31,10 @@ pub(super) struct Addresses {
     host: String,
     resolve: Resolve,
     longest: Duration,
+    /// The last answer.
+    answers: Vec<SocketAddr>,
+    /// Those of them that are tried after the others.
+    avoided: Vec<SocketAddr>,
     current: Option<SocketAddr>,
     /// Whether the current address failed.
     has_failed: bool,
@@ -46,7 +51,8 @@ impl Addresses {
     }
 
     fn with(host: String, resolve: Resolve, longest: Duration) -> Self {
-        Self { host, resolve, longest, current: None, has_failed: false, due: Instant::now(), query: None }
+        let (answers, avoided, due) = (Vec::new(), Vec::new(), Instant::now());
+        Self { host, resolve, longest, answers, avoided, current: None, has_failed: false, due, query: None }
     }
 
     /// The address to send to.
@@ -67,6 +73,27 @@ impl Addresses {
         };
         let error = self.finish(patience).await;
         self.current.ok_or_else(|| error.unwrap_or_else(no_address))
+    }
+
+    /// The addresses to connect to, in the order in which they are to be tried; the name is resolved for it.
+    ///
+    /// # Errors
+    /// The name has no address, and never had one.
+    pub(super) async fn all(&mut self) -> io::Result<Vec<SocketAddr>> {
+        self.due = Instant::now();
+        self.current().await?;
+        let mut all = self.answers.clone();
+        all.sort_by_key(|answer| self.avoided.contains(answer));
+        Ok(all)
+    }
+
+    /// Tells that an address did not work: the others are tried first, until none of them works either.
+    pub(super) fn avoid(&mut self, address: SocketAddr) {
+        self.avoided.retain(|avoided| *avoided != address && self.answers.contains(avoided));
+        self.avoided.push(address);
+        if self.answers.iter().all(|answer| self.avoided.contains(answer)) {
+            self.avoided.clear();
+        }
     }
 
     /// Tells that the current address did not work.
@@ -98,6 +125,7 @@ impl Addresses {
             None => 0,
         };
         self.current = answers.get(place).copied();
+        self.answers = answers.to_vec();
         self.has_failed = false;
     }
 }
@@ -186,6 +214,30 @@ mod tests {
         }
         answer(&switch, &[1]);
         assert_eq!(addresses.current().await.expect("an address"), address(1));
+    }
+
+    #[tokio::test]
+    async fn whoever_connects_has_the_answers_of_now_and_the_last_ones_without_a_resolver() {
+        let (mut addresses, switch) = switched(&[1, 2], Duration::from_secs(3600));
+        assert_eq!(addresses.all().await.expect("addresses"), [1, 2].map(address));
+        // As the resolver has them: it may share out hosts among its answers.
+        answer(&switch, &[2, 1]);
+        assert_eq!(addresses.all().await.expect("addresses"), [2, 1].map(address));
+        answer(&switch, &[2, 1, 3]);
+        addresses.all().await.expect("addresses");
+        // However many say so.
+        for (avoided, expected) in [(&[2][..], [1, 3, 2]), (&[1, 1], [3, 2, 1]), (&[3], [2, 1, 3])] {
+            avoided.iter().for_each(|number| addresses.avoid(address(*number)));
+            answer(&switch, &[2, 1, 3]);
+            let all = addresses.all().await.expect("addresses");
+            assert_eq!(all, expected.map(address));
+        }
+        answer(&switch, &[3]);
+        assert_eq!(addresses.all().await.expect("addresses"), [address(3)]);
+        for broken in [Some(Err("no such name")), Some(Ok(Vec::new())), None] {
+            *switch.lock().expect("no panic") = broken;
+            assert_eq!(addresses.all().await.expect("addresses"), [address(3)]);
+        }
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,9 +26,11 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
+use super::addresses::Addresses;
 use super::opening::{Heard, Listening, Opening};
 
 /// How much of an answer's body is read.
@@ -89,6 +92,8 @@ pub(super) struct Client {
     port: u16,
     /// Whether the URL names the port.
     is_port_named: bool,
+    /// Shared by all clients of the backend.
+    addresses: Arc<Mutex<Addresses>>,
     /// How to speak TLS, and the name to ask the certificate for.
     tls: Option<(Arc<ClientConfig>, String)>,
     times: Times,
@@ -130,7 +135,9 @@ impl Client {
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let tls = tls.map(|(config, name)| (config, name.unwrap_or_else(|| host.clone())));
         let is_port_named = url.port_u16().is_some();
-        Self { host, port, is_port_named, tls, times, connection: None }
+        let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let addresses = Arc::new(Mutex::new(Addresses::new(place)));
+        Self { host, port, is_port_named, addresses, tls, times, connection: None }
     }
 
     /// Sends a request and reads its answer. The request is made anew for a second try, which follows at once
@@ -184,16 +191,21 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection, ClientError> {
-        match timeout(self.times.connect, self.open()).await {
-            Ok(connection) => connection,
-            Err(_) => Err(ClientError::ConnectTimeout(self.address(), self.times.connect)),
+        let limit = tokio::time::Instant::now() + self.times.connect;
+        let late = |_| ClientError::ConnectTimeout(self.address(), self.times.connect);
+        // A server may have moved.
+        let resolved = timeout_at(limit, async { self.addresses.lock().await.all().await }).await.map_err(late)?;
+        let addresses = resolved.map_err(|error| self.not_connected(error))?;
+        let opened = timeout_at(limit, self.open(&addresses)).await.map_err(late).flatten();
+        if let (Err(_), [first, ..]) = (&opened, &addresses[..]) {
+            self.addresses.lock().await.avoid(*first);
         }
+        opened
     }
 
-    async fn open(&self) -> Result<Connection, ClientError> {
-        let failed = |error| ClientError::Connect(self.address(), self.explain(error));
-        // The name is resolved at each connection: a server may have moved.
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+    async fn open(&self, addresses: &[SocketAddr]) -> Result<Connection, ClientError> {
+        let failed = |error| self.not_connected(error);
+        let stream = TcpStream::connect(addresses).await.map_err(failed)?;
         set_options(&stream, self.times.answer).map_err(failed)?;
         let stream = Listening::new(stream, HANDSHAKE_BYTES);
         let heard = stream.heard();
@@ -219,6 +231,10 @@ impl Client {
         Ok(Connection { sender, heard, opened: Instant::now(), task })
     }
 
+    fn not_connected(&self, error: io::Error) -> ClientError {
+        ClientError::Connect(self.address(), self.explain(error))
+    }
+
     /// Adds what is probably wrong where nobody listens on a port that the URL does not name.
     fn explain(&self, error: io::Error) -> io::Error {
         if error.kind() != io::ErrorKind::ConnectionRefused || self.is_port_named {
@@ -229,11 +245,12 @@ impl Client {
 
     /// A client of the same backend with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let Self { host, port, is_port_named, tls, times, .. } = self;
+        let Self { host, port, is_port_named, addresses, tls, times, .. } = self;
         Self {
             host: host.clone(),
             port: *port,
             is_port_named: *is_port_named,
+            addresses: Arc::clone(addresses),
             tls: tls.clone(),
             times: *times,
             connection: None,

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{http, http_bytes, wait_for};
 
@@ -15,26 +16,51 @@ pub(crate) type Place = (String, String, String, u64);
 pub(crate) struct InfluxDb {
     pub(crate) address: SocketAddr,
     folder: tempfile::TempDir,
+    within: Vec<String>,
     child: Option<Child>,
+}
+
+/// How a server is started.
+pub(crate) struct Setup<'a> {
+    pub(crate) address: SocketAddr,
+    /// Where its data are.
+    pub(crate) folder: tempfile::TempDir,
+    /// Added to these sections of its configuration.
+    pub(crate) http: &'a str,
+    pub(crate) data: &'a str,
+    /// A command that runs it, such as `nsenter`.
+    pub(crate) within: Vec<String>,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        Self { address: free_port(), folder, http: "", data: "", within: Vec::new() }
+    }
 }
 
 impl InfluxDb {
     /// Starts a server; `http` is added to that section of its configuration.
     pub(crate) fn start(http: &str) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        let mut influx = Self { address: free_port(), folder, child: None };
-        influx.configure(http);
+        Self::with(Setup { http, ..Setup::default() })
+    }
+
+    pub(crate) fn with(setup: Setup<'_>) -> Self {
+        let Setup { address, folder, http, data, within } = setup;
+        let mut influx = Self { address, folder, within, child: None };
+        influx.configure(http, data);
         influx.revive();
         influx
     }
 
-    fn configure(&self, http: &str) {
+    /// Writes its configuration, which holds from the next start on.
+    pub(crate) fn configure(&self, http: &str, data: &str) {
         let folder = self.folder.path().display();
         let rpc = free_port();
         let text = format!(
             "reporting-disabled = true\nbind-address = \"{rpc}\"\n\
              [meta]\ndir = \"{folder}/meta\"\n\
-             [data]\ndir = \"{folder}/data\"\nwal-dir = \"{folder}/wal\"\nquery-log-enabled = false\n\
+             [data]\ndir = \"{folder}/data\"\nwal-dir = \"{folder}/wal\"\nquery-log-enabled = false\n{data}\n\
              [monitor]\nstore-enabled = false\n\
              [http]\nbind-address = \"{}\"\nlog-enabled = false\n{http}\n",
             self.address
@@ -45,7 +71,10 @@ impl InfluxDb {
     /// Starts it again.
     pub(crate) fn revive(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).expect("log");
-        let child = Command::new("influxd")
+        let mut command: Vec<&str> = self.within.iter().map(String::as_str).collect();
+        command.push("influxd");
+        let child = Command::new(command[0])
+            .args(&command[1..])
             .arg("-config")
             .arg(self.folder.path().join("influxdb.conf"))
             .stdout(Stdio::null())
@@ -67,6 +96,13 @@ impl InfluxDb {
             child.kill().expect("kill");
             child.wait().expect("wait");
         }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("running");
+        let process = Pid::from_raw(i32::try_from(child.id()).expect("a process")).expect("a process");
+        kill_process(process, signal).expect("a signal");
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {

@@ -1,5 +1,8 @@
 //! Large tests: real InfluxDB servers (Debian's `influxdb` 1.6.7), kills, the program under load.
 
+#[path = "../small/effort.rs"]
+#[allow(dead_code, reason = "small tests use more of it")]
+mod effort;
 #[path = "../support/pipes.rs"]
 mod pipes;
 #[path = "../support/mod.rs"]
@@ -7,12 +10,15 @@ mod support;
 
 mod crash;
 mod disk;
+mod faults;
 mod influxdb;
 mod listeners;
 mod mirror;
+mod network;
 mod overload;
 mod refusals;
 mod restore;
+mod rig;
 mod senders;
 mod stored;
 mod strain;
