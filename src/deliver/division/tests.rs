@@ -19,7 +19,7 @@ fn lease(lines: &[String], of_record: usize) -> Lease {
         let bytes: Bytes = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect::<String>().into();
         let (capacity, received) = (bytes.len(), Received::now());
         let destination = Arc::clone(&destination);
-        journal.append(Batch { destination, bytes, lines: lines.len() as u64, received, capacity });
+        journal.append(Batch { destination, bytes, lines: lines.len() as u64, received, capacity, ticket: None });
     }
     let limits = Limits { lines: u64::MAX, bytes: u64::MAX, linger: std::time::Duration::ZERO };
     journal.reader(0).try_next(&limits).expect("a lease")

@@ -104,7 +104,14 @@ impl Bench {
         let (database, retention_policy) = (database.to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let capacity = bytes.len();
-        self.journal.append(Batch { destination, bytes: bytes.into(), lines, received: Received::now(), capacity });
+        self.journal.append(Batch {
+            destination,
+            bytes: bytes.into(),
+            lines,
+            received: Received::now(),
+            capacity,
+            ticket: None,
+        });
     }
 
     /// Lets the flusher run for so long.
