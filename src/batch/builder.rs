@@ -8,6 +8,8 @@ use bytes::Bytes;
 use super::{Batch, Destination, Pool, Received};
 use crate::protocol::line::MAX_LINE_BYTES;
 
+/// A builder's own buffer grows up to here, in bytes.
+const SMALL_BYTES: usize = 64 * 1024;
 /// The longest stamp with its space, and the line feed.
 const STAMP_AND_FEED_BYTES: usize = 22;
 
@@ -44,6 +46,16 @@ impl Builder {
         Self { destination, pool, limits, buffer, lines: 0, opened: None }
     }
 
+    /// A builder for the lines of one request: its buffer is as large as they are, until they are many.
+    pub fn small(destination: Arc<Destination>, pool: Arc<Pool>, limits: Limits) -> Self {
+        Self { destination, pool, limits, buffer: Vec::new(), lines: 0, opened: None }
+    }
+
+    /// Where its lines go.
+    pub fn destination(&self) -> &Arc<Destination> {
+        &self.destination
+    }
+
     /// The smallest buffer that has room for any line of a datagram.
     pub const fn least_buffer_bytes() -> usize {
         MAX_LINE_BYTES + STAMP_AND_FEED_BYTES
@@ -56,6 +68,9 @@ impl Builder {
         let full = self.buffer.len() + line.len() + STAMP_AND_FEED_BYTES > self.pool.buffer_bytes();
         let sealed = if full || self.lines >= self.limits.lines { self.seal() } else { None };
         self.opened.get_or_insert(received);
+        if self.buffer.capacity() - self.buffer.len() < line.len() + STAMP_AND_FEED_BYTES {
+            self.grow();
+        }
         self.buffer.extend_from_slice(line);
         if let Some(stamp) = stamp {
             push_stamp(&mut self.buffer, stamp);
@@ -83,9 +98,48 @@ impl Builder {
         Some(Batch { destination: Arc::clone(&self.destination), bytes, lines, received, capacity, ticket: None })
     }
 
+    /// Seals the open batch, after which there is none; none if it is empty.
+    pub fn finish(mut self) -> Option<Batch> {
+        let is_pooled = self.buffer.capacity() == self.pool.buffer_bytes();
+        let is_large = self.buffer.len() * 2 >= self.pool.buffer_bytes();
+        if self.lines > 0 && is_pooled && is_large {
+            // Its buffer goes along, and there is no need for another one.
+            let (received, buffer) = (self.opened?, std::mem::take(&mut self.buffer));
+            let (destination, lines, capacity) = (Arc::clone(&self.destination), self.lines, buffer.capacity());
+            return Some(Batch {
+                destination,
+                bytes: self.pool.freeze(buffer),
+                lines,
+                received,
+                capacity,
+                ticket: None,
+            });
+        }
+        let batch = self.seal();
+        if is_pooled {
+            self.pool.give_back(self.buffer);
+        }
+        batch
+    }
+
+    /// A small buffer doubles; one that would become large is replaced by one of the pool's.
+    #[cold]
+    fn grow(&mut self) {
+        if (SMALL_BYTES..self.pool.buffer_bytes()).contains(&self.buffer.capacity()) {
+            let mut large = self.pool.take();
+            large.extend_from_slice(&self.buffer);
+            self.buffer = large;
+        }
+    }
+
     /// The buffer's bytes for good, and the memory they hold. A batch that fills less than half of the buffer is
     /// copied into one of its own size, so that a quiet relay's backlog is not made of empty buffers.
     fn freeze(&mut self) -> (Bytes, usize) {
+        if self.buffer.capacity() < self.pool.buffer_bytes() {
+            let small = std::mem::take(&mut self.buffer);
+            let capacity = small.capacity();
+            return (Bytes::from(small), capacity);
+        }
         if self.buffer.len() * 2 < self.pool.buffer_bytes() {
             let bytes = Bytes::copy_from_slice(&self.buffer);
             self.buffer.clear();
@@ -176,6 +230,32 @@ mod tests {
             Builder::least_buffer_bytes(),
             "the pool's buffers stay of one size"
         );
+    }
+
+    #[test]
+    fn a_small_builder_holds_what_its_lines_need_and_gives_large_buffers_back() {
+        let destination = builder(1).destination;
+        let limits = Limits { lines: u64::MAX, age: Duration::from_millis(20) };
+        let pool = Pool::new(2, 256 * 1024);
+        let small = || Builder::small(Arc::clone(&destination), Arc::clone(&pool), limits);
+        assert!(small().finish().is_none());
+        for lines in [1, 100, 1_000, 20_000] {
+            let mut builder = small();
+            let mut batches = Vec::new();
+            for number in 0..lines {
+                batches.extend(builder.append(format!("m v={number} {number}").as_bytes(), None, Received::now()));
+            }
+            batches.extend(builder.finish());
+            let text: Vec<u8> = batches.iter().flat_map(|batch| batch.bytes.to_vec()).collect();
+            let expected: String = (0..lines).map(|number| format!("m v={number} {number}\n")).collect();
+            assert_eq!(text, expected.as_bytes());
+            assert_eq!(batches.iter().map(|batch| batch.lines).sum::<u64>(), lines);
+            for batch in &batches {
+                assert!(batch.bytes.len() <= batch.capacity && batch.capacity <= pool.buffer_bytes());
+            }
+            let held: usize = batches.iter().map(|batch| batch.capacity).sum();
+            assert!(lines >= 1_000 || held <= 4 * text.len().max(64), "{held} for {}", text.len());
+        }
     }
 
     #[test]

@@ -97,4 +97,14 @@ pub trait HandOver: Send {
 
     /// Lines of all batches that it has taken from this worker, by its own count.
     fn handed_over(&self) -> u64;
+
+    /// Lines that the worker gave and that wait for room; they are the worker's still.
+    fn waiting(&self) -> u64 {
+        0
+    }
+
+    /// Whether nothing is to be taken: memory and disk are used up, and what is given would be lost.
+    fn is_full(&self) -> bool {
+        false
+    }
 }

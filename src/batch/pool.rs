@@ -28,6 +28,13 @@ impl Pool {
         self.idle.pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes))
     }
 
+    /// Takes a buffer back that is not needed any more.
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        // A full pool has no place for it: then it is freed here.
+        drop(self.idle.push(buffer));
+    }
+
     /// Makes a filled buffer immutable; it returns to the pool when the last reference to it is gone.
     pub(super) fn freeze(self: &Arc<Self>, buffer: Vec<u8>) -> Bytes {
         Bytes::from_owner(Pooled { buffer, home: Arc::clone(self) })
@@ -47,10 +54,7 @@ impl AsRef<[u8]> for Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
-        // A full pool has no place for it: then it is freed here.
-        drop(self.home.idle.push(buffer));
+        self.home.give_back(std::mem::take(&mut self.buffer));
     }
 }
 

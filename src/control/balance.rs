@@ -1,26 +1,27 @@
 //! The ledger balances at every look while everything moves, and tells of a batch that was lost, wherever that was.
 
-use std::io::Write;
-use std::net::{TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::config::{Config, Tcp, Udp};
+use super::config::{Config, Http, Tcp, Udp};
 use super::metrics;
 use super::status::{BackendView, Status, View};
-use crate::batch::{Batch, Builder, HandOver, Limits, Pool};
+use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, BackendSetup, Durability, Journal, Rejection, ring};
 use crate::receive::Listener;
+use crate::receive::http::Claim;
 use crate::receive::tcp::Order;
 use crate::receive::udp::Inherited;
 
 /// Longer than the busiest machine needs.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A relay without disk and network: two UDP workers and a TCP listener, a ring, a journal with two backends.
+/// A relay without disk and network: two UDP workers, a TCP and an HTTP listener, a ring, a journal with two backends.
 struct Parts {
     view: View,
     consumer: Consumer,
@@ -31,6 +32,7 @@ fn parts(ring_batches: usize) -> Parts {
     let mut config = Config::default();
     config.udp.push(Udp { listen: any, workers: 2, ..Udp::default() });
     config.tcp.push(Tcp { listen: any, ..Tcp::default() });
+    config.http.push(Http { listen: any, ..Http::default() });
     let setups = config.listeners().expect("setups");
     let listeners = setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound"));
     let backends = ["a", "b"].map(str::to_owned);
@@ -49,10 +51,15 @@ fn parts(ring_batches: usize) -> Parts {
 }
 
 /// Starts the workers, with batches of at most three lines.
-fn start<H: HandOver + Clone + 'static>(view: &View, out: &H) -> Vec<JoinHandle<()>> {
+fn start<H: HandOver + Clone + Sync + 'static>(view: &View, out: &H) -> Vec<JoinHandle<()>> {
     let pool = Pool::new(4, Builder::least_buffer_bytes());
     let (limits, order) = (Limits { lines: 3, age: Duration::from_millis(1) }, Order::default());
-    view.listeners.iter().flat_map(|listener| listener.start(&pool, limits, out, &order).expect("threads")).collect()
+    let claim = Claim::new(|| "1.8.10".to_owned());
+    let answers = (Step::Accepted, &claim);
+    view.listeners
+        .iter()
+        .flat_map(|listener| listener.start(&pool, limits, out, &order, answers).expect("threads"))
+        .collect()
 }
 
 fn stop(view: &View, workers: Vec<JoinHandle<()>>) {
@@ -99,7 +106,7 @@ fn the_ledger_balances_at_every_look_while_everything_moves() {
     // A ring so small that datagrams find it full.
     let Parts { view, consumer } = parts(4);
     let workers = start(&view, &view.ring);
-    let [udp, tcp] = [0, 1].map(|place| view.listeners[place].address());
+    let [udp, tcp, http] = [0, 1, 2].map(|place| view.listeners[place].address());
     let (ends, delivered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let journal = view.journal.clone();
     let taking = Arc::clone(&ends);
@@ -131,6 +138,8 @@ fn the_ledger_balances_at_every_look_while_everything_moves() {
     };
     let stream: String = (0..60_000).map(|n| format!("t v={n} {n}\n")).collect();
     let streaming = std::thread::spawn(move || TcpStream::connect(tcp)?.write_all(stream.as_bytes()));
+    let posted = Arc::clone(&sent);
+    let posting = std::thread::spawn(move || post_until(http, &posted));
     let sockets = [0; 4].map(|_| UdpSocket::bind("127.0.0.1:0").expect("bind"));
     // As long as it takes for the looks to be many, however busy the machine is.
     wait_for("looks", || {
@@ -143,6 +152,8 @@ fn the_ledger_balances_at_every_look_while_everything_moves() {
     wait_for("the stream", || view.status().receive[1].lines == 60_000);
     sent.store(true, Ordering::Release);
     looking.join().expect("every look balances");
+    let answered = posting.join().expect("no panic").expect("answers");
+    assert_eq!((answered > 0, view.status().receive[2].lines), (true, answered));
     stop(&view, workers);
     ends.store(true, Ordering::Release);
     taking.join().expect("no panic");
@@ -155,6 +166,27 @@ fn the_ledger_balances_at_every_look_while_everything_moves() {
         let gone = backend.delivered_lines + backend.rejected() + backend.dropped_lines["ring_full"];
         assert_eq!(gone, last.accepted_lines);
     }
+}
+
+/// Posts bodies of ten lines on one connection, one after the other, until told to end; returns the lines that were taken.
+fn post_until(http: SocketAddr, ends: &AtomicBool) -> std::io::Result<u64> {
+    let mut connection = TcpStream::connect(http)?;
+    let body: String = (0..10).map(|n| format!("h v={n} {n}\n")).collect();
+    let request = format!("POST /write?db=d HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut lines = 0;
+    while !ends.load(Ordering::Acquire) {
+        connection.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut room = [0; 1024];
+            let count = connection.read(&mut room)?;
+            assert!(count > 0, "{}", answer.escape_ascii());
+            answer.extend_from_slice(&room[..count]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 204 "), "{}", answer.escape_ascii());
+        lines += 10;
+    }
+    Ok(lines)
 }
 
 /// Takes batches, and loses the first of them.
@@ -179,7 +211,7 @@ impl HandOver for Losing {
 }
 
 /// Sends two batches' worth of lines through these parts, and ends the workers.
-fn send_two_batches<H: HandOver + Clone + 'static>(view: &View, out: &H) {
+fn send_two_batches<H: HandOver + Clone + Sync + 'static>(view: &View, out: &H) {
     let workers = start(view, out);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
     let datagram = b"m v=1 1\nm v=2 2\nm v=3 3\nm v=4 4\nm v=5 5\nm v=6 6\n";

@@ -33,6 +33,9 @@ pub struct Run {
     /// Listen for UDP here instead of the file's listeners: host and port, or a port only [default: 0.0.0.0:8089]
     #[arg(long, value_name = "ADDR", value_parser = parse_data)]
     pub udp: Option<SocketAddr>,
+    /// Listen for InfluxDB's HTTP writes here: host and port, or a port only
+    #[arg(long, value_name = "ADDR", value_parser = parse_data)]
+    pub http: Option<SocketAddr>,
     /// Show the status here: host and port, or a port of 127.0.0.1 [default: 127.0.0.1:9097]
     #[arg(long, value_name = "ADDR", value_parser = parse_admin)]
     pub admin: Option<SocketAddr>,
@@ -57,6 +60,7 @@ impl Run {
         let backends = self.backends.iter().map(|url| url.parse::<BackendUrl>());
         Ok(Overrides {
             udp: self.udp,
+            http: self.http,
             admin: self.admin,
             data_dir: self.data_dir.clone(),
             backends: backends.collect::<Result<_, _>>().map_err(|error| format!("--backend: {error}"))?,

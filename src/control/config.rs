@@ -4,21 +4,20 @@
 //! file: it names files that hold them, so that a configuration may be shown.
 
 mod backend;
+mod listener;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Durability;
 use crate::journal::disk::{Compression, WhenFull};
-use crate::protocol::line::MAX_LINE_BYTES;
-use crate::protocol::{Precision, Unsigned};
 pub use backend::Backend;
+pub(super) use listener::{Common, DEFAULT_SEPARATOR};
+pub use listener::{DefaultTags, Errors, Format, Http, Mapping, NamedMapping, Partial, Tcp, Udp};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -35,6 +34,8 @@ pub struct Config {
     pub udp: Vec<Udp>,
     /// TCP listeners.
     pub tcp: Vec<Tcp>,
+    /// HTTP listeners.
+    pub http: Vec<Http>,
     /// Backends; each gets everything.
     pub backend: Vec<Backend>,
     /// The journal.
@@ -51,6 +52,7 @@ impl Default for Config {
             admin: Admin::default(),
             udp: Vec::new(),
             tcp: Vec::new(),
+            http: Vec::new(),
             backend: Vec::new(),
             journal: Journal::default(),
             dead_letters: DeadLetters::default(),
@@ -80,217 +82,6 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9097)), hosts: Vec::new() }
-    }
-}
-
-/// What a listener's bytes are written in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Format {
-    /// Whatever is known; each line is judged for itself.
-    #[default]
-    Auto,
-    /// InfluxDB line protocol.
-    Influx,
-    /// Graphite's plain text, with or without tags.
-    Graphite,
-    /// OpenTSDB's telnet commands.
-    Opentsdb,
-    /// Netdata's JSON, an object to a line.
-    NetdataJson,
-}
-
-/// What becomes of names that are not line protocol's.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged, expecting = "write \"path\", \"netdata\", or a list of graphite templates: [\".host.measurement*\"]")]
-pub enum Mapping {
-    /// One of those that have a name.
-    Named(NamedMapping),
-    /// Graphite templates, `[filter] template [key=value,…]`.
-    Templates(Vec<String>),
-}
-
-/// The mappings that have a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NamedMapping {
-    /// The path is the measurement, its field is `value`: what InfluxDB's own listeners do.
-    Path,
-    /// Netdata's chart is the measurement, its dimensions are the fields, the host is a tag.
-    Netdata,
-}
-
-impl Default for Mapping {
-    fn default() -> Self {
-        Self::Named(NamedMapping::Path)
-    }
-}
-
-/// Tags that each converted line gets unless it has the key.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged, expecting = "write a table: { dc = \"eu\" }, or a list: [\"dc=eu\"]")]
-pub enum DefaultTags {
-    /// Keys and values.
-    Table(BTreeMap<String, String>),
-    /// Texts `key=value`, as InfluxDB's Graphite listener takes them.
-    List(Vec<String>),
-}
-
-impl Default for DefaultTags {
-    fn default() -> Self {
-        Self::Table(BTreeMap::new())
-    }
-}
-
-impl DefaultTags {
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        match self {
-            Self::Table(tags) => tags.is_empty(),
-            Self::List(tags) => tags.is_empty(),
-        }
-    }
-}
-
-/// Joins the parts of names where nothing else is set: what separates them in what senders write.
-pub(super) const DEFAULT_SEPARATOR: &str = ".";
-
-/// A UDP listener.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Udp {
-    /// The address; 8089 is InfluxDB's own UDP port.
-    #[serde(deserialize_with = "super::listen::data")]
-    pub listen: SocketAddr,
-    /// For a multicast address: the name or an address of the interface to join it on; without it the system's choice.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    /// What the datagrams are written in.
-    pub format: Format,
-    /// What becomes of names that are not line protocol's.
-    pub mapping: Mapping,
-    /// With templates as mapping: what joins several parts of a measurement, a field or a tag.
-    pub separator: String,
-    /// With `mapping = "netdata"`: keep the prefix in front of the chart. It is the same everywhere, and says nothing.
-    pub netdata_keep_prefix: bool,
-    /// With `mapping = "netdata"`: dot-separated parts of a host's name in Graphite's paths, where dots cannot be told apart.
-    pub netdata_host_parts: u8,
-    /// The database its lines go to; Telegraf's default.
-    pub database: String,
-    /// The retention policy; empty: the database's default one.
-    pub retention_policy: String,
-    /// The unit of its lines' timestamps; Telegraf sends nanoseconds. Times of other formats are written in it.
-    pub precision: Precision,
-    /// What becomes of unsigned integers (`5u`). Refused: stock InfluxDB 1.x does not take them.
-    pub unsigned: Unsigned,
-    /// Threads; 0: 1 on one or two CPUs, else half of the CPUs, at most 4. One takes 200,000 datagrams a second.
-    /// A multicast address has one: every socket that joined it gets every datagram.
-    pub workers: u16,
-    /// The receive buffer of each worker: what 100,000 datagrams of 300 bytes a second fill in 60 ms.
-    #[serde(with = "super::size")]
-    pub receive_buffer: ByteSize,
-    /// Networks (CIDR) whose datagrams are taken; empty: all. It stops accidents, not forged senders.
-    pub allow: Vec<IpNet>,
-    /// Tags that each converted line gets unless it has the key; line protocol stays as it is.
-    #[serde(skip_serializing_if = "DefaultTags::is_empty")]
-    pub tags: DefaultTags,
-}
-
-impl Default for Udp {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([0, 0, 0, 0], 8089)),
-            interface: None,
-            format: Format::Auto,
-            mapping: Mapping::default(),
-            separator: DEFAULT_SEPARATOR.to_owned(),
-            netdata_keep_prefix: false,
-            netdata_host_parts: 1,
-            database: "telegraf".to_owned(),
-            retention_policy: String::new(),
-            precision: Precision::Nanoseconds,
-            unsigned: Unsigned::default(),
-            workers: 0,
-            receive_buffer: ByteSize::mib(8),
-            allow: Vec::new(),
-            tags: DefaultTags::default(),
-        }
-    }
-}
-
-/// A TCP listener. What it shares with a UDP listener means the same.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Tcp {
-    /// The address; 2003 is Graphite's port, and Netdata's default for it.
-    #[serde(deserialize_with = "super::listen::data")]
-    pub listen: SocketAddr,
-    /// What the connections' lines are written in.
-    pub format: Format,
-    /// What becomes of names that are not line protocol's.
-    pub mapping: Mapping,
-    /// As for UDP.
-    pub separator: String,
-    /// As for UDP.
-    pub netdata_keep_prefix: bool,
-    /// As for UDP.
-    pub netdata_host_parts: u8,
-    /// The database its lines go to; Telegraf's default.
-    pub database: String,
-    /// The retention policy; empty: the database's default one.
-    pub retention_policy: String,
-    /// The unit of its lines' timestamps.
-    pub precision: Precision,
-    /// As for UDP.
-    pub unsigned: Unsigned,
-    /// The longest line, without its line feed, and the longest that a string with line feeds may become: what fits into a
-    /// datagram. InfluxDB takes longer ones.
-    #[serde(with = "super::size")]
-    pub max_line: ByteSize,
-    /// Open connections, at most: eight times the hosts that a relay is made for.
-    pub max_connections: u32,
-    /// Open connections from one source, at most: an IPv4 address, or an IPv6 network of 64 bits. One broken client is not
-    /// to take all of them.
-    pub max_connections_per_source: u32,
-    /// A connection on which nothing comes for so long is ended: longer than hosts wait between two batches.
-    #[serde(with = "duration")]
-    pub idle_timeout: Duration,
-    /// A line that takes longer than this ends its connection: hosts send whole lines at once.
-    #[serde(with = "duration")]
-    pub line_timeout: Duration,
-    /// A connection on which no whole line comes for so long is ended; after 10 s while more than half of the connections
-    /// are open. Hosts may connect long before they send.
-    #[serde(with = "duration")]
-    pub first_line_timeout: Duration,
-    /// Networks (CIDR) whose connections are taken; empty: all.
-    pub allow: Vec<IpNet>,
-    /// As for UDP.
-    #[serde(skip_serializing_if = "DefaultTags::is_empty")]
-    pub tags: DefaultTags,
-}
-
-impl Default for Tcp {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([0, 0, 0, 0], 2003)),
-            format: Format::Auto,
-            mapping: Mapping::default(),
-            separator: DEFAULT_SEPARATOR.to_owned(),
-            netdata_keep_prefix: false,
-            netdata_host_parts: 1,
-            database: "telegraf".to_owned(),
-            retention_policy: String::new(),
-            precision: Precision::Nanoseconds,
-            unsigned: Unsigned::default(),
-            max_line: ByteSize::b(MAX_LINE_BYTES as u64),
-            max_connections: 4096,
-            max_connections_per_source: 1024,
-            idle_timeout: Duration::from_secs(15 * 60),
-            line_timeout: Duration::from_secs(30),
-            first_line_timeout: Duration::from_secs(90),
-            allow: Vec::new(),
-            tags: DefaultTags::default(),
-        }
     }
 }
 

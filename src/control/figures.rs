@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::config::{Config, Tcp, Udp};
+use super::config::{Config, Http, Tcp, Udp};
 use super::metrics;
 use super::status::{Backend, BackendView, JournalStatus, Latency, Receive, Status, View};
 use crate::deliver::Health;
@@ -23,11 +23,12 @@ fn listeners() -> Vec<Listener> {
     let mut config = Config::default();
     config.udp.push(Udp { listen: any, ..Udp::default() });
     config.tcp.push(Tcp { listen: any, ..Tcp::default() });
+    config.http.push(Http { listen: any, ..Http::default() });
     let setups = config.listeners().expect("setups");
     setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound")).collect()
 }
 
-/// A picture with two listeners and two backends, as JSON, in which no two numbers are the same.
+/// A picture with three listeners and two backends, as JSON, in which no two numbers are the same.
 fn picture() -> Value {
     let names = ["a", "b"].map(str::to_owned);
     let backend = |name: &String| BackendView {
@@ -110,6 +111,8 @@ const RECEIVE: &[(&str, &str)] = &[
     ("skipped_lines_total", "skipped"),
     ("ignored_tags_total", "ignored_tags"),
     ("lines_total", "lines"),
+    ("http_requests_total", "requests"),
+    ("auth_failures_total", "auth_failures"),
     ("receive_queue_bytes", "receive_queue"),
     ("open_connections", "open_connections"),
     ("receive_buffer_bytes", "receive_buffer"),
@@ -168,6 +171,9 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
         for (reason, lines) in receive["refused"].as_object().expect("reasons") {
             let labels = format!("{{{labels},reason=\"{reason}\"}}");
             add("refused_lines_total", labels, lines.as_f64().expect("a number"));
+        }
+        for (status, count) in receive["answers"].as_object().expect("statuses") {
+            add("http_answers_total", format!("{{{labels},status=\"{status}\"}}"), count.as_f64().expect("a number"));
         }
     }
     for (place, backend) in picture["backends"].as_array().expect("backends").iter().enumerate() {
@@ -230,7 +236,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
     let text = status.to_text();
     let at = |pointer: &str| number(&picture, pointer);
     let sum = |pointer: &str| sum(&picture, pointer);
-    let listens = [0, 1].map(|place| picture["receive"][place]["listen"].as_str().expect("text").to_owned());
+    let listens = [0, 1, 2].map(|place| picture["receive"][place]["listen"].as_str().expect("text").to_owned());
     let seconds = status.uptime_seconds.floor();
     let mut expected = vec![
         format!("up {}", humantime::format_duration(Duration::from_secs_f64(seconds))),
@@ -254,6 +260,17 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
             at("/receive/1/lines"),
             sum("/receive/1/refused")
         ),
+        format!(
+            "http {} -> what requests name: {} requests, {} connections open, {} denied, {} bytes, {} lines, {} refused",
+            listens[2],
+            at("/receive/2/requests"),
+            at("/receive/2/open_connections"),
+            at("/receive/2/denied"),
+            at("/receive/2/bytes"),
+            at("/receive/2/lines"),
+            sum("/receive/2/refused")
+        ),
+        format!("answered 503: {} requests", at("/receive/2/answers/503")),
         format!("accepted {} lines", at("/accepted_lines")),
         format!("sources  {}, {} of them silent", at("/sources/known"), at("/sources/silent")),
         format!(
@@ -270,7 +287,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
         "b is down: a sentence".to_owned(),
         format!("log      {} lines dropped", at("/log_lines_dropped")),
     ];
-    for place in [0, 1] {
+    for place in [0, 1, 2] {
         let receive = format!("/receive/{place}");
         let points = at(&format!("{receive}/lines")) - sum(&format!("{receive}/refused"));
         let converted = at(&format!("{receive}/converted"));
@@ -329,7 +346,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
 #[test]
 fn every_counter_of_a_listener_is_shown_under_its_own_name() {
     let mut tally = Tally { accepted: 1000, ring_full: 999, ..Tally::default() };
-    let fields: [(&str, &mut u64); 11] = [
+    let fields: [(&str, &mut u64); 14] = [
         ("datagrams", &mut tally.datagrams),
         ("bytes", &mut tally.bytes),
         ("empty", &mut tally.empty),
@@ -341,6 +358,9 @@ fn every_counter_of_a_listener_is_shown_under_its_own_name() {
         ("timed_out", &mut tally.timed_out),
         ("converted", &mut tally.converted),
         ("skipped", &mut tally.skipped),
+        ("ignored_tags", &mut tally.ignored_tags),
+        ("requests", &mut tally.requests),
+        ("auth_failures", &mut tally.auth_failures),
     ];
     let mut expected: Vec<(String, u64)> = Vec::new();
     for (value, (name, field)) in (1..).zip(fields) {
@@ -351,11 +371,18 @@ fn every_counter_of_a_listener_is_shown_under_its_own_name() {
         *lines = value;
         expected.push((format!("/refused/{}", reason.name()), value));
     }
+    for (value, answers) in (200..).zip(&mut tally.answers) {
+        *answers = value;
+    }
     expected.push(("/lines".to_owned(), 1000 + tally.refused.iter().sum::<u64>()));
     for listener in listeners() {
         let shown = serde_json::to_value(Receive::new(&listener, &tally)).expect("JSON");
         for (pointer, value) in &expected {
             assert_eq!(shown.pointer(pointer).and_then(Value::as_u64), Some(*value), "{pointer}");
+        }
+        if listener.kind() == "http" {
+            let answers = &shown["answers"];
+            assert_eq!((&answers["200"], &answers["204"], &answers["other"]), (&200.into(), &201.into(), &213.into()));
         }
     }
 }

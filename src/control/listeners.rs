@@ -4,21 +4,31 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
+
 use super::allow;
-use super::config::{Backend, Config, DEFAULT_SEPARATOR, DefaultTags, Format, Mapping, NamedMapping, Tcp, Udp};
+use super::config::{
+    Backend, Common, Config, DEFAULT_SEPARATOR, DefaultTags, Errors, Format, Http, Mapping, NamedMapping, Partial, Tcp,
+    Udp,
+};
 use super::load::LONGEST_TIMEOUT;
 use super::url::BackendUrl;
 use crate::batch::Destination;
 use crate::deliver::{MAX_FOLDER_BYTES, folder_bytes};
 use crate::journal::disk::MAX_NAME_BYTES;
+use crate::protocol;
 use crate::protocol::line::{LONGEST_LINE_BYTES, MAX_LINE_BYTES};
-use crate::protocol::{self, Unsigned};
-use crate::receive::{IntakeSetup, Setup, tcp, udp};
+use crate::receive::{IntakeSetup, Setup, http, tcp, udp};
 
 /// More threads than any machine has use for.
 const MOST_WORKERS: u16 = 64;
 /// More connections than a process may have files.
 const MOST_CONNECTIONS: u32 = 1 << 20;
+/// The bounds of `max_body`.
+const MIN_BODY_BYTES: u64 = 64 * 1024;
+const MAX_BODY_BYTES: u64 = 1 << 30;
+/// More destinations than the journal is made for.
+const MOST_DESTINATIONS: u32 = 65_536;
 /// Shorter lines than hosts send.
 const LEAST_LINE_BYTES: u64 = 1024;
 /// More parts than a host's name has.
@@ -35,22 +45,7 @@ type Wrong = (&'static str, String);
 pub(super) enum Listener<'a> {
     Udp(&'a Udp),
     Tcp(&'a Tcp),
-}
-
-/// What all kinds have.
-struct Common<'a> {
-    format: Format,
-    mapping: &'a Mapping,
-    separator: &'a str,
-    tags: &'a DefaultTags,
-    keep_prefix: bool,
-    host_parts: u8,
-    database: &'a str,
-    retention_policy: &'a str,
-    precision: protocol::Precision,
-    max_line: u64,
-    unsigned: Unsigned,
-    allow: &'a [ipnet::IpNet],
+    Http(&'a Http),
 }
 
 impl Config {
@@ -66,7 +61,9 @@ impl Config {
     /// The listeners, each with its table and its place there.
     pub(super) fn each_listener(&self) -> impl Iterator<Item = (&'static str, usize, Listener<'_>)> {
         let udp = self.udp.iter().enumerate().map(|(place, one)| ("udp", place, Listener::Udp(one)));
-        udp.chain(self.tcp.iter().enumerate().map(|(place, one)| ("tcp", place, Listener::Tcp(one))))
+        let tcp = self.tcp.iter().enumerate().map(|(place, one)| ("tcp", place, Listener::Tcp(one)));
+        let http = self.http.iter().enumerate().map(|(place, one)| ("http", place, Listener::Http(one)));
+        udp.chain(tcp).chain(http)
     }
 }
 
@@ -74,23 +71,25 @@ impl Listener<'_> {
     /// Whether it can work, with these backends.
     pub(super) fn check(&self, backends: &[Backend]) -> Result<(), Wrong> {
         let common = self.common();
+        // A request of HTTP names its own.
+        if common.database.is_empty() && !matches!(self, Self::Http(_)) {
+            return Err(("database", "must name a database, such as \"telegraf\"".to_owned()));
+        }
         common.check(backends)?;
         allow::check(common.allow, self.listen()).map_err(|what| ("allow", what))?;
         match self {
             Self::Udp(listener) => check_udp(listener, backends),
             Self::Tcp(listener) => check_tcp(listener, backends),
+            Self::Http(listener) => check_http(listener, backends),
         }
     }
 
     pub(super) fn listen(&self) -> SocketAddr {
-        match self {
-            Self::Udp(one) => one.listen,
-            Self::Tcp(one) => one.listen,
-        }
+        self.common().listen
     }
 
     fn setup(&self) -> Result<Setup, Wrong> {
-        let intake = self.common().intake()?;
+        let intake = self.common().intake(self.max_line())?;
         Ok(match self {
             Self::Udp(one) => Setup::Udp(udp::Setup {
                 listen: one.listen,
@@ -112,39 +111,36 @@ impl Listener<'_> {
                 line_timeout: one.line_timeout,
                 first_line_timeout: one.first_line_timeout,
             }),
+            Self::Http(one) => Setup::Http(http::Setup {
+                listen: one.listen,
+                intake,
+                databases: one.databases.clone(),
+                max_databases: one.max_databases as usize,
+                max_destinations: one.max_destinations as usize,
+                max_body: one.max_body.as_u64(),
+                max_connections: one.max_connections as usize,
+                max_connections_per_source: one.max_connections_per_source as usize,
+                is_safe: one.errors == Errors::Safe,
+                reports_partial: one.partial == Partial::Report,
+                version: Some(one.claim_version.clone()).filter(|version| version != "auto"),
+            }),
         })
     }
 
     fn common(&self) -> Common<'_> {
         match self {
-            Self::Udp(one) => Common {
-                format: one.format,
-                mapping: &one.mapping,
-                separator: &one.separator,
-                tags: &one.tags,
-                keep_prefix: one.netdata_keep_prefix,
-                host_parts: one.netdata_host_parts,
-                database: &one.database,
-                retention_policy: &one.retention_policy,
-                precision: one.precision,
-                max_line: MAX_LINE_BYTES as u64,
-                unsigned: one.unsigned,
-                allow: &one.allow,
-            },
-            Self::Tcp(one) => Common {
-                format: one.format,
-                mapping: &one.mapping,
-                separator: &one.separator,
-                tags: &one.tags,
-                keep_prefix: one.netdata_keep_prefix,
-                host_parts: one.netdata_host_parts,
-                database: &one.database,
-                retention_policy: &one.retention_policy,
-                precision: one.precision,
-                max_line: one.max_line.as_u64(),
-                unsigned: one.unsigned,
-                allow: &one.allow,
-            },
+            Self::Udp(one) => one.common(),
+            Self::Tcp(one) => one.common(),
+            Self::Http(one) => one.common(),
+        }
+    }
+
+    /// The longest line, in bytes.
+    fn max_line(&self) -> u64 {
+        match self {
+            Self::Udp(_) => MAX_LINE_BYTES as u64,
+            Self::Tcp(one) => one.max_line.as_u64(),
+            Self::Http(one) => one.max_line.as_u64(),
         }
     }
 }
@@ -153,9 +149,6 @@ impl Common<'_> {
     fn check(&self, backends: &[Backend]) -> Result<(), Wrong> {
         let bad = |key, what: &str| Err((key, what.to_owned()));
         let names = [self.database, self.retention_policy];
-        if self.database.is_empty() {
-            return bad("database", "must name a database, such as \"telegraf\"");
-        }
         if names.iter().any(|name| name.len() > MAX_NAME_BYTES) {
             return bad("database", "names of databases and retention policies have at most 255 bytes");
         }
@@ -228,7 +221,7 @@ impl Common<'_> {
         mapping.with_tags(default_tags(self.tags)?).map_err(|what| ("tags", what))
     }
 
-    fn intake(&self) -> Result<IntakeSetup, Wrong> {
+    fn intake(&self, max_line: u64) -> Result<IntakeSetup, Wrong> {
         Ok(IntakeSetup {
             destination: Arc::new(self.destination()),
             format: match self.format {
@@ -239,7 +232,7 @@ impl Common<'_> {
                 Format::NetdataJson => Some(protocol::Format::NetdataJson),
             },
             mapping: self.mapping()?,
-            max_line: usize::try_from(self.max_line).unwrap_or(LONGEST_LINE_BYTES),
+            max_line: usize::try_from(max_line).unwrap_or(LONGEST_LINE_BYTES),
             unsigned: self.unsigned,
             allow: allow::canonical(self.allow),
         })
@@ -289,30 +282,57 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
     if listener.listen.ip().is_multicast() {
         return Err(("listen", NO_MULTICAST.to_owned()));
     }
-    let Tcp { max_connections, max_connections_per_source, idle_timeout, line_timeout, first_line_timeout, .. } =
-        listener;
-    let max_line = &listener.max_line;
-    if !(LEAST_LINE_BYTES..=LONGEST_LINE_BYTES as u64).contains(&max_line.as_u64()) {
-        return Err(("max_line", "must be between 1KiB and 1MiB".to_owned()));
-    }
-    let is_small =
-        |backend: &&Backend| matches!(backend.url, BackendUrl::Influx { .. }) && backend.max_batch_bytes < *max_line;
-    if let Some(backend) = backends.iter().find(is_small) {
-        let what = format!("must be at most the max_batch_bytes of backend {:?}: no line is split", backend.name);
-        return Err(("max_line", what));
-    }
-    for (key, connections) in
-        [("max_connections", max_connections), ("max_connections_per_source", max_connections_per_source)]
-    {
-        if !(1..=MOST_CONNECTIONS).contains(connections) {
-            return Err((key, "must be between 1 and 1048576".to_owned()));
-        }
-    }
+    let Tcp { idle_timeout, line_timeout, first_line_timeout, .. } = listener;
+    check_max_line(listener.max_line, backends)?;
+    check_connections(listener.max_connections, listener.max_connections_per_source)?;
     for (key, timeout) in
         [("idle_timeout", idle_timeout), ("line_timeout", line_timeout), ("first_line_timeout", first_line_timeout)]
     {
         if !(Duration::from_millis(100)..=24 * LONGEST_TIMEOUT).contains(timeout) {
             return Err((key, "must be between 100ms and 1day".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn check_http(listener: &Http, backends: &[Backend]) -> Result<(), Wrong> {
+    if listener.listen.ip().is_multicast() {
+        return Err(("listen", NO_MULTICAST.to_owned()));
+    }
+    check_max_line(listener.max_line, backends)?;
+    check_connections(listener.max_connections, listener.max_connections_per_source)?;
+    if !(MIN_BODY_BYTES..=MAX_BODY_BYTES).contains(&listener.max_body.as_u64()) {
+        return Err(("max_body", "must be between 64KiB and 1GiB".to_owned()));
+    }
+    for (key, count) in [("max_databases", listener.max_databases), ("max_destinations", listener.max_destinations)] {
+        if !(1..=MOST_DESTINATIONS).contains(&count) {
+            return Err((key, "must be between 1 and 65536".to_owned()));
+        }
+    }
+    let version = &listener.claim_version;
+    if version.is_empty() || version.len() > 64 || !version.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(("claim_version", "must be \"auto\" or a version, such as \"1.8.10\"".to_owned()));
+    }
+    Ok(())
+}
+
+fn check_max_line(max_line: ByteSize, backends: &[Backend]) -> Result<(), Wrong> {
+    if !(LEAST_LINE_BYTES..=LONGEST_LINE_BYTES as u64).contains(&max_line.as_u64()) {
+        return Err(("max_line", "must be between 1KiB and 1MiB".to_owned()));
+    }
+    let is_small =
+        |backend: &&Backend| matches!(backend.url, BackendUrl::Influx { .. }) && backend.max_batch_bytes < max_line;
+    if let Some(backend) = backends.iter().find(is_small) {
+        let what = format!("must be at most the max_batch_bytes of backend {:?}: no line is split", backend.name);
+        return Err(("max_line", what));
+    }
+    Ok(())
+}
+
+fn check_connections(all: u32, of_source: u32) -> Result<(), Wrong> {
+    for (key, connections) in [("max_connections", all), ("max_connections_per_source", of_source)] {
+        if !(1..=MOST_CONNECTIONS).contains(&connections) {
+            return Err((key, "must be between 1 and 1048576".to_owned()));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::admin::is_host;
-use super::config::{Backend, Config, Journal, Udp};
+use super::config::{Backend, Config, Http, Journal, Udp};
 use super::exposure;
 use super::listeners::NO_MULTICAST;
 use super::url::{self, BackendUrl};
@@ -47,6 +47,8 @@ pub struct ConfigError(String);
 pub struct Overrides {
     /// `--udp`
     pub udp: Option<std::net::SocketAddr>,
+    /// `--http`
+    pub http: Option<std::net::SocketAddr>,
     /// `--admin`
     pub admin: Option<std::net::SocketAddr>,
     /// `--data-dir`
@@ -103,16 +105,23 @@ impl Config {
         if let Some(listen) = overrides.admin {
             self.admin.listen = listen;
         }
-        if self.udp.is_empty() && (self.tcp.is_empty() || overrides.udp.is_some()) {
+        let has_others = !self.tcp.is_empty() || !self.http.is_empty();
+        if self.udp.is_empty() && (!has_others || overrides.udp.is_some()) {
             self.udp.push(Udp::default());
         }
         if let Some(listen) = overrides.udp {
             self.udp.truncate(1);
             self.udp[0].listen = listen;
         }
+        if let Some(listen) = overrides.http {
+            self.http.truncate(1);
+            self.http.resize_with(1, Http::default);
+            self.http[0].listen = listen;
+        }
         if let Some(database) = overrides.database {
             let of_udp = self.udp.iter_mut().map(|listener| &mut listener.database);
-            for known in of_udp.chain(self.tcp.iter_mut().map(|listener| &mut listener.database)) {
+            let of_tcp = self.tcp.iter_mut().map(|listener| &mut listener.database);
+            for known in of_udp.chain(of_tcp).chain(self.http.iter_mut().map(|listener| &mut listener.database)) {
                 known.clone_from(&database);
             }
         }

@@ -105,11 +105,15 @@ impl Metrics {
                 receive.ignored_tags
             }),
             one("lines", "Lines seen: accepted and refused", |receive| receive.lines),
+            one("http_requests", "Requests of senders, answered", |receive| receive.requests),
+            one("auth_failures", "Requests without the right password or token", |receive| receive.auth_failures),
         ] {
             counter(out, name, help, values)?;
         }
         let refused = listeners().flat_map(|(labels, receive)| by(labels, "reason", &receive.refused));
         counter(out, "refused_lines", "Lines refused, by reason", refused.collect())?;
+        let answers = listeners().flat_map(|(labels, receive)| by(labels, "status", &receive.answers));
+        counter(out, "http_answers", "Answers to senders, by status", answers.collect())?;
         for (name, help, values) in [
             one("receive_queue_bytes", "What waits in the receive buffers, as the kernel charges it", |receive| {
                 receive.receive_queue

@@ -14,7 +14,7 @@ use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::ring::Producer;
 use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::protocol::Refusal;
-use crate::receive::{Listener, Tally};
+use crate::receive::{ANSWERS, Listener, Tally};
 use crate::sys::log;
 
 /// The running parts that the picture is taken of. Clones share them.
@@ -72,7 +72,7 @@ pub struct Status {
 /// A listener's figures. Those of another kind are 0.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Receive {
-    /// `udp` or `tcp`
+    /// `udp`, `tcp` or `http`
     pub kind: String,
     /// The address it listens on.
     pub listen: String,
@@ -106,6 +106,15 @@ pub struct Receive {
     pub skipped: u64,
     /// Words of converted lines that stood among the tags and were none: without a key, or without `=`.
     pub ignored_tags: u64,
+    /// Requests answered.
+    #[serde(default)]
+    pub requests: u64,
+    /// Answers by their status.
+    #[serde(default)]
+    pub answers: BTreeMap<String, u64>,
+    /// Requests without the right password or token.
+    #[serde(default)]
+    pub auth_failures: u64,
     /// Lines seen: accepted and refused.
     pub lines: u64,
     /// Lines refused, by reason.
@@ -291,12 +300,19 @@ impl Receive {
             converted: tally.converted,
             skipped: tally.skipped,
             ignored_tags: tally.ignored_tags,
+            requests: tally.requests,
+            auth_failures: tally.auth_failures,
             lines: tally.lines(),
             refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), tally.refused[reason.index()])).into(),
             ..Self::default()
         };
         match listener {
             Listener::Tcp(listener) => Self { open_connections: listener.open_connections(), ..shown },
+            Listener::Http(listener) => {
+                let name = |status: u16| if status == 0 { "other".to_owned() } else { status.to_string() };
+                let answers = ANSWERS.into_iter().zip(tally.answers).map(|(status, count)| (name(status), count));
+                Self { open_connections: listener.open_connections(), answers: answers.collect(), ..shown }
+            }
             Listener::Udp(listener) => {
                 let (wanted, got) = listener.receive_buffer();
                 Self {

@@ -133,10 +133,12 @@ fn write_journal(text: &mut String, journal: &JournalStatus) {
 }
 
 fn write_receive(text: &mut String, receive: &Receive) {
-    let Receive { kind, listen, database, bytes, lines, denied, .. } = receive;
+    let Receive { kind, listen, bytes, lines, denied, .. } = receive;
+    let database = if receive.database.is_empty() { "what requests name" } else { &receive.database };
     let refused = sum(receive.refused.values());
     let came = match kind.as_str() {
         "tcp" => format!("{} connections, {} open", receive.connections, receive.open_connections),
+        "http" => format!("{} requests, {} connections open", receive.requests, receive.open_connections),
         _ => format!("{} datagrams, {} dropped by the kernel", receive.datagrams, receive.kernel_dropped),
     };
     write_line(
@@ -160,6 +162,9 @@ fn write_receive(text: &mut String, receive: &Receive) {
         if count > 0 {
             write_line(text, format_args!("    {count} {what}"));
         }
+    }
+    for (status, count) in receive.answers.iter().filter(|(status, count)| **count > 0 && !status.starts_with('2')) {
+        write_line(text, format_args!("    answered {status}: {count} requests"));
     }
     for (reason, lines) in receive.refused.iter().filter(|(_, lines)| **lines > 0) {
         write_line(text, format_args!("    refused {reason}: {lines}"));

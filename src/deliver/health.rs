@@ -96,6 +96,7 @@ pub struct Health {
     has_delivered: AtomicBool,
     has_failed: AtomicBool,
     last_error: Mutex<Option<String>>,
+    version: Mutex<Option<String>>,
     held: Mutex<Vec<Held>>,
     found_held: Mutex<Vec<Held>>,
     /// How often somebody asked for a try at once.
@@ -152,6 +153,16 @@ impl Health {
     /// The last error's text, whether or not it is over.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The version of InfluxDB that it told; none while none is known.
+    pub fn version(&self) -> Option<String> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes the version that it told.
+    pub(super) fn note_version(&self, version: &str) {
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version.to_owned());
     }
 
     /// What waits until an operator acts, by name.

@@ -115,16 +115,13 @@ impl Influx {
     ///
     /// # Errors
     /// Why it was not reached, or what answers instead.
-    pub(super) async fn ping(&mut self) -> Result<String, Outcome> {
+    pub(super) async fn ping(&mut self) -> Result<Option<String>, Outcome> {
         let target = format!("{}/ping", self.prefix());
         let sent =
             self.client.send(|| self.setup.request(Method::GET, self.authorization.as_ref(), &target, &[])).await;
         let text = match sent {
             Ok(Answer { status, version, .. }) if status.is_success() => {
-                return Ok(version.map_or_else(
-                    || "InfluxDB's API, without a version".to_owned(),
-                    |one| format!("InfluxDB {}", cut(&one, VERSION_BYTES)),
-                ));
+                return Ok(version.map(|one| cut(&one, VERSION_BYTES).to_owned()));
             }
             Ok(answer) if self.expects_tls(&answer) => self.describe(&answer),
             Ok(answer) => format!("GET {target} was answered with {}; is it an InfluxDB?", self.describe(&answer)),

@@ -55,6 +55,7 @@ struct Found {
     held: Vec<Held>,
     /// Whether something answers that does not seem to be an InfluxDB.
     is_strange: bool,
+    version: Option<String>,
 }
 
 impl Probe {
@@ -120,6 +121,9 @@ impl Probe {
 
     /// Notes and logs what was found, unless requests tell more.
     fn note(&mut self, health: &Health, requests: u64, found: &Found) {
+        if let Some(version) = &found.version {
+            health.note_version(version);
+        }
         if health.find(requests, found.state, Some(&*found.what).filter(|_| !found.is_well()), &found.held) {
             self.tell(found.state, &found.what);
         }
@@ -148,7 +152,11 @@ impl Probe {
     async fn reach(&mut self) -> Found {
         match &mut self.probed {
             Probed::Influx(influx) => match influx.ping().await {
-                Ok(version) => Found::new(State::Up, version),
+                Ok(Some(version)) => {
+                    let what = format!("InfluxDB {version}");
+                    Found { version: Some(version), ..Found::new(State::Up, what) }
+                }
+                Ok(None) => Found::new(State::Up, "InfluxDB's API, without a version".to_owned()),
                 Err(missed) => {
                     let is_strange = missed.fate == Fate::HoldBackend;
                     Found { is_strange, ..Found::new(State::Down, missed.text) }
@@ -203,7 +211,7 @@ impl Probe {
 
 impl Found {
     fn new(state: State, what: String) -> Self {
-        Self { state, what, held: Vec::new(), is_strange: false }
+        Self { state, what, held: Vec::new(), is_strange: false, version: None }
     }
 
     fn is_well(&self) -> bool {

@@ -151,6 +151,11 @@ impl Journal {
         self.shared.lock().is_pressed(Instant::now())
     }
 
+    /// Whether what comes now would be lost: the memory is used up, and neither the disk nor the backends make room.
+    pub fn is_full(&self) -> bool {
+        self.shared.lock().is_full(Instant::now())
+    }
+
     /// Owes lines to one backend once more, by the numbers of their dead letters. They wait in memory.
     pub fn resend(&self, backend: usize, batch: Batch, letters: Vec<u64>) {
         self.shared.lock().resend(backend, batch, letters);

@@ -21,6 +21,7 @@ pub fn ring(batches: usize) -> (Producer, Consumer) {
     let ring = Arc::new(Ring {
         queue: ArrayQueue::new(batches),
         is_pressed: AtomicBool::new(false),
+        is_full: AtomicBool::new(false),
         popped_lines: AtomicU64::new(0),
         consumer: OnceLock::new(),
     });
@@ -32,6 +33,8 @@ struct Ring {
     queue: ArrayQueue<Batch>,
     /// Whether the consumer takes batches faster than it can keep them safe.
     is_pressed: AtomicBool,
+    /// Whether what comes now would be lost.
+    is_full: AtomicBool,
     /// Lines that were popped.
     popped_lines: AtomicU64,
     /// The thread to wake; set by the first wait.
@@ -68,6 +71,10 @@ impl HandOver for Producer {
 
     fn handed_over(&self) -> u64 {
         self.pushed_lines.load(Ordering::Relaxed)
+    }
+
+    fn is_full(&self) -> bool {
+        self.ring.is_full.load(Ordering::Relaxed)
     }
 }
 
@@ -106,6 +113,11 @@ impl Consumer {
     /// Says whether batches come faster than they can be kept safe.
     pub fn set_pressed(&self, is_pressed: bool) {
         self.ring.is_pressed.store(is_pressed, Ordering::Relaxed);
+    }
+
+    /// Says whether what comes now would be lost.
+    pub fn set_full(&self, is_full: bool) {
+        self.ring.is_full.store(is_full, Ordering::Relaxed);
     }
 
     /// Waits on the calling thread, always the same one, until a batch may be there or the time is over.

@@ -13,7 +13,7 @@ use super::number;
 use super::token::{has_influx_tags, is_blank, trim};
 
 /// What a line is written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// InfluxDB line protocol.

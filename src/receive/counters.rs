@@ -11,6 +11,9 @@ use crate::protocol::Refusal;
 /// How often a reader looks again before it lets others run: publishing takes a few stores.
 const SPINS: u32 = 64;
 
+/// Statuses that have a counter of their own; 0 is any other.
+pub const ANSWERS: [u16; 14] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 500, 503, 0];
+
 /// The published counters of one worker. Only that worker adds to them; anybody reads.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -26,6 +29,9 @@ pub struct Counters {
     converted: AtomicU64,
     skipped: AtomicU64,
     ignored_tags: AtomicU64,
+    requests: AtomicU64,
+    answers: [AtomicU64; ANSWERS.len()],
+    auth_failures: AtomicU64,
     /// Odd while the next four are being changed.
     version: AtomicU64,
     accepted: AtomicU64,
@@ -62,6 +68,12 @@ pub struct Tally {
     pub skipped: u64,
     /// Words of converted lines that stood among the tags and were none.
     pub ignored_tags: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Answers by their status, as [`ANSWERS`] lists them; the last is any other.
+    pub answers: [u64; ANSWERS.len()],
+    /// Requests without the right password or token.
+    pub auth_failures: u64,
     /// Lines accepted.
     pub accepted: u64,
     /// Accepted lines that the worker has not handed over yet; a reading's, never tallied.
@@ -100,8 +112,11 @@ impl Counters {
             (&self.converted, sums.converted),
             (&self.skipped, sums.skipped),
             (&self.ignored_tags, sums.ignored_tags),
+            (&self.requests, sums.requests),
+            (&self.auth_failures, sums.auth_failures),
         ];
-        for (counter, sum) in seldom.into_iter().chain(self.refused.iter().zip(sums.refused)) {
+        let by_kind = self.refused.iter().zip(sums.refused).chain(self.answers.iter().zip(sums.answers));
+        for (counter, sum) in seldom.into_iter().chain(by_kind) {
             if sum > 0 {
                 counter.fetch_add(sum, Ordering::Relaxed);
             }
@@ -146,6 +161,9 @@ impl Counters {
             converted: self.converted.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
             ignored_tags: self.ignored_tags.load(Ordering::Relaxed),
+            requests: self.requests.load(Ordering::Relaxed),
+            answers: std::array::from_fn(|place| self.answers[place].load(Ordering::Relaxed)),
+            auth_failures: self.auth_failures.load(Ordering::Relaxed),
             accepted,
             held,
             handed_over,
@@ -156,6 +174,12 @@ impl Counters {
 }
 
 impl Tally {
+    /// Counts an answer with this status.
+    pub fn count_answer(&mut self, status: u16) {
+        let place = ANSWERS.iter().position(|known| *known == status).unwrap_or(ANSWERS.len() - 1);
+        self.answers[place] += 1;
+    }
+
     /// Lines seen: accepted and refused.
     pub fn lines(&self) -> u64 {
         self.accepted + self.refused.iter().sum::<u64>()
@@ -175,6 +199,11 @@ impl Tally {
         self.converted += other.converted;
         self.skipped += other.skipped;
         self.ignored_tags += other.ignored_tags;
+        self.requests += other.requests;
+        self.auth_failures += other.auth_failures;
+        for (sum, more) in self.answers.iter_mut().zip(other.answers) {
+            *sum += more;
+        }
         self.accepted += other.accepted;
         self.held += other.held;
         self.handed_over += other.handed_over;
@@ -208,6 +237,9 @@ mod tests {
             converted: sum(),
             skipped: sum(),
             ignored_tags: sum(),
+            requests: sum(),
+            answers: std::array::from_fn(|_| sum()),
+            auth_failures: sum(),
             accepted: sum(),
             held: sum(),
             handed_over: sum(),
@@ -241,9 +273,24 @@ mod tests {
         assert_eq!((sum.datagrams, sum.bytes, sum.empty, sum.truncated), (1001, 1003, 1005, 1007));
         assert_eq!((sum.denied, sum.connections, sum.limited, sum.displaced), (1009, 1011, 1013, 1015));
         assert_eq!((sum.timed_out, sum.converted, sum.skipped, sum.ignored_tags), (1017, 1019, 1021, 1023));
-        assert_eq!((sum.accepted, sum.held, sum.handed_over, sum.ring_full), (1025, 1027, 1029, 1031));
-        let refused: Vec<u64> = (0..).map(|place| 1033 + 2 * place).take(Refusal::COUNT).collect();
-        assert_eq!((&sum.refused[..], sum.lines()), (&refused[..], 1025 + refused.iter().sum::<u64>()));
+        let from = |first: u64| (0..).map(move |place| first + 2 * place);
+        let answers: Vec<u64> = from(1027).take(ANSWERS.len()).collect();
+        assert_eq!((sum.requests, &sum.answers[..]), (1025, &answers[..]));
+        let next = from(1027).nth(ANSWERS.len()).expect("a number");
+        let accepted = [sum.auth_failures, sum.accepted, sum.held, sum.handed_over, sum.ring_full];
+        assert_eq!(accepted, [next, next + 2, next + 4, next + 6, next + 8]);
+        let refused: Vec<u64> = from(next + 10).take(Refusal::COUNT).collect();
+        assert_eq!((&sum.refused[..], sum.lines()), (&refused[..], next + 2 + refused.iter().sum::<u64>()));
+    }
+
+    #[test]
+    fn an_answer_is_counted_by_its_status() {
+        let mut tally = Tally::default();
+        for status in [204, 204, 503, 418] {
+            tally.count_answer(status);
+        }
+        let counted: Vec<(u16, u64)> = ANSWERS.into_iter().zip(tally.answers).filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [(204, 2), (503, 1), (0, 1)]);
     }
 
     #[test]

@@ -42,6 +42,7 @@ fn connections(listeners: &[Setup]) -> u64 {
     let connections = listeners.iter().map(|setup| match setup {
         Setup::Udp(_) => 0,
         Setup::Tcp(setup) => setup.max_connections as u64,
+        Setup::Http(setup) => setup.max_connections as u64,
     });
     connections.sum()
 }
@@ -52,10 +53,13 @@ fn limit_connections(listeners: &mut [Setup], limit: u64) {
     let room = limit.saturating_sub(OTHER_FILES).max(limit / 4);
     let wanted = connections(listeners).max(1);
     for setup in listeners {
-        if let Setup::Tcp(setup) = setup {
-            let share = u128::from(room) * setup.max_connections as u128 / u128::from(wanted);
-            setup.max_connections = usize::try_from(share).unwrap_or(setup.max_connections).max(1);
-        }
+        let most = match setup {
+            Setup::Udp(_) => continue,
+            Setup::Tcp(setup) => &mut setup.max_connections,
+            Setup::Http(setup) => &mut setup.max_connections,
+        };
+        let share = u128::from(room) * *most as u128 / u128::from(wanted);
+        *most = usize::try_from(share).unwrap_or(*most).max(1);
     }
 }
 

@@ -3,6 +3,9 @@
 //! Owns: the reader, the open batch, the tally, and what is logged of refusals. Never does: reading sockets, waiting
 //! (what takes the batches may). For a line nothing in it allocates, locks, logs, or reads a clock.
 
+mod body;
+
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,9 +13,15 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 use ipnet::IpNet;
 
+#[cfg(test)]
+pub(super) use body::Sample;
+pub(super) use body::{Body, Told};
+
 use super::{Arrival, Counters, Sources, Tally};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received};
-use crate::protocol::{Format, Found, Line, Mapping, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned};
+use crate::protocol::{
+    Format, Found, Line, Mapping, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned,
+};
 use crate::sys::{Leave, Throttle};
 
 /// The table of sources is published no more often: copying thousands of entries takes a good part of a millisecond.
@@ -73,6 +82,11 @@ impl Shown {
 /// Takes bytes, and hands batches over.
 #[derive(Debug)]
 pub(super) struct Intake<H> {
+    setup: Setup,
+    pool: Arc<Pool>,
+    limits: Limits,
+    /// Readers of requests' lines, and what stamps these, by what they are written in and the unit of their timestamps.
+    readers: HashMap<(Option<Format>, Precision), (Reader, Stamper)>,
     reader: Reader,
     lines: Lines<H>,
     sources: Sources,
@@ -94,6 +108,10 @@ struct Lines<H> {
     source: Option<IpAddr>,
     /// The lines of the datagram or the piece at hand.
     arrival: Arrival,
+    /// Of the request at hand.
+    told: Told,
+    /// Lines in the builders of other requests.
+    elsewhere: u64,
 }
 
 impl<H: HandOver> Intake<H> {
@@ -116,8 +134,14 @@ impl<H: HandOver> Intake<H> {
             received: Received::now(),
             source: None,
             arrival: Arrival::default(),
+            told: Told::default(),
+            elsewhere: 0,
         };
         Self {
+            setup: setup.clone(),
+            pool: Arc::clone(pool),
+            limits,
+            readers: HashMap::new(),
             reader: Reader::new(setup.format, setup.mapping.clone(), setup.rules()),
             lines,
             sources: Sources::default(),
@@ -266,7 +290,7 @@ impl<H: HandOver> Lines<H> {
 
     /// Makes the sums visible, with the lines that are held: in the open batch, and in a sealed one that waits for room.
     fn publish(&mut self, sealed: u64) {
-        let held = self.builder.lines() + sealed;
+        let held = self.builder.lines() + sealed + self.elsewhere + self.out.waiting();
         self.shown.counters.publish(&mut self.tally, held, self.out.handed_over());
     }
 }
@@ -277,6 +301,7 @@ impl<H: HandOver> Sink for Lines<H> {
         let stamp = if line.has_timestamp { None } else { Some(self.stamper.next_stamp()) };
         let sealed = self.builder.append(line.bytes, stamp, self.received);
         self.tally.accepted += 1;
+        self.told.accepted += 1;
         self.arrival.lines += 1;
         if let Some(batch) = sealed {
             self.hand_over(batch);
@@ -288,6 +313,7 @@ impl<H: HandOver> Sink for Lines<H> {
         self.tally.refused[refused.reason.index()] += 1;
         self.arrival.lines += 1;
         self.arrival.refused += 1;
+        self.told.refuse(refused);
         self.logs.refused(refused, self.source, self.received.monotonic);
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::udp::Inherited;
-use super::{IntakeSetup, Pulse, Sources, Tally, tcp, udp};
-use crate::batch::{Destination, HandOver, Limits, Pool};
+use super::{IntakeSetup, Pulse, Sources, Tally, http, tcp, udp};
+use crate::batch::{Destination, HandOver, Limits, Pool, Step};
 
 /// How a listener is set up.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub enum Setup {
     Udp(udp::Setup),
     /// For streams.
     Tcp(tcp::Setup),
+    /// For requests.
+    Http(http::Setup),
 }
 
 /// A bound listener.
@@ -25,6 +27,8 @@ pub enum Listener {
     Udp(udp::Listener),
     /// Of streams.
     Tcp(tcp::Listener),
+    /// Of requests.
+    Http(http::Listener),
 }
 
 impl Setup {
@@ -33,14 +37,16 @@ impl Setup {
         match self {
             Self::Udp(setup) => setup.listen,
             Self::Tcp(setup) => setup.listen,
+            Self::Http(setup) => setup.listen,
         }
     }
 
-    /// `udp` or `tcp`.
+    /// `udp`, `tcp` or `http`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Udp(_) => "udp",
             Self::Tcp(_) => "tcp",
+            Self::Http(_) => "http",
         }
     }
 
@@ -49,6 +55,7 @@ impl Setup {
         match self {
             Self::Udp(setup) => &setup.intake,
             Self::Tcp(setup) => &setup.intake,
+            Self::Http(setup) => &setup.intake,
         }
     }
 }
@@ -62,10 +69,11 @@ impl Listener {
         match setup {
             Setup::Udp(setup) => udp::Listener::bind(setup, inherited).map(Self::Udp),
             Setup::Tcp(setup) => tcp::Listener::bind(setup).map(Self::Tcp),
+            Setup::Http(setup) => http::Listener::bind(setup).map(Self::Http),
         }
     }
 
-    /// Starts its threads. Those that can wait for room get it in this order.
+    /// Starts its threads. Streams get room in this order; requests are answered as this says.
     ///
     /// # Errors
     /// What the system says where it gives no thread.
@@ -75,13 +83,15 @@ impl Listener {
         limits: Limits,
         out: &H,
         order: &tcp::Order,
+        answers: (Step, &http::Claim),
     ) -> io::Result<Vec<JoinHandle<()>>>
     where
-        H: HandOver + Clone + 'static,
+        H: HandOver + Clone + Sync + 'static,
     {
         match self {
             Self::Udp(listener) => listener.start(pool, limits, out),
             Self::Tcp(listener) => Ok(vec![listener.start(pool, limits, out, order)?]),
+            Self::Http(listener) => Ok(vec![listener.start(pool, limits, out, answers)?]),
         }
     }
 
@@ -90,6 +100,7 @@ impl Listener {
         match self {
             Self::Udp(listener) => listener.stop(),
             Self::Tcp(listener) => listener.stop(),
+            Self::Http(listener) => listener.stop(),
         }
     }
 
@@ -98,14 +109,16 @@ impl Listener {
         match self {
             Self::Udp(listener) => listener.pulses(),
             Self::Tcp(listener) => vec![listener.pulse()],
+            Self::Http(listener) => vec![listener.pulse()],
         }
     }
 
-    /// `udp` or `tcp`.
+    /// `udp`, `tcp` or `http`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Udp(_) => "udp",
             Self::Tcp(_) => "tcp",
+            Self::Http(_) => "http",
         }
     }
 
@@ -114,6 +127,7 @@ impl Listener {
         match self {
             Self::Udp(listener) => listener.address(),
             Self::Tcp(listener) => listener.address(),
+            Self::Http(listener) => listener.address(),
         }
     }
 
@@ -122,6 +136,7 @@ impl Listener {
         match self {
             Self::Udp(listener) => listener.destination(),
             Self::Tcp(listener) => listener.destination(),
+            Self::Http(listener) => listener.destination(),
         }
     }
 
@@ -130,6 +145,7 @@ impl Listener {
         match self {
             Self::Udp(listener) => listener.tally(),
             Self::Tcp(listener) => listener.tally(),
+            Self::Http(listener) => listener.tally(),
         }
     }
 
@@ -138,6 +154,7 @@ impl Listener {
         match self {
             Self::Udp(listener) => listener.sources(),
             Self::Tcp(listener) => listener.sources(),
+            Self::Http(listener) => listener.sources(),
         }
     }
 }
@@ -211,9 +228,11 @@ mod tests {
             assert!(listener.kind() == kind && address.ip().is_loopback() && address.port() != 0);
             assert_eq!(*listener.destination(), *destination);
 
+            let claim = http::Claim::new(|| "1.8.10".to_owned());
+            let answers = (Step::Accepted, &claim);
             let (out, pool) = (Out::default(), Pool::new(1, Builder::least_buffer_bytes()));
             let limits = Limits { lines: 100, age: Duration::from_secs(3600) };
-            let threads = listener.start(&pool, limits, &out, &tcp::Order::default()).expect("start");
+            let threads = listener.start(&pool, limits, &out, &tcp::Order::default(), answers).expect("start");
             let pulses = listener.pulses();
             assert_eq!((threads.len(), pulses.len()), if kind == "udp" { (2, 2) } else { (1, 1) });
             for pulse in &pulses {

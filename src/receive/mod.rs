@@ -3,11 +3,14 @@
 //! Owns: the listeners, their worker threads, the counters of what came in, and the table of who sent it. Knows sockets,
 //! not grammar: lines are found by [`crate::protocol`] and gathered by [`crate::batch`].
 //!
-//! A UDP worker never waits for what comes behind it: a batch that finds no room is a counted drop. A TCP listener does:
-//! its senders wait, and part of the room is kept for datagrams.
+//! A UDP worker never waits for what comes behind it: a batch that finds no room is a counted drop. Streams and requests
+//! do: their senders wait, and part of the room is kept for datagrams.
 
 mod counters;
+mod crowd;
 pub mod files;
+mod framer;
+pub mod http;
 mod intake;
 mod listener;
 mod pulse;
@@ -16,7 +19,7 @@ mod sources;
 pub mod tcp;
 pub mod udp;
 
-pub use counters::{Counters, Tally};
+pub use counters::{ANSWERS, Counters, Tally};
 pub use intake::Setup as IntakeSetup;
 pub use listener::{Listener, Setup};
 pub use pulse::Pulse;

@@ -3,6 +3,7 @@
 //! | thread | what it does | waits for |
 //! |---|---|---|
 //! | `udp-N` | one socket: receive, scan, batch | datagrams |
+//! | `http` | a listener's requests: receive, decompress, batch, answer | sockets, room in the ring, the journal |
 //! | `tcp` | a listener's connections: receive, convert, batch | sockets, room in the ring |
 //! | `journal` | numbers batches | the ring |
 //! | `journal-write` | writes records and cursors to the disk | records, the disk |
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::batch::{Builder, Limits, Pool};
+use crate::batch::{Builder, Limits, Pool, Step};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
 use crate::control::data_dir::{DataDir, LockError};
@@ -39,7 +40,8 @@ use crate::deliver::dead_letters::DeadLetters;
 use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
 use crate::journal::ring::Producer;
-use crate::journal::{Journal, ring};
+use crate::journal::{Durability, Journal, ring};
+use crate::receive::http::Claim;
 use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files, tcp};
 
@@ -54,6 +56,9 @@ const BATCH_BYTES: u64 = 256 * 1024;
 const BATCH_AGE: Duration = Duration::from_millis(45);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
+/// The version of InfluxDB to claim while no backend's is known: the last of 1.x that every client knows.
+const UNKNOWN_VERSION: &str = "1.8.10";
+
 /// What keeps a relay from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -190,7 +195,8 @@ impl Relay {
         let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
         let journal_thread =
             opening::start(&view, consumer, &journal_stop, Arc::clone(&journal_pulse)).map_err(StartError::Thread)?;
-        let workers = start_workers(&view.listeners, &setups, &ring).map_err(StartError::Thread)?;
+        let answers = (step(config.journal.durability), claim(&view));
+        let workers = start_workers(&view.listeners, &setups, &ring, &answers).map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
             admin_runtime,
@@ -349,6 +355,7 @@ fn start_workers(
     listeners: &[Listener],
     backends: &[deliver::Setup],
     ring: &Producer,
+    (step, claim): &(Step, Claim),
 ) -> io::Result<Vec<JoinHandle<()>>> {
     // A record is never split, so that it must fit the smallest request of any backend.
     let bytes = backends.iter().map(|setup| setup.limits.bytes).fold(BATCH_BYTES, u64::min);
@@ -357,9 +364,33 @@ fn start_workers(
     let pool = Pool::new(IDLE_BUFFERS, buffer_bytes);
     let (mut threads, order) = (Vec::new(), tcp::Order::default());
     for listener in listeners {
-        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order)?);
+        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, claim))?);
     }
     Ok(threads)
+}
+
+/// How safe lines must be before a request is answered for them.
+fn step(durability: Durability) -> Step {
+    match durability {
+        Durability::Memory => Step::Accepted,
+        Durability::Written => Step::Written,
+        Durability::Synced => Step::Synced,
+    }
+}
+
+/// The version of InfluxDB that HTTP listeners claim: the lowest of the backends', so that clients use nothing that one lacks.
+fn claim(view: &View) -> Claim {
+    let backends = Arc::clone(&view.backends);
+    Claim::new(move || {
+        let versions = backends.iter().filter_map(|backend| backend.health.version());
+        versions.min_by_key(|version| numbers(version)).unwrap_or_else(|| UNKNOWN_VERSION.to_owned())
+    })
+}
+
+/// The numbers of a version, for comparing.
+fn numbers(version: &str) -> Vec<u64> {
+    let parts = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
+    parts.map_while(|part| part.parse().ok()).collect()
 }
 
 fn report_panic(ended: &std::thread::Result<()>) {

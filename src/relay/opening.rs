@@ -123,6 +123,7 @@ pub(super) fn start(
             }
             let is_pressed = journal.is_pressed();
             ring.set_pressed(is_pressed);
+            ring.set_full(journal.is_full());
             if log_next <= Instant::now() || stopping {
                 let is_told = log_drops(&journal.dropped_lines(), &mut logged, &backends);
                 log_next = Instant::now() + if is_told { throttle::INTERVAL } else { DROPS_INTERVAL };

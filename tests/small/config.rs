@@ -172,6 +172,7 @@ fn the_command_line_overrides_the_file() {
     std::fs::write(&file, "[[udp]]\nlisten = \"0.0.0.0:1\"\nprecision = \"s\"\n[[udp]]\nlisten = \"0.0.0.0:2\"\n")
         .expect("write");
     let overrides = Overrides {
+        http: None,
         udp: Some("127.0.0.1:3".parse().expect("address")),
         admin: Some("127.0.0.1:4".parse().expect("address")),
         data_dir: Some("/tmp/x".into()),

@@ -166,6 +166,11 @@ impl State {
         self.memory.load(Ordering::Relaxed) / 3 > self.memory_bound / 4
     }
 
+    /// Whether what comes now would be lost: memory is scarce, and waiting for it is no use.
+    pub(in crate::journal) fn is_full(&mut self, now: Instant) -> bool {
+        self.is_memory_scarce() && !self.is_pressed(now)
+    }
+
     /// Whether senders that can wait are to wait: memory is scarce, and there is hope that it is no more in a moment. A
     /// disk that fails, hangs or is full gives none, nor does a dead backend where there is no disk.
     pub(in crate::journal) fn is_pressed(&mut self, now: Instant) -> bool {

@@ -13,12 +13,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::MAX_TAIL_BYTES;
-use super::crowd::Member;
-use super::framer::{self, Framer};
 use super::serve::{Serving, stopped};
 use super::turn::Turn;
 use crate::batch::{HandOver, Received};
 use crate::protocol::{Refusal, Refused, Stream};
+use crate::receive::crowd::Member;
+use crate::receive::framer::{self, Framer};
 use crate::receive::intake::Intake;
 
 /// How long a connection may take to its first line while more than half of the connections are open; and how often one

@@ -8,8 +8,6 @@
 //! time without a byte, the time to the first line, and the time for a line's end; a connection's turn on the thread.
 
 mod connection;
-mod crowd;
-mod framer;
 mod logs;
 mod patient;
 mod serve;
@@ -76,16 +74,7 @@ impl Listener {
     /// # Errors
     /// What the system says, `AddrInUse` where another process has the port.
     pub fn bind(setup: Setup) -> io::Result<Self> {
-        let socket = socket2::Socket::new(Domain::for_address(setup.listen), Type::STREAM, Some(Protocol::TCP))?;
-        if setup.listen.is_ipv6() && setup.listen.ip().is_unspecified() {
-            socket.set_only_v6(false)?;
-        }
-        // Connections that ended a moment ago are no reason not to start again.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&setup.listen.into())?;
-        socket.listen(BACKLOG)?;
-        let socket = TcpListener::from(socket);
+        let socket = bind_socket(setup.listen)?;
         let address = socket.local_addr()?;
         let (stop, _) = watch::channel(false);
         let (shown, open) = Default::default();
@@ -153,6 +142,23 @@ impl Listener {
     pub fn sources(&self) -> Sources {
         self.shown.sources().clone()
     }
+}
+
+/// Binds a socket that the kernel accepts connections for from now on.
+///
+/// # Errors
+/// What the system says, `AddrInUse` where another process has the port.
+pub(super) fn bind_socket(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // Connections that ended a moment ago are no reason not to start again.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from(socket))
 }
 
 #[cfg(test)]

@@ -18,11 +18,11 @@ use tokio::time::{sleep, sleep_until};
 
 use super::Setup;
 use super::connection::Connection;
-use super::crowd::{Crowd, Entered, Member};
 use super::logs::Logs;
 use super::turn::TURN_BYTES;
 use crate::batch::HandOver;
 use crate::receive::Pulse;
+use crate::receive::crowd::{Crowd, Entered, Member};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 
 /// How long the thread waits where it cannot accept.

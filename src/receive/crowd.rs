@@ -19,7 +19,7 @@ const NETWORK_BITS: u128 = u128::MAX << 64;
 
 /// All open connections.
 #[derive(Debug)]
-pub(super) struct Crowd<S> {
+pub(in crate::receive) struct Crowd<S> {
     most: usize,
     most_per_source: usize,
     open: usize,
@@ -28,13 +28,13 @@ pub(super) struct Crowd<S> {
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Member<S> {
-    pub(super) stream: S,
-    pub(super) opened: Instant,
+pub(in crate::receive) struct Member<S> {
+    pub(in crate::receive) stream: S,
+    pub(in crate::receive) opened: Instant,
     /// When the last byte came; when it was opened, before.
-    pub(super) last: Cell<Instant>,
+    pub(in crate::receive) last: Cell<Instant>,
     /// Whether a whole line has come.
-    pub(super) has_line: Cell<bool>,
+    pub(in crate::receive) has_line: Cell<bool>,
     source: IpAddr,
     /// Its place among those of its source; none once it has left.
     place: Cell<Option<usize>>,
@@ -42,7 +42,7 @@ pub(super) struct Member<S> {
 
 /// What became of a newcomer.
 #[derive(Debug)]
-pub(super) enum Entered<S> {
+pub(in crate::receive) enum Entered<S> {
     /// It is one of the crowd.
     Free(Rc<Member<S>>),
     /// It is one of the crowd instead of another one, which is to be ended.
@@ -53,22 +53,22 @@ pub(super) enum Entered<S> {
 
 impl<S> Crowd<S> {
     /// An empty one with these bounds: connections in all, and of one source.
-    pub(super) fn new(most: usize, most_per_source: usize) -> Self {
+    pub(in crate::receive) fn new(most: usize, most_per_source: usize) -> Self {
         Self { most, most_per_source, open: 0, sources: HashMap::new() }
     }
 
     /// How many there are.
-    pub(super) fn open(&self) -> usize {
+    pub(in crate::receive) fn open(&self) -> usize {
         self.open
     }
 
     /// Whether more than half of the room is taken.
-    pub(super) fn is_dense(&self) -> bool {
+    pub(in crate::receive) fn is_dense(&self) -> bool {
         self.open > self.most / 2
     }
 
     /// Lets a connection from this address in, where there is room or another one gives way.
-    pub(super) fn enter(&mut self, stream: S, address: IpAddr, now: Instant) -> Entered<S> {
+    pub(in crate::receive) fn enter(&mut self, stream: S, address: IpAddr, now: Instant) -> Entered<S> {
         let source = source_of(address);
         let of_source = self.sources.get(&source).map_or(0, Vec::len);
         if of_source >= self.most_per_source {
@@ -87,7 +87,7 @@ impl<S> Crowd<S> {
     }
 
     /// A connection has ended, or is to end.
-    pub(super) fn leave(&mut self, member: &Member<S>) {
+    pub(in crate::receive) fn leave(&mut self, member: &Member<S>) {
         let Some(place) = member.place.take() else { return };
         let Some(members) = self.sources.get_mut(&member.source) else { return };
         members.swap_remove(place);

@@ -1,0 +1,496 @@
+//! Answers, in the form of the endpoint that was asked.
+//!
+//! The texts are an API: clients drop data for the phrases in them, whatever the status. Where nobody should drop lines for
+//! something that an operator mends, the answer is plain text, which Telegraf keeps data for; what is wrong with the lines
+//! themselves is JSON. (`errors = "influxdb"` answers as InfluxDB does, word for word.) No answer has a `Retry-After`:
+//! one client reads it as milliseconds and gives up within a second.
+
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+
+use super::request::{Api, Wrong};
+use crate::protocol::Refusal;
+use crate::receive::intake::Told;
+
+/// How much of a refused line an answer repeats, in bytes: 3.x repeats 20.
+const LINE_BYTES: usize = 200;
+const V3_LINE_BYTES: usize = 20;
+/// Refused lines that a text names.
+const NAMED: usize = 3;
+/// Refused lines that are listed for 3.x, and kept for it.
+pub(super) const MOST_SAMPLES: usize = 100;
+/// The bytes of a text in a header.
+const HEADER_BYTES: usize = 1024;
+/// The longest request number of a client that is repeated.
+const REQUEST_ID_BYTES: usize = 128;
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    form: Form,
+    body: String,
+    /// What goes to `X-Influxdb-Error`.
+    error: Option<String>,
+    /// What goes to `X-Platform-Error-Code`.
+    code: Option<&'static str>,
+    allow: Option<&'static str>,
+    /// What goes to `X-Twinflux-Rejected`.
+    rejected: Option<u64>,
+    /// Whether the connection ends with it.
+    closes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Empty,
+    /// Icinga wants exactly this.
+    Json,
+    JsonUtf8,
+    Text,
+}
+
+/// Why a request is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// Memory and disk are used up, or the relay ends.
+    Full,
+    /// The journal took too long, or lost some of it.
+    Late,
+    /// Its database is not among those that are taken.
+    NotServed(String),
+    /// One more database, or destination, than there may be.
+    TooMany(String),
+    NoDatabase,
+    Query(Wrong),
+    /// A database's or policy's name that no InfluxDB takes.
+    BadName,
+    TooLarge(u64),
+    Gzip(String),
+    Encoding,
+    /// The request is framed so that others may read it in another way.
+    Framing(&'static str),
+    /// Bytes come too slowly.
+    Slow,
+    /// The client went away, or its framing broke.
+    Cut,
+    NotFound,
+    NotAllowed(&'static str),
+    /// A statement that is for readers.
+    Reads,
+    /// A body of 3.x that is to be taken whole, or not at all, and is too large to be held.
+    TooLargeForWhole,
+}
+
+impl Answer {
+    /// An answer without a body.
+    pub(super) fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            form: Form::Empty,
+            body: String::new(),
+            error: None,
+            code: None,
+            allow: None,
+            rejected: None,
+            closes: false,
+        }
+    }
+
+    /// The same, after which the connection ends.
+    pub(super) fn closing(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
+    /// JSON.
+    pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Self {
+        Self { form: Form::Json, body: format!("{body}\n"), ..Self::empty(status) }
+    }
+
+    /// What a request whose lines are safe is answered.
+    pub(super) fn of_lines(api: Api, told: &Told, reports: bool) -> Self {
+        if told.refused == 0 {
+            return Self::empty(StatusCode::NO_CONTENT);
+        }
+        if !reports {
+            return Self { rejected: Some(told.refused), ..Self::empty(StatusCode::NO_CONTENT) };
+        }
+        let text = text_of(told);
+        if api != Api::V3 {
+            return Self::error(api, StatusCode::BAD_REQUEST, "invalid", text);
+        }
+        let listed: Vec<_> = told
+            .samples
+            .iter()
+            .map(|sample| {
+                serde_json::json!({
+                    "original_line": shown(&sample.line, V3_LINE_BYTES),
+                    "line_number": sample.number,
+                    "error_message": words(sample.reason),
+                })
+            })
+            .collect();
+        let error = if told.accepted > 0 {
+            "partial write of line protocol occurred"
+        } else {
+            "parsing failed for write_lp endpoint"
+        };
+        let body = serde_json::json!({ "error": error, "data": listed });
+        Self { error: Some(text), ..Self::json(StatusCode::BAD_REQUEST, &body) }
+    }
+
+    /// What a request that is not done is answered; safely, or as InfluxDB does.
+    pub(super) fn of_problem(api: Api, problem: &Problem, is_safe: bool) -> Self {
+        use StatusCode as S;
+        let (status, code, text, is_mended_by_operator) = match problem {
+            Problem::Full => (
+                S::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "out of space for new data, nothing of this request was taken".to_owned(),
+                false,
+            ),
+            Problem::Late => {
+                (S::SERVICE_UNAVAILABLE, "unavailable", "the request was not kept in time".to_owned(), false)
+            }
+            Problem::Slow => (S::REQUEST_TIMEOUT, "invalid", "the request came too slowly".to_owned(), false),
+            Problem::Cut => (S::BAD_REQUEST, "invalid", "the request was cut".to_owned(), false),
+            Problem::NotServed(name) => {
+                (S::FORBIDDEN, "forbidden", format!("database {} is not served by this relay", quoted(name)), true)
+            }
+            Problem::TooMany(name) => (
+                S::FORBIDDEN,
+                "forbidden",
+                format!(
+                    "database {} is one more than this relay serves (max_databases, max_destinations)",
+                    quoted(name)
+                ),
+                true,
+            ),
+            Problem::NoDatabase if api == Api::V2 => (S::NOT_FOUND, "not found", "bucket not found".to_owned(), false),
+            Problem::NoDatabase => (S::BAD_REQUEST, "invalid", "database is required".to_owned(), false),
+            Problem::BadName => (S::BAD_REQUEST, "invalid", "invalid database name".to_owned(), false),
+            Problem::Query(Wrong::Precision(name)) => (
+                S::BAD_REQUEST,
+                "invalid",
+                format!("invalid precision {} (use n, u, ms, s, m or h)", quoted(name)),
+                false,
+            ),
+            Problem::Query(Wrong::Consistency(name)) => {
+                (S::BAD_REQUEST, "invalid", format!("invalid consistency level {}", quoted(name)), false)
+            }
+            Problem::Query(Wrong::TooLong) => {
+                (S::URI_TOO_LONG, "invalid", "the query is longer than 8 KiB".to_owned(), false)
+            }
+            Problem::TooLarge(limit) => (
+                S::PAYLOAD_TOO_LARGE,
+                "request too large",
+                format!("Request Entity Too Large: a body may have {limit} bytes, compressed and decompressed"),
+                false,
+            ),
+            Problem::TooLargeForWhole => (
+                S::PAYLOAD_TOO_LARGE,
+                "request too large",
+                "with accept_partial=false a body may have 1 MiB".to_owned(),
+                false,
+            ),
+            Problem::Gzip(what) => (S::BAD_REQUEST, "invalid", format!("unable to parse gzip body: {what}"), false),
+            Problem::Encoding => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "invalid",
+                "unsupported content encoding: send gzip, or none".to_owned(),
+                false,
+            ),
+            Problem::Framing(what) => (S::BAD_REQUEST, "invalid", (*what).to_owned(), false),
+            Problem::NotFound => (S::NOT_FOUND, "not found", "path not found".to_owned(), false),
+            Problem::NotAllowed(allow) => {
+                (S::METHOD_NOT_ALLOWED, "method not allowed", format!("allow: {allow}"), false)
+            }
+            Problem::Reads => {
+                (S::BAD_REQUEST, "invalid", "this relay takes writes only; ask an InfluxDB behind it".to_owned(), false)
+            }
+        };
+        let answer = if is_safe && is_mended_by_operator {
+            Self { form: Form::Text, body: format!("{text}\n"), error: Some(text), ..Self::empty(status) }
+        } else {
+            Self::error(api, status, code, text)
+        };
+        let allow = match problem {
+            Problem::NotAllowed(allow) => Some(*allow),
+            _ => None,
+        };
+        Self { allow, ..answer }
+    }
+
+    fn error(api: Api, status: StatusCode, code: &'static str, text: String) -> Self {
+        let (form, body) = match api {
+            Api::V1 | Api::V3 => (Form::Json, serde_json::json!({ "error": text })),
+            Api::V2 => (Form::JsonUtf8, serde_json::json!({ "code": code, "message": text })),
+        };
+        let code = Some(code).filter(|_| api == Api::V2);
+        Self { form, body: format!("{body}\n"), error: Some(text), code, ..Self::empty(status) }
+    }
+
+    /// The response, to a request with these headers, from an InfluxDB of this version.
+    pub(super) fn response(self, asked: &HeaderMap, version: &HeaderValue) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        let content_type = match self.form {
+            Form::Empty | Form::Json => "application/json",
+            Form::JsonUtf8 => "application/json; charset=utf-8",
+            Form::Text => "text/plain; charset=utf-8",
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert("x-influxdb-version", version.clone());
+        headers.insert("x-influxdb-build", HeaderValue::from_static("OSS"));
+        let request_id = request_id(asked);
+        headers.insert("request-id", request_id.clone());
+        headers.insert("x-request-id", request_id);
+        if let Some(error) = self.error.and_then(|text| header_text(&text)) {
+            headers.insert("x-influxdb-error", error);
+        }
+        if let Some(code) = self.code {
+            headers.insert("x-platform-error-code", HeaderValue::from_static(code));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(rejected) = self.rejected {
+            headers.insert("x-twinflux-rejected", rejected.into());
+        }
+        if self.closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(origin) = asked.get(ORIGIN) {
+            allow_origin(headers, origin);
+        }
+        response
+    }
+}
+
+/// Lets a page of this origin read the answer, as 1.x does.
+fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
+    let fixed =
+        |headers: &mut HeaderMap, name: HeaderName, value| headers.insert(name, HeaderValue::from_static(value));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    fixed(headers, ACCESS_CONTROL_ALLOW_METHODS, "DELETE, GET, OPTIONS, POST, PUT, PATCH");
+    let allowed = "Accept, Accept-Encoding, Authorization, Content-Length, Content-Type, User-Agent, X-CSRF-Token, X-HTTP-Method-Override";
+    fixed(headers, ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    fixed(headers, ACCESS_CONTROL_EXPOSE_HEADERS, "Date, X-InfluxDB-Version, X-InfluxDB-Build");
+}
+
+/// The client's number of its request, or a new one.
+fn request_id(asked: &HeaderMap) -> HeaderValue {
+    let given = ["x-request-id", "request-id"].into_iter().find_map(|name| asked.get(name));
+    let is_fit =
+        |value: &&HeaderValue| value.len() <= REQUEST_ID_BYTES && value.to_str().is_ok_and(|text| !text.is_empty());
+    if let Some(given) = given.filter(is_fit) {
+        return given.clone();
+    }
+    let number = fastrand::u128(..);
+    let digits = format!("{number:032x}");
+    let text = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-");
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// A text as a header may have it: a line of it, without what acts.
+fn header_text(text: &str) -> Option<HeaderValue> {
+    let plain: String =
+        text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(HEADER_BYTES).collect();
+    HeaderValue::from_str(&plain).ok()
+}
+
+/// What is wrong with a request's lines, as 1.x says it.
+fn text_of(told: &Told) -> String {
+    let named = told
+        .samples
+        .iter()
+        .take(NAMED)
+        .map(|sample| format!("unable to parse '{}': {}", shown(&sample.line, LINE_BYTES), words(sample.reason)));
+    let mut text = named.collect::<Vec<_>>().join("\n");
+    let more = told.refused.saturating_sub(NAMED.min(told.samples.len()) as u64);
+    if more > 0 {
+        text.push_str(&format!("\nand {more} more"));
+    }
+    if told.accepted > 0 { format!("partial write: {text} dropped={}", told.refused) } else { text }
+}
+
+/// A line's beginning, as far as it is text.
+fn shown(line: &[u8], bytes: usize) -> String {
+    let line = &line[..line.len().min(bytes)];
+    String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn quoted(name: &str) -> String {
+    format!("{:?}", shown(name.as_bytes(), LINE_BYTES))
+}
+
+/// Why a line was refused, in InfluxDB's words where it has some.
+fn words(reason: Refusal) -> &'static str {
+    match reason {
+        Refusal::MissingMeasurement => "missing measurement",
+        Refusal::MissingTagKey => "missing tag key",
+        Refusal::InvalidTagValue => "missing tag value",
+        Refusal::DuplicateTag => "duplicate tags",
+        Refusal::ReservedTag => "the tag key is reserved",
+        Refusal::TooManyTags => "too many tags",
+        Refusal::MissingField => "missing fields",
+        Refusal::ReservedField => "the only field is time, which is reserved",
+        Refusal::InvalidValue => "invalid field format",
+        Refusal::NumberOutOfRange => "number out of range",
+        Refusal::UnsignedInteger => "unsigned integers are not taken (unsigned = \"refuse\")",
+        Refusal::UnterminatedString => "unbalanced quotes",
+        Refusal::TrailingText => "text behind the fields or the timestamp",
+        Refusal::InvalidTimestamp => "bad timestamp",
+        Refusal::TimestampOutOfRange => "time outside range",
+        Refusal::ControlByte => "a control character outside a string",
+        Refusal::InvalidUtf8 => "invalid UTF-8",
+        Refusal::AmbiguousEscape => "a backslash that servers read differently",
+        Refusal::TooLong => "the line or its series key is too long",
+        Refusal::Truncated => "the line has no end",
+        Refusal::NotANumber => "NaN and infinity are not taken",
+        Refusal::InvalidJson => "invalid JSON",
+        Refusal::WrongFormat => "no known format",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receive::intake::Sample;
+
+    /// For these, clients drop a batch whatever the status is.
+    const PHRASES: [&str; 11] = [
+        "partial write",
+        "unable to parse",
+        "points beyond retention policy",
+        "hinted handoff queue not empty",
+        "retention policy not found",
+        "database not found",
+        "field type conflict",
+        "authorization failed",
+        "username required",
+        "user is required to write",
+        "user is not authorized to write",
+    ];
+
+    fn problems() -> Vec<Problem> {
+        let name = || "a partial write: unable to parse database not found".to_owned();
+        vec![
+            Problem::Full,
+            Problem::Late,
+            Problem::Slow,
+            Problem::Cut,
+            Problem::NotServed(name()),
+            Problem::TooMany(name()),
+            Problem::NoDatabase,
+            Problem::BadName,
+            Problem::Query(Wrong::Precision(name())),
+            Problem::Query(Wrong::Consistency(name())),
+            Problem::Query(Wrong::TooLong),
+            Problem::TooLarge(1),
+            Problem::TooLargeForWhole,
+            Problem::Gzip("x".to_owned()),
+            Problem::Encoding,
+            Problem::Framing("x"),
+            Problem::NotFound,
+            Problem::NotAllowed("POST"),
+            Problem::Reads,
+        ]
+    }
+
+    #[test]
+    fn no_answer_that_asks_for_another_try_makes_a_client_drop() {
+        for problem in problems() {
+            for api in [Api::V1, Api::V2, Api::V3] {
+                let answer = Answer::of_problem(api, &problem, true);
+                let response = answer.clone().response(&HeaderMap::new(), &HeaderValue::from_static("1.8.10"));
+                assert!(response.headers().get("retry-after").is_none());
+                if answer.status.is_server_error() {
+                    let error = response.headers().get("x-influxdb-error").expect("an error").to_str().expect("text");
+                    for phrase in PHRASES {
+                        assert!(!answer.body.contains(phrase) && !error.contains(phrase), "{phrase}: {answer:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_operator_mends_is_plain_text_unless_answers_are_influxdbs() {
+        for problem in [Problem::NotServed("db".to_owned()), Problem::TooMany("db".to_owned())] {
+            assert_eq!(Answer::of_problem(Api::V1, &problem, true).form, Form::Text, "{problem:?}");
+            assert_eq!(Answer::of_problem(Api::V1, &problem, false).form, Form::Json, "{problem:?}");
+        }
+    }
+
+    fn told(accepted: u64, refused: u64) -> Told {
+        let sample = |number, line: &[u8], reason| Sample { number, line: line.to_vec(), reason };
+        let mut told = Told::default();
+        (told.accepted, told.refused) = (accepted, refused);
+        told.samples = vec![
+            sample(2, b"m v", Refusal::InvalidValue),
+            sample(3, b"m,a=\r\nX-Evil:\xff 1", Refusal::InvalidUtf8),
+            sample(7, "ä".repeat(150).as_bytes(), Refusal::MissingField),
+            sample(9, b"m", Refusal::MissingField),
+        ];
+        told
+    }
+
+    #[test]
+    fn bad_lines_are_named_in_each_form() {
+        let json = |answer: &Answer| serde_json::from_str::<serde_json::Value>(&answer.body).expect("JSON");
+        let some = Answer::of_lines(Api::V1, &told(5, 4), true);
+        let body = json(&some);
+        let text = body["error"].as_str().expect("text");
+        assert!(
+            text.starts_with(
+                "partial write: unable to parse 'm v': invalid field format\nunable to parse 'm,a=??X-Evil:"
+            )
+        );
+        assert!(text.ends_with("\nand 1 more dropped=4"), "{text}");
+        assert!(text.len() < 1_000);
+        let none = json(&Answer::of_lines(Api::V2, &told(0, 4), true));
+        assert_eq!(none["code"], "invalid");
+        let text = none["message"].as_str().expect("text");
+        assert!(text.starts_with("unable to parse 'm v'") && !text.contains("dropped"), "{text}");
+        let listed = json(&Answer::of_lines(Api::V3, &told(5, 4), true));
+        assert_eq!(
+            (&listed["error"], &listed["data"][0]["line_number"]),
+            (&"partial write of line protocol occurred".into(), &2.into())
+        );
+        assert_eq!(listed["data"].as_array().expect("a list").len(), 4);
+        let header = some.response(&HeaderMap::new(), &HeaderValue::from_static("1.8.10"));
+        let header = header.headers()["x-influxdb-error"].to_str().expect("text");
+        assert!(header.contains("?unable to parse 'm,a=??X-Evil:"), "{header}");
+    }
+
+    #[test]
+    fn bad_lines_may_be_only_counted() {
+        let answer = Answer::of_lines(Api::V1, &told(5, 4), false);
+        let response = answer.response(&HeaderMap::new(), &HeaderValue::from_static("1.8.10"));
+        assert_eq!(
+            (response.status(), &response.headers()["x-twinflux-rejected"]),
+            (StatusCode::NO_CONTENT, &HeaderValue::from(4))
+        );
+    }
+
+    #[test]
+    fn a_requests_number_is_repeated_if_it_is_fit_to_be() {
+        let answered = |number: &str| {
+            let mut asked = HeaderMap::new();
+            asked.insert("x-request-id", HeaderValue::from_bytes(number.as_bytes()).expect("a header"));
+            Answer::empty(StatusCode::NO_CONTENT).response(&asked, &HeaderValue::from_static("1")).headers()["request-id"].clone()
+        };
+        assert_eq!(answered("mine"), "mine");
+        for unfit in ["", "ä", &"x".repeat(129)] {
+            let made = answered(unfit);
+            assert_eq!(made.len(), 36, "{made:?}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Where requests' lines may go: the databases that are taken, and every destination that was named so far.
+//!
+//! Bounds: databases and destinations, as configured. A destination stays for good: the journal keeps cursors for it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::answer::Problem;
+use super::request::Write;
+use crate::batch::Destination;
+
+/// The longest name of a database or a retention policy, in bytes, as the journal keeps it.
+const NAME_BYTES: usize = 255;
+
+/// The destinations of one listener.
+#[derive(Debug)]
+pub(super) struct Destinations {
+    /// Where lines go whose request says nothing.
+    usual: Arc<Destination>,
+    /// Databases that are taken, with `*` for any text; empty: all.
+    allowed: Vec<String>,
+    most_databases: usize,
+    most: usize,
+    databases: HashSet<String>,
+    known: HashMap<Destination, Arc<Destination>>,
+}
+
+impl Destinations {
+    pub(super) fn new(usual: Arc<Destination>, allowed: Vec<String>, most_databases: usize, most: usize) -> Self {
+        Self { usual, allowed, most_databases, most, databases: HashSet::new(), known: HashMap::new() }
+    }
+
+    /// The destination of a request.
+    ///
+    /// # Errors
+    /// It names none, or one that is not taken.
+    pub(super) fn of(&mut self, write: &Write) -> Result<Arc<Destination>, Problem> {
+        let database = write.database.clone().unwrap_or_else(|| self.usual.database.clone());
+        if database.is_empty() {
+            return Err(Problem::NoDatabase);
+        }
+        let retention_policy = write.retention_policy.clone().unwrap_or_else(|| self.usual.retention_policy.clone());
+        let precision = write.precision.unwrap_or(self.usual.precision);
+        self.enter(Destination { database, retention_policy, precision })
+    }
+
+    /// The listener's own destination.
+    ///
+    /// # Errors
+    /// It has none.
+    pub(super) fn usual(&mut self) -> Result<Arc<Destination>, Problem> {
+        if self.usual.database.is_empty() { Err(Problem::NoDatabase) } else { self.enter((*self.usual).clone()) }
+    }
+
+    /// The databases that clients may see: those that lines went to, and those that are taken by name.
+    pub(super) fn names(&self) -> Vec<String> {
+        let named = self.allowed.iter().filter(|name| !name.contains('*'));
+        let usual = Some(&self.usual.database).filter(|name| !name.is_empty());
+        let mut names: Vec<String> = self.databases.iter().chain(named).chain(usual).cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn enter(&mut self, destination: Destination) -> Result<Arc<Destination>, Problem> {
+        if let Some(known) = self.known.get(&destination) {
+            return Ok(Arc::clone(known));
+        }
+        let names = [&destination.database, &destination.retention_policy];
+        if names.iter().any(|name| name.len() > NAME_BYTES || name.chars().any(char::is_control)) {
+            return Err(Problem::BadName);
+        }
+        let database = &destination.database;
+        if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| fits(pattern, database)) {
+            return Err(Problem::NotServed(database.clone()));
+        }
+        let is_new = !self.databases.contains(database);
+        if self.known.len() >= self.most || (is_new && self.databases.len() >= self.most_databases) {
+            return Err(Problem::TooMany(database.clone()));
+        }
+        self.databases.insert(database.clone());
+        let kept = Arc::new(destination.clone());
+        self.known.insert(destination, Arc::clone(&kept));
+        Ok(kept)
+    }
+}
+
+/// Whether a name fits a pattern, in which `*` stands for any text.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(head) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let tail = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some(at) = left.find(part) else { return false };
+        left = &left[at + part.len()..];
+    }
+    left.ends_with(tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::Api;
+    use super::*;
+    use crate::protocol::Precision;
+
+    fn destinations(database: &str, allowed: &[&str], most_databases: usize, most: usize) -> Destinations {
+        let (database, retention_policy) = (database.to_owned(), String::new());
+        let usual = Destination { database, retention_policy, precision: Precision::Nanoseconds };
+        Destinations::new(
+            Arc::new(usual),
+            allowed.iter().map(|name| (*name).to_owned()).collect(),
+            most_databases,
+            most,
+        )
+    }
+
+    fn write(database: &str, policy: &str, precision: Option<Precision>) -> Write {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let (database, retention_policy) = (some(database), some(policy));
+        Write { api: Api::V1, database, retention_policy, precision, accepts_partial: true }
+    }
+
+    #[test]
+    fn a_request_names_its_destination_or_has_the_usual_one() {
+        let mut some = destinations("usual", &[], 10, 10);
+        let names = |found: Arc<Destination>| (found.database.clone(), found.retention_policy.clone(), found.precision);
+        let found = some.of(&write("", "", None)).map(names);
+        assert_eq!(found, Ok(("usual".to_owned(), String::new(), Precision::Nanoseconds)));
+        let found = some.of(&write("db", "week", Some(Precision::Seconds)));
+        let again = some.of(&write("db", "week", Some(Precision::Seconds)));
+        assert!(Arc::ptr_eq(&found.clone().expect("one"), &again.expect("one")));
+        assert_eq!(found.map(names), Ok(("db".to_owned(), "week".to_owned(), Precision::Seconds)));
+        assert_eq!(some.names(), ["db", "usual"]);
+        assert_eq!(destinations("", &[], 10, 10).of(&write("", "", None)), Err(Problem::NoDatabase));
+        assert_eq!(some.of(&write("a\nb", "", None)), Err(Problem::BadName));
+        assert_eq!(some.of(&write(&"x".repeat(256), "", None)), Err(Problem::BadName));
+    }
+
+    #[test]
+    fn databases_and_destinations_are_bounded() {
+        let mut few = destinations("", &[], 2, 3);
+        few.of(&write("a", "", None)).expect("one");
+        few.of(&write("b", "", None)).expect("one");
+        assert_eq!(few.of(&write("c", "", None)), Err(Problem::TooMany("c".to_owned())));
+        few.of(&write("a", "x", None)).expect("one");
+        assert_eq!(few.of(&write("a", "y", None)), Err(Problem::TooMany("a".to_owned())));
+        few.of(&write("b", "", None)).expect("what is known stays");
+    }
+
+    #[test]
+    fn only_databases_that_are_allowed_are_taken() {
+        let mut some = destinations("", &["telegraf", "net*", "*_test", "a*b*c"], 100, 100);
+        for (name, is_taken) in [
+            ("telegraf", true),
+            ("telegraf2", false),
+            ("net", true),
+            ("netdata", true),
+            ("x_test", true),
+            ("test", false),
+            ("abc", true),
+            ("axxbyyc", true),
+            ("acb", false),
+        ] {
+            assert_eq!(some.of(&write(name, "", None)).is_ok(), is_taken, "{name}");
+        }
+        assert!(some.names().contains(&"telegraf".to_owned()));
+    }
+}

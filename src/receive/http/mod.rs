@@ -1,0 +1,191 @@
+//! HTTP listeners: the write endpoints of InfluxDB 1.x, 2.x and 3.x, and what writers ask beside. One plain thread for each.
+//!
+//! A request names its own destination. It is answered once its lines are safe: a client that was answered 204 need not
+//! keep them, whatever happens to this process.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `request` | what is asked for: every spelling of every writer |
+//! | `destinations` | where lines may go |
+//! | `write` | a body's way to the journal |
+//! | `shelf` | batches that wait for room |
+//! | `answer` | what is answered, in each endpoint's form |
+//! | `serve`, `stream` | connections, and their limits |
+//!
+//! Bounds: see there.
+
+mod answer;
+mod destinations;
+mod logs;
+mod request;
+mod serve;
+mod shelf;
+mod stream;
+mod write;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use super::intake::{self, Intake, Shown};
+use super::tcp::bind_socket;
+use super::{Pulse, Sources, Tally};
+use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use shelf::Shelf;
+
+/// The name of the thread.
+const THREAD_NAME: &str = "http";
+
+/// How a listener is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The address to listen on; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// How bytes are taken, and where lines go whose request does not say.
+    pub intake: intake::Setup,
+    /// Databases that are taken, with `*` for any text; empty: all.
+    pub databases: Vec<String>,
+    /// Databases, at most.
+    pub max_databases: usize,
+    /// Databases, retention policies and precisions together, at most.
+    pub max_destinations: usize,
+    /// The bytes of a body, compressed and decompressed, at most.
+    pub max_body: u64,
+    /// Open connections, at most.
+    pub max_connections: usize,
+    /// Open connections from one source, at most.
+    pub max_connections_per_source: usize,
+    /// Whether errors are answered so that no known client drops good lines for them.
+    pub is_safe: bool,
+    /// Whether bad lines among good ones are an error.
+    pub reports_partial: bool,
+    /// The version to claim; none: the backends'.
+    pub version: Option<String>,
+}
+
+/// Tells which version of InfluxDB to claim.
+#[derive(Clone)]
+pub struct Claim(Arc<dyn Fn() -> String + Send + Sync>);
+
+impl Claim {
+    /// What this says at the time of each answer.
+    pub fn new(claim: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self(Arc::new(claim))
+    }
+
+    fn says(&self) -> String {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Claim").field(&self.says()).finish()
+    }
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Listener {
+    setup: Setup,
+    address: SocketAddr,
+    /// None once the thread has it.
+    socket: Mutex<Option<TcpListener>>,
+    shown: Arc<Shown>,
+    open: Arc<AtomicU64>,
+    stop: watch::Sender<bool>,
+    pulse: Arc<Pulse>,
+}
+
+impl Listener {
+    /// Binds a listener. From now on the kernel accepts connections for it.
+    ///
+    /// # Errors
+    /// What the system says, `AddrInUse` if another process has the port.
+    pub fn bind(setup: Setup) -> io::Result<Self> {
+        let socket = bind_socket(setup.listen)?;
+        let address = socket.local_addr()?;
+        let (stop, _) = watch::channel(false);
+        let (shown, open) = Default::default();
+        let pulse = Arc::new(Pulse::new(THREAD_NAME));
+        Ok(Self { setup, address, socket: Mutex::new(Some(socket)), shown, open, stop, pulse })
+    }
+
+    /// Starts the thread. It answers for lines that have come so far, and claims this version unless another one is set.
+    ///
+    /// # Errors
+    /// What the system says if it gives no thread.
+    pub fn start<H>(
+        &self,
+        pool: &Arc<Pool>,
+        limits: Limits,
+        out: &H,
+        (step, claim): (Step, &Claim),
+    ) -> io::Result<JoinHandle<()>>
+    where
+        H: HandOver + Clone + Sync + 'static,
+    {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
+        let shelf = Shelf::new(out.clone());
+        let shown = Arc::clone(&self.shown);
+        let intake = Intake::new((&self.setup.intake, self.address), shown, pool, limits, shelf.clone());
+        let claim = match self.setup.version.clone() {
+            Some(version) => Claim::new(move || version.clone()),
+            None => claim.clone(),
+        };
+        let parts = serve::Parts {
+            setup: Setup { listen: self.address, ..self.setup.clone() },
+            claim,
+            open: Arc::clone(&self.open),
+            stop: self.stop.subscribe(),
+            pulse: Arc::clone(&self.pulse),
+            shelf,
+            intake,
+            step,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(THREAD_NAME.to_owned());
+        thread.spawn(move || serve::run(&runtime, socket, parts))
+    }
+
+    /// Tells the thread to accept no more, to end the requests under way, to hand over what it has, and end.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// The pulse of its thread.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where lines go whose request does not say.
+    pub fn destination(&self) -> &Destination {
+        &self.setup.intake.destination
+    }
+
+    /// Its counters.
+    pub fn tally(&self) -> Tally {
+        self.shown.counters.read()
+    }
+
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Who sent.
+    pub fn sources(&self) -> Sources {
+        self.shown.sources().clone()
+    }
+}

@@ -1,0 +1,271 @@
+//! What a request asks for: its path, method and query, in every spelling that writers use. A pure function.
+//!
+//! Never looks at `Content-Type`: PHP sends `application/json` for line protocol, curl a form's.
+//! Bounds: a query of [`QUERY_BYTES`], of which [`MOST_PARAMETERS`] parameters are read.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use http::{Method, Uri};
+use percent_encoding::percent_decode_str;
+
+use crate::protocol::Precision;
+
+/// The longest query, in bytes.
+const QUERY_BYTES: usize = 8 * 1024;
+const MOST_PARAMETERS: usize = 32;
+
+/// Whose endpoint it is: answers have its form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Api {
+    /// `/write` of 1.x.
+    V1,
+    /// `/api/v2/write`.
+    V2,
+    /// `/api/v3/write_lp`.
+    V3,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Lines of line protocol.
+    Write(Write),
+    /// What an exporter of another system writes, with the listener's mapping.
+    Put,
+    /// Whether something is there; in JSON, if it asks for words.
+    Ping {
+        is_verbose: bool,
+    },
+    Health,
+    Ready,
+    /// A statement, as far as it stands in the query.
+    Query {
+        statement: Option<String>,
+    },
+    /// What a browser asks before it asks.
+    Options,
+    /// Another method is needed: these.
+    NotAllowed(Api, &'static str),
+    /// There is no such path.
+    Unknown(Api),
+}
+
+/// Where lines are to go, as far as the request says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Write {
+    pub(super) api: Api,
+    /// None or empty: not named.
+    pub(super) database: Option<String>,
+    pub(super) retention_policy: Option<String>,
+    pub(super) precision: Option<Precision>,
+    /// Whether good lines are taken although others are bad.
+    pub(super) accepts_partial: bool,
+}
+
+/// What is wrong with a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// The precision is none that the endpoint knows.
+    Precision(String),
+    /// The consistency is none of 1.x's.
+    Consistency(String),
+    /// The query is too long.
+    TooLong,
+}
+
+impl Api {
+    /// The endpoint that a path belongs to.
+    pub(super) fn of_path(path: &str) -> Self {
+        if path.starts_with("/api/v2/") {
+            Self::V2
+        } else if path.starts_with("/api/v3/") {
+            Self::V3
+        } else {
+            Self::V1
+        }
+    }
+}
+
+impl Asked {
+    /// Reads a request's line.
+    ///
+    /// # Errors
+    /// What is wrong with its query.
+    pub(super) fn of(method: &Method, uri: &Uri) -> Result<Self, Wrong> {
+        let path = uri.path();
+        if *method == Method::OPTIONS {
+            return Ok(Self::Options);
+        }
+        let api = Api::of_path(path);
+        let query = uri.query().unwrap_or_default();
+        if query.len() > QUERY_BYTES {
+            return Err(Wrong::TooLong);
+        }
+        let is_get = matches!(*method, Method::GET | Method::HEAD);
+        let is_post = *method == Method::POST;
+        match path {
+            "/write" | "/api/v2/write" | "/api/v3/write_lp" if is_post => Write::of(api, query).map(Self::Write),
+            "/write" => Ok(Self::NotAllowed(api, "OPTIONS, POST")),
+            "/api/v2/write" | "/api/v3/write_lp" => Ok(Self::NotAllowed(api, "POST, OPTIONS")),
+            "/api/put" if is_post => Ok(Self::Put),
+            "/ping" if is_get => {
+                let verbose = parameters(query).remove("verbose");
+                let is_verbose = verbose.is_some_and(|text| !matches!(&*text, "" | "0" | "false"));
+                Ok(Self::Ping { is_verbose })
+            }
+            "/health" if is_get => Ok(Self::Health),
+            "/ready" if is_get => Ok(Self::Ready),
+            "/query" if is_get || is_post => {
+                Ok(Self::Query { statement: parameters(query).remove("q").map(Cow::into_owned) })
+            }
+            "/ping" | "/health" | "/ready" => Ok(Self::NotAllowed(api, "GET, HEAD, OPTIONS")),
+            "/query" => Ok(Self::NotAllowed(api, "GET, OPTIONS, POST")),
+            "/api/put" => Ok(Self::NotAllowed(api, "OPTIONS, POST")),
+            _ => Ok(Self::Unknown(api)),
+        }
+    }
+}
+
+impl Write {
+    fn of(api: Api, query: &str) -> Result<Self, Wrong> {
+        let mut parameters = parameters(query);
+        let mut take = |name| parameters.remove(name).filter(|value| !value.is_empty()).map(Cow::into_owned);
+        if let Some(consistency) = take("consistency").filter(|_| api == Api::V1)
+            && !matches!(&*consistency.to_ascii_lowercase(), "any" | "one" | "quorum" | "all")
+        {
+            return Err(Wrong::Consistency(consistency));
+        }
+        let precision = match take("precision") {
+            Some(text) => Some(precision_of(api, &text).ok_or(Wrong::Precision(text))?),
+            None => None,
+        };
+        let accepts_partial = api != Api::V3 || take("accept_partial").is_none_or(|text| text != "false");
+        let (database, retention_policy) = match api {
+            Api::V1 | Api::V3 => (take("db"), take("rp")),
+            Api::V2 => match take("bucket") {
+                // As 1.8 reads it.
+                Some(bucket) => match bucket.split_once('/') {
+                    Some((database, policy)) => (Some(database.to_owned()), Some(policy.to_owned())),
+                    None => (Some(bucket), None),
+                },
+                None => (take("db"), take("rp")),
+            },
+        };
+        Ok(Self { api, database, retention_policy, precision, accepts_partial })
+    }
+}
+
+/// A precision by its name: what 1.x and 2.x take, and on v3's own endpoint its long names.
+fn precision_of(api: Api, name: &str) -> Option<Precision> {
+    Some(match (name, api) {
+        ("n" | "ns", _) | ("auto" | "nanosecond", Api::V3) => Precision::Nanoseconds,
+        ("u" | "us" | "µs", _) | ("microsecond", Api::V3) => Precision::Microseconds,
+        ("ms", _) | ("millisecond", Api::V3) => Precision::Milliseconds,
+        ("s", _) | ("second", Api::V3) => Precision::Seconds,
+        ("m", Api::V1) => Precision::Minutes,
+        ("h", Api::V1) => Precision::Hours,
+        _ => return None,
+    })
+}
+
+/// A query's parameters; of those that come twice the first counts.
+pub(super) fn parameters(query: &str) -> HashMap<Cow<'_, str>, Cow<'_, str>> {
+    let mut parameters = HashMap::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()).take(MOST_PARAMETERS) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        parameters.entry(decoded(name)).or_insert_with(|| decoded(value));
+    }
+    parameters
+}
+
+fn decoded(text: &str) -> Cow<'_, str> {
+    if text.contains('+') {
+        let spaced = text.replace('+', " ");
+        return Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned());
+    }
+    percent_decode_str(text).decode_utf8_lossy()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &str, uri: &str) -> Result<Asked, Wrong> {
+        Asked::of(&method.parse().expect("a method"), &uri.parse().expect("a URI"))
+    }
+
+    fn write(uri: &str) -> Write {
+        match asked("POST", uri) {
+            Ok(Asked::Write(write)) => write,
+            other => panic!("{uri}: {other:?}"),
+        }
+    }
+
+    /// The request lines of the writers in use.
+    #[test]
+    fn every_spelling_of_a_write_is_understood() {
+        use Precision::{Hours, Microseconds, Milliseconds, Nanoseconds, Seconds};
+        for (uri, api, database, policy, precision) in [
+            ("/write?db=telegraf", Api::V1, Some("telegraf"), None, None),
+            ("/write?consistency=&db=d&precision=ns&rp=", Api::V1, Some("d"), None, Some(Nanoseconds)),
+            (
+                "/write?db=a+b%26c&rp=one%20week&precision=n",
+                Api::V1,
+                Some("a b&c"),
+                Some("one week"),
+                Some(Nanoseconds),
+            ),
+            ("/write?db=d&db=e&precision=h", Api::V1, Some("d"), None, Some(Hours)),
+            ("/write?u=me&p=x&precision=%C2%B5s&db=d", Api::V1, Some("d"), None, Some(Microseconds)),
+            ("/write", Api::V1, None, None, None),
+            ("/write?db=", Api::V1, None, None, None),
+            ("/api/v2/write?org=-&bucket=telegraf&precision=ms", Api::V2, Some("telegraf"), None, Some(Milliseconds)),
+            ("/api/v2/write?bucket=db/rp&org=", Api::V2, Some("db"), Some("rp"), None),
+            ("/api/v2/write?bucket=db/", Api::V2, Some("db"), Some(""), None),
+            ("/api/v3/write_lp?db=d&precision=second&no_sync=true", Api::V3, Some("d"), None, Some(Seconds)),
+            ("/api/v3/write_lp?db=d&precision=auto", Api::V3, Some("d"), None, Some(Nanoseconds)),
+        ] {
+            let found = write(uri);
+            let names = (found.database.as_deref(), found.retention_policy.as_deref());
+            assert_eq!((found.api, names, found.precision), (api, (database, policy), precision), "{uri}");
+            assert!(found.accepts_partial);
+        }
+        assert!(!write("/api/v3/write_lp?db=d&accept_partial=false").accepts_partial);
+        assert!(write("/write?db=d&accept_partial=false").accepts_partial, "1.x does not know it");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_query_is_named() {
+        for (uri, wrong) in [
+            ("/write?db=d&precision=NS", Wrong::Precision("NS".to_owned())),
+            ("/write?db=d&precision=second", Wrong::Precision("second".to_owned())),
+            ("/api/v2/write?bucket=d&precision=m", Wrong::Precision("m".to_owned())),
+            ("/write?db=d&consistency=some", Wrong::Consistency("some".to_owned())),
+            (&*format!("/write?db={}", "x".repeat(QUERY_BYTES)), Wrong::TooLong),
+        ] {
+            assert_eq!(asked("POST", uri), Err(wrong), "{uri}");
+        }
+    }
+
+    #[test]
+    fn other_paths_and_methods_have_their_answer() {
+        for (method, uri, expected) in [
+            ("GET", "/ping", Asked::Ping { is_verbose: false }),
+            ("HEAD", "/ping?wait_for_leader=5s", Asked::Ping { is_verbose: false }),
+            ("GET", "/ping?verbose=true", Asked::Ping { is_verbose: true }),
+            ("GET", "/ping?verbose=false", Asked::Ping { is_verbose: false }),
+            ("POST", "/ping", Asked::NotAllowed(Api::V1, "GET, HEAD, OPTIONS")),
+            ("GET", "/write?db=d", Asked::NotAllowed(Api::V1, "OPTIONS, POST")),
+            ("OPTIONS", "/write", Asked::Options),
+            ("GET", "/health", Asked::Health),
+            ("GET", "/ready", Asked::Ready),
+            ("POST", "/api/put?details", Asked::Put),
+            ("POST", "/query?q=SHOW+DATABASES", Asked::Query { statement: Some("SHOW DATABASES".to_owned()) }),
+            ("GET", "/", Asked::Unknown(Api::V1)),
+            ("GET", "/api/v2/buckets", Asked::Unknown(Api::V2)),
+        ] {
+            assert_eq!(asked(method, uri), Ok(expected), "{method} {uri}");
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! One request's lines: from its body to the journal, and to what its sender is told.
+//!
+//! Nothing is answered before the lines are safe at the configured durability. Nothing of a body is kept but an unfinished line:
+//! it is decompressed and scanned piece by piece. A sender that goes in the middle has sent the lines that ended.
+//!
+//! Bounds: a body, compressed and decompressed, and how far it may grow; the time for it; the time until it is safe.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use flate2::write::MultiGzDecoder;
+use http::Request;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{sleep, timeout_at};
+
+use super::answer::{MOST_SAMPLES, Problem};
+use super::serve::Serving;
+use crate::batch::{Batch, Destination, HandOver, Received, Ticket};
+use crate::protocol::{Format, Precision, Refusal, Refused, Scanner};
+use crate::receive::framer::{self, Framer};
+use crate::receive::intake::{Body, Intake, Told};
+
+/// How long a body may take to come.
+const LONGEST_BODY: Duration = Duration::from_secs(60);
+/// A body comes at least so fast, in bytes a second, once this time is over.
+const LEAST_RATE: u64 = 1024;
+const RATE_FROM: Duration = Duration::from_secs(5);
+/// Compressed bytes that are decompressed at a time: a thousand times as many come of them at most.
+const INFLATE_BYTES: usize = 1024;
+/// How far a body may grow by decompression, once it has so many bytes.
+const MOST_GROWTH: u64 = 200;
+const GROWTH_FROM: u64 = 1 << 20;
+/// How long lines may take to be safe. A client that gives up sends them again; Telegraf does after 5 s.
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
+/// How often to look for room in front of the journal.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(1);
+/// Bodies that are held whole, because none of their lines is taken if one is bad.
+const WHOLE_BYTES: usize = 1 << 20;
+/// How much of a body is read after its answer is known, and for how long: else the client gets a reset instead.
+const DRAIN_BYTES: u64 = 1 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// What is to be done with a body.
+pub(super) struct Job {
+    pub(super) destination: Arc<Destination>,
+    /// What it is written in; none: it is told apart.
+    pub(super) format: Option<Format>,
+    /// Whether good lines are taken although others are bad.
+    pub(super) accepts_partial: bool,
+}
+
+/// Takes a request's lines; returns what became of them once they are safe.
+pub(super) async fn take<H: HandOver + Sync + 'static>(
+    serving: &Rc<Serving<H>>,
+    job: Job,
+    request: Request<Incoming>,
+    source: IpAddr,
+) -> Result<Told, Problem> {
+    let is_gzip = is_gzip(&request)?;
+    let limit = serving.setup.max_body;
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let mut incoming = request.into_body();
+    if length.is_some_and(|length| length > limit) {
+        drain(&mut incoming).await;
+        return Err(Problem::TooLarge(limit));
+    }
+    let mut taking = Taking::new(serving, &job, source);
+    let read = taking.read(&mut incoming, is_gzip.then(Inflater::new), limit, job.accepts_partial).await;
+    if let Err(Problem::TooLarge(_) | Problem::Gzip(_) | Problem::TooLargeForWhole) = read {
+        drain(&mut incoming).await;
+    }
+    let is_whole = read.is_ok();
+    let told = taking.finish(is_whole).await?;
+    read.map(|()| told)
+}
+
+/// Reads what is left of a body, up to a bound.
+pub(super) async fn drain(incoming: &mut Incoming) {
+    let until = tokio::time::Instant::now() + DRAIN_TIME;
+    let mut left = DRAIN_BYTES;
+    while let Ok(Some(Ok(frame))) = timeout_at(until, incoming.frame()).await {
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        let Some(less) = left.checked_sub(bytes) else { return };
+        left = less;
+    }
+}
+
+/// Whether a body is compressed.
+fn is_gzip(request: &Request<Incoming>) -> Result<bool, Problem> {
+    let Some(encoding) = request.headers().get(CONTENT_ENCODING) else { return Ok(false) };
+    match encoding.to_str().unwrap_or("?").trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(false),
+        "gzip" | "x-gzip" => Ok(true),
+        _ => Err(Problem::Encoding),
+    }
+}
+
+/// A body on its way.
+struct Taking<H: HandOver + Sync + 'static> {
+    serving: Rc<Serving<H>>,
+    source: IpAddr,
+    /// Lines without a timestamp get the request's.
+    received: Received,
+    framer: Framer,
+    /// None once it is finished.
+    body: Option<Body>,
+    precision: Precision,
+    /// Batches that wait for room, oldest first.
+    batches: VecDeque<Batch>,
+    tickets: Vec<Arc<Ticket>>,
+}
+
+impl<H: HandOver + Sync + 'static> Taking<H> {
+    fn new(serving: &Rc<Serving<H>>, job: &Job, source: IpAddr) -> Self {
+        let received = Received::now();
+        let mut intake = serving.intake.borrow_mut();
+        intake.set_clock(received);
+        Self {
+            serving: Rc::clone(serving),
+            source,
+            received,
+            framer: Framer::new(serving.setup.intake.max_line),
+            body: Some(intake.begin_body(job.format, Arc::clone(&job.destination), MOST_SAMPLES)),
+            precision: job.destination.precision,
+            batches: VecDeque::new(),
+            tickets: Vec::new(),
+        }
+    }
+
+    /// Reads the body to its end.
+    async fn read(
+        &mut self,
+        incoming: &mut Incoming,
+        mut inflater: Option<Inflater>,
+        limit: u64,
+        accepts_partial: bool,
+    ) -> Result<(), Problem> {
+        let begun = Instant::now();
+        let (mut wire, mut whole) = (0, (!accepts_partial).then(Vec::new));
+        while let Some(data) = self.next_data(incoming, begun, wire).await? {
+            wire += data.len() as u64;
+            if wire > limit {
+                return Err(Problem::TooLarge(limit));
+            }
+            self.serving.intake.borrow_mut().tally().bytes += data.len() as u64;
+            match &mut inflater {
+                None => self.piece(&data, &mut whole).await?,
+                Some(inflater) => {
+                    for piece in data.chunks(INFLATE_BYTES) {
+                        let inflated = inflater.inflate(piece, limit)?;
+                        self.piece(&inflated, &mut whole).await?;
+                    }
+                }
+            }
+        }
+        if let Some(inflater) = inflater.filter(|_| wire > 0) {
+            let rest = inflater.finish()?;
+            self.piece(&rest, &mut whole).await?;
+        }
+        if let Some(whole) = whole {
+            self.take_whole(&whole).await?;
+        }
+        Ok(())
+    }
+
+    /// The body's next bytes; none at its end.
+    async fn next_data(
+        &mut self,
+        incoming: &mut Incoming,
+        begun: Instant,
+        wire: u64,
+    ) -> Result<Option<Bytes>, Problem> {
+        loop {
+            let by_rate = RATE_FROM + Duration::from_secs(wire / LEAST_RATE);
+            let deadline = begun + LONGEST_BODY.min(by_rate);
+            let aged = self.body.as_ref().and_then(Body::due);
+            let until = aged.map_or(deadline, |aged| aged.min(deadline));
+            match timeout_at(until.into(), incoming.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Ok(Some(Err(_))) => return Err(Problem::Cut),
+                Ok(None) => return Ok(None),
+                Err(_) if Instant::now() >= deadline => return Err(Problem::Slow),
+                // A slow body's lines do not wait for its end.
+                Err(_) => {
+                    let serving = Rc::clone(&self.serving);
+                    if let Some(body) = &mut self.body {
+                        serving.intake.borrow_mut().seal_aged(body, Instant::now());
+                    }
+                    self.pass_on().await?;
+                }
+            }
+        }
+    }
+
+    /// Takes a piece of the body, or keeps it.
+    async fn piece(&mut self, bytes: &[u8], whole: &mut Option<Vec<u8>>) -> Result<(), Problem> {
+        if let Some(whole) = whole {
+            if whole.len() + bytes.len() > WHOLE_BYTES {
+                return Err(Problem::TooLargeForWhole);
+            }
+            whole.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.lines(|framer, lines| {
+            framer.take(bytes, lines);
+        });
+        self.pass_on().await
+    }
+
+    /// Takes a body, unless one of its lines is bad: then none.
+    async fn take_whole(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        let mut scanner = Scanner::new(self.precision);
+        let is_bad = scanner.lines(bytes, false).any(|line| line.is_err());
+        if is_bad && let Some(body) = &mut self.body {
+            let mut number = 0;
+            for line in scanner.lines(bytes, false) {
+                number += 1;
+                if let Err(refused) = line {
+                    body.tell(number, refused);
+                }
+            }
+            return Ok(());
+        }
+        self.lines(|framer, lines| {
+            framer.take(bytes, lines);
+        });
+        self.pass_on().await
+    }
+
+    /// Has the framer give lines to the intake.
+    fn lines(&mut self, frame: impl FnOnce(&mut Framer, &mut Lines<'_, H>)) {
+        let Some(body) = &mut self.body else { return };
+        let mut intake = self.serving.intake.borrow_mut();
+        intake.set_clock(Received { monotonic: Instant::now(), wall: self.received.wall });
+        frame(&mut self.framer, &mut Lines { intake: &mut intake, body, source: self.source });
+        intake.publish();
+        intake.publish_sources(self.received.monotonic);
+        self.serving.notify(&intake);
+    }
+
+    /// Gives the batches that were sealed to the journal, each once there is room.
+    async fn pass_on(&mut self) -> Result<(), Problem> {
+        self.collect();
+        let deadline = Instant::now() + LONGEST_WAIT;
+        while let Some(batch) = self.batches.pop_front() {
+            let shelf = &self.serving.shelf;
+            let refused = if shelf.has_room() { shelf.pass_on(batch).err() } else { Some(batch) };
+            let Some(batch) = refused else { continue };
+            self.batches.push_front(batch);
+            if Instant::now() >= deadline {
+                return Err(Problem::Full);
+            }
+            sleep(NO_ROOM_PAUSE).await;
+        }
+        self.serving.intake.borrow_mut().publish();
+        Ok(())
+    }
+
+    /// Takes what the intake sealed since the last time: it is this request's.
+    fn collect(&mut self) {
+        for batch in self.serving.shelf.take() {
+            self.tickets.extend(batch.ticket.clone());
+            self.batches.push_back(batch);
+        }
+    }
+
+    /// Ends the body, whole or cut, and waits until all of its lines are safe.
+    async fn finish(mut self, is_whole: bool) -> Result<Told, Problem> {
+        let told = self.end(is_whole);
+        self.pass_on().await?;
+        let until = tokio::time::Instant::now() + LONGEST_WAIT;
+        for ticket in std::mem::take(&mut self.tickets) {
+            match timeout_at(until, ticket.wait(self.serving.step)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Problem::Full),
+                Err(_) => return Err(Problem::Late),
+            }
+        }
+        Ok(told)
+    }
+
+    /// Reads the last line, which a whole body's end ends, and seals what there is.
+    fn end(&mut self, is_whole: bool) -> Told {
+        if is_whole && self.framer.is_within_line() {
+            self.lines(|framer, lines| {
+                framer.take(b"\n", lines);
+            });
+            self.lines(|framer, lines| framer.end_joining(lines));
+        }
+        // What was cut may look like a whole line with another value.
+        self.lines(|framer, lines| {
+            let tail = framer.finish(lines);
+            if !tail.is_empty() {
+                lines.refuse(Refused { reason: Refusal::Truncated, bytes: &tail });
+            }
+        });
+        let Some(body) = self.body.take() else { return Told::default() };
+        let mut intake = self.serving.intake.borrow_mut();
+        let told = intake.end_body(body);
+        intake.publish();
+        drop(intake);
+        self.collect();
+        told
+    }
+}
+
+impl<H: HandOver + Sync + 'static> Drop for Taking<H> {
+    /// The request goes, whatever it had still to wait for: its lines do not.
+    fn drop(&mut self) {
+        if self.body.is_some() {
+            self.end(false);
+        }
+        if self.batches.is_empty() {
+            return;
+        }
+        let mut intake = self.serving.intake.borrow_mut();
+        for batch in self.batches.drain(..) {
+            if let Err(batch) = self.serving.shelf.pass_on(batch) {
+                intake.tally().ring_full += self.serving.shelf.lose(&batch);
+            }
+        }
+        intake.publish();
+    }
+}
+
+/// What takes a body's lines.
+struct Lines<'a, H> {
+    intake: &'a mut Intake<super::shelf::Shelf<H>>,
+    body: &'a mut Body,
+    source: IpAddr,
+}
+
+impl<H: HandOver + Sync> Lines<'_, H> {
+    fn refuse(&mut self, refused: Refused<'_>) {
+        self.intake.refuse_in(self.body, refused, self.source);
+    }
+}
+
+impl<H: HandOver + Sync> framer::Lines for Lines<'_, H> {
+    fn read(&mut self, lines: &[u8], is_end: bool) -> usize {
+        self.intake.body(self.body, lines, is_end, self.source).consumed
+    }
+
+    fn too_long(&mut self, bytes: &[u8]) {
+        self.refuse(Refused { reason: Refusal::TooLong, bytes });
+    }
+}
+
+/// Decompresses a body, piece by piece.
+struct Inflater {
+    decoder: MultiGzDecoder<Vec<u8>>,
+    wire: u64,
+    inflated: u64,
+}
+
+impl Inflater {
+    fn new() -> Self {
+        Self { decoder: MultiGzDecoder::new(Vec::new()), wire: 0, inflated: 0 }
+    }
+
+    /// What comes of the next bytes.
+    fn inflate(&mut self, bytes: &[u8], limit: u64) -> Result<Vec<u8>, Problem> {
+        self.wire += bytes.len() as u64;
+        self.decoder.write_all(bytes).map_err(|error| Problem::Gzip(error.to_string()))?;
+        let inflated = std::mem::take(self.decoder.get_mut());
+        self.inflated += inflated.len() as u64;
+        let is_bomb = self.inflated > GROWTH_FROM && self.inflated / self.wire > MOST_GROWTH;
+        if self.inflated > limit || is_bomb { Err(Problem::TooLarge(limit)) } else { Ok(inflated) }
+    }
+
+    /// What comes of the end.
+    fn finish(self) -> Result<Vec<u8>, Problem> {
+        self.decoder.finish().map_err(|error| Problem::Gzip(error.to_string()))
+    }
+}
