@@ -22,6 +22,7 @@ mod clock;
 mod cuts;
 mod folder;
 mod hostile;
+mod http;
 mod journal;
 mod letters;
 mod log;

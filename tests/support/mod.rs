@@ -89,6 +89,12 @@ impl Running {
         Ok(Self { relay: Some(relay), target, admin, folder })
     }
 
+    /// The address of the first listener of this kind.
+    pub fn listener(&self, kind: &str) -> SocketAddr {
+        let listeners = &self.relay.as_ref().expect("running").view().listeners;
+        listeners.iter().find(|listener| listener.kind() == kind).expect("a listener of this kind").address()
+    }
+
     pub fn status(&self) -> Status {
         let status = self.relay.as_ref().expect("running").view().status();
         for backend in &status.backends {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -196,7 +196,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             progress.phase.set(Phase::Working);
             let (serving, progress) = (Rc::clone(&self), Rc::clone(&progress));
             async move {
-                let response = Box::pin(serving.answer(request, source)).await;
+                let response = Box::pin(serving.answer(request, source, progress.has_length.get())).await;
                 progress.phase.set(Phase::Idle(Instant::now()));
                 Ok::<_, Infallible>(response)
             }
@@ -238,11 +238,16 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         }
     }
 
-    async fn answer(self: Rc<Self>, request: Request<Incoming>, source: IpAddr) -> Response<Full<Bytes>> {
+    async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        source: IpAddr,
+        has_length: bool,
+    ) -> Response<Full<Bytes>> {
         let headers = request.headers().clone();
         let is_head = *request.method() == Method::HEAD;
         let api = Api::of_path(request.uri().path());
-        let answer = match framing(&request) {
+        let answer = match framing(&request, has_length) {
             Some(what) => Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing(),
             None => self.act(api, request, source).await,
         };
@@ -384,14 +389,14 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
 }
 
 /// What is wrong with a request that a proxy before this relay may have read in another way.
-fn framing(request: &Request<Incoming>) -> Option<&'static str> {
+fn framing(request: &Request<Incoming>, has_length: bool) -> Option<&'static str> {
     let headers = request.headers();
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(encoding) = encodings.next() {
         if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Some("Transfer-Encoding must be chunked, once");
         }
-        if headers.contains_key(CONTENT_LENGTH) {
+        if has_length {
             return Some("Content-Length and Transfer-Encoding exclude each other");
         }
     }

@@ -1,7 +1,8 @@
 //! A connection's bytes on their way to the HTTP server, which is told nothing of this: when a request's head began, so that
-//! one that comes too slowly is ended, and when the last bytes came.
+//! one that comes too slowly is ended; when the last bytes came; and whether a head names a length. (The server drops that
+//! where there is a `Transfer-Encoding` as well. A proxy before this relay may go by it, and see another request.)
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,6 +14,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::receive::crowd::Member;
+
+/// What a line that names a length begins with.
+const LENGTH: &[u8] = b"content-length";
 
 /// What a connection does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +35,44 @@ pub(super) struct Progress {
     pub(super) phase: Cell<Phase>,
     /// A head is not whole although more would have to come.
     pub(super) is_slow: Notify,
+    /// What came of the head so far, without its whole lines.
+    line: RefCell<Vec<u8>>,
+    /// Whether a line of the head names a length.
+    pub(super) has_length: Cell<bool>,
 }
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Rc<Self> {
-        Rc::new(Self { phase: Cell::new(Phase::Idle(now)), is_slow: Notify::new() })
+        let (line, has_length) = Default::default();
+        Rc::new(Self { phase: Cell::new(Phase::Idle(now)), is_slow: Notify::new(), line, has_length })
+    }
+
+    /// Bytes came.
+    fn note(&self, bytes: &[u8], now: Instant) {
+        match self.phase.get() {
+            Phase::Working => return,
+            Phase::Head(_) => {}
+            Phase::Idle(_) => {
+                self.phase.set(Phase::Head(now));
+                self.has_length.set(false);
+                self.line.borrow_mut().clear();
+            }
+        }
+        let mut line = self.line.borrow_mut();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            // An empty line ends the head.
+            if line.is_empty() && matches!(part, b"\n" | b"\r\n") {
+                return;
+            }
+            let room = LENGTH.len().saturating_sub(line.len());
+            line.extend_from_slice(&part[..part.len().min(room)]);
+            if line.eq_ignore_ascii_case(LENGTH) {
+                self.has_length.set(true);
+            }
+            if part.ends_with(b"\n") {
+                line.clear();
+            }
+        }
     }
 }
 
@@ -57,14 +94,13 @@ impl AsyncRead for Stream {
                 return Poll::Pending;
             };
             is_ready?;
+            let before = room.filled().len();
             match stream.try_read(room.initialize_unfilled()) {
                 Ok(count) => {
                     room.advance(count);
                     let now = Instant::now();
                     self.member.last.set(now);
-                    if count > 0 && matches!(self.progress.phase.get(), Phase::Idle(_)) {
-                        self.progress.phase.set(Phase::Head(now));
-                    }
+                    self.progress.note(&room.filled()[before..], now);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -114,5 +150,31 @@ impl Stream {
                 ended => return Poll::Ready(ended),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has_length(pieces: &[&str]) -> bool {
+        let progress = Progress::new(Instant::now());
+        for piece in pieces {
+            progress.note(piece.as_bytes(), Instant::now());
+        }
+        progress.has_length.get()
+    }
+
+    #[test]
+    fn a_length_in_the_head_is_seen_however_it_comes() {
+        let head = "POST /write HTTP/1.1\r\nHost: x\r\nContent-LENGTH: 4\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for cut in 0..head.len() {
+            let (first, rest) = head.split_at(cut);
+            assert!(has_length(&[first, rest]), "{cut}");
+        }
+        assert!(has_length(&[&head.replace("\r\n", "\n")]));
+        assert!(!has_length(&[&head.replace("Content", "X-Content")]));
+        let without = "POST /write HTTP/1.1\r\nHost: x\r\n\r\nContent-Length: 4\r\n";
+        assert!(!has_length(&[without]), "a body may say anything");
     }
 }
