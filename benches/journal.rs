@@ -43,6 +43,7 @@ fn append_lease_settle(criterion: &mut Criterion) {
                     lines: LINES,
                     received: Received::now(),
                     capacity: bytes.len(),
+                    ticket: None,
                 };
                 producer.hand_over(batch).expect("room");
             }
@@ -126,6 +127,7 @@ fn batch(bytes: usize) -> Batch {
         lines: LINES,
         received: Received::now(),
         capacity: bytes,
+        ticket: None,
     }
 }
 

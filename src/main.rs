@@ -15,11 +15,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use twinflux::control::cli::{Cli, Command, DeadLettersCommand, JournalCommand, OneBackend, Restore, Run};
+use twinflux::control::cli::{
+    BackendActionName, Cli, Command, DeadLettersCommand, JournalCommand, OneBackend, Restore, Run,
+};
 use twinflux::control::config::Format;
-use twinflux::control::dead_letters::{self, ChangeError};
+use twinflux::control::dead_letters;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
-use twinflux::control::socket::Action;
+use twinflux::control::maintenance::{self, ChangeError};
+use twinflux::control::socket::{Action, BackendAction};
 use twinflux::control::{Config, Status, notify};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
@@ -50,6 +53,11 @@ fn main() -> ExitCode {
     let level = if matches!(command, Command::Demo) { "off" } else { "info" };
     start_log(level, BoxMakeWriter::new(io::stderr));
     let ended = match command {
+        Command::Backend { name, action: BackendActionName::Try, config, data_dir } => {
+            data_dir_of(config.as_deref(), data_dir)
+                .map_err(|error| (BAD_CONFIGURATION, error))
+                .and_then(|data_dir| backend(&data_dir, &name, BackendAction::Try))
+        }
         Command::Check { config } => check(&config),
         Command::Status { admin } => status(admin),
         Command::Journal(command) => journal(command),
@@ -314,12 +322,7 @@ fn dead_letters(command: &DeadLettersCommand) -> Ended {
     | DeadLettersCommand::Discard(letters)) = command;
     let data_dir = data_dir_of(letters.config.as_deref(), letters.data_dir.clone());
     let data_dir = data_dir.map_err(|error| (BAD_CONFIGURATION, error))?;
-    let change = |action| {
-        dead_letters::change(&data_dir, letters, action).map_err(|error| match error {
-            ChangeError::Unreachable(error) => (UNREACHABLE, error),
-            ChangeError::Failed(error) => (FAILED, error),
-        })
-    };
+    let change = |action| dead_letters::change(&data_dir, letters, action).map_err(not_changed);
     let text = match command {
         DeadLettersCommand::List(_) => dead_letters::list(&data_dir, letters).map_err(|error| (FAILED, error)),
         DeadLettersCommand::Show(_) => dead_letters::show(&data_dir, letters).map_err(|error| (FAILED, error)),
@@ -327,6 +330,19 @@ fn dead_letters(command: &DeadLettersCommand) -> Ended {
         DeadLettersCommand::Discard(_) => change(Action::Discard),
     };
     print(&text?)
+}
+
+fn backend(data_dir: &Path, name: &str, action: BackendAction) -> Ended {
+    let (text, is_well) = maintenance::change(data_dir, name, action).map_err(not_changed)?;
+    print(&text)?;
+    if is_well { Ok(()) } else { Err((FAILED, format!("{name} does not take lines"))) }
+}
+
+fn not_changed(error: ChangeError) -> (u8, String) {
+    match error {
+        ChangeError::Unreachable(error) => (UNREACHABLE, error),
+        ChangeError::Failed(error) => (FAILED, error),
+    }
 }
 
 fn journal(command: JournalCommand) -> Ended {

@@ -80,7 +80,7 @@ impl Builder {
         let received = self.opened.take()?;
         let lines = std::mem::take(&mut self.lines);
         let (bytes, capacity) = self.freeze();
-        Some(Batch { destination: Arc::clone(&self.destination), bytes, lines, received, capacity })
+        Some(Batch { destination: Arc::clone(&self.destination), bytes, lines, received, capacity, ticket: None })
     }
 
     /// The buffer's bytes for good, and the memory they hold. A batch that fills less than half of the buffer is

@@ -1,13 +1,15 @@
 //! Lines of one destination, growing in one worker, then sealed and never changed again.
 //!
 //! Owns: the [`Destination`], the sealed [`Batch`], the [`Builder`] that grows one, the [`Pool`] of buffers
-//! that builders fill, and the [`HandOver`] by which a worker gives a sealed batch away.
+//! that builders fill, the [`HandOver`] by which a worker gives a sealed batch away, and the [`Ticket`] that tells what became
+//! of it.
 //!
 //! Never does: I/O, parsing, waiting. The one copy of a line's bytes happens in [`Builder::append`].
 //! Bounds: a batch by bytes, lines and age ([`Limits`]); the pool by the number of idle buffers it keeps.
 
 mod builder;
 mod pool;
+mod ticket;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +20,7 @@ use crate::protocol::Precision;
 
 pub use builder::{Builder, Limits};
 pub use pool::Pool;
+pub use ticket::{Lost, Step, Ticket};
 
 /// Where lines are to be written: database, retention policy and the unit of their timestamps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +64,24 @@ pub struct Batch {
     pub received: Received,
     /// The memory that the bytes hold on to: their buffer's capacity.
     pub capacity: usize,
+    /// Tells whoever waits what became of it.
+    pub ticket: Option<Arc<Ticket>>,
+}
+
+impl Batch {
+    /// Notes how far it has come.
+    pub fn reach(&self, step: Step) {
+        if let Some(ticket) = &self.ticket {
+            ticket.reach(step);
+        }
+    }
+
+    /// Notes that it is given up.
+    pub fn lose(&self) {
+        if let Some(ticket) = &self.ticket {
+            ticket.lose();
+        }
+    }
 }
 
 /// What takes sealed batches from a worker. It never waits, unless it is made for workers that can.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::dead_letters::Since;
 use super::listen::{parse_admin, parse_data};
@@ -68,6 +68,21 @@ impl Run {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Have a running relay do something with a backend
+    Backend {
+        /// The backend's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// What to do
+        #[arg(value_name = "ACTION")]
+        action: BackendActionName,
+        /// The configuration file that names the data folder
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The data folder
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
+    },
     /// Check a configuration and print it with all defaults
     Check {
         /// The configuration file
@@ -91,6 +106,13 @@ pub enum Command {
         #[arg(long, value_name = "ADDR", value_parser = parse_admin, default_value = "127.0.0.1:9097")]
         admin: SocketAddr,
     },
+}
+
+/// What to do with a backend.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum BackendActionName {
+    /// Try it now instead of at the next time; exit code 0 where it takes lines, 1 where it does not
+    Try,
 }
 
 /// What is put back, and where.

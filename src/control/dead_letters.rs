@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::cli::Letters;
+use super::maintenance::ChangeError;
 use super::socket::{Action, Answer, Request, ask};
 use super::table::write_line;
 use crate::deliver::dead_letters::{self, Filter, Letter};
@@ -104,6 +105,7 @@ pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<Stri
     let request = Request::DeadLetters { action, filter: letters.filter() };
     let (lines, is_all) = match ask(data_dir, &request).map_err(ChangeError::Unreachable)? {
         Answer::Failed { error } => return Err(ChangeError::Failed(error)),
+        Answer::Backend { .. } => return Err(ChangeError::Failed("the relay is of another version".to_owned())),
         Answer::Done { lines, is_all } => (lines, is_all),
     };
     let more = if is_all { "" } else { "There are more: run this again when these are delivered.\n" };
@@ -115,15 +117,6 @@ pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<Stri
             )
         }
     })
-}
-
-/// Why letters were not changed.
-#[derive(Debug)]
-pub enum ChangeError {
-    /// No relay answers.
-    Unreachable(String),
-    /// It could not.
-    Failed(String),
 }
 
 fn read(data_dir: &Path, filter: &Filter) -> Result<Vec<Letter>, String> {

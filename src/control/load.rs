@@ -13,7 +13,7 @@ use super::exposure;
 use super::listeners::NO_MULTICAST;
 use super::url::{self, BackendUrl};
 use crate::batch::{Builder, Received};
-use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target, Tls};
+use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target, Times, Tls};
 use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::journal::{BackendSetup, Durability, Limits};
 use crate::protocol::line::MAX_LINE_BYTES;
@@ -260,6 +260,8 @@ impl Config {
                 linger: backend.linger,
             },
             concurrency: usize::from(backend.concurrency),
+            retry_max: backend.retry_max,
+            probe_interval: backend.probe_interval,
         }
     }
 }
@@ -322,6 +324,21 @@ pub(super) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'st
         ),
         (backend.timeout < Duration::from_millis(100), "timeout", "must be at least 100ms"),
         (backend.timeout > LONGEST_TIMEOUT, "timeout", "must be at most 1h"),
+        (
+            !(Duration::from_millis(10)..=LONGEST_TIMEOUT).contains(&backend.connect_timeout),
+            "connect_timeout",
+            "must be at least 10ms and at most 1h",
+        ),
+        (
+            !(Duration::from_millis(100)..=LONGEST_TIMEOUT).contains(&backend.retry_max),
+            "retry_max",
+            "must be at least 100ms and at most 1h",
+        ),
+        (
+            !backend.probe_interval.is_zero() && backend.probe_interval < Duration::from_millis(100),
+            "probe_interval",
+            "must be at least 100ms, or 0: then a backend is asked at the start only",
+        ),
         (backend.linger > Duration::from_secs(60), "linger", "must be at most 60s"),
         (backend.max_batch_lines == 0, "max_batch_lines", "must be at least 1"),
         (
@@ -348,8 +365,11 @@ pub(super) fn influx_setup(backend: &Backend, base: &http::Uri) -> InfluxSetup {
             server_name: backend.tls_server_name.clone(),
             client: backend.client_cert_file.clone().zip(backend.client_key_file.clone()),
         },
-        timeout: backend.timeout,
-        connection_lifetime: backend.connection_lifetime,
+        times: Times {
+            connect: backend.connect_timeout,
+            answer: backend.timeout,
+            lifetime: backend.connection_lifetime,
+        },
         create_database: backend.create_database,
         gzip: backend.gzip,
     }
@@ -374,9 +394,8 @@ fn hint(key: &str) -> &'static str {
     match key {
         "hosts" => "; write a list of names: [\"relay.example.org\"]",
         "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
-        "idle_timeout" | "line_timeout" | "timeout" | "linger" | "sync_interval" | "max_age" | "shutdown_timeout" => {
-            "; write a duration: \"30s\""
-        }
+        "idle_timeout" | "line_timeout" | "timeout" | "connect_timeout" | "retry_max" | "probe_interval" | "linger"
+        | "sync_interval" | "max_age" | "shutdown_timeout" => "; write a duration: \"30s\"",
         "separator" => "; write a text: \"_\"",
         "netdata_host_parts" => "; write a number between 1 and 16",
         "unsigned" => "; write \"refuse\", \"keep\" or \"signed\"",

@@ -19,6 +19,7 @@ mod json;
 mod listen;
 mod listeners;
 mod load;
+pub mod maintenance;
 mod metrics;
 pub mod notify;
 mod restore;

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::status::View;
+use crate::deliver::State;
 use crate::deliver::dead_letters::{DeadLetters, Filter, Why};
 use crate::deliver::resend::resend;
 
@@ -32,6 +33,9 @@ const REQUEST_BYTES: u64 = 256 * 1024;
 const CONNECTIONS: usize = 8;
 /// How long a request may take to come, and an answer to go.
 const LONGEST: Duration = Duration::from_secs(5);
+/// How long a backend's answer to a try is waited for, and how often to look for it.
+const LONGEST_TRY: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(10);
 /// How long a client waits for its answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -46,6 +50,21 @@ pub enum Request {
         /// Which.
         filter: Filter,
     },
+    /// Something is to be done with a backend.
+    Backend {
+        /// Its name.
+        name: String,
+        /// What.
+        action: BackendAction,
+    },
+}
+
+/// What is to be done with a backend.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendAction {
+    /// Try it at once, and say what came of it.
+    Try,
 }
 
 /// What is to be done with dead letters.
@@ -68,6 +87,13 @@ pub enum Answer {
         lines: u64,
         /// Whether these were all; else the same request goes on.
         is_all: bool,
+    },
+    /// A backend's state after the request.
+    Backend {
+        /// Its state.
+        state: String,
+        /// The last error, where it is not up.
+        error: Option<String>,
     },
     /// It was not done.
     Failed {
@@ -153,27 +179,53 @@ async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLet
     let mut request = String::new();
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
     tokio::time::timeout(LONGEST, reader.read_line(&mut request)).await??;
-    let answered = tokio::task::spawn_blocking(move || match serde_json::from_str(&request) {
-        Ok(request) => answer(request, &view, &letters),
+    let answered = match serde_json::from_str(&request) {
+        Ok(Request::Backend { name, action }) => of_backend(&name, action, &view).await,
+        Ok(Request::DeadLetters { action, filter }) => {
+            let answered = tokio::task::spawn_blocking(move || of_letters(action, &filter, &view, &letters));
+            answered.await.map_err(io::Error::other)?
+        }
         Err(error) => Err(format!("the request cannot be read: {error}")),
-    });
-    let answer = answered.await.map_err(io::Error::other)?.unwrap_or_else(|error| Answer::Failed { error });
+    };
+    let answer = answered.unwrap_or_else(|error| Answer::Failed { error });
     let mut text = serde_json::to_vec(&answer)?;
     text.push(b'\n');
     tokio::time::timeout(LONGEST, writer.write_all(&text)).await?
 }
 
-fn answer(request: Request, view: &View, letters: &DeadLetters) -> Result<Answer, String> {
-    let Request::DeadLetters { action, filter } = request;
+async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, String> {
+    let Some(backend) = view.backends.iter().find(|backend| backend.name == name) else {
+        let names: Vec<&str> = view.backends.iter().map(|backend| &*backend.name).collect();
+        return Err(format!("there is no backend {name:?}; there are: {}", names.join(", ")));
+    };
+    let health = &backend.health;
+    match action {
+        BackendAction::Try => {
+            let before = health.outcomes();
+            health.ask();
+            let deadline = tokio::time::Instant::now() + LONGEST_TRY;
+            while health.outcomes() == before && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(LOOK).await;
+            }
+            if health.outcomes() == before {
+                return Err(format!("{name} has not answered within {} s", LONGEST_TRY.as_secs()));
+            }
+        }
+    }
+    let state = health.state();
+    Ok(Answer::Backend { state: state.name().to_owned(), error: health.last_error().filter(|_| state != State::Up) })
+}
+
+fn of_letters(action: Action, filter: &Filter, view: &View, letters: &DeadLetters) -> Result<Answer, String> {
     let failed = |error: io::Error| format!("cannot read or write the dead letters: {error}");
     match action {
         Action::Discard => {
-            let lines = letters.remove(&filter, Why::Discarded).map_err(failed)?;
+            let lines = letters.remove(filter, Why::Discarded).map_err(failed)?;
             Ok(Answer::Done { lines, is_all: true })
         }
         Action::Resend => {
             let names: Vec<&str> = view.backends.iter().map(|backend| backend.name.as_str()).collect();
-            let (lines, is_all) = resend(letters, &view.journal, &names, &filter).map_err(failed)?;
+            let (lines, is_all) = resend(letters, &view.journal, &names, filter).map_err(failed)?;
             Ok(Answer::Done { lines, is_all })
         }
     }

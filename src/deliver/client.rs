@@ -33,8 +33,6 @@ use tokio::time::{timeout, timeout_at};
 use super::addresses::Addresses;
 use super::opening::{Heard, Listening, Opening};
 
-/// How long connecting may take, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much of an answer's body is read.
 pub(super) const ANSWER_BYTES: usize = 64 * 1024;
 /// What comes before an answer's body may have, in bytes on the wire: its head, and 1xx answers before it. As much again
@@ -98,9 +96,19 @@ pub(super) struct Client {
     addresses: Arc<Mutex<Addresses>>,
     /// How to speak TLS, and the name to ask the certificate for.
     tls: Option<(Arc<ClientConfig>, String)>,
-    timeout: Duration,
-    lifetime: Duration,
+    times: Times,
     connection: Option<Connection>,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Connecting, TLS included.
+    pub connect: Duration,
+    /// From a request's beginning to its answer's first byte, and again to the answer's end.
+    pub answer: Duration,
+    /// A connection is used for this long at most.
+    pub lifetime: Duration,
 }
 
 #[derive(Debug)]
@@ -120,9 +128,8 @@ impl Drop for Connection {
 
 impl Client {
     /// A client for the host and port of this URL, over TLS where a configuration is given, with the name that the
-    /// certificate is for where that is not the host. `timeout` bounds the time to an answer's first byte, and the same
-    /// again to its end.
-    pub(super) fn new(url: &Uri, tls: Option<(Arc<ClientConfig>, Option<String>)>, timeout: Duration) -> Self {
+    /// certificate is for where that is not the host.
+    pub(super) fn new(url: &Uri, tls: Option<(Arc<ClientConfig>, Option<String>)>, times: Times) -> Self {
         let usual_port = if tls.is_some() { 443 } else { 80 };
         let port = url.port_u16().unwrap_or(usual_port);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -130,12 +137,7 @@ impl Client {
         let is_port_named = url.port_u16().is_some();
         let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let addresses = Arc::new(Mutex::new(Addresses::new(place)));
-        Self { host, port, is_port_named, addresses, tls, timeout, lifetime: Duration::MAX, connection: None }
-    }
-
-    /// The same, but a connection is used for this long at most.
-    pub(super) fn with_lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime, ..self }
+        Self { host, port, is_port_named, addresses, tls, times, connection: None }
     }
 
     /// Sends a request and reads its answer. The request is made anew for a second try, which follows at once
@@ -145,8 +147,8 @@ impl Client {
     /// What went wrong; the connection is then closed, and the request may or may not have arrived.
     pub(super) async fn send(&mut self, request: impl Fn() -> Request<Payload>) -> Result<Answer, ClientError> {
         if let Some(mut kept) = self.connection.take()
-            && kept.opened.elapsed() < self.lifetime
-            && matches!(timeout(self.timeout, kept.sender.ready()).await, Ok(Ok(())))
+            && kept.opened.elapsed() < self.times.lifetime
+            && matches!(timeout(self.times.answer, kept.sender.ready()).await, Ok(Ok(())))
         {
             match self.exchange(kept, request()).await {
                 Err(ClientError::Broken(..)) => {}
@@ -175,12 +177,13 @@ impl Client {
             _ if heard.is_exhausted() => ClientError::Endless(self.address()),
             _ => ClientError::Broken(self.address(), error),
         };
-        let response = timeout(self.timeout, connection.sender.send_request(request)).await;
-        let response = response.map_err(|_| ClientError::Stalled(self.address(), self.timeout))?.map_err(broken)?;
+        let response = timeout(self.times.answer, connection.sender.send_request(request)).await;
+        let response =
+            response.map_err(|_| ClientError::Stalled(self.address(), self.times.answer))?.map_err(broken)?;
         heard.grant(HEAD_BYTES + ANSWER_BYTES);
-        let answer = timeout(self.timeout, read_answer(response)).await;
+        let answer = timeout(self.times.answer, read_answer(response)).await;
         let (answer, is_whole) =
-            answer.map_err(|_| ClientError::Stalled(self.address(), self.timeout))?.map_err(broken)?;
+            answer.map_err(|_| ClientError::Stalled(self.address(), self.times.answer))?.map_err(broken)?;
         if is_whole {
             self.connection = Some(connection);
         }
@@ -188,8 +191,8 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection, ClientError> {
-        let limit = tokio::time::Instant::now() + CONNECT_TIMEOUT;
-        let late = |_| ClientError::ConnectTimeout(self.address(), CONNECT_TIMEOUT);
+        let limit = tokio::time::Instant::now() + self.times.connect;
+        let late = |_| ClientError::ConnectTimeout(self.address(), self.times.connect);
         // A server may have moved.
         let resolved = timeout_at(limit, async { self.addresses.lock().await.all().await }).await.map_err(late)?;
         let addresses = resolved.map_err(|error| self.not_connected(error))?;
@@ -203,7 +206,7 @@ impl Client {
     async fn open(&self, addresses: &[SocketAddr]) -> Result<Connection, ClientError> {
         let failed = |error| self.not_connected(error);
         let stream = TcpStream::connect(addresses).await.map_err(failed)?;
-        set_options(&stream, self.timeout).map_err(failed)?;
+        set_options(&stream, self.times.answer).map_err(failed)?;
         let stream = Listening::new(stream, HANDSHAKE_BYTES);
         let heard = stream.heard();
         let Some((config, name)) = &self.tls else { return self.handshake(stream, heard).await };
@@ -242,15 +245,14 @@ impl Client {
 
     /// A client of the same backend with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let Self { host, port, is_port_named, addresses, tls, timeout, lifetime, .. } = self;
+        let Self { host, port, is_port_named, addresses, tls, times, .. } = self;
         Self {
             host: host.clone(),
             port: *port,
             is_port_named: *is_port_named,
             addresses: Arc::clone(addresses),
             tls: tls.clone(),
-            timeout: *timeout,
-            lifetime: *lifetime,
+            times: *times,
             connection: None,
         }
     }
@@ -333,7 +335,9 @@ mod tests {
     #[test]
     fn a_refused_connection_tells_where_the_url_names_no_port() {
         let refused = |url: &str, kind| {
-            let client = Client::new(&url.parse().expect("a URL"), None, Duration::from_secs(1));
+            let second = Duration::from_secs(1);
+            let times = Times { connect: second, answer: second, lifetime: second };
+            let client = Client::new(&url.parse().expect("a URL"), None, times);
             client.explain(io::Error::new(kind, "refused")).to_string()
         };
         for (url, kind, is_told) in [

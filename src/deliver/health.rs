@@ -2,15 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
 
 use super::TEXT_BYTES;
 use crate::sys::text::cut;
 
 /// The first pause's upper bound.
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
-/// Every pause's upper bound in the first minute of an outage, and after it.
-const BACKOFF_CAPS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
+/// Every pause's upper bound in the first minute of an outage.
+const EARLY_CAP: Duration = Duration::from_secs(5);
 /// The first minute, as far as it was spent in pauses.
 const EARLY: Duration = Duration::from_secs(60);
 /// Every pause's lower bound: chance never makes a hot loop.
@@ -24,9 +26,9 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The next pause.
-    pub(super) fn next_pause(&mut self) -> Duration {
-        let cap = BACKOFF_CAPS[usize::from(self.spent >= EARLY)];
+    /// The next pause, `longest` at most.
+    pub(super) fn next_pause(&mut self, longest: Duration) -> Duration {
+        let cap = if self.spent < EARLY { longest.min(EARLY_CAP) } else { longest };
         let bound = BACKOFF_BASE.saturating_mul(1 << self.tries.min(10)).min(cap);
         self.tries += 1;
         let pause = bound.mul_f64(fastrand::f64()).max(BACKOFF_FLOOR);
@@ -77,22 +79,33 @@ impl State {
     }
 }
 
-/// What a flusher shows of its backend. Only the flusher changes it, and the probe while the state is unknown.
+/// What is known of a backend: by its flusher from requests with lines, and by its probe while there are none. What the
+/// flusher learned counts for more, and ends what the probe found.
 #[derive(Debug, Default)]
 pub struct Health {
+    /// The flusher's.
     state: AtomicU8,
+    /// The probe's.
+    found: AtomicU8,
+    /// Whether the probe found, after it had told that something is wrong, nothing better yet.
+    has_missed: AtomicBool,
     requests: AtomicU64,
     retries: AtomicU64,
+    /// Outcomes of requests and probes.
+    outcomes: AtomicU64,
     has_delivered: AtomicBool,
     has_failed: AtomicBool,
     last_error: Mutex<Option<String>>,
     held: Mutex<Vec<Held>>,
+    found_held: Mutex<Vec<Held>>,
+    /// How often somebody asked for a try at once.
+    asked: watch::Sender<u64>,
 }
 
 /// A destination that waits until an operator acts.
 #[derive(Clone, Debug)]
 pub struct Held {
-    /// The database.
+    /// The database; empty where it is the whole backend that waits.
     pub database: String,
     /// The retention policy; empty for the database's default.
     pub retention_policy: String,
@@ -101,15 +114,34 @@ pub struct Held {
     /// What the backend answered.
     pub answer: String,
     /// Since when.
-    pub since: std::time::SystemTime,
+    pub since: SystemTime,
     /// What would end it.
     pub what_to_do: String,
+}
+
+impl Held {
+    /// A whole backend, from now on.
+    pub(super) fn backend(reason: &'static str, answer: &str, what_to_do: &str) -> Self {
+        Self {
+            database: String::new(),
+            retention_policy: String::new(),
+            reason,
+            answer: cut(answer, TEXT_BYTES).to_owned(),
+            since: SystemTime::now(),
+            what_to_do: what_to_do.to_owned(),
+        }
+    }
 }
 
 impl Health {
     /// The state now.
     pub fn state(&self) -> State {
-        State::ALL[usize::from(self.state.load(Ordering::Relaxed))]
+        let [state, found] =
+            [&self.state, &self.found].map(|state| State::ALL[usize::from(state.load(Ordering::Relaxed))]);
+        match (state, found) {
+            (State::Unknown | State::Up, found) if found != State::Unknown => found,
+            (state, _) => state,
+        }
     }
 
     /// Requests made, and how many of them were made again.
@@ -124,7 +156,15 @@ impl Health {
 
     /// What waits until an operator acts, by name.
     pub fn held(&self) -> Vec<Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let [mut held, found] =
+            [&self.held, &self.found_held].map(|held| held.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        for found in found {
+            let place = |one: &Held| (one.database.clone(), one.retention_policy.clone());
+            if !held.iter().any(|known| place(known) == place(&found)) {
+                held.push(found);
+            }
+        }
+        held
     }
 
     /// Whether it took a write or has not yet failed.
@@ -132,23 +172,55 @@ impl Health {
         self.has_delivered.load(Ordering::Relaxed) || !self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// Notes, before anything is sent, that an operator must act first.
-    pub fn hold(&self, why: &str) {
+    /// Notes, before anything is sent, that an operator must act first: why, and what to do.
+    pub fn hold(&self, why: &str, what_to_do: &str) {
+        self.set_held(vec![Held::backend("moved", why, what_to_do)]);
         self.fail(State::Held, why);
     }
 
-    /// Notes that it was reached, unless lines told more already.
-    pub(super) fn reach(&self) {
-        let (from, to) = (State::Unknown as u8, State::Up as u8);
-        // Whatever the flusher found out meanwhile stays.
-        self.state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).ok();
+    /// Asks for a try at once, whatever was to be waited for.
+    pub fn ask(&self) {
+        self.asked.send_modify(|asked| *asked += 1);
     }
 
-    /// Notes why it was not reached, unless lines told more already.
-    pub(super) fn miss(&self, error: &str) {
-        if self.state() == State::Unknown {
+    /// Outcomes of requests and probes so far: with the next one something new is known.
+    pub fn outcomes(&self) -> u64 {
+        self.outcomes.load(Ordering::Relaxed)
+    }
+
+    /// Tells when somebody asks for a try.
+    pub(super) fn asked(&self) -> watch::Receiver<u64> {
+        self.asked.subscribe()
+    }
+
+    /// Notes what a probe found, unless lines told more since it began, when there had been so many requests; returns whether
+    /// it was noted. A backend that was never reached stays unknown while nobody answers.
+    pub(super) fn find(&self, requests: u64, state: State, error: Option<&str>, held: &[Held]) -> bool {
+        if self.requests().0 != requests {
+            return false;
+        }
+        if let Some(error) = error {
             self.note_error(error);
         }
+        let is_unreached = self.state() == State::Unknown && state == State::Down;
+        self.has_missed.store(error.is_some(), Ordering::Relaxed);
+        if !is_unreached {
+            self.found.store(state as u8, Ordering::Relaxed);
+        }
+        let mut known = self.found_held.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is held still is held since it was found first.
+        let since = |held: &Held| {
+            let was = known.iter().find(|one| one.database == held.database && one.answer == held.answer);
+            was.map_or(held.since, |was| was.since)
+        };
+        let held = held.iter().map(|held| Held { since: since(held), ..held.clone() }).collect();
+        *known = held;
+        true
+    }
+
+    /// A probe has found what it can.
+    pub(super) fn end_look(&self) {
+        self.outcomes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn set_held(&self, held: Vec<Held>) {
@@ -160,10 +232,12 @@ impl Health {
         self.retries.fetch_add(u64::from(is_retry), Ordering::Relaxed);
     }
 
-    /// Notes a success, and the state it leaves the backend in; returns the state before.
-    pub(super) fn succeed(&self, state: State) -> State {
+    /// Notes a success, and the state it leaves the backend in. Returns the state before, and whether a probe had told that
+    /// something is wrong.
+    pub(super) fn succeed(&self, state: State) -> (State, bool) {
         self.has_delivered.store(true, Ordering::Relaxed);
-        self.change(state)
+        let before = self.change(state);
+        (before, self.has_missed.swap(false, Ordering::Relaxed))
     }
 
     /// Notes a failure and its text; returns the state before.
@@ -180,7 +254,13 @@ impl Health {
     }
 
     fn change(&self, state: State) -> State {
-        State::ALL[usize::from(self.state.swap(state as u8, Ordering::Relaxed))]
+        let before = self.state();
+        self.state.store(state as u8, Ordering::Relaxed);
+        if self.found.swap(State::Unknown as u8, Ordering::Relaxed) != State::Unknown as u8 {
+            self.found_held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.outcomes.fetch_add(1, Ordering::Relaxed);
+        before
     }
 }
 
@@ -190,7 +270,8 @@ mod tests {
 
     /// The shortest and the longest of many pauses after so many failures, in milliseconds.
     fn pauses(backoffs: &mut [Backoff]) -> (u128, u128) {
-        let pauses: Vec<u128> = backoffs.iter_mut().map(|backoff| backoff.next_pause().as_millis()).collect();
+        let pauses: Vec<u128> =
+            backoffs.iter_mut().map(|backoff| backoff.next_pause(Duration::from_secs(30)).as_millis()).collect();
         (pauses.iter().copied().min().unwrap_or(0), pauses.iter().copied().max().unwrap_or(0))
     }
 
@@ -225,7 +306,7 @@ mod tests {
         assert!(health.is_ready());
         assert_eq!(health.fail(State::Down, "refused"), State::Unknown);
         assert!(!health.is_ready());
-        assert_eq!(health.succeed(State::Up), State::Down);
+        assert_eq!(health.succeed(State::Up), (State::Down, false));
         assert!(health.is_ready());
         assert_eq!((health.state(), health.last_error().as_deref()), (State::Up, Some("refused")));
     }
@@ -233,9 +314,11 @@ mod tests {
     #[test]
     fn a_backend_that_is_held_before_anything_was_sent_is_not_ready() {
         let health = Health::default();
-        health.hold("no password");
+        health.hold("no password", "write one");
         assert_eq!((health.state(), health.is_ready()), (State::Held, false));
         assert_eq!(health.last_error().as_deref(), Some("no password"));
+        let held = health.held();
+        assert_eq!((held.len(), &*held[0].answer, &*held[0].what_to_do), (1, "no password", "write one"));
     }
 
     /// Dashboards and alerts go by them.
@@ -247,14 +330,38 @@ mod tests {
     #[test]
     fn a_backend_is_unknown_until_it_is_reached_and_lines_tell_more() {
         let health = Health::default();
-        health.miss("refused");
+        health.find(0, State::Down, Some("refused"), &[]);
         assert_eq!((health.state(), health.last_error().as_deref()), (State::Unknown, Some("refused")));
-        health.reach();
+        health.find(0, State::Up, None, &[]);
         assert_eq!(health.state(), State::Up);
-        health.fail(State::Held, "no database");
-        health.reach();
-        health.miss("refused");
-        assert_eq!((health.state(), health.last_error().as_deref()), (State::Held, Some("no database")));
+        assert_eq!(health.fail(State::Held, "no database"), State::Up);
+        health.find(0, State::Up, None, &[]);
+        health.find(0, State::Down, Some("refused"), &[]);
+        assert_eq!(health.state(), State::Held);
+    }
+
+    #[test]
+    fn what_a_probe_finds_counts_until_lines_tell_more() {
+        let health = Health::default();
+        health.count_request(false);
+        assert_eq!(health.succeed(State::Up), (State::Unknown, false));
+        let held = || vec![Held::backend("setup", "404", "mend it")];
+        // It began before lines were sent: they told more.
+        health.find(0, State::Down, Some("old"), &held());
+        assert_eq!((health.state(), health.held().len(), health.last_error()), (State::Up, 0, None));
+        for state in [State::Down, State::Held, State::Retrying] {
+            health.find(1, state, Some("new"), &held());
+            assert_eq!((health.state(), health.held().len()), (state, 1));
+            assert_eq!(health.succeed(State::Up), (state, true), "the probe had told");
+            assert_eq!((health.state(), health.held().len()), (State::Up, 0));
+        }
+        health.find(1, State::Down, Some("gone"), &held());
+        health.find(1, State::Up, None, &[]);
+        assert_eq!(health.succeed(State::Up), (State::Up, false), "the probe told of the end, too");
+        // What the flusher holds is not held twice.
+        health.set_held(held());
+        health.find(1, State::Held, None, &held());
+        assert_eq!(health.held().len(), 1);
     }
 
     #[test]

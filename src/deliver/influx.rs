@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,7 +14,7 @@ use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderVa
 use http::{Method, Request, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::client::{Answer, Client, ClientError, Payload};
+use super::client::{Answer, Client, ClientError, Payload, Times};
 use super::outcome::{EXPECTS_TLS, Fate, of_answer};
 use super::secret::SecretFile;
 use super::tls::Tls;
@@ -34,10 +34,8 @@ pub struct Setup {
     pub api: Api,
     /// Whom to trust, and who we are, over TLS.
     pub tls: Tls,
-    /// To an answer's first byte, and again to its end.
-    pub timeout: Duration,
-    /// How long a connection is used, at most.
-    pub connection_lifetime: Duration,
+    /// How long things may take.
+    pub times: Times,
     /// Whether a missing database is made, by the 1.x API.
     pub create_database: bool,
     /// Whether requests are compressed.
@@ -90,8 +88,7 @@ impl Influx {
     pub(super) fn new(setup: Setup) -> Result<Self, SetupError> {
         let authorization = setup.api.authorization().map_err(SetupError)?;
         let tls = if setup.url.scheme_str() == Some("https") { Some(setup.tls.config()?) } else { None };
-        let client = Client::new(&setup.url, tls.zip(Some(setup.tls.server_name.clone())), setup.timeout)
-            .with_lifetime(setup.connection_lifetime);
+        let client = Client::new(&setup.url, tls.zip(Some(setup.tls.server_name.clone())), setup.times);
         let identity = Arc::new(Mutex::new(Identity { authorization, was_refused: false }));
         Ok(Self { setup, client, identity, created: HashSet::new() })
     }
@@ -141,6 +138,12 @@ impl Influx {
             Err(error) => return Err(Outcome::new(fate_of(&error), error.to_string())),
         };
         Err(Outcome::new(Fate::HoldBackend, text))
+    }
+
+    /// Asks whether lines for this destination would be taken, by a write without a line: a server looks at who asks and at the
+    /// database first. (1.x and VictoriaMetrics answer it with 204, 2.x with 400.)
+    pub(super) async fn ask(&mut self, destination: &Destination) -> Outcome {
+        self.send(destination, Vec::new()).await
     }
 
     /// Runs a statement of InfluxQL, by the 1.x API.

@@ -1,10 +1,10 @@
 //! From the journal to the backends: one flusher for each, wholly independent.
 //!
 //! Owns: the endpoints (InfluxDB over HTTP, an archive folder, another relay), the meaning of answers
-//! ([`outcome`]), each backend's [`Health`], the probe that begins it; the way back from an archive ([`restore`]).
+//! ([`outcome`]), each backend's [`Health`], the probe that asks it while it gets no lines; the way back from an archive ([`restore`]).
 //!
 //! Never does: deciding what is kept or dropped (the journal does), joining or changing lines.
-//! Bounds: one request at a time to each backend (and at the start a probe), with time limits; 64 KiB of any answer, and
+//! Bounds: `concurrency` requests at a time to each backend (and a probe), with time limits; 64 KiB of any answer, and
 //! 500 bytes of what is shown of it.
 
 mod addresses;
@@ -27,6 +27,7 @@ mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -41,10 +42,11 @@ use dead_letters::DeadLetters;
 use flusher::Flusher;
 use influx::Influx;
 use outcome::Fate;
-use probe::Probe;
+use probe::{Probe, Probed};
 use relay::Relay;
 
 pub use archive::{Bounds, MAX_FOLDER_BYTES, folder_bytes};
+pub use client::Times;
 pub use health::{Health, Held, State};
 pub use influx::{Api, Setup as InfluxSetup};
 pub use relay::MAX_DATAGRAM_BYTES;
@@ -65,6 +67,10 @@ pub struct Setup {
     pub limits: Limits,
     /// Requests that may be under way at a time, to an InfluxDB.
     pub concurrency: usize,
+    /// The longest pause between two tries.
+    pub retry_max: Duration,
+    /// How often a backend is asked whether it would take lines, while there are none; zero: at the start only.
+    pub probe_interval: Duration,
 }
 
 /// What a backend is.
@@ -110,24 +116,25 @@ impl Backend {
         Ok(Self { setup, endpoint })
     }
 
-    /// Starts the flusher, and a probe that tells whether the backend can be reached. It ends once the journal is closed and what can be delivered is; `closing` becomes
-    /// true at that time and ends its pauses.
+    /// Starts the flusher, and a probe that tells whether the backend would take lines for these destinations. The flusher
+    /// ends once the journal is closed and what can be delivered is; `closing` becomes true at that time and ends its pauses.
     pub fn start(
         self,
         runtime: &Handle,
         reader: Reader,
         health: Arc<Health>,
         letters: Arc<DeadLetters>,
+        destinations: Vec<Arc<Destination>>,
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
-        let Setup { name, limits, concurrency, .. } = self.setup;
+        let Setup { name, limits, concurrency, retry_max, probe_interval, .. } = self.setup;
         if let Endpoint::Archive(archive) = &self.endpoint {
             drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
         }
-        let probe = self.endpoint.probe();
-        drop(runtime.spawn(probe.run(name.clone(), Arc::clone(&health), closing.clone())));
+        let probe = Probe::new(name.clone(), self.endpoint.probed(), destinations, (probe_interval, retry_max));
+        drop(runtime.spawn(probe.run(Arc::clone(&health), closing.clone())));
         let endpoints = self.endpoint.several(concurrency);
-        let flusher = Flusher::new(name, endpoints, reader, limits, health, letters, closing);
+        let flusher = Flusher::new(name, endpoints, reader, (limits, retry_max), health, letters, closing);
         runtime.spawn(flusher.run())
     }
 }
@@ -145,13 +152,13 @@ enum Endpoint {
 
 impl Endpoint {
     /// What tells whether it can be reached.
-    fn probe(&self) -> Probe {
+    fn probed(&self) -> Probed {
         match self {
-            Self::Influx(influx) => Probe::Influx(Box::new(influx.another())),
-            Self::Archive(archive) => Probe::Archive(archive.clone()),
-            Self::Relay(relay) => Probe::Relay(relay.host().to_owned()),
+            Self::Influx(influx) => Probed::Influx(Box::new(influx.another())),
+            Self::Archive(archive) => Probed::Archive(archive.clone()),
+            Self::Relay(relay) => Probed::Relay(relay.host().to_owned()),
             #[cfg(test)]
-            Self::Scripted(_) => Probe::Relay(String::new()),
+            Self::Scripted(_) => Probed::Relay(String::new()),
         }
     }
 

@@ -1,19 +1,30 @@
-//! Whether a backend can be reached, told at the start, before there is a line for it.
+//! Whether a backend would take lines, asked while it gets none: at the start, and every so often while it is idle.
 //!
-//! Delays neither the start nor delivery: it has a connection of its own. A backend that was not reached is tried again,
-//! at most 30 s later, until it is or until lines tell what its state is. It is told once that it was not.
+//! Delays neither the start nor delivery: it has a connection of its own, and what lines tell counts for more. It asks what
+//! answers (its version), and for each known database whether it is there and may be written. A change is logged once.
+//!
+//! Never does: writing a line. Bounds: one question at a time; the longest pause between two tries.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use super::health::{Backoff, Health, State};
+use super::flusher::advice;
+use super::health::{Backoff, Health, Held, State};
+use super::outcome::Fate;
 use super::{Archive, Influx};
+use crate::batch::Destination;
+use crate::sys::{Leave, Throttle};
 
-/// What is tried.
+/// How long the first lines may take to come before a question is asked that they would answer.
+const FIRST_LINES: Duration = Duration::from_secs(2);
+
+/// What is asked.
 #[derive(Debug)]
-pub(super) enum Probe {
-    /// `GET /ping`.
+pub(super) enum Probed {
+    /// `GET /ping`, and a write without lines.
     Influx(Box<Influx>),
     /// Whether the folder can be written.
     Archive(Archive),
@@ -21,55 +32,181 @@ pub(super) enum Probe {
     Relay(String),
 }
 
+/// A backend's probe.
+#[derive(Debug)]
+pub(super) struct Probe {
+    name: String,
+    probed: Probed,
+    /// One for each database.
+    destinations: Vec<Arc<Destination>>,
+    /// How often to ask; zero: at the start only.
+    interval: Duration,
+    longest_pause: Duration,
+    /// The state that was logged last, unless requests changed it since.
+    told: Option<State>,
+    throttle: Throttle,
+}
+
 /// What was found.
-enum Found {
-    /// The backend, as it describes itself.
-    Reached(String),
-    /// A place to send to, where nobody answers.
-    Silent(String),
+struct Found {
+    state: State,
+    /// The backend as it describes itself, or what is wrong.
+    what: String,
+    held: Vec<Held>,
+    /// Whether something answers that does not seem to be an InfluxDB.
+    is_strange: bool,
 }
 
 impl Probe {
-    /// Tries until the backend is reached, until lines tell its state, or until the relay is to end.
-    pub(super) async fn run(mut self, name: String, health: Arc<Health>, mut closing: watch::Receiver<bool>) {
+    /// Of a backend that gets lines for these destinations.
+    pub(super) fn new(
+        name: String,
+        probed: Probed,
+        mut destinations: Vec<Arc<Destination>>,
+        (interval, longest_pause): (Duration, Duration),
+    ) -> Self {
+        let mut databases = HashSet::new();
+        destinations.retain(|destination| databases.insert(destination.database.clone()));
+        Self { name, probed, destinations, interval, longest_pause, told: None, throttle: Throttle::default() }
+    }
+
+    /// Asks until the relay is to end.
+    pub(super) async fn run(mut self, health: Arc<Health>, mut closing: watch::Receiver<bool>) {
+        let mut asked = health.asked();
         let mut backoff = Backoff::default();
-        let mut is_told = false;
+        let mut has_begun = false;
         while !*closing.borrow() {
-            match self.find().await {
-                Ok(Found::Reached(what)) => {
-                    health.reach();
-                    tracing::info!(backend = name, found = what, "backend reached");
-                    return;
-                }
-                Ok(Found::Silent(what)) => {
-                    tracing::info!(backend = name, sends_to = what, "backend cannot be probed: UDP gives no answer");
-                    return;
-                }
-                Err(error) => {
-                    health.miss(&error);
-                    if !is_told {
-                        tracing::warn!(backend = name, error, "backend not reached; its lines wait");
+            let requests = health.requests().0;
+            let is_idle = || health.requests().0 == requests;
+            let mut found = self.reach().await;
+            self.note(&health, requests, &found);
+            let is_answered = found.is_well() || found.is_strange;
+            if is_answered && !has_begun && !self.destinations.is_empty() {
+                // The first lines tell it soon, where there are some.
+                drop(tokio::time::timeout(FIRST_LINES, closing.changed()).await);
+                has_begun = true;
+            }
+            if is_answered && is_idle() {
+                match self.ask().await {
+                    Some(missed) => found = missed,
+                    // What stands before an InfluxDB may let writes through and nothing else.
+                    None if found.is_strange => {
+                        found = Found::new(State::Up, format!("it takes writes; {}", found.what));
                     }
-                    is_told = true;
+                    None => {}
                 }
+                self.note(&health, requests, &found);
             }
-            if health.state() != State::Unknown {
-                return;
+            health.end_look();
+            let mut pause = if found.is_well() { self.interval } else { backoff.next_pause(self.longest_pause) };
+            if found.is_well() {
+                backoff.reset();
             }
-            drop(tokio::time::timeout(backoff.next_pause(), closing.changed()).await);
+            // Lines tell more than a question: it is asked after an interval without a request.
+            loop {
+                let requests = health.requests().0;
+                tokio::select! {
+                    _ = closing.changed() => return,
+                    Ok(()) = asked.changed() => break,
+                    () = tokio::time::sleep(pause), if !pause.is_zero() => {}
+                }
+                if health.requests().0 == requests {
+                    break;
+                }
+                (pause, self.told) = (self.interval, None);
+            }
         }
     }
 
-    async fn find(&mut self) -> Result<Found, String> {
-        match self {
-            Self::Influx(influx) => influx.ping().await.map(Found::Reached).map_err(|missed| missed.text),
-            Self::Archive(archive) => archive.check().await.map(Found::Reached),
-            Self::Relay(host) => {
-                let mut addresses =
-                    tokio::net::lookup_host(&*host).await.map_err(|error| format!("cannot resolve {host}: {error}"))?;
-                let address = addresses.next().ok_or_else(|| format!("{host} has no address"))?;
-                Ok(Found::Silent(address.to_string()))
+    /// Notes and logs what was found, unless requests tell more.
+    fn note(&mut self, health: &Health, requests: u64, found: &Found) {
+        if health.find(requests, found.state, Some(&*found.what).filter(|_| !found.is_well()), &found.held) {
+            self.tell(found.state, &found.what);
+        }
+    }
+
+    /// Logs a change.
+    fn tell(&mut self, state: State, what: &str) {
+        if self.told == Some(state) {
+            return;
+        }
+        let backend = &self.name;
+        if state == State::Up {
+            tracing::info!(backend, found = what, "backend reached");
+        } else if state == State::Unknown {
+            tracing::info!(backend, sends_to = what, "backend cannot be probed: UDP gives no answer");
+        } else if let Some(Leave { untold }) = self.throttle.pass() {
+            let state = state.name();
+            tracing::warn!(backend, error = what, state, untold, "backend not reached; its lines wait");
+        } else {
+            return;
+        }
+        self.told = Some(state);
+    }
+
+    /// Asks whether something is there.
+    async fn reach(&mut self) -> Found {
+        match &mut self.probed {
+            Probed::Influx(influx) => match influx.ping().await {
+                Ok(version) => Found::new(State::Up, version),
+                Err(missed) => {
+                    let is_strange = missed.fate == Fate::HoldBackend;
+                    Found { is_strange, ..Found::new(State::Down, missed.text) }
+                }
+            },
+            Probed::Archive(archive) => match archive.check().await {
+                Ok(what) => Found::new(State::Up, what),
+                Err(error) => Found::new(State::Down, error),
+            },
+            Probed::Relay(host) => match tokio::net::lookup_host(&**host).await {
+                Err(error) => Found::new(State::Down, format!("cannot resolve {host}: {error}")),
+                Ok(mut addresses) => match addresses.next() {
+                    Some(address) => Found::new(State::Unknown, address.to_string()),
+                    None => Found::new(State::Down, format!("{host} has no address")),
+                },
+            },
+        }
+    }
+
+    /// Asks whether each database would take lines; returns what is wrong.
+    async fn ask(&mut self) -> Option<Found> {
+        let Probed::Influx(influx) = &mut self.probed else { return None };
+        let mut found: Option<Found> = None;
+        for destination in &self.destinations {
+            let outcome = influx.ask(destination).await;
+            match outcome.fate {
+                Fate::HoldDestination => {
+                    let (reason, what_to_do) = advice(&outcome, destination);
+                    let found = found.get_or_insert_with(|| Found::new(State::Held, outcome.text.clone()));
+                    found.held.push(Held {
+                        database: destination.database.clone(),
+                        retention_policy: destination.retention_policy.clone(),
+                        reason,
+                        answer: outcome.text,
+                        since: SystemTime::now(),
+                        what_to_do,
+                    });
+                }
+                Fate::HoldBackend => {
+                    let held =
+                        Held::backend("setup", &outcome.text, "correct the backend's url, or what answers there");
+                    return Some(Found { held: vec![held], ..Found::new(State::Held, outcome.text) });
+                }
+                Fate::Down | Fate::Stalled => return Some(Found::new(State::Down, outcome.text)),
+                // What else is answered to a write without lines says little of one with lines.
+                _ => {}
             }
         }
+        found
+    }
+}
+
+impl Found {
+    fn new(state: State, what: String) -> Self {
+        Self { state, what, held: Vec::new(), is_strange: false }
+    }
+
+    fn is_well(&self) -> bool {
+        matches!(self.state, State::Up | State::Unknown)
     }
 }

@@ -45,6 +45,7 @@ pub fn resend(letters: &DeadLetters, journal: &Journal, names: &[&str], filter: 
                 bytes,
                 lines: letters.len() as u64,
                 received: Received::now(),
+                ticket: None,
             };
             journal.resend(place, batch, letters.iter().map(|letter| letter.id).collect());
         }

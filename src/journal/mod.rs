@@ -214,7 +214,7 @@ mod tests {
         for lines in [1, 20, 300] {
             let bytes = vec![b'x'; usize::try_from(lines).expect("small") * 2].into();
             let destination = Arc::clone(&destination);
-            journal.append(Batch { destination, bytes, lines, received: Received::now(), capacity: 0 });
+            journal.append(Batch { destination, bytes, lines, received: Received::now(), capacity: 0, ticket: None });
         }
         let pending = || {
             let ledger = journal.snapshot().ledgers.remove(0);

@@ -127,7 +127,7 @@ mod tests {
     fn batch() -> Batch {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        Batch { destination, bytes: "m v=1\n".into(), lines: 1, received: Received::now(), capacity: 6 }
+        Batch { destination, bytes: "m v=1\n".into(), lines: 1, received: Received::now(), capacity: 6, ticket: None }
     }
 
     #[test]

@@ -298,8 +298,12 @@ fn every_answer_has_its_meaning_and_the_backends_lines_are_the_ledgers() {
             Expected::Waits(states) => {
                 assert_eq!((lines.len(), refused, backend.pending_lines), (0, BTreeMap::new(), count), "{about}");
                 assert!(states.contains(&backend.state.as_str()), "{about}");
-                let is_told =
-                    backend.held.iter().all(|held| !held.what_to_do.is_empty() && held.database == "telegraf");
+                // A whole backend has no database.
+                let is_told = backend
+                    .held
+                    .iter()
+                    .all(|held| !held.what_to_do.is_empty() && (held.database == "telegraf" || held.reason == "setup"));
+                assert_eq!(backend.state == "held", !backend.held.is_empty(), "{about}");
                 assert!(is_told && backend.last_error.is_some(), "{about}");
             }
         }

@@ -26,6 +26,7 @@ mod journal;
 mod letters;
 mod log;
 mod multicast;
+mod probing;
 mod process;
 mod program;
 mod reaching;

@@ -60,7 +60,7 @@ pub(crate) fn text(number: u64, filler: usize) -> Vec<u8> {
 pub(crate) fn batch(number: u64, database: usize, lines: u64, filler: usize) -> Batch {
     let bytes = Bytes::from(text(number, filler));
     let capacity = bytes.len();
-    Batch { destination: destination(database), bytes, lines, received: Received::now(), capacity }
+    Batch { destination: destination(database), bytes, lines, received: Received::now(), capacity, ticket: None }
 }
 
 pub(crate) fn number(bytes: &[u8]) -> u64 {

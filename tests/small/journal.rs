@@ -32,7 +32,7 @@ fn destination(database: usize) -> Arc<Destination> {
 fn batch(number: u64, database: usize, lines: u64) -> Batch {
     let bytes = Bytes::from(format!("{number:020}").into_bytes());
     let capacity = bytes.len();
-    Batch { destination: destination(database), bytes, lines, received: Received::now(), capacity }
+    Batch { destination: destination(database), bytes, lines, received: Received::now(), capacity, ticket: None }
 }
 
 fn number(bytes: &[u8]) -> u64 {

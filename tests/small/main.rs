@@ -24,4 +24,5 @@ mod line;
 mod losses;
 mod properties;
 mod stream;
+mod tickets;
 mod tidy;

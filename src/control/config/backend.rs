@@ -48,6 +48,15 @@ pub struct Backend {
     /// `write-timeout` is 10 s.
     #[serde(default = "default_timeout", with = "duration")]
     pub timeout: Duration,
+    /// How long connecting may take, TLS included.
+    #[serde(default = "default_connect_timeout", with = "duration")]
+    pub connect_timeout: Duration,
+    /// The pause between two tries, at most. (5 s in the first minute of an outage.)
+    #[serde(default = "default_retry_max", with = "duration")]
+    pub retry_max: Duration,
+    /// How often a backend that gets no lines is asked whether it would take some; 0: at the start only.
+    #[serde(default = "default_probe_interval", with = "duration")]
+    pub probe_interval: Duration,
     /// Compress requests: less network for more CPU. Off, because mirrors mostly stand side by side.
     #[serde(default)]
     pub gzip: bool,
@@ -100,6 +109,9 @@ impl Backend {
             client_cert_file: None,
             client_key_file: None,
             timeout: default_timeout(),
+            connect_timeout: default_connect_timeout(),
+            retry_max: default_retry_max(),
+            probe_interval: default_probe_interval(),
             gzip: false,
             max_batch_lines: default_max_batch_lines(),
             max_batch_bytes: default_max_batch_bytes(),
@@ -117,6 +129,18 @@ impl Backend {
 
 fn default_timeout() -> Duration {
     Duration::from_secs(10)
+}
+
+fn default_connect_timeout() -> Duration {
+    Duration::from_secs(3)
+}
+
+fn default_retry_max() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_probe_interval() -> Duration {
+    Duration::from_secs(30)
 }
 
 fn default_max_batch_lines() -> u32 {

@@ -22,14 +22,19 @@ pub(super) struct Named {
     pub one_by_one: bool,
 }
 
+/// A field's type that is in conflict with the type that the measurement has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Conflict {
+    measurement: String,
+    field: String,
+    /// The line's type.
+    kind: String,
+}
+
 /// What an answer names of these lines.
 pub(super) fn named(body: &str, lines: &[&[u8]]) -> Named {
     let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
-    let text = json.as_ref().and_then(|json| {
-        let text = json.get("error").or_else(|| json.get("message"))?;
-        text.as_str()
-    });
-    let text = text.unwrap_or(body);
+    let text = json.as_ref().and_then(error_of).unwrap_or(body);
     let mut named = json.as_ref().map(|json| numbered(json, lines.len())).unwrap_or_default();
     named.extend(unparsable(text, lines));
     let one_by_one = !named.is_empty();
@@ -72,20 +77,37 @@ fn unparsable(text: &str, lines: &[&[u8]]) -> Vec<usize> {
 
 /// Lines with a field in the type that is in conflict.
 fn in_conflict(text: &str, lines: &[&[u8]]) -> Vec<usize> {
-    let mut named = Vec::new();
-    for conflict in text.split("input field \"").skip(1) {
-        let parts = conflict.split_once("\" on measurement \"").and_then(|(field, rest)| {
-            let (measurement, rest) = rest.split_once("\" is type ")?;
-            Some((field, measurement, rest.split_once(',')?.0))
-        });
-        let Some((field, measurement, kind)) = parts else { continue };
-        let fits = |line: &&[u8]| {
-            *anatomy::measurement(line) == *measurement.as_bytes()
-                && anatomy::fields(line).any(|(name, its)| *name == *field.as_bytes() && its == kind)
-        };
-        named.extend(lines.iter().enumerate().filter(|(_, line)| fits(line)).map(|(place, _)| place));
+    let of = |conflict: Conflict| lines.iter().enumerate().filter(move |(_, line)| conflict.fits(line));
+    Conflict::of_text(text).flat_map(of).map(|(place, _)| place).collect()
+}
+
+impl Conflict {
+    /// Those that an answer's body names.
+    pub(super) fn all(body: &str) -> impl Iterator<Item = Self> {
+        let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
+        let text = json.as_ref().and_then(error_of).unwrap_or(body);
+        Self::of_text(text).collect::<Vec<_>>().into_iter()
     }
-    named
+
+    fn of_text(text: &str) -> impl Iterator<Item = Self> {
+        text.split("input field \"").skip(1).filter_map(|conflict| {
+            let (field, rest) = conflict.split_once("\" on measurement \"")?;
+            let (measurement, rest) = rest.split_once("\" is type ")?;
+            let kind = rest.split_once(',')?.0;
+            Some(Self { measurement: measurement.to_owned(), field: field.to_owned(), kind: kind.to_owned() })
+        })
+    }
+
+    /// Whether a line has the field in this type.
+    pub(super) fn fits(&self, line: &[u8]) -> bool {
+        *anatomy::measurement(line) == *self.measurement.as_bytes()
+            && anatomy::fields(line).any(|(name, its)| *name == *self.field.as_bytes() && its == self.kind)
+    }
+}
+
+/// The text of a JSON answer's error, as 1.x and 2.x name it.
+fn error_of(json: &serde_json::Value) -> Option<&str> {
+    json.get("error").or_else(|| json.get("message"))?.as_str()
 }
 
 /// So many of the lines with the smallest timestamps.

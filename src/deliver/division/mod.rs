@@ -16,6 +16,7 @@
 //! [`MOST_PROBES`] more where nothing passes at first. Holds no more than its lease, and 16 bytes for each line.
 
 mod blame;
+mod rule;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use super::Outcome;
 use super::outcome::Fate;
 use crate::journal::{Lease, Rejection};
 use crate::protocol::line::Scanner;
+pub(super) use rule::Rule;
 
 /// How much of an answer is kept with the lines that it refused, in bytes.
 const ANSWER_BYTES: usize = 4096;
@@ -32,6 +34,10 @@ const ANSWER_BYTES: usize = 4096;
 const FAILURES_IN_A_ROW: u32 = 3;
 /// Lines that are tried, at most, for whether anything passes, before their destination is held.
 const MOST_PROBES: u32 = 8;
+/// Parts that must have broken before their size is taken for the cause: a failure may be chance.
+const LEAST_BREAKS: u32 = 2;
+/// No server's limit is below this, in bytes, unless it says so.
+const LEAST_BREAKING_BYTES: u64 = 2 * 1024;
 /// Answers in a row whose names are gone by while the other lines go on being refused: one for each kind of mistake that a
 /// request may hold. Names may mislead, and halves never do.
 const MOST_MISLED: u32 = 4;
@@ -50,6 +56,10 @@ pub(super) struct Division {
     passed: Option<u32>,
     /// The largest part that passed, and the smallest that was too large or broke, in bytes.
     sizes: (u64, u64),
+    /// Whether an answer said that a part was too large.
+    is_told: bool,
+    /// Parts of several lines that broke.
+    breaks: u32,
     /// Lines that were tried for whether anything passes.
     probes: u32,
     /// Failures that tell nothing, since something passed.
@@ -131,6 +141,8 @@ impl Division {
             refused: Vec::new(),
             passed: None,
             sizes: (0, u64::MAX),
+            is_told: false,
+            breaks: 0,
             probes: 0,
             failures: 0,
             poison_left: 0,
@@ -165,6 +177,21 @@ impl Division {
             division.parts.push(Part { role: Role::Probe, ..Part::open(vec![line]) });
         }
         division
+    }
+
+    /// Of a request with lines that look like those which were refused: these are sent apart.
+    ///
+    /// # Errors
+    /// The lease, if no line does.
+    pub(super) fn by_rule(lease: Lease, rule: &Rule) -> Result<Self, Lease> {
+        let mut division = Self::new(lease, u64::MAX);
+        let lines = 0..u32::try_from(division.lines.len()).unwrap_or(u32::MAX);
+        let (named, others): (Vec<u32>, Vec<u32>) = lines.partition(|line| rule.names(division.bytes(*line)));
+        if named.is_empty() {
+            return Err(division.into_lease());
+        }
+        division.parts = [named, others].into_iter().filter(|lines| !lines.is_empty()).map(Part::open).collect();
+        Ok(division)
     }
 
     /// The request of which the whole was the first part has had this outcome.
@@ -202,6 +229,7 @@ impl Division {
             Fate::Rejected { class, .. } => self.refuse(part, class, class != Rejection::Other, outcome),
             Fate::TooLarge => {
                 self.sizes.1 = self.sizes.1.min(self.bytes_of(&part.lines));
+                self.is_told = true;
                 self.refuse(part, Rejection::TooLarge, false, outcome)
             }
             _ if outcome.may_be_a_lines_fault() => self.suspect(part, outcome),
@@ -240,11 +268,13 @@ impl Division {
         &self.refused
     }
 
-    /// The size that the backend takes, where it turned out that it takes no larger requests.
+    /// The size that the backend takes, if it turned out that it takes no larger requests: it said so, or larger ones broke
+    /// more than once.
     pub(super) fn learned_bytes(&self) -> Option<u64> {
         let (passed, failed) = self.sizes;
+        let is_credible = self.is_told || (self.breaks >= LEAST_BREAKS && passed >= LEAST_BREAKING_BYTES);
         // Halves of what failed passed: a single line that passed tells nothing of sizes.
-        (passed < failed && passed.saturating_mul(3) >= failed).then_some(passed)
+        (is_credible && passed < failed && passed.saturating_mul(3) >= failed).then_some(passed)
     }
 
     fn pass(&mut self, part: &Part) -> Step {
@@ -315,6 +345,7 @@ impl Division {
         let Some(passed) = self.passed.filter(|_| part.role != Role::Control) else { return self.fail(part) };
         let control = || Part { role: Role::Control, ..Part::open(vec![passed]) };
         self.sizes.1 = self.sizes.1.min(self.bytes_of(&part.lines));
+        self.breaks += u32::from(part.lines.len() > 1);
         if part.lines.len() == 1 {
             part.failures += 1;
             if part.failures > 2 {

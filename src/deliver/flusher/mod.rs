@@ -13,6 +13,7 @@
 //! Every way back to the loop's head after a failure goes through a pause, or makes the next request smaller: no loop is hot.
 //! A flusher knows nothing of the others.
 
+mod sizes;
 mod told;
 mod troubles;
 
@@ -26,37 +27,31 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::dead_letters::{DeadLetters, Filter, Why};
-use super::division::{Division, Refused, Step};
+use super::division::{Division, Refused, Rule, Step};
 use super::health::{Backoff, Health, State};
 use super::outcome::Fate;
 use super::{Endpoint, Outcome};
 use crate::journal::{Lease, Limits, Reader, Rejection};
 use crate::sys::monotonic;
+use sizes::Sizes;
 use told::Told;
 use troubles::Troubles;
+pub(super) use troubles::advice;
 
 /// Pauses between the tries of a shutdown, at most.
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// The pause between the parts of a division that failed.
 const PART_PAUSE: Duration = Duration::from_millis(200);
-/// Requests are not made smaller than this for a slow backend's sake.
-const LEAST_BYTES: u64 = 64 * 1024;
-/// How long a smaller size that a backend taught holds, before twice as much is tried.
-const SIZE_HOLDS: Duration = Duration::from_secs(60);
 /// Far away.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// One backend's flusher.
 pub(super) struct Flusher {
     reader: Reader,
-    limits: Limits,
-    /// The bytes of a request, at most, as configured.
-    configured_bytes: u64,
-    /// The same, or less where the backend takes less.
-    most_bytes: u64,
-    /// When more is tried.
-    grows_at: Instant,
+    sizes: Sizes,
     health: Arc<Health>,
+    /// Changes when an operator asks for a try.
+    asked: watch::Receiver<u64>,
     /// True once the relay shuts down.
     closing: watch::Receiver<bool>,
     /// What requests are sent with: one for each that may be under way.
@@ -66,9 +61,12 @@ pub(super) struct Flusher {
     /// How many leases of each destination are being divided, whether or not a part of them is under way.
     divided: HashMap<usize, usize>,
     troubles: Troubles,
+    /// What destinations refused lately, by their place in the journal.
+    rules: HashMap<usize, Rule>,
     /// The whole backend is left alone until then.
     resumes_at: Option<Instant>,
     backoff: Backoff,
+    longest_pause: Duration,
     /// What was due before this was done.
     woken_at: Instant,
     /// Whether it took lines since it failed.
@@ -116,25 +114,25 @@ impl Flusher {
         name: String,
         endpoints: Vec<Endpoint>,
         reader: Reader,
-        limits: Limits,
+        (limits, longest_pause): (Limits, Duration),
         health: Arc<Health>,
         letters: Arc<DeadLetters>,
         closing: watch::Receiver<bool>,
     ) -> Self {
         Self {
+            asked: health.asked(),
+            longest_pause,
             letters,
             idle: endpoints,
             reader,
-            limits,
-            configured_bytes: limits.bytes,
-            most_bytes: limits.bytes,
-            grows_at: monotonic::now(),
+            sizes: Sizes::new(limits),
             health,
             closing,
             out: JoinSet::new(),
             divisions: Vec::new(),
             divided: HashMap::new(),
-            troubles: Troubles::default(),
+            troubles: Troubles::new(longest_pause),
+            rules: HashMap::new(),
             resumes_at: None,
             woken_at: monotonic::now(),
             backoff: Backoff::default(),
@@ -154,7 +152,7 @@ impl Flusher {
             if self.is_drained && self.out.is_empty() && due.is_none() {
                 break;
             }
-            let (may_lease, limits) = (self.may_send() && !self.is_drained, self.limits);
+            let (may_lease, limits) = (self.may_send() && !self.is_drained, self.sizes.limits());
             tokio::select! {
                 biased;
                 Some(ended) = self.out.join_next() => match ended {
@@ -167,6 +165,7 @@ impl Flusher {
                     is_closing = true;
                     self.hurry();
                 }
+                Ok(()) = self.asked.changed() => self.hurry(),
                 lease = self.reader.next(&limits), if may_lease => match lease {
                     Some(lease) => self.send_lease(lease),
                     None => self.is_drained = true,
@@ -203,7 +202,7 @@ impl Flusher {
         self.is_drained = false;
     }
 
-    /// The relay is to end: everything gets one more try at once.
+    /// The relay is to end, or an operator mended something: everything gets one more try at once.
     fn hurry(&mut self) {
         self.resumes_at = None;
         self.shorten(monotonic::now());
@@ -225,15 +224,24 @@ impl Flusher {
 
     fn send_lease(&mut self, lease: Lease) {
         let place = lease.place();
-        let division = if self.troubles.is_suspicious(place) {
-            Division::of_suspects(lease)
-        } else if lease.bytes > self.most_bytes && self.most_bytes < self.configured_bytes {
-            Division::new(lease, self.most_bytes)
+        self.rules.retain(|_, rule| rule.holds());
+        let divided = if self.troubles.is_suspicious(place) {
+            Ok(Division::of_suspects(lease))
+        } else if let Some(bytes) = self.sizes.parts_of(lease.bytes) {
+            Ok(Division::new(lease, bytes))
+        } else if let Some(rule) = self.rules.get(&place) {
+            Division::by_rule(lease, rule)
         } else {
-            let parts = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
-            let is_retry = self.troubles.has(place) || !self.backoff.is_fresh();
-            self.send(Sent::Lease(lease), parts, is_retry);
-            return;
+            Err(lease)
+        };
+        let division = match divided {
+            Ok(division) => division,
+            Err(lease) => {
+                let parts = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
+                let is_retry = self.troubles.has(place) || !self.backoff.is_fresh();
+                self.send(Sent::Lease(lease), parts, is_retry);
+                return;
+            }
         };
         self.note_divided(place);
         self.wait(division, monotonic::now());
@@ -347,17 +355,22 @@ impl Flusher {
             self.told.unkept(&error);
         }
         self.is_drained = false;
-        if let Some(bytes) = division.learned_bytes().filter(|bytes| *bytes < self.most_bytes) {
-            self.most_bytes = bytes;
-            self.grows_at = monotonic::now() + SIZE_HOLDS;
+        if let Some(bytes) = division.learned_bytes()
+            && self.sizes.learn(bytes)
+        {
             self.told.shrunk(bytes);
         }
         let refused = division.refused();
         self.told.refused(&division.lease().destination, refused);
         let counts =
             Rejection::ALL.map(|class| (class, refused.iter().filter(|line| line.class == class).count() as u64));
+        let (place, rule) = (division.lease().place(), Rule::of(refused));
         let lease = division.into_lease();
-        let place = lease.place();
+        match rule {
+            Some(rule) => drop(self.rules.insert(place, rule)),
+            // What it named is taken now, or something else was refused.
+            None => drop(self.rules.remove(&place)),
+        }
         self.note_undivided(place);
         self.settle(lease, &counts);
         self.succeed(place);
@@ -380,21 +393,17 @@ impl Flusher {
         self.is_proven = true;
         self.resumes_at = None;
         self.troubles.end(place);
-        if self.most_bytes < self.configured_bytes && self.grows_at <= monotonic::now() {
-            self.most_bytes = (self.most_bytes * 2).min(self.configured_bytes);
-            self.grows_at = monotonic::now() + SIZE_HOLDS;
-        }
-        self.limits.bytes = (self.limits.bytes + LEAST_BYTES).min(self.most_bytes);
+        self.troubles.hold_backend(None);
+        self.sizes.grow();
         let now = self.troubles.state();
         let before = self.health.succeed(now);
         self.health.set_held(self.troubles.held());
-        self.told.recovered(before, now, self.health.last_error().is_some());
+        self.told.recovered(before, now);
     }
 
     /// A request of the lease's destination failed; returns until when that waits. The lease is still the caller's.
     fn fail(&mut self, lease: &Lease, outcome: &Outcome, begun: Instant) -> Instant {
-        // Slow start: whoever comes back from a failure finds small requests first, which grow with each that it takes.
-        self.limits.bytes = self.limits.bytes.min(LEAST_BYTES);
+        self.sizes.begin_small();
         if matches!(outcome.fate, Fate::HoldDestination) {
             return self.fail_destination(lease, State::Held, outcome, begun);
         }
@@ -404,6 +413,7 @@ impl Flusher {
             _ => State::Retrying,
         };
         if matches!(outcome.fate, Fate::Down | Fate::HoldBackend) {
+            self.troubles.hold_backend(Some(outcome).filter(|_| state == State::Held));
             self.tell_failure(state, outcome);
             return self.leave_alone(begun);
         }
@@ -425,7 +435,7 @@ impl Flusher {
         self.is_proven = false;
         match self.resumes_at.filter(|resumes| begun < *resumes && *resumes > monotonic::now()) {
             Some(resumes) => resumes,
-            None => *self.resumes_at.insert(monotonic::now() + self.backoff.next_pause()),
+            None => *self.resumes_at.insert(monotonic::now() + self.backoff.next_pause(self.longest_pause)),
         }
     }
 

@@ -1,7 +1,10 @@
 //! What a flusher does after each outcome, on a clock that only waiting moves.
 
+mod interleavings;
+
 use std::sync::{Mutex, PoisonError};
 
+use super::sizes::LEAST_BYTES;
 use super::*;
 use crate::batch::{Batch, Destination, Received};
 use crate::journal::{BackendSetup, Journal};
@@ -82,7 +85,7 @@ impl Bench {
             "a".to_owned(),
             endpoints,
             reader,
-            limits,
+            (limits, Duration::from_secs(30)),
             Arc::clone(&health),
             Arc::clone(&letters),
             is_closing,
@@ -92,12 +95,23 @@ impl Bench {
 
     /// A record of so many lines of about 100 bytes.
     fn add(&self, database: &str, lines: u64) {
-        let (database, retention_policy) = (database.to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let filler = "x".repeat(80);
         let bytes: String = (0..lines).map(|line| format!("m s=\"{filler}\" {line}\n")).collect();
+        self.append(database, bytes, lines);
+    }
+
+    fn append(&self, database: &str, bytes: String, lines: u64) {
+        let (database, retention_policy) = (database.to_owned(), String::new());
+        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let capacity = bytes.len();
-        self.journal.append(Batch { destination, bytes: bytes.into(), lines, received: Received::now(), capacity });
+        self.journal.append(Batch {
+            destination,
+            bytes: bytes.into(),
+            lines,
+            received: Received::now(),
+            capacity,
+            ticket: None,
+        });
     }
 
     /// Lets the flusher run for so long.
@@ -201,7 +215,7 @@ async fn each_fate_leaves_the_backend_in_its_state() {
         // Shorter than any pause: what chance makes of further tries is not asked here.
         bench.run(Duration::from_millis(40)).await;
         assert_eq!(bench.health.state(), state, "{fate:?}");
-        let held = usize::from(state == State::Held && fate != Fate::HoldBackend);
+        let held = usize::from(state == State::Held);
         assert_eq!(bench.health.held().len(), held, "{fate:?}");
     }
 }
@@ -284,6 +298,43 @@ async fn a_line_that_breaks_every_request_is_given_up_within_a_minute_and_the_ot
         assert_eq!((ledger.pending, ledger.delivered, poison), (0, 999, 1), "{fate:?}");
         assert_eq!(bench.letters.figures("a").kept, 1);
         assert_eq!(bench.health.state(), State::Up);
+    }
+}
+
+/// One host that sends a field in another type does so with each of its lines.
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_once_is_sent_apart_while_it_is_refused() {
+    let conflict = r#"{"error":"partial write: field type conflict: input field \"s\" on measurement \"m\" is type string, already exists as type float dropped=1"}"#;
+    let beyond = r#"{"error":"partial write: points beyond retention policy dropped=1"}"#;
+    // The lines `add` makes have times from 0 on, and a string `s`. Lines of another measurement come with them.
+    for (class, body, refused) in [(Rejection::FieldType, conflict, 1), (Rejection::Retention, beyond, 1)] {
+        let mends_at = 6;
+        let mut records = 0;
+        let mut bench = Bench::new(move |request| {
+            records += u64::from(request.text.contains("good"));
+            if request.text.contains("m s=") && records < mends_at {
+                let fate = Fate::Rejected { class, lines: Some(1) };
+                Outcome::of_answer(fate, String::new(), 400, body.to_owned())
+            } else {
+                delivered()
+            }
+        });
+        let flusher = bench.flusher.take().expect("it runs once");
+        let running = tokio::spawn(flusher.run());
+        let mut requests = Vec::new();
+        for _ in 0..8 {
+            let before = bench.script.requests().len();
+            let bytes = "good v=1 9\nm s=\"x\" 1\ngood v=1 9\n".to_owned();
+            bench.append("db", bytes, 3);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            requests.push(bench.script.requests().len() - before);
+        }
+        running.abort();
+        let ledger = bench.journal.snapshot().ledgers.remove(0);
+        let rejected = ledger.rejected[class as usize];
+        assert_eq!((ledger.pending, ledger.delivered + rejected), (0, 24), "{class:?}");
+        // The first finds out; those after it take one request for each kind of line; once it is taken there is no rule.
+        assert_eq!((requests[0], &requests[1..3], requests[7]), (3, &[2, 2][..], refused), "{class:?} {requests:?}");
     }
 }
 

@@ -59,10 +59,9 @@ impl Told {
         }
     }
 
-    /// Lines were delivered; the state changed so.
-    pub(super) fn recovered(&mut self, before: State, now: State, has_missed: bool) {
-        // The probe told that it was not reached.
-        if before == State::Unknown && has_missed {
+    /// Lines were delivered; the state changed so. Before, a probe had told that something is wrong, or had not.
+    pub(super) fn recovered(&mut self, (before, has_missed): (State, bool), now: State) {
+        if has_missed {
             self.failure = Some(before);
         }
         if let Some(was) = self.failure.filter(|_| now == State::Up)
@@ -123,7 +122,7 @@ mod tests {
     fn go_on(told: &mut Told, mut before: State, course: &[State]) {
         for state in course {
             if *state == State::Up {
-                told.recovered(before, *state, true);
+                told.recovered((before, false), *state);
             } else {
                 told.failed(before, *state, "");
             }
@@ -144,7 +143,7 @@ mod tests {
         assert!(told(&[State::Up, State::Up]).recovered.is_due(), "where nothing failed, nothing is told");
         for (has_missed, is_told) in [(true, true), (false, false)] {
             let mut told = Told::new("a".to_owned());
-            told.recovered(State::Unknown, State::Up, has_missed);
+            told.recovered((State::Unknown, has_missed), State::Up);
             assert_eq!(!told.recovered.is_due(), is_told, "the probe told that it was not reached");
         }
     }

@@ -22,8 +22,11 @@ const MOST_POISON: u32 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// All of a backend's.
-#[derive(Default)]
 pub(super) struct Troubles {
+    /// Every pause's bound.
+    longest_pause: Duration,
+    /// Why the whole backend waits for an operator.
+    backend: Option<Held>,
     /// By the destination's place in the journal.
     by_place: HashMap<usize, Trouble>,
     /// Since when a minute is counted, and how many lines were given up in it.
@@ -44,6 +47,20 @@ struct Trouble {
 }
 
 impl Troubles {
+    /// None yet; pauses are to be so long at most.
+    pub(super) fn new(longest_pause: Duration) -> Self {
+        Self { longest_pause, backend: None, by_place: HashMap::new(), poison: HashMap::new() }
+    }
+
+    /// The whole backend waits for an operator, or does no more.
+    pub(super) fn hold_backend(&mut self, outcome: Option<&Outcome>) {
+        let since = self.backend.as_ref().map(|held| held.since);
+        self.backend = outcome.map(|outcome| {
+            let held = Held::backend("setup", &outcome.text, "see the answer: no request of any database can pass");
+            Held { since: since.unwrap_or(held.since), ..held }
+        });
+    }
+
     /// A request for the lease's destination, sent at `begun`, failed. Returns until when the destination waits, and the state
     /// that it is in.
     pub(super) fn fail(&mut self, lease: &Lease, state: State, outcome: &Outcome, begun: Instant) -> (Instant, State) {
@@ -75,7 +92,7 @@ impl Troubles {
         }
         // Requests that were under way together fail together: that is one failure.
         if begun >= trouble.until || trouble.until <= now {
-            let pause = trouble.backoff.next_pause();
+            let pause = trouble.backoff.next_pause(self.longest_pause);
             let pause = match outcome.fate {
                 Fate::Busy { retry_after } => pause.max(retry_after.unwrap_or_default()),
                 _ => pause,
@@ -128,7 +145,7 @@ impl Troubles {
         held.sort_by(|one, other| {
             (&one.database, &one.retention_policy).cmp(&(&other.database, &other.retention_policy))
         });
-        held
+        self.backend.iter().cloned().chain(held).collect()
     }
 
     /// When the first destination is tried again of those that were not due at this time.
@@ -169,7 +186,7 @@ impl Troubles {
 }
 
 /// Why a destination waits, in a word, and what an operator is to do.
-fn advice(outcome: &Outcome, destination: &Destination) -> (&'static str, String) {
+pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -> (&'static str, String) {
     let Destination { database, retention_policy, .. } = destination;
     match outcome.status {
         Some(401) => (

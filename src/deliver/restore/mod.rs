@@ -19,6 +19,8 @@ use super::outcome::Fate;
 use super::{InfluxSetup, SetupError};
 use text::{Batch, Found, Text};
 
+/// The longest pause between two tries of a request.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Lines that may be refused one after the other before nothing more is sent.
 const MOST_REFUSED_IN_A_ROW: u64 = 1000;
 /// Files that cannot be read to their end are named up to this number.
@@ -214,8 +216,10 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
                     continue;
                 }
                 Fate::HoldBackend => return Err(RestoreError::Failed(outcome.text)),
-                Fate::Busy { retry_after } => retry_after.unwrap_or_default().max(backoff.next_pause()),
-                Fate::Transient | Fate::Failed | Fate::Unexpected | Fate::Down | Fate::Stalled => backoff.next_pause(),
+                Fate::Busy { retry_after } => retry_after.unwrap_or_default().max(backoff.next_pause(LONGEST_PAUSE)),
+                Fate::Transient | Fate::Failed | Fate::Unexpected | Fate::Down | Fate::Stalled => {
+                    backoff.next_pause(LONGEST_PAUSE)
+                }
             };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

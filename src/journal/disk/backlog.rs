@@ -139,6 +139,7 @@ impl Reading<'_> {
                 bytes: payload,
                 lines: frame.lines,
                 received: received(frame.received),
+                ticket: None,
             };
             self.records.push(Record::new(frame.sequence, batch, Some(frame.at), &self.memory));
         }

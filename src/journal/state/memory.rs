@@ -12,6 +12,7 @@ use super::index::DiskIndex;
 use super::ledger::DropReason;
 use super::record::Record;
 use super::{Log, State};
+use crate::batch::Step;
 use crate::journal::segment::Position;
 
 /// How long senders wait for a disk that writes nothing, or for backends that free nothing.
@@ -76,6 +77,7 @@ impl State {
                 backend.cursors[log].fall_behind(&record, records);
             } else if backend.cursors[log].fall_off(&record, records) {
                 backend.give_up(&mut self.gaps, reason, size, (destination, wall, wall));
+                record.batch.lose();
             }
         }
         // The watermark of a cursor that lost its lowest record rises over what it had settled behind that.
@@ -114,8 +116,9 @@ impl State {
     pub(super) fn retire(&mut self, log: usize) {
         let watermark = self.backends.iter().map(|backend| backend.cursors[log].watermark()).min();
         let records = &mut self.logs[log].records;
-        while records.front().is_some_and(|record| Some(record.sequence) < watermark) {
-            records.pop_front();
+        while let Some(record) = records.pop_front_if(|record| Some(record.sequence) < watermark) {
+            // What every backend has is safe, wherever else it is.
+            record.batch.reach(Step::Synced);
         }
     }
 
@@ -140,6 +143,7 @@ impl State {
                 // What was read from the disk and given back is in no log.
                 lost.extend(cursor.take_returned(kept_from));
                 for record in lost {
+                    record.batch.lose();
                     let (size, wall) = (record.end(Position::default()), record.batch.received.wall);
                     let reason = if record.has_left_disk(kept_from) { DropReason::Quota } else { reason };
                     backend.give_up(&mut self.gaps, reason, size, (&log.destination, wall, wall));

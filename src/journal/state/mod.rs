@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use crate::batch::{Batch, Destination};
+use crate::batch::{Batch, Destination, Step, Ticket};
 use crate::journal::segment::Position;
 use backlog::{Read, Request};
 use cursor::{Cursor, Tail};
@@ -80,6 +80,8 @@ pub(in crate::journal) struct State {
     closed: bool,
     /// Since when the memory has been scarce, and no record was written.
     pub(in crate::journal) scarce_since: Option<Instant>,
+    /// Tickets of records that are written and not synced, by their sequence; none unless records are synced at once.
+    tickets: VecDeque<(u64, Arc<Ticket>)>,
     /// None where records are kept in memory only.
     pub(in crate::journal) disk: Option<DiskIndex>,
 }
@@ -158,8 +160,14 @@ impl State {
             appended_lines: 0,
             closed: false,
             scarce_since: None,
+            tickets: VecDeque::new(),
             disk: None,
         }
+    }
+
+    /// What was written and not synced is not safe. Whoever waits for it may send it again: the same points are stored once.
+    fn lose_unsynced(&mut self) {
+        self.tickets.drain(..).for_each(|(_, ticket)| ticket.lose());
     }
 
     /// Appends a batch; returns the backends that have a reason to look.
@@ -173,6 +181,7 @@ impl State {
             for backend in &mut self.backends {
                 backend.give_up(&mut self.gaps, DropReason::MemoryFull, size, (destination, wall, wall));
             }
+            batch.lose();
             return Vec::new();
         }
         let record = Record::new(self.next_sequence, batch, None, &self.memory);
@@ -188,6 +197,7 @@ impl State {
             }
         }
         self.next_sequence += 1;
+        record.batch.reach(Step::Accepted);
         self.logs[log].records.push_back(record);
         woken
     }

@@ -18,6 +18,7 @@ impl State {
     /// Gives up what was only on the disk, for whoever had still to read it, as of `now` by the wall clock. Nothing is written
     /// until [`Self::begin_anew`]. Returns the lines, of all backends together.
     pub(in crate::journal) fn lose_disk(&mut self, now: u64) -> u64 {
+        self.lose_unsynced();
         let before: u64 = self.dropped_lines().iter().sum();
         let oldest = self.disk().segments.front().map_or(now, |first| first.created);
         for place in 0..self.logs.len() {

@@ -31,7 +31,7 @@ fn batch(destination: &Arc<Destination>, received: Instant) -> Batch {
     let received = Received { monotonic: received, wall: 1000 };
     let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")];
     let capacity = bytes.len();
-    Batch { destination: Arc::clone(destination), bytes: bytes.into(), lines: LINES, received, capacity }
+    Batch { destination: Arc::clone(destination), bytes: bytes.into(), lines: LINES, received, capacity, ticket: None }
 }
 
 fn lease_at(state: &mut State, backend: usize, now: Instant) -> Ready {

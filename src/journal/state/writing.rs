@@ -8,6 +8,7 @@ use super::index::{Segment, When};
 use super::record::Record;
 use super::saved::{Cursors, SavedBackend};
 use super::{Log, State};
+use crate::batch::Step;
 use crate::journal::segment::Position;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::frame::FRAME_HEADER_BYTES;
@@ -101,8 +102,13 @@ impl State {
 
     /// Records were written to the last segment, in this many bytes; they were chosen after `epoch` failed syncs.
     pub(in crate::journal) fn note_written(&mut self, jobs: &[Job], bytes: u64, epoch: u64) {
+        let is_synced = self.disk().options.is_synced;
         for Job { log, record, at } in jobs {
             let end = record.end(*at);
+            record.batch.reach(Step::Written);
+            if let Some(ticket) = record.batch.ticket.as_ref().filter(|_| is_synced) {
+                self.tickets.push_back((record.sequence, Arc::clone(ticket)));
+            }
             if record.note_written(*at) {
                 self.logs[*log].written = end;
                 for backend in &mut self.backends {
@@ -217,7 +223,11 @@ impl State {
         let disk = self.disk();
         if disk.epoch == epoch {
             disk.synced = disk.synced.max(below);
+            while let Some((_, ticket)) = self.tickets.pop_front_if(|(sequence, _)| *sequence < below) {
+                ticket.reach(Step::Synced);
+            }
         }
+        let disk = self.disk();
         disk.syncs += 1;
         disk.sync_latency.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         disk.sync_fails = false;
@@ -226,6 +236,7 @@ impl State {
     /// A file could not be synced, and is not touched any more: what it holds and is still in memory is written again, to a
     /// new segment. (What has left the memory meanwhile is read from the old file as long as that gives it.)
     pub(in crate::journal) fn note_sync_failure(&mut self, error: String) {
+        self.lose_unsynced();
         let disk = self.disk();
         disk.sync_errors += 1;
         disk.epoch += 1;

@@ -45,7 +45,7 @@ impl World {
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let received = Received { wall: 1000 + self.next, ..Received::now() };
         let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")].into();
-        let batch = Batch { destination, bytes, lines: LINES, received, capacity: 100 };
+        let batch = Batch { destination, bytes, lines: LINES, received, capacity: 100, ticket: None };
         let record = Record::new(self.next, batch, None, &Arc::new(AtomicU64::new(0)));
         self.next += STEP;
         self.cursor.append(&record);

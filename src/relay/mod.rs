@@ -16,6 +16,8 @@
 //! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given, and
 //! what is left is written and synced.
 
+mod opening;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -35,12 +37,11 @@ use crate::control::socket::{self, SocketFile};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::dead_letters::DeadLetters;
 use crate::deliver::{self, Backend, Health, SetupError};
-use crate::journal::disk::{DiskThreads, Folder, OpenError, Report, Storage};
-use crate::journal::ring::{Consumer, Producer};
-use crate::journal::{self, Journal, ring};
+use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
+use crate::journal::ring::Producer;
+use crate::journal::{Journal, ring};
 use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files, tcp};
-use crate::sys::throttle;
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
 /// most 16 MiB of full ones.
@@ -53,11 +54,6 @@ const BATCH_BYTES: u64 = 256 * 1024;
 const BATCH_AGE: Duration = Duration::from_millis(45);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
-/// How often to look for dropped lines, to log them; the journal's thread wakes for that if for nothing else.
-const DROPS_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the journal's thread sleeps while it is hard pressed, before it looks whether it still is.
-const PRESSED_SLEEP: Duration = Duration::from_millis(2);
-
 /// What keeps a relay from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -169,7 +165,7 @@ impl Relay {
         let runtime = start_runtime("deliver").map_err(StartError::Thread)?;
         let admin_runtime = start_runtime("admin").map_err(StartError::Thread)?;
         let (admin, address) = admin_runtime.block_on(bind_admin(config.admin.listen))?;
-        let journal = open_journal(config, open)?;
+        let journal = opening::open(config, open)?;
         let (ring, consumer) = ring(RING_BATCHES);
         let letters = open_dead_letters(config)?;
         let view = view(config, listeners, &journal, &ring, &letters);
@@ -177,13 +173,14 @@ impl Relay {
         let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
 
         let (closing, _) = watch::channel(false);
-        hold_moved(&journal, &view);
+        opening::hold_moved(&journal, &view);
         let moved = journal.moved_from();
         let flushers = backends.into_iter().zip(view.backends.iter()).enumerate();
         // What is owed to a server at another address is nobody else's.
         let flushers = flushers.filter(|(place, _)| moved[*place].is_none()).map(|(place, (backend, shown))| {
             let (reader, health) = (journal.reader(place), Arc::clone(&shown.health));
-            backend.start(runtime.handle(), reader, health, Arc::clone(&letters), closing.subscribe())
+            let destinations = view.listeners.iter().map(|listener| Arc::new(listener.destination().clone())).collect();
+            backend.start(runtime.handle(), reader, health, Arc::clone(&letters), destinations, closing.subscribe())
         });
         let flushers = flushers.collect();
         let journal_stop = Arc::new(AtomicBool::new(false));
@@ -192,7 +189,7 @@ impl Relay {
         let wake = ring.clone();
         let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
         let journal_thread =
-            start_journal(&view, consumer, &journal_stop, Arc::clone(&journal_pulse)).map_err(StartError::Thread)?;
+            opening::start(&view, consumer, &journal_stop, Arc::clone(&journal_pulse)).map_err(StartError::Thread)?;
         let workers = start_workers(&view.listeners, &setups, &ring).map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
@@ -295,86 +292,6 @@ async fn bind_admin(address: SocketAddr) -> Result<(Admin, SocketAddr), StartErr
     Ok((admin, address))
 }
 
-/// Opens the journal, and says what was found.
-fn open_journal(
-    config: &Config,
-    open: impl FnOnce(&Path) -> io::Result<Arc<dyn Storage>>,
-) -> Result<Journal, StartError> {
-    let (memory, backends) = (config.journal.memory.as_u64(), config.journal_backends());
-    let folder = config.journal_folder();
-    let failed = |error| StartError::Journal(folder.display().to_string(), error);
-    let Some(options) = config.disk() else {
-        if folder.exists() {
-            tracing::warn!(
-                folder = %folder.display(),
-                "durability is \"memory\": what an earlier run left in the journal stays there, and is not delivered"
-            );
-        }
-        return Ok(Journal::new(memory, &backends));
-    };
-    let storage = open(&folder).map_err(|error| failed(error.into()))?;
-    let journal = Journal::open(storage, &options, memory, &backends).map_err(failed)?;
-    report_opening(&journal.snapshot(), &backends);
-    Ok(journal)
-}
-
-fn report_opening(found: &journal::Snapshot, backends: &[journal::BackendSetup]) {
-    let Some(disk) = &found.disk else { return };
-    let report = &disk.report;
-    if report.segments == 0 {
-        return;
-    }
-    let Report { segments, bytes, truncated_bytes, skipped_bytes, damaged_records, missing_segments, .. } = report;
-    tracing::info!(segments, bytes, truncated_bytes, seconds = report.seconds, "opened the journal");
-    if skipped_bytes + damaged_records + missing_segments > 0 || !report.set_aside.is_empty() {
-        tracing::warn!(
-            skipped_bytes,
-            damaged_records,
-            missing_segments,
-            set_aside = ?report.set_aside,
-            "the journal is damaged: what is missing is counted as dropped (corrupt) when a backend comes to it"
-        );
-    }
-    if report.cursors_lost {
-        tracing::warn!("the journal's cursors are lost: every backend gets all that is in the journal once more");
-    }
-    for (backend, ledger) in backends.iter().zip(&found.ledgers) {
-        if ledger.recovered > 0 {
-            tracing::info!(backend = backend.name, lines = ledger.recovered, "found lines to deliver");
-        }
-    }
-    for (backend, lines) in disk.orphans.iter().filter(|(_, lines)| *lines > 0) {
-        tracing::warn!(
-            backend,
-            lines,
-            "the journal keeps lines for a backend that is not configured: configure it again, or stop the relay and \
-             run: twinflux journal forget {backend}, with the same --config or --data-dir"
-        );
-    }
-}
-
-/// Holds the backends whose address has changed since the journal last saw them, and says what to do.
-fn hold_moved(journal: &Journal, view: &View) {
-    let ledgers = journal.snapshot().ledgers;
-    for ((moved, ledger), backend) in journal.moved_from().into_iter().zip(ledgers).zip(view.backends.iter()) {
-        let Some(was) = moved else { continue };
-        let (name, lines) = (&backend.name, ledger.pending);
-        let text = format!(
-            "{name} was {was} when the journal last saw it, and its lines are owed to that server. If it is the same server, \
-             stop the relay and run: twinflux journal moved {name}; if it is another one: twinflux journal forget {name} \
-             (with the same --config or --data-dir)"
-        );
-        tracing::warn!(
-            backend = name,
-            was,
-            url = backend.url,
-            lines,
-            "held: the backend's address has changed; {text}"
-        );
-        backend.health.hold(&text);
-    }
-}
-
 fn open_dead_letters(config: &Config) -> Result<Arc<DeadLetters>, StartError> {
     let folder = config.dead_letters_folder();
     let letters = DeadLetters::open(&folder, config.dead_letters.disk.as_u64());
@@ -426,51 +343,6 @@ fn bind(setup: receive::Setup, inherited: &mut Inherited) -> Result<Listener, St
         }
     }
     Ok(listener)
-}
-
-fn start_journal(view: &View, ring: Consumer, stop: &Arc<AtomicBool>, pulse: Arc<Pulse>) -> io::Result<JoinHandle<()>> {
-    let stop = Arc::clone(stop);
-    let View { journal, backends, .. } = view.clone();
-    std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
-        let mut logged = vec![0; backends.len()];
-        let mut log_next = Instant::now();
-        loop {
-            pulse.beat();
-            // Read before the ring is emptied: what is in it when the stop comes is not left behind.
-            let stopping = stop.load(Ordering::Acquire);
-            while journal.take(&ring) {
-                ring.set_pressed(journal.is_pressed());
-            }
-            let is_pressed = journal.is_pressed();
-            ring.set_pressed(is_pressed);
-            if log_next <= Instant::now() || stopping {
-                let is_told = log_drops(&journal.dropped_lines(), &mut logged, &backends);
-                log_next = Instant::now() + if is_told { throttle::INTERVAL } else { DROPS_INTERVAL };
-            }
-            if stopping {
-                break;
-            }
-            ring.wait(if is_pressed { PRESSED_SLEEP } else { DROPS_INTERVAL });
-        }
-    })
-}
-
-/// Logs what was dropped since it was logged last; tells whether there was something.
-fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) -> bool {
-    let mut is_told = false;
-    for ((total, logged), backend) in dropped.iter().zip(logged).zip(backends) {
-        if total > logged {
-            tracing::warn!(
-                backend = backend.name,
-                lines = *total - *logged,
-                total,
-                "dropped lines that the backend has not taken; /api/status has the reasons and the gaps"
-            );
-            *logged = *total;
-            is_told = true;
-        }
-    }
-    is_told
 }
 
 fn start_workers(

@@ -1,0 +1,32 @@
+//! `twinflux backend NAME ACTION`: has a running relay do something with a backend.
+
+use std::path::Path;
+
+use super::socket::{Answer, BackendAction, Request, ask};
+
+/// Asks the running relay; returns the backend's state, in words, and whether it takes lines.
+///
+/// # Errors
+/// Nobody answers; or why it was not done.
+pub fn change(data_dir: &Path, name: &str, action: BackendAction) -> Result<(String, bool), ChangeError> {
+    let request = Request::Backend { name: name.to_owned(), action };
+    match ask(data_dir, &request).map_err(ChangeError::Unreachable)? {
+        Answer::Backend { state, error } => {
+            // UDP gives no answer, and no error either.
+            let is_silent = error.is_none();
+            let reason = error.map_or_else(String::new, |error| format!(": {error}"));
+            Ok((format!("{name} is {state}{reason}\n"), state == "up" || (state == "unknown" && is_silent)))
+        }
+        Answer::Failed { error } => Err(ChangeError::Failed(error)),
+        Answer::Done { .. } => Err(ChangeError::Failed("the relay is of another version".to_owned())),
+    }
+}
+
+/// Why a request to the running relay had no effect.
+#[derive(Debug)]
+pub enum ChangeError {
+    /// No relay answers.
+    Unreachable(String),
+    /// It could not.
+    Failed(String),
+}
