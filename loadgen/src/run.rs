@@ -272,7 +272,7 @@ async fn wait_for_delivery(relay: &Arc<Relay>, patience: Duration, last_sink: Be
         tokio::time::sleep(Duration::from_millis(200)).await;
         let now = look(relay).await?;
         let backends = now.status["backends"].as_array().cloned().unwrap_or_default();
-        let expected = if matches!(last_sink, Behaviour::Accept | Behaviour::Partial) {
+        let expected = if matches!(last_sink, Behaviour::Accept | Behaviour::Partial | Behaviour::Slow(_)) {
             backends.len()
         } else {
             backends.len() - 1

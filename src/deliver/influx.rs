@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use base64::Engine;
@@ -65,11 +66,18 @@ pub enum Api {
 pub(super) struct Influx {
     setup: Setup,
     client: Client,
-    authorization: Option<HeaderValue>,
-    /// Whether the backend refused who we are: then the secret is read again before the next try.
-    was_refused: bool,
+    /// Shared by all connections to the backend.
+    identity: Arc<Mutex<Identity>>,
     /// Databases that were to be made because they were missing: each once.
     created: HashSet<String>,
+}
+
+/// Who we are to a backend.
+#[derive(Debug)]
+struct Identity {
+    authorization: Option<HeaderValue>,
+    /// Whether the backend refused it: then the secret is read again before each try.
+    was_refused: bool,
 }
 
 impl Influx {
@@ -81,7 +89,8 @@ impl Influx {
         let authorization = setup.api.authorization().map_err(SetupError)?;
         let tls = if setup.url.scheme_str() == Some("https") { Some(setup.tls.config()?) } else { None };
         let client = Client::new(&setup.url, tls.zip(Some(setup.tls.server_name.clone())), setup.times);
-        Ok(Self { setup, client, authorization, was_refused: false, created: HashSet::new() })
+        let identity = Arc::new(Mutex::new(Identity { authorization, was_refused: false }));
+        Ok(Self { setup, client, identity, created: HashSet::new() })
     }
 
     /// Writes lines in one request.
@@ -93,10 +102,8 @@ impl Influx {
             );
         };
         let parts = if self.setup.gzip { compress(parts).await } else { parts };
-        if self.was_refused {
-            self.reload_secret();
-        }
-        let sent = self.client.send(|| self.setup.write(self.authorization.as_ref(), &target, &parts)).await;
+        let authorization = self.authorization();
+        let sent = self.client.send(|| self.setup.write(authorization.as_ref(), &target, &parts)).await;
         match sent {
             Ok(answer) if self.is_to_create(&answer, destination) => {
                 let fate = self.create(&destination.database).await;
@@ -104,7 +111,7 @@ impl Influx {
             }
             Ok(answer) => {
                 let fate = of_answer(answer.status, answer.retry_after.as_deref(), &answer.body, SystemTime::now());
-                self.was_refused = matches!(answer.status.as_u16(), 401 | 403);
+                self.identity().was_refused = matches!(answer.status.as_u16(), 401 | 403);
                 Outcome::of_answer(fate, self.describe(&answer), answer.status.as_u16(), answer.body)
             }
             Err(error) => Outcome::new(fate_of(&error), error.to_string()),
@@ -117,8 +124,8 @@ impl Influx {
     /// Why it was not reached, or what answers instead.
     pub(super) async fn ping(&mut self) -> Result<Option<String>, Outcome> {
         let target = format!("{}/ping", self.prefix());
-        let sent =
-            self.client.send(|| self.setup.request(Method::GET, self.authorization.as_ref(), &target, &[])).await;
+        let authorization = self.authorization();
+        let sent = self.client.send(|| self.setup.request(Method::GET, authorization.as_ref(), &target, &[])).await;
         let text = match sent {
             Ok(Answer { status, version, .. }) if status.is_success() => {
                 return Ok(version.map(|one| cut(&one, VERSION_BYTES).to_owned()));
@@ -142,8 +149,8 @@ impl Influx {
     /// Why it did not run.
     pub(super) async fn execute(&mut self, statement: &str) -> Result<(), String> {
         let target = format!("{}/query?q={}", self.prefix(), utf8_percent_encode(statement, NON_ALPHANUMERIC));
-        let sent =
-            self.client.send(|| self.setup.request(Method::POST, self.authorization.as_ref(), &target, &[])).await;
+        let authorization = self.authorization();
+        let sent = self.client.send(|| self.setup.request(Method::POST, authorization.as_ref(), &target, &[])).await;
         match sent {
             // A statement that failed is answered with 200, too.
             Ok(answer) if answer.status.is_success() && !answer.body.contains("\"error\"") => Ok(()),
@@ -154,8 +161,8 @@ impl Influx {
 
     /// The same backend, with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let (setup, client) = (self.setup.clone(), self.client.another());
-        Self { setup, client, authorization: self.authorization.clone(), was_refused: false, created: HashSet::new() }
+        let (setup, client, identity) = (self.setup.clone(), self.client.another(), Arc::clone(&self.identity));
+        Self { setup, client, identity, created: HashSet::new() }
     }
 
     /// Makes a database; the fate of what was sent to it.
@@ -224,11 +231,19 @@ impl Influx {
         }
     }
 
-    /// An operator who mends a refused password does not have to restart anything.
-    fn reload_secret(&mut self) {
-        if let Ok(authorization) = self.setup.api.authorization() {
-            self.authorization = authorization;
+    /// The header that says who we are. An operator who mends a refused password does not have to restart anything.
+    fn authorization(&self) -> Option<HeaderValue> {
+        let mut identity = self.identity();
+        if identity.was_refused
+            && let Ok(authorization) = self.setup.api.authorization()
+        {
+            identity.authorization = authorization;
         }
+        identity.authorization.clone()
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

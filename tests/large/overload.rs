@@ -138,3 +138,11 @@ fn a_hanging_sink_costs_the_other_nothing() {
     assert_eq!(healthy.stored.distinct + dropped, report.sent.lines, "{}", report.to_text());
     assert_eq!((hanging.difference, hanging.stored.distinct), (0, 0), "{}", report.to_text());
 }
+
+#[test]
+fn a_sink_that_answers_late_is_waited_for_and_has_everything() {
+    let (pace, slow) = (Pace::Rate(5_000.0), Behaviour::Slow(Duration::from_secs(2)));
+    let report = drive("", pace, Duration::from_secs(2), None, slow);
+    assert_conserved(&report);
+    assert!(report.backends.iter().all(|backend| backend.pending == 0), "{}", report.to_text());
+}

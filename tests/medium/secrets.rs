@@ -11,7 +11,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::program::{PROGRAM, Started, run, text};
-use crate::support::{Scripted, get, influx_error, left_out, wait_for};
+use crate::support::{Running, Scripted, config, get, influx_error, left_out, no_content, wait_for};
 
 const USER: &str = "writer";
 const SECRET: &str = "hunter2/%+=&?\"s3cret";
@@ -158,4 +158,38 @@ fn what_others_may_read_or_write_is_told_by_the_start_and_by_check() {
         }
         assert_no_secret("the warning", &told);
     }
+}
+
+#[test]
+fn a_password_that_is_mended_is_used_by_every_connection() {
+    let folder = tempfile::tempdir().expect("folder");
+    let password = folder.path().join("password");
+    std::fs::write(&password, "old").expect("write");
+    let header = |password: &str| format!("Basic {}", BASE64_STANDARD.encode(format!("{USER}:{password}")));
+    let (old, new) = (header("old"), header("new"));
+    let expected = new.clone();
+    let backend = Scripted::start(move |_, request| {
+        if request.header("authorization") == expected {
+            no_content()
+        } else {
+            influx_error(401, "authorization failed")
+        }
+    });
+    let mut settings = config(&[backend.url()]);
+    settings.backend[0].username = Some(USER.to_owned());
+    settings.backend[0].password_file = Some(password.clone());
+    settings.backend[0].max_batch_lines = 5;
+    let relay = Running::start(settings);
+    relay.send(&["m v=1 1\n"]);
+    relay.wait_state("a", "held");
+    std::fs::write(&password, "new").expect("write");
+    // There is work for all connections, of which one was refused so far.
+    let lines: Vec<String> = (2..100).map(|number| format!("m v=1 {number}\n")).collect();
+    relay.send(&lines);
+    relay.wait_delivered("a", 99);
+    let requests = backend.requests();
+    let used: Vec<&str> = requests.iter().map(|request| request.header("authorization")).collect();
+    let first = used.iter().position(|header| *header == new).expect("it was used");
+    assert!(used[..first].contains(&&*old));
+    assert!(used[first..].iter().all(|header| *header == new), "the old one is used no more");
 }
