@@ -3,10 +3,10 @@
 //! A batch carries its ticket through the journal, which notes each step. Nothing polls: one wake-up for each step, and none
 //! for batches without a ticket.
 
-use std::sync::Arc;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, Ordering};
-
-use tokio::sync::Notify;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 
 /// How far a batch has come. Each step includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +30,8 @@ pub struct Lost;
 pub struct Ticket {
     /// A [`Step`]; 0 before the first one, [`LOST`] after the last.
     reached: AtomicU8,
-    changed: Notify,
+    /// Those who wait.
+    wakers: Mutex<Vec<Waker>>,
 }
 
 const LOST: u8 = u8::MAX;
@@ -46,13 +47,22 @@ impl Ticket {
     /// # Errors
     /// It was given up before.
     pub async fn wait(&self, step: Step) -> Result<(), Lost> {
-        loop {
-            let changed = self.changed.notified();
-            match self.reached.load(Ordering::Acquire) {
-                LOST => return Err(Lost),
-                reached if reached >= step as u8 => return Ok(()),
-                _ => changed.await,
+        poll_fn(|context| {
+            if let Some(known) = self.known(step) {
+                return Poll::Ready(known);
             }
+            self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(context.waker().clone());
+            // A step that was noted meanwhile woke nobody.
+            self.known(step).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Whether the batch has come so far; none while it is not known.
+    fn known(&self, step: Step) -> Option<Result<(), Lost>> {
+        match self.reached.load(Ordering::Acquire) {
+            LOST => Some(Err(Lost)),
+            reached => (reached >= step as u8).then_some(Ok(())),
         }
     }
 
@@ -60,7 +70,7 @@ impl Ticket {
     pub fn reach(&self, step: Step) {
         let raise = |reached: u8| (reached != LOST && reached < step as u8).then_some(step as u8);
         if self.reached.fetch_update(Ordering::AcqRel, Ordering::Acquire, raise).is_ok() {
-            self.changed.notify_waiters();
+            self.wake();
         }
     }
 
@@ -68,40 +78,63 @@ impl Ticket {
     pub fn lose(&self) {
         let lose = |reached: u8| (reached < Step::Synced as u8).then_some(LOST);
         if self.reached.fetch_update(Ordering::AcqRel, Ordering::Acquire, lose).is_ok() {
-            self.changed.notify_waiters();
+            self.wake();
         }
+    }
+}
+
+impl Ticket {
+    fn wake(&self) {
+        let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Wake};
+
     use super::*;
 
-    #[tokio::test]
-    async fn whoever_waits_learns_of_each_step_and_of_a_loss() {
-        let ticket = Ticket::new();
-        let waiting = |step| {
-            let ticket = Arc::clone(&ticket);
-            tokio::spawn(async move { ticket.wait(step).await })
-        };
-        let (written, synced) = (waiting(Step::Written), waiting(Step::Synced));
-        tokio::task::yield_now().await;
-        ticket.reach(Step::Accepted);
-        tokio::task::yield_now().await;
-        assert!(!written.is_finished());
+    /// What a ticket says now; none while that is not known.
+    fn says(ticket: &Ticket, step: Step, waker: &Waker) -> Option<Result<(), Lost>> {
+        match pin!(ticket.wait(step)).poll(&mut Context::from_waker(waker)) {
+            Poll::Ready(said) => Some(said),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicU8);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_waits_learns_of_each_step_and_of_a_loss() {
+        let (ticket, woken) = (Ticket::new(), Arc::<Woken>::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert_eq!(says(&ticket, Step::Written, &waker), None);
+        assert_eq!(says(&ticket, Step::Synced, &waker), None);
         ticket.reach(Step::Written);
-        assert_eq!(written.await.expect("no panic"), Ok(()));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2, "all who wait look again");
         ticket.reach(Step::Accepted);
-        assert_eq!(ticket.wait(Step::Written).await, Ok(()), "no step is taken back");
-        assert!(!synced.is_finished());
+        assert_eq!(says(&ticket, Step::Written, &waker), Some(Ok(())), "no step is taken back");
+        assert_eq!(says(&ticket, Step::Synced, &waker), None);
         ticket.lose();
-        assert_eq!(synced.await.expect("no panic"), Err(Lost));
+        assert_eq!((woken.0.load(Ordering::Relaxed), says(&ticket, Step::Synced, &waker)), (3, Some(Err(Lost))));
         ticket.reach(Step::Synced);
-        assert_eq!(ticket.wait(Step::Accepted).await, Err(Lost), "what is lost stays lost");
+        assert_eq!(says(&ticket, Step::Accepted, &waker), Some(Err(Lost)), "what is lost stays lost");
 
         let ticket = Ticket::new();
         ticket.reach(Step::Synced);
         ticket.lose();
-        assert_eq!(ticket.wait(Step::Synced).await, Ok(()), "what is safe stays safe");
+        assert_eq!(says(&ticket, Step::Synced, &waker), Some(Ok(())), "what is safe stays safe");
     }
 }

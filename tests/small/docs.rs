@@ -166,11 +166,12 @@ fn the_readme_is_short() {
 }
 
 /// The tables of a configuration: the page's heading, and a file with an unknown key there.
-const TABLES: [(&str, &str); 7] = [
+const TABLES: [(&str, &str); 8] = [
     ("Top level", "nonsense = 1"),
     ("admin", "[admin]\nnonsense = 1"),
     ("udp", "[[udp]]\nnonsense = 1"),
     ("tcp", "[[tcp]]\nnonsense = 1"),
+    ("http", "[[http]]\nnonsense = 1"),
     ("backend", "[[backend]]\nnonsense = 1"),
     ("journal", "[journal]\nnonsense = 1"),
     ("dead_letters", "[dead_letters]\nnonsense = 1"),
@@ -179,7 +180,7 @@ const TABLES: [(&str, &str); 7] = [
 #[test]
 fn the_reference_names_every_key_with_its_default() {
     let page = Page::of_book("configuration.md");
-    let file = "[[udp]]\n[[tcp]]\n[[backend]]\nname = \"a\"\nurl = \"file:///a\"\n";
+    let file = "[[udp]]\n[[tcp]]\n[[http]]\n[[backend]]\nname = \"a\"\nurl = \"file:///a\"\n";
     let shown = toml::to_string(&load(file).expect("a good file")).expect("TOML");
     let shown: toml::Table = shown.parse().expect("TOML");
     for (title, unknown) in TABLES {
