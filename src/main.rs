@@ -28,7 +28,7 @@ use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
 use twinflux::receive::udp::{Inherited, use_small_pages};
-use twinflux::relay::{Relay, StartError};
+use twinflux::relay::{Relay, Reload, StartError};
 use twinflux::sys::dumps;
 use twinflux::sys::log::Log;
 use twinflux::sys::text::printable_lines;
@@ -137,7 +137,8 @@ fn run(options: &Run, log: &Arc<Log>) -> Ended {
         (code, error.to_string())
     })?;
     let hurry = relay.hurry();
-    let stop = follow_signals(hurry.clone(), Arc::clone(log)).map_err(|error| (FAILED, error.to_string()))?;
+    let stop =
+        follow_signals(hurry.clone(), Arc::clone(log), relay.reload()).map_err(|error| (FAILED, error.to_string()))?;
     print_start(describe_start(&relay, &config));
     notify::ready();
     let watchdog = notify::watchdog_period().map(|period| {
@@ -176,19 +177,19 @@ fn run(options: &Run, log: &Arc<Log>) -> Ended {
 /// Follows signals on a thread of its own, so that a second one is heeded whatever the first one's work hangs on.
 /// The first one to end is sent to the caller. The second one hurries the shutdown, and ends the process where that
 /// takes too long.
-fn follow_signals(hurry: watch::Sender<bool>, log: Arc<Log>) -> io::Result<Receiver<()>> {
+fn follow_signals(hurry: watch::Sender<bool>, log: Arc<Log>, reload: Arc<Reload>) -> io::Result<Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let (stop, stopped): (SyncSender<()>, _) = sync_channel(1);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(signals.next());
+        runtime.block_on(signals.next(&reload));
         if stop.send(()).is_err() {
             return;
         }
-        runtime.block_on(signals.next());
+        runtime.block_on(signals.next(&reload));
         hurry.send_replace(true);
         // Whichever comes first, a third signal or the end of the time.
-        drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next()).await }));
+        drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next(&reload)).await }));
         end_now(&log);
     })?;
     Ok(stopped)
@@ -228,15 +229,16 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to end. SIGHUP is none: a terminal that closes takes no relay along.
-    async fn next(&mut self) {
+    /// Waits for a signal to end. SIGHUP is none: it has files read again, and a terminal that closes takes no relay along.
+    async fn next(&mut self, reload: &Reload) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.hangup.recv() => {
                     notify::reloading();
-                    tracing::info!("SIGHUP: nothing is read again; restart to change settings");
+                    tracing::info!("SIGHUP: users, tokens and certificates are read again; restart to change settings");
+                    reload.look();
                     notify::ready();
                 }
             }
@@ -300,6 +302,8 @@ fn check(file: &Path) -> Ended {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    config.auth().map_err(bad)?;
+    config.listeners(None).map_err(bad)?;
     for setup in config.backends() {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }

@@ -33,7 +33,7 @@ fn parts(ring_batches: usize) -> Parts {
     config.udp.push(Udp { listen: any, workers: 2, ..Udp::default() });
     config.tcp.push(Tcp { listen: any, ..Tcp::default() });
     config.http.push(Http { listen: any, ..Http::default() });
-    let setups = config.listeners().expect("setups");
+    let setups = config.listeners(None).expect("setups");
     let listeners = setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound"));
     let backends = ["a", "b"].map(str::to_owned);
     let setup = |name| BackendSetup { name, address: String::new(), replay_share: 0.5 };

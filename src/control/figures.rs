@@ -24,7 +24,7 @@ fn listeners() -> Vec<Listener> {
     config.udp.push(Udp { listen: any, ..Udp::default() });
     config.tcp.push(Tcp { listen: any, ..Tcp::default() });
     config.http.push(Http { listen: any, ..Http::default() });
-    let setups = config.listeners().expect("setups");
+    let setups = config.listeners(None).expect("setups");
     setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound")).collect()
 }
 

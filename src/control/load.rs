@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::admin::is_host;
-use super::config::{Backend, Config, Http, Journal, Udp};
+use super::config::{self, Backend, Config, Http, Journal, Udp};
 use super::exposure;
 use super::listeners::NO_MULTICAST;
 use super::url::{self, BackendUrl};
+use crate::auth::{self, Auth, Right};
 use crate::batch::{Builder, Received};
 use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target, Times, Tls};
 use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
@@ -80,6 +81,25 @@ impl Config {
         Ok(config)
     }
 
+    /// Who may do what over HTTP, from the files that `[auth]` names; none without one.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong with one of them.
+    pub fn auth(&self) -> Result<Option<Auth>, String> {
+        let config::Auth { users_file, tokens_file, right } = &self.auth;
+        if users_file.is_none() && tokens_file.is_none() {
+            return Ok(None);
+        }
+        let rights = right.iter().map(|right| Right {
+            name: right.name.clone(),
+            write: right.write.clone(),
+            read: right.read.clone(),
+            admin: right.admin,
+        });
+        let (users_file, tokens_file) = (users_file.clone(), tokens_file.clone());
+        Auth::open(auth::Setup { users_file, tokens_file, rights: rights.collect() }).map(Some)
+    }
+
     /// What works, and is likely not what is meant: each a sentence that says what would be right.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = exposure::warnings(self);
@@ -136,6 +156,12 @@ impl Config {
     }
 
     fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        if !self.auth.right.is_empty() && self.auth.users_file.is_none() && self.auth.tokens_file.is_none() {
+            return Err(ConfigError("[[auth.right]] needs users_file or tokens_file in [auth]".to_owned()));
+        }
+        if self.auth.right.iter().any(|right| right.name.is_empty()) {
+            return Err(ConfigError("auth.right: name must not be empty; \"*\" is for all".to_owned()));
+        }
         if self.shutdown_timeout > LONGEST_TIMEOUT {
             return Err(ConfigError("shutdown_timeout must be at most 1h".to_owned()));
         }

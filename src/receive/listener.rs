@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use super::udp::Inherited;
 use super::{IntakeSetup, Pulse, Sources, Tally, http, tcp, udp};
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use crate::net::tls::Certificate;
 
 /// How a listener is set up.
 #[derive(Clone, Debug)]
@@ -56,6 +57,16 @@ impl Setup {
             Self::Udp(setup) => &setup.intake,
             Self::Tcp(setup) => &setup.intake,
             Self::Http(setup) => &setup.intake,
+        }
+    }
+}
+
+impl Setup {
+    /// The certificate, if it speaks TLS.
+    pub fn certificate(&self) -> Option<&Arc<Certificate>> {
+        match self {
+            Self::Udp(_) | Self::Tcp(_) => None,
+            Self::Http(setup) => setup.tls.as_ref(),
         }
     }
 }

@@ -18,6 +18,9 @@
 //! what is left is written and synced.
 
 mod opening;
+mod reload;
+
+pub use reload::Reload;
 
 use std::io;
 use std::net::SocketAddr;
@@ -113,6 +116,7 @@ pub struct Relay {
     runtime: Runtime,
     admin_runtime: Runtime,
     view: View,
+    reload: Arc<Reload>,
     admin: SocketAddr,
     workers: Vec<JoinHandle<()>>,
     journal_thread: JoinHandle<()>,
@@ -152,7 +156,11 @@ impl Relay {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let mut setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;
+        let auth = config.auth().map_err(StartError::Mapping)?.map(Arc::new);
+        let mut setups_of_listeners = config.listeners(auth.as_ref()).map_err(StartError::Mapping)?;
+        let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned()).collect();
+        let reload = Arc::new(Reload { auth, certificates });
+        reload.warn();
         let admin_connections = files::share(&mut setups_of_listeners);
         if setups_of_listeners.iter().any(|setup| setup.intake().splits_charts_at_dots()) {
             tracing::info!(
@@ -175,6 +183,7 @@ impl Relay {
         let letters = open_dead_letters(config)?;
         let view = view(config, listeners, &journal, &ring, &letters);
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
+        drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
         let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
 
         let (closing, _) = watch::channel(false);
@@ -201,6 +210,7 @@ impl Relay {
             runtime,
             admin_runtime,
             view,
+            reload,
             admin: address,
             workers,
             journal_thread,
@@ -236,6 +246,11 @@ impl Relay {
     /// The runtime that flushers run on.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// What is read again on SIGHUP.
+    pub fn reload(&self) -> Arc<Reload> {
+        Arc::clone(&self.reload)
     }
 
     /// Where to send `true` for a shutdown that waits for no backend any more.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -230,6 +231,12 @@ listener! {
 listener! {
     /// An HTTP listener; 8086 is InfluxDB's own port.
     Http(([0, 0, 0, 0], 8086), "") {
+        /// The certificate (PEM) for TLS, with those that it was signed by; without it the listener speaks plain HTTP.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_cert_file: Option<PathBuf> = None,
+        /// The certificate's key (PEM).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_key_file: Option<PathBuf> = None,
         /// Databases that are taken, with `*` for any text; empty: all.
         databases: Vec<String> = Vec::new(),
         /// Databases that requests may name, at most: each is kept for good.

@@ -5,9 +5,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::answer::Problem;
+use super::problem::Problem;
 use super::request::Write;
 use crate::batch::Destination;
+use crate::sys::wildcard::fits;
 
 /// The longest name of a database or a retention policy, in bytes, as the journal keeps it.
 const NAME_BYTES: usize = 255;
@@ -83,19 +84,6 @@ impl Destinations {
         self.known.insert(destination, Arc::clone(&kept));
         Ok(kept)
     }
-}
-
-/// Whether a name fits a pattern, in which `*` stands for any text.
-fn fits(pattern: &str, name: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut left) = name.strip_prefix(head) else { return false };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let tail = parts.pop().unwrap_or_default();
-    for part in parts {
-        let Some(at) = left.find(part) else { return false };
-        left = &left[at + part.len()..];
-    }
-    left.ends_with(tail)
 }
 
 #[cfg(test)]

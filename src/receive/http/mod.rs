@@ -6,17 +6,20 @@
 //! | file | owns |
 //! |---|---|
 //! | `request` | what is asked for: every spelling of every writer |
+//! | `gate` | who may write |
 //! | `destinations` | where lines may go |
 //! | `write` | a body's way to the journal |
 //! | `shelf` | batches that wait for room |
-//! | `answer` | what is answered, in each endpoint's form |
+//! | `answer`, `problem` | what is answered, in each endpoint's form |
 //! | `serve`, `stream` | connections, and their limits |
 //!
 //! Bounds: see there.
 
 mod answer;
 mod destinations;
+mod gate;
 mod logs;
+mod problem;
 mod request;
 mod serve;
 mod shelf;
@@ -35,7 +38,9 @@ use tokio::sync::watch;
 use super::intake::{self, Intake, Shown};
 use super::tcp::bind_socket;
 use super::{Pulse, Sources, Tally};
+use crate::auth::Auth;
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use crate::net::tls::Certificate;
 use shelf::Shelf;
 
 /// The name of the thread.
@@ -64,6 +69,10 @@ pub struct Setup {
     pub is_safe: bool,
     /// Whether bad lines among good ones are an error.
     pub reports_partial: bool,
+    /// The certificate; none: plain HTTP.
+    pub tls: Option<Arc<Certificate>>,
+    /// Who may write; none: everybody.
+    pub auth: Option<Arc<Auth>>,
     /// The version to claim; none: the backends'.
     pub version: Option<String>,
 }

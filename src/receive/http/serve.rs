@@ -21,18 +21,23 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::answer::{Answer, Problem};
+use super::answer::Answer;
 use super::destinations::Destinations;
+use super::gate::Gate;
 use super::logs::Logs;
+use super::problem::Problem;
 use super::request::{Api, Asked};
 use super::shelf::Shelf;
-use super::stream::{Phase, Progress, Stream};
+use super::stream::{Phase, Progress, Socket, Stream};
 use super::write::{self, Job};
 use super::{Claim, Setup};
 use crate::batch::{HandOver, Step};
@@ -48,6 +53,13 @@ const FIRST_BYTE: Duration = Duration::from_secs(15);
 const LONGEST_HEAD: Duration = Duration::from_secs(10);
 /// How long a connection may wait between requests: longer than any writer's interval.
 const IDLE: Duration = Duration::from_secs(180);
+/// How long a TLS handshake may take.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(5);
+/// The first byte of a TLS client.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// What a client that speaks plain HTTP to a listener with TLS is told, in the words that clients know.
+const SPEAKS_TLS: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// The longest head, in bytes: Grafana's queries are long.
 const HEAD_BYTES: usize = 64 * 1024;
 const MOST_HEADERS: usize = 64;
@@ -87,6 +99,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         logs: Logs::new(socket.local_addr().unwrap_or(setup.listen)),
         destinations: RefCell::new(destinations),
         begun: Instant::now(),
+        gate: Gate::new(setup.auth.clone()),
         intake: RefCell::new(intake),
         noted: Notify::new(),
         setup,
@@ -109,6 +122,7 @@ pub(super) struct Serving<H> {
     open: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
     pub(super) shelf: Shelf<H>,
+    gate: Gate,
     pub(super) intake: RefCell<Intake<Shelf<H>>>,
     crowd: RefCell<Crowd<TcpStream>>,
     destinations: RefCell<Destinations>,
@@ -148,7 +162,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         }
         drop(listener);
         let ending = async { while connections.join_next().await.is_some() {} };
-        drop(tokio::time::timeout(LAST_REQUESTS, ending).await);
+        drop(timeout(LAST_REQUESTS, ending).await);
         connections.shutdown().await;
         publishing.abort();
         let mut intake = self.intake.borrow_mut();
@@ -189,12 +203,62 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
 
     /// Serves one connection to its end.
     async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, source: IpAddr) {
-        let progress = Progress::new(member.opened);
-        let stream = Stream { member: Rc::clone(&member), progress: Rc::clone(&progress) };
+        let socket = Socket(Rc::clone(&member));
+        match &self.setup.tls {
+            None => self.serve_requests(socket, &member, source).await,
+            Some(certificate) => {
+                let accepting = self.accept_tls(certificate.acceptor(), socket, &member, source);
+                if let Some(stream) = accepting.await {
+                    self.serve_requests(stream, &member, source).await;
+                }
+            }
+        }
+        self.crowd.borrow_mut().leave(&member);
+        self.show_open();
+    }
+
+    /// Shakes hands; none if that fails. A client that speaks plain HTTP gets a sentence.
+    async fn accept_tls(
+        &self,
+        acceptor: TlsAcceptor,
+        socket: Socket,
+        member: &Member<TcpStream>,
+        source: IpAddr,
+    ) -> Option<TlsStream<Socket>> {
+        let accepted = timeout(LONGEST_HANDSHAKE, async {
+            let mut first = [0];
+            if member.stream.peek(&mut first).await.is_ok_and(|count| count == 1) && first[0] != TLS_HANDSHAKE {
+                return None;
+            }
+            Some(acceptor.accept(socket).await)
+        });
+        match accepted.await {
+            Ok(Some(Ok(stream))) => return Some(stream),
+            Ok(Some(Err(error))) => self.logs.handshake(source, &error),
+            Ok(None) => {
+                drop(member.stream.try_write(SPEAKS_TLS));
+                self.logs.other_protocol(source, "plain HTTP to a listener with TLS: write https:// at the sender");
+            }
+            Err(_) => {
+                self.intake.borrow_mut().tally().timed_out += 1;
+                self.logs.timed_out(source);
+            }
+        }
+        self.intake.borrow_mut().publish();
+        None
+    }
+
+    /// Serves the requests of a connection to its end.
+    async fn serve_requests<S>(self: &Rc<Self>, stream: S, member: &Rc<Member<TcpStream>>, source: IpAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let progress = Progress::new(Instant::now());
+        let stream = Stream { inner: stream, progress: Rc::clone(&progress) };
         let service = service_fn(|request| {
             member.has_line.set(true);
             progress.phase.set(Phase::Working);
-            let (serving, progress) = (Rc::clone(&self), Rc::clone(&progress));
+            let (serving, progress) = (Rc::clone(self), Rc::clone(&progress));
             async move {
                 let response = Box::pin(serving.answer(request, source, progress.has_length.get())).await;
                 progress.phase.set(Phase::Idle(Instant::now()));
@@ -205,7 +269,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let mut stop = self.stop.clone();
         let mut is_stopping = false;
         loop {
-            let due = self.due(&member, &progress);
+            let due = self.due(member, &progress);
             tokio::select! {
                 // Clients that go away are not logged.
                 _ = connection.as_mut() => break,
@@ -215,7 +279,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                 }
                 () = progress.is_slow.notified() => {}
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
-                    if self.due(&member, &progress).is_some_and(|due| due <= Instant::now()) {
+                    if self.due(member, &progress).is_some_and(|due| due <= Instant::now()) {
                         let mut intake = self.intake.borrow_mut();
                         intake.tally().timed_out += 1;
                         intake.publish();
@@ -225,8 +289,9 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                 }
             }
         }
-        self.crowd.borrow_mut().leave(&member);
-        self.show_open();
+        if progress.begins_as_tls.get() {
+            self.logs.other_protocol(source, "TLS to a listener without it: write http:// at the sender");
+        }
     }
 
     /// When the connection is ended unless more comes.
@@ -255,6 +320,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let mut intake = self.intake.borrow_mut();
         let tally = intake.tally();
         tally.requests += 1;
+        tally.auth_failures += u64::from(answer.status == StatusCode::UNAUTHORIZED);
         tally.count_answer(answer.status.as_u16());
         intake.publish();
         drop(intake);
@@ -278,17 +344,20 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         };
         match asked {
             Asked::Write(wanted) => {
-                let destination = self.destinations.borrow_mut().of(&wanted);
+                let database = wanted.database.as_deref().unwrap_or(&self.setup.intake.destination.database);
+                let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
+                let destination = allowed.and_then(|()| self.destinations.borrow_mut().of(&wanted));
                 let accepts_partial = wanted.accepts_partial;
-                let job =
-                    destination.map(|destination| Job { destination, format: Some(Format::Influx), accepts_partial });
-                self.take(api, job, request, source).await
+                let job = |destination| Job { destination, format: Some(Format::Influx), accepts_partial };
+                self.take(api, destination.map(job), request, source).await
             }
             Asked::Put => {
+                let database = &self.setup.intake.destination.database;
+                let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
+                let destination = allowed.and_then(|()| self.destinations.borrow_mut().usual());
                 let format = self.setup.intake.format;
-                let job = self.destinations.borrow_mut().usual();
-                let job = job.map(|destination| Job { destination, format, accepts_partial: true });
-                self.take(api, job, request, source).await
+                let job = |destination| Job { destination, format, accepts_partial: true };
+                self.take(api, destination.map(job), request, source).await
             }
             Asked::Ping { is_verbose: false } => Answer::empty(StatusCode::NO_CONTENT),
             Asked::Ping { is_verbose: true } => {

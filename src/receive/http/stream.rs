@@ -39,16 +39,23 @@ pub(super) struct Progress {
     line: RefCell<Vec<u8>>,
     /// Whether a line of the head names a length.
     pub(super) has_length: Cell<bool>,
+    /// Whether its first byte was that of a TLS client.
+    pub(super) begins_as_tls: Cell<bool>,
+    has_begun: Cell<bool>,
 }
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Rc<Self> {
-        let (line, has_length) = Default::default();
-        Rc::new(Self { phase: Cell::new(Phase::Idle(now)), is_slow: Notify::new(), line, has_length })
+        let (line, has_length, begins_as_tls, has_begun) = Default::default();
+        let (phase, is_slow) = (Cell::new(Phase::Idle(now)), Notify::new());
+        Rc::new(Self { phase, is_slow, line, has_length, begins_as_tls, has_begun })
     }
 
     /// Bytes came.
     fn note(&self, bytes: &[u8], now: Instant) {
+        if !self.has_begun.replace(true) {
+            self.begins_as_tls.set(bytes.starts_with(&[0x16]));
+        }
         match self.phase.get() {
             Phase::Working => return,
             Phase::Head(_) => {}
@@ -76,31 +83,18 @@ impl Progress {
     }
 }
 
-/// One connection's stream.
+/// A connection's socket, which those who choose the one that gives way look at, too.
 #[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) member: Rc<Member<TcpStream>>,
-    pub(super) progress: Rc<Progress>,
-}
+pub(super) struct Socket(pub(super) Rc<Member<TcpStream>>);
 
-impl AsyncRead for Stream {
+impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = &self.member.stream;
         loop {
-            let Poll::Ready(is_ready) = stream.poll_read_ready(context) else {
-                if matches!(self.progress.phase.get(), Phase::Head(_)) {
-                    self.progress.is_slow.notify_one();
-                }
-                return Poll::Pending;
-            };
-            is_ready?;
-            let before = room.filled().len();
-            match stream.try_read(room.initialize_unfilled()) {
+            ready!(self.0.stream.poll_read_ready(context))?;
+            match self.0.stream.try_read(room.initialize_unfilled()) {
                 Ok(count) => {
                     room.advance(count);
-                    let now = Instant::now();
-                    self.member.last.set(now);
-                    self.progress.note(&room.filled()[before..], now);
+                    self.0.last.set(Instant::now());
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -110,7 +104,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.write(context, |stream| stream.try_write(bytes))
     }
@@ -132,24 +126,71 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&self.member.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write))
     }
 }
 
-impl Stream {
+impl Socket {
     fn write(
         &self,
         context: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let stream = &self.member.stream;
         loop {
-            ready!(stream.poll_write_ready(context))?;
-            match write(stream) {
+            ready!(self.0.stream.poll_write_ready(context))?;
+            match write(&self.0.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 ended => return Poll::Ready(ended),
             }
         }
+    }
+}
+
+/// A stream of requests, in clear: what comes is noted.
+#[derive(Debug)]
+pub(super) struct Stream<S> {
+    pub(super) inner: S,
+    pub(super) progress: Rc<Progress>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = room.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, room);
+        if read.is_pending() && matches!(self.progress.phase.get(), Phase::Head(_)) {
+            self.progress.is_slow.notify_one();
+        }
+        let came = &room.filled()[before..];
+        if !came.is_empty() {
+            self.progress.note(came, Instant::now());
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
 

@@ -20,7 +20,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{sleep, timeout_at};
 
-use super::answer::{MOST_SAMPLES, Problem};
+use super::answer::MOST_SAMPLES;
+use super::problem::Problem;
 use super::serve::Serving;
 use crate::batch::{Batch, Destination, HandOver, Received, Ticket};
 use crate::protocol::{Format, Precision, Refusal, Refused, Scanner};
