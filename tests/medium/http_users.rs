@@ -14,7 +14,7 @@ use crate::support::{Running, Scripted, config, no_content, wait_for};
 
 /// Writes a file, and lets it look as if it were written later than the one before.
 fn write_later(path: &Path, text: &str) {
-    let before = std::fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::now());
+    let before = std::fs::metadata(path).and_then(|data| data.modified()).unwrap_or_else(|_| SystemTime::now());
     std::fs::write(path, text).expect("write");
     let file = std::fs::File::options().write(true).open(path).expect("open");
     file.set_modified(before + Duration::from_secs(2)).expect("a time");
