@@ -22,6 +22,7 @@ use twinflux::control::config::Format;
 use twinflux::control::dead_letters;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::control::maintenance::{self, ChangeError};
+use twinflux::control::relay_toml;
 use twinflux::control::socket::{Action, BackendAction};
 use twinflux::control::{Config, Status, notify};
 use twinflux::deliver::Backend;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Journal(command) => journal(command),
         Command::DeadLetters(command) => dead_letters(&command),
         Command::Restore(command) => restore(&command),
+        Command::Convert { file } => convert(&file),
         Command::Demo => demo(),
     };
     // Where nobody reads the error, the code still tells.
@@ -126,8 +128,14 @@ type Ended = Result<(), (u8, String)>;
 fn run(options: &Run, log: &Arc<Log>) -> Ended {
     use_small_pages();
     let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
-    let config =
-        Config::load(options.config.as_deref(), overrides).map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let loaded = match &options.relay_config {
+        Some(file) => Config::load_relays(file, overrides),
+        None => Config::load(options.config.as_deref(), overrides).map(|config| (config, Vec::new())),
+    };
+    let (config, differs) = loaded.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    for sentence in differs {
+        tracing::info!("other than influxdb-relay: {sentence}");
+    }
     if config.holds_secrets() {
         dumps::forbid();
     }
@@ -309,6 +317,11 @@ fn check(file: &Path) -> Ended {
     }
     let text = toml::to_string(&config).map_err(|error| bad(error.to_string()))?;
     print(&format!("# {} is fine; with all defaults it says:\n{text}", file.display()))
+}
+
+fn convert(file: &Path) -> Ended {
+    let converted = relay_toml::convert(file).map_err(|error| (BAD_CONFIGURATION, error))?;
+    print(&converted.commented())
 }
 
 fn demo() -> Ended {

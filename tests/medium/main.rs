@@ -27,6 +27,7 @@ mod http_users;
 mod journal;
 mod letters;
 mod log;
+mod moving;
 mod multicast;
 mod probing;
 mod process;

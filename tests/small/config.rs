@@ -173,6 +173,7 @@ fn the_command_line_overrides_the_file() {
         .expect("write");
     let overrides = Overrides {
         http: None,
+        credentials: None,
         udp: Some("127.0.0.1:3".parse().expect("address")),
         admin: Some("127.0.0.1:4".parse().expect("address")),
         data_dir: Some("/tmp/x".into()),
