@@ -161,4 +161,28 @@ mod tests {
         assert!(consumer.pop().is_none());
         assert_eq!(one.popped_lines(), 75);
     }
+
+    #[test]
+    fn a_consumer_that_waits_is_woken_by_a_batch_and_without_one() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let (producer, consumer) = ring(2);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| consumer.wait(HOUR));
+            // It may not have begun.
+            while !waiting.is_finished() {
+                producer.wake();
+                std::thread::yield_now();
+            }
+        });
+        let (producer, consumer) = ring(2);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || {
+                while consumer.pop().is_none() {
+                    consumer.wait(HOUR);
+                }
+            });
+            producer.hand_over(batch()).expect("room");
+            waiting.join().expect("no panic");
+        });
+    }
 }
