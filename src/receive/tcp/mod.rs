@@ -108,7 +108,7 @@ impl Listener {
         let out = Patient { out, order, stop, pulse: Arc::clone(&pulse) };
         let intake = Intake::new((&self.setup.intake, self.address), Arc::clone(&self.shown), pool, limits, out);
         let parts = serve::Parts {
-            setup: Setup { listen: self.address, ..self.setup.clone() },
+            setup: self.setup.clone(),
             open: Arc::clone(&self.open),
             stop: self.stop.subscribe(),
             pulse,
@@ -188,11 +188,11 @@ mod tests {
         }
     }
 
-    fn start(gate: &Gate) -> (Listener, JoinHandle<()>) {
+    fn bind(listen: &str) -> Listener {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let listener = Listener::bind(Setup {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: listen.parse().expect("an address"),
             intake: intake::Setup {
                 destination,
                 format: None,
@@ -207,7 +207,11 @@ mod tests {
             line_timeout: Duration::from_secs(60),
             first_line_timeout: Duration::from_secs(60),
         });
-        let listener = listener.expect("bind");
+        listener.expect("bind")
+    }
+
+    fn start(gate: &Gate) -> (Listener, JoinHandle<()>) {
+        let listener = bind("127.0.0.1:0");
         let limits = Limits { lines: u64::MAX, age: Duration::from_millis(20) };
         let thread = listener
             .start(&Pool::new(1, Builder::least_buffer_bytes()), limits, gate, &Order::default())
@@ -270,6 +274,40 @@ mod tests {
         answers();
         listener.stop();
         thread.join().expect("ended");
+    }
+
+    fn wait_for(mut is_so: impl FnMut() -> bool) {
+        while !is_so() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn wildcards_of_both_families_are_bound() {
+        for (wildcard, to) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")] {
+            let listener = bind(wildcard);
+            assert_ne!(listener.address().port(), 0);
+            TcpStream::connect((to, listener.address().port())).expect("connect");
+        }
+    }
+
+    #[test]
+    fn connections_and_their_sources_are_shown_while_they_are_open_and_after() {
+        let gate = Gate { is_open: Arc::new(true.into()), ..Gate::default() };
+        let (listener, thread) = start(&gate);
+        let mut senders = [1, 2].map(|_| TcpStream::connect(listener.address()).expect("connect"));
+        wait_for(|| listener.open_connections() == 2);
+        senders[1].write_all(b"a.b 1 1\na.c 1 1\n").expect("send");
+        wait_for(|| listener.tally().accepted == 2);
+        drop(senders);
+        wait_for(|| listener.open_connections() == 0);
+        listener.stop();
+        thread.join().expect("ended");
+        let sources = listener.sources();
+        let [source] = sources.entries() else { panic!("one source") };
+        assert_eq!((source.address, source.sum.connections, source.sum.lines), ([127, 0, 0, 1].into(), 2, 2));
+        let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
+        assert_eq!((taken, listener.tally().accepted), (2, 2));
     }
 
     #[test]

@@ -291,6 +291,7 @@ mod tests {
         for method in [Method::Recvmmsg, Method::Recvmsg] {
             let (receiver, sender) = pair();
             let mut slots = Slots::new(4, 64, method);
+            assert_eq!(slots.count(), 4);
             for payload in [b"one", b"two", b"six"] {
                 sender.send(payload).expect("send");
             }
@@ -436,5 +437,21 @@ mod tests {
         let memory = socket_memory(receiver.as_fd()).expect("SO_MEMINFO");
         assert!(received > 0 && memory.drops > 0);
         assert_eq!(received + memory.drops as usize, 1000);
+    }
+
+    #[test]
+    fn a_threads_sleeps_end_on_time_and_pages_are_small() {
+        let sandboxed = std::thread::spawn(|| {
+            // SAFETY: these two take no memory.
+            let known =
+                || unsafe { [libc::prctl(libc::PR_GET_TIMERSLACK), libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0)] };
+            let before = known()[0];
+            precise_sleeps();
+            use_small_pages();
+            let [slack, is_small] = known();
+            assert!(slack < before, "{slack} ns, and before {before} ns");
+            assert_eq!(is_small, 1);
+        });
+        sandboxed.join().expect("no panic");
     }
 }

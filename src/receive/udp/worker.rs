@@ -297,6 +297,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_allowed_is_counted_and_not_read() {
+        let Bench { state, sender, taken, mut parts } = Bench::new(64, 1_000, 10);
+        parts.setup.allow = vec!["192.0.2.0/24".parse().expect("a network")];
+        for _ in 0..3 {
+            sender.send(b"m v=1 1\n").expect("send");
+        }
+        state.stop.set();
+        run(parts);
+        let tally = state.shown.counters.read();
+        assert_eq!((tally.datagrams, tally.denied, tally.lines()), (3, 3, 0));
+        assert!(taken.lock().expect("no panic").is_empty() && state.shown.sources().entries().is_empty());
+    }
+
+    #[test]
     fn a_look_tells_what_it_brought_and_whether_that_was_all() {
         let (mut worker, sender, _) = Bench::new(64, 1_000, 10).worker();
         let datagram = b"m v=1 1\n";

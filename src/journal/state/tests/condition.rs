@@ -1,6 +1,7 @@
 //! What the index of the disk says of it: how it is, how old what it holds is, and what is to be done next.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use super::disk::NoFile;
 use super::*;
@@ -157,7 +158,7 @@ fn the_disk_is_as_it_was_when_it_was_last_used_and_lines_that_wait_for_it_count_
         index.note_misplaced("gone".to_owned());
         assert_eq!(condition(&index, unkept), (Condition::Failing, "gone".to_owned()));
         index.note_in_place();
-        assert!(!index.is_full());
+        assert_eq!((index.condition(Duration::ZERO).0, index.is_full()), (Condition::Ok, false));
         index.note_write_error(&error("broken"));
         assert_eq!(condition(&index, unkept), (Condition::Failing, "broken".to_owned()));
         let mut index = self::index();
@@ -185,6 +186,52 @@ fn errors_are_counted_each_for_itself() {
     assert_eq!((index.read_errors, index.sync_errors, index.write_errors), (2, 2, 4));
 }
 
+/// Counts what is logged.
+#[derive(Default)]
+struct Counter(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Counter {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// The disk is tried each second.
+#[test]
+fn what_goes_on_failing_is_logged_once() {
+    let count = Arc::default();
+    tracing::subscriber::with_default(Counter(Arc::clone(&count)), || {
+        let mut index = index();
+        let mut logged = |times: u64, note: &dyn Fn(&mut DiskIndex), about: &str| {
+            let before = count.load(Ordering::Relaxed);
+            (0..3).for_each(|_| note(&mut index));
+            assert_eq!(count.load(Ordering::Relaxed) - before, times, "{about}");
+        };
+        logged(1, &|index| index.note_full("no room"), "full");
+        logged(1, &|index| index.note_write_error(&error("broken")), "broken");
+        logged(1, &|index| index.note_full("no room"), "full again");
+        logged(1, &|index| index.note_save_error(&error("no slot")), "not saved");
+        logged(0, &|index| index.note_saved(0), "saved");
+        logged(1, &|index| index.note_save_error(&error("no slot")), "not saved again");
+    });
+}
+
 #[test]
 fn a_sync_is_due_at_once_where_it_is_asked_for_or_much_waits() {
     let mut index = index();
@@ -204,6 +251,7 @@ fn what_was_lost_is_forgotten_and_its_numbers_are_not_used_again() {
     let mut index = index();
     let epoch = index.epoch();
     index.to_sync.push((Arc::new(NoFile), 40));
+    assert_eq!(index.unsynced_files(), 1);
     index.lose(33);
     assert!(index.active().is_none() && index.segments().is_empty() && index.is_roll_asked());
     assert_eq!((index.bytes, index.unsynced_files(), index.unsynced_bytes), (0, 0, 0));
