@@ -307,7 +307,8 @@ mod tests {
         let [source] = sources.entries() else { panic!("one source") };
         assert_eq!((source.address, source.sum.connections, source.sum.lines), ([127, 0, 0, 1].into(), 2, 2));
         let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
-        assert_eq!((taken, listener.tally().accepted), (2, 2));
+        let tally = listener.tally();
+        assert_eq!((taken, tally.accepted, tally.handed_over), (2, 2, 2));
     }
 
     #[test]
