@@ -272,3 +272,57 @@ fn http_request(lines: &[u8]) -> Option<&[u8]> {
     let request = first.strip_suffix(b"\r").unwrap_or(first);
     (request.ends_with(b" HTTP/1.1") || request.ends_with(b" HTTP/1.0")).then_some(request)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::crowd::{Crowd, Entered};
+    use super::*;
+
+    /// A connection of which it does not matter what comes on it.
+    fn connection() -> Connection {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let stream = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        stream.set_nonblocking(true).expect("nonblocking");
+        let stream = TcpStream::from_std(stream).expect("a stream");
+        let source = IpAddr::from([127, 0, 0, 1]);
+        let Entered::Free(member) = Crowd::new(1, 1).enter(stream, source, Instant::now()) else { panic!("room") };
+        Connection::new(member, source, 1024)
+    }
+
+    #[tokio::test]
+    async fn a_tls_client_is_known_by_its_first_bytes_however_they_are_cut() {
+        for (pieces, expected) in [
+            (&[&b"\x16\x03\x01\x02"[..]][..], true),
+            (&[b"\x16\x03"], true),
+            (&[b"\x16", b"\x03"], true),
+            (&[b"\x16", b"\x03\x01\x02"], true),
+            (&[b"\x16", b"m v=1 1\n"], false),
+            (&[b"\x16"], false),
+            // Only a beginning is one.
+            (&[b"m", b"\x03"], false),
+            (&[b"m v=1 1\n", b"\x16\x03\x01"], false),
+            (&[b"m\x16\x03"], false),
+            (&[b"\x16", b"m", b"\x03"], false),
+        ] {
+            let mut connection = connection();
+            let found: Vec<bool> = pieces.iter().map(|piece| connection.begins_as_tls(piece)).collect();
+            let (last, before) = found.split_last().expect("a piece");
+            assert!(*last == expected && before.iter().all(|found| !found), "{pieces:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_http_is_known_by_its_first_line() {
+        for (lines, expected) in [
+            (&b"GET / HTTP/1.1\r\nHost: x\r\n"[..], Some(&b"GET / HTTP/1.1"[..])),
+            (b"POST /write?db=x HTTP/1.0\n", Some(b"POST /write?db=x HTTP/1.0")),
+            (b"GET / HTTP/1.1", Some(b"GET / HTTP/1.1")),
+            (b"a.b 1 1\nGET / HTTP/1.1\r\n", None),
+            (b"m,proto=HTTP/1.1 v=1 1\n", None),
+            (b"a.b 1 1\n", None),
+            (b"\n", None),
+        ] {
+            assert_eq!(http_request(lines), expected, "{}", lines.escape_ascii());
+        }
+    }
+}

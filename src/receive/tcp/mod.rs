@@ -212,11 +212,14 @@ mod tests {
 
     fn start(gate: &Gate) -> (Listener, JoinHandle<()>) {
         let listener = bind("127.0.0.1:0");
-        let limits = Limits { lines: u64::MAX, age: Duration::from_millis(20) };
-        let thread = listener
-            .start(&Pool::new(1, Builder::least_buffer_bytes()), limits, gate, &Order::default())
-            .expect("start");
+        let thread = run(&listener, gate);
         (listener, thread)
+    }
+
+    fn run(listener: &Listener, gate: &Gate) -> JoinHandle<()> {
+        let limits = Limits { lines: u64::MAX, age: Duration::from_millis(20) };
+        let pool = Pool::new(1, Builder::least_buffer_bytes());
+        listener.start(&pool, limits, gate, &Order::default()).expect("start")
     }
 
     #[test]
@@ -309,6 +312,48 @@ mod tests {
         let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
         let tally = listener.tally();
         assert_eq!((taken, tally.accepted, tally.handed_over), (2, 2, 2));
+    }
+
+    #[test]
+    fn a_stop_takes_what_is_queued_however_many_reads_that_takes() {
+        let gate = Gate::default();
+        let listener = bind("127.0.0.1:0");
+        // Room for more than is read at a time, also on connections.
+        let queue = listener
+            .socket
+            .lock()
+            .expect("no panic")
+            .as_ref()
+            .map(|socket| socket2::SockRef::from(socket).set_recv_buffer_size(1 << 20));
+        queue.expect("a socket").expect("a buffer");
+        let thread = run(&listener, &gate);
+        let mut sender = TcpStream::connect(listener.address()).expect("connect");
+        sender.write_all(b"a.b 1 1\n").expect("send");
+        wait_for(|| listener.tally().accepted == 1);
+        // While the thread waits for the gate nothing is read; what is sent before that is read at once.
+        std::thread::sleep(Duration::from_millis(100));
+        let lines = 12_000;
+        sender.write_all("a.b 1 1\n".repeat(lines).as_bytes()).expect("send");
+        drop(sender);
+        listener.stop();
+        thread.join().expect("ended");
+        assert_eq!(listener.tally().accepted, 1 + lines as u64);
+    }
+
+    #[test]
+    fn a_stop_ends_whatever_is_sent_on_and_on() {
+        let gate = Gate { is_open: Arc::new(true.into()), ..Gate::default() };
+        let (listener, thread) = start(&gate);
+        let address = listener.address();
+        let sender = std::thread::spawn(move || {
+            let mut socket = TcpStream::connect(address).expect("connect");
+            let text = "a.b 1 1\n".repeat(10_000);
+            while socket.write_all(text.as_bytes()).is_ok() {}
+        });
+        wait_for(|| listener.tally().accepted > 0);
+        listener.stop();
+        thread.join().expect("ended");
+        sender.join().expect("no panic");
     }
 
     #[test]
