@@ -245,7 +245,7 @@ impl Connection {
     /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
     fn has_room<H: HandOver>(&self, serving: &Serving<H>, intake: &mut Intake<H>) -> bool {
         let open = serving.crowd.borrow().open().max(1);
-        if serving.tail_bytes.get() <= MAX_TAIL_BYTES || self.framer.held_bytes() <= MAX_TAIL_BYTES / open {
+        if is_share(self.framer.held_bytes(), serving.tail_bytes.get(), open) {
             return true;
         }
         intake.tally().limited += 1;
@@ -264,6 +264,11 @@ impl Connection {
         intake.publish();
         serving.leave(&self.member);
     }
+}
+
+/// Whether these bytes of an unfinished line leave room for others, of which there are so many bytes on so many connections.
+fn is_share(held: usize, of_all: usize, connections: usize) -> bool {
+    of_all <= MAX_TAIL_BYTES || held <= MAX_TAIL_BYTES / connections
 }
 
 /// The first line, where it is a request of HTTP: its headers and body look like lines of Graphite's.
@@ -308,6 +313,21 @@ mod tests {
             let found: Vec<bool> = pieces.iter().map(|piece| connection.begins_as_tls(piece)).collect();
             let (last, before) = found.split_last().expect("a piece");
             assert!(*last == expected && before.iter().all(|found| !found), "{pieces:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn where_unfinished_lines_fill_their_room_each_may_have_its_share() {
+        // A quarter of the room, as one of four.
+        let quarter = MAX_TAIL_BYTES / 4;
+        for (held, of_all, connections, expected) in [
+            (quarter, MAX_TAIL_BYTES + 1, 4, true),
+            (quarter + 1, MAX_TAIL_BYTES + 1, 4, false),
+            (quarter + 1, MAX_TAIL_BYTES, 4, true),
+            (MAX_TAIL_BYTES, MAX_TAIL_BYTES, 4, true),
+            (1, MAX_TAIL_BYTES + 1, MAX_TAIL_BYTES * 2, false),
+        ] {
+            assert_eq!(is_share(held, of_all, connections), expected, "{held} of {of_all}, {connections}");
         }
     }
 

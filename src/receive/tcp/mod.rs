@@ -300,15 +300,21 @@ mod tests {
         let (listener, thread) = start(&gate);
         let mut senders = [1, 2].map(|_| TcpStream::connect(listener.address()).expect("connect"));
         wait_for(|| listener.open_connections() == 2);
-        senders[1].write_all(b"a.b 1 1\na.c 1 1\n").expect("send");
-        wait_for(|| listener.tally().accepted == 2);
+        // In pieces, of which the last one has no end; and another one of whom nothing is taken.
+        for (accepted, piece) in [(1, "a.b 1 1\na.c"), (2, " 1 1\na.d 1")] {
+            senders[1].write_all(piece.as_bytes()).expect("send");
+            wait_for(|| listener.tally().accepted == accepted);
+        }
+        senders[0].write_all(b"GET / HTTP/1.1\r\nHost").expect("send");
+        wait_for(|| listener.open_connections() == 1);
         drop(senders);
         wait_for(|| listener.open_connections() == 0);
         listener.stop();
         thread.join().expect("ended");
         let sources = listener.sources();
         let [source] = sources.entries() else { panic!("one source") };
-        assert_eq!((source.address, source.sum.connections, source.sum.lines), ([127, 0, 0, 1].into(), 2, 2));
+        assert_eq!((source.address, source.sum.connections), ([127, 0, 0, 1].into(), 2));
+        assert_eq!((source.sum.lines, source.sum.refused), (4, 2), "a request and a line without an end are refused");
         let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
         let tally = listener.tally();
         assert_eq!((taken, tally.accepted, tally.handed_over), (2, 2, 2));
