@@ -1,5 +1,7 @@
 //! What a flusher does after each outcome, on a clock that only waiting moves.
 
+mod parts;
+
 use std::sync::{Mutex, PoisonError};
 
 use super::*;
@@ -362,7 +364,8 @@ async fn sizes_that_a_backend_takes_are_learned_and_grow_again() {
     }
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(bench.pending(), 0);
-    let largest = bench.script.requests().iter().map(|request| request.text.len() as u64).max();
+    let after = &bench.script.requests()[before.len()..];
+    let largest = after.iter().map(|request| request.text.len() as u64).max();
     assert!(largest > Some(MOST_BYTES - 40_000), "{largest:?}");
     running.abort();
 }
@@ -394,6 +397,34 @@ async fn a_far_backend_has_several_requests_under_way_and_a_failing_one_has_one(
     bench.run(TEN_MINUTES).await;
     let times: Vec<Duration> = bench.script.requests().iter().map(|request| request.at).collect();
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= delay), "{times:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_under_way_together_when_a_backend_goes_cost_one_pause() {
+    for seed in 0..20 {
+        fastrand::seed(seed);
+        let (mut count, times) = (0, Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&times);
+        let mut bench = Bench::delayed(4, move |request| {
+            count += 1;
+            if count <= 8 {
+                return (Duration::from_millis(5), delivered());
+            }
+            // All of them end within the shortest pause.
+            let delay = Duration::from_millis(10 + 10 * (count % 4));
+            seen.lock().expect("no panic").push((request.at, request.at + delay));
+            (delay, Outcome::new(Fate::Down, String::new()))
+        });
+        for _ in 0..2_000 {
+            bench.add("db", 100);
+        }
+        bench.run(Duration::from_secs(5)).await;
+        let times = times.lock().expect("no panic").clone();
+        let first_end = times.iter().map(|(_, end)| *end).min().expect("it failed");
+        let (under_way, later): (Vec<_>, Vec<_>) = times.iter().copied().partition(|(begin, _)| *begin < first_end);
+        assert_eq!(under_way.len(), 4, "{times:?}");
+        assert!(later[0].0 - first_end <= Duration::from_millis(260), "{seed}: as after one failure: {times:?}");
+    }
 }
 
 /// A stop ends a pause, gives one more try, and then those tries that are worth it, at short intervals.
