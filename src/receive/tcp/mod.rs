@@ -305,6 +305,8 @@ mod tests {
             senders[1].write_all(piece.as_bytes()).expect("send");
             wait_for(|| listener.tally().accepted == accepted);
         }
+        // What was taken is handed over and shown also when nothing comes any more.
+        wait_for(|| gate.handed_over() == 2 && listener.sources().entries().iter().any(|one| one.sum.lines == 2));
         senders[0].write_all(b"GET / HTTP/1.1\r\nHost").expect("send");
         wait_for(|| listener.open_connections() == 1);
         drop(senders);
@@ -318,6 +320,27 @@ mod tests {
         let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
         let tally = listener.tally();
         assert_eq!((taken, tally.accepted, tally.handed_over), (2, 2, 2));
+    }
+
+    #[test]
+    fn lines_are_gathered_as_long_as_a_batch_may_wait() {
+        let gate = Gate { is_open: Arc::new(true.into()), ..Gate::default() };
+        let listener = bind("127.0.0.1:0");
+        let limits = Limits { lines: u64::MAX, age: Duration::from_secs(3600) };
+        let pool = Pool::new(1, Builder::least_buffer_bytes());
+        let thread = listener.start(&pool, limits, &gate, &Order::default()).expect("start");
+        let mut sender = TcpStream::connect(listener.address()).expect("connect");
+        for accepted in 1..=5 {
+            sender.write_all(b"a.b 1 1\n").expect("send");
+            wait_for(|| listener.tally().accepted == accepted);
+            // All that was to be done on its thread is done when it answers.
+            listener.pulse().ask();
+            wait_for(|| listener.pulse().is_answered());
+        }
+        assert_eq!(gate.handed_over(), 0);
+        listener.stop();
+        thread.join().expect("ended");
+        assert_eq!((gate.handed_over(), gate.taken.lock().expect("no panic").len()), (5, 1));
     }
 
     #[test]
