@@ -174,6 +174,25 @@ mod tests {
                 std::thread::yield_now();
             }
         });
+        // And it sleeps meanwhile: it does not look at the ring more often than it is woken.
+        let (producer, consumer) = ring(2);
+        let looks = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while consumer.pop().is_none() {
+                    looks.fetch_add(1, Ordering::Relaxed);
+                    consumer.wait(HOUR);
+                }
+            });
+            for wakes in 0..20 {
+                while looks.load(Ordering::Relaxed) <= wakes {
+                    producer.wake();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            producer.hand_over(batch()).expect("room");
+        });
+        assert!(looks.load(Ordering::Relaxed) < 1000);
         let (producer, consumer) = ring(2);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(move || {

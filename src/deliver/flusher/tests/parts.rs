@@ -29,7 +29,7 @@ async fn what_fails_while_its_destination_is_divided_waits_until_that_is_done() 
         if request.text.starts_with("divided") {
             (Duration::from_secs(1), refusing(request))
         } else if request.text.starts_with("failing") && std::mem::take(&mut fails) {
-            (Duration::from_millis(1500), Outcome::new(Fate::Transient, "not now".to_owned()))
+            (Duration::from_millis(1700), Outcome::new(Fate::Transient, "not now".to_owned()))
         } else {
             (Duration::from_millis(1), delivered())
         }
@@ -47,6 +47,28 @@ async fn what_fails_while_its_destination_is_divided_waits_until_that_is_done() 
     let last = |name: &str| requests.iter().rposition(|request| request.text.starts_with(name)).expect("it was sent");
     assert!(requests.iter().filter(|request| request.text.starts_with("failing")).count() == 2);
     assert!(bench.pending() == 0 && last("failing") > last("divided"), "{requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_is_due_waits_for_a_connection_that_is_busy() {
+    fastrand::seed(12);
+    let mut bench = Bench::delayed(1, |request| match request.database.as_str() {
+        "busy" => (Duration::from_secs(1), delivered()),
+        _ if request.text.contains(" 7\n") => (Duration::from_millis(1), Outcome::new(Fate::Failed, String::new())),
+        _ => (Duration::from_millis(1), delivered()),
+    });
+    bench.add("divided", 100);
+    let running = tokio::spawn(bench.flusher.take().expect("it runs once").run());
+    // There is always something else to send, too.
+    for _ in 0..600 {
+        bench.add("busy", 1);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    running.abort();
+    let ledger = bench.journal.snapshot().ledgers.remove(0);
+    let poison = ledger.rejected[Rejection::Poison as usize];
+    assert_eq!((ledger.pending, ledger.delivered, poison), (0, 699, 1));
 }
 
 #[tokio::test(start_paused = true)]
