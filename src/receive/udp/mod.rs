@@ -291,6 +291,24 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_datagrams_are_taken_whole() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(setup(any, 1), &mut Inherited::default()).expect("bind");
+        let sender = UdpSocket::bind(any).expect("bind");
+        let kept = Kept::default();
+        let limits = Limits { lines: 10_000, age: Duration::from_secs(3600) };
+        let threads = listener.start(&Pool::new(1, Builder::least_buffer_bytes()), limits, &kept).expect("start");
+        // 65,507 bytes are what IPv4 can carry.
+        let lines = 65_507 / 8;
+        sender.send_to("m v=1 1\n".repeat(lines).as_bytes(), listener.address()).expect("send");
+        wait_for(|| listener.tally().datagrams == 1);
+        listener.stop();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        let tally = listener.tally();
+        assert_eq!((tally.truncated, tally.accepted, kept.handed_over()), (0, lines as u64, lines as u64));
+    }
+
+    #[test]
     fn the_drops_of_all_workers_are_counted() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = Listener::bind(setup(any, 2), &mut Inherited::default()).expect("bind");
