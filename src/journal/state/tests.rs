@@ -4,6 +4,7 @@ mod condition;
 mod disk;
 mod memory;
 mod owed;
+mod renewed;
 mod shown;
 
 use std::time::Duration;
