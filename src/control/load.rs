@@ -76,7 +76,7 @@ impl Config {
             None => String::new(),
         };
         let name = file.map_or_else(String::new, |path| path.display().to_string());
-        Self::of_text(Source { name, text }, overrides, file.is_some())
+        Self::of_text(&Source { name, text }, overrides, file.is_some())
     }
 
     /// The same of influxdb-relay's file; and what differs from it.
@@ -86,16 +86,16 @@ impl Config {
     pub fn load_relays(file: &Path, overrides: Overrides) -> Result<(Self, Vec<String>), ConfigError> {
         let Converted { text, differs } = relay_toml::convert(file).map_err(ConfigError)?;
         let source = Source { name: format!("{} (converted)", file.display()), text };
-        Ok((Self::of_text(source, overrides, true)?, differs))
+        Ok((Self::of_text(&source, overrides, true)?, differs))
     }
 
-    fn of_text(source: Source, overrides: Overrides, is_file: bool) -> Result<Self, ConfigError> {
+    fn of_text(source: &Source, overrides: Overrides, is_file: bool) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(&source.text).map_err(|error| source.syntax(&error))?;
         if !is_file {
             config.data_dir = PathBuf::from(DATA_DIR_WITHOUT_FILE);
         }
         config.apply(overrides);
-        config.check(&source)?;
+        config.check(source)?;
         Ok(config)
     }
 
