@@ -7,8 +7,8 @@ use std::fmt;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 
 /// A user with a password, or a token.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,6 +45,15 @@ impl Credentials {
             return Ok(Some(Self { user: user.map(str::to_owned), secret: password.to_owned() }));
         }
         Ok(header.and_then(|value| Self::of_header(value.to_str().ok()?)))
+    }
+
+    /// The same as a header of the form `Basic`; none for a token alone.
+    pub fn basic(&self) -> Option<HeaderValue> {
+        let user = self.user.as_ref()?;
+        let pair = BASE64_STANDARD.encode(format!("{user}:{}", self.secret));
+        let mut value = HeaderValue::from_str(&format!("Basic {pair}")).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     fn of_header(text: &str) -> Option<Self> {

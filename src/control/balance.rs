@@ -14,7 +14,7 @@ use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, BackendSetup, Durability, Journal, Rejection, ring};
 use crate::receive::Listener;
-use crate::receive::http::Claim;
+use crate::receive::http::Host;
 use crate::receive::tcp::Order;
 use crate::receive::udp::Inherited;
 
@@ -37,7 +37,8 @@ fn parts(ring_batches: usize) -> Parts {
     let listeners = setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound"));
     let backends = ["a", "b"].map(str::to_owned);
     let setup = |name| BackendSetup { name, address: String::new(), replay_share: 0.5 };
-    let shown = |name| BackendView { name, url: String::new(), health: Arc::default(), letters: None };
+    let shown =
+        |name| BackendView { name, url: String::new(), health: Arc::default(), letters: None, statements: None };
     let (ring, consumer) = ring(ring_batches);
     let view = View {
         started: Instant::now(),
@@ -54,8 +55,8 @@ fn parts(ring_batches: usize) -> Parts {
 fn start<H: HandOver + Clone + Sync + 'static>(view: &View, out: &H) -> Vec<JoinHandle<()>> {
     let pool = Pool::new(4, Builder::least_buffer_bytes());
     let (limits, order) = (Limits { lines: 3, age: Duration::from_millis(1) }, Order::default());
-    let claim = Claim::new(|| "1.8.10".to_owned());
-    let answers = (Step::Accepted, &claim);
+    let host = Host::of_test();
+    let answers = (Step::Accepted, &host);
     view.listeners
         .iter()
         .flat_map(|listener| listener.start(&pool, limits, out, &order, answers).expect("threads"))

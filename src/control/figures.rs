@@ -36,6 +36,7 @@ fn picture() -> Value {
         url: String::new(),
         health: Arc::<Health>::default(),
         letters: None,
+        statements: None,
     };
     let view = View {
         started: Instant::now(),
@@ -132,6 +133,7 @@ const BACKEND: &[(&str, &str)] = &[
     ("dead_letters_evicted_lines_total", "dead_letters/evicted"),
     ("dead_letters_lines", "dead_letters/kept"),
     ("dead_letters_bytes", "dead_letters/bytes"),
+    ("statements_pending", "statements_pending"),
     ("pending_lines", "pending_lines"),
     ("pending_bytes", "pending_bytes"),
     ("pending_on_disk_lines", "pending_on_disk_lines"),

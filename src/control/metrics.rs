@@ -158,6 +158,7 @@ impl Metrics {
         let dropped = backends().flat_map(|(labels, backend)| by(labels, "reason", &backend.dropped_lines));
         counter(out, "dropped_lines", "Lines given up, by reason", dropped.collect())?;
         for (name, help, values) in [
+            one("statements_pending", "Statements that it is owed", |backend| backend.statements_pending),
             one("pending_lines", "Lines not yet acknowledged", |backend| backend.pending_lines),
             one("pending_bytes", "Bytes of those in the journal", |backend| backend.pending_bytes),
             one("dead_letters_lines", "Refused lines that are kept", |one| one.dead_letters.kept),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sources::SourcesStatus;
 use super::table::sum;
+use crate::deliver::statements::Statements;
 use crate::deliver::{Health, dead_letters};
 use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::ring::Producer;
@@ -45,6 +46,8 @@ pub struct BackendView {
     pub health: Arc<Health>,
     /// The lines that it will never take; none where nothing keeps them.
     pub letters: Option<Arc<dead_letters::DeadLetters>>,
+    /// The statements that it is owed; none where nothing keeps them.
+    pub statements: Option<Arc<Statements>>,
 }
 
 /// All figures since the start, as `/api/status` gives them.
@@ -167,6 +170,9 @@ pub struct Backend {
     /// Destinations that wait until an operator acts.
     #[serde(default)]
     pub held: Vec<Held>,
+    /// Statements that it is owed.
+    #[serde(default)]
+    pub statements_pending: u64,
     /// Lines that it will never take.
     #[serde(default)]
     pub dead_letters: dead_letters::Figures,
@@ -378,6 +384,7 @@ impl Backend {
             retries,
             last_error: view.health.last_error(),
             held: view.health.held().into_iter().map(Held::from).collect(),
+            statements_pending: view.statements.as_ref().map_or(0, |statements| statements.pending(&view.name)),
             dead_letters: view.letters.as_ref().map(|letters| letters.figures(&view.name)).unwrap_or_default(),
             latency_ms: Latency::new(&ledger.latency),
         }

@@ -53,6 +53,10 @@ impl Status {
                 write_line(&mut text, format_args!("{} dropped {lines} lines: {reason}", backend.name));
             }
         }
+        for backend in self.backends.iter().filter(|backend| backend.statements_pending > 0) {
+            let (name, count) = (&backend.name, backend.statements_pending);
+            write_line(&mut text, format_args!("{name} is owed {count} statements, which it gets once it is up"));
+        }
         for backend in self.backends.iter().filter(|backend| backend.state != "up") {
             let nothing = if backend.state == "unknown" { "not reached yet" } else { "no error told" };
             let error = backend.last_error.as_deref().unwrap_or(nothing);

@@ -23,6 +23,7 @@ mod relay;
 pub mod resend;
 pub mod restore;
 mod secret;
+pub mod statements;
 mod tls;
 
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ use influx::Influx;
 use outcome::Fate;
 use probe::{Probe, Probed};
 use relay::Relay;
+use statements::Statements;
 
 pub use archive::{Bounds, MAX_FOLDER_BYTES, folder_bytes};
 pub use client::Times;
@@ -125,11 +127,17 @@ impl Backend {
         health: Arc<Health>,
         letters: Arc<DeadLetters>,
         destinations: Vec<Arc<Destination>>,
+        statements: &Arc<Statements>,
         closing: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let Setup { name, limits, concurrency, retry_max, probe_interval, .. } = self.setup;
         if let Endpoint::Archive(archive) = &self.endpoint {
             drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
+        }
+        if let Endpoint::Influx(influx) = &self.endpoint {
+            let (shown, closing) = (Arc::clone(&health), closing.clone());
+            let serving = Arc::clone(statements).serve(name.clone(), influx.another(), shown, closing, retry_max);
+            drop(runtime.spawn(serving));
         }
         let probe = Probe::new(name.clone(), self.endpoint.probed(), destinations, (probe_interval, retry_max));
         drop(runtime.spawn(probe.run(Arc::clone(&health), closing.clone())));

@@ -11,6 +11,7 @@
 mod convert;
 mod format;
 mod graphite;
+pub mod influxql;
 mod keys;
 pub mod line;
 mod netdata_json;

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use crate::batch::{Builder, Limits, Pool, Step};
@@ -40,11 +40,12 @@ use crate::control::data_dir::{DataDir, LockError};
 use crate::control::socket::{self, SocketFile};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::dead_letters::DeadLetters;
+use crate::deliver::statements::{Asker, Statements};
 use crate::deliver::{self, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
 use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
-use crate::receive::http::Claim;
+use crate::receive::http::{Claim, Creator, Host};
 use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files, tcp};
 
@@ -181,7 +182,10 @@ impl Relay {
         let journal = opening::open(config, open)?;
         let (ring, consumer) = ring(RING_BATCHES);
         let letters = open_dead_letters(config)?;
-        let view = view(config, listeners, &journal, &ring, &letters);
+        let statements = Statements::open(&config.data_dir)
+            .map_err(|error| StartError::DataDir(config.data_dir.display().to_string(), error))?;
+        let statements = Arc::new(statements);
+        let view = view(config, listeners, &journal, &ring, &letters, &statements);
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
         drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
         let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
@@ -194,7 +198,15 @@ impl Relay {
         let flushers = flushers.filter(|(place, _)| moved[*place].is_none()).map(|(place, (backend, shown))| {
             let (reader, health) = (journal.reader(place), Arc::clone(&shown.health));
             let destinations = view.listeners.iter().map(|listener| Arc::new(listener.destination().clone())).collect();
-            backend.start(runtime.handle(), reader, health, Arc::clone(&letters), destinations, closing.subscribe())
+            backend.start(
+                runtime.handle(),
+                reader,
+                health,
+                Arc::clone(&letters),
+                destinations,
+                &statements,
+                closing.subscribe(),
+            )
         });
         let flushers = flushers.collect();
         let journal_stop = Arc::new(AtomicBool::new(false));
@@ -204,7 +216,8 @@ impl Relay {
         let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
         let journal_thread =
             opening::start(&view, consumer, &journal_stop, Arc::clone(&journal_pulse)).map_err(StartError::Thread)?;
-        let answers = (step(config.journal.durability), claim(&view));
+        let host = Host { claim: claim(&view), create: create(&statements, runtime.handle()) };
+        let answers = (step(config.journal.durability), host);
         let workers = start_workers(&view.listeners, &setups, &ring, &answers).map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
@@ -325,12 +338,14 @@ fn view(
     journal: &Journal,
     ring: &Producer,
     letters: &Arc<DeadLetters>,
+    statements: &Arc<Statements>,
 ) -> View {
     let backends = config.backend.iter().map(|backend| BackendView {
         name: backend.name.clone(),
         url: backend.url.to_string(),
         health: Arc::new(Health::default()),
         letters: Some(Arc::clone(letters)),
+        statements: Some(Arc::clone(statements)),
     });
     View {
         started: Instant::now(),
@@ -370,7 +385,7 @@ fn start_workers(
     listeners: &[Listener],
     backends: &[deliver::Setup],
     ring: &Producer,
-    (step, claim): &(Step, Claim),
+    (step, host): &(Step, Host),
 ) -> io::Result<Vec<JoinHandle<()>>> {
     // A record is never split, so that it must fit the smallest request of any backend.
     let bytes = backends.iter().map(|setup| setup.limits.bytes).fold(BATCH_BYTES, u64::min);
@@ -379,7 +394,7 @@ fn start_workers(
     let pool = Pool::new(IDLE_BUFFERS, buffer_bytes);
     let (mut threads, order) = (Vec::new(), tcp::Order::default());
     for listener in listeners {
-        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, claim))?);
+        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, host))?);
     }
     Ok(threads)
 }
@@ -399,6 +414,17 @@ fn claim(view: &View) -> Claim {
     Claim::new(move || {
         let versions = backends.iter().filter_map(|backend| backend.health.version());
         versions.min_by_key(|version| numbers(version)).unwrap_or_else(|| UNKNOWN_VERSION.to_owned())
+    })
+}
+
+/// Runs a statement on the backends, on their runtime.
+fn create(statements: &Arc<Statements>, runtime: &Handle) -> Creator {
+    let (statements, runtime) = (Arc::clone(statements), runtime.clone());
+    Creator::new(move |statement, may_administer, authorization| {
+        let statements = Arc::clone(&statements);
+        let asker = if may_administer { Asker::Administrator } else { Asker::Client(authorization) };
+        let running = runtime.spawn(async move { statements.run(&statement, asker).await });
+        Box::pin(async move { running.await.map_err(|error| error.to_string())? })
     })
 }
 

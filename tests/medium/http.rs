@@ -12,10 +12,10 @@ use crate::support::{Running, Scripted, config, no_content, wait_for};
 
 /// An answer: its status, its head in lower case, its body.
 #[derive(Debug)]
-struct Answered {
-    status: u16,
+pub(crate) struct Answered {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answered {
@@ -27,21 +27,21 @@ impl Answered {
 }
 
 /// A client's connection.
-struct Client(TcpStream);
+pub(crate) struct Client(TcpStream);
 
 impl Client {
-    fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
         Self(stream)
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         // One that was answered before its end is not read to its end.
         drop(self.0.write_all(bytes));
     }
 
-    fn answer(&mut self) -> Answered {
+    pub(crate) fn answer(&mut self) -> Answered {
         let mut bytes = Vec::new();
         let mut byte = [0];
         while !bytes.ends_with(b"\r\n\r\n") {
@@ -58,7 +58,7 @@ impl Client {
         answered
     }
 
-    fn post(&mut self, target: &str, headers: &str, body: &[u8]) -> Answered {
+    pub(crate) fn post(&mut self, target: &str, headers: &str, body: &[u8]) -> Answered {
         let head = format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
         self.send(&[head.as_bytes(), body].concat());
         self.answer()

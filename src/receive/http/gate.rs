@@ -51,6 +51,29 @@ impl Gate {
         database: &str,
     ) -> Result<(), Problem> {
         let Some(auth) = &self.auth else { return Ok(()) };
+        let identity = self.identify(auth, uri, headers, source).await?;
+        if auth.may_write(&identity, database) { Ok(()) } else { Err(Problem::NoRight(database.to_owned())) }
+    }
+
+    /// Whether the request's sender may administer here: nobody whom this relay does not know, and must be known if it knows
+    /// anybody.
+    ///
+    /// # Errors
+    /// Why it may not even ask.
+    pub(super) async fn may_administer(&self, uri: &Uri, headers: &HeaderMap, source: IpAddr) -> Result<bool, Problem> {
+        let Some(auth) = &self.auth else { return Ok(false) };
+        let identity = self.identify(auth, uri, headers, source).await?;
+        if auth.may_administer(&identity) { Ok(true) } else { Err(Problem::NoAdministrator) }
+    }
+
+    /// Who sends the request.
+    async fn identify(
+        &self,
+        auth: &Arc<Auth>,
+        uri: &Uri,
+        headers: &HeaderMap,
+        source: IpAddr,
+    ) -> Result<Identity, Problem> {
         let mut parameters = parameters(uri.query().unwrap_or_default());
         let (user, password) = (parameters.remove("u"), parameters.remove("p"));
         let credentials = Credentials::of(user.as_deref(), password.as_deref(), headers)
@@ -61,8 +84,7 @@ impl Gate {
             Known::Wrong => None,
             Known::Unknown => self.check(auth, credentials, source).await?,
         };
-        let Some(identity) = identity else { return Err(Problem::Unauthorized) };
-        if auth.may_write(&identity, database) { Ok(()) } else { Err(Problem::NoRight(database.to_owned())) }
+        identity.ok_or(Problem::Unauthorized)
     }
 
     /// Checks credentials that nothing is known of, on a thread of its own.

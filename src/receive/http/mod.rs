@@ -10,6 +10,7 @@
 //! | `destinations` | where lines may go |
 //! | `write` | a body's way to the journal |
 //! | `shelf` | batches that wait for room |
+//! | `statements` | what writers ask at their start |
 //! | `answer`, `problem` | what is answered, in each endpoint's form |
 //! | `serve`, `stream` | connections, and their limits |
 //!
@@ -23,16 +24,20 @@ mod problem;
 mod request;
 mod serve;
 mod shelf;
+mod statements;
 mod stream;
 mod write;
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use http::HeaderValue;
 use tokio::sync::watch;
 
 use super::intake::{self, Intake, Shown};
@@ -98,6 +103,48 @@ impl fmt::Debug for Claim {
     }
 }
 
+/// What a statement comes to: it is done or owed, or a backend says no.
+type Created = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Create = dyn Fn(String, bool, Option<HeaderValue>) -> Created + Send + Sync;
+
+/// Runs statements that create something.
+#[derive(Clone)]
+pub struct Creator(Arc<Create>);
+
+impl Creator {
+    /// What this makes of a statement, of whether its sender may administer here, and of its credentials.
+    pub fn new(create: impl Fn(String, bool, Option<HeaderValue>) -> Created + Send + Sync + 'static) -> Self {
+        Self(Arc::new(create))
+    }
+
+    fn run(&self, statement: String, may_administer: bool, authorization: Option<HeaderValue>) -> Created {
+        (self.0)(statement, may_administer, authorization)
+    }
+}
+
+impl fmt::Debug for Creator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Creator")
+    }
+}
+
+/// What a listener asks of the rest of the relay.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The version to claim.
+    pub claim: Claim,
+    /// What runs statements.
+    pub create: Creator,
+}
+
+#[cfg(test)]
+impl Host {
+    /// One that takes every statement.
+    pub(crate) fn of_test() -> Self {
+        Self { claim: Claim::new(|| "1.8.10".to_owned()), create: Creator::new(|_, _, _| Box::pin(async { Ok(()) })) }
+    }
+}
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
@@ -134,7 +181,7 @@ impl Listener {
         pool: &Arc<Pool>,
         limits: Limits,
         out: &H,
-        (step, claim): (Step, &Claim),
+        (step, host): (Step, &Host),
     ) -> io::Result<JoinHandle<()>>
     where
         H: HandOver + Clone + Sync + 'static,
@@ -146,11 +193,11 @@ impl Listener {
         let intake = Intake::new((&self.setup.intake, self.address), shown, pool, limits, shelf.clone());
         let claim = match self.setup.version.clone() {
             Some(version) => Claim::new(move || version.clone()),
-            None => claim.clone(),
+            None => host.claim.clone(),
         };
         let parts = serve::Parts {
             setup: Setup { listen: self.address, ..self.setup.clone() },
-            claim,
+            host: Host { claim, create: host.create.clone() },
             open: Arc::clone(&self.open),
             stop: self.stop.subscribe(),
             pulse: Arc::clone(&self.pulse),

@@ -36,6 +36,8 @@ pub(super) enum Problem {
     Unauthorized,
     /// Somebody who may not write there.
     NoRight(String),
+    /// Somebody who may not create anything.
+    NoAdministrator,
     /// Too many passwords are being checked, or too many of the source's were wrong.
     Busy,
     NotFound,
@@ -68,6 +70,9 @@ impl Answer {
             }
             Problem::NoRight(name) => {
                 (S::FORBIDDEN, "forbidden", format!("no right to write to {}", quoted(name)), api != Api::V2)
+            }
+            Problem::NoAdministrator => {
+                (S::FORBIDDEN, "forbidden", "no right to create anything (admin = true)".to_owned(), false)
             }
             Problem::Busy => (
                 S::SERVICE_UNAVAILABLE,
@@ -173,6 +178,7 @@ mod tests {
             Problem::Cut,
             Problem::Unauthorized,
             Problem::NoRight(name()),
+            Problem::NoAdministrator,
             Problem::Busy,
             Problem::NotServed(name()),
             Problem::TooMany(name()),

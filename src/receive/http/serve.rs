@@ -39,7 +39,7 @@ use super::request::{Api, Asked};
 use super::shelf::Shelf;
 use super::stream::{Phase, Progress, Socket, Stream};
 use super::write::{self, Job};
-use super::{Claim, Setup};
+use super::{Host, Setup, statements};
 use crate::batch::{HandOver, Step};
 use crate::protocol::Format;
 use crate::receive::Pulse;
@@ -69,7 +69,7 @@ const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// What the thread is made of.
 pub(super) struct Parts<H> {
     pub(super) setup: Setup,
-    pub(super) claim: Claim,
+    pub(super) host: Host,
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pulse: Arc<Pulse>,
@@ -81,7 +81,7 @@ pub(super) struct Parts<H> {
 
 /// Runs until told to stop, then ends the requests that are under way, and ends.
 pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    let Parts { setup, claim, open, stop, pulse, shelf, intake, step } = parts;
+    let Parts { setup, host, open, stop, pulse, shelf, intake, step } = parts;
     let destinations = Destinations::new(
         Arc::clone(&setup.intake.destination),
         setup.databases.clone(),
@@ -103,7 +103,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         intake: RefCell::new(intake),
         noted: Notify::new(),
         setup,
-        claim,
+        host,
         open,
         stop,
         shelf,
@@ -118,14 +118,14 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
 /// What all connections of a listener share; all of it is used on one thread.
 pub(super) struct Serving<H> {
     pub(super) setup: Setup,
-    claim: Claim,
+    pub(super) host: Host,
     open: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
     pub(super) shelf: Shelf<H>,
-    gate: Gate,
+    pub(super) gate: Gate,
     pub(super) intake: RefCell<Intake<Shelf<H>>>,
     crowd: RefCell<Crowd<TcpStream>>,
-    destinations: RefCell<Destinations>,
+    pub(super) destinations: RefCell<Destinations>,
     logs: Logs,
     /// The table of sources may have changed.
     noted: Notify,
@@ -325,7 +325,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         intake.publish();
         drop(intake);
         let is_stopping = *self.stop.borrow();
-        let version = HeaderValue::from_str(&self.claim.says()).unwrap_or(HeaderValue::from_static("1.8.10"));
+        let version = HeaderValue::from_str(&self.host.claim.says()).unwrap_or(HeaderValue::from_static("1.8.10"));
         let mut response = answer.response(&headers, &version);
         if is_stopping {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -361,11 +361,11 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             }
             Asked::Ping { is_verbose: false } => Answer::empty(StatusCode::NO_CONTENT),
             Asked::Ping { is_verbose: true } => {
-                Answer::json(StatusCode::OK, &serde_json::json!({ "version": self.claim.says() }))
+                Answer::json(StatusCode::OK, &serde_json::json!({ "version": self.host.claim.says() }))
             }
             Asked::Health => self.health(),
             Asked::Ready => self.ready(),
-            Asked::Query { statement } => self.query(statement.as_deref()),
+            Asked::Query { statement } => statements::answer(self, statement, request, source).await,
             Asked::Options => Answer::empty(StatusCode::OK),
             Asked::NotAllowed(_, allow) => problem(&Problem::NotAllowed(allow)),
             Asked::Unknown(_) => self.refuse(api, request, &Problem::NotFound).await,
@@ -405,7 +405,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let (status, word) = if is_full { (StatusCode::SERVICE_UNAVAILABLE, "fail") } else { (StatusCode::OK, "pass") };
         let message = if is_full { "memory and disk are used up" } else { "ready for queries and writes" };
         let body = serde_json::json!({
-            "name": "influxdb", "message": message, "status": word, "checks": [], "version": self.claim.says(),
+            "name": "influxdb", "message": message, "status": word, "checks": [], "version": self.host.claim.says(),
         });
         Answer::json(status, &body)
     }
@@ -415,22 +415,6 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let started = humantime::format_rfc3339_seconds(std::time::SystemTime::now() - up).to_string();
         let up = humantime::format_duration(up).to_string().replace(' ', "");
         Answer::json(StatusCode::OK, &serde_json::json!({ "status": "ready", "started": started, "up": up }))
-    }
-
-    /// What writers ask at their start.
-    fn query(&self, statement: Option<&str>) -> Answer {
-        let words: Vec<&str> =
-            statement.unwrap_or_default().trim_matches([' ', ';', '\n']).split_whitespace().collect();
-        if let [show, databases] = words[..]
-            && show.eq_ignore_ascii_case("show")
-            && databases.eq_ignore_ascii_case("databases")
-        {
-            let values: Vec<[String; 1]> = self.destinations.borrow().names().into_iter().map(|name| [name]).collect();
-            let series = serde_json::json!([{ "name": "databases", "columns": ["name"], "values": values }]);
-            let results = serde_json::json!({ "results": [{ "statement_id": 0, "series": series }] });
-            return Answer::json(StatusCode::OK, &results);
-        }
-        Answer::of_problem(Api::V1, &Problem::Reads, self.setup.is_safe)
     }
 
     /// Publishes the table of sources also when nothing comes any more.
