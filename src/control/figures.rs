@@ -422,7 +422,13 @@ fn every_figure_of_a_ledger_is_shown_under_its_own_name() {
     for (lines, microseconds) in [(90, 11_000), (9, 22_000), (1, 33_000)] {
         ledger.latency.record_n(microseconds, lines).expect("in range");
     }
-    let view = BackendView { name: "a".to_owned(), url: "u".to_owned(), health: Arc::default(), letters: None };
+    let view = BackendView {
+        name: "a".to_owned(),
+        url: "u".to_owned(),
+        health: Arc::default(),
+        letters: None,
+        statements: None,
+    };
     let shown = Backend::new(&view, &ledger, 8.5, 7000, 300);
     // A histogram keeps two digits.
     let about = |value: f64, expected: f64| (value - expected).abs() < expected / 50.0;

@@ -183,7 +183,7 @@ impl Statements {
         file.write_all(&serde_json::to_vec(owed)?)?;
         file.sync_all()?;
         std::fs::rename(&new, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        File::open(self.path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
     }
 
     fn owed(&self) -> MutexGuard<'_, Vec<Owed>> {

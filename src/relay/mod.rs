@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
-use crate::batch::{Builder, Limits, Pool, Step};
+use crate::batch::{Builder, Destination, Limits, Pool, Step};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
 use crate::control::data_dir::{DataDir, LockError};
@@ -41,7 +41,7 @@ use crate::control::socket::{self, SocketFile};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::dead_letters::DeadLetters;
 use crate::deliver::statements::{Asker, Statements};
-use crate::deliver::{self, Backend, Health, SetupError};
+use crate::deliver::{self, Around, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
 use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
@@ -193,20 +193,16 @@ impl Relay {
         let (closing, _) = watch::channel(false);
         opening::hold_moved(&journal, &view);
         let moved = journal.moved_from();
+        let around = Around {
+            letters: Arc::clone(&letters),
+            statements: Arc::clone(&statements),
+            destinations: known_destinations(&view),
+            closing: closing.subscribe(),
+        };
         let flushers = backends.into_iter().zip(view.backends.iter()).enumerate();
         // What is owed to a server at another address is nobody else's.
         let flushers = flushers.filter(|(place, _)| moved[*place].is_none()).map(|(place, (backend, shown))| {
-            let (reader, health) = (journal.reader(place), Arc::clone(&shown.health));
-            let destinations = view.listeners.iter().map(|listener| Arc::new(listener.destination().clone())).collect();
-            backend.start(
-                runtime.handle(),
-                reader,
-                health,
-                Arc::clone(&letters),
-                destinations,
-                &statements,
-                closing.subscribe(),
-            )
+            backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), &around)
         });
         let flushers = flushers.collect();
         let journal_stop = Arc::new(AtomicBool::new(false));
@@ -397,6 +393,12 @@ fn start_workers(
         threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, host))?);
     }
     Ok(threads)
+}
+
+/// Where lines go whose senders name no destination.
+fn known_destinations(view: &View) -> Vec<Arc<Destination>> {
+    let known = view.listeners.iter().map(|listener| listener.destination());
+    known.filter(|destination| !destination.database.is_empty()).map(|known| Arc::new(known.clone())).collect()
 }
 
 /// How safe lines must be before a request is answered for them.
