@@ -58,8 +58,10 @@ enum Form {
 /// Why a request is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
-    /// Memory and disk are used up, or the relay ends.
+    /// Memory and disk are used up, or the relay ends: the body was not looked at.
     Full,
+    /// Memory and disk were used up on the way. Some lines may be in the journal.
+    Half,
     /// The journal took too long, or lost some of it.
     Late,
     /// Its database is not among those that are taken.
@@ -75,10 +77,6 @@ pub(super) enum Problem {
     Encoding,
     /// The request is framed so that others may read it in another way.
     Framing(&'static str),
-    /// Bytes come too slowly.
-    Slow,
-    /// The client went away, or its framing broke.
-    Cut,
     NotFound,
     NotAllowed(&'static str),
     /// A statement that is for readers.
@@ -154,11 +152,15 @@ impl Answer {
                 "out of space for new data, nothing of this request was taken".to_owned(),
                 false,
             ),
+            Problem::Half => (
+                S::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "out of space for new data, some of this request may be missing: send it again".to_owned(),
+                false,
+            ),
             Problem::Late => {
                 (S::SERVICE_UNAVAILABLE, "unavailable", "the request was not kept in time".to_owned(), false)
             }
-            Problem::Slow => (S::REQUEST_TIMEOUT, "invalid", "the request came too slowly".to_owned(), false),
-            Problem::Cut => (S::BAD_REQUEST, "invalid", "the request was cut".to_owned(), false),
             Problem::NotServed(name) => {
                 (S::FORBIDDEN, "forbidden", format!("database {} is not served by this relay", quoted(name)), true)
             }
@@ -298,11 +300,14 @@ fn request_id(asked: &HeaderMap) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("0"))
 }
 
-/// A text as a header may have it: a line of it, without what acts.
+/// A text as a header may have it: on one line, as 1.x writes it, without what acts.
 fn header_text(text: &str) -> Option<HeaderValue> {
-    let plain: String =
-        text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(HEADER_BYTES).collect();
-    HeaderValue::from_str(&plain).ok()
+    let plain = |c| match c {
+        '\n' => ' ',
+        c if c.is_ascii_graphic() || c == ' ' => c,
+        _ => '?',
+    };
+    HeaderValue::from_str(&text.chars().map(plain).take(HEADER_BYTES).collect::<String>()).ok()
 }
 
 /// What is wrong with a request's lines, as 1.x says it.
@@ -384,8 +389,7 @@ mod tests {
         vec![
             Problem::Full,
             Problem::Late,
-            Problem::Slow,
-            Problem::Cut,
+            Problem::Half,
             Problem::NotServed(name()),
             Problem::TooMany(name()),
             Problem::NoDatabase,
@@ -467,7 +471,7 @@ mod tests {
         assert_eq!(listed["data"].as_array().expect("a list").len(), 4);
         let header = some.response(&HeaderMap::new(), &HeaderValue::from_static("1.8.10"));
         let header = header.headers()["x-influxdb-error"].to_str().expect("text");
-        assert!(header.contains("?unable to parse 'm,a=??X-Evil:"), "{header}");
+        assert!(header.contains(" unable to parse 'm,a=??X-Evil:"), "{header}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(super) struct Logs {
     displaced: Throttle,
     turned_away: Throttle,
     timed_out: Throttle,
+    unfinished: Throttle,
     refused: Throttle,
     full: Throttle,
 }
@@ -27,6 +28,7 @@ impl Logs {
             displaced: Throttle::default(),
             turned_away: Throttle::default(),
             timed_out: Throttle::default(),
+            unfinished: Throttle::default(),
             refused: Throttle::default(),
             full: Throttle::default(),
         }
@@ -64,6 +66,17 @@ impl Logs {
     pub(super) fn timed_out(&self, source: IpAddr) {
         let Some(Leave { untold }) = self.timed_out.pass() else { return };
         tracing::info!(listen = %self.listen, %source, untold, "ended a connection whose request did not come in time");
+    }
+
+    /// A request's head has come only in part, and all of them together are too large.
+    pub(super) fn unfinished(&self, source: IpAddr) {
+        let Some(Leave { untold }) = self.unfinished.pass() else { return };
+        tracing::warn!(
+            listen = %self.listen,
+            %source,
+            untold,
+            "ended a connection: unfinished requests take too much memory, and its one takes more than its share"
+        );
     }
 
     /// A request was answered. The address of one that was refused is worth a line; the lines that were bad have their own.

@@ -9,6 +9,7 @@
 //! | `destinations` | where lines may go |
 //! | `write` | a body's way to the journal |
 //! | `shelf` | batches that wait for room |
+//! | `kept` | what is not whole, of all connections |
 //! | `answer` | what is answered, in each endpoint's form |
 //! | `serve`, `stream` | connections, and their limits |
 //!
@@ -16,6 +17,7 @@
 
 mod answer;
 mod destinations;
+mod kept;
 mod logs;
 mod request;
 mod serve;

@@ -4,7 +4,7 @@
 //! and the time for it; the time without a request.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, Shutdown, TcpListener as StdListener};
 use std::pin::pin;
 use std::rc::Rc;
@@ -33,8 +33,8 @@ use super::logs::Logs;
 use super::request::{Api, Asked};
 use super::shelf::Shelf;
 use super::stream::{Phase, Progress, Stream};
-use super::write::{self, Job};
-use super::{Claim, Setup};
+use super::write::{self, Failed, Job};
+use super::{Claim, Setup, kept};
 use crate::batch::{HandOver, Step};
 use crate::protocol::Format;
 use crate::receive::Pulse;
@@ -46,6 +46,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may wait for its first request, and a request's head may take from its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(15);
 const LONGEST_HEAD: Duration = Duration::from_secs(10);
+/// How long a client may take none of its answers.
+const LONGEST_STUCK: Duration = Duration::from_secs(60);
 /// How long a connection may wait between requests: longer than any writer's interval.
 const IDLE: Duration = Duration::from_secs(180);
 /// The longest head, in bytes: Grafana's queries are long.
@@ -87,6 +89,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         logs: Logs::new(socket.local_addr().unwrap_or(setup.listen)),
         destinations: RefCell::new(destinations),
         begun: Instant::now(),
+        kept: kept::All::default(),
         intake: RefCell::new(intake),
         noted: Notify::new(),
         setup,
@@ -116,6 +119,7 @@ pub(super) struct Serving<H> {
     /// The table of sources may have changed.
     noted: Notify,
     begun: Instant,
+    pub(super) kept: kept::All,
     http: http1::Builder,
     pub(super) step: Step,
 }
@@ -196,16 +200,19 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             progress.phase.set(Phase::Working);
             let (serving, progress) = (Rc::clone(&self), Rc::clone(&progress));
             async move {
-                let response = Box::pin(serving.answer(request, source, progress.has_length.get())).await;
+                // The next head may have come already, and is not looked at.
+                let has_length = progress.has_length.take();
+                let response = Box::pin(serving.answer(request, source, has_length)).await;
                 progress.phase.set(Phase::Idle(Instant::now()));
-                Ok::<_, Infallible>(response)
+                response.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
             }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut stop = self.stop.clone();
-        let mut is_stopping = false;
+        let (mut is_stopping, mut head) = (false, self.kept.part());
         loop {
-            let due = self.due(&member, &progress);
+            let due = || due_at(member.opened, member.has_line.get(), &progress);
+            let until = due();
             tokio::select! {
                 // Clients that go away are not logged.
                 _ = connection.as_mut() => break,
@@ -213,9 +220,17 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                     connection.as_mut().graceful_shutdown();
                     is_stopping = true;
                 }
-                () = progress.is_slow.notified() => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
-                    if self.due(&member, &progress).is_some_and(|due| due <= Instant::now()) {
+                () = progress.is_slow.notified() => {
+                    if !head.set(progress.head_bytes.get(), self.open_connections()) {
+                        let mut intake = self.intake.borrow_mut();
+                        intake.tally().limited += 1;
+                        intake.publish();
+                        self.logs.unfinished(source);
+                        break;
+                    }
+                }
+                () = sleep_until(until.unwrap_or_else(Instant::now).into()), if until.is_some() => {
+                    if due().is_some_and(|due| due <= Instant::now()) {
                         let mut intake = self.intake.borrow_mut();
                         intake.tally().timed_out += 1;
                         intake.publish();
@@ -229,27 +244,26 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         self.show_open();
     }
 
-    /// When the connection is ended unless more comes.
-    fn due(&self, member: &Member<TcpStream>, progress: &Progress) -> Option<Instant> {
-        match progress.phase.get() {
-            Phase::Head(since) => Some(since + LONGEST_HEAD),
-            Phase::Idle(_) if !member.has_line.get() => Some(member.opened + FIRST_BYTE),
-            Phase::Idle(_) | Phase::Working => None,
-        }
-    }
-
+    /// Answers a request; none if its connection is to end without an answer.
     async fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
         source: IpAddr,
         has_length: bool,
-    ) -> Response<Full<Bytes>> {
+    ) -> Option<Response<Full<Bytes>>> {
         let headers = request.headers().clone();
         let is_head = *request.method() == Method::HEAD;
         let api = Api::of_path(request.uri().path());
         let answer = match framing(&request, has_length) {
-            Some(what) => Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing(),
+            Some(what) => Ok(Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing()),
             None => self.act(api, request, source).await,
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failed) => {
+                self.count_unanswered(&failed, source);
+                return None;
+            }
         };
         self.logs.answered(source, answer.status);
         let mut intake = self.intake.borrow_mut();
@@ -267,28 +281,37 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         if is_head {
             *response.body_mut() = Full::default();
         }
-        response
+        Some(response)
     }
 
-    async fn act(self: &Rc<Self>, api: Api, request: Request<Incoming>, source: IpAddr) -> Answer {
-        let problem = |problem: &Problem| Answer::of_problem(api, problem, self.setup.is_safe);
+    fn count_unanswered(&self, failed: &Failed, source: IpAddr) {
+        let mut intake = self.intake.borrow_mut();
+        intake.tally().requests += 1;
+        if matches!(failed, Failed::Slow) {
+            intake.tally().timed_out += 1;
+            self.logs.timed_out(source);
+        }
+        intake.publish();
+    }
+
+    async fn act(self: &Rc<Self>, api: Api, request: Request<Incoming>, source: IpAddr) -> Result<Answer, Failed> {
         let asked = match Asked::of(request.method(), request.uri()) {
             Ok(asked) => asked,
-            Err(wrong) => return self.refuse(api, request, &Problem::Query(wrong)).await,
+            Err(wrong) => return Ok(self.refuse(api, request, &Problem::Query(wrong)).await),
         };
-        match asked {
+        Ok(match asked {
             Asked::Write(wanted) => {
                 let destination = self.destinations.borrow_mut().of(&wanted);
                 let accepts_partial = wanted.accepts_partial;
                 let job =
                     destination.map(|destination| Job { destination, format: Some(Format::Influx), accepts_partial });
-                self.take(api, job, request, source).await
+                self.take(api, job, request, source).await?
             }
             Asked::Put => {
                 let format = self.setup.intake.format;
                 let job = self.destinations.borrow_mut().usual();
                 let job = job.map(|destination| Job { destination, format, accepts_partial: true });
-                self.take(api, job, request, source).await
+                self.take(api, job, request, source).await?
             }
             Asked::Ping { is_verbose: false } => Answer::empty(StatusCode::NO_CONTENT),
             Asked::Ping { is_verbose: true } => {
@@ -298,9 +321,9 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             Asked::Ready => self.ready(),
             Asked::Query { statement } => self.query(statement.as_deref()),
             Asked::Options => Answer::empty(StatusCode::OK),
-            Asked::NotAllowed(_, allow) => problem(&Problem::NotAllowed(allow)),
+            Asked::NotAllowed(_, allow) => self.refuse(api, request, &Problem::NotAllowed(allow)).await,
             Asked::Unknown(_) => self.refuse(api, request, &Problem::NotFound).await,
-        }
+        })
     }
 
     /// Takes lines, unless something keeps it from that which is known before the first one.
@@ -310,24 +333,25 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         job: Result<Job, Problem>,
         request: Request<Incoming>,
         source: IpAddr,
-    ) -> Answer {
+    ) -> Result<Answer, Failed> {
         let job = match job {
             Ok(_) if self.shelf.is_full() || *self.stop.borrow() => Err(Problem::Full),
             job => job,
         };
         let job = match job {
             Ok(job) => job,
-            Err(problem) => return self.refuse(api, request, &problem).await,
+            Err(problem) => return Ok(self.refuse(api, request, &problem).await),
         };
         match write::take(self, job, request, source).await {
-            Ok(told) => Answer::of_lines(api, &told, self.setup.reports_partial),
-            Err(problem) => Answer::of_problem(api, &problem, self.setup.is_safe).closing(),
+            Ok(told) => Ok(Answer::of_lines(api, &told, self.setup.reports_partial)),
+            Err(Failed::Problem(problem)) => Ok(Answer::of_problem(api, &problem, self.setup.is_safe).closing()),
+            Err(failed) => Err(failed),
         }
     }
 
     /// Says no to a request whose body is not looked at.
     async fn refuse(&self, api: Api, request: Request<Incoming>, problem: &Problem) -> Answer {
-        write::drain(&mut request.into_body()).await;
+        write::drain(request).await;
         Answer::of_problem(api, problem, self.setup.is_safe)
     }
 
@@ -383,9 +407,24 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         }
     }
 
+    pub(super) fn open_connections(&self) -> usize {
+        self.crowd.borrow().open()
+    }
+
     fn show_open(&self) {
         self.open.store(self.crowd.borrow().open() as u64, Ordering::Relaxed);
     }
+}
+
+/// When a connection is ended unless more comes, or goes.
+fn due_at(opened: Instant, has_asked: bool, progress: &Progress) -> Option<Instant> {
+    let read = match progress.phase.get() {
+        Phase::Head(since) => Some(since + LONGEST_HEAD),
+        Phase::Idle(_) if !has_asked => Some(opened + FIRST_BYTE),
+        Phase::Idle(_) | Phase::Working => None,
+    };
+    let written = progress.stuck.get().map(|since| since + LONGEST_STUCK);
+    [read, written].into_iter().flatten().min()
 }
 
 /// What is wrong with a request that a proxy before this relay may have read in another way.
@@ -410,4 +449,25 @@ fn framing(request: &Request<Incoming>, has_length: bool) -> Option<&'static str
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // The other end is never gone before that.
     drop(stop.wait_for(|stop| *stop).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_that_does_nothing_ends() {
+        let now = Instant::now();
+        let progress = Progress::new(now);
+        assert_eq!(due_at(now, false, &progress), Some(now + FIRST_BYTE));
+        assert_eq!(due_at(now, true, &progress), None, "the server's own limit for idle connections holds");
+        progress.phase.set(Phase::Head(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_HEAD));
+        progress.phase.set(Phase::Working);
+        assert_eq!(due_at(now, true, &progress), None, "a body has limits of its own");
+        progress.stuck.set(Some(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_STUCK));
+        progress.phase.set(Phase::Head(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_HEAD), "whatever is first");
+    }
 }

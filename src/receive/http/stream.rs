@@ -1,12 +1,12 @@
 //! A connection's bytes on their way to the HTTP server, which is told nothing of this: when a request's head began, so that
-//! one that comes too slowly is ended; when the last bytes came; and whether a head names a length. (The server drops that
+//! one that comes too slowly is ended; when the last bytes came; since when the client takes no answers; and whether a head names a length. (The server drops that
 //! where there is a `Transfer-Encoding` as well. A proxy before this relay may go by it, and see another request.)
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -33,8 +33,12 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) phase: Cell<Phase>,
-    /// A head is not whole although more would have to come.
+    /// A head is not whole although more would have to come, or answers do not go.
     pub(super) is_slow: Notify,
+    /// Since when answers do not go.
+    pub(super) stuck: Cell<Option<Instant>>,
+    /// How much of the last head came while it was one.
+    pub(super) head_bytes: Cell<usize>,
     /// What came of the head so far, without its whole lines.
     line: RefCell<Vec<u8>>,
     /// Whether a line of the head names a length.
@@ -43,8 +47,9 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Rc<Self> {
-        let (line, has_length) = Default::default();
-        Rc::new(Self { phase: Cell::new(Phase::Idle(now)), is_slow: Notify::new(), line, has_length })
+        let (stuck, head_bytes, line, has_length) = Default::default();
+        let phase = Cell::new(Phase::Idle(now));
+        Rc::new(Self { phase, is_slow: Notify::new(), stuck, head_bytes, line, has_length })
     }
 
     /// Bytes came.
@@ -52,12 +57,16 @@ impl Progress {
         match self.phase.get() {
             Phase::Working => return,
             Phase::Head(_) => {}
+            // Some clients end a body with a line end that is none of it.
+            Phase::Idle(_) if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => return,
             Phase::Idle(_) => {
                 self.phase.set(Phase::Head(now));
                 self.has_length.set(false);
+                self.head_bytes.set(0);
                 self.line.borrow_mut().clear();
             }
         }
+        self.head_bytes.set(self.head_bytes.get() + bytes.len());
         let mut line = self.line.borrow_mut();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             // An empty line ends the head.
@@ -144,10 +153,20 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         let stream = &self.member.stream;
         loop {
-            ready!(stream.poll_write_ready(context))?;
+            let Poll::Ready(is_ready) = stream.poll_write_ready(context) else {
+                if self.progress.stuck.get().is_none() {
+                    self.progress.stuck.set(Some(Instant::now()));
+                    self.progress.is_slow.notify_one();
+                }
+                return Poll::Pending;
+            };
+            is_ready?;
             match write(stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                ended => return Poll::Ready(ended),
+                ended => {
+                    self.progress.stuck.set(None);
+                    return Poll::Ready(ended);
+                }
             }
         }
     }
@@ -176,5 +195,16 @@ mod tests {
         assert!(!has_length(&[&head.replace("Content", "X-Content")]));
         let without = "POST /write HTTP/1.1\r\nHost: x\r\n\r\nContent-Length: 4\r\n";
         assert!(!has_length(&[without]), "a body may say anything");
+    }
+
+    #[test]
+    fn a_head_begins_with_its_first_letter() {
+        let progress = Progress::new(Instant::now());
+        progress.note(b"\r\n\r\n", Instant::now());
+        assert!(matches!(progress.phase.get(), Phase::Idle(_)), "a line end behind a body");
+        progress.note(b"\r\nGET /", Instant::now());
+        assert!(matches!(progress.phase.get(), Phase::Head(_)));
+        progress.note(b"ping", Instant::now());
+        assert_eq!(progress.head_bytes.get(), 11);
     }
 }
