@@ -19,7 +19,7 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let find = |line: &'_ str| line.split_once(": ").filter(|(key, _)| *key == name).map(|(_, value)| value.len());
         let line = self.head.lines().find(|line| find(line).is_some())?;
         line.split_once(": ").map(|(_, value)| value)
@@ -27,7 +27,7 @@ impl Answered {
 }
 
 /// A client's connection.
-pub(crate) struct Client(TcpStream);
+pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
@@ -64,7 +64,7 @@ impl Client {
         self.answer()
     }
 
-    fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         self.0.read(&mut [0]).is_ok_and(|count| count == 0)
     }
 }
@@ -75,33 +75,33 @@ fn gzip(text: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
-fn with_http(urls: &[String], http: Http) -> Config {
+pub(crate) fn with_http(urls: &[String], http: Http) -> Config {
     let mut config = config(urls);
     config.http.push(Http { listen: ([127, 0, 0, 1], 0).into(), ..http });
     config
 }
 
 /// A relay with an HTTP listener and a backend that takes everything.
-struct Door {
-    relay: Running,
+pub(crate) struct Door {
+    pub(crate) relay: Running,
     backend: Scripted,
     address: SocketAddr,
 }
 
 impl Door {
-    fn open(http: Http) -> Self {
+    pub(crate) fn open(http: Http) -> Self {
         let backend = Scripted::start(|_, _| no_content());
         let relay = Running::start(with_http(&[backend.url()], http));
         let address = relay.listener("http");
         Self { relay, backend, address }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.address)
     }
 
     /// What has arrived: the query of its request, and the lines, without what is asked without lines.
-    fn stored(&self, lines: u64) -> Vec<(String, String)> {
+    pub(crate) fn stored(&self, lines: u64) -> Vec<(String, String)> {
         wait_for("the lines", || (self.relay.backend("a").delivered_lines == lines).then_some(()));
         let requests = self.backend.requests().into_iter().filter(|request| !request.text().is_empty());
         requests.map(|request| (request.uri.query().unwrap_or_default().to_owned(), request.text())).collect()

@@ -23,6 +23,7 @@ mod cuts;
 mod folder;
 mod hostile;
 mod http;
+mod http_hostile;
 mod http_statements;
 mod http_users;
 mod journal;

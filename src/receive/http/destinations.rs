@@ -68,7 +68,7 @@ impl Destinations {
             return Ok(Arc::clone(known));
         }
         let names = [&destination.database, &destination.retention_policy];
-        if names.iter().any(|name| name.len() > NAME_BYTES || name.chars().any(char::is_control)) {
+        if names.iter().any(|name| !is_possible(name)) {
             return Err(Problem::BadName);
         }
         let database = &destination.database;
@@ -84,6 +84,12 @@ impl Destinations {
         self.known.insert(destination, Arc::clone(&kept));
         Ok(kept)
     }
+}
+
+/// Whether an InfluxDB may have something of this name. Lines for a name that none has would wait for ever.
+fn is_possible(name: &str) -> bool {
+    let is_odd = |c: char| c.is_control() || matches!(c, '/' | '\\' | char::REPLACEMENT_CHARACTER);
+    name.len() <= NAME_BYTES && !matches!(name, "." | "..") && !name.contains(is_odd)
 }
 
 #[cfg(test)]
@@ -121,8 +127,10 @@ mod tests {
         assert_eq!(found.map(names), Ok(("db".to_owned(), "week".to_owned(), Precision::Seconds)));
         assert_eq!(some.names(), ["db", "usual"]);
         assert_eq!(destinations("", &[], 10, 10).of(&write("", "", None)), Err(Problem::NoDatabase));
-        assert_eq!(some.of(&write("a\nb", "", None)), Err(Problem::BadName));
-        assert_eq!(some.of(&write(&"x".repeat(256), "", None)), Err(Problem::BadName));
+        for name in ["a\nb", "a/b", "a\\b", ".", "..", "a\u{fffd}", &"x".repeat(256)] {
+            assert_eq!(some.of(&write(name, "", None)), Err(Problem::BadName), "{name}");
+            assert_eq!(some.of(&write("a", name, None)), Err(Problem::BadName), "{name}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(super) struct Logs {
     timed_out: Throttle,
     handshake: Throttle,
     other_protocol: Throttle,
+    unfinished: Throttle,
     refused: Throttle,
     full: Throttle,
 }
@@ -31,6 +32,7 @@ impl Logs {
             timed_out: Throttle::default(),
             handshake: Throttle::default(),
             other_protocol: Throttle::default(),
+            unfinished: Throttle::default(),
             refused: Throttle::default(),
             full: Throttle::default(),
         }
@@ -80,6 +82,17 @@ impl Logs {
     pub(super) fn other_protocol(&self, source: IpAddr, speaks: &str) {
         let Some(Leave { untold }) = self.other_protocol.pass() else { return };
         tracing::warn!(listen = %self.listen, %source, untold, "a sender speaks {speaks}");
+    }
+
+    /// A request's head has come only in part, and all of them together are too large.
+    pub(super) fn unfinished(&self, source: IpAddr) {
+        let Some(Leave { untold }) = self.unfinished.pass() else { return };
+        tracing::warn!(
+            listen = %self.listen,
+            %source,
+            untold,
+            "ended a connection: unfinished requests take too much memory, and its one takes more than its share"
+        );
     }
 
     /// A request was answered. The address of one that was refused is worth a line; the lines that were bad have their own.

@@ -11,14 +11,18 @@
 //! | `write` | a body's way to the journal |
 //! | `shelf` | batches that wait for room |
 //! | `statements` | what writers ask at their start |
+//! | `kept` | what is not whole, of all connections |
 //! | `answer`, `problem` | what is answered, in each endpoint's form |
+//! | `act` | what is done for a request |
 //! | `serve`, `stream` | connections, and their limits |
 //!
 //! Bounds: see there.
 
+mod act;
 mod answer;
 mod destinations;
 mod gate;
+mod kept;
 mod logs;
 mod problem;
 mod request;

@@ -13,6 +13,8 @@ use super::request::{Api, Wrong};
 pub(super) enum Problem {
     /// Memory and disk are used up, or the relay ends.
     Full,
+    /// Memory and disk were used up on the way. Some lines may be in the journal.
+    Half,
     /// The journal took too long, or lost some of it.
     Late,
     /// Its database is not among those that are taken.
@@ -28,10 +30,6 @@ pub(super) enum Problem {
     Encoding,
     /// The request is framed so that others may read it in another way.
     Framing(&'static str),
-    /// Bytes come too slowly.
-    Slow,
-    /// The client went away, or its framing broke.
-    Cut,
     /// Nobody, or somebody with a wrong password or token.
     Unauthorized,
     /// Somebody who may not write there.
@@ -59,11 +57,15 @@ impl Answer {
                 "out of space for new data, nothing of this request was taken".to_owned(),
                 false,
             ),
+            Problem::Half => (
+                S::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "out of space for new data, some of this request may be missing: send it again".to_owned(),
+                false,
+            ),
             Problem::Late => {
                 (S::SERVICE_UNAVAILABLE, "unavailable", "the request was not kept in time".to_owned(), false)
             }
-            Problem::Slow => (S::REQUEST_TIMEOUT, "invalid", "the request came too slowly".to_owned(), false),
-            Problem::Cut => (S::BAD_REQUEST, "invalid", "the request was cut".to_owned(), false),
             // Never in 1.x's words: one client takes them for a success, and others drop.
             Problem::Unauthorized => {
                 (S::UNAUTHORIZED, "unauthorized", "unauthorized access".to_owned(), api != Api::V2)
@@ -173,9 +175,8 @@ mod tests {
         let name = || "a partial write: unable to parse database not found".to_owned();
         vec![
             Problem::Full,
+            Problem::Half,
             Problem::Late,
-            Problem::Slow,
-            Problem::Cut,
             Problem::Unauthorized,
             Problem::NoRight(name()),
             Problem::NoAdministrator,

@@ -4,7 +4,7 @@
 //! and the time for it; the time without a request.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, Shutdown, TcpListener as StdListener};
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,11 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,18 +25,13 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::answer::Answer;
 use super::destinations::Destinations;
 use super::gate::Gate;
 use super::logs::Logs;
-use super::problem::Problem;
-use super::request::{Api, Asked};
 use super::shelf::Shelf;
 use super::stream::{Phase, Progress, Socket, Stream};
-use super::write::{self, Job};
-use super::{Host, Setup, statements};
+use super::{Host, Setup, kept};
 use crate::batch::{HandOver, Step};
-use crate::protocol::Format;
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
@@ -51,6 +41,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may wait for its first request, and a request's head may take from its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(15);
 const LONGEST_HEAD: Duration = Duration::from_secs(10);
+/// How long a client may take none of its answers.
+const LONGEST_STUCK: Duration = Duration::from_secs(60);
 /// How long a connection may wait between requests: longer than any writer's interval.
 const IDLE: Duration = Duration::from_secs(180);
 /// How long a TLS handshake may take.
@@ -100,6 +92,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         destinations: RefCell::new(destinations),
         begun: Instant::now(),
         gate: Gate::new(setup.auth.clone()),
+        kept: kept::All::default(),
         intake: RefCell::new(intake),
         noted: Notify::new(),
         setup,
@@ -120,16 +113,17 @@ pub(super) struct Serving<H> {
     pub(super) setup: Setup,
     pub(super) host: Host,
     open: Arc<AtomicU64>,
-    stop: watch::Receiver<bool>,
+    pub(super) stop: watch::Receiver<bool>,
     pub(super) shelf: Shelf<H>,
     pub(super) gate: Gate,
     pub(super) intake: RefCell<Intake<Shelf<H>>>,
     crowd: RefCell<Crowd<TcpStream>>,
     pub(super) destinations: RefCell<Destinations>,
-    logs: Logs,
+    pub(super) logs: Logs,
     /// The table of sources may have changed.
     noted: Notify,
-    begun: Instant,
+    pub(super) begun: Instant,
+    pub(super) kept: kept::All,
     http: http1::Builder,
     pub(super) step: Step,
 }
@@ -260,16 +254,19 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             progress.phase.set(Phase::Working);
             let (serving, progress) = (Rc::clone(self), Rc::clone(&progress));
             async move {
-                let response = Box::pin(serving.answer(request, source, progress.has_length.get())).await;
+                // The next head may have come already, and is not looked at.
+                let has_length = progress.has_length.take();
+                let response = Box::pin(serving.answer(request, source, has_length)).await;
                 progress.phase.set(Phase::Idle(Instant::now()));
-                Ok::<_, Infallible>(response)
+                response.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
             }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut stop = self.stop.clone();
-        let mut is_stopping = false;
+        let (mut is_stopping, mut head) = (false, self.kept.part());
         loop {
-            let due = self.due(member, &progress);
+            let due = || due_at(member.opened, member.has_line.get(), &progress);
+            let until = due();
             tokio::select! {
                 // Clients that go away are not logged.
                 _ = connection.as_mut() => break,
@@ -277,9 +274,17 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                     connection.as_mut().graceful_shutdown();
                     is_stopping = true;
                 }
-                () = progress.is_slow.notified() => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
-                    if self.due(member, &progress).is_some_and(|due| due <= Instant::now()) {
+                () = progress.is_slow.notified() => {
+                    if !head.set(progress.head_bytes.get(), self.open_connections()) {
+                        let mut intake = self.intake.borrow_mut();
+                        intake.tally().limited += 1;
+                        intake.publish();
+                        self.logs.unfinished(source);
+                        break;
+                    }
+                }
+                () = sleep_until(until.unwrap_or_else(Instant::now).into()), if until.is_some() => {
+                    if due().is_some_and(|due| due <= Instant::now()) {
                         let mut intake = self.intake.borrow_mut();
                         intake.tally().timed_out += 1;
                         intake.publish();
@@ -292,129 +297,6 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         if progress.begins_as_tls.get() {
             self.logs.other_protocol(source, "TLS to a listener without it: write http:// at the sender");
         }
-    }
-
-    /// When the connection is ended unless more comes.
-    fn due(&self, member: &Member<TcpStream>, progress: &Progress) -> Option<Instant> {
-        match progress.phase.get() {
-            Phase::Head(since) => Some(since + LONGEST_HEAD),
-            Phase::Idle(_) if !member.has_line.get() => Some(member.opened + FIRST_BYTE),
-            Phase::Idle(_) | Phase::Working => None,
-        }
-    }
-
-    async fn answer(
-        self: Rc<Self>,
-        request: Request<Incoming>,
-        source: IpAddr,
-        has_length: bool,
-    ) -> Response<Full<Bytes>> {
-        let headers = request.headers().clone();
-        let is_head = *request.method() == Method::HEAD;
-        let api = Api::of_path(request.uri().path());
-        let answer = match framing(&request, has_length) {
-            Some(what) => Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing(),
-            None => self.act(api, request, source).await,
-        };
-        self.logs.answered(source, answer.status);
-        let mut intake = self.intake.borrow_mut();
-        let tally = intake.tally();
-        tally.requests += 1;
-        tally.auth_failures += u64::from(answer.status == StatusCode::UNAUTHORIZED);
-        tally.count_answer(answer.status.as_u16());
-        intake.publish();
-        drop(intake);
-        let is_stopping = *self.stop.borrow();
-        let version = HeaderValue::from_str(&self.host.claim.says()).unwrap_or(HeaderValue::from_static("1.8.10"));
-        let mut response = answer.response(&headers, &version);
-        if is_stopping {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if is_head {
-            *response.body_mut() = Full::default();
-        }
-        response
-    }
-
-    async fn act(self: &Rc<Self>, api: Api, request: Request<Incoming>, source: IpAddr) -> Answer {
-        let problem = |problem: &Problem| Answer::of_problem(api, problem, self.setup.is_safe);
-        let asked = match Asked::of(request.method(), request.uri()) {
-            Ok(asked) => asked,
-            Err(wrong) => return self.refuse(api, request, &Problem::Query(wrong)).await,
-        };
-        match asked {
-            Asked::Write(wanted) => {
-                let database = wanted.database.as_deref().unwrap_or(&self.setup.intake.destination.database);
-                let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
-                let destination = allowed.and_then(|()| self.destinations.borrow_mut().of(&wanted));
-                let accepts_partial = wanted.accepts_partial;
-                let job = |destination| Job { destination, format: Some(Format::Influx), accepts_partial };
-                self.take(api, destination.map(job), request, source).await
-            }
-            Asked::Put => {
-                let database = &self.setup.intake.destination.database;
-                let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
-                let destination = allowed.and_then(|()| self.destinations.borrow_mut().usual());
-                let format = self.setup.intake.format;
-                let job = |destination| Job { destination, format, accepts_partial: true };
-                self.take(api, destination.map(job), request, source).await
-            }
-            Asked::Ping { is_verbose: false } => Answer::empty(StatusCode::NO_CONTENT),
-            Asked::Ping { is_verbose: true } => {
-                Answer::json(StatusCode::OK, &serde_json::json!({ "version": self.host.claim.says() }))
-            }
-            Asked::Health => self.health(),
-            Asked::Ready => self.ready(),
-            Asked::Query { statement } => statements::answer(self, statement, request, source).await,
-            Asked::Options => Answer::empty(StatusCode::OK),
-            Asked::NotAllowed(_, allow) => problem(&Problem::NotAllowed(allow)),
-            Asked::Unknown(_) => self.refuse(api, request, &Problem::NotFound).await,
-        }
-    }
-
-    /// Takes lines, unless something keeps it from that which is known before the first one.
-    async fn take(
-        self: &Rc<Self>,
-        api: Api,
-        job: Result<Job, Problem>,
-        request: Request<Incoming>,
-        source: IpAddr,
-    ) -> Answer {
-        let job = match job {
-            Ok(_) if self.shelf.is_full() || *self.stop.borrow() => Err(Problem::Full),
-            job => job,
-        };
-        let job = match job {
-            Ok(job) => job,
-            Err(problem) => return self.refuse(api, request, &problem).await,
-        };
-        match write::take(self, job, request, source).await {
-            Ok(told) => Answer::of_lines(api, &told, self.setup.reports_partial),
-            Err(problem) => Answer::of_problem(api, &problem, self.setup.is_safe).closing(),
-        }
-    }
-
-    /// Says no to a request whose body is not looked at.
-    async fn refuse(&self, api: Api, request: Request<Incoming>, problem: &Problem) -> Answer {
-        write::drain(&mut request.into_body()).await;
-        Answer::of_problem(api, problem, self.setup.is_safe)
-    }
-
-    fn health(&self) -> Answer {
-        let is_full = self.shelf.is_full();
-        let (status, word) = if is_full { (StatusCode::SERVICE_UNAVAILABLE, "fail") } else { (StatusCode::OK, "pass") };
-        let message = if is_full { "memory and disk are used up" } else { "ready for queries and writes" };
-        let body = serde_json::json!({
-            "name": "influxdb", "message": message, "status": word, "checks": [], "version": self.host.claim.says(),
-        });
-        Answer::json(status, &body)
-    }
-
-    fn ready(&self) -> Answer {
-        let up = Duration::from_secs(self.begun.elapsed().as_secs());
-        let started = humantime::format_rfc3339_seconds(std::time::SystemTime::now() - up).to_string();
-        let up = humantime::format_duration(up).to_string().replace(' ', "");
-        Answer::json(StatusCode::OK, &serde_json::json!({ "status": "ready", "started": started, "up": up }))
     }
 
     /// Publishes the table of sources also when nothing comes any more.
@@ -436,31 +318,49 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         }
     }
 
+    pub(super) fn open_connections(&self) -> usize {
+        self.crowd.borrow().open()
+    }
+
     fn show_open(&self) {
         self.open.store(self.crowd.borrow().open() as u64, Ordering::Relaxed);
     }
 }
 
-/// What is wrong with a request that a proxy before this relay may have read in another way.
-fn framing(request: &Request<Incoming>, has_length: bool) -> Option<&'static str> {
-    let headers = request.headers();
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next() {
-        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Some("Transfer-Encoding must be chunked, once");
-        }
-        if has_length {
-            return Some("Content-Length and Transfer-Encoding exclude each other");
-        }
-    }
-    if request.uri().authority().is_some() || matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Some("this is no proxy");
-    }
-    None
+/// When a connection is ended unless more comes, or goes.
+fn due_at(opened: Instant, has_asked: bool, progress: &Progress) -> Option<Instant> {
+    let read = match progress.phase.get() {
+        Phase::Head(since) => Some(since + LONGEST_HEAD),
+        Phase::Idle(_) if !has_asked => Some(opened + FIRST_BYTE),
+        Phase::Idle(_) | Phase::Working => None,
+    };
+    let written = progress.stuck.get().map(|since| since + LONGEST_STUCK);
+    [read, written].into_iter().flatten().min()
 }
 
 /// Waits until the listener is to stop.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // The other end is never gone before that.
     drop(stop.wait_for(|stop| *stop).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_that_does_nothing_ends() {
+        let now = Instant::now();
+        let progress = Progress::new(now);
+        assert_eq!(due_at(now, false, &progress), Some(now + FIRST_BYTE));
+        assert_eq!(due_at(now, true, &progress), None, "the server's own limit for idle connections holds");
+        progress.phase.set(Phase::Head(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_HEAD));
+        progress.phase.set(Phase::Working);
+        assert_eq!(due_at(now, true, &progress), None, "a body has limits of its own");
+        progress.stuck.set(Some(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_STUCK));
+        progress.phase.set(Phase::Head(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_HEAD), "whatever is first");
+    }
 }

@@ -1,5 +1,5 @@
 //! A connection's bytes on their way to the HTTP server, which is told nothing of this: when a request's head began, so that
-//! one that comes too slowly is ended; when the last bytes came; and whether a head names a length. (The server drops that
+//! one that comes too slowly is ended; when the last bytes came; since when the client takes no answers; and whether a head names a length. (The server drops that
 //! where there is a `Transfer-Encoding` as well. A proxy before this relay may go by it, and see another request.)
 
 use std::cell::{Cell, RefCell};
@@ -33,8 +33,12 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) phase: Cell<Phase>,
-    /// A head is not whole although more would have to come.
+    /// A head is not whole although more would have to come, or answers do not go.
     pub(super) is_slow: Notify,
+    /// Since when answers do not go.
+    pub(super) stuck: Cell<Option<Instant>>,
+    /// How much of the last head came while it was one.
+    pub(super) head_bytes: Cell<usize>,
     /// What came of the head so far, without its whole lines.
     line: RefCell<Vec<u8>>,
     /// Whether a line of the head names a length.
@@ -46,9 +50,19 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Rc<Self> {
-        let (line, has_length, begins_as_tls, has_begun) = Default::default();
+        let (stuck, head_bytes, line, has_length, begins_as_tls, has_begun) = Default::default();
         let (phase, is_slow) = (Cell::new(Phase::Idle(now)), Notify::new());
-        Rc::new(Self { phase, is_slow, line, has_length, begins_as_tls, has_begun })
+        Rc::new(Self { phase, is_slow, stuck, head_bytes, line, has_length, begins_as_tls, has_begun })
+    }
+
+    /// An answer's bytes were taken, or have to wait.
+    fn note_written(&self, waits: bool) {
+        if !waits {
+            self.stuck.set(None);
+        } else if self.stuck.get().is_none() {
+            self.stuck.set(Some(Instant::now()));
+            self.is_slow.notify_one();
+        }
     }
 
     /// Bytes came.
@@ -59,12 +73,16 @@ impl Progress {
         match self.phase.get() {
             Phase::Working => return,
             Phase::Head(_) => {}
+            // Some clients end a body with a line end that is none of it.
+            Phase::Idle(_) if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => return,
             Phase::Idle(_) => {
                 self.phase.set(Phase::Head(now));
                 self.has_length.set(false);
+                self.head_bytes.set(0);
                 self.line.borrow_mut().clear();
             }
         }
+        self.head_bytes.set(self.head_bytes.get() + bytes.len());
         let mut line = self.line.borrow_mut();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             // An empty line ends the head.
@@ -170,7 +188,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.progress.note_written(written.is_pending());
+        written
     }
 
     fn poll_write_vectored(
@@ -178,7 +198,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, parts)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, parts);
+        self.progress.note_written(written.is_pending());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -186,7 +208,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        self.progress.note_written(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -217,5 +241,16 @@ mod tests {
         assert!(!has_length(&[&head.replace("Content", "X-Content")]));
         let without = "POST /write HTTP/1.1\r\nHost: x\r\n\r\nContent-Length: 4\r\n";
         assert!(!has_length(&[without]), "a body may say anything");
+    }
+
+    #[test]
+    fn a_head_begins_with_its_first_letter() {
+        let progress = Progress::new(Instant::now());
+        progress.note(b"\r\n\r\n", Instant::now());
+        assert!(matches!(progress.phase.get(), Phase::Idle(_)), "a line end behind a body");
+        progress.note(b"\r\nGET /", Instant::now());
+        assert!(matches!(progress.phase.get(), Phase::Head(_)));
+        progress.note(b"ping", Instant::now());
+        assert_eq!(progress.head_bytes.get(), 11);
     }
 }

@@ -3,7 +3,8 @@
 //! Nothing is answered before the lines are safe at the configured durability. Nothing of a body is kept but an unfinished line:
 //! it is decompressed and scanned piece by piece. A sender that goes in the middle has sent the lines that ended.
 //!
-//! Bounds: a body, compressed and decompressed, and how far it may grow; the time for it; the time until it is safe.
+//! Bounds: a body, compressed and decompressed, how far it may grow, and in how many chunks; what all bodies keep; the time
+//! for a body, and the time until it is safe.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -15,16 +16,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use http::Request;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{sleep, timeout_at};
 
 use super::answer::MOST_SAMPLES;
+use super::kept::Part;
 use super::problem::Problem;
 use super::serve::Serving;
 use crate::batch::{Batch, Destination, HandOver, Received, Ticket};
-use crate::protocol::{Format, Precision, Refusal, Refused, Scanner};
+use crate::protocol::{Format, Precision, Refusal, Refused, Rules, Scanner};
 use crate::receive::framer::{self, Framer};
 use crate::receive::intake::{Body, Intake, Told};
 
@@ -38,12 +40,15 @@ const INFLATE_BYTES: usize = 1024;
 /// How far a body may grow by decompression, once it has so many bytes.
 const MOST_GROWTH: u64 = 200;
 const GROWTH_FROM: u64 = 1 << 20;
-/// How long lines may take to be safe. A client that gives up sends them again; Telegraf does after 5 s.
+/// How long a body may wait in all for the journal. A client that gives up sends it again; Telegraf does after 5 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// How often to look for room in front of the journal.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(1);
 /// Bodies that are held whole, because none of their lines is taken if one is bad.
 const WHOLE_BYTES: usize = 1 << 20;
+/// Chunks of a body that may be tiny; later ones are at least so large on average.
+const TINY_CHUNKS: u64 = 65_536;
+const TINY_BYTES: u64 = 64;
 /// How much of a body is read after its answer is known, and for how long: else the client gets a reset instead.
 const DRAIN_BYTES: u64 = 1 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -57,33 +62,68 @@ pub(super) struct Job {
     pub(super) accepts_partial: bool,
 }
 
+/// Why a request's lines are not answered for.
+#[derive(Debug)]
+pub(super) enum Failed {
+    Problem(Problem),
+    /// The client is gone, or the framing is broken. Any answer may make whoever is in between drop the rest.
+    Cut,
+    /// Bytes come too slowly. Clients send again what was not answered, and drop what was answered 4xx.
+    Slow,
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
 /// Takes a request's lines; returns what became of them once they are safe.
 pub(super) async fn take<H: HandOver + Sync + 'static>(
     serving: &Rc<Serving<H>>,
     job: Job,
     request: Request<Incoming>,
     source: IpAddr,
-) -> Result<Told, Problem> {
-    let is_gzip = is_gzip(&request)?;
+) -> Result<Told, Failed> {
     let limit = serving.setup.max_body;
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let is_gzip = match is_gzip(&request) {
+        Ok(_) if length.is_some_and(|length| length > limit) => Err(Problem::TooLarge(limit)),
+        known => known,
+    };
+    let is_gzip = match is_gzip {
+        Ok(is_gzip) => is_gzip,
+        Err(problem) => {
+            drain(request).await;
+            return Err(problem.into());
+        }
+    };
     let mut incoming = request.into_body();
-    if length.is_some_and(|length| length > limit) {
-        drain(&mut incoming).await;
-        return Err(Problem::TooLarge(limit));
-    }
     let mut taking = Taking::new(serving, &job, source);
     let read = taking.read(&mut incoming, is_gzip.then(Inflater::new), limit, job.accepts_partial).await;
-    if let Err(Problem::TooLarge(_) | Problem::Gzip(_) | Problem::TooLargeForWhole) = read {
-        drain(&mut incoming).await;
-    }
     let is_whole = read.is_ok();
-    let told = taking.finish(is_whole).await?;
-    read.map(|()| told)
+    let told = taking.finish(is_whole).await;
+    if matches!(read, Err(Failed::Problem(_))) {
+        drain_body(&mut incoming).await;
+    }
+    read?;
+    Ok(told?)
+}
+
+/// Reads a body that nobody looks at, up to a bound, unless its client waits for a word before it sends it.
+pub(super) async fn drain(request: Request<Incoming>) {
+    if !waits(request.headers()) {
+        drain_body(&mut request.into_body()).await;
+    }
+}
+
+/// Whether a client asks whether it may send its body.
+fn waits(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Reads what is left of a body, up to a bound.
-pub(super) async fn drain(incoming: &mut Incoming) {
+async fn drain_body(incoming: &mut Incoming) {
     let until = tokio::time::Instant::now() + DRAIN_TIME;
     let mut left = DRAIN_BYTES;
     while let Ok(Some(Ok(frame))) = timeout_at(until, incoming.frame()).await {
@@ -116,6 +156,10 @@ struct Taking<H: HandOver + Sync + 'static> {
     /// Batches that wait for room, oldest first.
     batches: VecDeque<Batch>,
     tickets: Vec<Arc<Ticket>>,
+    /// How long it has waited for room.
+    waited: Duration,
+    /// What it keeps of a line that is not whole, or of a body that must be.
+    kept: Part,
 }
 
 impl<H: HandOver + Sync + 'static> Taking<H> {
@@ -132,6 +176,8 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
             precision: job.destination.precision,
             batches: VecDeque::new(),
             tickets: Vec::new(),
+            waited: Duration::ZERO,
+            kept: serving.kept.part(),
         }
     }
 
@@ -142,13 +188,16 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
         mut inflater: Option<Inflater>,
         limit: u64,
         accepts_partial: bool,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Failed> {
         let begun = Instant::now();
-        let (mut wire, mut whole) = (0, (!accepts_partial).then(Vec::new));
+        let (mut wire, mut chunks, mut whole) = (0, 0, (!accepts_partial).then(Vec::new));
         while let Some(data) = self.next_data(incoming, begun, wire).await? {
-            wire += data.len() as u64;
+            (wire, chunks) = (wire + data.len() as u64, chunks + 1);
             if wire > limit {
-                return Err(Problem::TooLarge(limit));
+                return Err(Problem::TooLarge(limit).into());
+            }
+            if chunks > TINY_CHUNKS && wire / chunks < TINY_BYTES {
+                return Err(Problem::Framing("too many tiny chunks").into());
             }
             self.serving.intake.borrow_mut().tally().bytes += data.len() as u64;
             match &mut inflater {
@@ -172,15 +221,11 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
     }
 
     /// The body's next bytes; none at its end.
-    async fn next_data(
-        &mut self,
-        incoming: &mut Incoming,
-        begun: Instant,
-        wire: u64,
-    ) -> Result<Option<Bytes>, Problem> {
+    async fn next_data(&mut self, incoming: &mut Incoming, begun: Instant, wire: u64) -> Result<Option<Bytes>, Failed> {
         loop {
             let by_rate = RATE_FROM + Duration::from_secs(wire / LEAST_RATE);
-            let deadline = begun + LONGEST_BODY.min(by_rate);
+            // The time for which it had to wait here is not the client's.
+            let deadline = begun + self.waited + LONGEST_BODY.min(by_rate);
             let aged = self.body.as_ref().and_then(Body::due);
             let until = aged.map_or(deadline, |aged| aged.min(deadline));
             match timeout_at(until.into(), incoming.frame()).await {
@@ -189,9 +234,9 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
                         return Ok(Some(data));
                     }
                 }
-                Ok(Some(Err(_))) => return Err(Problem::Cut),
+                Ok(Some(Err(_))) => return Err(Failed::Cut),
                 Ok(None) => return Ok(None),
-                Err(_) if Instant::now() >= deadline => return Err(Problem::Slow),
+                Err(_) if Instant::now() >= deadline => return Err(Failed::Slow),
                 // A slow body's lines do not wait for its end.
                 Err(_) => {
                     let serving = Rc::clone(&self.serving);
@@ -211,17 +256,20 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
                 return Err(Problem::TooLargeForWhole);
             }
             whole.extend_from_slice(bytes);
-            return Ok(());
+            return self.keep(whole.capacity());
         }
         self.lines(|framer, lines| {
             framer.take(bytes, lines);
         });
+        self.keep(self.framer.held_bytes())?;
         self.pass_on().await
     }
 
     /// Takes a body, unless one of its lines is bad: then none.
     async fn take_whole(&mut self, bytes: &[u8]) -> Result<(), Problem> {
-        let mut scanner = Scanner::new(self.precision);
+        let setup = &self.serving.setup.intake;
+        let rules = Rules { precision: self.precision, max_line: setup.max_line, unsigned: setup.unsigned };
+        let mut scanner = Scanner::with(rules);
         let is_bad = scanner.lines(bytes, false).any(|line| line.is_err());
         if is_bad && let Some(body) = &mut self.body {
             let mut number = 0;
@@ -250,19 +298,25 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
         self.serving.notify(&intake);
     }
 
+    /// Keeps so many bytes, if there is room.
+    fn keep(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.kept.set(bytes, self.serving.open_connections()) { Ok(()) } else { Err(Problem::Half) }
+    }
+
     /// Gives the batches that were sealed to the journal, each once there is room.
     async fn pass_on(&mut self) -> Result<(), Problem> {
         self.collect();
-        let deadline = Instant::now() + LONGEST_WAIT;
         while let Some(batch) = self.batches.pop_front() {
             let shelf = &self.serving.shelf;
             let refused = if shelf.has_room() { shelf.pass_on(batch).err() } else { Some(batch) };
             let Some(batch) = refused else { continue };
             self.batches.push_front(batch);
-            if Instant::now() >= deadline {
-                return Err(Problem::Full);
+            if self.waited >= LONGEST_WAIT {
+                return Err(Problem::Half);
             }
+            let since = Instant::now();
             sleep(NO_ROOM_PAUSE).await;
+            self.waited += since.elapsed();
         }
         self.serving.intake.borrow_mut().publish();
         Ok(())
@@ -280,11 +334,11 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
     async fn finish(mut self, is_whole: bool) -> Result<Told, Problem> {
         let told = self.end(is_whole);
         self.pass_on().await?;
-        let until = tokio::time::Instant::now() + LONGEST_WAIT;
+        let until = tokio::time::Instant::now() + LONGEST_WAIT.saturating_sub(self.waited);
         for ticket in std::mem::take(&mut self.tickets) {
             match timeout_at(until, ticket.wait(self.serving.step)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Problem::Full),
+                Ok(Err(_)) => return Err(Problem::Half),
                 Err(_) => return Err(Problem::Late),
             }
         }
