@@ -272,7 +272,10 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
     let listeners = &relay.view().listeners;
     let listens: Vec<String> = listeners
         .iter()
-        .map(|one| format!("{} {} (database {})", one.kind(), one.address(), one.destination().database))
+        .map(|one| match one.destination().database.as_str() {
+            "" => format!("{} {} (database of each request)", one.kind(), one.address()),
+            database => format!("{} {} (database {database})", one.kind(), one.address()),
+        })
         .collect();
     let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
     let (kind, first) =
@@ -288,13 +291,21 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
         }
         Some(Format::Auto | Format::Influx) | None => "cpu,host=me usage=1.5",
     };
+    let first = match kind {
+        "http" => {
+            let is_tls = config.http.first().is_some_and(|one| one.tls_cert_file.is_some());
+            let scheme = if is_tls { "https" } else { "http" };
+            format!("curl -d '{line}' '{scheme}://{host}:{port}/write?db=telegraf'")
+        }
+        _ => format!("echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)"),
+    };
     let (listens, writes, admin) = (listens.join(", "), backends.join(", "), relay.admin());
     let version = env!("CARGO_PKG_VERSION");
     [
         format!("Twinflux {version}: every line to every backend\n"),
         format!("  listening on  {listens}\n"),
         format!("  writing to    {writes}\n"),
-        format!("  try           echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)\n"),
+        format!("  try           {first}\n"),
         format!("  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}\n"),
     ]
     .concat()

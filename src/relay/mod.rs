@@ -161,7 +161,7 @@ impl Relay {
         let mut setups_of_listeners = config.listeners(auth.as_ref()).map_err(StartError::Mapping)?;
         let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned()).collect();
         let reload = Arc::new(Reload { auth, certificates });
-        reload.warn();
+        reload.warn(&setups_of_listeners);
         let admin_connections = files::share(&mut setups_of_listeners);
         if setups_of_listeners.iter().any(|setup| setup.intake().splits_charts_at_dots()) {
             tracing::info!(

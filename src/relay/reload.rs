@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::auth::Auth;
 use crate::net::tls::Certificate;
+use crate::receive::Setup;
 
 /// How often to look whether a file has changed.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -53,8 +54,19 @@ impl Reload {
         }
     }
 
-    /// Says what is likely a mistake.
-    pub(super) fn warn(&self) {
+    /// Says what is likely a mistake, or not what whoever set up users expects of these listeners.
+    pub(super) fn warn(&self, listeners: &[Setup]) {
+        if self.auth.is_some() {
+            for setup in listeners.iter().filter(|setup| !matches!(setup, Setup::Http(_))) {
+                let (kind, listen) = (setup.kind(), setup.listen());
+                tracing::warn!(kind, %listen, "this listener knows no users: whoever is in allow may write to it");
+            }
+            for setup in listeners.iter().filter(|setup| matches!(setup, Setup::Http(http) if http.tls.is_none())) {
+                if !setup.listen().ip().is_loopback() {
+                    tracing::warn!(listen = %setup.listen(), "passwords and tokens come here in clear: set tls_cert_file");
+                }
+            }
+        }
         for name in self.auth.iter().flat_map(|auth| auth.strangers()) {
             tracing::warn!(name, "auth.right names somebody whom no file has");
         }
