@@ -116,6 +116,8 @@ impl Listener<'_> {
             Self::Http(one) => Setup::Http(http::Setup {
                 listen: one.listen,
                 intake,
+                trusted_proxies: allow::canonical(&one.trusted_proxies),
+                proxy_protocol: one.proxy_protocol,
                 databases: one.databases.clone(),
                 max_databases: one.max_databases as usize,
                 max_destinations: one.max_destinations as usize,
@@ -308,6 +310,9 @@ fn certificate(listener: &Http) -> Result<Option<Arc<Certificate>>, Wrong> {
 }
 
 fn check_http(listener: &Http, backends: &[Backend]) -> Result<(), Wrong> {
+    if listener.proxy_protocol && listener.trusted_proxies.is_empty() {
+        return Err(("proxy_protocol", "needs trusted_proxies: the networks of the proxies".to_owned()));
+    }
     if listener.tls_cert_file.is_some() != listener.tls_key_file.is_some() {
         return Err(("tls_cert_file", "and tls_key_file go together".to_owned()));
     }

@@ -210,3 +210,43 @@ fn tls_to_a_plain_listener_ends_and_a_key_must_fit() {
         assert!(error.contains(part), "{error}");
     }
 }
+
+#[test]
+fn a_balancer_in_front_names_the_source() {
+    let backend = Scripted::start(|_, _| no_content());
+    let loopback: ipnet::IpNet = "127.0.0.0/8".parse().expect("a network");
+    let allowed: ipnet::IpNet = "192.0.2.0/24".parse().expect("a network");
+    let http = Http { trusted_proxies: vec![loopback], allow: vec![allowed], ..Http::default() };
+    let relay = Running::start(with_http(&backend, http.clone()));
+    let address = relay.listener("http");
+    assert_eq!(status(&post(address, "/write?db=d", "X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n")), 204);
+    let answer = post(address, "/write?db=d", "X-Forwarded-For: 198.51.100.1\r\n");
+    assert!(status(&answer) == 403 && answer.ends_with("this address may not send to this relay\n"), "{answer}");
+    let sources = wait_for("the source", || {
+        let sources = relay.status().sources.top;
+        sources.iter().any(|source| source.address == "192.0.2.7").then_some(sources)
+    });
+    assert!(sources.iter().all(|source| source.address != "6.6.6.6"), "{sources:?}");
+
+    let relay = Running::start(with_http(&backend, Http { proxy_protocol: true, ..http }));
+    let address = relay.listener("http");
+    let header = |source: [u8; 4]| {
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
+        header.extend_from_slice(&source);
+        header.extend_from_slice(&[127, 0, 0, 1, 0, 1, 0, 2]);
+        header
+    };
+    let send = |header: &[u8]| {
+        let mut stream = TcpStream::connect(address).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
+        stream.write_all(header).expect("send");
+        stream.write_all(request("/write?db=d", "").as_bytes()).ok();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok();
+        answer
+    };
+    assert_eq!(status(&send(&header([192, 0, 2, 8]))), 204);
+    assert_eq!(send(&header([198, 51, 100, 1])), "", "not allowed");
+    assert_eq!(send(b""), "", "no header");
+    wait_for("the source", || relay.status().sources.top.iter().any(|one| one.address == "192.0.2.8").then_some(()));
+}

@@ -237,6 +237,10 @@ listener! {
         /// The certificate's key (PEM).
         #[serde(skip_serializing_if = "Option::is_none")]
         tls_key_file: Option<PathBuf> = None,
+        /// Networks (CIDR) of proxies whose word is taken for the source: `X-Forwarded-For`, or PROXY protocol 2.
+        trusted_proxies: Vec<IpNet> = Vec::new(),
+        /// Whether those proxies begin each connection with a header of PROXY protocol 2.
+        proxy_protocol: bool = false,
         /// Databases that are taken, with `*` for any text; empty: all.
         databases: Vec<String> = Vec::new(),
         /// Databases that requests may name, at most: each is kept for good.

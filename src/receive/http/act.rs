@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::answer::Answer;
+use super::forwarded::source_of;
 use super::problem::Problem;
 use super::request::{Api, Asked};
 use super::serve::Serving;
@@ -28,10 +29,12 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         has_length: bool,
     ) -> Option<Response<Full<Bytes>>> {
         let headers = request.headers().clone();
+        let source = source_of(&headers, source, &self.setup.trusted_proxies);
         let is_head = *request.method() == Method::HEAD;
         let api = Api::of_path(request.uri().path());
         let answer = match framing(&request, has_length) {
             Some(what) => Ok(Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing()),
+            None if !self.setup.intake.allows(Some(source)) => Ok(self.refuse(api, request, &Problem::Denied).await),
             None => self.act(api, request, source).await,
         };
         let answer = match answer {

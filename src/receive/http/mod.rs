@@ -6,6 +6,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `request` | what is asked for: every spelling of every writer |
+//! | `forwarded` | whom a request comes from, behind a balancer |
 //! | `gate` | who may write |
 //! | `destinations` | where lines may go |
 //! | `write` | a body's way to the journal |
@@ -21,6 +22,7 @@
 mod act;
 mod answer;
 mod destinations;
+mod forwarded;
 mod gate;
 mod kept;
 mod logs;
@@ -42,6 +44,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use http::HeaderValue;
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::intake::{self, Intake, Shown};
@@ -78,6 +81,10 @@ pub struct Setup {
     pub is_safe: bool,
     /// Whether bad lines among good ones are an error.
     pub reports_partial: bool,
+    /// Networks of proxies that are believed to name the source.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether those begin each connection with a header of PROXY protocol 2.
+    pub proxy_protocol: bool,
     /// The certificate; none: plain HTTP.
     pub tls: Option<Arc<Certificate>>,
     /// Who may write; none: everybody.

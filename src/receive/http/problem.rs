@@ -36,6 +36,8 @@ pub(super) enum Problem {
     NoRight(String),
     /// Somebody who may not create anything.
     NoAdministrator,
+    /// The source is not in the networks that are allowed.
+    Denied,
     /// Too many passwords are being checked, or too many of the source's were wrong.
     Busy,
     NotFound,
@@ -76,6 +78,7 @@ impl Answer {
             Problem::NoAdministrator => {
                 (S::FORBIDDEN, "forbidden", "no right to create anything (admin = true)".to_owned(), false)
             }
+            Problem::Denied => (S::FORBIDDEN, "forbidden", "this address may not send to this relay".to_owned(), true),
             Problem::Busy => (
                 S::SERVICE_UNAVAILABLE,
                 "unavailable",
@@ -180,6 +183,7 @@ mod tests {
             Problem::Unauthorized,
             Problem::NoRight(name()),
             Problem::NoAdministrator,
+            Problem::Denied,
             Problem::Busy,
             Problem::NotServed(name()),
             Problem::TooMany(name()),

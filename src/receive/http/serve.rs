@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::destinations::Destinations;
+use super::forwarded::{is_trusted, read_header};
 use super::gate::Gate;
 use super::logs::Logs;
 use super::shelf::Shelf;
@@ -168,9 +169,13 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
     fn admit(self: &Rc<Self>, stream: TcpStream, source: IpAddr, connections: &mut JoinSet<()>) {
         let source = source.to_canonical();
         let mut intake = self.intake.borrow_mut();
-        if self.setup.intake.allows(Some(source)) {
+        let is_proxy = is_trusted(&self.setup.trusted_proxies, source);
+        if is_proxy || self.setup.intake.allows(Some(source)) {
             let now = Instant::now();
-            let entered = self.crowd.borrow_mut().enter(stream, source, now);
+            let entered = {
+                let mut crowd = self.crowd.borrow_mut();
+                if is_proxy { crowd.enter_proxys(stream, source, now) } else { crowd.enter(stream, source, now) }
+            };
             if let Entered::Instead(_, idlest) = &entered {
                 intake.tally().displaced += 1;
                 drop(SockRef::from(&idlest.stream).shutdown(Shutdown::Both));
@@ -198,7 +203,10 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
     /// Serves one connection to its end.
     async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, source: IpAddr) {
         let socket = Socket(Rc::clone(&member));
+        let named = self.named_source(&member, source).await;
+        let source = named.unwrap_or(source);
         match &self.setup.tls {
+            _ if named.is_none() => {}
             None => self.serve_requests(socket, &member, source).await,
             Some(certificate) => {
                 let accepting = self.accept_tls(certificate.acceptor(), socket, &member, source);
@@ -209,6 +217,26 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         }
         self.crowd.borrow_mut().leave(&member);
         self.show_open();
+    }
+
+    /// The source that a trusted proxy names at a connection's beginning, or the peer; none if the connection is to end.
+    async fn named_source(&self, member: &Member<TcpStream>, peer: IpAddr) -> Option<IpAddr> {
+        if !self.setup.proxy_protocol || !is_trusted(&self.setup.trusted_proxies, peer) {
+            return Some(peer);
+        }
+        match timeout(LONGEST_HANDSHAKE, read_header(&member.stream)).await {
+            Ok(Ok(Some(source))) if !self.setup.intake.allows(Some(source)) => {
+                let mut intake = self.intake.borrow_mut();
+                intake.tally().denied += 1;
+                intake.publish();
+                None
+            }
+            Ok(Ok(named)) => Some(named.unwrap_or(peer)),
+            _ => {
+                self.logs.other_protocol(peer, "without a header of PROXY protocol 2: set send-proxy-v2 there");
+                None
+            }
+        }
     }
 
     /// Shakes hands; none if that fails. A client that speaks plain HTTP gets a sentence.
