@@ -343,6 +343,26 @@ fn exporters_of_other_systems_post_their_lines() {
 }
 
 #[test]
+fn lists_of_json_are_taken_object_by_object() {
+    let door = Door::open(Http { database: "d".to_owned(), ..Http::default() });
+    let opentsdb = b"[\n{\"metric\":\"sys.cpu\",\"timestamp\":1795400726,\"value\":1.5,\"tags\":{\"host\":\"web\"}},\n{\"metric\":\"sys.load\",\"timestamp\":1795400726,\"value\":2,\"tags\":{\"host\":\"web\"}}]";
+    assert_eq!(door.client().post("/api/put?details", "Content-Type: application/json\r\n", opentsdb).status, 204);
+    let netdata = b"[\n{\"prefix\":\"netdata\",\"hostname\":\"web\",\"chart_name\":\"system.cpu\",\"name\":\"user\",\"value\":3.5,\"timestamp\":1795400726}\n]\n";
+    assert_eq!(door.client().post("/api/put", "Content-Encoding: gzip\r\n", &gzip(netdata)).status, 204);
+    // What Netdata asks with at its start.
+    assert_eq!(door.client().post("/api/put", "", b"[\n\n]\n").status, 204);
+    let text: String = door.stored(3).into_iter().map(|(_, text)| text).collect();
+    for line in
+        ["sys.cpu,host=web value=1.5 1795400726000000000", "sys.load,host=web value=2 1795400726000000000", "value=3.5"]
+    {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let answered =
+        door.client().post("/api/put", "", b"[{\"metric\":1},{\"metric\":\"a\",\"timestamp\":1,\"value\":1}]");
+    assert!(answered.status == 400 && answered.body.contains("dropped=1"), "{answered:?}");
+}
+
+#[test]
 fn what_finds_no_room_is_told_before_its_body_is_read() {
     let mut config =
         with_http(&["http://127.0.0.1:1".to_owned()], Http { database: "d".to_owned(), ..Http::default() });

@@ -85,7 +85,12 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                 let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
                 let destination = allowed.and_then(|()| self.destinations.borrow_mut().of(&wanted));
                 let accepts_partial = wanted.accepts_partial;
-                let job = |destination| Job { destination, format: Some(Format::Influx), accepts_partial };
+                let job = |destination| Job {
+                    destination,
+                    format: Some(Format::Influx),
+                    accepts_partial,
+                    may_be_list: false,
+                };
                 self.take(api, destination.map(job), request, source).await?
             }
             Asked::Put => {
@@ -93,7 +98,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                 let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
                 let destination = allowed.and_then(|()| self.destinations.borrow_mut().usual());
                 let format = self.setup.intake.format;
-                let job = |destination| Job { destination, format, accepts_partial: true };
+                let job = |destination| Job { destination, format, accepts_partial: true, may_be_list: true };
                 self.take(api, destination.map(job), request, source).await?
             }
             Asked::Ping { is_verbose: false } => Answer::empty(StatusCode::NO_CONTENT),

@@ -26,7 +26,7 @@ use super::kept::Part;
 use super::problem::Problem;
 use super::serve::Serving;
 use crate::batch::{Batch, Destination, HandOver, Received, Ticket};
-use crate::protocol::{Format, Precision, Refusal, Refused, Rules, Scanner};
+use crate::protocol::{Format, JsonList, Precision, Refusal, Refused, Rules, Scanner};
 use crate::receive::framer::{self, Framer};
 use crate::receive::intake::{Body, Intake, Told};
 
@@ -60,6 +60,8 @@ pub(super) struct Job {
     pub(super) format: Option<Format>,
     /// Whether good lines are taken although others are bad.
     pub(super) accepts_partial: bool,
+    /// Whether the body may be a list of JSON, as exporters post it.
+    pub(super) may_be_list: bool,
 }
 
 /// Why a request's lines are not answered for.
@@ -153,6 +155,10 @@ struct Taking<H: HandOver + Sync + 'static> {
     /// None once it is finished.
     body: Option<Body>,
     precision: Precision,
+    /// Whether the body may be a list of JSON, whether it is, once that is known, and what has come of it.
+    may_be_list: bool,
+    is_list: Option<bool>,
+    list: JsonList,
     /// Batches that wait for room, oldest first.
     batches: VecDeque<Batch>,
     tickets: Vec<Arc<Ticket>>,
@@ -174,6 +180,9 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
             framer: Framer::new(serving.setup.intake.max_line),
             body: Some(intake.begin_body(job.format, Arc::clone(&job.destination), MOST_SAMPLES)),
             precision: job.destination.precision,
+            may_be_list: job.may_be_list,
+            is_list: None,
+            list: JsonList::new(serving.setup.intake.max_line),
             batches: VecDeque::new(),
             tickets: Vec::new(),
             waited: Duration::ZERO,
@@ -258,6 +267,16 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
             whole.extend_from_slice(bytes);
             return self.keep(whole.capacity());
         }
+        if self.is_list.is_none() && self.may_be_list {
+            self.is_list = JsonList::begins_with(bytes);
+        }
+        let mut objects = Vec::new();
+        let bytes = if self.is_list == Some(true) {
+            self.list.take(bytes, &mut objects);
+            &objects
+        } else {
+            bytes
+        };
         self.lines(|framer, lines| {
             framer.take(bytes, lines);
         });
@@ -347,6 +366,11 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
 
     /// Reads the last line, which a whole body's end ends, and seals what there is.
     fn end(&mut self, is_whole: bool) -> Told {
+        let mut objects = Vec::new();
+        self.list.finish(&mut objects);
+        self.lines(|framer, lines| {
+            framer.take(&objects, lines);
+        });
         if is_whole && self.framer.is_within_line() {
             self.lines(|framer, lines| {
                 framer.take(b"\n", lines);
