@@ -47,6 +47,7 @@ fn parts(ring_batches: usize) -> Parts {
         journal: Journal::new(1 << 30, &backends.clone().map(setup)),
         durability: Durability::Memory,
         backends: Arc::new(backends.map(shown).into()),
+        certificates: Arc::default(),
     };
     Parts { view, consumer }
 }

@@ -48,12 +48,14 @@ fn picture() -> Value {
         ),
         durability: Durability::Written,
         backends: Arc::new(names.iter().map(backend).collect()),
+        certificates: Arc::default(),
     };
     let mut picture = serde_json::to_value(view.status()).expect("JSON");
     picture["journal"]["orphans"] = serde_json::json!({ "gone": 0 });
     picture["journal"]["gaps"] = serde_json::json!([{
         "backend": "a", "database": "db", "retention_policy": "", "from": "", "until": "", "lines": 0, "reason": "quota"
     }]);
+    picture["certificates"] = serde_json::json!([{ "file": "/a.pem", "expires": "", "days_left": 0 }]);
     let mut next = 1000;
     fill(&mut picture, &mut next);
     // What cannot be is not shown: of the lines seen, some were refused.
@@ -209,6 +211,7 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
     }
     add("journal_orphan_lines", "{backend=\"gone\"}".to_owned(), number(picture, "/journal/orphans/gone"));
     add("journal_gaps", String::new(), 1.0);
+    add("certificate_days_left", "{file=\"/a.pem\"}".to_owned(), number(picture, "/certificates/0/days_left"));
     expected
 }
 

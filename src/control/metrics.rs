@@ -205,7 +205,9 @@ impl Metrics {
         counter(out, "journal_read_errors", "Reads that failed", plain(journal.read_errors))?;
         let orphans = journal.orphans.iter().map(|(name, lines)| (vec![("backend", name.as_str())], *lines));
         gauge(out, "journal_orphan_lines", "Lines kept for a backend that is not configured", orphans.collect())?;
-        gauge(out, "journal_gaps", "Entries of the gap ledger", plain(journal.gaps.len() as u64))
+        gauge(out, "journal_gaps", "Entries of the gap ledger", plain(journal.gaps.len() as u64))?;
+        let left = self.status.certificates.iter().map(|one| (vec![("file", one.file.as_str())], one.days_left));
+        gauge(out, "certificate_days_left", "Days until a listener's certificate expires", left.collect())
     }
 
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

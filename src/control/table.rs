@@ -10,6 +10,8 @@ use crate::journal::Durability;
 use crate::journal::disk::Condition;
 use crate::sys::text::printable;
 
+/// A certificate that expires within so many days is named.
+const SOON_DAYS: i64 = 30;
 /// The width of the backends' names, at least.
 const LEAST_NAME_WIDTH: usize = 8;
 /// The width of the backends' names, at most: that of the longest name which a configuration may have.
@@ -29,6 +31,10 @@ impl Status {
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
         write_sources(&mut text, &self.sources);
         write_journal(&mut text, &self.journal);
+        for certificate in self.certificates.iter().filter(|one| one.days_left < SOON_DAYS) {
+            let (file, days) = (&certificate.file, certificate.days_left);
+            write_line(&mut text, format_args!("certificate {file} expires in {days} days"));
+        }
         if self.log_lines_dropped > 0 {
             let lines = self.log_lines_dropped;
             write_line(

@@ -45,6 +45,7 @@ use crate::deliver::{self, Around, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
 use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
+use crate::net::tls::Certificate;
 use crate::receive::http::{Claim, Creator, Host};
 use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files, tcp};
@@ -185,7 +186,7 @@ impl Relay {
         let statements = Statements::open(&config.data_dir)
             .map_err(|error| StartError::DataDir(config.data_dir.display().to_string(), error))?;
         let statements = Arc::new(statements);
-        let view = view(config, listeners, &journal, &ring, &letters, &statements);
+        let view = view(config, listeners, &journal, &ring, (&letters, &statements), reload.certificates.clone());
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
         drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
         let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
@@ -333,8 +334,8 @@ fn view(
     listeners: Vec<Listener>,
     journal: &Journal,
     ring: &Producer,
-    letters: &Arc<DeadLetters>,
-    statements: &Arc<Statements>,
+    (letters, statements): (&Arc<DeadLetters>, &Arc<Statements>),
+    certificates: Vec<Arc<Certificate>>,
 ) -> View {
     let backends = config.backend.iter().map(|backend| BackendView {
         name: backend.name.clone(),
@@ -350,6 +351,7 @@ fn view(
         journal: journal.clone(),
         durability: config.journal.durability,
         backends: Arc::new(backends.collect()),
+        certificates: Arc::new(certificates),
     }
 }
 

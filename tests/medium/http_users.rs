@@ -176,6 +176,9 @@ fn requests_come_over_tls_and_a_new_certificate_needs_no_restart() {
     let relay = Running::start(with_http(&backend, http));
     let address = relay.listener("http");
     assert_eq!(status(&tls_post(address, &first).expect("TLS")), 204);
+    let shown = relay.status().certificates;
+    assert_eq!((shown.len(), shown[0].file.as_str()), (1, cert.display().to_string().as_str()));
+    assert!(shown[0].days_left > 365 && shown[0].expires.ends_with('Z'), "{shown:?}");
     // A client that does not speak TLS is told so.
     let answer = post(address, "/write?db=d", "");
     assert!(answer.starts_with("HTTP/1.0 400") && answer.contains("Client sent an HTTP request to an HTTPS server"));
