@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until};
 
@@ -90,6 +90,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         destinations: RefCell::new(destinations),
         begun: Instant::now(),
         kept: kept::All::default(),
+        turn: Mutex::new(()),
         intake: RefCell::new(intake),
         noted: Notify::new(),
         setup,
@@ -120,6 +121,8 @@ pub(super) struct Serving<H> {
     noted: Notify,
     begun: Instant,
     pub(super) kept: kept::All,
+    /// Whoever has it looks for room in front of the journal.
+    pub(super) turn: Mutex<()>,
     http: http1::Builder,
     pub(super) step: Step,
 }
@@ -412,7 +415,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
     }
 
     fn show_open(&self) {
-        self.open.store(self.crowd.borrow().open() as u64, Ordering::Relaxed);
+        self.open.store(self.open_connections() as u64, Ordering::Relaxed);
     }
 }
 
