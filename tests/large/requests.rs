@@ -104,7 +104,7 @@ fn curl_is_answered_as_influxdb_answers() {
         assert_eq!(through.text(), direct.text(), "{arguments:?} {target}");
     }
     // What differs: what the server says, what the program says.
-    let differ: [(Asked<'_>, &str, &str); 9] = [
+    let differ: [(Asked<'_>, &str, &str); 11] = [
         ((&["--data-binary", "cr v=1 1\r\n"], "/write?db=other"), "database not found", "204\n"),
         (
             (&["--data-binary", "m,host=h v=1 1\nbad\nm,host=i v=1 1"], "/write?db=telegraf"),
@@ -117,6 +117,8 @@ fn curl_is_answered_as_influxdb_answers() {
         ((&["--data-binary", one], "/write?db=telegraf&consistency=x"), "invalid consistency level", "400\n"),
         ((&[], "/write?db=telegraf"), "405\n", "405\n"),
         ((&[], "/nothing"), "404\n", "404\n"),
+        ((&["--header", "Content-Encoding: br", "--data-binary", ""], "/write?db=telegraf"), "204\n", "415\n"),
+        ((&["--header", "Accept: application/csv", "--data-binary", "bad"], "/write?db=telegraf"), "text/csv", "json"),
         ((&[], "/query?q=SHOW+DATABASES"), "[\"telegraf\"]", "[\"telegraf\"]"),
     ];
     for ((arguments, target), server, program) in differ {

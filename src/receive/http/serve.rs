@@ -19,7 +19,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -94,6 +94,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         begun: Instant::now(),
         gate: Gate::new(setup.auth.clone()),
         kept: kept::All::default(),
+        turn: Mutex::new(()),
         intake: RefCell::new(intake),
         noted: Notify::new(),
         setup,
@@ -125,6 +126,8 @@ pub(super) struct Serving<H> {
     noted: Notify,
     pub(super) begun: Instant,
     pub(super) kept: kept::All,
+    /// Whoever has it looks for room in front of the journal.
+    pub(super) turn: Mutex<()>,
     http: http1::Builder,
     pub(super) step: Step,
 }
@@ -351,7 +354,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
     }
 
     fn show_open(&self) {
-        self.open.store(self.crowd.borrow().open() as u64, Ordering::Relaxed);
+        self.open.store(self.open_connections() as u64, Ordering::Relaxed);
     }
 }
 

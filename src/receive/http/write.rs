@@ -19,7 +19,7 @@ use http::Request;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::answer::MOST_SAMPLES;
 use super::kept::Part;
@@ -330,15 +330,24 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
             let refused = if shelf.has_room() { shelf.pass_on(batch).err() } else { Some(batch) };
             let Some(batch) = refused else { continue };
             self.batches.push_front(batch);
-            if self.waited >= LONGEST_WAIT {
-                return Err(Problem::Half);
-            }
-            let since = Instant::now();
-            sleep(NO_ROOM_PAUSE).await;
-            self.waited += since.elapsed();
+            self.wait_for_room().await?;
         }
         self.serving.intake.borrow_mut().publish();
         Ok(())
+    }
+
+    /// Waits until there is room. Only the first of those that wait looks for it: thousands may wait.
+    async fn wait_for_room(&mut self) -> Result<(), Problem> {
+        let (serving, since) = (Rc::clone(&self.serving), Instant::now());
+        let room = async {
+            let _turn = serving.turn.lock().await;
+            while !serving.shelf.has_room() {
+                sleep(NO_ROOM_PAUSE).await;
+            }
+        };
+        let is_there = timeout(LONGEST_WAIT.saturating_sub(self.waited), room).await.is_ok();
+        self.waited += since.elapsed();
+        if is_there { Ok(()) } else { Err(Problem::Half) }
     }
 
     /// Takes what the intake sealed since the last time: it is this request's.
