@@ -346,11 +346,11 @@ impl Receive {
             ..Self::default()
         };
         match listener {
-            Listener::Tcp(listener) => Self { open_connections: listener.open_connections(), ..shown },
+            Listener::Tcp(listener) => Self { open_connections: listener.door().open_connections(), ..shown },
             Listener::Http(listener) => {
                 let name = |status: u16| if status == 0 { "other".to_owned() } else { status.to_string() };
                 let answers = ANSWERS.into_iter().zip(tally.answers).map(|(status, count)| (name(status), count));
-                Self { open_connections: listener.open_connections(), answers: answers.collect(), ..shown }
+                Self { open_connections: listener.door().open_connections(), answers: answers.collect(), ..shown }
             }
             Listener::Udp(listener) => {
                 let (wanted, got) = listener.receive_buffer();

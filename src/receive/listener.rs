@@ -110,8 +110,8 @@ impl Listener {
     pub fn stop(&self) {
         match self {
             Self::Udp(listener) => listener.stop(),
-            Self::Tcp(listener) => listener.stop(),
-            Self::Http(listener) => listener.stop(),
+            Self::Tcp(listener) => listener.door().stop(),
+            Self::Http(listener) => listener.door().stop(),
         }
     }
 
@@ -119,8 +119,8 @@ impl Listener {
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
         match self {
             Self::Udp(listener) => listener.pulses(),
-            Self::Tcp(listener) => vec![listener.pulse()],
-            Self::Http(listener) => vec![listener.pulse()],
+            Self::Tcp(listener) => vec![listener.door().pulse()],
+            Self::Http(listener) => vec![listener.door().pulse()],
         }
     }
 
@@ -137,8 +137,8 @@ impl Listener {
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::Udp(listener) => listener.address(),
-            Self::Tcp(listener) => listener.address(),
-            Self::Http(listener) => listener.address(),
+            Self::Tcp(listener) => listener.door().address(),
+            Self::Http(listener) => listener.door().address(),
         }
     }
 
@@ -155,8 +155,8 @@ impl Listener {
     pub fn tally(&self) -> Tally {
         match self {
             Self::Udp(listener) => listener.tally(),
-            Self::Tcp(listener) => listener.tally(),
-            Self::Http(listener) => listener.tally(),
+            Self::Tcp(listener) => listener.door().tally(),
+            Self::Http(listener) => listener.door().tally(),
         }
     }
 
@@ -164,8 +164,8 @@ impl Listener {
     pub fn sources(&self) -> Sources {
         match self {
             Self::Udp(listener) => listener.sources(),
-            Self::Tcp(listener) => listener.sources(),
-            Self::Http(listener) => listener.sources(),
+            Self::Tcp(listener) => listener.door().sources(),
+            Self::Http(listener) => listener.door().sources(),
         }
     }
 }

@@ -8,6 +8,8 @@
 
 mod counters;
 mod crowd;
+mod crowd_logs;
+mod door;
 pub mod files;
 mod framer;
 pub mod http;
@@ -20,6 +22,7 @@ pub mod tcp;
 pub mod udp;
 
 pub use counters::{ANSWERS, Counters, Tally};
+pub use door::Door;
 pub use intake::Setup as IntakeSetup;
 pub use listener::{Listener, Setup};
 pub use pulse::Pulse;

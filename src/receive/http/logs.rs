@@ -5,15 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::StatusCode;
 
+use crate::receive::crowd_logs::CrowdLogs;
 use crate::sys::{Leave, Throttle};
 
 /// One throttle for each event, so that none hides another.
 #[derive(Debug)]
 pub(super) struct Logs {
     listen: SocketAddr,
-    accept_error: Throttle,
-    displaced: Throttle,
-    turned_away: Throttle,
+    pub(super) crowd: CrowdLogs,
     timed_out: Throttle,
     handshake: Throttle,
     other_protocol: Throttle,
@@ -26,9 +25,7 @@ impl Logs {
     pub(super) fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
-            accept_error: Throttle::default(),
-            displaced: Throttle::default(),
-            turned_away: Throttle::default(),
+            crowd: CrowdLogs::new(listen),
             timed_out: Throttle::default(),
             handshake: Throttle::default(),
             other_protocol: Throttle::default(),
@@ -36,34 +33,6 @@ impl Logs {
             refused: Throttle::default(),
             full: Throttle::default(),
         }
-    }
-
-    pub(super) fn accept_error(&self, error: &io::Error) {
-        let Some(Leave { untold }) = self.accept_error.pass() else { return };
-        tracing::warn!(listen = %self.listen, %error, untold, "cannot accept a connection; is the limit of open files too low?");
-    }
-
-    /// A connection gave way to a new one.
-    pub(super) fn displaced(&self, max_connections: usize) {
-        let Some(Leave { untold }) = self.displaced.pass() else { return };
-        tracing::warn!(
-            listen = %self.listen,
-            max_connections,
-            untold,
-            "too many connections: ended the idlest one of the source with most, to make room for a new one"
-        );
-    }
-
-    /// A new connection found no room; its source has this many.
-    pub(super) fn turned_away(&self, source: IpAddr, of_source: usize) {
-        let Some(Leave { untold }) = self.turned_away.pass() else { return };
-        tracing::warn!(
-            listen = %self.listen,
-            %source,
-            of_source,
-            untold,
-            "too many connections: turned one away; max_connections and max_connections_per_source bound them"
-        );
     }
 
     /// A request's head did not come in time.

@@ -37,19 +37,16 @@ mod write;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use http::HeaderValue;
 use ipnet::IpNet;
-use tokio::sync::watch;
 
-use super::intake::{self, Intake, Shown};
-use super::tcp::bind_socket;
-use super::{Pulse, Sources, Tally};
+use super::Door;
+use super::intake::{self, Intake};
 use crate::auth::Auth;
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
 use crate::net::tls::Certificate;
@@ -160,13 +157,7 @@ impl Host {
 #[derive(Debug)]
 pub struct Listener {
     setup: Setup,
-    address: SocketAddr,
-    /// None once the thread has it.
-    socket: Mutex<Option<TcpListener>>,
-    shown: Arc<Shown>,
-    open: Arc<AtomicU64>,
-    stop: watch::Sender<bool>,
-    pulse: Arc<Pulse>,
+    door: Door,
 }
 
 impl Listener {
@@ -175,15 +166,11 @@ impl Listener {
     /// # Errors
     /// What the system says, `AddrInUse` if another process has the port.
     pub fn bind(setup: Setup) -> io::Result<Self> {
-        let socket = bind_socket(setup.listen)?;
-        let address = socket.local_addr()?;
-        let (stop, _) = watch::channel(false);
-        let (shown, open) = Default::default();
-        let pulse = Arc::new(Pulse::new(THREAD_NAME));
-        Ok(Self { setup, address, socket: Mutex::new(Some(socket)), shown, open, stop, pulse })
+        let door = Door::bind(setup.listen, THREAD_NAME)?;
+        Ok(Self { setup, door })
     }
 
-    /// Starts the thread. It answers for lines that have come so far, and claims this version unless another one is set.
+    /// Starts the thread. It answers for lines that have come so far, and claims the host's version unless another one is set.
     ///
     /// # Errors
     /// What the system says if it gives no thread.
@@ -197,62 +184,34 @@ impl Listener {
     where
         H: HandOver + Clone + Sync + 'static,
     {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
+        let address = self.door.address();
         let shelf = Shelf::new(out.clone());
-        let shown = Arc::clone(&self.shown);
-        let intake = Intake::new((&self.setup.intake, self.address), shown, pool, limits, shelf.clone());
+        let shown = Arc::clone(&self.door.shown);
+        let intake = Intake::new((&self.setup.intake, address), shown, pool, limits, shelf.clone());
         let claim = match self.setup.version.clone() {
             Some(version) => Claim::new(move || version.clone()),
             None => host.claim.clone(),
         };
         let parts = serve::Parts {
-            setup: Setup { listen: self.address, ..self.setup.clone() },
+            setup: Setup { listen: address, ..self.setup.clone() },
             host: Host { claim, create: host.create.clone() },
-            open: Arc::clone(&self.open),
-            stop: self.stop.subscribe(),
-            pulse: Arc::clone(&self.pulse),
+            open: Arc::clone(&self.door.open),
+            stop: self.door.stopping(),
+            pulse: self.door.pulse(),
             shelf,
             intake,
             step,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name(THREAD_NAME.to_owned());
-        thread.spawn(move || serve::run(&runtime, socket, parts))
+        self.door.start(move |runtime, socket| serve::run(runtime, socket, parts))
     }
 
-    /// Tells the thread to accept no more, to end the requests under way, to hand over what it has, and end.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// The pulse of its thread.
-    pub fn pulse(&self) -> Arc<Pulse> {
-        Arc::clone(&self.pulse)
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Its socket, and what its thread shows.
+    pub fn door(&self) -> &Door {
+        &self.door
     }
 
     /// Where lines go whose request does not say.
     pub fn destination(&self) -> &Destination {
         &self.setup.intake.destination
-    }
-
-    /// Its counters.
-    pub fn tally(&self) -> Tally {
-        self.shown.counters.read()
-    }
-
-    /// Connections that are open now.
-    pub fn open_connections(&self) -> u64 {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Who sent.
-    pub fn sources(&self) -> Sources {
-        self.shown.sources().clone()
     }
 }

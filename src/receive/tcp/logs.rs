@@ -2,18 +2,16 @@
 //!
 //! Never does: counting. The tally has every number.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::receive::crowd_logs::CrowdLogs;
 use crate::sys::{Leave, Throttle};
 
 /// One throttle for each event, so that none hides another.
 #[derive(Debug)]
 pub(super) struct Logs {
     listen: SocketAddr,
-    accept_error: Throttle,
-    displaced: Throttle,
-    turned_away: Throttle,
+    pub(super) crowd: CrowdLogs,
     timed_out: Throttle,
     unfinished: Throttle,
     other_protocol: Throttle,
@@ -23,41 +21,11 @@ impl Logs {
     pub(super) fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
-            accept_error: Throttle::default(),
-            displaced: Throttle::default(),
-            turned_away: Throttle::default(),
+            crowd: CrowdLogs::new(listen),
             timed_out: Throttle::default(),
             unfinished: Throttle::default(),
             other_protocol: Throttle::default(),
         }
-    }
-
-    pub(super) fn accept_error(&self, error: &io::Error) {
-        let Some(Leave { untold }) = self.accept_error.pass() else { return };
-        tracing::warn!(listen = %self.listen, %error, untold, "cannot accept a connection; is the limit of open files too low?");
-    }
-
-    /// A connection gave way to a new one.
-    pub(super) fn displaced(&self, max_connections: usize) {
-        let Some(Leave { untold }) = self.displaced.pass() else { return };
-        tracing::warn!(
-            listen = %self.listen,
-            max_connections,
-            untold,
-            "too many connections: ended the idlest one of the source with most, to make room for a new one"
-        );
-    }
-
-    /// A new connection found no room; its source has this many.
-    pub(super) fn turned_away(&self, source: IpAddr, of_source: usize) {
-        let Some(Leave { untold }) = self.turned_away.pass() else { return };
-        tracing::warn!(
-            listen = %self.listen,
-            %source,
-            of_source,
-            untold,
-            "too many connections: turned one away; max_connections and max_connections_per_source bound them"
-        );
     }
 
     pub(super) fn timed_out(&self, source: IpAddr, limit: &str) {
@@ -94,10 +62,7 @@ mod tests {
     fn each_event_is_told_once_a_minute_and_hides_no_other() {
         let logs = Logs::new(SocketAddr::from(([127, 0, 0, 1], 1)));
         let source = IpAddr::from([10, 0, 0, 1]);
-        let events: [(&Throttle, &dyn Fn()); 6] = [
-            (&logs.accept_error, &|| logs.accept_error(&io::ErrorKind::OutOfMemory.into())),
-            (&logs.displaced, &|| logs.displaced(5)),
-            (&logs.turned_away, &|| logs.turned_away(source, 5)),
+        let events: [(&Throttle, &dyn Fn()); 3] = [
             (&logs.timed_out, &|| logs.timed_out(source, "idle_timeout")),
             (&logs.unfinished, &|| logs.unfinished(source)),
             (&logs.other_protocol, &|| logs.other_protocol(source, "TLS")),

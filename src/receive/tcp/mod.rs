@@ -14,25 +14,19 @@ mod serve;
 mod turn;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Type};
-use tokio::sync::watch;
-
-use super::intake::{self, Intake, Shown};
-use super::{Pulse, Sources, Tally};
+use super::Door;
+use super::intake::{self, Intake};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 pub use patient::Order;
 use patient::Patient;
 
 /// Unfinished lines of all connections of a listener, at most.
 const MAX_TAIL_BYTES: usize = 16 << 20;
-/// Connections that wait to be accepted: all hosts of a site that start in the same second.
-const BACKLOG: i32 = 4096;
 /// The name of the thread.
 const THREAD_NAME: &str = "tcp";
 
@@ -59,13 +53,7 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Listener {
     setup: Setup,
-    address: SocketAddr,
-    /// None once the thread has it.
-    socket: Mutex<Option<TcpListener>>,
-    shown: Arc<Shown>,
-    open: Arc<AtomicU64>,
-    stop: watch::Sender<bool>,
-    pulse: Arc<Pulse>,
+    door: Door,
 }
 
 impl Listener {
@@ -74,12 +62,8 @@ impl Listener {
     /// # Errors
     /// What the system says, `AddrInUse` where another process has the port.
     pub fn bind(setup: Setup) -> io::Result<Self> {
-        let socket = bind_socket(setup.listen)?;
-        let address = socket.local_addr()?;
-        let (stop, _) = watch::channel(false);
-        let (shown, open) = Default::default();
-        let pulse = Arc::new(Pulse::new(THREAD_NAME));
-        Ok(Self { setup, address, socket: Mutex::new(Some(socket)), shown, open, stop, pulse })
+        let door = Door::bind(setup.listen, THREAD_NAME)?;
+        Ok(Self { setup, door })
     }
 
     /// Starts the thread, which hands batches over in this order.
@@ -90,82 +74,33 @@ impl Listener {
     where
         H: HandOver + Clone + 'static,
     {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
-        let pulse = Arc::clone(&self.pulse);
-        let (out, order, stop) = (out.clone(), order.clone(), self.stop.subscribe());
+        let pulse = self.door.pulse();
+        let (out, order, stop) = (out.clone(), order.clone(), self.door.stopping());
         let out = Patient { out, order, stop, pulse: Arc::clone(&pulse) };
-        let intake = Intake::new((&self.setup.intake, self.address), Arc::clone(&self.shown), pool, limits, out);
-        let parts = serve::Parts {
-            setup: self.setup.clone(),
-            open: Arc::clone(&self.open),
-            stop: self.stop.subscribe(),
-            pulse,
-            intake,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name(THREAD_NAME.to_owned());
-        thread.spawn(move || serve::run(&runtime, socket, parts))
+        let shown = Arc::clone(&self.door.shown);
+        let intake = Intake::new((&self.setup.intake, self.door.address()), shown, pool, limits, out);
+        let (setup, open, stop) = (self.setup.clone(), Arc::clone(&self.door.open), self.door.stopping());
+        let parts = serve::Parts { setup, open, stop, pulse, intake };
+        self.door.start(move |runtime, socket| serve::run(runtime, socket, parts))
     }
 
-    /// Tells the thread to accept no more, to take what has come on every connection, to hand over what it has, and end.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// The pulse of its thread.
-    pub fn pulse(&self) -> Arc<Pulse> {
-        Arc::clone(&self.pulse)
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Its socket, and what its thread shows.
+    pub fn door(&self) -> &Door {
+        &self.door
     }
 
     /// Where its lines go.
     pub fn destination(&self) -> &Destination {
         &self.setup.intake.destination
     }
-
-    /// Its counters.
-    pub fn tally(&self) -> Tally {
-        self.shown.counters.read()
-    }
-
-    /// Connections that are open now.
-    pub fn open_connections(&self) -> u64 {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Who sent.
-    pub fn sources(&self) -> Sources {
-        self.shown.sources().clone()
-    }
-}
-
-/// Binds a socket that the kernel accepts connections for from now on.
-///
-/// # Errors
-/// What the system says, `AddrInUse` where another process has the port.
-pub(super) fn bind_socket(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    // Connections that ended a moment ago are no reason not to start again.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(TcpListener::from(socket))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::net::TcpStream;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::batch::{Batch, Builder};
@@ -233,7 +168,7 @@ mod tests {
         let gate = Gate::default();
         let (listener, thread) = start(&gate);
         // More than the sockets of both sides hold.
-        let (lines, address) = (1_000_000_u64, listener.address());
+        let (lines, address) = (1_000_000_u64, listener.door().address());
         let sender = std::thread::spawn(move || {
             let text: String = (0..lines).map(|n| format!("a.metric.with.a.number {n} 1\n")).collect();
             TcpStream::connect(address).expect("connect").write_all(text.as_bytes()).expect("send");
@@ -242,24 +177,24 @@ mod tests {
         // It stands still once the first batch is full.
         loop {
             std::thread::sleep(Duration::from_millis(100));
-            let tally = listener.tally();
+            let tally = listener.door().tally();
             if before == (tally.accepted, tally.bytes) && tally.accepted > 0 {
                 break;
             }
             before = (tally.accepted, tally.bytes);
         }
-        assert!(!sender.is_finished() && listener.tally().accepted < lines / 2);
+        assert!(!sender.is_finished() && listener.door().tally().accepted < lines / 2);
         assert!(gate.taken.lock().expect("no panic").is_empty());
         gate.is_open.store(true, Ordering::Relaxed);
         sender.join().expect("sent");
         // A stop reads for a short time only, which a busy machine may need for less than this.
-        while listener.tally().accepted < lines {
+        while listener.door().tally().accepted < lines {
             std::thread::sleep(Duration::from_millis(10));
         }
-        listener.stop();
+        listener.door().stop();
         thread.join().expect("ended");
         let taken: u64 = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum();
-        let tally = listener.tally();
+        let tally = listener.door().tally();
         assert_eq!((taken, tally.accepted, tally.ring_full), (lines, lines, 0));
     }
 
@@ -268,20 +203,20 @@ mod tests {
         let gate = Gate::default();
         let (listener, thread) = start(&gate);
         let answers = || {
-            listener.pulse().ask();
-            while !listener.pulse().is_answered() {
+            listener.door().pulse().ask();
+            while !listener.door().pulse().is_answered() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         };
         answers();
-        TcpStream::connect(listener.address()).expect("connect").write_all(b"a.b 1 1\n").expect("send");
-        while listener.tally().accepted == 0 {
+        TcpStream::connect(listener.door().address()).expect("connect").write_all(b"a.b 1 1\n").expect("send");
+        while listener.door().tally().accepted == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
         // Its batch is due now, or soon: from then on it does nothing but to wait for the gate.
         std::thread::sleep(Duration::from_millis(100));
         answers();
-        listener.stop();
+        listener.door().stop();
         thread.join().expect("ended");
     }
 
@@ -295,8 +230,8 @@ mod tests {
     fn wildcards_of_both_families_are_bound() {
         for (wildcard, to) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")] {
             let listener = bind(wildcard);
-            assert_ne!(listener.address().port(), 0);
-            TcpStream::connect((to, listener.address().port())).expect("connect");
+            assert_ne!(listener.door().address().port(), 0);
+            TcpStream::connect((to, listener.door().address().port())).expect("connect");
         }
     }
 
@@ -304,27 +239,29 @@ mod tests {
     fn connections_and_their_sources_are_shown_while_they_are_open_and_after() {
         let gate = Gate { is_open: Arc::new(true.into()), ..Gate::default() };
         let (listener, thread) = start(&gate);
-        let mut senders = [1, 2].map(|_| TcpStream::connect(listener.address()).expect("connect"));
-        wait_for(|| listener.open_connections() == 2);
+        let mut senders = [1, 2].map(|_| TcpStream::connect(listener.door().address()).expect("connect"));
+        wait_for(|| listener.door().open_connections() == 2);
         // In pieces, of which the last one has no end; and another one of whom nothing is taken.
         for (accepted, piece) in [(1, "a.b 1 1\na.c"), (2, " 1 1\na.d 1")] {
             senders[1].write_all(piece.as_bytes()).expect("send");
-            wait_for(|| listener.tally().accepted == accepted);
+            wait_for(|| listener.door().tally().accepted == accepted);
         }
         // What was taken is handed over and shown also when nothing comes any more.
-        wait_for(|| gate.handed_over() == 2 && listener.sources().entries().iter().any(|one| one.sum.lines == 2));
+        wait_for(|| {
+            gate.handed_over() == 2 && listener.door().sources().entries().iter().any(|one| one.sum.lines == 2)
+        });
         senders[0].write_all(b"GET / HTTP/1.1\r\nHost").expect("send");
-        wait_for(|| listener.open_connections() == 1);
+        wait_for(|| listener.door().open_connections() == 1);
         drop(senders);
-        wait_for(|| listener.open_connections() == 0);
-        listener.stop();
+        wait_for(|| listener.door().open_connections() == 0);
+        listener.door().stop();
         thread.join().expect("ended");
-        let sources = listener.sources();
+        let sources = listener.door().sources();
         let [source] = sources.entries() else { panic!("one source") };
         assert_eq!((source.address, source.sum.connections), ([127, 0, 0, 1].into(), 2));
         assert_eq!((source.sum.lines, source.sum.refused), (4, 2), "a request and a line without an end are refused");
         let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
-        let tally = listener.tally();
+        let tally = listener.door().tally();
         assert_eq!((taken, tally.accepted, tally.handed_over), (2, 2, 2));
     }
 
@@ -335,16 +272,16 @@ mod tests {
         let limits = Limits { lines: u64::MAX, age: Duration::from_secs(3600) };
         let pool = Pool::new(1, Builder::least_buffer_bytes());
         let thread = listener.start(&pool, limits, &gate, &Order::default()).expect("start");
-        let mut sender = TcpStream::connect(listener.address()).expect("connect");
+        let mut sender = TcpStream::connect(listener.door().address()).expect("connect");
         for accepted in 1..=5 {
             sender.write_all(b"a.b 1 1\n").expect("send");
-            wait_for(|| listener.tally().accepted == accepted);
+            wait_for(|| listener.door().tally().accepted == accepted);
             // All that was to be done on its thread is done when it answers.
-            listener.pulse().ask();
-            wait_for(|| listener.pulse().is_answered());
+            listener.door().pulse().ask();
+            wait_for(|| listener.door().pulse().is_answered());
         }
         assert_eq!(gate.handed_over(), 0);
-        listener.stop();
+        listener.door().stop();
         thread.join().expect("ended");
         assert_eq!((gate.handed_over(), gate.taken.lock().expect("no panic").len()), (5, 1));
     }
@@ -362,31 +299,31 @@ mod tests {
             .map(|socket| socket2::SockRef::from(socket).set_recv_buffer_size(1 << 20));
         queue.expect("a socket").expect("a buffer");
         let thread = run(&listener, &gate);
-        let mut sender = TcpStream::connect(listener.address()).expect("connect");
+        let mut sender = TcpStream::connect(listener.door().address()).expect("connect");
         sender.write_all(b"a.b 1 1\n").expect("send");
-        wait_for(|| listener.tally().accepted == 1);
+        wait_for(|| listener.door().tally().accepted == 1);
         // While the thread waits for the gate nothing is read; what is sent before that is read at once.
         std::thread::sleep(Duration::from_millis(100));
         let lines = 12_000;
         sender.write_all("a.b 1 1\n".repeat(lines).as_bytes()).expect("send");
         drop(sender);
-        listener.stop();
+        listener.door().stop();
         thread.join().expect("ended");
-        assert_eq!(listener.tally().accepted, 1 + lines as u64);
+        assert_eq!(listener.door().tally().accepted, 1 + lines as u64);
     }
 
     #[test]
     fn a_stop_ends_whatever_is_sent_on_and_on() {
         let gate = Gate { is_open: Arc::new(true.into()), ..Gate::default() };
         let (listener, thread) = start(&gate);
-        let address = listener.address();
+        let address = listener.door().address();
         let sender = std::thread::spawn(move || {
             let mut socket = TcpStream::connect(address).expect("connect");
             let text = "a.b 1 1\n".repeat(10_000);
             while socket.write_all(text.as_bytes()).is_ok() {}
         });
-        wait_for(|| listener.tally().accepted > 0);
-        listener.stop();
+        wait_for(|| listener.door().tally().accepted > 0);
+        listener.door().stop();
         thread.join().expect("ended");
         sender.join().expect("no panic");
     }
@@ -395,12 +332,12 @@ mod tests {
     fn a_stop_does_not_wait_for_more_than_room() {
         let gate = Gate::default();
         let (listener, thread) = start(&gate);
-        let mut sender = TcpStream::connect(listener.address()).expect("connect");
+        let mut sender = TcpStream::connect(listener.door().address()).expect("connect");
         sender.write_all(b"a.b 1 1\n").expect("send");
-        while listener.tally().accepted == 0 {
+        while listener.door().tally().accepted == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
-        listener.stop();
+        listener.door().stop();
         thread.join().expect("ended");
         assert_eq!(gate.taken.lock().expect("no panic").len(), 1);
     }

@@ -99,7 +99,7 @@ impl<H: HandOver + 'static> Serving<H> {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, address)) => self.admit(stream, address.ip(), &mut connections),
                     Err(error) => {
-                        self.logs.accept_error(&error);
+                        self.logs.crowd.accept_error(&error);
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -141,7 +141,7 @@ impl<H: HandOver + 'static> Serving<H> {
                 intake.tally().displaced += 1;
                 // What has come on it is still taken, and then it ends.
                 drop(SockRef::from(&idlest.stream).shutdown(Shutdown::Both));
-                self.logs.displaced(self.setup.max_connections);
+                self.logs.crowd.displaced(self.setup.max_connections);
             }
             match entered {
                 Entered::Free(member) | Entered::Instead(member, _) => {
@@ -151,7 +151,7 @@ impl<H: HandOver + 'static> Serving<H> {
                 }
                 Entered::Full(of_source) => {
                     intake.tally().limited += 1;
-                    self.logs.turned_away(source, of_source);
+                    self.logs.crowd.turned_away(source, of_source);
                 }
             }
             self.show_open();
