@@ -24,7 +24,7 @@ pub struct Door {
     name: &'static str,
     address: SocketAddr,
     /// None once the thread has it.
-    socket: Mutex<Option<TcpListener>>,
+    pub(super) socket: Mutex<Option<TcpListener>>,
     pub(super) shown: Arc<Shown>,
     pub(super) open: Arc<AtomicU64>,
     stop: watch::Sender<bool>,

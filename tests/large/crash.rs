@@ -98,7 +98,8 @@ fn send_until(relay: &Running, what: &str, mut holds: impl FnMut() -> bool) -> u
 
 #[test]
 fn a_full_disk_under_the_journal_is_waited_out_and_every_line_is_counted() {
-    let Some(disk) = SmallDisk::mount("24m") else {
+    // What is left of it holds, once there is room, all that memory holds, too.
+    let Some(disk) = SmallDisk::mount("48m") else {
         left_out("a_full_disk_under_the_journal_is_waited_out_and_every_line_is_counted", "this user may not mount");
         return;
     };
@@ -110,7 +111,7 @@ fn a_full_disk_under_the_journal_is_waited_out_and_every_line_is_counted() {
         config.journal.full = twinflux::journal::disk::WhenFull::DropNewest;
     });
     let ballast = disk.path().join("ballast");
-    std::fs::write(&ballast, vec![0; 16 << 20]).expect("ballast");
+    std::fs::write(&ballast, vec![0; 40 << 20]).expect("ballast");
     let dropped = || relay.backend("b").dropped() > 0;
     let mut sent = send_until(&relay, "more lines than disk and memory hold", dropped);
     let full = wait_for("a full disk", || {

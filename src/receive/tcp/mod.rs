@@ -292,6 +292,7 @@ mod tests {
         let listener = bind("127.0.0.1:0");
         // Room for more than is read at a time, also on connections.
         let queue = listener
+            .door()
             .socket
             .lock()
             .expect("no panic")
