@@ -11,12 +11,14 @@
 //! | `shelf` | batches that wait for room |
 //! | `answer` | what is answered, in each endpoint's form |
 //! | `serve`, `stream` | connections, and their limits |
+//! | `nap` | when the thread lets requests gather |
 //!
 //! Bounds: see there.
 
 mod answer;
 mod destinations;
 mod logs;
+mod nap;
 mod request;
 mod serve;
 mod shelf;
@@ -29,6 +31,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -145,11 +148,14 @@ impl Listener {
             open: Arc::clone(&self.open),
             stop: self.stop.subscribe(),
             pulse: Arc::clone(&self.pulse),
+            naps: Arc::default(),
             shelf,
             intake,
             step,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let naps = Arc::clone(&parts.naps);
+        let nap = move || naps.due(Instant::now()).map_or((), std::thread::sleep);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(nap).build()?;
         let thread = std::thread::Builder::new().name(THREAD_NAME.to_owned());
         thread.spawn(move || serve::run(&runtime, socket, parts))
     }

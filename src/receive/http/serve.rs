@@ -3,7 +3,7 @@
 //! Never does: answering a write before its lines are safe. Bounds: connections, in all and of one source; a request's head,
 //! and the time for it; the time without a request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::{IpAddr, Shutdown, TcpListener as StdListener};
 use std::pin::pin;
@@ -30,7 +30,8 @@ use tokio::time::{sleep, sleep_until};
 use super::answer::{Answer, Problem};
 use super::destinations::Destinations;
 use super::logs::Logs;
-use super::request::{Api, Asked};
+use super::nap::Naps;
+use super::request::{self, Api, Asked};
 use super::shelf::Shelf;
 use super::stream::{Phase, Progress, Stream};
 use super::write::{self, Job};
@@ -61,6 +62,7 @@ pub(super) struct Parts<H> {
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) naps: Arc<Naps>,
     pub(super) shelf: Shelf<H>,
     pub(super) intake: Intake<Shelf<H>>,
     /// How safe lines must be before they are answered for.
@@ -69,7 +71,7 @@ pub(super) struct Parts<H> {
 
 /// Runs until told to stop, then ends the requests that are under way, and ends.
 pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    let Parts { setup, claim, open, stop, pulse, shelf, intake, step } = parts;
+    let Parts { setup, claim, open, stop, pulse, naps, shelf, intake, step } = parts;
     let destinations = Destinations::new(
         Arc::clone(&setup.intake.destination),
         setup.databases.clone(),
@@ -89,6 +91,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         begun: Instant::now(),
         intake: RefCell::new(intake),
         noted: Notify::new(),
+        naps,
         setup,
         claim,
         open,
@@ -115,6 +118,7 @@ pub(super) struct Serving<H> {
     logs: Logs,
     /// The table of sources may have changed.
     noted: Notify,
+    pub(super) naps: Arc<Naps>,
     begun: Instant,
     http: http1::Builder,
     pub(super) step: Step,
@@ -191,13 +195,17 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
     async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, source: IpAddr) {
         let progress = Progress::new(member.opened);
         let stream = Stream { member: Rc::clone(&member), progress: Rc::clone(&progress) };
+        let answered = Rc::new(Cell::new(None));
         let service = service_fn(|request| {
             member.has_line.set(true);
+            self.naps.request(answered.get(), Instant::now());
             progress.phase.set(Phase::Working);
-            let (serving, progress) = (Rc::clone(&self), Rc::clone(&progress));
+            let (serving, progress, answered) = (Rc::clone(&self), Rc::clone(&progress), Rc::clone(&answered));
             async move {
                 let response = Box::pin(serving.answer(request, source, progress.has_length.get())).await;
-                progress.phase.set(Phase::Idle(Instant::now()));
+                let now = Instant::now();
+                progress.phase.set(Phase::Idle(now));
+                answered.set(Some(now));
                 Ok::<_, Infallible>(response)
             }
         });
@@ -244,7 +252,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         source: IpAddr,
         has_length: bool,
     ) -> Response<Full<Bytes>> {
-        let headers = request.headers().clone();
+        let headers = request::repeated(request.headers());
         let is_head = *request.method() == Method::HEAD;
         let api = Api::of_path(request.uri().path());
         let answer = match framing(&request, has_length) {

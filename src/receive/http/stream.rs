@@ -95,9 +95,9 @@ impl AsyncRead for Stream {
             };
             is_ready?;
             let before = room.filled().len();
-            match stream.try_read(room.initialize_unfilled()) {
-                Ok(count) => {
-                    room.advance(count);
+            // Room that nothing was read into is not touched: an idle connection's is no memory.
+            match stream.try_read_buf(room) {
+                Ok(_) => {
                     let now = Instant::now();
                     self.member.last.set(now);
                     self.progress.note(&room.filled()[before..], now);
