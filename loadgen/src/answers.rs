@@ -55,6 +55,11 @@ impl Answer {
         Some(Self { status, text, closes: header("connection:") == Some("close") })
     }
 
+    /// Its status, and the beginning of its text.
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.status, self.text)
+    }
+
     /// Whether the lines are the server's now.
     pub(crate) fn is_taken(&self) -> bool {
         self.status == 204
@@ -86,7 +91,7 @@ impl Told {
         if answer.is_taken() {
             self.answers.taken += 1;
         } else {
-            self.note_error(&format!("{} {}", answer.status, answer.text));
+            self.note_error(&answer.name());
         }
     }
 

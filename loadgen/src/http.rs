@@ -261,7 +261,7 @@ impl Connection {
     }
 }
 
-async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Answer> {
+pub(crate) async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Answer> {
     buffer.clear();
     loop {
         if let Some(answer) = Answer::read(buffer) {
@@ -276,7 +276,8 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result
     }
 }
 
-async fn connect(target: SocketAddr, number: u32) -> io::Result<TcpStream> {
+/// A connection of the host of this number.
+pub(crate) async fn connect(target: SocketAddr, number: u32) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(source) = source_of(number, target) {
         socket.bind(SocketAddr::from((source, 0)))?;
@@ -365,8 +366,9 @@ mod tests {
             for status in ["", "503 Service Unavailable", "204 No Content"] {
                 let (mut stream, _) = listener.accept().expect("accept");
                 let (mut text, mut buffer) = (Vec::new(), [0; 65_536]);
-                while text.iter().filter(|byte| **byte == b'\n').count() < 37 + 7 {
+                while text.iter().filter(|byte| **byte == b'\n').count() < 37 + 6 {
                     let count = stream.read(&mut buffer).expect("read");
+                    assert_ne!(count, 0, "the request is whole");
                     text.extend_from_slice(&buffer[..count]);
                 }
                 if !status.is_empty() {

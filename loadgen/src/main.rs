@@ -274,6 +274,7 @@ async fn run_all(options: RunOptions) -> Result<bool> {
         },
         bursts: options.netdata.plan(any, &options.load),
         requests: (options.netdata.profile == Profile::Http).then(|| options.http.plan(any, &options.load)),
+        hostile: options.hostile,
         baseline: options.baseline,
         patience: options.patience,
     };

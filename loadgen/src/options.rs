@@ -227,6 +227,9 @@ pub(crate) struct RunOptions {
     /// netdata, http: lines a second that other hosts send with Telegraf meanwhile
     #[arg(long, value_name = "LINES", value_parser = positive)]
     pub(crate) beside: Option<f64>,
+    /// So many HTTP connections beside whose requests come a byte a second, and a client that sends gzip bombs
+    #[arg(long, value_name = "CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) hostile: Option<u32>,
     /// netdata: the relay's mapping, path or netdata
     #[arg(long, default_value = "netdata", requires = "relay")]
     pub(crate) mapping: String,
@@ -281,7 +284,7 @@ impl RunOptions {
         let mapping = format!("mapping = \"{}\"", self.mapping);
         let listeners = Listeners { datagrams: datagrams.clone(), ..Listeners::default() };
         match (self.netdata.profile, self.netdata.transport) {
-            (Profile::Telegraf, _) => listeners,
+            (Profile::Telegraf, _) => Listeners { requests: self.hostile.map(|_| String::new()), ..listeners },
             (Profile::Http, _) if self.http.streams => Listeners { streams: Some(String::new()), ..listeners },
             (Profile::Http, _) => Listeners { requests: Some(String::new()), ..listeners },
             (Profile::Netdata, Transport::Udp) => {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::answers::Answers;
+use crate::hostile::Hostile;
 use crate::ledger::Counts;
 use crate::send::Sent;
 
@@ -17,6 +18,8 @@ pub struct Report {
     pub bursts: Option<BurstReport>,
     /// What writers by HTTP were told, where there were any.
     pub requests: Option<RequestReport>,
+    /// What became of hostile clients, where there were any.
+    pub hostile: Option<Hostile>,
     /// Datagrams sent in a second.
     pub datagrams_per_second: f64,
     /// Datagrams that neither the relay nor its kernel counted.
@@ -131,6 +134,10 @@ impl Report {
         if let Some(RequestReport { answers, lines_per_second, stored_per_second }) = &self.requests {
             lines.push(answers.to_text());
             lines.push(format!("lines       {lines_per_second:.0}/s taken, {stored_per_second:.0}/s stored"));
+        }
+        if let Some(Hostile { slow_open, slow_ended, bombs }) = &self.hostile {
+            lines.push(format!("hostile     {slow_open} slow connections in the end, {slow_ended} ended by the relay"));
+            lines.extend(bombs.iter().map(|(name, count)| format!("            {count} bombs answered {name}")));
         }
         lines.push(format!(
             "lost        {} on the wire, {} dropped by the relay's kernel, {} lines refused",

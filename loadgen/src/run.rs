@@ -16,13 +16,16 @@ pub use crate::report::Report;
 use crate::report::{BackendReport, BaselineReport, BurstReport, RelayReport, RequestReport, float, signed};
 use crate::send::{Plan, Progress, Sent, send};
 use crate::sink::{Behaviour, Sink, Store};
-use crate::{burst, http};
+use crate::{burst, hostile, http};
 
 /// A relay that takes nothing for so long has taken all that it will.
 const TAKING: Duration = Duration::from_secs(2);
 
 /// How often to look at what the sinks have.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long hostile clients are at it before the hosts come.
+const HEAD_START: Duration = Duration::from_secs(1);
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub struct Setup {
     pub bursts: Option<burst::Plan>,
     /// What hosts that write by HTTP send, where there are any; the target is the relay's.
     pub requests: Option<http::Plan>,
+    /// How many slow connections there are beside, with a client that sends gzip bombs.
+    pub hostile: Option<u32>,
     /// Whether a bare receive loop gets the same load first.
     pub baseline: bool,
     /// How long the relay may take to deliver everything after the sending.
@@ -104,6 +109,14 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         "the relay must have the {} sinks as its only backends",
         sinks.len()
     );
+    let hostile = match setup.hostile {
+        Some(slow) => {
+            let clients = hostile::Clients::start(relay.requests.context("the relay takes no HTTP")?, slow)?;
+            tokio::time::sleep(HEAD_START).await;
+            Some(clients)
+        }
+        None => None,
+    };
     let started = Instant::now();
     let bursting = setup.bursts.map(|plan| tokio::spawn(send_bursts(plan, Arc::clone(&relay), Arc::clone(&progress))));
     let stores: Vec<Arc<Store>> = sinks.iter().map(|(_, store)| Arc::clone(store)).collect();
@@ -125,6 +138,7 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         None => None,
     };
     stop.abort();
+    let hostile = hostile.map(hostile::Clients::end);
     let seconds = started.elapsed().as_secs_f64();
     let sent = progress.sent().plus(steady.sent());
     let after = wait_for_delivery(&relay, setup.patience, setup.last_sink).await?;
@@ -133,7 +147,7 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         stored_per_second: stored.rate(progress.sent().lines),
         answers,
     });
-    Ok(Report { bursts, requests, ..report(seconds, sent, &before, &after, &stores, baseline) })
+    Ok(Report { bursts, requests, hostile, ..report(seconds, sent, &before, &after, &stores, baseline) })
 }
 
 /// Hosts that write by HTTP, at work.
@@ -321,6 +335,7 @@ fn report(
         seconds,
         bursts: None,
         requests: None,
+        hostile: None,
         datagrams_per_second: float(signed(sent.datagrams)) / seconds,
         lost_on_the_wire: signed(sent.datagrams) - datagrams - kernel_dropped,
         kernel_dropped,
