@@ -15,11 +15,13 @@
 //!
 //! Two promises: no line is lost uncounted (see [`journal::Ledger`]), and it costs next to nothing.
 
+pub mod auth;
 pub mod batch;
 pub mod control;
 pub mod deliver;
 pub mod demo;
 pub mod journal;
+pub mod net;
 pub mod protocol;
 pub mod receive;
 pub mod relay;

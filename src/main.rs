@@ -22,13 +22,14 @@ use twinflux::control::config::Format;
 use twinflux::control::dead_letters;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::control::maintenance::{self, ChangeError};
+use twinflux::control::relay_toml;
 use twinflux::control::socket::{Action, BackendAction};
 use twinflux::control::{Config, Status, notify};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
 use twinflux::receive::udp::{Inherited, use_small_pages};
-use twinflux::relay::{Relay, StartError};
+use twinflux::relay::{Relay, Reload, StartError};
 use twinflux::sys::dumps;
 use twinflux::sys::log::Log;
 use twinflux::sys::text::printable_lines;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Journal(command) => journal(command),
         Command::DeadLetters(command) => dead_letters(&command),
         Command::Restore(command) => restore(&command),
+        Command::Convert { file } => convert(&file),
         Command::Demo => demo(),
     };
     // Where nobody reads the error, the code still tells.
@@ -126,8 +128,14 @@ type Ended = Result<(), (u8, String)>;
 fn run(options: &Run, log: &Arc<Log>) -> Ended {
     use_small_pages();
     let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
-    let config =
-        Config::load(options.config.as_deref(), overrides).map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let loaded = match &options.relay_config {
+        Some(file) => Config::load_relays(file, overrides),
+        None => Config::load(options.config.as_deref(), overrides).map(|config| (config, Vec::new())),
+    };
+    let (config, differs) = loaded.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    for sentence in differs {
+        tracing::info!("other than influxdb-relay: {sentence}");
+    }
     if config.holds_secrets() {
         dumps::forbid();
     }
@@ -137,7 +145,8 @@ fn run(options: &Run, log: &Arc<Log>) -> Ended {
         (code, error.to_string())
     })?;
     let hurry = relay.hurry();
-    let stop = follow_signals(hurry.clone(), Arc::clone(log)).map_err(|error| (FAILED, error.to_string()))?;
+    let stop =
+        follow_signals(hurry.clone(), Arc::clone(log), relay.reload()).map_err(|error| (FAILED, error.to_string()))?;
     print_start(describe_start(&relay, &config));
     notify::ready();
     let watchdog = notify::watchdog_period().map(|period| {
@@ -176,19 +185,19 @@ fn run(options: &Run, log: &Arc<Log>) -> Ended {
 /// Follows signals on a thread of its own, so that a second one is heeded whatever the first one's work hangs on.
 /// The first one to end is sent to the caller. The second one hurries the shutdown, and ends the process where that
 /// takes too long.
-fn follow_signals(hurry: watch::Sender<bool>, log: Arc<Log>) -> io::Result<Receiver<()>> {
+fn follow_signals(hurry: watch::Sender<bool>, log: Arc<Log>, reload: Arc<Reload>) -> io::Result<Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let (stop, stopped): (SyncSender<()>, _) = sync_channel(1);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(signals.next());
+        runtime.block_on(signals.next(&reload));
         if stop.send(()).is_err() {
             return;
         }
-        runtime.block_on(signals.next());
+        runtime.block_on(signals.next(&reload));
         hurry.send_replace(true);
         // Whichever comes first, a third signal or the end of the time.
-        drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next()).await }));
+        drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next(&reload)).await }));
         end_now(&log);
     })?;
     Ok(stopped)
@@ -228,15 +237,16 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to end. SIGHUP is none: a terminal that closes takes no relay along.
-    async fn next(&mut self) {
+    /// Waits for a signal to end. SIGHUP is none: it has files read again, and a terminal that closes takes no relay along.
+    async fn next(&mut self, reload: &Reload) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.hangup.recv() => {
                     notify::reloading();
-                    tracing::info!("SIGHUP: nothing is read again; restart to change settings");
+                    tracing::info!("SIGHUP: users, tokens and certificates are read again; restart to change settings");
+                    reload.look();
                     notify::ready();
                 }
             }
@@ -262,7 +272,10 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
     let listeners = &relay.view().listeners;
     let listens: Vec<String> = listeners
         .iter()
-        .map(|one| format!("{} {} (database {})", one.kind(), one.address(), one.destination().database))
+        .map(|one| match one.destination().database.as_str() {
+            "" => format!("{} {} (database of each request)", one.kind(), one.address()),
+            database => format!("{} {} (database {database})", one.kind(), one.address()),
+        })
         .collect();
     let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
     let (kind, first) =
@@ -278,13 +291,21 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
         }
         Some(Format::Auto | Format::Influx) | None => "cpu,host=me usage=1.5",
     };
+    let first = match kind {
+        "http" => {
+            let is_tls = config.http.first().is_some_and(|one| one.tls_cert_file.is_some());
+            let scheme = if is_tls { "https" } else { "http" };
+            format!("curl -d '{line}' '{scheme}://{host}:{port}/write?db=telegraf'")
+        }
+        _ => format!("echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)"),
+    };
     let (listens, writes, admin) = (listens.join(", "), backends.join(", "), relay.admin());
     let version = env!("CARGO_PKG_VERSION");
     [
         format!("Twinflux {version}: every line to every backend\n"),
         format!("  listening on  {listens}\n"),
         format!("  writing to    {writes}\n"),
-        format!("  try           echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)\n"),
+        format!("  try           {first}\n"),
         format!("  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}\n"),
     ]
     .concat()
@@ -300,11 +321,18 @@ fn check(file: &Path) -> Ended {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    config.auth().map_err(bad)?;
+    config.listeners(None).map_err(bad)?;
     for setup in config.backends() {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }
     let text = toml::to_string(&config).map_err(|error| bad(error.to_string()))?;
     print(&format!("# {} is fine; with all defaults it says:\n{text}", file.display()))
+}
+
+fn convert(file: &Path) -> Ended {
+    let converted = relay_toml::convert(file).map_err(|error| (BAD_CONFIGURATION, error))?;
+    print(&converted.commented())
 }
 
 fn demo() -> Ended {

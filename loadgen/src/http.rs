@@ -200,40 +200,45 @@ impl Connection {
 
     /// Sends the batch until it is taken or refused for good, or the time is long over.
     async fn deliver(&mut self) {
-        let shared = Rc::clone(&self.shared);
-        let limit = shared.start + shared.plan.duration.saturating_add(PATIENCE).min(Duration::from_secs(1 << 30));
         loop {
             let begun = Instant::now();
             let answered = timeout(PATIENCE, self.attempt()).await;
-            let mut told = shared.told.borrow_mut();
-            match answered {
-                Ok(Ok(answer)) => {
-                    told.note(&answer, begun.elapsed());
-                    if answer.is_taken() {
-                        let Batch { host, first, lines, time, .. } = self.batch;
-                        let bytes = self.batch.request.len() as u64;
-                        shared.progress.add(lines, 0, bytes, 0);
-                        shared.progress.note_round(Round { host, first, lines, time });
-                        shared.last.set(Instant::now());
-                        return;
-                    }
-                    if answer.is_final() {
-                        told.give_up(self.batch.lines);
-                        return;
-                    }
-                }
-                Ok(Err(error)) => told.note_error(&error.kind().to_string()),
-                Err(_) => told.note_error("no answer"),
-            }
-            shared.progress.add(0, 0, 0, 1);
-            self.stream = None;
-            if shared.progress.is_stopped() || Instant::now() > limit {
-                told.give_up(self.batch.lines);
+            if self.is_settled(answered.ok(), begun.elapsed()) {
                 return;
             }
-            drop(told);
+            self.stream = None;
             sleep(PAUSE).await;
         }
+    }
+
+    /// Notes an answer, or that there was none; true if the batch is not to be sent again.
+    fn is_settled(&self, answered: Option<io::Result<Answer>>, took: Duration) -> bool {
+        let Shared { plan, progress, told, start, last, .. } = &*self.shared;
+        let mut told = told.borrow_mut();
+        match answered {
+            Some(Ok(answer)) => {
+                told.note(&answer, took);
+                if answer.is_taken() {
+                    let Batch { host, first, lines, time, .. } = self.batch;
+                    progress.add(lines, 0, self.batch.request.len() as u64, 0);
+                    progress.note_round(Round { host, first, lines, time });
+                    last.set(Instant::now());
+                    return true;
+                }
+                if answer.is_final() {
+                    told.give_up(self.batch.lines);
+                    return true;
+                }
+            }
+            Some(Err(error)) => told.note_error(&error.kind().to_string()),
+            None => told.note_error("no answer"),
+        }
+        progress.add(0, 0, 0, 1);
+        let is_over = progress.is_stopped() || start.elapsed() > plan.duration.saturating_add(PATIENCE);
+        if is_over {
+            told.give_up(self.batch.lines);
+        }
+        is_over
     }
 
     /// Sends the batch, and reads the answer.

@@ -14,7 +14,7 @@ use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, BackendSetup, Durability, Journal, Rejection, ring};
 use crate::receive::Listener;
-use crate::receive::http::Claim;
+use crate::receive::http::Host;
 use crate::receive::tcp::Order;
 use crate::receive::udp::Inherited;
 
@@ -33,11 +33,12 @@ fn parts(ring_batches: usize) -> Parts {
     config.udp.push(Udp { listen: any, workers: 2, ..Udp::default() });
     config.tcp.push(Tcp { listen: any, ..Tcp::default() });
     config.http.push(Http { listen: any, ..Http::default() });
-    let setups = config.listeners().expect("setups");
+    let setups = config.listeners(None).expect("setups");
     let listeners = setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound"));
     let backends = ["a", "b"].map(str::to_owned);
     let setup = |name| BackendSetup { name, address: String::new(), replay_share: 0.5 };
-    let shown = |name| BackendView { name, url: String::new(), health: Arc::default(), letters: None };
+    let shown =
+        |name| BackendView { name, url: String::new(), health: Arc::default(), letters: None, statements: None };
     let (ring, consumer) = ring(ring_batches);
     let view = View {
         started: Instant::now(),
@@ -46,6 +47,7 @@ fn parts(ring_batches: usize) -> Parts {
         journal: Journal::new(1 << 30, &backends.clone().map(setup)),
         durability: Durability::Memory,
         backends: Arc::new(backends.map(shown).into()),
+        certificates: Arc::default(),
     };
     Parts { view, consumer }
 }
@@ -54,8 +56,8 @@ fn parts(ring_batches: usize) -> Parts {
 fn start<H: HandOver + Clone + Sync + 'static>(view: &View, out: &H) -> Vec<JoinHandle<()>> {
     let pool = Pool::new(4, Builder::least_buffer_bytes());
     let (limits, order) = (Limits { lines: 3, age: Duration::from_millis(1) }, Order::default());
-    let claim = Claim::new(|| "1.8.10".to_owned());
-    let answers = (Step::Accepted, &claim);
+    let host = Host::of_test();
+    let answers = (Step::Accepted, &host);
     view.listeners
         .iter()
         .flat_map(|listener| listener.start(&pool, limits, out, &order, answers).expect("threads"))

@@ -30,6 +30,9 @@ pub struct Run {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Run influxdb-relay's configuration file as it is
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub relay_config: Option<PathBuf>,
     /// Listen for UDP here instead of the file's listeners: host and port, or a port only [default: 0.0.0.0:8089]
     #[arg(long, value_name = "ADDR", value_parser = parse_data)]
     pub udp: Option<SocketAddr>,
@@ -45,6 +48,12 @@ pub struct Run {
     /// Write to this backend, instead of the file's; repeat it for each [default: an archive in the data folder]
     #[arg(long = "backend", value_name = "URL")]
     pub backends: Vec<String>,
+    /// The user of all HTTP backends (1.x API)
+    #[arg(long, value_name = "NAME", requires = "backend_password_file")]
+    pub backend_username: Option<String>,
+    /// The file with that user's password
+    #[arg(long, value_name = "FILE", requires = "backend_username")]
+    pub backend_password_file: Option<PathBuf>,
     /// The database that lines go to [default: telegraf]
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
@@ -65,6 +74,7 @@ impl Run {
             data_dir: self.data_dir.clone(),
             backends: backends.collect::<Result<_, _>>().map_err(|error| format!("--backend: {error}"))?,
             database: self.database.clone(),
+            credentials: self.backend_username.clone().zip(self.backend_password_file.clone()),
         })
     }
 }
@@ -92,6 +102,12 @@ pub enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Print influxdb-relay's configuration as ours, with what differs as comments
+    Convert {
+        /// influxdb-relay's file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
     /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived
     Demo,

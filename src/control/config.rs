@@ -38,6 +38,9 @@ pub struct Config {
     pub http: Vec<Http>,
     /// Backends; each gets everything.
     pub backend: Vec<Backend>,
+    /// Who may do what, over HTTP.
+    #[serde(skip_serializing_if = "Auth::is_empty")]
+    pub auth: Auth,
     /// The journal.
     pub journal: Journal,
     /// Lines that a backend will never take.
@@ -54,6 +57,7 @@ impl Default for Config {
             tcp: Vec::new(),
             http: Vec::new(),
             backend: Vec::new(),
+            auth: Auth::default(),
             journal: Journal::default(),
             dead_letters: DeadLetters::default(),
         }
@@ -83,6 +87,42 @@ impl Default for Admin {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9097)), hosts: Vec::new() }
     }
+}
+
+/// Users, tokens and their rights. Without a file everybody may everything.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// Users, as `htpasswd -B` writes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users_file: Option<PathBuf>,
+    /// Tokens: `NAME:TOKEN` or `NAME:sha256:HEX`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_file: Option<PathBuf>,
+    /// What each may do: nothing without one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub right: Vec<Right>,
+}
+
+impl Auth {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.users_file.is_none() && self.tokens_file.is_none() && self.right.is_empty()
+    }
+}
+
+/// What a user or a token may do.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Right {
+    /// The user's or token's name; `*` for all.
+    pub name: String,
+    /// Databases that it may write, with `*` for any text.
+    pub write: Vec<String>,
+    /// Databases that it may read.
+    pub read: Vec<String>,
+    /// Whether it may administer.
+    pub admin: bool,
 }
 
 /// Where lines are kept that a backend will never take.

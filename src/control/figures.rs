@@ -24,7 +24,7 @@ fn listeners() -> Vec<Listener> {
     config.udp.push(Udp { listen: any, ..Udp::default() });
     config.tcp.push(Tcp { listen: any, ..Tcp::default() });
     config.http.push(Http { listen: any, ..Http::default() });
-    let setups = config.listeners().expect("setups");
+    let setups = config.listeners(None).expect("setups");
     setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound")).collect()
 }
 
@@ -36,6 +36,7 @@ fn picture() -> Value {
         url: String::new(),
         health: Arc::<Health>::default(),
         letters: None,
+        statements: None,
     };
     let view = View {
         started: Instant::now(),
@@ -47,12 +48,14 @@ fn picture() -> Value {
         ),
         durability: Durability::Written,
         backends: Arc::new(names.iter().map(backend).collect()),
+        certificates: Arc::default(),
     };
     let mut picture = serde_json::to_value(view.status()).expect("JSON");
     picture["journal"]["orphans"] = serde_json::json!({ "gone": 0 });
     picture["journal"]["gaps"] = serde_json::json!([{
         "backend": "a", "database": "db", "retention_policy": "", "from": "", "until": "", "lines": 0, "reason": "quota"
     }]);
+    picture["certificates"] = serde_json::json!([{ "file": "/a.pem", "expires": "", "days_left": 0 }]);
     let mut next = 1000;
     fill(&mut picture, &mut next);
     // What cannot be is not shown: of the lines seen, some were refused.
@@ -132,6 +135,7 @@ const BACKEND: &[(&str, &str)] = &[
     ("dead_letters_evicted_lines_total", "dead_letters/evicted"),
     ("dead_letters_lines", "dead_letters/kept"),
     ("dead_letters_bytes", "dead_letters/bytes"),
+    ("statements_pending", "statements_pending"),
     ("pending_lines", "pending_lines"),
     ("pending_bytes", "pending_bytes"),
     ("pending_on_disk_lines", "pending_on_disk_lines"),
@@ -207,6 +211,7 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
     }
     add("journal_orphan_lines", "{backend=\"gone\"}".to_owned(), number(picture, "/journal/orphans/gone"));
     add("journal_gaps", String::new(), 1.0);
+    add("certificate_days_left", "{file=\"/a.pem\"}".to_owned(), number(picture, "/certificates/0/days_left"));
     expected
 }
 
@@ -420,7 +425,13 @@ fn every_figure_of_a_ledger_is_shown_under_its_own_name() {
     for (lines, microseconds) in [(90, 11_000), (9, 22_000), (1, 33_000)] {
         ledger.latency.record_n(microseconds, lines).expect("in range");
     }
-    let view = BackendView { name: "a".to_owned(), url: "u".to_owned(), health: Arc::default(), letters: None };
+    let view = BackendView {
+        name: "a".to_owned(),
+        url: "u".to_owned(),
+        health: Arc::default(),
+        letters: None,
+        statements: None,
+    };
     let shown = Backend::new(&view, &ledger, 8.5, 7000, 300);
     // A histogram keeps two digits.
     let about = |value: f64, expected: f64| (value - expected).abs() < expected / 50.0;

@@ -13,9 +13,11 @@ use super::config::{
 };
 use super::load::LONGEST_TIMEOUT;
 use super::url::BackendUrl;
+use crate::auth::Auth;
 use crate::batch::Destination;
 use crate::deliver::{MAX_FOLDER_BYTES, folder_bytes};
 use crate::journal::disk::MAX_NAME_BYTES;
+use crate::net::tls::{self, Certificate};
 use crate::protocol;
 use crate::protocol::line::{LONGEST_LINE_BYTES, MAX_LINE_BYTES};
 use crate::receive::{IntakeSetup, Setup, http, tcp, udp};
@@ -53,8 +55,8 @@ impl Config {
     ///
     /// # Errors
     /// A mapping cannot work; a configuration that was loaded has none of these.
-    pub fn listeners(&self) -> Result<Vec<Setup>, String> {
-        let setup = |listener: Listener<'_>| listener.setup().map_err(|(key, what)| format!("{key} {what}"));
+    pub fn listeners(&self, auth: Option<&Arc<Auth>>) -> Result<Vec<Setup>, String> {
+        let setup = |listener: Listener<'_>| listener.setup(auth).map_err(|(key, what)| format!("{key} {what}"));
         self.each_listener().map(|(_, _, listener)| setup(listener)).collect()
     }
 
@@ -88,7 +90,7 @@ impl Listener<'_> {
         self.common().listen
     }
 
-    fn setup(&self) -> Result<Setup, Wrong> {
+    fn setup(&self, auth: Option<&Arc<Auth>>) -> Result<Setup, Wrong> {
         let intake = self.common().intake(self.max_line())?;
         Ok(match self {
             Self::Udp(one) => Setup::Udp(udp::Setup {
@@ -114,6 +116,8 @@ impl Listener<'_> {
             Self::Http(one) => Setup::Http(http::Setup {
                 listen: one.listen,
                 intake,
+                trusted_proxies: allow::canonical(&one.trusted_proxies),
+                proxy_protocol: one.proxy_protocol,
                 databases: one.databases.clone(),
                 max_databases: one.max_databases as usize,
                 max_destinations: one.max_destinations as usize,
@@ -121,6 +125,8 @@ impl Listener<'_> {
                 max_connections: one.max_connections as usize,
                 max_connections_per_source: one.max_connections_per_source as usize,
                 is_safe: one.errors == Errors::Safe,
+                auth: auth.cloned(),
+                tls: certificate(one)?,
                 reports_partial: one.partial == Partial::Report,
                 version: Some(one.claim_version.clone()).filter(|version| version != "auto"),
             }),
@@ -295,7 +301,21 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// The certificate of a listener that speaks TLS.
+fn certificate(listener: &Http) -> Result<Option<Arc<Certificate>>, Wrong> {
+    let files = listener.tls_cert_file.clone().zip(listener.tls_key_file.clone());
+    let Some((cert_file, key_file)) = files else { return Ok(None) };
+    let setup = tls::Setup { cert_file, key_file };
+    Certificate::open(setup, Some(b"http/1.1")).map(|opened| Some(Arc::new(opened))).map_err(|what| ("http:", what))
+}
+
 fn check_http(listener: &Http, backends: &[Backend]) -> Result<(), Wrong> {
+    if listener.proxy_protocol && listener.trusted_proxies.is_empty() {
+        return Err(("proxy_protocol", "needs trusted_proxies: the networks of the proxies".to_owned()));
+    }
+    if listener.tls_cert_file.is_some() != listener.tls_key_file.is_some() {
+        return Err(("tls_cert_file", "and tls_key_file go together".to_owned()));
+    }
     if listener.listen.ip().is_multicast() {
         return Err(("listen", NO_MULTICAST.to_owned()));
     }

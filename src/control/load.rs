@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::admin::is_host;
-use super::config::{Backend, Config, Http, Journal, Udp};
+use super::config::{self, Backend, Config, Http, Journal, Udp};
 use super::exposure;
 use super::listeners::NO_MULTICAST;
+use super::relay_toml::{self, Converted};
+use super::source::Source;
 use super::url::{self, BackendUrl};
+use crate::auth::{self, Auth, Right};
 use crate::batch::{Builder, Received};
 use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target, Times, Tls};
 use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
@@ -40,7 +43,7 @@ pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 /// A configuration that cannot work: where, and what would be right.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ConfigError(String);
+pub struct ConfigError(pub(super) String);
 
 /// What the command line sets.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +60,8 @@ pub struct Overrides {
     pub backends: Vec<BackendUrl>,
     /// `--database`
     pub database: Option<String>,
+    /// `--backend-username` and `--backend-password-file`
+    pub credentials: Option<(String, PathBuf)>,
 }
 
 impl Config {
@@ -70,14 +75,47 @@ impl Config {
                 .map_err(|error| ConfigError(format!("cannot read the configuration {}: {error}", path.display())))?,
             None => String::new(),
         };
-        let source = Source { name: file.map_or_else(String::new, |path| path.display().to_string()), text };
+        let name = file.map_or_else(String::new, |path| path.display().to_string());
+        Self::of_text(&Source { name, text }, overrides, file.is_some())
+    }
+
+    /// The same of influxdb-relay's file; and what differs from it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, or cannot be had.
+    pub fn load_relays(file: &Path, overrides: Overrides) -> Result<(Self, Vec<String>), ConfigError> {
+        let Converted { text, differs } = relay_toml::convert(file).map_err(ConfigError)?;
+        let source = Source { name: format!("{} (converted)", file.display()), text };
+        Ok((Self::of_text(&source, overrides, true)?, differs))
+    }
+
+    fn of_text(source: &Source, overrides: Overrides, is_file: bool) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(&source.text).map_err(|error| source.syntax(&error))?;
-        if file.is_none() {
+        if !is_file {
             config.data_dir = PathBuf::from(DATA_DIR_WITHOUT_FILE);
         }
         config.apply(overrides);
-        config.check(&source)?;
+        config.check(source)?;
         Ok(config)
+    }
+
+    /// Who may do what over HTTP, from the files that `[auth]` names; none without one.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong with one of them.
+    pub fn auth(&self) -> Result<Option<Auth>, String> {
+        let config::Auth { users_file, tokens_file, right } = &self.auth;
+        if users_file.is_none() && tokens_file.is_none() {
+            return Ok(None);
+        }
+        let rights = right.iter().map(|right| Right {
+            name: right.name.clone(),
+            write: right.write.clone(),
+            read: right.read.clone(),
+            admin: right.admin,
+        });
+        let (users_file, tokens_file) = (users_file.clone(), tokens_file.clone());
+        Auth::open(auth::Setup { users_file, tokens_file, rights: rights.collect() }).map(Some)
     }
 
     /// What works, and is likely not what is meant: each a sentence that says what would be right.
@@ -129,6 +167,12 @@ impl Config {
             // A name that came from the place among others would give one server's lines to another.
             self.backend = overrides.backends.into_iter().map(|url| Backend::new(url.name(), url)).collect();
         }
+        if let Some((username, password_file)) = overrides.credentials {
+            let of_influx = self.backend.iter_mut().filter(|one| matches!(one.url, BackendUrl::Influx { .. }));
+            for backend in of_influx {
+                (backend.username, backend.password_file) = (Some(username.clone()), Some(password_file.clone()));
+            }
+        }
         if self.backend.is_empty() {
             let archive = BackendUrl::Archive(self.data_dir.join("archive"));
             self.backend.push(Backend::new("archive".to_owned(), archive));
@@ -136,6 +180,12 @@ impl Config {
     }
 
     fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        if !self.auth.right.is_empty() && self.auth.users_file.is_none() && self.auth.tokens_file.is_none() {
+            return Err(ConfigError("[[auth.right]] needs users_file or tokens_file in [auth]".to_owned()));
+        }
+        if self.auth.right.iter().any(|right| right.name.is_empty()) {
+            return Err(ConfigError("auth.right: name must not be empty; \"*\" is for all".to_owned()));
+        }
         if self.shutdown_timeout > LONGEST_TIMEOUT {
             return Err(ConfigError("shutdown_timeout must be at most 1h".to_owned()));
         }
@@ -395,62 +445,5 @@ fn api(backend: &Backend) -> Api {
             let credentials = backend.username.clone().zip(backend.password_file.clone().map(SecretFile::new));
             Api::V1 { credentials }
         }
-    }
-}
-
-/// What a key's value looks like, where the type's own error does not say.
-fn hint(key: &str) -> &'static str {
-    match key {
-        "hosts" => "; write a list of names: [\"relay.example.org\"]",
-        "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
-        "idle_timeout" | "line_timeout" | "timeout" | "connect_timeout" | "retry_max" | "probe_interval" | "linger"
-        | "sync_interval" | "max_age" | "shutdown_timeout" => "; write a duration: \"30s\"",
-        "separator" => "; write a text: \"_\"",
-        "netdata_host_parts" => "; write a number between 1 and 16",
-        "unsigned" => "; write \"refuse\", \"keep\" or \"signed\"",
-        "[tcp]" => "; there may be several: write [[tcp]]",
-        "[udp]" => "; there may be several: write [[udp]]",
-        "[backend]" => "; there may be several: write [[backend]]",
-        _ => "",
-    }
-}
-
-/// The file that errors point into.
-struct Source {
-    name: String,
-    text: String,
-}
-
-impl Source {
-    /// An error of the TOML parser or of a value's type, with the line's key in front.
-    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
-        let start = error.span().map_or(0, |span| span.start.min(self.text.len()));
-        let line = self.text[..start].matches('\n').count() + 1;
-        let text = self.text.lines().nth(line - 1).unwrap_or_default();
-        let key = text.split(['=', '#']).next().unwrap_or_default().trim();
-        // A line of another shape might be a secret in the wrong place.
-        let is_key = key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.[] ".contains(c));
-        let (shown, hint) = if is_key { (format!("{key}: "), hint(key)) } else { (String::new(), "") };
-        let message = error.message().trim_end().replace('\n', "; ");
-        ConfigError(format!("{}:{line}: {shown}{message}{hint}", self.name))
-    }
-
-    /// An error in a key of the table, or of the element at this place of the array of tables.
-    fn at(&self, table: &str, place: usize, key: &str, what: &str) -> ConfigError {
-        let line = self.line_of(table, place, key).map_or_else(String::new, |line| format!("{}:{line}: ", self.name));
-        ConfigError(format!("{line}{table}.{key} {what}"))
-    }
-
-    /// The line of the key, or of its table's head; none where the value is not the file's.
-    fn line_of(&self, table: &str, place: usize, key: &str) -> Option<usize> {
-        let is_head = |line: &str| {
-            let head = line.trim_start().trim_start_matches('[');
-            line.trim_start().starts_with('[') && head.split(']').next().map(str::trim) == Some(table)
-        };
-        let lines = || self.text.lines().enumerate();
-        let (head, _) = lines().filter(|(_, line)| is_head(line)).nth(place)?;
-        let inside = lines().skip(head + 1).take_while(|(_, line)| !line.trim_start().starts_with('['));
-        let mut with_key = inside.filter(|(_, line)| line.split('=').next().map(str::trim) == Some(key));
-        Some(with_key.next().map_or(head, |(line, _)| line) + 1)
     }
 }

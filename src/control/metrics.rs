@@ -158,6 +158,7 @@ impl Metrics {
         let dropped = backends().flat_map(|(labels, backend)| by(labels, "reason", &backend.dropped_lines));
         counter(out, "dropped_lines", "Lines given up, by reason", dropped.collect())?;
         for (name, help, values) in [
+            one("statements_pending", "Statements that it is owed", |backend| backend.statements_pending),
             one("pending_lines", "Lines not yet acknowledged", |backend| backend.pending_lines),
             one("pending_bytes", "Bytes of those in the journal", |backend| backend.pending_bytes),
             one("dead_letters_lines", "Refused lines that are kept", |one| one.dead_letters.kept),
@@ -204,7 +205,9 @@ impl Metrics {
         counter(out, "journal_read_errors", "Reads that failed", plain(journal.read_errors))?;
         let orphans = journal.orphans.iter().map(|(name, lines)| (vec![("backend", name.as_str())], *lines));
         gauge(out, "journal_orphan_lines", "Lines kept for a backend that is not configured", orphans.collect())?;
-        gauge(out, "journal_gaps", "Entries of the gap ledger", plain(journal.gaps.len() as u64))
+        gauge(out, "journal_gaps", "Entries of the gap ledger", plain(journal.gaps.len() as u64))?;
+        let left = self.status.certificates.iter().map(|one| (vec![("file", one.file.as_str())], one.days_left));
+        gauge(out, "certificate_days_left", "Days until a listener's certificate expires", left.collect())
     }
 
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

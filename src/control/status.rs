@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::sources::SourcesStatus;
 use super::table::sum;
+use crate::deliver::statements::Statements;
 use crate::deliver::{Health, dead_letters};
 use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::ring::Producer;
 use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
+use crate::net::tls::Certificate;
 use crate::protocol::Refusal;
 use crate::receive::{ANSWERS, Listener, Tally};
 use crate::sys::log;
@@ -32,7 +34,35 @@ pub struct View {
     pub durability: Durability,
     /// The backends, in the journal's order.
     pub backends: Arc<Vec<BackendView>>,
+    /// The certificates of listeners with TLS.
+    pub certificates: Arc<Vec<Arc<Certificate>>>,
 }
+
+/// A listener's certificate.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct CertificateStatus {
+    /// Its file.
+    pub file: String,
+    /// When it expires, in RFC 3339.
+    pub expires: String,
+    /// Days until then, rounded down; below 0 once it has expired.
+    pub days_left: i64,
+}
+
+impl CertificateStatus {
+    fn of(certificate: &Certificate) -> Self {
+        let (expires, now) = (certificate.expires(), SystemTime::now());
+        let left = expires.duration_since(now).map_or_else(
+            |past| -1 - i64::try_from(past.duration().as_secs() / DAY).unwrap_or(i64::MAX - 1),
+            |left| i64::try_from(left.as_secs() / DAY).unwrap_or(i64::MAX),
+        );
+        let expires = humantime::format_rfc3339_seconds(expires).to_string();
+        Self { file: certificate.file().display().to_string(), expires, days_left: left }
+    }
+}
+
+/// A day, in seconds.
+const DAY: u64 = 24 * 3600;
 
 /// A backend's name, address and health.
 #[derive(Debug)]
@@ -45,6 +75,8 @@ pub struct BackendView {
     pub health: Arc<Health>,
     /// The lines that it will never take; none where nothing keeps them.
     pub letters: Option<Arc<dead_letters::DeadLetters>>,
+    /// The statements that it is owed; none where nothing keeps them.
+    pub statements: Option<Arc<Statements>>,
 }
 
 /// All figures since the start, as `/api/status` gives them.
@@ -64,6 +96,9 @@ pub struct Status {
     pub journal: JournalStatus,
     /// Who sends.
     pub sources: SourcesStatus,
+    /// The certificates of listeners with TLS.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
     /// Lines of the log that nobody will read: nobody read it in time, or it could not be written.
     #[serde(default)]
     pub log_lines_dropped: u64,
@@ -167,6 +202,9 @@ pub struct Backend {
     /// Destinations that wait until an operator acts.
     #[serde(default)]
     pub held: Vec<Held>,
+    /// Statements that it is owed.
+    #[serde(default)]
+    pub statements_pending: u64,
     /// Lines that it will never take.
     #[serde(default)]
     pub dead_letters: dead_letters::Figures,
@@ -272,6 +310,7 @@ impl View {
                 .collect(),
             journal: JournalStatus::new(self.durability, &journal),
             sources: SourcesStatus::of(&self.listeners),
+            certificates: self.certificates.iter().map(|one| CertificateStatus::of(one)).collect(),
             log_lines_dropped: log::lines_dropped(),
         }
     }
@@ -378,6 +417,7 @@ impl Backend {
             retries,
             last_error: view.health.last_error(),
             held: view.health.held().into_iter().map(Held::from).collect(),
+            statements_pending: view.statements.as_ref().map_or(0, |statements| statements.pending(&view.name)),
             dead_letters: view.letters.as_ref().map(|letters| letters.figures(&view.name)).unwrap_or_default(),
             latency_ms: Latency::new(&ledger.latency),
         }

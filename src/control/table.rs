@@ -10,6 +10,8 @@ use crate::journal::Durability;
 use crate::journal::disk::Condition;
 use crate::sys::text::printable;
 
+/// A certificate that expires within so many days is named.
+const SOON_DAYS: i64 = 30;
 /// The width of the backends' names, at least.
 const LEAST_NAME_WIDTH: usize = 8;
 /// The width of the backends' names, at most: that of the longest name which a configuration may have.
@@ -29,6 +31,10 @@ impl Status {
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
         write_sources(&mut text, &self.sources);
         write_journal(&mut text, &self.journal);
+        for certificate in self.certificates.iter().filter(|one| one.days_left < SOON_DAYS) {
+            let (file, days) = (&certificate.file, certificate.days_left);
+            write_line(&mut text, format_args!("certificate {file} expires in {days} days"));
+        }
         if self.log_lines_dropped > 0 {
             let lines = self.log_lines_dropped;
             write_line(
@@ -52,6 +58,10 @@ impl Status {
             for (reason, lines) in backend.dropped_lines.iter().filter(|(_, lines)| **lines > 0) {
                 write_line(&mut text, format_args!("{} dropped {lines} lines: {reason}", backend.name));
             }
+        }
+        for backend in self.backends.iter().filter(|backend| backend.statements_pending > 0) {
+            let (name, count) = (&backend.name, backend.statements_pending);
+            write_line(&mut text, format_args!("{name} is owed {count} statements, which it gets once it is up"));
         }
         for backend in self.backends.iter().filter(|backend| backend.state != "up") {
             let nothing = if backend.state == "unknown" { "not reached yet" } else { "no error told" };

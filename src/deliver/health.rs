@@ -207,7 +207,9 @@ impl Health {
     /// Notes what a probe found, unless lines told more since it began, when there had been so many requests; returns whether
     /// it was noted. A backend that was never reached stays unknown while nobody answers.
     pub(super) fn find(&self, requests: u64, state: State, error: Option<&str>, held: &[Held]) -> bool {
-        if self.requests().0 != requests {
+        let of_flusher = State::ALL[usize::from(self.state.load(Ordering::Relaxed))];
+        // What keeps lines from being taken has been told, and is tried again with them.
+        if self.requests().0 != requests || !matches!(of_flusher, State::Unknown | State::Up) {
             return false;
         }
         if let Some(error) = error {
@@ -346,9 +348,9 @@ mod tests {
         health.find(0, State::Up, None, &[]);
         assert_eq!(health.state(), State::Up);
         assert_eq!(health.fail(State::Held, "no database"), State::Up);
-        health.find(0, State::Up, None, &[]);
-        health.find(0, State::Down, Some("refused"), &[]);
-        assert_eq!(health.state(), State::Held);
+        assert!(!health.find(0, State::Up, None, &[]));
+        assert!(!health.find(0, State::Down, Some("refused"), &[]));
+        assert_eq!((health.state(), health.last_error().as_deref()), (State::Held, Some("no database")));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::secret::SecretFile;
 use super::tls::Tls;
 use super::{Outcome, SetupError};
 use crate::batch::Destination;
+use crate::protocol::influxql::quoted;
 use crate::sys::text::cut;
 
 /// How much of a version is kept, in bytes.
@@ -59,6 +60,17 @@ pub enum Api {
         /// The file with the token.
         token: SecretFile,
     },
+}
+
+/// What became of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ran {
+    /// It ran.
+    Done,
+    /// It will not run, and this is why.
+    Refused(String),
+    /// It may run at another time: nobody answered, or not now, or the backend's credentials are wrong.
+    Later(String),
 }
 
 /// A backend that speaks InfluxDB's HTTP API.
@@ -144,18 +156,48 @@ impl Influx {
     }
 
     /// Runs a statement of InfluxQL, by the 1.x API.
+    pub(super) async fn run(&mut self, statement: &str) -> Ran {
+        let authorization = self.authorization();
+        let (ran, status) = self.run_with(statement, authorization.as_ref()).await;
+        self.identity().was_refused |= status == Some(401);
+        ran
+    }
+
+    /// The same, with these credentials, or none.
+    pub(super) async fn run_as(&mut self, statement: &str, authorization: Option<&HeaderValue>) -> Ran {
+        match self.run_with(statement, authorization).await {
+            // They will be as wrong at another time.
+            (Ran::Later(error), Some(401)) => Ran::Refused(error),
+            (ran, _) => ran,
+        }
+    }
+
+    async fn run_with(&mut self, statement: &str, authorization: Option<&HeaderValue>) -> (Ran, Option<u16>) {
+        let target = format!("{}/query?q={}", self.prefix(), utf8_percent_encode(statement, NON_ALPHANUMERIC));
+        let answer = match self.client.send(|| self.setup.request(Method::POST, authorization, &target, &[])).await {
+            Ok(answer) => answer,
+            Err(error) => return (Ran::Later(error.to_string()), None),
+        };
+        let status = answer.status;
+        // A statement that failed is answered with 200, too.
+        let ran = if status.is_success() && !answer.body.contains("\"error\"") {
+            Ran::Done
+        } else if status.is_server_error() || status.as_u16() == 401 {
+            Ran::Later(self.describe(&answer))
+        } else {
+            Ran::Refused(self.describe(&answer))
+        };
+        (ran, Some(status.as_u16()))
+    }
+
+    /// Runs a statement of InfluxQL.
     ///
     /// # Errors
     /// Why it did not run.
     pub(super) async fn execute(&mut self, statement: &str) -> Result<(), String> {
-        let target = format!("{}/query?q={}", self.prefix(), utf8_percent_encode(statement, NON_ALPHANUMERIC));
-        let authorization = self.authorization();
-        let sent = self.client.send(|| self.setup.request(Method::POST, authorization.as_ref(), &target, &[])).await;
-        match sent {
-            // A statement that failed is answered with 200, too.
-            Ok(answer) if answer.status.is_success() && !answer.body.contains("\"error\"") => Ok(()),
-            Ok(answer) => Err(self.describe(&answer)),
-            Err(error) => Err(error.to_string()),
+        match self.run(statement).await {
+            Ran::Done => Ok(()),
+            Ran::Refused(error) | Ran::Later(error) => Err(error),
         }
     }
 
@@ -316,19 +358,4 @@ async fn compress(parts: Vec<Bytes>) -> Vec<Bytes> {
         written.expect("BUG: writing to memory does not fail")
     });
     vec![compressed.await.expect("BUG: compressing does not panic").into()]
-}
-
-/// A name as InfluxQL writes it.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_quoted_for_influxql() {
-        assert_eq!(quoted("a \"b\" \\ c\nd"), r#""a \"b\" \\ c\nd""#);
-    }
 }

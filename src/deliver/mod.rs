@@ -23,6 +23,7 @@ mod relay;
 pub mod resend;
 pub mod restore;
 mod secret;
+pub mod statements;
 mod tls;
 
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ use influx::Influx;
 use outcome::Fate;
 use probe::{Probe, Probed};
 use relay::Relay;
+use statements::Statements;
 
 pub use archive::{Bounds, MAX_FOLDER_BYTES, folder_bytes};
 pub use client::Times;
@@ -118,18 +120,16 @@ impl Backend {
 
     /// Starts the flusher, and a probe that tells whether the backend would take lines for these destinations. The flusher
     /// ends once the journal is closed and what can be delivered is; `closing` becomes true at that time and ends its pauses.
-    pub fn start(
-        self,
-        runtime: &Handle,
-        reader: Reader,
-        health: Arc<Health>,
-        letters: Arc<DeadLetters>,
-        destinations: Vec<Arc<Destination>>,
-        closing: watch::Receiver<bool>,
-    ) -> JoinHandle<()> {
+    pub fn start(self, runtime: &Handle, reader: Reader, health: Arc<Health>, around: &Around) -> JoinHandle<()> {
+        let Around { letters, statements, destinations, closing } = around.clone();
         let Setup { name, limits, concurrency, retry_max, probe_interval, .. } = self.setup;
         if let Endpoint::Archive(archive) = &self.endpoint {
             drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
+        }
+        if let Endpoint::Influx(influx) = &self.endpoint {
+            let (shown, closing) = (Arc::clone(&health), closing.clone());
+            let serving = statements.serve(name.clone(), influx.another(), shown, closing, retry_max);
+            drop(runtime.spawn(serving));
         }
         let probe = Probe::new(name.clone(), self.endpoint.probed(), destinations, (probe_interval, retry_max));
         drop(runtime.spawn(probe.run(Arc::clone(&health), closing.clone())));
@@ -137,6 +137,19 @@ impl Backend {
         let flusher = Flusher::new(name, endpoints, reader, (limits, retry_max), health, letters, closing);
         runtime.spawn(flusher.run())
     }
+}
+
+/// What all backends have around them.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// Where refused lines are kept.
+    pub letters: Arc<DeadLetters>,
+    /// What every InfluxDB is to run.
+    pub statements: Arc<Statements>,
+    /// Where the listeners' lines go, as far as that is known before there are lines.
+    pub destinations: Vec<Arc<Destination>>,
+    /// Becomes true once the relay is to end.
+    pub closing: watch::Receiver<bool>,
 }
 
 /// Where a lease is written to.

@@ -173,4 +173,47 @@ mod tests {
         assert!(consumer.pop().is_none());
         assert_eq!(one.popped_lines(), 75);
     }
+
+    #[test]
+    fn a_consumer_that_waits_is_woken_by_a_batch_and_without_one() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let (producer, consumer) = ring(2);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| consumer.wait(HOUR));
+            // It may not have begun.
+            while !waiting.is_finished() {
+                producer.wake();
+                std::thread::yield_now();
+            }
+        });
+        // And it sleeps meanwhile: it does not look at the ring more often than it is woken.
+        let (producer, consumer) = ring(2);
+        let looks = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while consumer.pop().is_none() {
+                    looks.fetch_add(1, Ordering::Relaxed);
+                    consumer.wait(HOUR);
+                }
+            });
+            for wakes in 0..20 {
+                while looks.load(Ordering::Relaxed) <= wakes {
+                    producer.wake();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            producer.hand_over(batch()).expect("room");
+        });
+        assert!(looks.load(Ordering::Relaxed) < 1000);
+        let (producer, consumer) = ring(2);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || {
+                while consumer.pop().is_none() {
+                    consumer.wait(HOUR);
+                }
+            });
+            producer.hand_over(batch()).expect("room");
+            waiting.join().expect("no panic");
+        });
+    }
 }

@@ -11,6 +11,8 @@
 mod convert;
 mod format;
 mod graphite;
+pub mod influxql;
+mod json_list;
 mod keys;
 pub mod line;
 mod netdata_json;
@@ -25,6 +27,7 @@ mod unsigned;
 
 pub use convert::{Mapping, Netdata};
 pub use format::Format;
+pub use json_list::JsonList;
 pub use line::{Line, Lines, Refused, Rules, Scanner, Unsigned};
 pub use reader::{Found, Reader, Sink, Stream};
 pub use refusal::Refusal;

@@ -69,11 +69,17 @@ impl<S> Crowd<S> {
 
     /// Lets a connection from this address in, where there is room or another one gives way.
     pub(in crate::receive) fn enter(&mut self, stream: S, address: IpAddr, now: Instant) -> Entered<S> {
-        let source = source_of(address);
-        let of_source = self.sources.get(&source).map_or(0, Vec::len);
+        let of_source = self.sources.get(&source_of(address)).map_or(0, Vec::len);
         if of_source >= self.most_per_source {
             return Entered::Full(of_source);
         }
+        self.enter_proxys(stream, address, now)
+    }
+
+    /// The same for a proxy's connection: these stand for many sources, and only all connections together are bounded.
+    pub(in crate::receive) fn enter_proxys(&mut self, stream: S, address: IpAddr, now: Instant) -> Entered<S> {
+        let source = source_of(address);
+        let of_source = self.sources.get(&source).map_or(0, Vec::len);
         if self.open < self.most {
             return Entered::Free(self.insert(stream, source, now));
         }

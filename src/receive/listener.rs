@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use super::udp::Inherited;
 use super::{IntakeSetup, Pulse, Sources, Tally, http, tcp, udp};
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use crate::net::tls::Certificate;
 
 /// How a listener is set up.
 #[derive(Clone, Debug)]
@@ -60,6 +61,16 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// The certificate, if it speaks TLS.
+    pub fn certificate(&self) -> Option<&Arc<Certificate>> {
+        match self {
+            Self::Udp(_) | Self::Tcp(_) => None,
+            Self::Http(setup) => setup.tls.as_ref(),
+        }
+    }
+}
+
 impl Listener {
     /// Binds a listener, or adopts what was passed for its address.
     ///
@@ -83,7 +94,7 @@ impl Listener {
         limits: Limits,
         out: &H,
         order: &tcp::Order,
-        answers: (Step, &http::Claim),
+        answers: (Step, &http::Host),
     ) -> io::Result<Vec<JoinHandle<()>>>
     where
         H: HandOver + Clone + Sync + 'static,
@@ -228,8 +239,8 @@ mod tests {
             assert!(listener.kind() == kind && address.ip().is_loopback() && address.port() != 0);
             assert_eq!(*listener.destination(), *destination);
 
-            let claim = http::Claim::new(|| "1.8.10".to_owned());
-            let answers = (Step::Accepted, &claim);
+            let host = http::Host::of_test();
+            let answers = (Step::Accepted, &host);
             let (out, pool) = (Out::default(), Pool::new(1, Builder::least_buffer_bytes()));
             let limits = Limits { lines: 100, age: Duration::from_secs(3600) };
             let threads = listener.start(&pool, limits, &out, &tcp::Order::default(), answers).expect("start");

@@ -18,6 +18,9 @@
 //! what is left is written and synced.
 
 mod opening;
+mod reload;
+
+pub use reload::Reload;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,21 +30,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
-use crate::batch::{Builder, Limits, Pool, Step};
+use crate::batch::{Builder, Destination, Limits, Pool, Step};
 use crate::control::admin::Admin;
 use crate::control::config::Config;
 use crate::control::data_dir::{DataDir, LockError};
 use crate::control::socket::{self, SocketFile};
 use crate::control::status::{BackendView, Status, View};
 use crate::deliver::dead_letters::DeadLetters;
-use crate::deliver::{self, Backend, Health, SetupError};
+use crate::deliver::statements::{Asker, Statements};
+use crate::deliver::{self, Around, Backend, Health, SetupError};
 use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
 use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
-use crate::receive::http::Claim;
+use crate::net::tls::Certificate;
+use crate::receive::http::{Claim, Creator, Host};
 use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files, tcp};
 
@@ -113,6 +118,7 @@ pub struct Relay {
     runtime: Runtime,
     admin_runtime: Runtime,
     view: View,
+    reload: Arc<Reload>,
     admin: SocketAddr,
     workers: Vec<JoinHandle<()>>,
     journal_thread: JoinHandle<()>,
@@ -152,7 +158,11 @@ impl Relay {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let mut setups_of_listeners = config.listeners().map_err(StartError::Mapping)?;
+        let auth = config.auth().map_err(StartError::Mapping)?.map(Arc::new);
+        let mut setups_of_listeners = config.listeners(auth.as_ref()).map_err(StartError::Mapping)?;
+        let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned()).collect();
+        let reload = Arc::new(Reload { auth, certificates });
+        reload.warn(&setups_of_listeners);
         let admin_connections = files::share(&mut setups_of_listeners);
         if setups_of_listeners.iter().any(|setup| setup.intake().splits_charts_at_dots()) {
             tracing::info!(
@@ -173,19 +183,27 @@ impl Relay {
         let journal = opening::open(config, open)?;
         let (ring, consumer) = ring(RING_BATCHES);
         let letters = open_dead_letters(config)?;
-        let view = view(config, listeners, &journal, &ring, &letters);
+        let statements = Statements::open(&config.data_dir)
+            .map_err(|error| StartError::DataDir(config.data_dir.display().to_string(), error))?;
+        let statements = Arc::new(statements);
+        let view = view(config, listeners, &journal, &ring, (&letters, &statements), reload.certificates.clone());
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
+        drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
         let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
 
         let (closing, _) = watch::channel(false);
         opening::hold_moved(&journal, &view);
         let moved = journal.moved_from();
+        let around = Around {
+            letters: Arc::clone(&letters),
+            statements: Arc::clone(&statements),
+            destinations: known_destinations(&view),
+            closing: closing.subscribe(),
+        };
         let flushers = backends.into_iter().zip(view.backends.iter()).enumerate();
         // What is owed to a server at another address is nobody else's.
         let flushers = flushers.filter(|(place, _)| moved[*place].is_none()).map(|(place, (backend, shown))| {
-            let (reader, health) = (journal.reader(place), Arc::clone(&shown.health));
-            let destinations = view.listeners.iter().map(|listener| Arc::new(listener.destination().clone())).collect();
-            backend.start(runtime.handle(), reader, health, Arc::clone(&letters), destinations, closing.subscribe())
+            backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), &around)
         });
         let flushers = flushers.collect();
         let journal_stop = Arc::new(AtomicBool::new(false));
@@ -195,12 +213,14 @@ impl Relay {
         let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
         let journal_thread =
             opening::start(&view, consumer, &journal_stop, Arc::clone(&journal_pulse)).map_err(StartError::Thread)?;
-        let answers = (step(config.journal.durability), claim(&view));
+        let host = Host { claim: claim(&view), create: create(&statements, runtime.handle()) };
+        let answers = (step(config.journal.durability), host);
         let workers = start_workers(&view.listeners, &setups, &ring, &answers).map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
             admin_runtime,
             view,
+            reload,
             admin: address,
             workers,
             journal_thread,
@@ -236,6 +256,11 @@ impl Relay {
     /// The runtime that flushers run on.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// What is read again on SIGHUP.
+    pub fn reload(&self) -> Arc<Reload> {
+        Arc::clone(&self.reload)
     }
 
     /// Where to send `true` for a shutdown that waits for no backend any more.
@@ -309,13 +334,15 @@ fn view(
     listeners: Vec<Listener>,
     journal: &Journal,
     ring: &Producer,
-    letters: &Arc<DeadLetters>,
+    (letters, statements): (&Arc<DeadLetters>, &Arc<Statements>),
+    certificates: Vec<Arc<Certificate>>,
 ) -> View {
     let backends = config.backend.iter().map(|backend| BackendView {
         name: backend.name.clone(),
         url: backend.url.to_string(),
         health: Arc::new(Health::default()),
         letters: Some(Arc::clone(letters)),
+        statements: Some(Arc::clone(statements)),
     });
     View {
         started: Instant::now(),
@@ -324,6 +351,7 @@ fn view(
         journal: journal.clone(),
         durability: config.journal.durability,
         backends: Arc::new(backends.collect()),
+        certificates: Arc::new(certificates),
     }
 }
 
@@ -355,7 +383,7 @@ fn start_workers(
     listeners: &[Listener],
     backends: &[deliver::Setup],
     ring: &Producer,
-    (step, claim): &(Step, Claim),
+    (step, host): &(Step, Host),
 ) -> io::Result<Vec<JoinHandle<()>>> {
     // A record is never split, so that it must fit the smallest request of any backend.
     let bytes = backends.iter().map(|setup| setup.limits.bytes).fold(BATCH_BYTES, u64::min);
@@ -364,9 +392,15 @@ fn start_workers(
     let pool = Pool::new(IDLE_BUFFERS, buffer_bytes);
     let (mut threads, order) = (Vec::new(), tcp::Order::default());
     for listener in listeners {
-        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, claim))?);
+        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, host))?);
     }
     Ok(threads)
+}
+
+/// Where lines go whose senders name no destination.
+fn known_destinations(view: &View) -> Vec<Arc<Destination>> {
+    let known = view.listeners.iter().map(|listener| listener.destination());
+    known.filter(|destination| !destination.database.is_empty()).map(|known| Arc::new(known.clone())).collect()
 }
 
 /// How safe lines must be before a request is answered for them.
@@ -384,6 +418,17 @@ fn claim(view: &View) -> Claim {
     Claim::new(move || {
         let versions = backends.iter().filter_map(|backend| backend.health.version());
         versions.min_by_key(|version| numbers(version)).unwrap_or_else(|| UNKNOWN_VERSION.to_owned())
+    })
+}
+
+/// Runs a statement on the backends, on their runtime.
+fn create(statements: &Arc<Statements>, runtime: &Handle) -> Creator {
+    let (statements, runtime) = (Arc::clone(statements), runtime.clone());
+    Creator::new(move |statement, may_administer, authorization| {
+        let statements = Arc::clone(&statements);
+        let asker = if may_administer { Asker::Administrator } else { Asker::Client(authorization) };
+        let running = runtime.spawn(async move { statements.run(&statement, asker).await });
+        Box::pin(async move { running.await.map_err(|error| error.to_string())? })
     })
 }
 

@@ -8,6 +8,7 @@ pub mod log;
 pub mod monotonic;
 pub mod text;
 pub mod throttle;
+pub mod wildcard;
 
 pub use clock::SteadyClock;
 pub use throttle::{Leave, Throttle};

@@ -8,6 +8,7 @@ mod pipes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clients;
 mod crash;
 mod disk;
 mod faults;
@@ -17,6 +18,7 @@ mod mirror;
 mod network;
 mod overload;
 mod refusals;
+mod requests;
 mod restore;
 mod rig;
 mod senders;

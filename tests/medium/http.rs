@@ -12,14 +12,14 @@ use crate::support::{Running, Scripted, config, no_content, wait_for};
 
 /// An answer: its status, its head in lower case, its body.
 #[derive(Debug)]
-struct Answered {
-    status: u16,
+pub(crate) struct Answered {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answered {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let find = |line: &'_ str| line.split_once(": ").filter(|(key, _)| *key == name).map(|(_, value)| value.len());
         let line = self.head.lines().find(|line| find(line).is_some())?;
         line.split_once(": ").map(|(_, value)| value)
@@ -27,21 +27,21 @@ impl Answered {
 }
 
 /// A client's connection.
-struct Client(TcpStream);
+pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
-    fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
         Self(stream)
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         // One that was answered before its end is not read to its end.
         drop(self.0.write_all(bytes));
     }
 
-    fn answer(&mut self) -> Answered {
+    pub(crate) fn answer(&mut self) -> Answered {
         let mut bytes = Vec::new();
         let mut byte = [0];
         while !bytes.ends_with(b"\r\n\r\n") {
@@ -58,13 +58,13 @@ impl Client {
         answered
     }
 
-    fn post(&mut self, target: &str, headers: &str, body: &[u8]) -> Answered {
+    pub(crate) fn post(&mut self, target: &str, headers: &str, body: &[u8]) -> Answered {
         let head = format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
         self.send(&[head.as_bytes(), body].concat());
         self.answer()
     }
 
-    fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         self.0.read(&mut [0]).is_ok_and(|count| count == 0)
     }
 }
@@ -75,33 +75,33 @@ fn gzip(text: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
-fn with_http(urls: &[String], http: Http) -> Config {
+pub(crate) fn with_http(urls: &[String], http: Http) -> Config {
     let mut config = config(urls);
     config.http.push(Http { listen: ([127, 0, 0, 1], 0).into(), ..http });
     config
 }
 
 /// A relay with an HTTP listener and a backend that takes everything.
-struct Door {
-    relay: Running,
+pub(crate) struct Door {
+    pub(crate) relay: Running,
     backend: Scripted,
     address: SocketAddr,
 }
 
 impl Door {
-    fn open(http: Http) -> Self {
+    pub(crate) fn open(http: Http) -> Self {
         let backend = Scripted::start(|_, _| no_content());
         let relay = Running::start(with_http(&[backend.url()], http));
         let address = relay.listener("http");
         Self { relay, backend, address }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.address)
     }
 
     /// What has arrived: the query of its request, and the lines, without what is asked without lines.
-    fn stored(&self, lines: u64) -> Vec<(String, String)> {
+    pub(crate) fn stored(&self, lines: u64) -> Vec<(String, String)> {
         wait_for("the lines", || (self.relay.backend("a").delivered_lines == lines).then_some(()));
         let requests = self.backend.requests().into_iter().filter(|request| !request.text().is_empty());
         requests.map(|request| (request.uri.query().unwrap_or_default().to_owned(), request.text())).collect()
@@ -340,6 +340,26 @@ fn exporters_of_other_systems_post_their_lines() {
     assert_eq!(door.client().post("/api/put", "Content-Type: application/graphite\r\n", body).status, 204);
     let text: String = door.stored(2).into_iter().map(|(_, text)| text).collect();
     assert_eq!(text.lines().next(), Some("netdata.web.system.cpu.user value=1.5 1795400976000000000"));
+}
+
+#[test]
+fn lists_of_json_are_taken_object_by_object() {
+    let door = Door::open(Http { database: "d".to_owned(), ..Http::default() });
+    let opentsdb = b"[\n{\"metric\":\"sys.cpu\",\"timestamp\":1795400726,\"value\":1.5,\"tags\":{\"host\":\"web\"}},\n{\"metric\":\"sys.load\",\"timestamp\":1795400726,\"value\":2,\"tags\":{\"host\":\"web\"}}]";
+    assert_eq!(door.client().post("/api/put?details", "Content-Type: application/json\r\n", opentsdb).status, 204);
+    let netdata = b"[\n{\"prefix\":\"netdata\",\"hostname\":\"web\",\"chart_name\":\"system.cpu\",\"name\":\"user\",\"value\":3.5,\"timestamp\":1795400726}\n]\n";
+    assert_eq!(door.client().post("/api/put", "Content-Encoding: gzip\r\n", &gzip(netdata)).status, 204);
+    // What Netdata asks with at its start.
+    assert_eq!(door.client().post("/api/put", "", b"[\n\n]\n").status, 204);
+    let text: String = door.stored(3).into_iter().map(|(_, text)| text).collect();
+    for line in
+        ["sys.cpu,host=web value=1.5 1795400726000000000", "sys.load,host=web value=2 1795400726000000000", "value=3.5"]
+    {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let answered =
+        door.client().post("/api/put", "", b"[{\"metric\":1},{\"metric\":\"a\",\"timestamp\":1,\"value\":1}]");
+    assert!(answered.status == 400 && answered.body.contains("dropped=1"), "{answered:?}");
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn a_file_sets_everything() {
     );
     let shares: Vec<f64> = config.journal_backends().iter().map(|backend| backend.replay_share).collect();
     assert!(shares[0] > 0.99 && (shares[1] - 0.5).abs() < 0.01);
-    assert_eq!((config.listeners().expect("setups").len(), config.backends().len()), (1, 2));
+    assert_eq!((config.listeners(None).expect("setups").len(), config.backends().len()), (1, 2));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn listeners_of_both_kinds_have_defaults_and_mappings() {
     let text = "[[udp]]\nformat = \"netdata-json\"\nmapping = \"netdata\"\nnetdata_keep_prefix = true\n[[tcp]]\n\
                 format = \"opentsdb\"\nmapping = [\"servers.* .host.measurement*\", \"measurement* region=eu\"]\n";
     let config = load(text).expect("good");
-    let setups = config.listeners().expect("setups");
+    let setups = config.listeners(None).expect("setups");
     let kinds: Vec<&str> = setups.iter().map(|setup| setup.kind()).collect();
     assert_eq!(kinds, ["udp", "tcp"]);
     let Setup::Udp(udp) = &setups[0] else { panic!("a UDP listener") };
@@ -153,7 +153,7 @@ fn separator_and_default_tags_are_taken_as_telegraf_and_influxdb_write_them() {
         let config = load(&format!("{listener}{tags}")).expect("good");
         let text = toml::to_string(&config).expect("text");
         for config in [config, load(&text).expect("the same again")] {
-            let setups = config.listeners().expect("setups");
+            let setups = config.listeners(None).expect("setups");
             assert_eq!(setups[0].intake().mapping, expected, "{tags}");
         }
     }
@@ -173,6 +173,7 @@ fn the_command_line_overrides_the_file() {
         .expect("write");
     let overrides = Overrides {
         http: None,
+        credentials: None,
         udp: Some("127.0.0.1:3".parse().expect("address")),
         admin: Some("127.0.0.1:4".parse().expect("address")),
         data_dir: Some("/tmp/x".into()),

@@ -161,7 +161,12 @@ const TEXT: &[&str] = &["rs", "toml", "md"];
 /// Files of text without such an ending.
 const NAMES: &[&str] = &[".ci/run", ".gitignore", "Cargo.lock", "LICENSE", "tests/mutants", "tests/run"];
 /// Files of text that only these folders hold, with their ending.
-const TEXT_OF: &[(&str, &str)] = &[("tests/corpus", "jsonl"), ("tests/proptest-regressions", "txt")];
+const TEXT_OF: &[(&str, &str)] = &[
+    ("tests/corpus", "jsonl"),
+    ("tests/proptest-regressions", "txt"),
+    ("tests/large/clients", "js"),
+    ("tests/large/clients", "py"),
+];
 /// The only folder of files that are no text: what senders sent, compressed.
 const CAPTURES: &str = "tests/captures";
 

@@ -163,6 +163,11 @@ impl Running {
         get(self.admin, path)
     }
 
+    /// Has what has changed read again, as SIGHUP does.
+    pub fn reload(&self) {
+        self.relay.as_ref().expect("running").reload().look();
+    }
+
     pub fn stop(&mut self) -> Status {
         self.relay.take().expect("running").shutdown()
     }

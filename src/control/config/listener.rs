@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -230,6 +231,16 @@ listener! {
 listener! {
     /// An HTTP listener; 8086 is InfluxDB's own port.
     Http(([0, 0, 0, 0], 8086), "") {
+        /// The certificate (PEM) for TLS, with those that it was signed by; without it the listener speaks plain HTTP.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_cert_file: Option<PathBuf> = None,
+        /// The certificate's key (PEM).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_key_file: Option<PathBuf> = None,
+        /// Networks (CIDR) of proxies whose word is taken for the source: `X-Forwarded-For`, or PROXY protocol 2.
+        trusted_proxies: Vec<IpNet> = Vec::new(),
+        /// Whether those proxies begin each connection with a header of PROXY protocol 2.
+        proxy_protocol: bool = false,
         /// Databases that are taken, with `*` for any text; empty: all.
         databases: Vec<String> = Vec::new(),
         /// Databases that requests may name, at most: each is kept for good.

@@ -157,7 +157,7 @@ unable to parse 'n\ 1 v=1i,w="x': y" 20': bad timestamp dropped=0"#;
                 assert_eq!((&found.lines[..], found.one_by_one), (expected, expected == [1, 2]), "{body}");
             }
         }
-        let listed = r#"{"error":"partial write of line protocol occurred","data":[{"original_line":"m","line_number":4,"error_message":"x"},{"line_number":1},{"line_number":0},{"line_number":9}]}"#;
+        let listed = r#"{"error":"partial write of line protocol occurred","data":[{"original_line":"m","line_number":4,"error_message":"x"},{"line_number":1},{"line_number":0},{"line_number":5},{"line_number":9}]}"#;
         assert_eq!(named(listed, &lines), Named { lines: vec![0, 3], one_by_one: true });
     }
 }

@@ -84,21 +84,12 @@ struct Line {
 struct Part {
     /// In order.
     lines: Vec<u32>,
-    role: Role,
+    /// A line that passed before, which tells whether any still does.
+    is_control: bool,
     /// How often it failed without a word.
     failures: u32,
     /// How often in a row an answer named lines that were then sent apart, and these were refused all the same.
     misled: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Lines that are to be delivered.
-    Open,
-    /// A line that tells whether any passes.
-    Probe,
-    /// A line that passed before, and tells whether any still does.
-    Control,
 }
 
 /// A line that the backend will never take.
@@ -174,7 +165,7 @@ impl Division {
         if let Some(whole) = division.parts.last_mut().filter(|whole| whole.lines.len() > 1) {
             let any = fastrand::usize(..whole.lines.len());
             let line = whole.lines.remove(any);
-            division.parts.push(Part { role: Role::Probe, ..Part::open(vec![line]) });
+            division.parts.push(Part::open(vec![line]));
         }
         division
     }
@@ -334,7 +325,7 @@ impl Division {
         let line = lines.swap_remove(fastrand::usize(..lines.len()));
         lines.sort_unstable();
         self.probes += 1;
-        self.parts.push(Part { role: Role::Probe, ..Part::open(vec![line]) });
+        self.parts.push(Part::open(vec![line]));
         Step::Next
     }
 
@@ -342,8 +333,8 @@ impl Division {
     fn suspect(&mut self, mut part: Part, outcome: &Outcome) -> Step {
         self.failures += 1;
         // Without a line that passes, it is the backend that takes nothing now.
-        let Some(passed) = self.passed.filter(|_| part.role != Role::Control) else { return self.fail(part) };
-        let control = || Part { role: Role::Control, ..Part::open(vec![passed]) };
+        let Some(passed) = self.passed.filter(|_| !part.is_control) else { return self.fail(part) };
+        let control = || Part { is_control: true, ..Part::open(vec![passed]) };
         self.sizes.1 = self.sizes.1.min(self.bytes_of(&part.lines));
         self.breaks += u32::from(part.lines.len() > 1);
         if part.lines.len() == 1 {
@@ -411,7 +402,7 @@ impl Division {
 
 impl Part {
     fn open(lines: Vec<u32>) -> Self {
-        Self { lines, role: Role::Open, failures: 0, misled: 0 }
+        Self { lines, is_control: false, failures: 0, misled: 0 }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Divisions against models of backends: every line that a backend takes is delivered, every other one is refused by its class,
 //! and no more requests are made than are promised.
 
+mod sizes;
+
 use std::collections::HashSet;
 
 use super::*;
@@ -103,6 +105,9 @@ fn run(division: &mut Division, mut answer: impl FnMut(&[&str]) -> Outcome) -> S
         let text = String::from_utf8(text).expect("UTF-8");
         assert!(text.ends_with('\n'), "whole lines");
         let lines: Vec<&str> = text.strip_suffix('\n').unwrap_or(&text).split('\n').collect();
+        let out = division.out.as_ref().expect("it is on its way");
+        let meant: Vec<&[u8]> = out.lines.iter().map(|line| division.bytes(*line)).collect();
+        assert_eq!(lines.iter().map(|line| line.as_bytes()).collect::<Vec<_>>(), meant, "these lines and no others");
         match division.conclude(&answer(&lines)) {
             Step::Next | Step::Pause => {}
             ended => return ended,
@@ -112,7 +117,7 @@ fn run(division: &mut Division, mut answer: impl FnMut(&[&str]) -> Outcome) -> S
 }
 
 fn refused(division: &Division) -> HashSet<String> {
-    division.refused.iter().map(|line| String::from_utf8(line.line.to_vec()).expect("UTF-8")).collect()
+    division.refused().iter().map(|line| String::from_utf8(line.line.to_vec()).expect("UTF-8")).collect()
 }
 
 /// So many lines, of which these are bad.
@@ -206,7 +211,8 @@ fn what_refuses_every_line_alike_is_held_and_not_ground_down() {
         let answer = || outcome(400, &serde_json::json!({ "error": text }).to_string());
         let (mut division, _) = Division::of_refused(lease(&lines, 100), &answer());
         assert_eq!(run(&mut division, |_| answer()), Step::Hold);
-        assert!(division.refused.is_empty() && division.requests < 25, "{} requests", division.requests);
+        // Nine halves lead to one line, and then a few others are tried.
+        assert_eq!((division.refused.len(), division.requests), (0, 9 + u64::from(MOST_PROBES)));
         assert!(!division.has_progress());
     }
     // With 413 the same: what takes not even one line takes nothing.
@@ -228,52 +234,6 @@ fn a_known_refusal_of_every_line_is_final() {
         let ended = if step == Step::Done { step } else { run(&mut division, |lines| model.answer(lines)) };
         assert_eq!((ended, division.refused.len()), (Step::Done, 500), "{class}");
         assert!(division.requests <= most_requests);
-    }
-}
-
-#[test]
-fn a_size_is_learned_and_only_a_line_too_large_alone_is_refused() {
-    for most_bytes in [40, 400, 4000] {
-        let mut lines = lines(1000, &HashSet::new());
-        lines[500] = format!("m s=\"{}\" 1", "x".repeat(5000));
-        let mut model = Model { most_bytes, ..Model::default() };
-        let (mut division, _) = Division::of_refused(lease(&lines, 100), &outcome(413, ""));
-        assert_eq!(run(&mut division, |lines| model.answer(lines)), Step::Done);
-        assert_eq!(refused(&division), HashSet::from([lines[500].clone()]));
-        assert_eq!(model.stored.len(), 999);
-        let learned = division.learned_bytes().expect("a size");
-        assert!(learned <= most_bytes as u64 && learned * 3 > most_bytes as u64, "{learned} of {most_bytes}");
-    }
-}
-
-#[test]
-fn connections_that_break_for_large_requests_teach_their_size_and_cost_no_line() {
-    let lines = lines(2000, &HashSet::new());
-    let mut stored = HashSet::new();
-    let mut division = Division::of_suspects(lease(&lines, 100));
-    let step = run(&mut division, |lines| {
-        if lines.iter().map(|line| line.len() + 1).sum::<usize>() > 5000 {
-            return Outcome::new(Fate::Failed, "reset".to_owned());
-        }
-        stored.extend(lines.iter().map(|line| (*line).to_owned()));
-        outcome(204, "")
-    });
-    assert_eq!((step, stored.len(), division.refused.len()), (Step::Done, 2000, 0));
-    assert!(division.learned_bytes().is_some_and(|bytes| (1500..=5000).contains(&bytes)));
-}
-
-#[test]
-fn one_request_that_breaks_by_chance_teaches_no_size() {
-    let lines = lines(2000, &HashSet::new());
-    for breaks_at in 2..40 {
-        fastrand::seed(breaks_at);
-        let mut count = 0;
-        let mut division = Division::of_suspects(lease(&lines, 100));
-        let step = run(&mut division, |_| {
-            count += 1;
-            if count == breaks_at { Outcome::new(Fate::Failed, "reset".to_owned()) } else { outcome(204, "") }
-        });
-        assert_eq!((step, division.learned_bytes()), (Step::Done, None), "request {breaks_at}");
     }
 }
 
@@ -398,4 +358,113 @@ fn few_bad_lines_among_five_thousand_cost_few_requests() {
             assert!(requests <= 2.0 * k * ((5000.0 / k).log2() + 2.0), "{style:?}: {requests}");
         }
     }
+}
+
+/// So many lines of the same length.
+fn alike(count: usize) -> Vec<String> {
+    (0..count).map(|line| format!("m v={line:03} {line:03}")).collect()
+}
+
+/// The lines that are sent next.
+fn sent(division: &mut Division) -> Vec<String> {
+    let text = String::from_utf8(division.next().expect("something is left").concat()).expect("UTF-8");
+    text.lines().map(str::to_owned).collect()
+}
+
+fn broken() -> Outcome {
+    Outcome::new(Fate::Failed, "broke".to_owned())
+}
+
+#[test]
+fn parts_are_as_large_as_they_may_be_and_lines_that_follow_each_other_are_one_piece() {
+    let lines = alike(100);
+    let bytes = lines[0].len() as u64 + 1;
+    for (most_lines, expected) in [(30, vec![30, 30, 30, 10]), (1, vec![1; 100]), (100, vec![100])] {
+        for spare in [0, bytes - 1] {
+            let mut division = Division::new(lease(&lines, 50), bytes * most_lines + spare);
+            let mut counts = Vec::new();
+            let step = run(&mut division, |lines| {
+                counts.push(lines.len());
+                outcome(204, "")
+            });
+            assert_eq!((step, counts), (Step::Done, expected.clone()), "{most_lines} lines");
+            assert!(division.has_progress());
+        }
+    }
+    let pieces = Division::new(lease(&lines, 50), u64::MAX).next().expect("the whole");
+    assert_eq!(pieces.len(), 2, "one of each record");
+}
+
+#[test]
+fn a_suspect_line_that_is_alone_is_sent_once() {
+    let mut division = Division::of_suspects(lease(&alike(1), 1));
+    assert_eq!(run(&mut division, |_| outcome(204, "")), Step::Done);
+    assert_eq!(division.requests, 1);
+}
+
+#[test]
+fn once_a_size_is_known_no_request_is_larger_or_smaller_than_it_need_be() {
+    let lines = alike(8);
+    let most_bytes = 2 * (lines[0].len() + 1);
+    let mut model = Model { most_bytes, ..Model::default() };
+    let (mut division, _) = Division::of_refused(lease(&lines, 8), &outcome(413, ""));
+    assert_eq!(run(&mut division, |lines| model.answer(lines)), Step::Done);
+    assert_eq!(division.learned_bytes(), Some(most_bytes as u64));
+    assert_eq!(division.requests, 5, "four lines are refused, and then there are two in each");
+}
+
+#[test]
+fn a_part_that_breaks_where_another_one_of_its_size_passes_tells_nothing_of_sizes() {
+    let lines = alike(4);
+    let mut division = Division::new(lease(&lines, 4), 2 * (lines[0].len() as u64 + 1));
+    assert_eq!(sent(&mut division), lines[..2]);
+    assert_eq!(division.conclude(&outcome(204, "")), Step::Next);
+    assert_eq!(sent(&mut division), lines[2..]);
+    assert_eq!(division.conclude(&broken()), Step::Pause);
+    assert_eq!(division.learned_bytes(), None);
+}
+
+#[test]
+fn what_is_no_lines_fault_has_the_same_part_sent_again_also_where_others_passed() {
+    let lines = alike(4);
+    let mut division = Division::new(lease(&lines, 4), 2 * (lines[0].len() as u64 + 1));
+    sent(&mut division);
+    division.conclude(&outcome(204, ""));
+    for fate in
+        [Fate::Transient, Fate::Busy { retry_after: None }, Fate::Down, Fate::HoldDestination, Fate::HoldBackend]
+    {
+        assert_eq!(sent(&mut division), lines[2..], "{fate:?}");
+        assert_eq!(division.conclude(&Outcome::new(fate, String::new())), Step::Fail, "{fate:?}");
+    }
+}
+
+#[test]
+fn after_a_few_failures_in_a_row_a_line_that_passed_shows_whether_any_still_does() {
+    let lines = alike(1000);
+    let mut division = Division::of_suspects(lease(&lines, 100));
+    let passed = sent(&mut division);
+    division.conclude(&outcome(204, ""));
+    for _ in 0..FAILURES_IN_A_ROW {
+        assert!(sent(&mut division).len() > 1);
+        assert_eq!(division.conclude(&broken()), Step::Pause);
+    }
+    assert_eq!(sent(&mut division), passed);
+    assert_eq!(division.conclude(&broken()), Step::Fail);
+}
+
+#[test]
+fn a_line_is_given_up_when_it_failed_three_times_and_another_one_passed_in_between() {
+    let lines = alike(2);
+    let mut division = Division::new(lease(&lines, 2), 1);
+    division.allow_poison(1);
+    assert_eq!(sent(&mut division), lines[..1]);
+    assert_eq!(division.conclude(&outcome(204, "")), Step::Next);
+    for _ in 0..2 {
+        assert_eq!(sent(&mut division), lines[1..]);
+        assert_eq!(division.conclude(&broken()), Step::Pause);
+        assert_eq!(sent(&mut division), lines[..1]);
+        assert_eq!((division.conclude(&outcome(204, "")), division.poisoned()), (Step::Next, 0));
+    }
+    assert_eq!(sent(&mut division), lines[1..]);
+    assert_eq!((division.conclude(&broken()), division.poisoned()), (Step::Done, 1));
 }

@@ -98,7 +98,6 @@ enum Ended {
 struct Request {
     endpoint: Endpoint,
     sent: Sent,
-    begun: Instant,
     outcome: Outcome,
 }
 
@@ -261,16 +260,16 @@ impl Flusher {
             Sent::Lease(lease) => lease,
             Sent::Part(division) => division.lease(),
         };
-        let (destination, begun) = (Arc::clone(&lease.destination), monotonic::now());
+        let destination = Arc::clone(&lease.destination);
         self.out.spawn(async move {
             let outcome = endpoint.write(&destination, parts).await;
-            Ended::Request(Box::new(Request { endpoint, sent, begun, outcome }))
+            Ended::Request(Box::new(Request { endpoint, sent, outcome }))
         });
     }
 
     /// Does with what was sent what its outcome means.
     fn conclude(&mut self, request: Request, is_closing: bool) {
-        let Request { endpoint, sent, begun, outcome } = request;
+        let Request { endpoint, sent, outcome } = request;
         self.idle.push(endpoint);
         self.is_drained = false;
         match sent {
@@ -284,10 +283,10 @@ impl Flusher {
                     self.health.note_error(&outcome.text);
                     self.note_divided(lease.place());
                     let (division, step) = Division::of_refused(lease, &outcome);
-                    self.go_on(division.into(), step, &outcome, begun);
+                    self.go_on(division.into(), step, &outcome);
                 }
                 _ => {
-                    self.fail(&lease, &outcome, begun);
+                    self.fail(&lease, &outcome);
                     self.reader.give_back(lease);
                 }
             },
@@ -297,7 +296,7 @@ impl Flusher {
                 let before = division.poisoned();
                 let step = division.conclude(&outcome);
                 self.troubles.note_poison(place, division.poisoned() - before);
-                self.go_on(division, step, &outcome, begun);
+                self.go_on(division, step, &outcome);
             }
         }
         // What cannot be had soon is not waited for.
@@ -309,7 +308,7 @@ impl Flusher {
     }
 
     /// Goes on with a division after a part's outcome.
-    fn go_on(&mut self, division: Box<Division>, step: Step, outcome: &Outcome, begun: Instant) {
+    fn go_on(&mut self, division: Box<Division>, step: Step, outcome: &Outcome) {
         let now = monotonic::now();
         match step {
             Step::Next => self.wait(division, now),
@@ -324,9 +323,9 @@ impl Flusher {
                     self.note_undivided(division.lease().place());
                 }
                 let until = if step == Step::Hold {
-                    self.fail_destination(division.lease(), State::Held, outcome, begun)
+                    self.fail_destination(division.lease(), State::Held, outcome)
                 } else {
-                    self.fail(division.lease(), outcome, begun)
+                    self.fail(division.lease(), outcome)
                 };
                 if has_progress {
                     self.wait(division, until);
@@ -402,10 +401,10 @@ impl Flusher {
     }
 
     /// A request of the lease's destination failed; returns until when that waits. The lease is still the caller's.
-    fn fail(&mut self, lease: &Lease, outcome: &Outcome, begun: Instant) -> Instant {
+    fn fail(&mut self, lease: &Lease, outcome: &Outcome) -> Instant {
         self.sizes.begin_small();
         if matches!(outcome.fate, Fate::HoldDestination) {
-            return self.fail_destination(lease, State::Held, outcome, begun);
+            return self.fail_destination(lease, State::Held, outcome);
         }
         let state = match outcome.fate {
             Fate::HoldBackend => State::Held,
@@ -415,14 +414,14 @@ impl Flusher {
         if matches!(outcome.fate, Fate::Down | Fate::HoldBackend) {
             self.troubles.hold_backend(Some(outcome).filter(|_| state == State::Held));
             self.tell_failure(state, outcome);
-            return self.leave_alone(begun);
+            return self.leave_alone();
         }
-        self.fail_destination(lease, state, outcome, begun)
+        self.fail_destination(lease, state, outcome)
     }
 
     /// The lease's destination waits; returns until when.
-    fn fail_destination(&mut self, lease: &Lease, state: State, outcome: &Outcome, begun: Instant) -> Instant {
-        let (until, state) = self.troubles.fail(lease, state, outcome, begun);
+    fn fail_destination(&mut self, lease: &Lease, state: State, outcome: &Outcome) -> Instant {
+        let (until, state) = self.troubles.fail(lease, state, outcome);
         if !self.is_divided(lease.place()) {
             self.reader.park(lease.place(), until);
         }
@@ -431,9 +430,9 @@ impl Flusher {
     }
 
     /// The whole backend is left alone for a while. Requests that were under way when it was last do not make that longer.
-    fn leave_alone(&mut self, begun: Instant) -> Instant {
+    fn leave_alone(&mut self) -> Instant {
         self.is_proven = false;
-        match self.resumes_at.filter(|resumes| begun < *resumes && *resumes > monotonic::now()) {
+        match self.resumes_at.filter(|resumes| *resumes > monotonic::now()) {
             Some(resumes) => resumes,
             None => *self.resumes_at.insert(monotonic::now() + self.backoff.next_pause(self.longest_pause)),
         }

@@ -190,4 +190,17 @@ mod tests {
         told.refused(&destination, &[refused]);
         assert_eq!(untold(&told.refused), 1);
     }
+
+    #[test]
+    fn what_cannot_be_kept_and_what_is_too_large_is_told_once_a_minute() {
+        let told = Told::new("a".to_owned());
+        for _ in 0..3 {
+            told.unkept(&std::io::ErrorKind::StorageFull.into());
+        }
+        assert!(untold(&told.unkept) == 2 && told.shrunk.is_due());
+        for bytes in [3000, 2000, 1000] {
+            told.shrunk(bytes);
+        }
+        assert_eq!(untold(&told.shrunk), 2);
+    }
 }

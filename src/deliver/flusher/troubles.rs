@@ -61,16 +61,15 @@ impl Troubles {
         });
     }
 
-    /// A request for the lease's destination, sent at `begun`, failed. Returns until when the destination waits, and the state
-    /// that it is in.
-    pub(super) fn fail(&mut self, lease: &Lease, state: State, outcome: &Outcome, begun: Instant) -> (Instant, State) {
+    /// A request for the lease's destination failed. Returns until when the destination waits, and the state that it is in.
+    pub(super) fn fail(&mut self, lease: &Lease, state: State, outcome: &Outcome) -> (Instant, State) {
         let now = monotonic::now();
         let trouble = self.by_place.entry(lease.place()).or_insert_with(|| Trouble {
             destination: Arc::clone(&lease.destination),
             state,
             backoff: Backoff::default(),
             suspicious: (0, 0),
-            until: begun,
+            until: now,
             since: SystemTime::now(),
             reason: "",
             answer: String::new(),
@@ -91,7 +90,7 @@ impl Troubles {
             (trouble.state, trouble.since) = (state, SystemTime::now());
         }
         // Requests that were under way together fail together: that is one failure.
-        if begun >= trouble.until || trouble.until <= now {
+        if trouble.until <= now {
             let pause = trouble.backoff.next_pause(self.longest_pause);
             let pause = match outcome.fate {
                 Fate::Busy { retry_after } => pause.max(retry_after.unwrap_or_default()),
@@ -206,5 +205,177 @@ pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -
             ("refused", "see the answer: every line is refused alike, so the cause is not in the lines".to_owned())
         }
         None => ("setup", "see the answer".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Batch, Received};
+    use crate::journal::{BackendSetup, Journal, Limits};
+    use crate::protocol::Precision;
+
+    /// A lease of one line for each of these databases, with the database's name as the retention policy, too.
+    fn leases(databases: &[&str]) -> Vec<Lease> {
+        let backend = BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
+        let journal = Journal::new(1 << 30, &[backend]);
+        for database in databases {
+            let (database, retention_policy) = ((*database).to_owned(), (*database).to_owned());
+            let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+            let received = Received { monotonic: monotonic::now(), wall: 0 };
+            journal.append(Batch {
+                destination,
+                bytes: "m v=1\n".into(),
+                lines: 1,
+                received,
+                capacity: 6,
+                ticket: None,
+            });
+        }
+        let limits = Limits { lines: u64::MAX, bytes: u64::MAX, linger: Duration::ZERO };
+        let mut reader = journal.reader(0);
+        databases.iter().map(|_| reader.try_next(&limits).expect("a lease")).collect()
+    }
+
+    fn outcome(fate: Fate) -> Outcome {
+        Outcome::new(fate, "it fails".to_owned())
+    }
+
+    /// A failure of this fate a day after the one before.
+    async fn fail(troubles: &mut Troubles, lease: &Lease, state: State, fate: Fate) -> State {
+        tokio::time::advance(Duration::from_secs(24 * 3600)).await;
+        troubles.fail(lease, state, &outcome(fate)).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_fail_together_are_one_failure_with_one_pause() {
+        let (mut troubles, leases) = (Troubles::new(Duration::from_secs(30)), leases(&["x", "y"]));
+        for failure in 0..20 {
+            let now = monotonic::now();
+            let (until, state) = troubles.fail(&leases[0], State::Retrying, &outcome(Fate::Transient));
+            assert!(until > now && state == State::Retrying, "failure {failure}");
+            for _ in 0..5 {
+                assert_eq!(troubles.fail(&leases[0], State::Retrying, &outcome(Fate::Transient)).0, until);
+            }
+            let (of_other, _) = troubles.fail(&leases[1], State::Retrying, &outcome(Fate::Transient));
+            assert!(of_other > now, "each has a pause of its own");
+            tokio::time::advance(until - now).await;
+        }
+        assert!(troubles.has(0) && troubles.has(1) && !troubles.has(2));
+        troubles.end(0);
+        assert!(!troubles.has(0) && troubles.has(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_is_suspected_after_several_failures_in_a_row_that_tell_nothing() {
+        let lease = leases(&["x"]).remove(0);
+        for (fate, tries) in [(Fate::Failed, Some(TRIES)), (Fate::Stalled, Some(SILENT_TRIES)), (Fate::Transient, None)]
+        {
+            let mut troubles = Troubles::new(Duration::from_secs(30));
+            for failure in 1..=TRIES {
+                fail(&mut troubles, &lease, State::Retrying, fate).await;
+                assert_eq!(
+                    troubles.is_suspicious(0),
+                    tries.is_some_and(|tries| failure >= tries),
+                    "{fate:?} {failure}"
+                );
+            }
+            // What says why it fails is not a line's fault, and so were not those before.
+            fail(&mut troubles, &lease, State::Retrying, Fate::Transient).await;
+            assert!(!troubles.is_suspicious(0));
+            fail(&mut troubles, &lease, State::Retrying, fate).await;
+            assert!(!troubles.is_suspicious(0), "{fate:?}: counted from there");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stands_between_and_refuses_everything_is_to_be_looked_at() {
+        let (mut troubles, lease) = (Troubles::new(Duration::from_secs(30)), leases(&["x"]).remove(0));
+        for failure in 1..=TRIES + 2 {
+            let state = fail(&mut troubles, &lease, State::Retrying, Fate::Unexpected).await;
+            let expected = if failure < TRIES { State::Retrying } else { State::Held };
+            assert_eq!((state, troubles.state()), (expected, expected), "failure {failure}");
+            assert_eq!(troubles.held().len(), usize::from(expected == State::Held));
+        }
+        assert_eq!(fail(&mut troubles, &lease, State::Retrying, Fate::Failed).await, State::Retrying);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_state_is_the_worst_of_any_destination_and_those_held_are_listed_by_name() {
+        let (mut troubles, leases) = (Troubles::new(Duration::from_secs(30)), leases(&["c", "a", "b"]));
+        assert_eq!(troubles.state(), State::Up);
+        for (place, state) in [(0, State::Retrying), (1, State::Down), (2, State::Held), (0, State::Held)] {
+            assert_eq!(fail(&mut troubles, &leases[place], state, Fate::HoldDestination).await, state);
+            assert_eq!(troubles.state(), state);
+        }
+        let held = troubles.held();
+        let names: Vec<_> = held.iter().map(|held| (&held.database[..], &held.retention_policy[..])).collect();
+        assert_eq!(names, [("b", "b"), ("c", "c")]);
+        assert!(held.iter().all(|held| held.answer == "it fails" && held.reason == "setup"));
+        // It is held since it was held first.
+        fail(&mut troubles, &leases[2], State::Held, Fate::HoldDestination).await;
+        assert_eq!(troubles.held()[0].since, held[0].since);
+        for (place, state) in [(2, State::Held), (0, State::Down), (1, State::Up)] {
+            troubles.end(place);
+            assert_eq!(troubles.state(), state);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_try_is_the_first_that_is_not_due_yet_and_none_waits_longer_than_it_may() {
+        let (mut troubles, leases, now) =
+            (Troubles::new(Duration::from_secs(30)), leases(&["x", "y"]), monotonic::now());
+        let mut busy = |place: usize, seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            troubles.fail(&leases[place], State::Retrying, &outcome(Fate::Busy { retry_after })).0
+        };
+        let (late, early) = (busy(0, 100), busy(1, 50));
+        assert!(late >= now + Duration::from_secs(100) && early < late);
+        assert_eq!([now, early, late].map(|after| troubles.next(after)), [Some(early), Some(late), None]);
+        let latest = early + Duration::from_secs(1);
+        let mut shortened = troubles.shorten(latest);
+        shortened.sort_unstable();
+        assert_eq!(shortened, [(0, latest), (1, early)]);
+        assert_eq!(troubles.next(early), Some(latest));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_lines_may_be_given_up_in_a_minute_of_each_destination() {
+        let mut troubles = Troubles::new(Duration::from_secs(30));
+        assert_eq!(troubles.poison_left(0), MOST_POISON);
+        troubles.note_poison(0, 0);
+        for given_up in 1..=2 {
+            tokio::time::advance(MINUTE / 4).await;
+            troubles.note_poison(0, 3);
+            assert_eq!((troubles.poison_left(0), troubles.poison_left(1)), (MOST_POISON - 3 * given_up, MOST_POISON));
+        }
+        troubles.note_poison(0, MOST_POISON);
+        assert_eq!(troubles.poison_left(0), 0);
+        // The minute is that of the first one.
+        tokio::time::advance(MINUTE * 3 / 4).await;
+        assert_eq!(troubles.poison_left(0), MOST_POISON);
+        troubles.note_poison(0, 1);
+        assert_eq!(troubles.poison_left(0), MOST_POISON - 1);
+    }
+
+    #[test]
+    fn each_answer_has_its_advice() {
+        let destination = leases(&["db"]).remove(0).destination;
+        for (status, text, reason, part) in [
+            (Some(401), "", "credentials", "password_file"),
+            (Some(403), "", "rights", "\"db\""),
+            (Some(404), "retention policy not found: db", "missing", "make retention policy \"db\""),
+            (Some(500), "retention policy not found: db", "missing", "make retention policy \"db\""),
+            (Some(404), "database not found: db", "missing", "CREATE DATABASE \"db\""),
+            (Some(404), "bucket not found", "missing", "what the answer names"),
+            (Some(413), "", "size", "limit"),
+            (Some(500), "database not found", "refused", "see the answer"),
+            (Some(400), "", "refused", "see the answer"),
+            (None, "", "setup", "see the answer"),
+        ] {
+            let outcome = Outcome { status, ..Outcome::new(Fate::HoldDestination, text.to_owned()) };
+            let (found, advice) = advice(&outcome, &destination);
+            assert!(found == reason && advice.contains(part), "{status:?} {text}: {found}, {advice}");
+        }
     }
 }

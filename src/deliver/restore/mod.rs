@@ -14,9 +14,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::health::Backoff;
-use super::influx::{Influx, quoted};
+use super::influx::Influx;
 use super::outcome::Fate;
 use super::{InfluxSetup, SetupError};
+use crate::protocol::influxql::quoted;
 use text::{Batch, Found, Text};
 
 /// The longest pause between two tries of a request.

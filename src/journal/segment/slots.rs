@@ -279,4 +279,88 @@ mod tests {
         }
         assert!(synced.is_some());
     }
+
+    fn state(storage: &Folder) -> Option<Vec<u8>> {
+        load(storage, Kind::Gaps).ok().flatten().map(|found| found.body)
+    }
+
+    #[test]
+    fn the_slot_that_was_written_last_is_the_state_whichever_it_is() {
+        let folder = tempfile::tempdir().expect("folder");
+        let storage = Folder::open(folder.path()).expect("open");
+        assert_eq!(state(&storage), None);
+        for round in 0..3 {
+            let found = load(&storage, Kind::Gaps).ok().flatten();
+            let mut slots = Slots::open(&storage, Kind::Gaps, 7, found.as_ref()).expect("open");
+            assert!(slots.take_unsynced().is_none(), "nothing was written");
+            for turn in 0..5_u8 {
+                let body = [round, turn];
+                slots.write(&body).expect("write");
+                assert_eq!(state(&storage).as_deref(), Some(&body[..]));
+                let unsynced = slots.take_unsynced().expect("a slot");
+                assert!(slots.take_unsynced().is_none(), "it is being synced");
+                slots.note_synced(&unsynced);
+            }
+        }
+    }
+
+    #[test]
+    fn slots_are_known_by_their_names() {
+        for (name, expected) in [
+            ("cursors-0", true),
+            ("cursors-2", true),
+            ("gaps-0", true),
+            ("gaps-2", true),
+            ("gaps-3", false),
+            ("gaps", false),
+            ("others-0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_slot(name), expected, "{name}");
+        }
+    }
+
+    /// A slot with these bytes in its header from there on, and a checksum that is right for them.
+    fn with(at: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut slot = encode(Kind::Gaps, 5, 7, b"body");
+        slot[at..at + bytes.len()].copy_from_slice(bytes);
+        slot[32..36].fill(0);
+        let crc = crc32c::crc32c(&slot);
+        slot[32..36].copy_from_slice(&crc.to_le_bytes());
+        slot
+    }
+
+    #[test]
+    fn only_what_a_slots_header_says_rightly_is_taken() {
+        let taken = |bytes: &[u8]| {
+            decode(Kind::Gaps, bytes).map(|slot| slot.map(|slot| (slot.generation, slot.journal, slot.body.to_vec())))
+        };
+        let whole = with(0, MAGIC);
+        assert_eq!(taken(&whole).ok().flatten(), Some((5, 7, b"body".to_vec())));
+        assert_eq!(taken(&[&whole[..], b"older"].concat()).ok().flatten(), Some((5, 7, b"body".to_vec())));
+        for end in 0..whole.len() {
+            assert!(matches!(taken(&whole[..end]), Ok(None)), "cut at {end}");
+        }
+        for other in [with(0, b"TWFXSEGM"), with(10, &[Kind::Cursors as u8]), with(12, &[5]), with(12, &[0xff; 4])] {
+            assert!(matches!(taken(&other), Ok(None)), "{other:?}");
+        }
+        for (format, is_newer) in [(0, false), (1, false), (2, true), (256, true)] {
+            assert_eq!(taken(&with(8, &u16::to_le_bytes(format))).is_err(), is_newer, "format {format}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_slot_is_emptied_before_anything_is_written_and_a_sound_one_stays() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = |slot| folder.path().join(Kind::Gaps.file_name(slot));
+        let mut damaged = with(0, MAGIC);
+        damaged[HEADER_BYTES] ^= 1;
+        std::fs::write(path(0), &damaged).expect("write");
+        std::fs::write(path(1), with(0, MAGIC)).expect("write");
+        let storage = Folder::open(folder.path()).expect("open");
+        let found = load(&storage, Kind::Gaps).ok().flatten().expect("a sound slot");
+        Slots::open(&storage, Kind::Gaps, 7, Some(&found)).expect("open");
+        let left = [0, 1, 2].map(|slot| std::fs::read(path(slot)).expect("a slot"));
+        assert_eq!(left, [Vec::new(), with(0, MAGIC), Vec::new()]);
+    }
 }

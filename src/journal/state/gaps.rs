@@ -140,5 +140,10 @@ mod tests {
         assert_eq!(gaps.iter().len(), MOST_GAPS);
         assert_eq!(gaps.iter().map(|gap| gap.lines).sum::<u64>(), 3000);
         assert_eq!(gaps.iter().last().map(|gap| gap.from), Some(2999 * 3 * NEAR));
+        // One more, and the two oldest are one that spans both.
+        let two: Vec<Gap> = gaps.iter().take(2).cloned().collect();
+        gaps.note(gap("a", 3000 * 3 * NEAR, 1));
+        let first = gaps.iter().next().expect("a gap");
+        assert_eq!((first.from, first.until, first.lines), (two[0].from, two[1].until, two[0].lines + two[1].lines));
     }
 }

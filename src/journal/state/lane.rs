@@ -100,3 +100,57 @@ pub(in crate::journal) fn cut_saved(lanes: &mut Vec<SavedLane>, begin: End, writ
     lanes.retain(|lane| lane.end.is_none_or(|(_, at)| lane.at.lines < at.lines));
     lost
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten bytes to a line.
+    fn at(lines: u64) -> Position {
+        Position { lines, bytes: lines * 10 }
+    }
+
+    fn end(sequence: u64, lines: u64) -> End {
+        End { sequence, at: at(lines) }
+    }
+
+    #[test]
+    fn of_two_ends_the_nearer_one_is_taken() {
+        let (near, far) = (end(3, 30), end(5, 50));
+        assert_eq!([near.min(far), far.min(near), near.min(near)], [near; 3]);
+    }
+
+    #[test]
+    fn what_lies_between_two_records_is_missing_and_was_received_between_them() {
+        let lane = Lane { at: at(30), since: 500, ..Lane::default() };
+        assert!(Missing::between(&lane, at(30), 900).is_none());
+        for (until, expected) in [(900, 900), (400, 500)] {
+            let missing = Missing::between(&lane, at(42), until).expect("twelve lines");
+            assert_eq!((missing.size, missing.from, missing.until), (at(12), 500, expected));
+        }
+    }
+
+    #[test]
+    fn a_lane_is_cut_where_the_log_begins_and_what_lies_before_is_lost() {
+        let lane = |from, lines, end: Option<u64>| SavedLane {
+            from,
+            at: at(lines),
+            since: 0,
+            end: end.map(|lines| (lines / 10, at(lines))),
+        };
+        // Read up to 20, 30 of 40 written; the log begins at 30.
+        for (lanes, expected, lost) in [
+            (vec![lane(2, 20, None)], vec![lane(3, 30, None)], 10),
+            (vec![lane(4, 40, None)], vec![lane(4, 40, None)], 0),
+            (vec![lane(1, 10, Some(20)), lane(2, 25, Some(40))], vec![lane(3, 30, Some(40))], 15),
+            (vec![lane(1, 10, Some(30))], vec![], 20),
+            (vec![lane(3, 30, Some(50))], vec![lane(3, 30, Some(50))], 0),
+        ] {
+            let mut cut = lanes.clone();
+            assert_eq!((cut_saved(&mut cut, end(3, 30), at(60)), cut), (lost, expected), "{lanes:?}");
+        }
+        // Where less was written than the log is said to begin with, no more than that is lost.
+        let mut cut = vec![lane(2, 20, None)];
+        assert_eq!(cut_saved(&mut cut, end(9, 90), at(60)), 40);
+    }
+}

@@ -102,3 +102,44 @@ impl Drop for Record {
 pub(in crate::journal) fn cost(batch: &Batch) -> u64 {
     batch.capacity as u64 + OVERHEAD_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Destination, Received};
+    use crate::protocol::Precision;
+
+    fn batch(capacity: usize) -> Batch {
+        let (database, retention_policy) = ("db".to_owned(), String::new());
+        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        Batch { destination, bytes: "m v=1\n".into(), lines: 1, received: Received::now(), capacity, ticket: None }
+    }
+
+    #[test]
+    fn a_record_that_the_disk_lost_is_in_memory_only_and_may_be_written_again() {
+        let record = Record::new(7, batch(6), None, &Arc::default());
+        let places = [Position { lines: 3, bytes: 30 }, Position { lines: 5, bytes: 50 }];
+        assert_eq!((record.written(), record.is_on_disk(0), record.has_left_disk(8)), (None, false, false));
+        for place in places {
+            assert!(record.note_written(place));
+            assert!(!record.note_written(Position { lines: 9, bytes: 90 }), "it is where it was written first");
+            assert_eq!(record.written(), Some(place));
+            assert_eq!([record.is_on_disk(7), record.is_on_disk(8)], [true, false]);
+            assert_eq!([record.has_left_disk(7), record.has_left_disk(8)], [false, true]);
+            record.leave_disk();
+            assert_eq!((record.written(), record.is_on_disk(0), record.has_left_disk(8)), (None, false, false));
+        }
+    }
+
+    #[test]
+    fn a_record_counts_as_memory_with_its_buffer_and_with_what_it_costs_itself_until_it_is_gone() {
+        let memory = Arc::new(AtomicU64::new(0));
+        let capacities = [0, 6, 100_000];
+        let records = capacities.map(|capacity| Record::new(0, batch(capacity), None, &memory));
+        let (held, itself) = (memory.load(Ordering::Relaxed), size_of::<Record>() as u64);
+        let buffers: u64 = capacities.iter().map(|capacity| *capacity as u64).sum();
+        assert!((buffers + 3 * itself..buffers + 30 * itself).contains(&held), "{held}");
+        drop(records);
+        assert_eq!(memory.load(Ordering::Relaxed), 0);
+    }
+}

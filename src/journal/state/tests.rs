@@ -1,7 +1,11 @@
 //! What the journal decides: whom it wakes, what is leased when, and what gives way. Time is what the tests say.
 
+mod condition;
 mod disk;
 mod memory;
+mod owed;
+mod renewed;
+mod shown;
 
 use std::time::Duration;
 
@@ -203,4 +207,10 @@ fn a_destination_has_one_log_and_a_cursor_of_each_backend() {
     assert!(state.backends.iter().all(|backend| backend.cursors.len() == 2));
     let end = state.end_of_log();
     assert_eq!((end.sequence, end.written.len()), (5, 2));
+    // What a backend is to leave alone is told by a lease's place.
+    state.append(batch(&destination("z"), start));
+    for backend in [0, 1] {
+        let places = [(); 3].map(|()| leased(lease_at(&mut state, backend, start + LINGER)).0.place());
+        assert_eq!(places, [0, 1, 2]);
+    }
 }

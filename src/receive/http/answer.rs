@@ -9,11 +9,12 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
-use super::request::{Api, Wrong};
+use super::request::Api;
 use crate::protocol::Refusal;
 use crate::receive::intake::Told;
 
@@ -33,58 +34,26 @@ const REQUEST_ID_BYTES: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    form: Form,
-    body: String,
+    pub(super) form: Form,
+    pub(super) body: String,
     /// What goes to `X-Influxdb-Error`.
-    error: Option<String>,
+    pub(super) error: Option<String>,
     /// What goes to `X-Platform-Error-Code`.
-    code: Option<&'static str>,
-    allow: Option<&'static str>,
+    pub(super) code: Option<&'static str>,
+    pub(super) allow: Option<&'static str>,
     /// What goes to `X-Twinflux-Rejected`.
-    rejected: Option<u64>,
+    pub(super) rejected: Option<u64>,
     /// Whether the connection ends with it.
-    closes: bool,
+    pub(super) closes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     Empty,
     /// Icinga wants exactly this.
     Json,
     JsonUtf8,
     Text,
-}
-
-/// Why a request is not done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Problem {
-    /// Memory and disk are used up, or the relay ends.
-    Full,
-    /// The journal took too long, or lost some of it.
-    Late,
-    /// Its database is not among those that are taken.
-    NotServed(String),
-    /// One more database, or destination, than there may be.
-    TooMany(String),
-    NoDatabase,
-    Query(Wrong),
-    /// A database's or policy's name that no InfluxDB takes.
-    BadName,
-    TooLarge(u64),
-    Gzip(String),
-    Encoding,
-    /// The request is framed so that others may read it in another way.
-    Framing(&'static str),
-    /// Bytes come too slowly.
-    Slow,
-    /// The client went away, or its framing broke.
-    Cut,
-    NotFound,
-    NotAllowed(&'static str),
-    /// A statement that is for readers.
-    Reads,
-    /// A body of 3.x that is to be taken whole, or not at all, and is too large to be held.
-    TooLargeForWhole,
 }
 
 impl Answer {
@@ -144,89 +113,7 @@ impl Answer {
         Self { error: Some(text), ..Self::json(StatusCode::BAD_REQUEST, &body) }
     }
 
-    /// What a request that is not done is answered; safely, or as InfluxDB does.
-    pub(super) fn of_problem(api: Api, problem: &Problem, is_safe: bool) -> Self {
-        use StatusCode as S;
-        let (status, code, text, is_mended_by_operator) = match problem {
-            Problem::Full => (
-                S::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "out of space for new data, nothing of this request was taken".to_owned(),
-                false,
-            ),
-            Problem::Late => {
-                (S::SERVICE_UNAVAILABLE, "unavailable", "the request was not kept in time".to_owned(), false)
-            }
-            Problem::Slow => (S::REQUEST_TIMEOUT, "invalid", "the request came too slowly".to_owned(), false),
-            Problem::Cut => (S::BAD_REQUEST, "invalid", "the request was cut".to_owned(), false),
-            Problem::NotServed(name) => {
-                (S::FORBIDDEN, "forbidden", format!("database {} is not served by this relay", quoted(name)), true)
-            }
-            Problem::TooMany(name) => (
-                S::FORBIDDEN,
-                "forbidden",
-                format!(
-                    "database {} is one more than this relay serves (max_databases, max_destinations)",
-                    quoted(name)
-                ),
-                true,
-            ),
-            Problem::NoDatabase if api == Api::V2 => (S::NOT_FOUND, "not found", "bucket not found".to_owned(), false),
-            Problem::NoDatabase => (S::BAD_REQUEST, "invalid", "database is required".to_owned(), false),
-            Problem::BadName => (S::BAD_REQUEST, "invalid", "invalid database name".to_owned(), false),
-            Problem::Query(Wrong::Precision(name)) => (
-                S::BAD_REQUEST,
-                "invalid",
-                format!("invalid precision {} (use n, u, ms, s, m or h)", quoted(name)),
-                false,
-            ),
-            Problem::Query(Wrong::Consistency(name)) => {
-                (S::BAD_REQUEST, "invalid", format!("invalid consistency level {}", quoted(name)), false)
-            }
-            Problem::Query(Wrong::TooLong) => {
-                (S::URI_TOO_LONG, "invalid", "the query is longer than 8 KiB".to_owned(), false)
-            }
-            Problem::TooLarge(limit) => (
-                S::PAYLOAD_TOO_LARGE,
-                "request too large",
-                format!("Request Entity Too Large: a body may have {limit} bytes, compressed and decompressed"),
-                false,
-            ),
-            Problem::TooLargeForWhole => (
-                S::PAYLOAD_TOO_LARGE,
-                "request too large",
-                "with accept_partial=false a body may have 1 MiB".to_owned(),
-                false,
-            ),
-            Problem::Gzip(what) => (S::BAD_REQUEST, "invalid", format!("unable to parse gzip body: {what}"), false),
-            Problem::Encoding => (
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "invalid",
-                "unsupported content encoding: send gzip, or none".to_owned(),
-                false,
-            ),
-            Problem::Framing(what) => (S::BAD_REQUEST, "invalid", (*what).to_owned(), false),
-            Problem::NotFound => (S::NOT_FOUND, "not found", "path not found".to_owned(), false),
-            Problem::NotAllowed(allow) => {
-                (S::METHOD_NOT_ALLOWED, "method not allowed", format!("allow: {allow}"), false)
-            }
-            Problem::Reads => {
-                (S::BAD_REQUEST, "invalid", "this relay takes writes only; ask an InfluxDB behind it".to_owned(), false)
-            }
-        };
-        let answer = if is_safe && is_mended_by_operator {
-            Self { form: Form::Text, body: format!("{text}\n"), error: Some(text), ..Self::empty(status) }
-        } else {
-            Self::error(api, status, code, text)
-        };
-        let allow = match problem {
-            Problem::NotAllowed(allow) => Some(*allow),
-            _ => None,
-        };
-        Self { allow, ..answer }
-    }
-
-    fn error(api: Api, status: StatusCode, code: &'static str, text: String) -> Self {
+    pub(super) fn error(api: Api, status: StatusCode, code: &'static str, text: String) -> Self {
         let (form, body) = match api {
             Api::V1 | Api::V3 => (Form::Json, serde_json::json!({ "error": text })),
             Api::V2 => (Form::JsonUtf8, serde_json::json!({ "code": code, "message": text })),
@@ -256,6 +143,9 @@ impl Answer {
         }
         if let Some(code) = self.code {
             headers.insert("x-platform-error-code", HeaderValue::from_static(code));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"InfluxDB\""));
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
@@ -298,11 +188,14 @@ fn request_id(asked: &HeaderMap) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("0"))
 }
 
-/// A text as a header may have it: a line of it, without what acts.
+/// A text as a header may have it: on one line, as 1.x writes it, without what acts.
 fn header_text(text: &str) -> Option<HeaderValue> {
-    let plain: String =
-        text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(HEADER_BYTES).collect();
-    HeaderValue::from_str(&plain).ok()
+    let plain = |c| match c {
+        '\n' => ' ',
+        c if c.is_ascii_graphic() || c == ' ' => c,
+        _ => '?',
+    };
+    HeaderValue::from_str(&text.chars().map(plain).take(HEADER_BYTES).collect::<String>()).ok()
 }
 
 /// What is wrong with a request's lines, as 1.x says it.
@@ -326,7 +219,7 @@ fn shown(line: &[u8], bytes: usize) -> String {
     String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("{:?}", shown(name.as_bytes(), LINE_BYTES))
 }
 
@@ -363,71 +256,6 @@ fn words(reason: Refusal) -> &'static str {
 mod tests {
     use super::*;
     use crate::receive::intake::Sample;
-
-    /// For these, clients drop a batch whatever the status is.
-    const PHRASES: [&str; 11] = [
-        "partial write",
-        "unable to parse",
-        "points beyond retention policy",
-        "hinted handoff queue not empty",
-        "retention policy not found",
-        "database not found",
-        "field type conflict",
-        "authorization failed",
-        "username required",
-        "user is required to write",
-        "user is not authorized to write",
-    ];
-
-    fn problems() -> Vec<Problem> {
-        let name = || "a partial write: unable to parse database not found".to_owned();
-        vec![
-            Problem::Full,
-            Problem::Late,
-            Problem::Slow,
-            Problem::Cut,
-            Problem::NotServed(name()),
-            Problem::TooMany(name()),
-            Problem::NoDatabase,
-            Problem::BadName,
-            Problem::Query(Wrong::Precision(name())),
-            Problem::Query(Wrong::Consistency(name())),
-            Problem::Query(Wrong::TooLong),
-            Problem::TooLarge(1),
-            Problem::TooLargeForWhole,
-            Problem::Gzip("x".to_owned()),
-            Problem::Encoding,
-            Problem::Framing("x"),
-            Problem::NotFound,
-            Problem::NotAllowed("POST"),
-            Problem::Reads,
-        ]
-    }
-
-    #[test]
-    fn no_answer_that_asks_for_another_try_makes_a_client_drop() {
-        for problem in problems() {
-            for api in [Api::V1, Api::V2, Api::V3] {
-                let answer = Answer::of_problem(api, &problem, true);
-                let response = answer.clone().response(&HeaderMap::new(), &HeaderValue::from_static("1.8.10"));
-                assert!(response.headers().get("retry-after").is_none());
-                if answer.status.is_server_error() {
-                    let error = response.headers().get("x-influxdb-error").expect("an error").to_str().expect("text");
-                    for phrase in PHRASES {
-                        assert!(!answer.body.contains(phrase) && !error.contains(phrase), "{phrase}: {answer:?}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_an_operator_mends_is_plain_text_unless_answers_are_influxdbs() {
-        for problem in [Problem::NotServed("db".to_owned()), Problem::TooMany("db".to_owned())] {
-            assert_eq!(Answer::of_problem(Api::V1, &problem, true).form, Form::Text, "{problem:?}");
-            assert_eq!(Answer::of_problem(Api::V1, &problem, false).form, Form::Json, "{problem:?}");
-        }
-    }
 
     fn told(accepted: u64, refused: u64) -> Told {
         let sample = |number, line: &[u8], reason| Sample { number, line: line.to_vec(), reason };
@@ -467,7 +295,7 @@ mod tests {
         assert_eq!(listed["data"].as_array().expect("a list").len(), 4);
         let header = some.response(&HeaderMap::new(), &HeaderValue::from_static("1.8.10"));
         let header = header.headers()["x-influxdb-error"].to_str().expect("text");
-        assert!(header.contains("?unable to parse 'm,a=??X-Evil:"), "{header}");
+        assert!(header.contains(" unable to parse 'm,a=??X-Evil:"), "{header}");
     }
 
     #[test]

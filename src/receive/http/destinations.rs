@@ -5,9 +5,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::answer::Problem;
+use super::problem::Problem;
 use super::request::Write;
 use crate::batch::Destination;
+use crate::sys::wildcard::fits;
 
 /// The longest name of a database or a retention policy, in bytes, as the journal keeps it.
 const NAME_BYTES: usize = 255;
@@ -67,7 +68,7 @@ impl Destinations {
             return Ok(Arc::clone(known));
         }
         let names = [&destination.database, &destination.retention_policy];
-        if names.iter().any(|name| name.len() > NAME_BYTES || name.chars().any(char::is_control)) {
+        if names.iter().any(|name| !is_possible(name)) {
             return Err(Problem::BadName);
         }
         let database = &destination.database;
@@ -85,17 +86,10 @@ impl Destinations {
     }
 }
 
-/// Whether a name fits a pattern, in which `*` stands for any text.
-fn fits(pattern: &str, name: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut left) = name.strip_prefix(head) else { return false };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let tail = parts.pop().unwrap_or_default();
-    for part in parts {
-        let Some(at) = left.find(part) else { return false };
-        left = &left[at + part.len()..];
-    }
-    left.ends_with(tail)
+/// Whether an InfluxDB may have something of this name. Lines for a name that none has would wait for ever.
+fn is_possible(name: &str) -> bool {
+    let is_odd = |c: char| c.is_control() || matches!(c, '/' | '\\' | char::REPLACEMENT_CHARACTER);
+    name.len() <= NAME_BYTES && !matches!(name, "." | "..") && !name.contains(is_odd)
 }
 
 #[cfg(test)]
@@ -133,8 +127,10 @@ mod tests {
         assert_eq!(found.map(names), Ok(("db".to_owned(), "week".to_owned(), Precision::Seconds)));
         assert_eq!(some.names(), ["db", "usual"]);
         assert_eq!(destinations("", &[], 10, 10).of(&write("", "", None)), Err(Problem::NoDatabase));
-        assert_eq!(some.of(&write("a\nb", "", None)), Err(Problem::BadName));
-        assert_eq!(some.of(&write(&"x".repeat(256), "", None)), Err(Problem::BadName));
+        for name in ["a\nb", "a/b", "a\\b", ".", "..", "a\u{fffd}", &"x".repeat(256)] {
+            assert_eq!(some.of(&write(name, "", None)), Err(Problem::BadName), "{name}");
+            assert_eq!(some.of(&write("a", name, None)), Err(Problem::BadName), "{name}");
+        }
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub(super) struct Logs {
     displaced: Throttle,
     turned_away: Throttle,
     timed_out: Throttle,
+    handshake: Throttle,
+    other_protocol: Throttle,
+    unfinished: Throttle,
     refused: Throttle,
     full: Throttle,
 }
@@ -27,6 +30,9 @@ impl Logs {
             displaced: Throttle::default(),
             turned_away: Throttle::default(),
             timed_out: Throttle::default(),
+            handshake: Throttle::default(),
+            other_protocol: Throttle::default(),
+            unfinished: Throttle::default(),
             refused: Throttle::default(),
             full: Throttle::default(),
         }
@@ -64,6 +70,29 @@ impl Logs {
     pub(super) fn timed_out(&self, source: IpAddr) {
         let Some(Leave { untold }) = self.timed_out.pass() else { return };
         tracing::info!(listen = %self.listen, %source, untold, "ended a connection whose request did not come in time");
+    }
+
+    /// A TLS handshake failed.
+    pub(super) fn handshake(&self, source: IpAddr, error: &io::Error) {
+        let Some(Leave { untold }) = self.handshake.pass() else { return };
+        tracing::warn!(listen = %self.listen, %source, %error, untold, "a TLS handshake failed");
+    }
+
+    /// A sender speaks another protocol.
+    pub(super) fn other_protocol(&self, source: IpAddr, speaks: &str) {
+        let Some(Leave { untold }) = self.other_protocol.pass() else { return };
+        tracing::warn!(listen = %self.listen, %source, untold, "a sender speaks {speaks}");
+    }
+
+    /// A request's head has come only in part, and all of them together are too large.
+    pub(super) fn unfinished(&self, source: IpAddr) {
+        let Some(Leave { untold }) = self.unfinished.pass() else { return };
+        tracing::warn!(
+            listen = %self.listen,
+            %source,
+            untold,
+            "ended a connection: unfinished requests take too much memory, and its one takes more than its share"
+        );
     }
 
     /// A request was answered. The address of one that was refused is worth a line; the lines that were bad have their own.

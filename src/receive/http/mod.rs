@@ -6,39 +6,56 @@
 //! | file | owns |
 //! |---|---|
 //! | `request` | what is asked for: every spelling of every writer |
+//! | `forwarded` | whom a request comes from, behind a balancer |
+//! | `gate` | who may write |
 //! | `destinations` | where lines may go |
 //! | `write` | a body's way to the journal |
 //! | `shelf` | batches that wait for room |
-//! | `answer` | what is answered, in each endpoint's form |
+//! | `statements` | what writers ask at their start |
+//! | `kept` | what is not whole, of all connections |
+//! | `answer`, `problem` | what is answered, in each endpoint's form |
+//! | `act` | what is done for a request |
 //! | `serve`, `stream` | connections, and their limits |
 //! | `nap` | when the thread lets requests gather |
 //!
 //! Bounds: see there.
 
+mod act;
 mod answer;
 mod destinations;
+mod forwarded;
+mod gate;
+mod kept;
 mod logs;
 mod nap;
+mod problem;
 mod request;
 mod serve;
 mod shelf;
+mod statements;
 mod stream;
 mod write;
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use http::HeaderValue;
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::intake::{self, Intake, Shown};
 use super::tcp::bind_socket;
 use super::{Pulse, Sources, Tally};
+use crate::auth::Auth;
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use crate::net::tls::Certificate;
 use shelf::Shelf;
 
 /// The name of the thread.
@@ -67,6 +84,14 @@ pub struct Setup {
     pub is_safe: bool,
     /// Whether bad lines among good ones are an error.
     pub reports_partial: bool,
+    /// Networks of proxies that are believed to name the source.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether those begin each connection with a header of PROXY protocol 2.
+    pub proxy_protocol: bool,
+    /// The certificate; none: plain HTTP.
+    pub tls: Option<Arc<Certificate>>,
+    /// Who may write; none: everybody.
+    pub auth: Option<Arc<Auth>>,
     /// The version to claim; none: the backends'.
     pub version: Option<String>,
 }
@@ -89,6 +114,48 @@ impl Claim {
 impl fmt::Debug for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Claim").field(&self.says()).finish()
+    }
+}
+
+/// What a statement comes to: it is done or owed, or a backend says no.
+type Created = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Create = dyn Fn(String, bool, Option<HeaderValue>) -> Created + Send + Sync;
+
+/// Runs statements that create something.
+#[derive(Clone)]
+pub struct Creator(Arc<Create>);
+
+impl Creator {
+    /// What this makes of a statement, of whether its sender may administer here, and of its credentials.
+    pub fn new(create: impl Fn(String, bool, Option<HeaderValue>) -> Created + Send + Sync + 'static) -> Self {
+        Self(Arc::new(create))
+    }
+
+    fn run(&self, statement: String, may_administer: bool, authorization: Option<HeaderValue>) -> Created {
+        (self.0)(statement, may_administer, authorization)
+    }
+}
+
+impl fmt::Debug for Creator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Creator")
+    }
+}
+
+/// What a listener asks of the rest of the relay.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The version to claim.
+    pub claim: Claim,
+    /// What runs statements.
+    pub create: Creator,
+}
+
+#[cfg(test)]
+impl Host {
+    /// One that takes every statement.
+    pub(crate) fn of_test() -> Self {
+        Self { claim: Claim::new(|| "1.8.10".to_owned()), create: Creator::new(|_, _, _| Box::pin(async { Ok(()) })) }
     }
 }
 
@@ -128,7 +195,7 @@ impl Listener {
         pool: &Arc<Pool>,
         limits: Limits,
         out: &H,
-        (step, claim): (Step, &Claim),
+        (step, host): (Step, &Host),
     ) -> io::Result<JoinHandle<()>>
     where
         H: HandOver + Clone + Sync + 'static,
@@ -140,11 +207,11 @@ impl Listener {
         let intake = Intake::new((&self.setup.intake, self.address), shown, pool, limits, shelf.clone());
         let claim = match self.setup.version.clone() {
             Some(version) => Claim::new(move || version.clone()),
-            None => claim.clone(),
+            None => host.claim.clone(),
         };
         let parts = serve::Parts {
             setup: Setup { listen: self.address, ..self.setup.clone() },
-            claim,
+            host: Host { claim, create: host.create.clone() },
             open: Arc::clone(&self.open),
             stop: self.stop.subscribe(),
             pulse: Arc::clone(&self.pulse),

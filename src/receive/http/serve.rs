@@ -4,7 +4,7 @@
 //! and the time for it; the time without a request.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, Shutdown, TcpListener as StdListener};
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,32 +12,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::answer::{Answer, Problem};
 use super::destinations::Destinations;
+use super::forwarded::{is_trusted, read_header};
+use super::gate::Gate;
 use super::logs::Logs;
 use super::nap::Naps;
-use super::request::{self, Api, Asked};
 use super::shelf::Shelf;
-use super::stream::{Phase, Progress, Stream};
-use super::write::{self, Job};
-use super::{Claim, Setup};
+use super::stream::{Phase, Progress, Socket, Stream};
+use super::{Host, Setup, kept};
 use crate::batch::{HandOver, Step};
-use crate::protocol::Format;
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
@@ -47,8 +43,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may wait for its first request, and a request's head may take from its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(15);
 const LONGEST_HEAD: Duration = Duration::from_secs(10);
+/// How long a client may take none of its answers.
+const LONGEST_STUCK: Duration = Duration::from_secs(60);
 /// How long a connection may wait between requests: longer than any writer's interval.
 const IDLE: Duration = Duration::from_secs(180);
+/// How long a TLS handshake may take.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(5);
+/// The first byte of a TLS client.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// What a client that speaks plain HTTP to a listener with TLS is told, in the words that clients know.
+const SPEAKS_TLS: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// The longest head, in bytes: Grafana's queries are long.
 const HEAD_BYTES: usize = 64 * 1024;
 const MOST_HEADERS: usize = 64;
@@ -58,7 +63,7 @@ const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// What the thread is made of.
 pub(super) struct Parts<H> {
     pub(super) setup: Setup,
-    pub(super) claim: Claim,
+    pub(super) host: Host,
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pulse: Arc<Pulse>,
@@ -71,7 +76,7 @@ pub(super) struct Parts<H> {
 
 /// Runs until told to stop, then ends the requests that are under way, and ends.
 pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    let Parts { setup, claim, open, stop, pulse, naps, shelf, intake, step } = parts;
+    let Parts { setup, host, open, stop, pulse, naps, shelf, intake, step } = parts;
     let destinations = Destinations::new(
         Arc::clone(&setup.intake.destination),
         setup.databases.clone(),
@@ -89,11 +94,14 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         logs: Logs::new(socket.local_addr().unwrap_or(setup.listen)),
         destinations: RefCell::new(destinations),
         begun: Instant::now(),
+        gate: Gate::new(setup.auth.clone()),
+        kept: kept::All::default(),
+        turn: Mutex::new(()),
         intake: RefCell::new(intake),
         noted: Notify::new(),
         naps,
         setup,
-        claim,
+        host,
         open,
         stop,
         shelf,
@@ -108,18 +116,22 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
 /// What all connections of a listener share; all of it is used on one thread.
 pub(super) struct Serving<H> {
     pub(super) setup: Setup,
-    claim: Claim,
+    pub(super) host: Host,
     open: Arc<AtomicU64>,
-    stop: watch::Receiver<bool>,
+    pub(super) stop: watch::Receiver<bool>,
     pub(super) shelf: Shelf<H>,
+    pub(super) gate: Gate,
     pub(super) intake: RefCell<Intake<Shelf<H>>>,
     crowd: RefCell<Crowd<TcpStream>>,
-    destinations: RefCell<Destinations>,
-    logs: Logs,
+    pub(super) destinations: RefCell<Destinations>,
+    pub(super) logs: Logs,
     /// The table of sources may have changed.
     noted: Notify,
     pub(super) naps: Arc<Naps>,
-    begun: Instant,
+    pub(super) begun: Instant,
+    pub(super) kept: kept::All,
+    /// Whoever has it looks for room in front of the journal.
+    pub(super) turn: Mutex<()>,
     http: http1::Builder,
     pub(super) step: Step,
 }
@@ -152,7 +164,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         }
         drop(listener);
         let ending = async { while connections.join_next().await.is_some() {} };
-        drop(tokio::time::timeout(LAST_REQUESTS, ending).await);
+        drop(timeout(LAST_REQUESTS, ending).await);
         connections.shutdown().await;
         publishing.abort();
         let mut intake = self.intake.borrow_mut();
@@ -164,9 +176,13 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
     fn admit(self: &Rc<Self>, stream: TcpStream, source: IpAddr, connections: &mut JoinSet<()>) {
         let source = source.to_canonical();
         let mut intake = self.intake.borrow_mut();
-        if self.setup.intake.allows(Some(source)) {
+        let is_proxy = is_trusted(&self.setup.trusted_proxies, source);
+        if is_proxy || self.setup.intake.allows(Some(source)) {
             let now = Instant::now();
-            let entered = self.crowd.borrow_mut().enter(stream, source, now);
+            let entered = {
+                let mut crowd = self.crowd.borrow_mut();
+                if is_proxy { crowd.enter_proxys(stream, source, now) } else { crowd.enter(stream, source, now) }
+            };
             if let Entered::Instead(_, idlest) = &entered {
                 intake.tally().displaced += 1;
                 drop(SockRef::from(&idlest.stream).shutdown(Shutdown::Both));
@@ -193,27 +209,103 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
 
     /// Serves one connection to its end.
     async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, source: IpAddr) {
-        let progress = Progress::new(member.opened);
-        let stream = Stream { member: Rc::clone(&member), progress: Rc::clone(&progress) };
+        let socket = Socket(Rc::clone(&member));
+        let named = self.named_source(&member, source).await;
+        let source = named.unwrap_or(source);
+        match &self.setup.tls {
+            _ if named.is_none() => {}
+            None => self.serve_requests(socket, &member, source).await,
+            Some(certificate) => {
+                let accepting = self.accept_tls(certificate.acceptor(), socket, &member, source);
+                if let Some(stream) = accepting.await {
+                    self.serve_requests(stream, &member, source).await;
+                }
+            }
+        }
+        self.crowd.borrow_mut().leave(&member);
+        self.show_open();
+    }
+
+    /// The source that a trusted proxy names at a connection's beginning, or the peer; none if the connection is to end.
+    async fn named_source(&self, member: &Member<TcpStream>, peer: IpAddr) -> Option<IpAddr> {
+        if !self.setup.proxy_protocol || !is_trusted(&self.setup.trusted_proxies, peer) {
+            return Some(peer);
+        }
+        match timeout(LONGEST_HANDSHAKE, read_header(&member.stream)).await {
+            Ok(Ok(Some(source))) if !self.setup.intake.allows(Some(source)) => {
+                let mut intake = self.intake.borrow_mut();
+                intake.tally().denied += 1;
+                intake.publish();
+                None
+            }
+            Ok(Ok(named)) => Some(named.unwrap_or(peer)),
+            _ => {
+                self.logs.other_protocol(peer, "without a header of PROXY protocol 2: set send-proxy-v2 there");
+                None
+            }
+        }
+    }
+
+    /// Shakes hands; none if that fails. A client that speaks plain HTTP gets a sentence.
+    async fn accept_tls(
+        &self,
+        acceptor: TlsAcceptor,
+        socket: Socket,
+        member: &Member<TcpStream>,
+        source: IpAddr,
+    ) -> Option<TlsStream<Socket>> {
+        let accepted = timeout(LONGEST_HANDSHAKE, async {
+            let mut first = [0];
+            if member.stream.peek(&mut first).await.is_ok_and(|count| count == 1) && first[0] != TLS_HANDSHAKE {
+                return None;
+            }
+            Some(acceptor.accept(socket).await)
+        });
+        match accepted.await {
+            Ok(Some(Ok(stream))) => return Some(stream),
+            Ok(Some(Err(error))) => self.logs.handshake(source, &error),
+            Ok(None) => {
+                drop(member.stream.try_write(SPEAKS_TLS));
+                self.logs.other_protocol(source, "plain HTTP to a listener with TLS: write https:// at the sender");
+            }
+            Err(_) => {
+                self.intake.borrow_mut().tally().timed_out += 1;
+                self.logs.timed_out(source);
+            }
+        }
+        self.intake.borrow_mut().publish();
+        None
+    }
+
+    /// Serves the requests of a connection to its end.
+    async fn serve_requests<S>(self: &Rc<Self>, stream: S, member: &Rc<Member<TcpStream>>, source: IpAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let progress = Progress::new(Instant::now());
+        let stream = Stream { inner: stream, progress: Rc::clone(&progress) };
         let answered = Rc::new(Cell::new(None));
         let service = service_fn(|request| {
             member.has_line.set(true);
             self.naps.request(answered.get(), Instant::now());
             progress.phase.set(Phase::Working);
-            let (serving, progress, answered) = (Rc::clone(&self), Rc::clone(&progress), Rc::clone(&answered));
+            let (serving, progress, answered) = (Rc::clone(self), Rc::clone(&progress), Rc::clone(&answered));
             async move {
-                let response = Box::pin(serving.answer(request, source, progress.has_length.get())).await;
+                // The next head may have come already, and is not looked at.
+                let has_length = progress.has_length.take();
+                let response = Box::pin(serving.answer(request, source, has_length)).await;
                 let now = Instant::now();
                 progress.phase.set(Phase::Idle(now));
                 answered.set(Some(now));
-                Ok::<_, Infallible>(response)
+                response.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
             }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut stop = self.stop.clone();
-        let mut is_stopping = false;
+        let (mut is_stopping, mut head) = (false, self.kept.part());
         loop {
-            let due = self.due(&member, &progress);
+            let due = || due_at(member.opened, member.has_line.get(), &progress);
+            let until = due();
             tokio::select! {
                 // Clients that go away are not logged.
                 _ = connection.as_mut() => break,
@@ -221,9 +313,17 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                     connection.as_mut().graceful_shutdown();
                     is_stopping = true;
                 }
-                () = progress.is_slow.notified() => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
-                    if self.due(&member, &progress).is_some_and(|due| due <= Instant::now()) {
+                () = progress.is_slow.notified() => {
+                    if !head.set(progress.head_bytes.get(), self.open_connections()) {
+                        let mut intake = self.intake.borrow_mut();
+                        intake.tally().limited += 1;
+                        intake.publish();
+                        self.logs.unfinished(source);
+                        break;
+                    }
+                }
+                () = sleep_until(until.unwrap_or_else(Instant::now).into()), if until.is_some() => {
+                    if due().is_some_and(|due| due <= Instant::now()) {
                         let mut intake = self.intake.borrow_mut();
                         intake.tally().timed_out += 1;
                         intake.publish();
@@ -233,143 +333,9 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                 }
             }
         }
-        self.crowd.borrow_mut().leave(&member);
-        self.show_open();
-    }
-
-    /// When the connection is ended unless more comes.
-    fn due(&self, member: &Member<TcpStream>, progress: &Progress) -> Option<Instant> {
-        match progress.phase.get() {
-            Phase::Head(since) => Some(since + LONGEST_HEAD),
-            Phase::Idle(_) if !member.has_line.get() => Some(member.opened + FIRST_BYTE),
-            Phase::Idle(_) | Phase::Working => None,
+        if progress.begins_as_tls.get() {
+            self.logs.other_protocol(source, "TLS to a listener without it: write http:// at the sender");
         }
-    }
-
-    async fn answer(
-        self: Rc<Self>,
-        request: Request<Incoming>,
-        source: IpAddr,
-        has_length: bool,
-    ) -> Response<Full<Bytes>> {
-        let headers = request::repeated(request.headers());
-        let is_head = *request.method() == Method::HEAD;
-        let api = Api::of_path(request.uri().path());
-        let answer = match framing(&request, has_length) {
-            Some(what) => Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing(),
-            None => self.act(api, request, source).await,
-        };
-        self.logs.answered(source, answer.status);
-        let mut intake = self.intake.borrow_mut();
-        let tally = intake.tally();
-        tally.requests += 1;
-        tally.count_answer(answer.status.as_u16());
-        intake.publish();
-        drop(intake);
-        let is_stopping = *self.stop.borrow();
-        let version = HeaderValue::from_str(&self.claim.says()).unwrap_or(HeaderValue::from_static("1.8.10"));
-        let mut response = answer.response(&headers, &version);
-        if is_stopping {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if is_head {
-            *response.body_mut() = Full::default();
-        }
-        response
-    }
-
-    async fn act(self: &Rc<Self>, api: Api, request: Request<Incoming>, source: IpAddr) -> Answer {
-        let problem = |problem: &Problem| Answer::of_problem(api, problem, self.setup.is_safe);
-        let asked = match Asked::of(request.method(), request.uri()) {
-            Ok(asked) => asked,
-            Err(wrong) => return self.refuse(api, request, &Problem::Query(wrong)).await,
-        };
-        match asked {
-            Asked::Write(wanted) => {
-                let destination = self.destinations.borrow_mut().of(&wanted);
-                let accepts_partial = wanted.accepts_partial;
-                let job =
-                    destination.map(|destination| Job { destination, format: Some(Format::Influx), accepts_partial });
-                self.take(api, job, request, source).await
-            }
-            Asked::Put => {
-                let format = self.setup.intake.format;
-                let job = self.destinations.borrow_mut().usual();
-                let job = job.map(|destination| Job { destination, format, accepts_partial: true });
-                self.take(api, job, request, source).await
-            }
-            Asked::Ping { is_verbose: false } => Answer::empty(StatusCode::NO_CONTENT),
-            Asked::Ping { is_verbose: true } => {
-                Answer::json(StatusCode::OK, &serde_json::json!({ "version": self.claim.says() }))
-            }
-            Asked::Health => self.health(),
-            Asked::Ready => self.ready(),
-            Asked::Query { statement } => self.query(statement.as_deref()),
-            Asked::Options => Answer::empty(StatusCode::OK),
-            Asked::NotAllowed(_, allow) => problem(&Problem::NotAllowed(allow)),
-            Asked::Unknown(_) => self.refuse(api, request, &Problem::NotFound).await,
-        }
-    }
-
-    /// Takes lines, unless something keeps it from that which is known before the first one.
-    async fn take(
-        self: &Rc<Self>,
-        api: Api,
-        job: Result<Job, Problem>,
-        request: Request<Incoming>,
-        source: IpAddr,
-    ) -> Answer {
-        let job = match job {
-            Ok(_) if self.shelf.is_full() || *self.stop.borrow() => Err(Problem::Full),
-            job => job,
-        };
-        let job = match job {
-            Ok(job) => job,
-            Err(problem) => return self.refuse(api, request, &problem).await,
-        };
-        match write::take(self, job, request, source).await {
-            Ok(told) => Answer::of_lines(api, &told, self.setup.reports_partial),
-            Err(problem) => Answer::of_problem(api, &problem, self.setup.is_safe).closing(),
-        }
-    }
-
-    /// Says no to a request whose body is not looked at.
-    async fn refuse(&self, api: Api, request: Request<Incoming>, problem: &Problem) -> Answer {
-        write::drain(&mut request.into_body()).await;
-        Answer::of_problem(api, problem, self.setup.is_safe)
-    }
-
-    fn health(&self) -> Answer {
-        let is_full = self.shelf.is_full();
-        let (status, word) = if is_full { (StatusCode::SERVICE_UNAVAILABLE, "fail") } else { (StatusCode::OK, "pass") };
-        let message = if is_full { "memory and disk are used up" } else { "ready for queries and writes" };
-        let body = serde_json::json!({
-            "name": "influxdb", "message": message, "status": word, "checks": [], "version": self.claim.says(),
-        });
-        Answer::json(status, &body)
-    }
-
-    fn ready(&self) -> Answer {
-        let up = Duration::from_secs(self.begun.elapsed().as_secs());
-        let started = humantime::format_rfc3339_seconds(std::time::SystemTime::now() - up).to_string();
-        let up = humantime::format_duration(up).to_string().replace(' ', "");
-        Answer::json(StatusCode::OK, &serde_json::json!({ "status": "ready", "started": started, "up": up }))
-    }
-
-    /// What writers ask at their start.
-    fn query(&self, statement: Option<&str>) -> Answer {
-        let words: Vec<&str> =
-            statement.unwrap_or_default().trim_matches([' ', ';', '\n']).split_whitespace().collect();
-        if let [show, databases] = words[..]
-            && show.eq_ignore_ascii_case("show")
-            && databases.eq_ignore_ascii_case("databases")
-        {
-            let values: Vec<[String; 1]> = self.destinations.borrow().names().into_iter().map(|name| [name]).collect();
-            let series = serde_json::json!([{ "name": "databases", "columns": ["name"], "values": values }]);
-            let results = serde_json::json!({ "results": [{ "statement_id": 0, "series": series }] });
-            return Answer::json(StatusCode::OK, &results);
-        }
-        Answer::of_problem(Api::V1, &Problem::Reads, self.setup.is_safe)
     }
 
     /// Publishes the table of sources also when nothing comes any more.
@@ -391,31 +357,49 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         }
     }
 
+    pub(super) fn open_connections(&self) -> usize {
+        self.crowd.borrow().open()
+    }
+
     fn show_open(&self) {
-        self.open.store(self.crowd.borrow().open() as u64, Ordering::Relaxed);
+        self.open.store(self.open_connections() as u64, Ordering::Relaxed);
     }
 }
 
-/// What is wrong with a request that a proxy before this relay may have read in another way.
-fn framing(request: &Request<Incoming>, has_length: bool) -> Option<&'static str> {
-    let headers = request.headers();
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next() {
-        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Some("Transfer-Encoding must be chunked, once");
-        }
-        if has_length {
-            return Some("Content-Length and Transfer-Encoding exclude each other");
-        }
-    }
-    if request.uri().authority().is_some() || matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Some("this is no proxy");
-    }
-    None
+/// When a connection is ended unless more comes, or goes.
+fn due_at(opened: Instant, has_asked: bool, progress: &Progress) -> Option<Instant> {
+    let read = match progress.phase.get() {
+        Phase::Head(since) => Some(since + LONGEST_HEAD),
+        Phase::Idle(_) if !has_asked => Some(opened + FIRST_BYTE),
+        Phase::Idle(_) | Phase::Working => None,
+    };
+    let written = progress.stuck.get().map(|since| since + LONGEST_STUCK);
+    [read, written].into_iter().flatten().min()
 }
 
 /// Waits until the listener is to stop.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // The other end is never gone before that.
     drop(stop.wait_for(|stop| *stop).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_that_does_nothing_ends() {
+        let now = Instant::now();
+        let progress = Progress::new(now);
+        assert_eq!(due_at(now, false, &progress), Some(now + FIRST_BYTE));
+        assert_eq!(due_at(now, true, &progress), None, "the server's own limit for idle connections holds");
+        progress.phase.set(Phase::Head(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_HEAD));
+        progress.phase.set(Phase::Working);
+        assert_eq!(due_at(now, true, &progress), None, "a body has limits of its own");
+        progress.stuck.set(Some(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_STUCK));
+        progress.phase.set(Phase::Head(now));
+        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_HEAD), "whatever is first");
+    }
 }

@@ -1,5 +1,5 @@
 //! A connection's bytes on their way to the HTTP server, which is told nothing of this: when a request's head began, so that
-//! one that comes too slowly is ended; when the last bytes came; and whether a head names a length. (The server drops that
+//! one that comes too slowly is ended; when the last bytes came; since when the client takes no answers; and whether a head names a length. (The server drops that
 //! where there is a `Transfer-Encoding` as well. A proxy before this relay may go by it, and see another request.)
 
 use std::cell::{Cell, RefCell};
@@ -33,31 +33,56 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) phase: Cell<Phase>,
-    /// A head is not whole although more would have to come.
+    /// A head is not whole although more would have to come, or answers do not go.
     pub(super) is_slow: Notify,
+    /// Since when answers do not go.
+    pub(super) stuck: Cell<Option<Instant>>,
+    /// How much of the last head came while it was one.
+    pub(super) head_bytes: Cell<usize>,
     /// What came of the head so far, without its whole lines.
     line: RefCell<Vec<u8>>,
     /// Whether a line of the head names a length.
     pub(super) has_length: Cell<bool>,
+    /// Whether its first byte was that of a TLS client.
+    pub(super) begins_as_tls: Cell<bool>,
+    has_begun: Cell<bool>,
 }
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Rc<Self> {
-        let (line, has_length) = Default::default();
-        Rc::new(Self { phase: Cell::new(Phase::Idle(now)), is_slow: Notify::new(), line, has_length })
+        let (stuck, head_bytes, line, has_length, begins_as_tls, has_begun) = Default::default();
+        let (phase, is_slow) = (Cell::new(Phase::Idle(now)), Notify::new());
+        Rc::new(Self { phase, is_slow, stuck, head_bytes, line, has_length, begins_as_tls, has_begun })
+    }
+
+    /// An answer's bytes were taken, or have to wait.
+    fn note_written(&self, waits: bool) {
+        if !waits {
+            self.stuck.set(None);
+        } else if self.stuck.get().is_none() {
+            self.stuck.set(Some(Instant::now()));
+            self.is_slow.notify_one();
+        }
     }
 
     /// Bytes came.
     fn note(&self, bytes: &[u8], now: Instant) {
+        if !self.has_begun.replace(true) {
+            self.begins_as_tls.set(bytes.starts_with(&[0x16]));
+        }
         match self.phase.get() {
             Phase::Working => return,
             Phase::Head(_) => {}
+            // Some clients end a body with a line end that is none of it.
+            Phase::Idle(_) if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => return,
             Phase::Idle(_) => {
                 self.phase.set(Phase::Head(now));
                 self.has_length.set(false);
+                self.head_bytes.set(0);
                 self.line.borrow_mut().clear();
             }
         }
+        self.head_bytes.set(self.head_bytes.get() + bytes.len());
         let mut line = self.line.borrow_mut();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             // An empty line ends the head.
@@ -76,31 +101,18 @@ impl Progress {
     }
 }
 
-/// One connection's stream.
+/// A connection's socket, which those who choose the one that gives way look at, too.
 #[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) member: Rc<Member<TcpStream>>,
-    pub(super) progress: Rc<Progress>,
-}
+pub(super) struct Socket(pub(super) Rc<Member<TcpStream>>);
 
-impl AsyncRead for Stream {
+impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = &self.member.stream;
         loop {
-            let Poll::Ready(is_ready) = stream.poll_read_ready(context) else {
-                if matches!(self.progress.phase.get(), Phase::Head(_)) {
-                    self.progress.is_slow.notify_one();
-                }
-                return Poll::Pending;
-            };
-            is_ready?;
-            let before = room.filled().len();
+            ready!(self.0.stream.poll_read_ready(context))?;
             // Room that nothing was read into is not touched: an idle connection's is no memory.
-            match stream.try_read_buf(room) {
+            match self.0.stream.try_read_buf(room) {
                 Ok(_) => {
-                    let now = Instant::now();
-                    self.member.last.set(now);
-                    self.progress.note(&room.filled()[before..], now);
+                    self.0.last.set(Instant::now());
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -110,7 +122,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.write(context, |stream| stream.try_write(bytes))
     }
@@ -132,24 +144,77 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&self.member.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write))
     }
 }
 
-impl Stream {
+impl Socket {
     fn write(
         &self,
         context: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let stream = &self.member.stream;
         loop {
-            ready!(stream.poll_write_ready(context))?;
-            match write(stream) {
+            ready!(self.0.stream.poll_write_ready(context))?;
+            match write(&self.0.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 ended => return Poll::Ready(ended),
             }
         }
+    }
+}
+
+/// A stream of requests, in clear: what comes is noted.
+#[derive(Debug)]
+pub(super) struct Stream<S> {
+    pub(super) inner: S,
+    pub(super) progress: Rc<Progress>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = room.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, room);
+        if read.is_pending() && matches!(self.progress.phase.get(), Phase::Head(_)) {
+            self.progress.is_slow.notify_one();
+        }
+        let came = &room.filled()[before..];
+        if !came.is_empty() {
+            self.progress.note(came, Instant::now());
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.progress.note_written(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, parts);
+        self.progress.note_written(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        self.progress.note_written(flushed.is_pending());
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
 
@@ -176,5 +241,16 @@ mod tests {
         assert!(!has_length(&[&head.replace("Content", "X-Content")]));
         let without = "POST /write HTTP/1.1\r\nHost: x\r\n\r\nContent-Length: 4\r\n";
         assert!(!has_length(&[without]), "a body may say anything");
+    }
+
+    #[test]
+    fn a_head_begins_with_its_first_letter() {
+        let progress = Progress::new(Instant::now());
+        progress.note(b"\r\n\r\n", Instant::now());
+        assert!(matches!(progress.phase.get(), Phase::Idle(_)), "a line end behind a body");
+        progress.note(b"\r\nGET /", Instant::now());
+        assert!(matches!(progress.phase.get(), Phase::Head(_)));
+        progress.note(b"ping", Instant::now());
+        assert_eq!(progress.head_bytes.get(), 11);
     }
 }

@@ -3,7 +3,8 @@
 //! Nothing is answered before the lines are safe at the configured durability. Nothing of a body is kept but an unfinished line:
 //! it is decompressed and scanned piece by piece. A sender that goes in the middle has sent the lines that ended.
 //!
-//! Bounds: a body, compressed and decompressed, and how far it may grow; the time for it; the time until it is safe.
+//! Bounds: a body, compressed and decompressed, how far it may grow, and in how many chunks; what all bodies keep; the time
+//! for a body, and the time until it is safe.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -15,16 +16,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use http::Request;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
-use super::answer::{MOST_SAMPLES, Problem};
+use super::answer::MOST_SAMPLES;
+use super::kept::Part;
+use super::problem::Problem;
 use super::serve::Serving;
 use crate::batch::{Batch, Destination, HandOver, Received, Ticket};
-use crate::protocol::{Format, Precision, Refusal, Refused, Scanner};
+use crate::protocol::{Format, JsonList, Precision, Refusal, Refused, Rules, Scanner};
 use crate::receive::framer::{self, Framer};
 use crate::receive::intake::{Body, Intake, Told};
 
@@ -43,12 +46,15 @@ const GROWTH_FROM: u64 = 1 << 20;
 /// After so many bytes of a body, decompressed, it is the turn of the listener's other connections. On a thread that is never
 /// idle, answers that are due and hosts with little to say would else wait for all large bodies that are there.
 const TURN_BYTES: usize = 64 * 1024;
-/// How long lines may take to be safe. A client that gives up sends them again; Telegraf does after 5 s.
+/// How long a body may wait in all for the journal. A client that gives up sends it again; Telegraf does after 5 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// How often to look for room in front of the journal.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(1);
 /// Bodies that are held whole, because none of their lines is taken if one is bad.
 const WHOLE_BYTES: usize = 1 << 20;
+/// Chunks of a body that may be tiny; later ones are at least so large on average.
+const TINY_CHUNKS: u64 = 65_536;
+const TINY_BYTES: u64 = 64;
 /// How much of a body is read after its answer is known, and for how long: else the client gets a reset instead.
 const DRAIN_BYTES: u64 = 1 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -60,6 +66,24 @@ pub(super) struct Job {
     pub(super) format: Option<Format>,
     /// Whether good lines are taken although others are bad.
     pub(super) accepts_partial: bool,
+    /// Whether the body may be a list of JSON, as exporters post it.
+    pub(super) may_be_list: bool,
+}
+
+/// Why a request's lines are not answered for.
+#[derive(Debug)]
+pub(super) enum Failed {
+    Problem(Problem),
+    /// The client is gone, or the framing is broken. Any answer may make whoever is in between drop the rest.
+    Cut,
+    /// Bytes come too slowly. Clients send again what was not answered, and drop what was answered 4xx.
+    Slow,
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
 }
 
 /// Takes a request's lines; returns what became of them once they are safe.
@@ -68,29 +92,48 @@ pub(super) async fn take<H: HandOver + Sync + 'static>(
     job: Job,
     request: Request<Incoming>,
     source: IpAddr,
-) -> Result<Told, Problem> {
-    let is_gzip = is_gzip(&request)?;
+) -> Result<Told, Failed> {
     let limit = serving.setup.max_body;
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let is_gzip = match is_gzip(&request) {
+        Ok(_) if length.is_some_and(|length| length > limit) => Err(Problem::TooLarge(limit)),
+        known => known,
+    };
+    let is_gzip = match is_gzip {
+        Ok(is_gzip) => is_gzip,
+        Err(problem) => {
+            drain(request).await;
+            return Err(problem.into());
+        }
+    };
     let mut incoming = request.into_body();
-    if length.is_some_and(|length| length > limit) {
-        drain(&mut incoming).await;
-        return Err(Problem::TooLarge(limit));
-    }
     let mut taking = Taking::new(serving, &job, source);
     let arriving = serving.naps.arriving();
     let read = taking.read(&mut incoming, is_gzip.then(Inflater::new), limit, job.accepts_partial).await;
-    if let Err(Problem::TooLarge(_) | Problem::Gzip(_) | Problem::TooLargeForWhole) = read {
-        drain(&mut incoming).await;
-    }
     drop(arriving);
     let is_whole = read.is_ok();
-    let told = taking.finish(is_whole).await?;
-    read.map(|()| told)
+    let told = taking.finish(is_whole).await;
+    if matches!(read, Err(Failed::Problem(_))) {
+        drain_body(&mut incoming).await;
+    }
+    read?;
+    Ok(told?)
+}
+
+/// Reads a body that nobody looks at, up to a bound, unless its client waits for a word before it sends it.
+pub(super) async fn drain(request: Request<Incoming>) {
+    if !waits(request.headers()) {
+        drain_body(&mut request.into_body()).await;
+    }
+}
+
+/// Whether a client asks whether it may send its body.
+fn waits(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Reads what is left of a body, up to a bound.
-pub(super) async fn drain(incoming: &mut Incoming) {
+async fn drain_body(incoming: &mut Incoming) {
     let until = tokio::time::Instant::now() + DRAIN_TIME;
     let mut left = DRAIN_BYTES;
     while let Ok(Some(Ok(frame))) = timeout_at(until, incoming.frame()).await {
@@ -120,11 +163,19 @@ struct Taking<H: HandOver + Sync + 'static> {
     /// None once it is finished.
     body: Option<Body>,
     precision: Precision,
+    /// Whether the body may be a list of JSON, whether it is, once that is known, and what has come of it.
+    may_be_list: bool,
+    is_list: Option<bool>,
+    list: JsonList,
     /// Bytes that were taken in this turn.
     turn: usize,
     /// Batches that wait for room, oldest first.
     batches: VecDeque<Batch>,
     tickets: Vec<Arc<Ticket>>,
+    /// How long it has waited for room.
+    waited: Duration,
+    /// What it keeps of a line that is not whole, or of a body that must be.
+    kept: Part,
 }
 
 impl<H: HandOver + Sync + 'static> Taking<H> {
@@ -139,9 +190,14 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
             framer: Framer::new(serving.setup.intake.max_line),
             body: Some(intake.begin_body(job.format, Arc::clone(&job.destination), MOST_SAMPLES)),
             precision: job.destination.precision,
+            may_be_list: job.may_be_list,
+            is_list: None,
+            list: JsonList::new(serving.setup.intake.max_line),
             turn: 0,
             batches: VecDeque::new(),
             tickets: Vec::new(),
+            waited: Duration::ZERO,
+            kept: serving.kept.part(),
         }
     }
 
@@ -152,13 +208,16 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
         mut inflater: Option<Inflater>,
         limit: u64,
         accepts_partial: bool,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Failed> {
         let begun = Instant::now();
-        let (mut wire, mut whole) = (0, (!accepts_partial).then(Vec::new));
+        let (mut wire, mut chunks, mut whole) = (0, 0, (!accepts_partial).then(Vec::new));
         while let Some(data) = self.next_data(incoming, begun, wire).await? {
-            wire += data.len() as u64;
+            (wire, chunks) = (wire + data.len() as u64, chunks + 1);
             if wire > limit {
-                return Err(Problem::TooLarge(limit));
+                return Err(Problem::TooLarge(limit).into());
+            }
+            if chunks > TINY_CHUNKS && wire / chunks < TINY_BYTES {
+                return Err(Problem::Framing("too many tiny chunks").into());
             }
             self.serving.intake.borrow_mut().tally().bytes += data.len() as u64;
             match &mut inflater {
@@ -183,15 +242,11 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
     }
 
     /// The body's next bytes; none at its end.
-    async fn next_data(
-        &mut self,
-        incoming: &mut Incoming,
-        begun: Instant,
-        wire: u64,
-    ) -> Result<Option<Bytes>, Problem> {
+    async fn next_data(&mut self, incoming: &mut Incoming, begun: Instant, wire: u64) -> Result<Option<Bytes>, Failed> {
         loop {
             let by_rate = RATE_FROM + Duration::from_secs(wire / LEAST_RATE);
-            let deadline = begun + LONGEST_BODY.min(by_rate);
+            // The time for which it had to wait here is not the client's.
+            let deadline = begun + self.waited + LONGEST_BODY.min(by_rate);
             let aged = self.body.as_ref().and_then(Body::due);
             let until = aged.map_or(deadline, |aged| aged.min(deadline));
             match timeout_at(until.into(), incoming.frame()).await {
@@ -200,9 +255,9 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
                         return Ok(Some(data));
                     }
                 }
-                Ok(Some(Err(_))) => return Err(Problem::Cut),
+                Ok(Some(Err(_))) => return Err(Failed::Cut),
                 Ok(None) => return Ok(None),
-                Err(_) if Instant::now() >= deadline => return Err(Problem::Slow),
+                Err(_) if Instant::now() >= deadline => return Err(Failed::Slow),
                 // A slow body's lines do not wait for its end.
                 Err(_) => {
                     let serving = Rc::clone(&self.serving);
@@ -222,11 +277,22 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
                 return Err(Problem::TooLargeForWhole);
             }
             whole.extend_from_slice(bytes);
-            return Ok(());
+            return self.keep(whole.capacity());
         }
+        if self.is_list.is_none() && self.may_be_list {
+            self.is_list = JsonList::begins_with(bytes);
+        }
+        let mut objects = Vec::new();
+        let bytes = if self.is_list == Some(true) {
+            self.list.take(bytes, &mut objects);
+            &objects
+        } else {
+            bytes
+        };
         self.lines(|framer, lines| {
             framer.take(bytes, lines);
         });
+        self.keep(self.framer.held_bytes())?;
         self.pass_on().await?;
         self.turn += bytes.len();
         if self.turn >= TURN_BYTES {
@@ -238,7 +304,9 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
 
     /// Takes a body, unless one of its lines is bad: then none.
     async fn take_whole(&mut self, bytes: &[u8]) -> Result<(), Problem> {
-        let mut scanner = Scanner::new(self.precision);
+        let setup = &self.serving.setup.intake;
+        let rules = Rules { precision: self.precision, max_line: setup.max_line, unsigned: setup.unsigned };
+        let mut scanner = Scanner::with(rules);
         let is_bad = scanner.lines(bytes, false).any(|line| line.is_err());
         if is_bad && let Some(body) = &mut self.body {
             let mut number = 0;
@@ -267,22 +335,37 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
         self.serving.notify(&intake);
     }
 
+    /// Keeps so many bytes, if there is room.
+    fn keep(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.kept.set(bytes, self.serving.open_connections()) { Ok(()) } else { Err(Problem::Half) }
+    }
+
     /// Gives the batches that were sealed to the journal, each once there is room.
     async fn pass_on(&mut self) -> Result<(), Problem> {
         self.collect();
-        let deadline = Instant::now() + LONGEST_WAIT;
         while let Some(batch) = self.batches.pop_front() {
             let shelf = &self.serving.shelf;
             let refused = if shelf.has_room() { shelf.pass_on(batch).err() } else { Some(batch) };
             let Some(batch) = refused else { continue };
             self.batches.push_front(batch);
-            if Instant::now() >= deadline {
-                return Err(Problem::Full);
-            }
-            sleep(NO_ROOM_PAUSE).await;
+            self.wait_for_room().await?;
         }
         self.serving.intake.borrow_mut().publish();
         Ok(())
+    }
+
+    /// Waits until there is room. Only the first of those that wait looks for it: thousands may wait.
+    async fn wait_for_room(&mut self) -> Result<(), Problem> {
+        let (serving, since) = (Rc::clone(&self.serving), Instant::now());
+        let room = async {
+            let _turn = serving.turn.lock().await;
+            while !serving.shelf.has_room() {
+                sleep(NO_ROOM_PAUSE).await;
+            }
+        };
+        let is_there = timeout(LONGEST_WAIT.saturating_sub(self.waited), room).await.is_ok();
+        self.waited += since.elapsed();
+        if is_there { Ok(()) } else { Err(Problem::Half) }
     }
 
     /// Takes what the intake sealed since the last time: it is this request's.
@@ -297,11 +380,11 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
     async fn finish(mut self, is_whole: bool) -> Result<Told, Problem> {
         let told = self.end(is_whole);
         self.pass_on().await?;
-        let until = tokio::time::Instant::now() + LONGEST_WAIT;
+        let until = tokio::time::Instant::now() + LONGEST_WAIT.saturating_sub(self.waited);
         for ticket in std::mem::take(&mut self.tickets) {
             match timeout_at(until, ticket.wait(self.serving.step)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Problem::Full),
+                Ok(Err(_)) => return Err(Problem::Half),
                 Err(_) => return Err(Problem::Late),
             }
         }
@@ -310,6 +393,11 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
 
     /// Reads the last line, which a whole body's end ends, and seals what there is.
     fn end(&mut self, is_whole: bool) -> Told {
+        let mut objects = Vec::new();
+        self.list.finish(&mut objects);
+        self.lines(|framer, lines| {
+            framer.take(&objects, lines);
+        });
         if is_whole && self.framer.is_within_line() {
             self.lines(|framer, lines| {
                 framer.take(b"\n", lines);

@@ -89,22 +89,26 @@ impl<H: HandOver> Intake<H> {
         self.within(body, |intake| intake.refuse(refused, source));
     }
 
-    /// Hands over what a request has so far, if it waits for as long as lines may.
+    /// Hands over what a request has so far, if it waits for as long as lines may. A slow request keeps no buffer.
     pub(in crate::receive) fn seal_aged(&mut self, body: &mut Body, now: Instant) {
         if body.builder.due().is_some_and(|due| due <= now) {
-            self.within(body, Self::seal);
+            let empty = Builder::small(Arc::clone(body.builder.destination()), Arc::clone(&self.pool), self.limits);
+            self.finish(std::mem::replace(&mut body.builder, empty));
         }
     }
 
     /// Hands over what a request has left, and says what its sender is to be told.
     pub(in crate::receive) fn end_body(&mut self, body: Body) -> Told {
         let Body { builder, told, .. } = body;
-        let lines = builder.lines();
-        self.lines.elsewhere -= lines;
+        self.finish(builder);
+        told
+    }
+
+    fn finish(&mut self, builder: Builder) {
+        self.lines.elsewhere -= builder.lines();
         if let Some(batch) = builder.finish() {
             self.lines.hand_over(batch);
         }
-        told
     }
 
     /// Does something with a request's reader and builder in the place of the listener's own.

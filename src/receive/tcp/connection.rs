@@ -245,7 +245,7 @@ impl Connection {
     /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
     fn has_room<H: HandOver>(&self, serving: &Serving<H>, intake: &mut Intake<H>) -> bool {
         let open = serving.crowd.borrow().open().max(1);
-        if serving.tail_bytes.get() <= MAX_TAIL_BYTES || self.framer.held_bytes() <= MAX_TAIL_BYTES / open {
+        if is_share(self.framer.held_bytes(), serving.tail_bytes.get(), open) {
             return true;
         }
         intake.tally().limited += 1;
@@ -266,9 +266,83 @@ impl Connection {
     }
 }
 
+/// Whether these bytes of an unfinished line leave room for others, of which there are so many bytes on so many connections.
+fn is_share(held: usize, of_all: usize, connections: usize) -> bool {
+    of_all <= MAX_TAIL_BYTES || held <= MAX_TAIL_BYTES / connections
+}
+
 /// The first line, where it is a request of HTTP: its headers and body look like lines of Graphite's.
 fn http_request(lines: &[u8]) -> Option<&[u8]> {
     let first = lines.split(|byte| *byte == b'\n').next()?;
     let request = first.strip_suffix(b"\r").unwrap_or(first);
     (request.ends_with(b" HTTP/1.1") || request.ends_with(b" HTTP/1.0")).then_some(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receive::crowd::{Crowd, Entered};
+
+    /// A connection of which it does not matter what comes on it.
+    fn connection() -> Connection {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let stream = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        stream.set_nonblocking(true).expect("nonblocking");
+        let stream = TcpStream::from_std(stream).expect("a stream");
+        let source = IpAddr::from([127, 0, 0, 1]);
+        let Entered::Free(member) = Crowd::new(1, 1).enter(stream, source, Instant::now()) else { panic!("room") };
+        Connection::new(member, source, 1024)
+    }
+
+    #[tokio::test]
+    async fn a_tls_client_is_known_by_its_first_bytes_however_they_are_cut() {
+        for (pieces, expected) in [
+            (&[&b"\x16\x03\x01\x02"[..]][..], true),
+            (&[b"\x16\x03"], true),
+            (&[b"\x16", b"\x03"], true),
+            (&[b"\x16", b"\x03\x01\x02"], true),
+            (&[b"\x16", b"m v=1 1\n"], false),
+            (&[b"\x16"], false),
+            // Only a beginning is one.
+            (&[b"m", b"\x03"], false),
+            (&[b"m v=1 1\n", b"\x16\x03\x01"], false),
+            (&[b"m\x16\x03"], false),
+            (&[b"\x16", b"m", b"\x03"], false),
+        ] {
+            let mut connection = connection();
+            let found: Vec<bool> = pieces.iter().map(|piece| connection.begins_as_tls(piece)).collect();
+            let (last, before) = found.split_last().expect("a piece");
+            assert!(*last == expected && before.iter().all(|found| !found), "{pieces:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn where_unfinished_lines_fill_their_room_each_may_have_its_share() {
+        // A quarter of the room, as one of four.
+        let quarter = MAX_TAIL_BYTES / 4;
+        for (held, of_all, connections, expected) in [
+            (quarter, MAX_TAIL_BYTES + 1, 4, true),
+            (quarter + 1, MAX_TAIL_BYTES + 1, 4, false),
+            (quarter + 1, MAX_TAIL_BYTES, 4, true),
+            (MAX_TAIL_BYTES, MAX_TAIL_BYTES, 4, true),
+            (1, MAX_TAIL_BYTES + 1, MAX_TAIL_BYTES * 2, false),
+        ] {
+            assert_eq!(is_share(held, of_all, connections), expected, "{held} of {of_all}, {connections}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_http_is_known_by_its_first_line() {
+        for (lines, expected) in [
+            (&b"GET / HTTP/1.1\r\nHost: x\r\n"[..], Some(&b"GET / HTTP/1.1"[..])),
+            (b"POST /write?db=x HTTP/1.0\n", Some(b"POST /write?db=x HTTP/1.0")),
+            (b"GET / HTTP/1.1", Some(b"GET / HTTP/1.1")),
+            (b"a.b 1 1\nGET / HTTP/1.1\r\n", None),
+            (b"m,proto=HTTP/1.1 v=1 1\n", None),
+            (b"a.b 1 1\n", None),
+            (b"\n", None),
+        ] {
+            assert_eq!(http_request(lines), expected, "{}", lines.escape_ascii());
+        }
+    }
 }

@@ -82,3 +82,31 @@ impl Logs {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::sys::throttle::INTERVAL;
+
+    #[test]
+    fn each_event_is_told_once_a_minute_and_hides_no_other() {
+        let logs = Logs::new(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let source = IpAddr::from([10, 0, 0, 1]);
+        let events: [(&Throttle, &dyn Fn()); 6] = [
+            (&logs.accept_error, &|| logs.accept_error(&io::ErrorKind::OutOfMemory.into())),
+            (&logs.displaced, &|| logs.displaced(5)),
+            (&logs.turned_away, &|| logs.turned_away(source, 5)),
+            (&logs.timed_out, &|| logs.timed_out(source, "idle_timeout")),
+            (&logs.unfinished, &|| logs.unfinished(source)),
+            (&logs.other_protocol, &|| logs.other_protocol(source, "TLS")),
+        ];
+        for (place, (throttle, tell)) in events.iter().enumerate() {
+            assert!(events[place..].iter().all(|(throttle, _)| throttle.is_due()));
+            (0..3).for_each(|_| tell());
+            let later = throttle.pass_at(Instant::now() + INTERVAL * 2).expect("it is due");
+            assert_eq!(later.untold, Some(2), "event {place}");
+        }
+    }
+}

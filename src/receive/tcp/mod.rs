@@ -97,7 +97,7 @@ impl Listener {
         let out = Patient { out, order, stop, pulse: Arc::clone(&pulse) };
         let intake = Intake::new((&self.setup.intake, self.address), Arc::clone(&self.shown), pool, limits, out);
         let parts = serve::Parts {
-            setup: Setup { listen: self.address, ..self.setup.clone() },
+            setup: self.setup.clone(),
             open: Arc::clone(&self.open),
             stop: self.stop.subscribe(),
             pulse,
@@ -194,11 +194,11 @@ mod tests {
         }
     }
 
-    fn start(gate: &Gate) -> (Listener, JoinHandle<()>) {
+    fn bind(listen: &str) -> Listener {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let listener = Listener::bind(Setup {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: listen.parse().expect("an address"),
             intake: intake::Setup {
                 destination,
                 format: None,
@@ -213,12 +213,19 @@ mod tests {
             line_timeout: Duration::from_secs(60),
             first_line_timeout: Duration::from_secs(60),
         });
-        let listener = listener.expect("bind");
-        let limits = Limits { lines: u64::MAX, age: Duration::from_millis(20) };
-        let thread = listener
-            .start(&Pool::new(1, Builder::least_buffer_bytes()), limits, gate, &Order::default())
-            .expect("start");
+        listener.expect("bind")
+    }
+
+    fn start(gate: &Gate) -> (Listener, JoinHandle<()>) {
+        let listener = bind("127.0.0.1:0");
+        let thread = run(&listener, gate);
         (listener, thread)
+    }
+
+    fn run(listener: &Listener, gate: &Gate) -> JoinHandle<()> {
+        let limits = Limits { lines: u64::MAX, age: Duration::from_millis(20) };
+        let pool = Pool::new(1, Builder::least_buffer_bytes());
+        listener.start(&pool, limits, gate, &Order::default()).expect("start")
     }
 
     #[test]
@@ -276,6 +283,112 @@ mod tests {
         answers();
         listener.stop();
         thread.join().expect("ended");
+    }
+
+    fn wait_for(mut is_so: impl FnMut() -> bool) {
+        while !is_so() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn wildcards_of_both_families_are_bound() {
+        for (wildcard, to) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")] {
+            let listener = bind(wildcard);
+            assert_ne!(listener.address().port(), 0);
+            TcpStream::connect((to, listener.address().port())).expect("connect");
+        }
+    }
+
+    #[test]
+    fn connections_and_their_sources_are_shown_while_they_are_open_and_after() {
+        let gate = Gate { is_open: Arc::new(true.into()), ..Gate::default() };
+        let (listener, thread) = start(&gate);
+        let mut senders = [1, 2].map(|_| TcpStream::connect(listener.address()).expect("connect"));
+        wait_for(|| listener.open_connections() == 2);
+        // In pieces, of which the last one has no end; and another one of whom nothing is taken.
+        for (accepted, piece) in [(1, "a.b 1 1\na.c"), (2, " 1 1\na.d 1")] {
+            senders[1].write_all(piece.as_bytes()).expect("send");
+            wait_for(|| listener.tally().accepted == accepted);
+        }
+        // What was taken is handed over and shown also when nothing comes any more.
+        wait_for(|| gate.handed_over() == 2 && listener.sources().entries().iter().any(|one| one.sum.lines == 2));
+        senders[0].write_all(b"GET / HTTP/1.1\r\nHost").expect("send");
+        wait_for(|| listener.open_connections() == 1);
+        drop(senders);
+        wait_for(|| listener.open_connections() == 0);
+        listener.stop();
+        thread.join().expect("ended");
+        let sources = listener.sources();
+        let [source] = sources.entries() else { panic!("one source") };
+        assert_eq!((source.address, source.sum.connections), ([127, 0, 0, 1].into(), 2));
+        assert_eq!((source.sum.lines, source.sum.refused), (4, 2), "a request and a line without an end are refused");
+        let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
+        let tally = listener.tally();
+        assert_eq!((taken, tally.accepted, tally.handed_over), (2, 2, 2));
+    }
+
+    #[test]
+    fn lines_are_gathered_as_long_as_a_batch_may_wait() {
+        let gate = Gate { is_open: Arc::new(true.into()), ..Gate::default() };
+        let listener = bind("127.0.0.1:0");
+        let limits = Limits { lines: u64::MAX, age: Duration::from_secs(3600) };
+        let pool = Pool::new(1, Builder::least_buffer_bytes());
+        let thread = listener.start(&pool, limits, &gate, &Order::default()).expect("start");
+        let mut sender = TcpStream::connect(listener.address()).expect("connect");
+        for accepted in 1..=5 {
+            sender.write_all(b"a.b 1 1\n").expect("send");
+            wait_for(|| listener.tally().accepted == accepted);
+            // All that was to be done on its thread is done when it answers.
+            listener.pulse().ask();
+            wait_for(|| listener.pulse().is_answered());
+        }
+        assert_eq!(gate.handed_over(), 0);
+        listener.stop();
+        thread.join().expect("ended");
+        assert_eq!((gate.handed_over(), gate.taken.lock().expect("no panic").len()), (5, 1));
+    }
+
+    #[test]
+    fn a_stop_takes_what_is_queued_however_many_reads_that_takes() {
+        let gate = Gate::default();
+        let listener = bind("127.0.0.1:0");
+        // Room for more than is read at a time, also on connections.
+        let queue = listener
+            .socket
+            .lock()
+            .expect("no panic")
+            .as_ref()
+            .map(|socket| socket2::SockRef::from(socket).set_recv_buffer_size(1 << 20));
+        queue.expect("a socket").expect("a buffer");
+        let thread = run(&listener, &gate);
+        let mut sender = TcpStream::connect(listener.address()).expect("connect");
+        sender.write_all(b"a.b 1 1\n").expect("send");
+        wait_for(|| listener.tally().accepted == 1);
+        // While the thread waits for the gate nothing is read; what is sent before that is read at once.
+        std::thread::sleep(Duration::from_millis(100));
+        let lines = 12_000;
+        sender.write_all("a.b 1 1\n".repeat(lines).as_bytes()).expect("send");
+        drop(sender);
+        listener.stop();
+        thread.join().expect("ended");
+        assert_eq!(listener.tally().accepted, 1 + lines as u64);
+    }
+
+    #[test]
+    fn a_stop_ends_whatever_is_sent_on_and_on() {
+        let gate = Gate { is_open: Arc::new(true.into()), ..Gate::default() };
+        let (listener, thread) = start(&gate);
+        let address = listener.address();
+        let sender = std::thread::spawn(move || {
+            let mut socket = TcpStream::connect(address).expect("connect");
+            let text = "a.b 1 1\n".repeat(10_000);
+            while socket.write_all(text.as_bytes()).is_ok() {}
+        });
+        wait_for(|| listener.tally().accepted > 0);
+        listener.stop();
+        thread.join().expect("ended");
+        sender.join().expect("no panic");
     }
 
     #[test]

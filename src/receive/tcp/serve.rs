@@ -121,6 +121,7 @@ impl<H: HandOver + 'static> Serving<H> {
             }
         }
         while connections.join_next().await.is_some() {}
+        debug_assert_eq!(self.tail_bytes.get(), 0, "BUG: the account of unfinished lines is wrong");
         sealing.abort();
         publishing.abort();
         let mut intake = self.intake.borrow_mut();

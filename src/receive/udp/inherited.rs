@@ -66,15 +66,20 @@ impl Inherited {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn passed(addresses: &[&str]) -> Inherited {
-        let sockets = addresses.iter().map(|address| {
-            let socket = UdpSocket::bind(address).expect("bind");
-            Named { name: (*address).to_owned(), address: socket.local_addr().expect("address"), socket }
+    /// As if these had been passed.
+    pub(in super::super) fn of(sockets: impl IntoIterator<Item = UdpSocket>) -> Inherited {
+        let sockets = sockets.into_iter().map(|socket| {
+            let address = socket.local_addr().expect("address");
+            Named { name: "passed".to_owned(), address, socket }
         });
         Inherited { sockets: sockets.collect() }
+    }
+
+    fn passed(addresses: &[&str]) -> Inherited {
+        of(addresses.iter().map(|address| UdpSocket::bind(address).expect("bind")))
     }
 
     #[test]
@@ -86,6 +91,8 @@ mod tests {
         let other_host = SocketAddr::new("127.0.0.2".parse().expect("IP"), addresses[1].port());
         assert_eq!(inherited.take(other_host).len(), 0);
         assert_eq!(inherited.take(SocketAddr::from(([0, 0, 0, 0], addresses[2].port()))).len(), 1);
-        assert_eq!(inherited.left_over(), Some(("127.0.0.1:0", addresses[1])));
+        let any_host = SocketAddr::from(([0, 0, 0, 0], addresses[1].port()));
+        assert_eq!(inherited.take(any_host).len(), 0, "it takes less than a wildcard");
+        assert_eq!(inherited.left_over(), Some(("passed", addresses[1])));
     }
 }

@@ -291,6 +291,7 @@ mod tests {
         for method in [Method::Recvmmsg, Method::Recvmsg] {
             let (receiver, sender) = pair();
             let mut slots = Slots::new(4, 64, method);
+            assert_eq!(slots.count(), 4);
             for payload in [b"one", b"two", b"six"] {
                 sender.send(payload).expect("send");
             }
@@ -332,6 +333,88 @@ mod tests {
             assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 2);
             let sources: Vec<_> = slots.datagrams().map(|datagram| datagram.source).collect();
             assert_eq!(sources, [Some("127.0.0.1".parse().expect("IP")), Some("::1".parse().expect("IP"))]);
+            // And where the socket knows IPv4 only.
+            let (receiver, sender) = pair();
+            sender.send(b"x").expect("send");
+            assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 1);
+            let sources: Vec<_> = slots.datagrams().map(|datagram| datagram.source).collect();
+            assert_eq!(sources, [Some("127.0.0.1".parse().expect("IP"))]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_socket_is_an_error_and_changes_nothing() {
+        let file = std::fs::File::open("/dev/null").expect("open");
+        for method in [Method::Recvmmsg, Method::Recvmsg] {
+            let mut slots = Slots::new(4, 64, method);
+            let error = slots.receive(file.as_fd()).expect_err("no socket");
+            assert_eq!((error.raw_os_error(), slots.method()), (Some(libc::ENOTSOCK), method));
+        }
+    }
+
+    /// Has the kernel refuse a system call to the calling thread from now on, with this error.
+    fn refuse(call: libc::c_long, errno: i32) {
+        let step = |code: u32, jump_if_not, value| libc::sock_filter {
+            code: u16::try_from(code).expect("small"),
+            jt: 0,
+            jf: jump_if_not,
+            k: value,
+        };
+        let call = u32::try_from(call).expect("small");
+        let error = libc::SECCOMP_RET_ERRNO | u32::try_from(errno).expect("positive");
+        // The call's number stands first in what the filter sees.
+        let mut steps = [
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call),
+            step(libc::BPF_RET | libc::BPF_K, 0, error),
+            step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: 4, filter: steps.as_mut_ptr() };
+        // SAFETY: the program and its steps live for the calls, and `len` is their number.
+        let results = unsafe {
+            [
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+                libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program),
+            ]
+        };
+        assert_eq!(results, [0, 0], "{}", io::Error::last_os_error());
+    }
+
+    /// Sandboxes that know only old calls say one of these.
+    #[test]
+    fn where_many_in_one_call_are_refused_one_in_each_is_taken() {
+        for errno in [libc::ENOSYS, libc::EPERM, libc::EACCES] {
+            let (receiver, sender) = pair();
+            for payload in [b"one", b"two"] {
+                sender.send(payload).expect("send");
+            }
+            // The filter ends with its thread.
+            let sandboxed = std::thread::spawn(move || {
+                refuse(libc::SYS_recvmmsg, errno);
+                let mut slots = Slots::new(4, 64, Method::Recvmmsg);
+                assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 2);
+                assert_eq!(
+                    (payloads(&slots), slots.method()),
+                    (vec![b"one".to_vec(), b"two".to_vec()], Method::Recvmsg)
+                );
+                // Where that is refused as well it is an error, and not the next try.
+                refuse(libc::SYS_recvmsg, errno);
+                let error = slots.receive(receiver.as_fd()).expect_err("refused");
+                assert_eq!(error.raw_os_error(), Some(errno));
+            });
+            sandboxed.join().expect("no panic");
+        }
+    }
+
+    /// The kernel doubles what it is asked for.
+    #[test]
+    fn a_buffer_beyond_the_limit_is_had_by_right_or_refused() {
+        let (receiver, _) = pair();
+        let size = || socket2::SockRef::from(&receiver).recv_buffer_size().expect("a size");
+        let before = size();
+        match force_receive_buffer(receiver.as_fd(), 64 << 20) {
+            Ok(()) => assert_eq!(size(), 128 << 20),
+            Err(error) => assert_eq!((error.kind(), size()), (io::ErrorKind::PermissionDenied, before)),
         }
     }
 
@@ -354,5 +437,21 @@ mod tests {
         let memory = socket_memory(receiver.as_fd()).expect("SO_MEMINFO");
         assert!(received > 0 && memory.drops > 0);
         assert_eq!(received + memory.drops as usize, 1000);
+    }
+
+    #[test]
+    fn a_threads_sleeps_end_on_time_and_pages_are_small() {
+        let sandboxed = std::thread::spawn(|| {
+            // SAFETY: these two take no memory.
+            let known =
+                || unsafe { [libc::prctl(libc::PR_GET_TIMERSLACK), libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0)] };
+            let before = known()[0];
+            precise_sleeps();
+            use_small_pages();
+            let [slack, is_small] = known();
+            assert!(slack < before, "{slack} ns, and before {before} ns");
+            assert_eq!(is_small, 1);
+        });
+        sandboxed.join().expect("no panic");
     }
 }

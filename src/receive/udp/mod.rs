@@ -204,3 +204,143 @@ fn join(sockets: &[Socket], group: Option<&Group>) -> io::Result<()> {
     let Some(group) = group else { return Ok(()) };
     sockets.iter().filter_map(Socket::open).try_for_each(|socket| group.join(&socket))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::batch::{Batch, Builder};
+    use crate::protocol::line::MAX_LINE_BYTES;
+    use crate::protocol::{Mapping, Precision, Unsigned};
+
+    /// Keeps all batches.
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<Vec<Batch>>>);
+
+    impl HandOver for Kept {
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+            self.0.lock().expect("no panic").push(batch);
+            Ok(())
+        }
+
+        fn handed_over(&self) -> u64 {
+            self.0.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
+        }
+    }
+
+    fn setup(listen: SocketAddr, workers: usize) -> Setup {
+        let (database, retention_policy) = ("db".to_owned(), String::new());
+        Setup {
+            listen,
+            interface: listen.ip().is_multicast().then(|| "127.0.0.1".to_owned()),
+            intake: intake::Setup {
+                destination: Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds }),
+                format: None,
+                mapping: Mapping::default(),
+                max_line: MAX_LINE_BYTES,
+                unsigned: Unsigned::Refuse,
+                allow: Vec::new(),
+            },
+            workers,
+            receive_buffer: 1 << 16,
+        }
+    }
+
+    fn wait_for(mut is_so: impl FnMut() -> bool) {
+        while !is_so() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn what_came_before_the_start_is_taken_and_all_workers_are_shown_as_one() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(setup(any, 2), &mut Inherited::default()).expect("bind");
+        assert_eq!((listener.receive_buffer(), listener.queued_bytes()), ((1 << 16, 1 << 16), 0));
+        // The kernel keeps each sender on one of the workers.
+        let senders: Vec<UdpSocket> = (0..16).map(|_| UdpSocket::bind(any).expect("bind")).collect();
+        let send = || {
+            for sender in &senders {
+                sender.send_to(b"m v=1 1\n", listener.address()).expect("send");
+            }
+        };
+        send();
+        assert!(listener.queued_bytes() >= 16 * 8, "the kernel charges more than the payload");
+        assert_eq!((listener.kernel_drops(), listener.tally().datagrams), (0, 0));
+        let kept = Kept::default();
+        let limits = Limits { lines: 1000, age: Duration::from_secs(3600) };
+        let threads = listener.start(&Pool::new(1, Builder::least_buffer_bytes()), limits, &kept).expect("start");
+        wait_for(|| listener.tally().accepted == 16 && listener.queued_bytes() == 0);
+        let pulses = listener.pulses();
+        assert_eq!(pulses.iter().map(|pulse| pulse.name()).collect::<Vec<_>>(), ["udp-0", "udp-1"]);
+        pulses.iter().for_each(|pulse| pulse.ask());
+        wait_for(|| pulses.iter().all(|pulse| pulse.is_answered()));
+        send();
+        listener.stop();
+        assert_eq!(threads.len(), 2);
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        let sources = listener.sources();
+        let [source] = sources.entries() else { panic!("one source") };
+        assert_eq!((source.sum.datagrams, listener.tally().datagrams, kept.handed_over()), (32, 32, 32));
+    }
+
+    #[test]
+    fn the_largest_datagrams_are_taken_whole() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(setup(any, 1), &mut Inherited::default()).expect("bind");
+        let sender = UdpSocket::bind(any).expect("bind");
+        let kept = Kept::default();
+        let limits = Limits { lines: 10_000, age: Duration::from_secs(3600) };
+        let threads = listener.start(&Pool::new(1, Builder::least_buffer_bytes()), limits, &kept).expect("start");
+        // 65,507 bytes are what IPv4 can carry.
+        let lines = 65_507 / 8;
+        sender.send_to("m v=1 1\n".repeat(lines).as_bytes(), listener.address()).expect("send");
+        wait_for(|| listener.tally().datagrams == 1);
+        listener.stop();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        let tally = listener.tally();
+        assert_eq!((tally.truncated, tally.accepted, kept.handed_over()), (0, lines as u64, lines as u64));
+    }
+
+    #[test]
+    fn the_drops_of_all_workers_are_counted() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(setup(any, 2), &mut Inherited::default()).expect("bind");
+        let sender = UdpSocket::bind(any).expect("bind");
+        assert_eq!(listener.kernel_drops(), 0);
+        // Nobody reads, and so the buffer is full at some time.
+        wait_for(|| {
+            for _ in 0..10 {
+                sender.send_to(&[0; 8192], listener.address()).expect("send");
+            }
+            listener.kernel_drops() > 1
+        });
+    }
+
+    #[test]
+    fn passed_sockets_have_a_worker_each_and_a_group_has_one_of_them() {
+        for (address, counts) in
+            [("127.0.0.1:0", &[(1, true), (2, true)][..]), ("239.77.3.1:0", &[(1, true), (2, false)])]
+        {
+            for (count, is_fine) in counts {
+                let socket = UdpSocket::bind(address).expect("bind");
+                let listen = socket.local_addr().expect("address");
+                let sockets = (0..*count).map(|_| socket.try_clone().expect("clone"));
+                let bound = Listener::bind(setup(listen, 1), &mut inherited::tests::of(sockets));
+                match bound {
+                    Ok(listener) => {
+                        assert!(*is_fine, "{count} of {address}");
+                        assert_eq!((listener.address(), listener.pulses().len()), (listen, *count));
+                    }
+                    Err(error) => assert!(!is_fine && error.to_string().contains("pass one"), "{error}"),
+                }
+            }
+        }
+    }
+}

@@ -179,4 +179,18 @@ mod tests {
         group.join(&socket).expect("joined");
         group.join(&socket).expect("joined already");
     }
+
+    #[test]
+    fn a_group_that_cannot_be_joined_is_an_error_that_asks_for_an_interface_where_none_is_set() {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        // No machine has this address.
+        let unknown = group("239.7.7.7:0", Some("192.0.2.77")).expect("fine").expect("a group");
+        let error = unknown.join(&socket).expect_err("no such interface").to_string();
+        assert!(!error.contains("udp.interface"), "{error}");
+        // A socket joins so many groups and no more, where there is a way to groups at all.
+        let joined = (0..=255).map(|last| group(&format!("239.7.8.{last}:0"), None).expect("fine").expect("a group"));
+        if let Some(error) = joined.map(|group| group.join(&socket)).find_map(Result::err) {
+            assert!(error.to_string().contains("set udp.interface"), "{error}");
+        }
+    }
 }

@@ -164,6 +164,17 @@ mod tests {
             let (Wait::Nap(seen), _) = steady(LARGE, rate) else { panic!("{rate}") };
             assert!((seen.as_secs_f64() * 1e3 / nap - 1.0).abs() < 0.1, "{rate}: {seen:?}");
         }
+        // Three quarters of a small buffer fill in 0.9 ms where the whole site restarts.
+        let (Wait::Nap(seen), _) = steady(SMALL, 50_000.0) else { panic!("a nap") };
+        assert!((seen.as_secs_f64() * 1e3 / 0.9 - 1.0).abs() < 0.1, "{seen:?}");
+    }
+
+    #[test]
+    fn who_naps_goes_on_with_half_of_what_makes_it_worth_while() {
+        let few = [look(4, milliseconds(32)); 60];
+        assert_eq!(after(LARGE, few), Wait::Block);
+        let many = [look(20, milliseconds(20)); 60];
+        assert_eq!(after(LARGE, many.into_iter().chain(few)), Wait::Nap(LONGEST));
     }
 
     #[test]
@@ -171,6 +182,10 @@ mod tests {
         // 500 hosts, each of whom sends 40 datagrams at once every ten seconds, and nobody for three naps now and then.
         let bursts = [look(40, milliseconds(20)), look(0, milliseconds(20)), look(0, milliseconds(20))];
         assert_eq!(after(LARGE, bursts.into_iter().cycle().take(90)), Wait::Nap(LONGEST));
+        // The size of datagrams is a mean as well: half of the time without any makes twice the nap.
+        let large = [Look { bytes: 20 * 52_000, ..look(20, milliseconds(2)) }, look(0, milliseconds(2))];
+        let Wait::Nap(nap) = after(LARGE, large.into_iter().cycle().take(400)) else { panic!("a nap") };
+        assert!(nap > milliseconds(12) && nap < milliseconds(20), "{nap:?}");
     }
 
     #[test]

@@ -139,9 +139,50 @@ mod tests {
         let socket = Socket::bind("[::]:0".parse().expect("address"), 1 << 20).expect("bind");
         let port = socket.address().port();
         let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
-        sender.send_to(b"x", ("127.0.0.1", port)).expect("send");
+        assert_eq!(socket.queued_bytes(), 0);
+        sender.send_to(&[b'x'; 1000], ("127.0.0.1", port)).expect("send");
         let stop = super::super::waiter::Stop::new().expect("an event");
         stop.wait_readable(&socket.open().expect("open"), None).expect("poll");
-        assert!(socket.queued_bytes() > 0);
+        assert!(socket.queued_bytes() >= 1000, "the kernel charges more than the payload");
+    }
+
+    #[test]
+    fn wildcards_of_both_families_are_bound() {
+        for wildcard in ["0.0.0.0:0", "[::]:0"] {
+            let wildcard = wildcard.parse().expect("address");
+            check_free(wildcard).expect("free");
+            Socket::bind(wildcard, 1 << 20).expect("bind");
+        }
+    }
+
+    /// 64 KiB is less than any system's limit.
+    #[test]
+    fn the_receive_buffer_is_what_was_asked_for_and_charged_for_twice_that() {
+        let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 1 << 16).expect("bind");
+        assert_eq!((socket.receive_buffer(), socket.charged_bytes()), (1 << 16, 1 << 17));
+    }
+
+    #[test]
+    fn each_drop_counts_once_and_is_known_when_the_socket_is_closed() {
+        const SENT: u64 = 500;
+        let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 4096).expect("bind");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        sender.connect(socket.address()).expect("connect");
+        let mut received = 0;
+        for round in 1..=2 {
+            (0..SENT).for_each(|_| assert_eq!(sender.send(&[0; 512]).expect("send"), 512));
+            let open = socket.open().expect("open");
+            while open.recv(&mut [0; 512]).is_ok() {
+                received += 1;
+            }
+            for _ in 0..2 {
+                assert_eq!(socket.kernel_drops() + received, SENT * round);
+            }
+        }
+        (0..SENT).for_each(|_| assert_eq!(sender.send(&[0; 512]).expect("send"), 512));
+        let before = socket.kernel_drops();
+        socket.close();
+        assert!(socket.open().is_none());
+        assert_eq!((socket.kernel_drops(), socket.queued_bytes()), (before, 0));
     }
 }

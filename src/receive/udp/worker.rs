@@ -215,44 +215,66 @@ mod tests {
         }
     }
 
-    /// Runs a worker over these datagrams, with slots of this size, batches of this many lines, and room for so
-    /// many batches; returns its counters and what it handed over.
-    fn run_over(datagrams: &[&[u8]], slot_bytes: usize, lines: u64, room: usize) -> (Tally, Vec<Batch>) {
-        let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 1 << 20).expect("bind");
-        let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
-        for datagram in datagrams {
-            sender.send_to(datagram, socket.address()).expect("send");
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A worker on a socket of its own, and what it hands over.
+    struct Bench {
+        state: Arc<WorkerState>,
+        sender: UdpSocket,
+        taken: Arc<Mutex<Vec<Batch>>>,
+        parts: Parts<Few>,
+    }
+
+    impl Bench {
+        /// With slots of this size, batches of this many lines, and room for so many batches.
+        fn new(slot_bytes: usize, lines: u64, room: usize) -> Self {
+            let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 1 << 20).expect("bind");
+            let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
+            sender.connect(socket.address()).expect("connect");
+            let destination = Arc::new(Destination {
+                database: "db".to_owned(),
+                retention_policy: String::new(),
+                precision: Precision::Nanoseconds,
+            });
+            let limits = Limits { lines, age: HOUR };
+            let state = Arc::new(WorkerState {
+                socket,
+                shown: Arc::default(),
+                pulse: Arc::new(Pulse::new("udp")),
+                stop: Arc::new(Stop::new().expect("an event")),
+            });
+            let taken = Arc::new(Mutex::new(Vec::new()));
+            let setup = Setup {
+                destination,
+                format: None,
+                mapping: Mapping::default(),
+                max_line: MAX_LINE_BYTES,
+                unsigned: Unsigned::Refuse,
+                allow: Vec::new(),
+            };
+            let pool = Pool::new(1, Builder::least_buffer_bytes());
+            let out = Few(room, Arc::clone(&taken), Arc::clone(&state.shown));
+            let intake = Intake::new((&setup, state.socket.address()), Arc::clone(&state.shown), &pool, limits, out);
+            let parts = Parts { state: Arc::clone(&state), slot_bytes, intake, setup };
+            Self { state, sender, taken, parts }
         }
-        let destination = Arc::new(Destination {
-            database: "db".to_owned(),
-            retention_policy: String::new(),
-            precision: Precision::Nanoseconds,
-        });
-        let limits = Limits { lines, age: Duration::from_secs(3600) };
-        let state = Arc::new(WorkerState {
-            socket,
-            shown: Arc::default(),
-            pulse: Arc::new(Pulse::new("udp")),
-            stop: Arc::new(Stop::new().expect("an event")),
-        });
-        let taken = Arc::new(Mutex::new(Vec::new()));
-        let setup = Setup {
-            destination,
-            format: None,
-            mapping: Mapping::default(),
-            max_line: MAX_LINE_BYTES,
-            unsigned: Unsigned::Refuse,
-            allow: Vec::new(),
-        };
-        let pool = Pool::new(1, Builder::least_buffer_bytes());
-        let out = Few(room, Arc::clone(&taken), Arc::clone(&state.shown));
+
+        fn worker(self) -> (Worker<Few>, UdpSocket, Arc<Mutex<Vec<Batch>>>) {
+            let Self { state, sender, taken, parts } = self;
+            let socket = state.socket.open().expect("open");
+            let (looked, nap, logs) = (Instant::now(), Duration::ZERO, Logs::new());
+            (Worker { socket, parts, looked, nap, logs }, sender, taken)
+        }
+    }
+
+    /// Runs a worker over these datagrams; returns its counters and what it handed over.
+    fn run_over(datagrams: &[&[u8]], slot_bytes: usize, lines: u64, room: usize) -> (Tally, Vec<Batch>) {
+        let Bench { state, sender, taken, parts } = Bench::new(slot_bytes, lines, room);
+        for datagram in datagrams {
+            sender.send(datagram).expect("send");
+        }
         state.stop.set();
-        run(Parts {
-            state: Arc::clone(&state),
-            slot_bytes,
-            intake: Intake::new((&setup, state.socket.address()), Arc::clone(&state.shown), &pool, limits, out),
-            setup,
-        });
+        run(parts);
         let batches = std::mem::take(&mut *taken.lock().expect("no panic"));
         (state.shown.counters.read(), batches)
     }
@@ -272,5 +294,107 @@ mod tests {
         assert_eq!((tally.accepted, tally.ring_full), (300, 300 - 75));
         assert_eq!(batches.iter().map(|batch| batch.lines).sum::<u64>(), 75);
         assert_eq!(tally.bytes, 30 * datagram.len() as u64);
+    }
+
+    #[test]
+    fn who_is_not_allowed_is_counted_and_not_read() {
+        let Bench { state, sender, taken, mut parts } = Bench::new(64, 1_000, 10);
+        parts.setup.allow = vec!["192.0.2.0/24".parse().expect("a network")];
+        for _ in 0..3 {
+            sender.send(b"m v=1 1\n").expect("send");
+        }
+        state.stop.set();
+        run(parts);
+        let tally = state.shown.counters.read();
+        assert_eq!((tally.datagrams, tally.denied, tally.lines()), (3, 3, 0));
+        assert!(taken.lock().expect("no panic").is_empty() && state.shown.sources().entries().is_empty());
+    }
+
+    #[test]
+    fn a_look_tells_what_it_brought_and_whether_that_was_all() {
+        let (mut worker, sender, _) = Bench::new(64, 1_000, 10).worker();
+        let datagram = b"m v=1 1\n";
+        for _ in 0..=ROUNDS {
+            sender.send(datagram).expect("send");
+        }
+        // One datagram in each call.
+        let mut slots = Slots::new(1, 64, Method::Recvmmsg);
+        for (datagrams, drained) in [(ROUNDS, false), (1, true), (0, true)] {
+            let look = worker.look(&mut slots);
+            let bytes = (datagrams * datagram.len()) as u64;
+            assert_eq!((look.datagrams, look.bytes, look.drained), (datagrams, bytes, drained));
+        }
+    }
+
+    #[test]
+    fn what_would_be_due_within_the_next_nap_is_sealed_before_it() {
+        let (mut worker, sender, taken) = Bench::new(64, 1_000, 10).worker();
+        let mut slots = Slots::new(2, 64, Method::Recvmmsg);
+        sender.send(b"m v=1 1\n").expect("send");
+        worker.wait(Wait::Nap(Duration::from_millis(1)));
+        worker.look(&mut slots);
+        assert!(taken.lock().expect("no panic").is_empty(), "an hour is longer than the nap");
+        worker.nap *= 1_000 * 3_600 * 2;
+        worker.look(&mut slots);
+        assert_eq!(taken.lock().expect("no panic").len(), 1);
+        worker.parts.state.stop.wake();
+        worker.wait(Wait::Block);
+        assert!(worker.nap.is_zero(), "a worker that blocks wakes for what is due");
+    }
+
+    #[test]
+    fn who_sent_shortly_before_the_end_is_shown() {
+        let Bench { state, sender, parts, .. } = Bench::new(64, 1_000, 10);
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| run(parts));
+            // The second one comes before the table of sources is due again.
+            for count in 1..=2 {
+                sender.send(b"m v=1 1\n").expect("send");
+                while state.shown.counters.read().datagrams < count || state.shown.sources().entries().is_empty() {
+                    std::thread::yield_now();
+                }
+            }
+            state.stop.set();
+            running.join().expect("no panic");
+        });
+        assert_eq!(state.shown.sources().entries()[0].sum.datagrams, 2);
+    }
+
+    /// Sends until the kernel has dropped more than it had.
+    fn flood(state: &WorkerState, sender: &UdpSocket) -> u64 {
+        let before = state.socket.kernel_drops();
+        while state.socket.kernel_drops() == before {
+            sender.send(&[0; 8_192]).expect("send");
+        }
+        state.socket.kernel_drops()
+    }
+
+    #[test]
+    fn the_kernels_drops_are_told_at_intervals() {
+        let Bench { state, sender, .. } = Bench::new(64, 1_000, 10);
+        let mut logs = Logs::new();
+        let start = logs.drops_next;
+        logs.kernel_drops(&state, start);
+        let drops = flood(&state, &sender);
+        logs.kernel_drops(&state, start + Duration::from_millis(1));
+        assert_eq!(logs.drops_logged, 0, "not looked at again so soon");
+        logs.kernel_drops(&state, start + LOOK_INTERVAL);
+        assert_eq!(logs.drops_logged, drops);
+        let more = flood(&state, &sender);
+        logs.kernel_drops(&state, start + LOOK_INTERVAL * 2);
+        assert_eq!(logs.drops_logged, drops, "what was just told is not told so soon again");
+        logs.kernel_drops(&state, start + LOOK_INTERVAL + throttle::INTERVAL);
+        assert_eq!(logs.drops_logged, more);
+    }
+
+    #[test]
+    fn an_error_is_told_once_a_minute() {
+        let (logs, now) = (Logs::new(), Instant::now());
+        for seconds in 0..3 {
+            let error = std::io::ErrorKind::OutOfMemory.into();
+            logs.receive_error(&error, now + Duration::from_secs(seconds));
+        }
+        let told = logs.trouble.pass_at(now + throttle::INTERVAL).expect("it is due");
+        assert_eq!(told.untold, Some(2));
     }
 }

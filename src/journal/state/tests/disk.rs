@@ -18,7 +18,7 @@ const HEADER: u64 = 50;
 
 /// Nothing is written to it here.
 #[derive(Debug)]
-struct NoFile;
+pub(super) struct NoFile;
 
 impl StoredFile for NoFile {
     fn bytes(&self) -> io::Result<u64> {
@@ -49,7 +49,7 @@ impl StoredFile for NoFile {
 }
 
 /// Memory for a thousand records, and a disk without segments.
-fn with_disk(full: WhenFull) -> State {
+pub(super) fn with_disk(full: WhenFull) -> State {
     let options = DiskOptions {
         is_synced: false,
         compression: Compression::None,
@@ -73,13 +73,13 @@ fn with_disk(full: WhenFull) -> State {
     State { disk: Some(DiskIndex::new(&options, opened)), ..state(1000, 0.5) }
 }
 
-fn append(state: &mut State, databases: &[&str]) {
+pub(super) fn append(state: &mut State, databases: &[&str]) {
     for database in databases {
         state.append(batch(&destination(database), Instant::now()));
     }
 }
 
-fn begin_segment(state: &mut State) {
+pub(super) fn begin_segment(state: &mut State) {
     let totals = state.totals().into_iter().map(|(_, total)| total).collect();
     let (number, first_sequence, repeats) = state.disk().next_segment();
     let epoch = state.disk().epoch();
@@ -89,7 +89,7 @@ fn begin_segment(state: &mut State) {
 }
 
 /// Writes the next records, as many as there are or as so many bytes hold.
-fn write(state: &mut State, bytes: u64) -> Vec<u64> {
+pub(super) fn write(state: &mut State, bytes: u64) -> Vec<u64> {
     let epoch = state.disk().epoch();
     let jobs = state.next_to_write(bytes);
     let written = jobs.iter().map(Job::bytes).sum();

@@ -1,0 +1,62 @@
+//! Errors that point into the configuration's file: its name, the line, the key.
+//!
+//! Never quotes a line: it might hold what should not be shown.
+
+use super::load::ConfigError;
+
+/// What a key's value looks like, where the type's own error does not say.
+fn hint(key: &str) -> &'static str {
+    match key {
+        "hosts" => "; write a list of names: [\"relay.example.org\"]",
+        "allow" => "; write networks: [\"10.0.0.0/8\"], a single host is \"10.0.0.1/32\"",
+        "idle_timeout" | "line_timeout" | "timeout" | "connect_timeout" | "retry_max" | "probe_interval" | "linger"
+        | "sync_interval" | "max_age" | "shutdown_timeout" => "; write a duration: \"30s\"",
+        "separator" => "; write a text: \"_\"",
+        "netdata_host_parts" => "; write a number between 1 and 16",
+        "unsigned" => "; write \"refuse\", \"keep\" or \"signed\"",
+        "[tcp]" => "; there may be several: write [[tcp]]",
+        "[udp]" => "; there may be several: write [[udp]]",
+        "[backend]" => "; there may be several: write [[backend]]",
+        _ => "",
+    }
+}
+
+/// The file that errors point into.
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) text: String,
+}
+
+impl Source {
+    /// An error of the TOML parser or of a value's type, with the line's key in front.
+    pub(super) fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let start = error.span().map_or(0, |span| span.start.min(self.text.len()));
+        let line = self.text[..start].matches('\n').count() + 1;
+        let text = self.text.lines().nth(line - 1).unwrap_or_default();
+        let key = text.split(['=', '#']).next().unwrap_or_default().trim();
+        // A line of another shape might be a secret in the wrong place.
+        let is_key = key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.[] ".contains(c));
+        let (shown, hint) = if is_key { (format!("{key}: "), hint(key)) } else { (String::new(), "") };
+        let message = error.message().trim_end().replace('\n', "; ");
+        ConfigError(format!("{}:{line}: {shown}{message}{hint}", self.name))
+    }
+
+    /// An error in a key of the table, or of the element at this place of the array of tables.
+    pub(super) fn at(&self, table: &str, place: usize, key: &str, what: &str) -> ConfigError {
+        let line = self.line_of(table, place, key).map_or_else(String::new, |line| format!("{}:{line}: ", self.name));
+        ConfigError(format!("{line}{table}.{key} {what}"))
+    }
+
+    /// The line of the key, or of its table's head; none where the value is not the file's.
+    fn line_of(&self, table: &str, place: usize, key: &str) -> Option<usize> {
+        let is_head = |line: &str| {
+            let head = line.trim_start().trim_start_matches('[');
+            line.trim_start().starts_with('[') && head.split(']').next().map(str::trim) == Some(table)
+        };
+        let lines = || self.text.lines().enumerate();
+        let (head, _) = lines().filter(|(_, line)| is_head(line)).nth(place)?;
+        let inside = lines().skip(head + 1).take_while(|(_, line)| !line.trim_start().starts_with('['));
+        let mut with_key = inside.filter(|(_, line)| line.split('=').next().map(str::trim) == Some(key));
+        Some(with_key.next().map_or(head, |(line, _)| line) + 1)
+    }
+}

@@ -1,0 +1,123 @@
+//! TLS for listeners: a certificate and its key, read again when their files change. Connections that are open stay.
+//!
+//! TLS 1.2 and 1.3. Never does: trusting a client; deciding by a name. Bounds: one certificate for each listener.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio_rustls::TlsAcceptor;
+
+/// Where a listener's certificate and its key are, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// The certificate, and those that it was signed by.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+}
+
+/// A listener's certificate, as it is now.
+#[derive(Debug)]
+pub struct Certificate {
+    setup: Setup,
+    config: Arc<ServerConfig>,
+    current: Arc<Current>,
+    /// When the files were last written to, as they were read.
+    written: Mutex<[Option<SystemTime>; 2]>,
+}
+
+/// What is shown to clients.
+#[derive(Debug)]
+struct Current(RwLock<Pair>);
+
+#[derive(Clone, Debug)]
+struct Pair {
+    key: Arc<CertifiedKey>,
+    expires: SystemTime,
+}
+
+impl Certificate {
+    /// Reads the files, for a listener that speaks this protocol over TLS.
+    ///
+    /// # Errors
+    /// A sentence: which file cannot be used, and why.
+    pub fn open(setup: Setup, protocol: Option<&[u8]>) -> Result<Self, String> {
+        let written = written(&setup);
+        let current = Arc::new(Current(RwLock::new(read(&setup)?)));
+        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| format!("TLS: {error}"))?;
+        let resolver = Arc::clone(&current) as Arc<dyn ResolvesServerCert>;
+        let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+        config.alpn_protocols.extend(protocol.map(<[u8]>::to_vec));
+        Ok(Self { setup, config: Arc::new(config), current, written: Mutex::new(written) })
+    }
+
+    /// What accepts a connection.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.config))
+    }
+
+    /// Reads the files again if they were written to since; returns whether they were.
+    ///
+    /// # Errors
+    /// Why they cannot be used. Then everything stays as it was.
+    pub fn reload(&self) -> Result<bool, String> {
+        let now = written(&self.setup);
+        {
+            let mut before = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            if *before == now {
+                return Ok(false);
+            }
+            // Files that cannot be used are told once.
+            *before = now;
+        }
+        *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = read(&self.setup)?;
+        Ok(true)
+    }
+
+    /// When the certificate expires.
+    pub fn expires(&self) -> SystemTime {
+        self.current.0.read().unwrap_or_else(PoisonError::into_inner).expires
+    }
+
+    /// The file with the certificate.
+    pub fn file(&self) -> &Path {
+        &self.setup.cert_file
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).key))
+    }
+}
+
+fn read(Setup { cert_file, key_file }: &Setup) -> Result<Pair, String> {
+    let (cert_name, key_name) = (cert_file.display(), key_file.display());
+    let bad_cert = |what: String| format!("tls_cert_file {cert_name}: {what}");
+    let bad_key = |what: String| format!("tls_key_file {key_name}: {what}");
+    let chain = CertificateDer::pem_file_iter(cert_file).map_err(|error| bad_cert(error.to_string()))?;
+    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|error| bad_cert(error.to_string()))?;
+    let Some(first) = chain.first() else {
+        return Err(bad_cert("no certificate in it: it must hold one or more in PEM".to_owned()));
+    };
+    let (_, parsed) = x509_parser::parse_x509_certificate(first).map_err(|error| bad_cert(error.to_string()))?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    let expires = UNIX_EPOCH + Duration::from_secs(seconds);
+    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| bad_key(error.to_string()))?;
+    let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| bad_key(error.to_string()))?;
+    let key = CertifiedKey::new(chain.clone(), key);
+    key.keys_match().map_err(|_| format!("tls_key_file {key_name} is not the key of tls_cert_file {cert_name}"))?;
+    Ok(Pair { key: Arc::new(key), expires })
+}
+
+fn written(Setup { cert_file, key_file }: &Setup) -> [Option<SystemTime>; 2] {
+    [cert_file, key_file].map(|path| std::fs::metadata(path).and_then(|data| data.modified()).ok())
+}

@@ -1,0 +1,180 @@
+//! What is done for a request, and what it is answered.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::answer::Answer;
+use super::forwarded::source_of;
+use super::problem::Problem;
+use super::request::{self, Api, Asked};
+use super::serve::Serving;
+use super::statements;
+use super::write::{self, Failed, Job};
+use crate::batch::HandOver;
+use crate::protocol::Format;
+
+impl<H: HandOver + Sync + 'static> Serving<H> {
+    /// Answers a request; none if its connection is to end without an answer.
+    pub(super) async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        source: IpAddr,
+        has_length: bool,
+    ) -> Option<Response<Full<Bytes>>> {
+        let headers = request::repeated(request.headers());
+        let source = source_of(request.headers(), source, &self.setup.trusted_proxies);
+        let is_head = *request.method() == Method::HEAD;
+        let api = Api::of_path(request.uri().path());
+        let answer = match framing(&request, has_length) {
+            Some(what) => Ok(Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing()),
+            None if !self.setup.intake.allows(Some(source)) => Ok(self.refuse(api, request, &Problem::Denied).await),
+            None => self.act(api, request, source).await,
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failed) => {
+                self.count_unanswered(&failed, source);
+                return None;
+            }
+        };
+        self.logs.answered(source, answer.status);
+        let mut intake = self.intake.borrow_mut();
+        let tally = intake.tally();
+        tally.requests += 1;
+        tally.auth_failures += u64::from(answer.status == StatusCode::UNAUTHORIZED);
+        tally.count_answer(answer.status.as_u16());
+        intake.publish();
+        drop(intake);
+        let is_stopping = *self.stop.borrow();
+        let version = HeaderValue::from_str(&self.host.claim.says()).unwrap_or(HeaderValue::from_static("1.8.10"));
+        let mut response = answer.response(&headers, &version);
+        if is_stopping {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if is_head {
+            *response.body_mut() = Full::default();
+        }
+        Some(response)
+    }
+
+    fn count_unanswered(&self, failed: &Failed, source: IpAddr) {
+        let mut intake = self.intake.borrow_mut();
+        intake.tally().requests += 1;
+        if matches!(failed, Failed::Slow) {
+            intake.tally().timed_out += 1;
+            self.logs.timed_out(source);
+        }
+        intake.publish();
+    }
+
+    async fn act(self: &Rc<Self>, api: Api, request: Request<Incoming>, source: IpAddr) -> Result<Answer, Failed> {
+        let asked = match Asked::of(request.method(), request.uri()) {
+            Ok(asked) => asked,
+            Err(wrong) => return Ok(self.refuse(api, request, &Problem::Query(wrong)).await),
+        };
+        Ok(match asked {
+            Asked::Write(wanted) => {
+                let database = wanted.database.as_deref().unwrap_or(&self.setup.intake.destination.database);
+                let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
+                let destination = allowed.and_then(|()| self.destinations.borrow_mut().of(&wanted));
+                let accepts_partial = wanted.accepts_partial;
+                let job = |destination| Job {
+                    destination,
+                    format: Some(Format::Influx),
+                    accepts_partial,
+                    may_be_list: false,
+                };
+                self.take(api, destination.map(job), request, source).await?
+            }
+            Asked::Put => {
+                let database = &self.setup.intake.destination.database;
+                let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
+                let destination = allowed.and_then(|()| self.destinations.borrow_mut().usual());
+                let format = self.setup.intake.format;
+                let job = |destination| Job { destination, format, accepts_partial: true, may_be_list: true };
+                self.take(api, destination.map(job), request, source).await?
+            }
+            Asked::Ping { is_verbose: false } => Answer::empty(StatusCode::NO_CONTENT),
+            Asked::Ping { is_verbose: true } => {
+                Answer::json(StatusCode::OK, &serde_json::json!({ "version": self.host.claim.says() }))
+            }
+            Asked::Health => self.health(),
+            Asked::Ready => self.ready(),
+            Asked::Query { statement } => statements::answer(self, statement, request, source).await,
+            Asked::Options => Answer::empty(StatusCode::OK),
+            Asked::NotAllowed(_, allow) => self.refuse(api, request, &Problem::NotAllowed(allow)).await,
+            Asked::Unknown(_) => self.refuse(api, request, &Problem::NotFound).await,
+        })
+    }
+
+    /// Takes lines, unless something keeps it from that which is known before the first one.
+    async fn take(
+        self: &Rc<Self>,
+        api: Api,
+        job: Result<Job, Problem>,
+        request: Request<Incoming>,
+        source: IpAddr,
+    ) -> Result<Answer, Failed> {
+        let job = match job {
+            Ok(_) if self.shelf.is_full() || *self.stop.borrow() => Err(Problem::Full),
+            job => job,
+        };
+        let job = match job {
+            Ok(job) => job,
+            Err(problem) => return Ok(self.refuse(api, request, &problem).await),
+        };
+        match write::take(self, job, request, source).await {
+            Ok(told) => Ok(Answer::of_lines(api, &told, self.setup.reports_partial)),
+            Err(Failed::Problem(problem)) => Ok(Answer::of_problem(api, &problem, self.setup.is_safe).closing()),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Says no to a request whose body is not looked at.
+    async fn refuse(&self, api: Api, request: Request<Incoming>, problem: &Problem) -> Answer {
+        write::drain(request).await;
+        Answer::of_problem(api, problem, self.setup.is_safe)
+    }
+
+    fn health(&self) -> Answer {
+        let is_full = self.shelf.is_full();
+        let (status, word) = if is_full { (StatusCode::SERVICE_UNAVAILABLE, "fail") } else { (StatusCode::OK, "pass") };
+        let message = if is_full { "memory and disk are used up" } else { "ready for queries and writes" };
+        let body = serde_json::json!({
+            "name": "influxdb", "message": message, "status": word, "checks": [], "version": self.host.claim.says(),
+        });
+        Answer::json(status, &body)
+    }
+
+    fn ready(&self) -> Answer {
+        let up = Duration::from_secs(self.begun.elapsed().as_secs());
+        let started = humantime::format_rfc3339_seconds(std::time::SystemTime::now() - up).to_string();
+        let up = humantime::format_duration(up).to_string().replace(' ', "");
+        Answer::json(StatusCode::OK, &serde_json::json!({ "status": "ready", "started": started, "up": up }))
+    }
+}
+
+/// What is wrong with a request that a proxy before this relay may have read in another way.
+fn framing(request: &Request<Incoming>, has_length: bool) -> Option<&'static str> {
+    let headers = request.headers();
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Some("Transfer-Encoding must be chunked, once");
+        }
+        if has_length {
+            return Some("Content-Length and Transfer-Encoding exclude each other");
+        }
+    }
+    if request.uri().authority().is_some() || matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Some("this is no proxy");
+    }
+    None
+}
