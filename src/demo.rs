@@ -1,7 +1,7 @@
 //! `twinflux demo`: the whole story in half a minute, in one process and on loopback.
 //!
-//! Simulated hosts send through a real relay into two embedded stores; one store is killed and revived half-way;
-//! at the end both must hold every line.
+//! Simulated hosts send through a real relay into two embedded stores, one of them by HTTP; one store is killed and revived
+//! half-way; at the end both must hold every line.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use loadgen::answers::Answers;
+use loadgen::batch::Form;
+use loadgen::http;
 use loadgen::ledger::Counts;
 use loadgen::send::{Pace, Plan, Progress, Sent, send};
 use loadgen::sink::{Sink, Store};
@@ -17,7 +20,7 @@ use loadgen::workload::Shape;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::control::config::{Backend, Config, Udp};
+use crate::control::config::{Backend, Config, Http, Udp};
 use crate::control::status::Status;
 use crate::control::url::BackendUrl;
 use crate::receive::udp::Inherited;
@@ -73,7 +76,7 @@ pub fn run() -> Result<bool, String> {
         };
         let status = relay.view().status();
         screen.show(elapsed, phase, sending.progress.sent(), &status).map_err(|error| error.to_string())?;
-        let is_done = sending.thread.is_finished() && status.backends.iter().all(|backend| backend.pending_lines == 0);
+        let is_done = sending.is_finished() && status.backends.iter().all(|backend| backend.pending_lines == 0);
         if is_done || elapsed > GIVE_UP_AT || interrupted.load(Ordering::Relaxed) {
             break;
         }
@@ -93,6 +96,7 @@ fn config(folder: &std::path::Path, stores: &[Stored; 2]) -> Config {
     let mut config = Config { data_dir: folder.to_owned(), ..Config::default() };
     config.admin.listen = any;
     config.udp.push(Udp { listen: any, ..Udp::default() });
+    config.http.push(Http { listen: any, ..Http::default() });
     for (name, stored) in ["a", "b"].iter().zip(stores) {
         let url = format!("http://{}", stored.address).parse();
         let url: BackendUrl = url.expect("BUG: a socket's address makes a URL");
@@ -134,13 +138,18 @@ impl Stored {
 struct Sending {
     progress: Arc<Progress>,
     thread: std::thread::JoinHandle<io::Result<Duration>>,
+    /// The host that writes by HTTP.
+    writer: std::thread::JoinHandle<io::Result<Answers>>,
 }
 
 impl Sending {
     fn start(relay: &Relay) -> Result<Self, String> {
-        let listener = relay.view().listeners.first().ok_or("BUG: the demo's relay has a listener")?;
+        let address = |kind: &str| {
+            let listener = relay.view().listeners.iter().find(|one| one.kind() == kind);
+            listener.map(|one| one.address()).ok_or("BUG: the demo's relay has both listeners")
+        };
         let plan = Plan {
-            target: listener.address(),
+            target: address("udp")?,
             hosts: HOSTS,
             first_host: 0,
             shape: Shape::default(),
@@ -148,15 +157,34 @@ impl Sending {
             duration: SENDING,
             payload: None,
         };
+        let requests = http::Plan {
+            target: http::Target::new(address("http")?),
+            hosts: 1,
+            first_host: HOSTS,
+            shape: Shape::default(),
+            form: Form { lines: 1000, is_gzip: true, is_chunked: true, ..Form::default() },
+            pace: Pace::Every(INTERVAL / 10),
+            duration: SENDING,
+            connections: None,
+            prepared: None,
+        };
         let progress = Arc::new(Progress::default());
-        let shared = Arc::clone(&progress);
+        let (shared, other) = (Arc::clone(&progress), Arc::clone(&progress));
         let thread = std::thread::Builder::new().name("hosts".to_owned()).spawn(move || send(&plan, &shared));
-        Ok(Self { progress, thread: thread.map_err(|error| error.to_string())? })
+        let writer = std::thread::Builder::new().name("writer".to_owned()).spawn(move || http::send(&requests, &other));
+        let (thread, writer) = (thread.map_err(|error| error.to_string())?, writer.map_err(|error| error.to_string())?);
+        Ok(Self { progress, thread, writer })
+    }
+
+    fn is_finished(&self) -> bool {
+        self.thread.is_finished() && self.writer.is_finished()
     }
 
     fn finish(self) -> Result<Sent, String> {
         let ended = self.thread.join().map_err(|_| "BUG: the hosts' thread panicked".to_owned())?;
         ended.map_err(|error| format!("cannot simulate the hosts: {error}; is the limit of open files below 600?"))?;
+        let answers = self.writer.join().map_err(|_| "BUG: the writer's thread panicked".to_owned())?;
+        answers.map_err(|error| format!("cannot simulate the host that writes by HTTP: {error}"))?;
         Ok(self.progress.sent())
     }
 }
@@ -186,7 +214,11 @@ impl Screen {
 
     fn draw(&mut self, elapsed: Duration, phase: &'static str, sent: Sent, status: &Status) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        let head = format!("{:>4.1} s  {HOSTS} hosts sent {} lines; {phase}", elapsed.as_secs_f64(), sent.lines);
+        let head = format!(
+            "{:>4.1} s  {HOSTS} hosts by UDP and one by HTTP sent {} lines; {phase}",
+            elapsed.as_secs_f64(),
+            sent.lines
+        );
         if self.is_terminal {
             let text = format!("{head}\n\n{}", status.ledger());
             if self.drawn_lines > 0 {

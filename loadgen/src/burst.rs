@@ -97,9 +97,7 @@ enum Road {
 
 impl Host {
     fn new(number: u32, plan: &Plan) -> io::Result<Self> {
-        // On loopback each host has an address of its own, as it would in a network.
-        let is_loopback = matches!(plan.target.ip(), IpAddr::V4(ip) if ip.is_loopback());
-        let source = is_loopback.then(|| Ipv4Addr::from(0x7f01_0000 + (number / 250) * 256 + number % 250 + 1));
+        let source = source_of(number, plan.target);
         let road = match plan.transport {
             Transport::Tcp => Road::Stream(connect(plan.target, source)?),
             Transport::Udp => {
@@ -170,6 +168,12 @@ fn burst(plan: &Plan, hosts: &mut [Host], progress: &Progress) -> io::Result<Dur
         }
     }
     Ok(start.elapsed())
+}
+
+/// On loopback each host has an address of its own, as it would in a network.
+pub(crate) fn source_of(number: u32, target: SocketAddr) -> Option<Ipv4Addr> {
+    let is_loopback = matches!(target.ip(), IpAddr::V4(ip) if ip.is_loopback());
+    is_loopback.then(|| Ipv4Addr::from(0x7f01_0000 + (number / 250) * 256 + number % 250 + 1))
 }
 
 fn connect(target: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {

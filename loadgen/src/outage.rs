@@ -2,7 +2,8 @@
 //!
 //! The UDP socket is held here and passed on to each relay process, so that what is sent while there is none waits
 //! in the kernel. What a killed relay had read from the socket and not yet written to its disk is lost: the
-//! report says how long before the kill such lines were sent.
+//! report says how long before the kill such lines were sent. What hosts sent by HTTP and were answered 204 for is never
+//! lost: whatever of it is missing is missing for no reason.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -12,8 +13,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::answers::Answers;
+use crate::http;
 use crate::ledger::Counts;
-use crate::relay::{Folder, Relay};
+use crate::relay::{Folder, Listeners, Relay};
 use crate::run::blocking;
 use crate::send::{Pace, Plan, Progress, Round, Sent, send};
 use crate::sink::{Sink, Store};
@@ -36,6 +39,8 @@ pub struct Setup {
     pub journal: String,
     /// What is sent; the target is the relay's, and the time ends with the last outage.
     pub plan: Plan,
+    /// What hosts send by HTTP instead, where they do; the target is the relay's, and only what was answered for counts.
+    pub requests: Option<http::Plan>,
     /// What is killed.
     pub victim: Victim,
     /// How often.
@@ -53,6 +58,8 @@ pub struct Setup {
 pub struct Report {
     /// What was sent.
     pub sent: Sent,
+    /// What hosts that write by HTTP were told.
+    pub answers: Option<Answers>,
     /// Outages.
     pub outages: u32,
     /// From a relay's start to its first reading of the socket, in milliseconds: the median and the longest.
@@ -111,6 +118,9 @@ impl Report {
             "sent        {} lines over {outages} outages, {kernel_dropped} dropped by the kernel\n",
             sent.lines
         );
+        if let Some(answers) = &self.answers {
+            text.push_str(&format!("{}\n", answers.to_text()));
+        }
         if longest > 0.0 {
             text.push_str(&format!(
                 "restarts    {median:.0} ms median, {longest:.0} ms longest, from start to receiving\n"
@@ -147,7 +157,9 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
     let last_address = last.as_ref().map_or(any, Sink::address);
     let socket = UdpSocket::bind(any).context("cannot bind the hosts' target")?;
     let target = socket.local_addr()?;
-    let folder = Arc::new(Folder::new(target, "", None, &setup.journal, &[steady.address(), last_address])?);
+    let requests = setup.requests.as_ref().map(|_| String::new());
+    let listeners = Listeners { requests, ..Listeners::default() };
+    let folder = Arc::new(Folder::new(target, &listeners, &setup.journal, &[steady.address(), last_address])?);
     let start = move |program: PathBuf, folder: Arc<Folder>, socket: UdpSocket| {
         blocking(move || {
             let begun = Instant::now();
@@ -155,8 +167,18 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         })
     };
     let (mut relay, _) = start(setup.program.clone(), Arc::clone(&folder), socket.try_clone()?).await?;
-    let (plan, shared) = (Plan { target, duration: FOREVER, ..setup.plan }, Arc::clone(&progress));
-    let hosts = tokio::task::spawn_blocking(move || send(&plan, &shared));
+    let door = http::Target::new(relay.requests.unwrap_or(target));
+    let shared = Arc::clone(&progress);
+    let hosts = match setup.requests.clone() {
+        Some(plan) => {
+            let plan = http::Plan { target: door.clone(), duration: FOREVER, ..plan };
+            tokio::task::spawn_blocking(move || http::send(&plan, &shared).map(Some))
+        }
+        None => {
+            let plan = Plan { target, duration: FOREVER, ..setup.plan };
+            tokio::task::spawn_blocking(move || send(&plan, &shared).map(|_| None))
+        }
+    };
 
     let (mut kills, mut restarts, mut replays) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..setup.times {
@@ -183,6 +205,7 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
                 .await?;
                 let (next, took) = start(setup.program.clone(), Arc::clone(&folder), socket.try_clone()?).await?;
                 (relay, restarts) = (next, [restarts, vec![took]].concat());
+                door.set(relay.requests.unwrap_or(target));
             }
         }
     }
@@ -191,17 +214,19 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         last = Some(revive(last_address, &stores[1]).await?);
     }
     progress.stop();
-    hosts.await??;
+    let answers = hosts.await??;
     let relay = wait_for_delivery(relay, &stores, progress.sent().lines, setup.patience).await?;
     let rounds = progress.rounds();
-    let sinks = stores.iter().map(|store| judge(store, &rounds, &kills)).collect();
+    // Killing the relay is no reason for missing what it had answered for.
+    let window = if answers.is_some() { Duration::ZERO } else { WINDOW };
+    let sinks = stores.iter().map(|store| judge(store, &rounds, (&kills, window))).collect();
     let relay = Arc::new(relay);
     let looked_at = Arc::clone(&relay);
     let status = blocking(move || looked_at.status()).await?;
     let kernel_dropped = status["receive"][0]["kernel_dropped"].as_u64().unwrap_or(0);
     drop((relay, steady, last));
     let (outages, restart_ms) = (setup.times, middle_and_most(restarts));
-    Ok(Report { sent: progress.sent(), outages, restart_ms, kernel_dropped, replays, sinks })
+    Ok(Report { sent: progress.sent(), answers, outages, restart_ms, kernel_dropped, replays, sinks })
 }
 
 /// The sending is stopped, not timed.
@@ -260,7 +285,7 @@ async fn wait_for_delivery(relay: Relay, stores: &[Arc<Store>], lines: u64, pati
     }
 }
 
-fn judge(store: &Store, rounds: &[Round], kills: &[u64]) -> SinkReport {
+fn judge(store: &Store, rounds: &[Round], (kills, window): (&[u64], Duration)) -> SinkReport {
     let (mut missing, mut oldest, mut unexplained) = (0, 0, 0);
     for round in rounds {
         let lines = store.ledger.missing(round.host, round.first, round.lines);
@@ -269,7 +294,7 @@ fn judge(store: &Store, rounds: &[Round], kills: &[u64]) -> SinkReport {
         }
         missing += lines;
         let before = kills.iter().filter_map(|kill| kill.checked_sub(round.time)).min();
-        match before.filter(|before| u128::from(*before) < WINDOW.as_nanos()) {
+        match before.filter(|before| u128::from(*before) < window.as_nanos()) {
             Some(before) => oldest = oldest.max(before),
             None => unexplained += lines,
         }

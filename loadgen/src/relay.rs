@@ -23,11 +23,24 @@ pub struct Relay {
     pub target: SocketAddr,
     /// Where it takes streams; none where it does not.
     pub streams: Option<SocketAddr>,
+    /// Where it takes HTTP; none where it does not.
+    pub requests: Option<SocketAddr>,
     /// Where it shows its state.
     pub admin: SocketAddr,
     process: Option<Process>,
     /// Removed with the last relay that used it.
     folder: Option<Arc<Folder>>,
+}
+
+/// A relay's listeners, in TOML lines.
+#[derive(Clone, Debug, Default)]
+pub struct Listeners {
+    /// The UDP listener.
+    pub datagrams: String,
+    /// The TCP listener, where it is to have one.
+    pub streams: Option<String>,
+    /// The HTTP listener, where it is to have one.
+    pub requests: Option<String>,
 }
 
 /// A process that is ended with the relay.
@@ -43,27 +56,24 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes a folder with a configuration: these lines of TOML for the UDP listener at this address, for a TCP listener where
-    /// there is to be one, and for the journal, and an InfluxDB backend for each of the addresses.
+    /// Makes a folder with a configuration: these listeners, that of UDP at this address, these lines of TOML for the journal,
+    /// and an InfluxDB backend for each of the addresses.
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(
-        listen: SocketAddr,
-        listener: &str,
-        streams: Option<&str>,
-        journal: &str,
-        backends: &[SocketAddr],
-    ) -> Result<Self> {
+    pub fn new(listen: SocketAddr, listeners: &Listeners, journal: &str, backends: &[SocketAddr]) -> Result<Self> {
         let unique = format!("loadgen-{}-{:x}", std::process::id(), fastrand::u64(..));
         let folder = Self { path: std::env::temp_dir().join(unique) };
         let path = folder.path.display();
         std::fs::create_dir(&folder.path).with_context(|| format!("cannot make the folder {path}"))?;
         let mut toml = format!(
-            "data_dir = \"{path}/data\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[journal]\n{journal}\n[[udp]]\nlisten = \"{listen}\"\n{listener}\n"
+            "data_dir = \"{path}/data\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[journal]\n{journal}\n[[udp]]\nlisten = \"{listen}\"\n{}\n",
+            listeners.datagrams
         );
-        if let Some(streams) = streams {
-            toml.push_str(&format!("[[tcp]]\nlisten = \"127.0.0.1:0\"\n{streams}\n"));
+        for (kind, listener) in [("tcp", &listeners.streams), ("http", &listeners.requests)] {
+            if let Some(listener) = listener {
+                toml.push_str(&format!("[[{kind}]]\nlisten = \"127.0.0.1:0\"\n{listener}\n"));
+            }
         }
         for (place, backend) in backends.iter().enumerate() {
             toml.push_str(&format!("[[backend]]\nname = \"sink-{place}\"\nurl = \"http://{backend}\"\n"));
@@ -85,8 +95,13 @@ impl Drop for Folder {
 
 impl Relay {
     /// A relay that runs already.
-    pub fn running(target: SocketAddr, streams: Option<SocketAddr>, admin: SocketAddr) -> Self {
-        Self { target, streams, admin, process: None, folder: None }
+    pub fn running(
+        target: SocketAddr,
+        streams: Option<SocketAddr>,
+        requests: Option<SocketAddr>,
+        admin: SocketAddr,
+    ) -> Self {
+        Self { target, streams, requests, admin, process: None, folder: None }
     }
 
     /// Starts a relay's program in a folder. A socket that is given is passed on as systemd does.
@@ -112,8 +127,8 @@ impl Relay {
         let output = child.stdout.take();
         let mut process = Process { child };
         let addresses = read_addresses(BufReader::new(output.context("no output")?));
-        let (target, streams, admin) = addresses.inspect_err(|_| process.end())?;
-        Ok(Self { target, streams, admin, process: Some(process), folder: Some(Arc::clone(folder)) })
+        let Addresses { target, streams, requests, admin } = addresses.inspect_err(|_| process.end())?;
+        Ok(Self { target, streams, requests, admin, process: Some(process), folder: Some(Arc::clone(folder)) })
     }
 
     /// Ends the process at once (SIGKILL), as a crash would.
@@ -184,11 +199,17 @@ impl Process {
     }
 }
 
+/// Where a relay listens.
+struct Addresses {
+    target: SocketAddr,
+    streams: Option<SocketAddr>,
+    requests: Option<SocketAddr>,
+    admin: SocketAddr,
+}
+
 /// Reads the addresses from the lines that a relay prints at its start; the rest of its output is discarded.
-fn read_addresses(
-    mut output: BufReader<impl Read + Send + 'static>,
-) -> Result<(SocketAddr, Option<SocketAddr>, SocketAddr)> {
-    let (mut target, mut streams) = (None, None);
+fn read_addresses(mut output: BufReader<impl Read + Send + 'static>) -> Result<Addresses> {
+    let (mut target, mut streams, mut requests) = (None, None, None);
     loop {
         let mut line = String::new();
         if output.read_line(&mut line)? == 0 {
@@ -200,9 +221,10 @@ fn read_addresses(
         };
         target = after("listening on  udp ").or(target);
         streams = after(", tcp ").or(streams);
+        requests = after(", http ").or(requests);
         if let (Some(target), Some(admin)) = (target, after("look at       http://")) {
             std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-            return Ok((target, streams, admin));
+            return Ok(Addresses { target, streams, requests, admin });
         }
     }
 }

@@ -2,22 +2,30 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
+use crate::answers::Answers;
 use crate::baseline::{Baseline, Cost};
-use crate::burst;
-use crate::ledger::Counts;
-use crate::relay::{Folder, Relay};
+use crate::relay::{Folder, Listeners, Relay};
+pub use crate::report::Report;
+use crate::report::{BackendReport, BaselineReport, BurstReport, RelayReport, RequestReport, float, signed};
 use crate::send::{Plan, Progress, Sent, send};
 use crate::sink::{Behaviour, Sink, Store};
+use crate::{burst, hostile, http};
 
 /// A relay that takes nothing for so long has taken all that it will.
 const TAKING: Duration = Duration::from_secs(2);
+
+/// How often to look at what the sinks have.
+const SAMPLE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long hostile clients are at it before the hosts come.
+const HEAD_START: Duration = Duration::from_secs(1);
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -32,6 +40,10 @@ pub struct Setup {
     pub plan: Option<Plan>,
     /// What hosts that run Netdata send, where there are any; the target is the relay's.
     pub bursts: Option<burst::Plan>,
+    /// What hosts that write by HTTP send, where there are any; the target is the relay's.
+    pub requests: Option<http::Plan>,
+    /// How many slow connections there are beside, with a client that sends gzip bombs.
+    pub hostile: Option<u32>,
     /// Whether a bare receive loop gets the same load first.
     pub baseline: bool,
     /// How long the relay may take to deliver everything after the sending.
@@ -45,10 +57,8 @@ pub enum Under {
     Program {
         /// Its file.
         path: PathBuf,
-        /// TOML lines of its UDP listener.
-        listener: String,
-        /// TOML lines of its TCP listener, where it is to have one.
-        streams: Option<String>,
+        /// Its listeners.
+        listeners: Listeners,
         /// TOML lines of its journal.
         journal: String,
     },
@@ -58,89 +68,11 @@ pub enum Under {
         target: SocketAddr,
         /// Where it takes streams.
         streams: Option<SocketAddr>,
+        /// Where it takes HTTP.
+        requests: Option<SocketAddr>,
         /// Where it shows its state.
         admin: SocketAddr,
     },
-}
-
-/// What came of it. Figures of a relay that ran before are those of this run only.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// What was sent, by hosts of both kinds.
-    pub sent: Sent,
-    /// How long the sending took.
-    pub seconds: f64,
-    /// What became of the bursts, where there were any.
-    pub bursts: Option<BurstReport>,
-    /// Datagrams sent in a second.
-    pub datagrams_per_second: f64,
-    /// Datagrams that neither the relay nor its kernel counted.
-    pub lost_on_the_wire: i64,
-    /// Datagrams that the relay's kernel dropped for want of room.
-    pub kernel_dropped: i64,
-    /// Lines the relay refused.
-    pub refused_lines: i64,
-    /// Each backend.
-    pub backends: Vec<BackendReport>,
-    /// What the relay cost.
-    pub relay: RelayReport,
-    /// What the bare loop cost, where it was asked for.
-    pub baseline: Option<BaselineReport>,
-    /// Whether lines were sent, and every one of them is stored or counted, at each backend.
-    pub balanced: bool,
-}
-
-/// One backend's lines: as the relay counted them, and as its sink did.
-#[derive(Clone, Debug, Serialize)]
-pub struct BackendReport {
-    /// Its name.
-    pub name: String,
-    /// Acknowledged, says the relay.
-    pub delivered: i64,
-    /// Never to be taken, says the relay.
-    pub rejected: i64,
-    /// Given up, says the relay.
-    pub dropped: i64,
-    /// Still on the way, says the relay.
-    pub pending: i64,
-    /// What the sink has.
-    pub stored: Counts,
-    /// Sent, less stored, less everything the relay counted: 0 where every line is accounted for. Says nothing
-    /// where datagrams hold several lines and the kernel dropped some.
-    pub difference: i64,
-    /// From sending to the sink, in milliseconds: the median, the 99th percentile, the longest.
-    pub latency_ms: [f64; 3],
-}
-
-/// What became of the bursts of hosts that run Netdata.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct BurstReport {
-    /// Values sent.
-    pub values: u64,
-    /// The longest time from a burst's first byte until the hosts' sockets had taken all of it.
-    pub sent_seconds: f64,
-    /// From the last burst's first byte until the relay had taken all that it did from its sockets.
-    pub taken_seconds: f64,
-}
-
-/// What the relay cost.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct RelayReport {
-    /// Processor time of the whole process.
-    pub cpu_seconds: f64,
-    /// The same for each datagram it received.
-    pub cpu_microseconds_per_datagram: f64,
-    /// Most resident memory since its start.
-    pub peak_resident_mib: f64,
-}
-
-/// What the bare loop cost.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct BaselineReport {
-    /// Processor time for each datagram.
-    pub cpu_microseconds_per_datagram: f64,
-    /// The relay's cost divided by it.
-    pub relay_ratio: f64,
 }
 
 /// Runs it all. Sinks run on the current runtime.
@@ -164,11 +96,11 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
     let addresses: Vec<SocketAddr> = sinks.iter().map(|(sink, _)| sink.address()).collect();
     let under = setup.relay.clone();
     let relay = blocking(move || match under {
-        Under::Program { path, listener, streams, journal } => {
+        Under::Program { path, listeners, journal } => {
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            Relay::start(&path, &Arc::new(Folder::new(any, &listener, streams.as_deref(), &journal, &addresses)?), None)
+            Relay::start(&path, &Arc::new(Folder::new(any, &listeners, &journal, &addresses)?), None)
         }
-        Under::Running { target, streams, admin } => Ok(Relay::running(target, streams, admin)),
+        Under::Running { target, streams, requests, admin } => Ok(Relay::running(target, streams, requests, admin)),
     });
     let relay = Arc::new(relay.await?);
     let before = look(&relay).await?;
@@ -177,8 +109,21 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         "the relay must have the {} sinks as its only backends",
         sinks.len()
     );
+    let hostile = match setup.hostile {
+        Some(slow) => {
+            let clients = hostile::Clients::start(relay.requests.context("the relay takes no HTTP")?, slow)?;
+            tokio::time::sleep(HEAD_START).await;
+            Some(clients)
+        }
+        None => None,
+    };
     let started = Instant::now();
     let bursting = setup.bursts.map(|plan| tokio::spawn(send_bursts(plan, Arc::clone(&relay), Arc::clone(&progress))));
+    let stores: Vec<Arc<Store>> = sinks.iter().map(|(_, store)| Arc::clone(store)).collect();
+    let requests = match setup.requests {
+        Some(plan) => Some(Requests::start(plan, &relay, &progress, &stores)?),
+        None => None,
+    };
     let steady = Arc::new(Progress::default());
     let stop = tokio::spawn(pass_stop_on(Arc::clone(&progress), Arc::clone(&steady)));
     if let Some(plan) = setup.plan {
@@ -188,12 +133,76 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
         Some(bursting) => Some(bursting.await??),
         None => None,
     };
+    let requests = match requests {
+        Some(requests) => Some(requests.end().await?),
+        None => None,
+    };
     stop.abort();
+    let hostile = hostile.map(hostile::Clients::end);
     let seconds = started.elapsed().as_secs_f64();
     let sent = progress.sent().plus(steady.sent());
     let after = wait_for_delivery(&relay, setup.patience, setup.last_sink).await?;
-    let stores: Vec<Arc<Store>> = sinks.iter().map(|(_, store)| Arc::clone(store)).collect();
-    Ok(Report { bursts, ..report(seconds, sent, &before, &after, &stores, baseline) })
+    let requests = requests.map(|(answers, stored)| RequestReport {
+        lines_per_second: float(signed(progress.sent().lines)) / answers.seconds,
+        stored_per_second: stored.rate(progress.sent().lines),
+        answers,
+    });
+    Ok(Report { bursts, requests, hostile, ..report(seconds, sent, &before, &after, &stores, baseline) })
+}
+
+/// Hosts that write by HTTP, at work.
+struct Requests {
+    sending: JoinHandle<Result<Answers>>,
+    stored: Stored,
+}
+
+impl Requests {
+    fn start(plan: http::Plan, relay: &Relay, progress: &Arc<Progress>, stores: &[Arc<Store>]) -> Result<Self> {
+        let target = if plan.form.is_stream { relay.streams } else { relay.requests };
+        plan.target.set(target.context("the relay has no listener for these hosts")?);
+        let shared = Arc::clone(progress);
+        let sending = tokio::spawn(blocking(move || Ok(http::send(&plan, &shared)?)));
+        Ok(Self { sending, stored: Stored::watch(stores) })
+    }
+
+    async fn end(self) -> Result<(Answers, Stored)> {
+        Ok((self.sending.await??, self.stored))
+    }
+}
+
+/// How many lines the slowest sink had when.
+struct Stored {
+    samples: Arc<Mutex<Vec<(Instant, u64)>>>,
+    watching: JoinHandle<()>,
+}
+
+impl Stored {
+    fn watch(stores: &[Arc<Store>]) -> Self {
+        let samples: Arc<Mutex<Vec<(Instant, u64)>>> = Arc::default();
+        let (stores, kept) = (stores.to_vec(), Arc::clone(&samples));
+        let watching = tokio::spawn(async move {
+            loop {
+                let least = stores.iter().map(|store| store.ledger.counts().distinct).min().unwrap_or(0);
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), least));
+                tokio::time::sleep(SAMPLE_PAUSE).await;
+            }
+        });
+        Self { samples, watching }
+    }
+
+    /// Lines a second from the last moment without any until all but one in a hundred of so many were there.
+    fn rate(self, lines: u64) -> f64 {
+        self.watching.abort();
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = samples.iter().rev().find(|(_, count)| *count == 0);
+        let ended = samples.iter().find(|(_, count)| count * 100 >= lines * 99);
+        match (begun, ended) {
+            (Some((begun, _)), Some((ended, count))) if ended > begun => {
+                float(signed(*count)) / ended.duration_since(*begun).as_secs_f64()
+            }
+            _ => 0.0,
+        }
+    }
 }
 
 async fn run_baseline(plan: Plan) -> Result<Cost> {
@@ -325,6 +334,8 @@ fn report(
         sent,
         seconds,
         bursts: None,
+        requests: None,
+        hostile: None,
         datagrams_per_second: float(signed(sent.datagrams)) / seconds,
         lost_on_the_wire: signed(sent.datagrams) - datagrams - kernel_dropped,
         kernel_dropped,
@@ -334,6 +345,7 @@ fn report(
         backends,
         relay: RelayReport {
             cpu_seconds,
+            cpu_seconds_per_million_lines: cpu_seconds * 1e6 / float(signed(sent.lines.max(1))),
             cpu_microseconds_per_datagram: each,
             peak_resident_mib: after.peak_resident_bytes / f64::from(1 << 20),
         },
@@ -361,81 +373,7 @@ fn sum(array: &Value, value: impl Fn(&Value) -> i64) -> i64 {
     array.as_array().map_or(0, |entries| entries.iter().map(value).sum())
 }
 
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn float(count: i64) -> f64 {
-    count as f64
-}
-
 /// Does what blocks beside the runtime.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await?
-}
-
-impl Report {
-    /// The report for people.
-    pub fn to_text(&self) -> String {
-        let mut lines = vec![format!(
-            "sent        {} datagrams, {} lines, {:.1} MB in {:.2} s = {:.0} datagrams/s, {} errors",
-            self.sent.datagrams,
-            self.sent.lines,
-            float(signed(self.sent.bytes)) / 1e6,
-            self.seconds,
-            self.datagrams_per_second,
-            self.sent.errors
-        )];
-        if let Some(bursts) = self.bursts {
-            lines.push(format!(
-                "bursts      {} values; sent in {:.2} s at most, the last one taken from the sockets in {:.2} s",
-                bursts.values, bursts.sent_seconds, bursts.taken_seconds
-            ));
-        }
-        lines.push(format!(
-            "lost        {} on the wire, {} dropped by the relay's kernel, {} lines refused",
-            self.lost_on_the_wire, self.kernel_dropped, self.refused_lines
-        ));
-        for backend in &self.backends {
-            let stored = backend.stored;
-            lines.push(format!(
-                "{:<11} {} stored in {} lines, {} twice, {} altered; relay: {} delivered, {} rejected, {} dropped, {} pending; difference {}",
-                backend.name,
-                stored.distinct,
-                stored.lines,
-                stored.duplicates,
-                stored.altered,
-                backend.delivered,
-                backend.rejected,
-                backend.dropped,
-                backend.pending,
-                backend.difference
-            ));
-            let [median, high, longest] = backend.latency_ms;
-            lines.push(format!("            latency {median:.1} ms median, {high:.1} ms p99, {longest:.1} ms longest"));
-        }
-        let each = match self.sent.datagrams {
-            0 => {
-                format!("{:.2} us for each line", self.relay.cpu_seconds * 1e6 / float(signed(self.sent.lines.max(1))))
-            }
-            _ => format!("{:.2} us for each datagram", self.relay.cpu_microseconds_per_datagram),
-        };
-        lines.push(format!(
-            "relay       {:.2} s CPU, {each}, {:.1} MiB most resident",
-            self.relay.cpu_seconds, self.relay.peak_resident_mib
-        ));
-        if let Some(baseline) = self.baseline {
-            lines.push(format!(
-                "bare loop   {:.2} us for each datagram: the relay costs {:.2} times as much",
-                baseline.cpu_microseconds_per_datagram, baseline.relay_ratio
-            ));
-        }
-        lines.push(if self.balanced {
-            "balanced    every line is stored or counted".to_owned()
-        } else {
-            "NOT BALANCED".to_owned()
-        });
-        lines.join("\n") + "\n"
-    }
 }

@@ -123,7 +123,7 @@ impl Progress {
             .map_or_else(Vec::new, |rounds| rounds.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    fn note_round(&self, round: Round) {
+    pub(crate) fn note_round(&self, round: Round) {
         if let Some(rounds) = &self.rounds {
             let mut rounds = rounds.lock().unwrap_or_else(PoisonError::into_inner);
             if rounds.len() < MOST_ROUNDS {

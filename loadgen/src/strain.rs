@@ -20,7 +20,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::relay::{Folder, Relay};
+use crate::relay::{Folder, Listeners, Relay};
 use crate::sink::{Sink, Store};
 
 /// Bytes that a greedy sender writes at a time.
@@ -120,7 +120,8 @@ pub async fn run(setup: Setup) -> Result<Report> {
     let (program, backends) = (setup.relay.clone(), [sink.address()]);
     let relay = tokio::task::spawn_blocking(move || {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Relay::start(&program, &Arc::new(Folder::new(any, "", Some(""), "", &backends)?), None)
+        let listeners = Listeners { streams: Some(String::new()), ..Listeners::default() };
+        Relay::start(&program, &Arc::new(Folder::new(any, &listeners, "", &backends)?), None)
     });
     let relay = relay.await??;
     let target = relay.streams.context("the relay has no TCP listener")?;

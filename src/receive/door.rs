@@ -45,17 +45,18 @@ impl Door {
         Ok(Self { name, address, socket: Mutex::new(Some(socket)), shown, open, stop, pulse })
     }
 
-    /// Starts the thread, on a runtime of its own.
+    /// Starts the thread, on a runtime of its own; `parks` is called whenever it has nothing to do.
     ///
     /// # Errors
     /// What the system says if it gives no thread.
     pub(super) fn start(
         &self,
+        parks: impl Fn() + Send + Sync + 'static,
         serve: impl FnOnce(&Runtime, TcpListener) + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(parks).build()?;
         std::thread::Builder::new().name(self.name.to_owned()).spawn(move || serve(&runtime, socket))
     }
 

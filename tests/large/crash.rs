@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use loadgen::batch::Form;
+use loadgen::http;
 use loadgen::outage::{self, Victim};
 use loadgen::send::{Pace, Plan, Progress, send};
 use loadgen::sink::{Behaviour, Sink, Store};
 use loadgen::workload::Shape;
 
 use crate::disk::SmallDisk;
+use crate::effort;
 use crate::support::{LIMIT, Running, config, left_out, wait_for};
 
 fn plan(lines_per_second: f64, seconds: u64) -> Plan {
@@ -26,10 +29,15 @@ fn plan(lines_per_second: f64, seconds: u64) -> Plan {
 }
 
 fn rehearse(victim: Victim, times: u32, every: Duration) -> outage::Report {
+    rehearse_with(None, victim, times, every)
+}
+
+fn rehearse_with(requests: Option<http::Plan>, victim: Victim, times: u32, every: Duration) -> outage::Report {
     let setup = outage::Setup {
         program: Path::new(env!("CARGO_BIN_EXE_twinflux")).to_owned(),
         journal: String::new(),
         plan: plan(10_000.0, 0),
+        requests,
         victim,
         times,
         every,
@@ -51,6 +59,25 @@ fn fifty_kills_under_load_lose_only_what_was_not_yet_written() {
     }
     // Both lack the same: what no journal ever had.
     assert_eq!(report.sinks[0].missing, report.sinks[1].missing);
+}
+
+/// The exhaustive tests kill it 50 times.
+#[test]
+fn a_relay_that_is_killed_again_and_again_keeps_all_that_it_answered_for_over_http() {
+    let Plan { target, hosts, first_host, shape, pace, duration, .. } = plan(10_000.0, 0);
+    let form = Form { lines: 50, is_gzip: true, ..Form::default() };
+    let target = http::Target::new(target);
+    let plan = http::Plan { target, hosts, first_host, shape, form, pace, duration, connections: None, prepared: None };
+    let times = if effort::is_exhaustive() { 50 } else { 5 };
+    let report = rehearse_with(Some(plan), Victim::Relay, times, Duration::from_millis(400));
+    eprint!("{}", report.to_text());
+    let answers = report.answers.as_ref().expect("answers");
+    assert!(answers.taken > 0 && report.sent.lines == answers.taken * 50, "{report:?}");
+    for sink in &report.sinks {
+        assert_eq!((sink.missing, sink.stored.altered, sink.stored.foreign), (0, 0, 0), "{report:?}");
+        // What was sent again, or not answered for, may be there too.
+        assert!(sink.stored.distinct >= report.sent.lines, "{report:?}");
+    }
 }
 
 #[test]

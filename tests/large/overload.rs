@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use loadgen::burst::{self, Transport};
 use loadgen::netdata::Format;
+use loadgen::relay::Listeners;
 use loadgen::run::{Report, Setup, Under, run};
 use loadgen::send::{Pace, Plan, Progress};
 use loadgen::sink::Behaviour;
@@ -19,14 +20,15 @@ fn drive(listener: &str, pace: Pace, duration: Duration, payload: Option<usize>,
     let setup = Setup {
         relay: Under::Program {
             path: PathBuf::from(env!("CARGO_BIN_EXE_twinflux")),
-            listener: listener.to_owned(),
-            streams: None,
+            listeners: Listeners { datagrams: listener.to_owned(), ..Listeners::default() },
             journal: String::new(),
         },
         sinks: vec![any; 2],
         last_sink,
         plan: Some(Plan { target: any, hosts: 100, first_host: 0, shape: Shape::default(), pace, duration, payload }),
         bursts: None,
+        requests: None,
+        hostile: None,
         baseline: false,
         patience: LIMIT,
     };
@@ -45,14 +47,19 @@ fn burst(transport: Transport, format: Format, (dimensions, bursts): (u32, u32),
     let setup = Setup {
         relay: Under::Program {
             path: PathBuf::from(env!("CARGO_BIN_EXE_twinflux")),
-            listener: format!("receive_buffer = \"{receive_buffer}\"\n{mapping}"),
-            streams: Some(mapping),
+            listeners: Listeners {
+                datagrams: format!("receive_buffer = \"{receive_buffer}\"\n{mapping}"),
+                streams: Some(mapping),
+                requests: None,
+            },
             journal: String::new(),
         },
         sinks: vec![any; 2],
         last_sink: Behaviour::Accept,
         plan: Some(Plan { target: any, hosts: 100, first_host: 50_000, shape, pace, duration, payload: None }),
         bursts: Some(burst::Plan { target: any, transport, format, hosts: 500, dimensions, interval, duration }),
+        requests: None,
+        hostile: None,
         baseline: false,
         patience: LIMIT,
     };

@@ -73,7 +73,7 @@ fn start(backends: &[SocketAddr], log: Stdio, folder: &std::path::Path) -> (Prog
         let (_, rest) = line.split_once(after).expect("an address");
         rest.split([' ', '/']).next().expect("a word").parse().expect("an address")
     };
-    let relay = Relay::running(address(&lines[1], "udp "), None, address(&lines[4], "http://"));
+    let relay = Relay::running(address(&lines[1], "udp "), None, None, address(&lines[4], "http://"));
     (Program(child), relay)
 }
 

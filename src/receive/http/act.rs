@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use super::answer::Answer;
 use super::forwarded::source_of;
 use super::problem::Problem;
-use super::request::{Api, Asked};
+use super::request::{self, Api, Asked};
 use super::serve::Serving;
 use super::statements;
 use super::write::{self, Failed, Job};
@@ -28,8 +28,8 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         source: IpAddr,
         has_length: bool,
     ) -> Option<Response<Full<Bytes>>> {
-        let headers = request.headers().clone();
-        let source = source_of(&headers, source, &self.setup.trusted_proxies);
+        let headers = request::repeated(request.headers());
+        let source = source_of(request.headers(), source, &self.setup.trusted_proxies);
         let is_head = *request.method() == Method::HEAD;
         let api = Api::of_path(request.uri().path());
         let answer = match framing(&request, has_length) {

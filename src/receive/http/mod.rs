@@ -16,6 +16,7 @@
 //! | `answer`, `problem` | what is answered, in each endpoint's form |
 //! | `act` | what is done for a request |
 //! | `serve`, `stream` | connections, and their limits |
+//! | `nap` | when the thread lets requests gather |
 //!
 //! Bounds: see there.
 
@@ -26,6 +27,7 @@ mod forwarded;
 mod gate;
 mod kept;
 mod logs;
+mod nap;
 mod problem;
 mod request;
 mod serve;
@@ -41,6 +43,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use http::HeaderValue;
 use ipnet::IpNet;
@@ -198,11 +201,14 @@ impl Listener {
             open: Arc::clone(&self.door.open),
             stop: self.door.stopping(),
             pulse: self.door.pulse(),
+            naps: Arc::default(),
             shelf,
             intake,
             step,
         };
-        self.door.start(move |runtime, socket| serve::run(runtime, socket, parts))
+        let naps = Arc::clone(&parts.naps);
+        let nap = move || naps.due(Instant::now()).map_or((), std::thread::sleep);
+        self.door.start(nap, move |runtime, socket| serve::run(runtime, socket, parts))
     }
 
     /// Its socket, and what its thread shows.

@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use http::{Method, Uri};
+use http::header::{HeaderName, HeaderValue, ORIGIN};
+use http::{HeaderMap, Method, Uri};
 use percent_encoding::percent_decode_str;
 
 use crate::protocol::Precision;
@@ -154,6 +155,16 @@ impl Write {
         };
         Ok(Self { api, database, retention_policy, precision, accepts_partial })
     }
+}
+
+/// Headers that answers repeat, in memory of their own: that of the head is free for others while the body comes.
+pub(super) fn repeated(headers: &HeaderMap) -> HeaderMap {
+    let copy = |name: HeaderName| {
+        let value = HeaderValue::from_bytes(headers.get(&name)?.as_bytes()).ok()?;
+        Some((name, value))
+    };
+    let [given, other] = ["x-request-id", "request-id"].map(HeaderName::from_static);
+    [given, other, ORIGIN].into_iter().filter_map(copy).collect()
 }
 
 /// A precision by its name: what 1.x and 2.x take, and on v3's own endpoint its long names.

@@ -3,7 +3,7 @@
 //! Never does: answering a write before its lines are safe. Bounds: connections, in all and of one source; a request's head,
 //! and the time for it; the time without a request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, Shutdown, TcpListener as StdListener};
 use std::pin::pin;
@@ -29,6 +29,7 @@ use super::destinations::Destinations;
 use super::forwarded::{is_trusted, read_header};
 use super::gate::Gate;
 use super::logs::Logs;
+use super::nap::Naps;
 use super::shelf::Shelf;
 use super::stream::{Phase, Progress, Socket, Stream};
 use super::{Host, Setup, kept};
@@ -66,6 +67,7 @@ pub(super) struct Parts<H> {
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) naps: Arc<Naps>,
     pub(super) shelf: Shelf<H>,
     pub(super) intake: Intake<Shelf<H>>,
     /// How safe lines must be before they are answered for.
@@ -74,7 +76,7 @@ pub(super) struct Parts<H> {
 
 /// Runs until told to stop, then ends the requests that are under way, and ends.
 pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    let Parts { setup, host, open, stop, pulse, shelf, intake, step } = parts;
+    let Parts { setup, host, open, stop, pulse, naps, shelf, intake, step } = parts;
     let destinations = Destinations::new(
         Arc::clone(&setup.intake.destination),
         setup.databases.clone(),
@@ -97,6 +99,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         turn: Mutex::new(()),
         intake: RefCell::new(intake),
         noted: Notify::new(),
+        naps,
         setup,
         host,
         open,
@@ -124,6 +127,7 @@ pub(super) struct Serving<H> {
     pub(super) logs: Logs,
     /// The table of sources may have changed.
     noted: Notify,
+    pub(super) naps: Arc<Naps>,
     pub(super) begun: Instant,
     pub(super) kept: kept::All,
     /// Whoever has it looks for room in front of the journal.
@@ -280,15 +284,19 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
     {
         let progress = Progress::new(Instant::now());
         let stream = Stream { inner: stream, progress: Rc::clone(&progress) };
+        let answered = Rc::new(Cell::new(None));
         let service = service_fn(|request| {
             member.has_line.set(true);
+            self.naps.request(answered.get(), Instant::now());
             progress.phase.set(Phase::Working);
-            let (serving, progress) = (Rc::clone(self), Rc::clone(&progress));
+            let (serving, progress, answered) = (Rc::clone(self), Rc::clone(&progress), Rc::clone(&answered));
             async move {
                 // The next head may have come already, and is not looked at.
                 let has_length = progress.has_length.take();
                 let response = Box::pin(serving.answer(request, source, has_length)).await;
-                progress.phase.set(Phase::Idle(Instant::now()));
+                let now = Instant::now();
+                progress.phase.set(Phase::Idle(now));
+                answered.set(Some(now));
                 response.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
             }
         });

@@ -109,9 +109,9 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.stream.poll_read_ready(context))?;
-            match self.0.stream.try_read(room.initialize_unfilled()) {
-                Ok(count) => {
-                    room.advance(count);
+            // Room that nothing was read into is not touched: an idle connection's is no memory.
+            match self.0.stream.try_read_buf(room) {
+                Ok(_) => {
                     self.0.last.set(Instant::now());
                     return Poll::Ready(Ok(()));
                 }

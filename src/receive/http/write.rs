@@ -19,6 +19,7 @@ use http::Request;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::answer::MOST_SAMPLES;
@@ -37,9 +38,14 @@ const LEAST_RATE: u64 = 1024;
 const RATE_FROM: Duration = Duration::from_secs(5);
 /// Compressed bytes that are decompressed at a time: a thousand times as many come of them at most.
 const INFLATE_BYTES: usize = 1024;
+/// Room for decompressed bytes that a request keeps while it waits for more: most pieces of 1,024 become no more.
+const KEPT_BYTES: usize = 16 * 1024;
 /// How far a body may grow by decompression, once it has so many bytes.
 const MOST_GROWTH: u64 = 200;
 const GROWTH_FROM: u64 = 1 << 20;
+/// After so many bytes of a body, decompressed, it is the turn of the listener's other connections. On a thread that is never
+/// idle, answers that are due and hosts with little to say would else wait for all large bodies that are there.
+const TURN_BYTES: usize = 64 * 1024;
 /// How long a body may wait in all for the journal. A client that gives up sends it again; Telegraf does after 5 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// How often to look for room in front of the journal.
@@ -102,7 +108,9 @@ pub(super) async fn take<H: HandOver + Sync + 'static>(
     };
     let mut incoming = request.into_body();
     let mut taking = Taking::new(serving, &job, source);
+    let arriving = serving.naps.arriving();
     let read = taking.read(&mut incoming, is_gzip.then(Inflater::new), limit, job.accepts_partial).await;
+    drop(arriving);
     let is_whole = read.is_ok();
     let told = taking.finish(is_whole).await;
     if matches!(read, Err(Failed::Problem(_))) {
@@ -159,6 +167,8 @@ struct Taking<H: HandOver + Sync + 'static> {
     may_be_list: bool,
     is_list: Option<bool>,
     list: JsonList,
+    /// Bytes that were taken in this turn.
+    turn: usize,
     /// Batches that wait for room, oldest first.
     batches: VecDeque<Batch>,
     tickets: Vec<Arc<Ticket>>,
@@ -183,6 +193,7 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
             may_be_list: job.may_be_list,
             is_list: None,
             list: JsonList::new(serving.setup.intake.max_line),
+            turn: 0,
             batches: VecDeque::new(),
             tickets: Vec::new(),
             waited: Duration::ZERO,
@@ -214,7 +225,7 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
                 Some(inflater) => {
                     for piece in data.chunks(INFLATE_BYTES) {
                         let inflated = inflater.inflate(piece, limit)?;
-                        self.piece(&inflated, &mut whole).await?;
+                        self.piece(inflated, &mut whole).await?;
                     }
                 }
             }
@@ -224,7 +235,8 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
             self.piece(&rest, &mut whole).await?;
         }
         if let Some(whole) = whole {
-            self.take_whole(&whole).await?;
+            // Seldom, and large: every request would have room for it.
+            Box::pin(self.take_whole(&whole)).await?;
         }
         Ok(())
     }
@@ -281,7 +293,13 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
             framer.take(bytes, lines);
         });
         self.keep(self.framer.held_bytes())?;
-        self.pass_on().await
+        self.pass_on().await?;
+        self.turn += bytes.len();
+        if self.turn >= TURN_BYTES {
+            self.turn = 0;
+            yield_now().await;
+        }
+        Ok(())
     }
 
     /// Takes a body, unless one of its lines is bad: then none.
@@ -457,18 +475,20 @@ impl Inflater {
         Self { decoder: MultiGzDecoder::new(Vec::new()), wire: 0, inflated: 0 }
     }
 
-    /// What comes of the next bytes.
-    fn inflate(&mut self, bytes: &[u8], limit: u64) -> Result<Vec<u8>, Problem> {
+    /// What comes of the next bytes. It has the place of what came before.
+    fn inflate(&mut self, bytes: &[u8], limit: u64) -> Result<&[u8], Problem> {
         self.wire += bytes.len() as u64;
+        self.decoder.get_mut().clear();
+        self.decoder.get_mut().shrink_to(KEPT_BYTES);
         self.decoder.write_all(bytes).map_err(|error| Problem::Gzip(error.to_string()))?;
-        let inflated = std::mem::take(self.decoder.get_mut());
-        self.inflated += inflated.len() as u64;
+        self.inflated += self.decoder.get_ref().len() as u64;
         let is_bomb = self.inflated > GROWTH_FROM && self.inflated / self.wire > MOST_GROWTH;
-        if self.inflated > limit || is_bomb { Err(Problem::TooLarge(limit)) } else { Ok(inflated) }
+        if self.inflated > limit || is_bomb { Err(Problem::TooLarge(limit)) } else { Ok(self.decoder.get_ref()) }
     }
 
     /// What comes of the end.
-    fn finish(self) -> Result<Vec<u8>, Problem> {
+    fn finish(mut self) -> Result<Vec<u8>, Problem> {
+        self.decoder.get_mut().clear();
         self.decoder.finish().map_err(|error| Problem::Gzip(error.to_string()))
     }
 }

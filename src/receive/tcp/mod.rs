@@ -81,7 +81,7 @@ impl Listener {
         let intake = Intake::new((&self.setup.intake, self.door.address()), shown, pool, limits, out);
         let (setup, open, stop) = (self.setup.clone(), Arc::clone(&self.door.open), self.door.stopping());
         let parts = serve::Parts { setup, open, stop, pulse, intake };
-        self.door.start(move |runtime, socket| serve::run(runtime, socket, parts))
+        self.door.start(|| (), move |runtime, socket| serve::run(runtime, socket, parts))
     }
 
     /// Its socket, and what its thread shows.
