@@ -4,7 +4,7 @@
 //! What is owed stands in one file, which is replaced and synced with each change. A statement is done once a backend ran it or
 //! refused it; only no answer, a 5xx and a 401 wait. Running one twice changes nothing: what is there already stays.
 //!
-//! Never does: a statement with more right than who asked for it (see [`Statements::run`]). Bounds: [`MOST_OWED`] statements.
+//! Never does: a statement with more right than who asked for it (see [`Statements::run`]). Bounds: `MOST_OWED` statements.
 
 use std::fs::File;
 use std::io::{self, Write};

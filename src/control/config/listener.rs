@@ -1,6 +1,6 @@
 //! Listeners: the keys that all have, and those of each kind.
 //!
-//! A key that all listeners have is declared once, in [`listener`]: a new kind of listener is one new struct.
+//! A key that all listeners have is declared once, in the macro `listener`: a new kind of listener is one new struct.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
