@@ -8,6 +8,7 @@ mod pipes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod balancer;
 mod clients;
 mod crash;
 mod disk;

@@ -225,6 +225,9 @@ fn a_balancer_in_front_names_the_source() {
     assert_eq!(status(&post(address, "/write?db=d", "X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n")), 204);
     let answer = post(address, "/write?db=d", "X-Forwarded-For: 198.51.100.1\r\n");
     assert!(status(&answer) == 403 && answer.ends_with("this address may not send to this relay\n"), "{answer}");
+    for (target, expected) in [("/ping", 405), ("/health", 405), ("/write?db=d", 403)] {
+        assert_eq!(status(&post(address, target, "")), expected, "the balancer itself may look, not write: {target}");
+    }
     let sources = wait_for("the source", || {
         let sources = relay.status().sources.top;
         sources.iter().any(|source| source.address == "192.0.2.7").then_some(sources)

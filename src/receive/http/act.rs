@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::answer::Answer;
-use super::forwarded::source_of;
+use super::forwarded::{is_trusted, source_of};
 use super::problem::Problem;
 use super::request::{self, Api, Asked};
 use super::serve::Serving;
@@ -34,7 +34,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let api = Api::of_path(request.uri().path());
         let answer = match framing(&request, has_length) {
             Some(what) => Ok(Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing()),
-            None if !self.setup.intake.allows(Some(source)) => Ok(self.refuse(api, request, &Problem::Denied).await),
+            None if !self.admits(&request, source) => Ok(self.refuse(api, request, &Problem::Denied).await),
             None => self.act(api, request, source).await,
         };
         let answer = match answer {
@@ -62,6 +62,13 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             *response.body_mut() = Full::default();
         }
         Some(response)
+    }
+
+    /// Whether a source may ask: one that `allow` names, or a balancer that looks for itself whether the relay is there.
+    fn admits(&self, request: &Request<Incoming>, source: IpAddr) -> bool {
+        let is_check =
+            || matches!(request.uri().path(), "/ping" | "/health" | "/ready") || request.method() == Method::OPTIONS;
+        self.setup.intake.allows(Some(source)) || (is_trusted(&self.setup.trusted_proxies, source) && is_check())
     }
 
     fn count_unanswered(&self, failed: &Failed, source: IpAddr) {
