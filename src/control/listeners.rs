@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 
 use super::allow;
 use super::config::{
@@ -107,6 +108,8 @@ impl Listener<'_> {
             Self::Tcp(one) => Setup::Tcp(tcp::Setup {
                 listen: one.listen,
                 intake,
+                // Without the header no proxy names anybody here.
+                proxies: if one.proxy_protocol { allow::canonical(&one.trusted_proxies) } else { Vec::new() },
                 max_connections: one.max_connections as usize,
                 max_connections_per_source: one.max_connections_per_source as usize,
                 idle_timeout: one.idle_timeout,
@@ -288,6 +291,11 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
     if listener.listen.ip().is_multicast() {
         return Err(("listen", NO_MULTICAST.to_owned()));
     }
+    check_proxies(listener.proxy_protocol, &listener.trusted_proxies)?;
+    if !listener.proxy_protocol && !listener.trusted_proxies.is_empty() {
+        let what = "needs proxy_protocol = true: on TCP proxies name the source by nothing else";
+        return Err(("trusted_proxies", what.to_owned()));
+    }
     let Tcp { idle_timeout, line_timeout, first_line_timeout, .. } = listener;
     check_max_line(listener.max_line, backends)?;
     check_connections(listener.max_connections, listener.max_connections_per_source)?;
@@ -309,10 +317,16 @@ fn certificate(listener: &Http) -> Result<Option<Arc<Certificate>>, Wrong> {
     Certificate::open(setup, Some(b"http/1.1")).map(|opened| Some(Arc::new(opened))).map_err(|what| ("http:", what))
 }
 
-fn check_http(listener: &Http, backends: &[Backend]) -> Result<(), Wrong> {
-    if listener.proxy_protocol && listener.trusted_proxies.is_empty() {
+/// What is wrong with `proxy_protocol` alone.
+fn check_proxies(proxy_protocol: bool, trusted_proxies: &[IpNet]) -> Result<(), Wrong> {
+    if proxy_protocol && trusted_proxies.is_empty() {
         return Err(("proxy_protocol", "needs trusted_proxies: the networks of the proxies".to_owned()));
     }
+    Ok(())
+}
+
+fn check_http(listener: &Http, backends: &[Backend]) -> Result<(), Wrong> {
+    check_proxies(listener.proxy_protocol, &listener.trusted_proxies)?;
     if listener.tls_cert_file.is_some() != listener.tls_key_file.is_some() {
         return Err(("tls_cert_file", "and tls_key_file go together".to_owned()));
     }

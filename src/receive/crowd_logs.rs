@@ -14,12 +14,13 @@ pub(super) struct CrowdLogs {
     accept_error: Throttle,
     displaced: Throttle,
     turned_away: Throttle,
+    no_header: Throttle,
 }
 
 impl CrowdLogs {
     pub(super) fn new(listen: SocketAddr) -> Self {
-        let (accept_error, displaced, turned_away) = Default::default();
-        Self { listen, accept_error, displaced, turned_away }
+        let (accept_error, displaced, turned_away, no_header) = Default::default();
+        Self { listen, accept_error, displaced, turned_away, no_header }
     }
 
     pub(super) fn accept_error(&self, error: &io::Error) {
@@ -49,6 +50,17 @@ impl CrowdLogs {
             "too many connections: turned one away; max_connections and max_connections_per_source bound them"
         );
     }
+
+    /// A trusted proxy does not say whom its connection is from.
+    pub(super) fn no_header(&self, proxy: IpAddr) {
+        let Some(Leave { untold }) = self.no_header.pass() else { return };
+        tracing::warn!(
+            listen = %self.listen,
+            %proxy,
+            untold,
+            "a proxy begins a connection without a header of PROXY protocol 2: set send-proxy-v2 there"
+        );
+    }
 }
 
 #[cfg(test)]
@@ -62,10 +74,11 @@ mod tests {
     fn each_event_is_told_once_a_minute_and_hides_no_other() {
         let logs = CrowdLogs::new(SocketAddr::from(([127, 0, 0, 1], 1)));
         let source = IpAddr::from([10, 0, 0, 1]);
-        let events: [(&Throttle, &dyn Fn()); 3] = [
+        let events: [(&Throttle, &dyn Fn()); 4] = [
             (&logs.accept_error, &|| logs.accept_error(&io::ErrorKind::OutOfMemory.into())),
             (&logs.displaced, &|| logs.displaced(5)),
             (&logs.turned_away, &|| logs.turned_away(source, 5)),
+            (&logs.no_header, &|| logs.no_header(source)),
         ];
         for (place, (throttle, tell)) in events.iter().enumerate() {
             assert!(events[place..].iter().all(|(throttle, _)| throttle.is_due()));

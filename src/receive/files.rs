@@ -88,6 +88,7 @@ mod tests {
                 unsigned: Unsigned::Refuse,
                 allow: Vec::new(),
             },
+            proxies: Vec::new(),
             max_connections,
             max_connections_per_source: max_connections,
             idle_timeout: Duration::from_secs(60),

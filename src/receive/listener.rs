@@ -220,6 +220,7 @@ mod tests {
         let tcp = tcp::Setup {
             listen,
             intake,
+            proxies: Vec::new(),
             max_connections: 10,
             max_connections_per_source: 10,
             idle_timeout: minute,

@@ -15,6 +15,7 @@ mod framer;
 pub mod http;
 mod intake;
 mod listener;
+mod proxy;
 mod pulse;
 mod source;
 mod sources;

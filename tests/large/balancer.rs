@@ -103,3 +103,29 @@ fn haproxy_in_mode_tcp_says_whom_a_connection_is_from() {
     let more = "trusted_proxies = [\"127.0.0.1/32\"]\nproxy_protocol = true";
     assert_passed(more, "tcp", " option httpchk GET /ping", "send-proxy-v2");
 }
+
+#[test]
+fn haproxy_passes_streams_on_and_says_whom_they_are_from() {
+    let servers = [server(Setup::default()), server(Setup::default())];
+    let backends = [0, 1].map(|number: usize| (servers[number].url(), ""));
+    let more = format!(
+        "[[tcp]]\nlisten = \"127.0.0.1:0\"\nallow = [\"{HOST}/32\"]\n\
+         trusted_proxies = [\"127.0.0.1/32\"]\nproxy_protocol = true\n"
+    );
+    let program = Program::with(Command::new(env!("CARGO_BIN_EXE_twinflux")), &more, &backends);
+    let balancer = Balancer::start("tcp", "", program.targets[1], "send-proxy-v2");
+    let address = wait_for("HAProxy", || std::net::TcpStream::connect(balancer.address).ok().map(|_| balancer.address));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+    let host: SocketAddr = format!("{HOST}:0").parse().expect("an address");
+    socket.bind(&host.into()).expect("bind");
+    socket.connect(&address.into()).expect("connect");
+    std::io::Write::write_all(&mut (&socket), b"balanced v=1 1500000000000000000\n").expect("send");
+    drop(socket);
+    wait_for("the host in the table of sources", || {
+        program.status().sources.top.iter().any(|one| one.address == HOST && one.lines == 1).then_some(())
+    });
+    for (name, server) in ["a", "b"].iter().zip(&servers) {
+        program.wait_delivered(name);
+        assert_eq!(server.count("telegraf", "balanced", "v"), 1);
+    }
+}

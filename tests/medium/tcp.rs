@@ -280,3 +280,39 @@ fn sources_are_listed_with_their_hosts_and_empty_datagrams() {
     assert!(metrics.contains("\ntwinflux_sources 2\n") && metrics.contains("\ntwinflux_silent_sources 0\n"));
     assert!(status.to_text().contains("sources  2, 0 of them silent"));
 }
+
+#[test]
+fn a_proxy_names_the_host_of_a_connection() {
+    let backend = Scripted::accepting();
+    let (trusted_proxies, allow) =
+        (vec!["127.0.0.0/8".parse().expect("network")], vec!["192.0.2.0/24".parse().expect("network")]);
+    let relay =
+        Running::start(with_tcp(&backend, Tcp { trusted_proxies, proxy_protocol: true, allow, ..Tcp::default() }));
+    let header = |command: u8, source: [u8; 4]| {
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+        header.extend_from_slice(&[command, 0x11, 0, 12]);
+        header.extend_from_slice(&source);
+        header.extend_from_slice(&[127, 0, 0, 1, 0, 1, 0, 2]);
+        header
+    };
+    let sends = [
+        (header(0x21, [192, 0, 2, 8]), "taken v=1 1"),
+        (header(0x21, [198, 51, 100, 1]), "stranger v=1 1"),
+        // It asks for itself, and is not in `allow`.
+        (header(0x20, [0, 0, 0, 0]), "proxy v=1 1"),
+        (Vec::new(), "no_header,host=a v=1 1"),
+    ];
+    for (header, line) in &sends {
+        // One byte first: a header may come in pieces.
+        let bytes = [header, line.as_bytes(), b"\n"].concat();
+        let mut stream = connect(&relay);
+        stream.write_all(&bytes[..1]).expect("send");
+        std::thread::sleep(Duration::from_millis(20));
+        drop(stream.write_all(&bytes[1..]));
+    }
+    let status = settled(&relay, 4);
+    let receive = &status.receive[1];
+    assert_eq!((status.accepted_lines, receive.denied), (1, 2), "{receive:?}");
+    assert_eq!(backend.text(), "taken v=1 1\n");
+    wait_for("the source", || relay.status().sources.top.iter().any(|one| one.address == "192.0.2.8").then_some(()));
+}

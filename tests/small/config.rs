@@ -262,6 +262,11 @@ fn errors_name_line_and_key_and_what_would_be_right() {
         ("[[tcp]]\nidle_timeout = \"0s\"", &["twinflux.toml:2: tcp.idle_timeout", "100ms"]),
         ("[[tcp]]\nline_timeout = \"2days\"", &["twinflux.toml:2: tcp.line_timeout", "1day"]),
         ("[[tcp]]\nfirst_line_timeout = \"0s\"", &["twinflux.toml:2: tcp.first_line_timeout", "100ms"]),
+        ("[[tcp]]\nproxy_protocol = true", &["twinflux.toml:2: tcp.proxy_protocol", "needs trusted_proxies"]),
+        (
+            "[[tcp]]\ntrusted_proxies = [\"::1/128\"]",
+            &["twinflux.toml:2: tcp.trusted_proxies", "proxy_protocol = true"],
+        ),
         ("[[tcp]]\ndatabase = \"\"", &["twinflux.toml:2: tcp.database", "telegraf"]),
         ("[[tcp]]\nworkers = 2", &["twinflux.toml:2: workers", "unknown field"]),
         ("[tcp]\nlisten = \"0.0.0.0:1\"", &["twinflux.toml:1", "[[tcp]]"]),

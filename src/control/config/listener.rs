@@ -206,6 +206,10 @@ listener! {
 listener! {
     /// A TCP listener; 2003 is Graphite's port, and Netdata's default for it.
     Tcp(([0, 0, 0, 0], 2003), "telegraf") {
+        /// Networks (CIDR) of proxies that name the source of a connection by PROXY protocol 2.
+        trusted_proxies: Vec<IpNet> = Vec::new(),
+        /// Whether those proxies begin each connection with a header of PROXY protocol 2.
+        proxy_protocol: bool = false,
         /// The longest line, without its line feed, and the longest that a string with line feeds may become: what fits into
         /// a datagram. InfluxDB takes longer ones.
         #[serde(with = "crate::control::size")]

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::answer::Answer;
-use super::forwarded::{is_trusted, source_of};
+use super::forwarded::source_of;
 use super::problem::Problem;
 use super::request::{self, Api, Asked};
 use super::serve::Serving;
@@ -19,6 +19,7 @@ use super::statements;
 use super::write::{self, Failed, Job};
 use crate::batch::HandOver;
 use crate::protocol::Format;
+use crate::receive::proxy::is_trusted;
 
 impl<H: HandOver + Sync + 'static> Serving<H> {
     /// Answers a request; none if its connection is to end without an answer.

@@ -26,7 +26,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::destinations::Destinations;
-use super::forwarded::{is_trusted, read_header};
 use super::gate::Gate;
 use super::logs::Logs;
 use super::nap::Naps;
@@ -37,6 +36,7 @@ use crate::batch::{HandOver, Step};
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
+use crate::receive::proxy::{is_trusted, read_header};
 
 /// How long the thread waits if it cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -231,19 +231,16 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         if !self.setup.proxy_protocol || !is_trusted(&self.setup.trusted_proxies, peer) {
             return Some(peer);
         }
-        match timeout(LONGEST_HANDSHAKE, read_header(&member.stream)).await {
-            Ok(Ok(Some(source))) if !self.setup.intake.allows(Some(source)) => {
-                let mut intake = self.intake.borrow_mut();
-                intake.tally().denied += 1;
-                intake.publish();
-                None
-            }
-            Ok(Ok(named)) => Some(named.unwrap_or(peer)),
-            _ => {
-                self.logs.other_protocol(peer, "without a header of PROXY protocol 2: set send-proxy-v2 there");
-                None
-            }
+        match read_header(&member.stream).await {
+            Ok(None) => return Some(peer),
+            Ok(Some(source)) if self.setup.intake.allows(Some(source)) => return Some(source),
+            Ok(Some(_)) => {}
+            Err(_) => self.logs.crowd.no_header(peer),
         }
+        let mut intake = self.intake.borrow_mut();
+        intake.tally().denied += 1;
+        intake.publish();
+        None
     }
 
     /// Shakes hands; none if that fails. A client that speaks plain HTTP gets a sentence.

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::Door;
 use super::intake::{self, Intake};
 use crate::batch::{Destination, HandOver, Limits, Pool};
@@ -37,6 +39,8 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// How bytes are taken.
     pub intake: intake::Setup,
+    /// Networks whose connections begin with a header of PROXY protocol 2, which names the source.
+    pub proxies: Vec<IpNet>,
     /// Open connections, at most.
     pub max_connections: usize,
     /// Open connections from one address, at most.
@@ -142,6 +146,7 @@ mod tests {
                 unsigned: Unsigned::Refuse,
                 allow: Vec::new(),
             },
+            proxies: Vec::new(),
             max_connections: 10,
             max_connections_per_source: 10,
             idle_timeout: Duration::from_secs(60),

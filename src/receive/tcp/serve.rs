@@ -24,6 +24,7 @@ use crate::batch::HandOver;
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
+use crate::receive::proxy::{is_trusted, read_header};
 
 /// How long the thread waits where it cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -134,9 +135,13 @@ impl<H: HandOver + 'static> Serving<H> {
     fn admit(self: &Rc<Self>, stream: TcpStream, source: IpAddr, connections: &mut JoinSet<()>) {
         let source = source.to_canonical();
         let mut intake = self.intake.borrow_mut();
-        if self.setup.intake.allows(Some(source)) {
+        let is_proxy = is_trusted(&self.setup.proxies, source);
+        if is_proxy || self.setup.intake.allows(Some(source)) {
             let now = Instant::now();
-            let entered = self.crowd.borrow_mut().enter(stream, source, now);
+            let entered = {
+                let mut crowd = self.crowd.borrow_mut();
+                if is_proxy { crowd.enter_proxys(stream, source, now) } else { crowd.enter(stream, source, now) }
+            };
             if let Entered::Instead(_, idlest) = &entered {
                 intake.tally().displaced += 1;
                 // What has come on it is still taken, and then it ends.
@@ -146,8 +151,7 @@ impl<H: HandOver + 'static> Serving<H> {
             match entered {
                 Entered::Free(member) | Entered::Instead(member, _) => {
                     intake.connect(source, now);
-                    let connection = Connection::new(member, source, self.setup.intake.max_line);
-                    connections.spawn_local(connection.attend(Rc::clone(self)));
+                    connections.spawn_local(Rc::clone(self).attend(member, source, is_proxy));
                 }
                 Entered::Full(of_source) => {
                     intake.tally().limited += 1;
@@ -160,6 +164,32 @@ impl<H: HandOver + 'static> Serving<H> {
         }
         self.notify(&intake);
         intake.publish();
+    }
+
+    /// Serves one connection to its end.
+    async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, peer: IpAddr, is_proxy: bool) {
+        let source = if is_proxy { self.named_source(&member, peer).await } else { Some(peer) };
+        match source {
+            Some(source) => {
+                Connection::new(member, source, self.setup.intake.max_line).attend(self).await;
+            }
+            None => self.leave(&member),
+        }
+    }
+
+    /// The source that a proxy names, or the proxy itself; none if the connection is to end.
+    async fn named_source(&self, member: &Member<TcpStream>, peer: IpAddr) -> Option<IpAddr> {
+        match read_header(&member.stream).await {
+            // It looks whether the relay is there.
+            Ok(None) => return self.setup.intake.allows(Some(peer)).then_some(peer),
+            Ok(Some(source)) if self.setup.intake.allows(Some(source)) => return Some(source),
+            Ok(Some(_)) => {}
+            Err(_) => self.logs.crowd.no_header(peer),
+        }
+        let mut intake = self.intake.borrow_mut();
+        intake.tally().denied += 1;
+        intake.publish();
+        None
     }
 
     /// Hands the open batch over when it is due.
