@@ -18,12 +18,14 @@ const MOST_BYTES: usize = 2048;
 
 /// How long a proxy may take to send it.
 const LONGEST_HEADER: Duration = Duration::from_secs(5);
+
 /// Whether an address is a trusted proxy's.
 pub(super) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     trusted.iter().any(|network| network.contains(&address))
 }
 
-/// Reads a PROXY header from a connection that has just begun; the address that it names, none for the proxy's own checks.
+/// Reads a PROXY header from a connection that has just begun; the address that it names,
+/// none for the proxy's own checks.
 ///
 /// # Errors
 /// There is none, it cannot be read, or it does not come in time.
@@ -32,6 +34,10 @@ pub(super) async fn read_header(stream: &TcpStream) -> io::Result<Option<IpAddr>
 }
 
 async fn read(stream: &TcpStream) -> io::Result<Option<IpAddr>> {
+    // Some look whether anybody listens, and say nothing.
+    if stream.peek(&mut [0]).await? == 0 {
+        return Ok(None);
+    }
     let mut head = [0; 16];
     read_exact(stream, &mut head).await?;
     let length = usize::from(u16::from_be_bytes([head[14], head[15]]));
