@@ -5,7 +5,7 @@
 //! than the newcomer's source, or if nothing ever came on it. So a few addresses cannot lock out the others, and
 //! connections that nobody uses make room for those that may be used.
 //!
-//! Never does: reading, or waiting. Bounds: connections in all, and of one source. The search at the limit looks at each
+//! Never does: reading. Bounds: connections in all, and of one source. The search at the limit looks at each
 //! source once, and at each connection of those that have most.
 
 use std::cell::Cell;
@@ -13,6 +13,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Instant;
+
+use tokio::task::JoinSet;
 
 /// The bits of an IPv6 address that name a network.
 const NETWORK_BITS: u128 = u128::MAX << 64;
@@ -123,6 +125,15 @@ impl<S> Crowd<S> {
         let idlest = greediest.min_by_key(|member| (member.has_line.get(), member.last.get()))?;
         (most > newcomers + 1 || !idlest.has_line.get()).then(|| Rc::clone(idlest))
     }
+}
+
+/// Takes out the tasks of connections that have ended, and waits while there are more than `most`.
+///
+/// A connection that gives way holds its file until its task has ended: without the wait, a crowd in the kernel's queue
+/// would take files that delivery and the journal need.
+pub(in crate::receive) async fn settle(tasks: &mut JoinSet<()>, most: usize) {
+    while tasks.try_join_next().is_some() {}
+    while tasks.len() > most && tasks.join_next().await.is_some() {}
 }
 
 /// What counts as one source.

@@ -373,13 +373,19 @@ fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
 
 #[test]
 fn connections_leave_files_for_delivery_and_the_journal() {
+    for kind in ["tcp", "http"] {
+        assert_files_are_left(kind);
+    }
+}
+
+fn assert_files_are_left(kind: &str) {
     let folder = tempfile::tempdir().expect("folder");
     // Each request takes a connection of its own.
     let closing = || Scripted::start(|_, _| (204, vec![("connection", "close".into())], String::new()));
     let (one, two) = (closing(), closing());
     let file = format!(
         "data_dir = \"data\"\n[journal]\ndisk = \"8MiB\"\n\
-         [[udp]]\nlisten = \"127.0.0.1:0\"\n[[tcp]]\nlisten = \"127.0.0.1:0\"\n\
+         [[udp]]\nlisten = \"127.0.0.1:0\"\n[[{kind}]]\nlisten = \"127.0.0.1:0\"\n\
          [[backend]]\nname = \"a\"\nurl = \"{}\"\nlinger = \"10ms\"\n\
          [[backend]]\nname = \"b\"\nurl = \"{}\"\nlinger = \"10ms\"\n",
         one.url(),
@@ -389,9 +395,9 @@ fn connections_leave_files_for_delivery_and_the_journal() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", PROGRAM, "--config", "file.toml"]);
     let started = Started::from(command, folder.path());
-    let tcp = started.lines[1].split_once("tcp ").expect("a TCP listener").1;
-    let tcp: SocketAddr = tcp.split(' ').next().expect("a word").parse().expect("an address");
-    let connect = || std::net::TcpStream::connect(tcp).expect("connect");
+    let door = started.lines[1].split_once(&format!("{kind} ")).expect("a listener").1;
+    let door: SocketAddr = door.split(' ').next().expect("a word").parse().expect("an address");
+    let connect = || std::net::TcpStream::connect(door).expect("connect");
     // All are there at once when it goes on.
     started.signal("-STOP");
     let connections: Vec<_> = (0..200).map(|_| connect()).collect();

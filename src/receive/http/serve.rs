@@ -34,7 +34,7 @@ use super::stream::{Phase, Progress, Socket, Stream};
 use super::{Host, Setup, kept};
 use crate::batch::{HandOver, Step};
 use crate::receive::Pulse;
-use crate::receive::crowd::{Crowd, Entered, Member};
+use crate::receive::crowd::{Crowd, Entered, Member, settle};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 use crate::receive::proxy::{is_trusted, read_header};
 
@@ -160,7 +160,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                     }
                 },
             }
-            while connections.try_join_next().is_some() {}
+            settle(&mut connections, self.setup.max_connections).await;
         }
         drop(listener);
         let ending = async { while connections.join_next().await.is_some() {} };

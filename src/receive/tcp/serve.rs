@@ -22,7 +22,7 @@ use super::logs::Logs;
 use super::turn::TURN_BYTES;
 use crate::batch::HandOver;
 use crate::receive::Pulse;
-use crate::receive::crowd::{Crowd, Entered, Member};
+use crate::receive::crowd::{Crowd, Entered, Member, settle};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 use crate::receive::proxy::{is_trusted, read_header};
 
@@ -105,10 +105,7 @@ impl<H: HandOver + 'static> Serving<H> {
                     }
                 },
             }
-            while connections.try_join_next().is_some() {}
-            // One that gives way holds its file until it has ended. Accepting waits for that: a crowd in the kernel's queue
-            // would take files that delivery and the journal need.
-            while connections.len() > self.setup.max_connections && connections.join_next().await.is_some() {}
+            settle(&mut connections, self.setup.max_connections).await;
         }
         // Those that the kernel has accepted already may have sent all they have.
         if let Ok(listener) = listener.into_std() {
