@@ -115,7 +115,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             }
             Asked::Health => self.health(),
             Asked::Ready => self.ready(),
-            Asked::Query { statement } => statements::answer(self, statement, request, source).await,
+            Asked::Query { statement } => statements::answer(self, statement, request, source).await?,
             Asked::Options => Answer::empty(StatusCode::OK),
             Asked::NotAllowed(_, allow) => self.refuse(api, request, &Problem::NotAllowed(allow)).await,
             Asked::Unknown(_) => self.refuse(api, request, &Problem::NotFound).await,

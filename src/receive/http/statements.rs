@@ -1,40 +1,65 @@
 //! What writers ask at their start: creating a database or a retention policy, and which databases there are.
 //!
 //! Never does: any other statement. With users, only one who may administer creates something; without, whoever a backend lets.
-//! Bounds: a body of [`MOST_BYTES`].
+//! Bounds: a body of [`MOST_BYTES`], and [`LONGEST_BODY`] for it.
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::problem::Problem;
 use super::request::{Api, parameters};
 use super::serve::Serving;
+use super::write::Failed;
 use crate::auth::Credentials;
 use crate::batch::HandOver;
 use crate::protocol::influxql::Create;
 
 /// The longest body of a query, in bytes.
 const MOST_BYTES: usize = 64 * 1024;
+/// How long it may take to come: it is a sentence.
+const LONGEST_BODY: Duration = Duration::from_secs(5);
 
 /// Answers a statement, which stands in the URL or in the body's form.
+///
+/// # Errors
+/// Its body does not come in time, or is cut.
 pub(super) async fn answer<H: HandOver + Sync + 'static>(
     serving: &Rc<Serving<H>>,
     statement: Option<String>,
+    mut request: Request<Incoming>,
+    source: IpAddr,
+) -> Result<Answer, Failed> {
+    let read = timeout(LONGEST_BODY, Limited::new(request.body_mut(), MOST_BYTES).collect()).await;
+    match read.map_err(|_| Failed::Slow)? {
+        Ok(body) => {
+            let form = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+            Ok(of_form(serving, statement, &form, request, source).await)
+        }
+        Err(error) if error.is::<LengthLimitError>() => {
+            Ok(Answer::of_problem(Api::V1, &Problem::TooLarge(MOST_BYTES as u64), serving.setup.is_safe))
+        }
+        Err(_) => Err(Failed::Cut),
+    }
+}
+
+/// Answers the statement of the URL, else the form's.
+async fn of_form<H: HandOver + Sync + 'static>(
+    serving: &Rc<Serving<H>>,
+    statement: Option<String>,
+    form: &str,
     request: Request<Incoming>,
     source: IpAddr,
 ) -> Answer {
     let problem = |problem: &Problem| Answer::of_problem(Api::V1, problem, serving.setup.is_safe);
-    let (head, body) = request.into_parts();
-    let form = match Limited::new(body, MOST_BYTES).collect().await {
-        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-        Err(_) => return problem(&Problem::TooLarge(MOST_BYTES as u64)),
-    };
+    let (head, _) = request.into_parts();
     let statement = statement.or_else(|| parameters(form.trim()).remove("q").map(std::borrow::Cow::into_owned));
     let Some(statement) = statement else { return problem(&Problem::Reads) };
     if is_show_databases(&statement) {
