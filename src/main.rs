@@ -23,7 +23,7 @@ use twinflux::control::dead_letters;
 use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::control::maintenance::{self, ChangeError};
 use twinflux::control::relay_toml;
-use twinflux::control::socket::{Action, BackendAction};
+use twinflux::control::socket::{self, Action, BackendAction};
 use twinflux::control::{Config, Status, notify};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
@@ -60,7 +60,11 @@ fn main() -> ExitCode {
                 .and_then(|data_dir| backend(&data_dir, &name, BackendAction::Try))
         }
         Command::Check { config } => check(&config),
-        Command::Status { admin } => status(admin),
+        Command::Status { config: None, data_dir: None, admin } => status(admin),
+        Command::Status { config, data_dir, .. } => data_dir_of(config.as_deref(), data_dir)
+            .map_err(|error| (BAD_CONFIGURATION, error))
+            .and_then(|folder| socket::status(&folder).map_err(|error| (UNREACHABLE, error)))
+            .and_then(|status| print(&status.to_text())),
         Command::Journal(command) => journal(command),
         Command::DeadLetters(command) => dead_letters(&command),
         Command::Restore(command) => restore(&command),
@@ -301,12 +305,17 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
     };
     let (listens, writes, admin) = (listens.join(", "), backends.join(", "), relay.admin());
     let version = env!("CARGO_PKG_VERSION");
+    let scheme = if config.admin.tls_cert_file.is_some() { "https" } else { "http" };
+    let how = match config.admin.users || config.admin.tls_cert_file.is_some() {
+        true => format!("--data-dir {}", config.data_dir.display()),
+        false => format!("--admin {admin}"),
+    };
     [
         format!("Twinflux {version}: every line to every backend\n"),
         format!("  listening on  {listens}\n"),
         format!("  writing to    {writes}\n"),
         format!("  try           {first}\n"),
-        format!("  look at       http://{admin}/api/status, /metrics; or: twinflux status --admin {admin}\n"),
+        format!("  look at       {scheme}://{admin}/api/status, /metrics; or: twinflux status {how}\n"),
     ]
     .concat()
 }

@@ -1,11 +1,13 @@
 //! Who may write, read and administer: users and tokens from files, rights by name and database.
 //!
 //! Owns the names, the rights, and what was checked lately. Never does: network; showing a secret. A check by bcrypt is for a
-//! thread that may block ([`Auth::check`]); what is known already is told at once ([`Auth::known`]).
+//! thread that may block ([`Auth::check`]); what is known already is told at once ([`Auth::known`]). Listeners ask a
+//! [`Checker`].
 //!
 //! Bounds: names in a file, checks that are remembered; see the parts.
 
 mod cache;
+mod checker;
 mod credentials;
 mod users;
 
@@ -17,6 +19,7 @@ use crate::sys::wildcard::fits;
 use cache::{Cache, Found};
 use users::{Names, digest_of};
 
+pub use checker::{Busy, Checker};
 pub use credentials::{Ambiguous, Credentials};
 
 /// A hash to check unknown users' passwords against, so that both take the same time.

@@ -122,9 +122,15 @@ pub enum Command {
     Restore(Restore),
     /// Show a running relay's state
     Status {
-        /// The relay's admin address
+        /// The relay's admin address, where that asks for no user
         #[arg(long, value_name = "ADDR", value_parser = parse_admin, default_value = "127.0.0.1:9097")]
         admin: SocketAddr,
+        /// The configuration file that names the data folder: ask the relay through that, as its own user
+        #[arg(long, value_name = "FILE", conflicts_with = "admin")]
+        config: Option<PathBuf>,
+        /// The data folder: ask the relay through that, as its own user
+        #[arg(long, value_name = "FOLDER", conflicts_with = "admin")]
+        data_dir: Option<PathBuf>,
     },
 }
 

@@ -75,17 +75,27 @@ impl Config {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// `/metrics`, `/api/status`, `/health`, `/ready`. Loopback: it has no password.
+    /// `/metrics`, `/api/status`, `/health`, `/ready`. Loopback: without `users` it has no password.
     #[serde(deserialize_with = "super::listen::admin")]
     pub listen: SocketAddr,
     /// Names under which `/api` may be asked beside loopback and the listener's own address: a reverse proxy's, say. Any
     /// other is refused, for a web page elsewhere could read the answers by DNS rebinding.
     pub hosts: Vec<String>,
+    /// Whether only a user of `[auth]` with the right `admin` may ask for more than `/health` and `/ready`.
+    pub users: bool,
+    /// The certificate (PEM) for TLS, with those that it was signed by; without it the listener speaks plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key_file: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9097)), hosts: Vec::new() }
+        let (hosts, users, tls_cert_file, tls_key_file) = Default::default();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 9097));
+        Self { listen, hosts, users, tls_cert_file, tls_key_file }
     }
 }
 

@@ -26,7 +26,10 @@ impl Status {
         let request = format!("GET /api/status HTTP/1.0\r\nHost: {admin}\r\n\r\n");
         stream.write_all(request.as_bytes()).map_err(|error| error.to_string())?;
         let answer = read_whole(&mut stream)?;
-        let (_, body) = answer.split_once("\r\n\r\n").ok_or("what answers there speaks no HTTP")?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("what answers there speaks no HTTP")?;
+        if head.split(' ').nth(1) == Some("401") || body.starts_with("Client sent an HTTP request") {
+            return Err("it asks for a user or speaks TLS: use --config or --data-dir instead of --admin".to_owned());
+        }
         serde_json::from_str(body).map_err(|error| {
             let error = error.to_string();
             format!("what answers there is no relay ({})", printable(cut(&error, ERROR_BYTES)))

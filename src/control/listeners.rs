@@ -1,6 +1,7 @@
 //! Listeners as the configuration has them: what is checked, and the setups that come of them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +109,7 @@ impl Listener<'_> {
             Self::Tcp(one) => Setup::Tcp(tcp::Setup {
                 listen: one.listen,
                 intake,
+                tls: certificate((&one.tls_cert_file, &one.tls_key_file), None).map_err(|what| ("tcp:", what))?,
                 // Without the header no proxy names anybody here.
                 proxies: if one.proxy_protocol { allow::canonical(&one.trusted_proxies) } else { Vec::new() },
                 max_connections: one.max_connections as usize,
@@ -129,7 +131,8 @@ impl Listener<'_> {
                 max_connections_per_source: one.max_connections_per_source as usize,
                 is_safe: one.errors == Errors::Safe,
                 auth: auth.cloned(),
-                tls: certificate(one)?,
+                tls: certificate((&one.tls_cert_file, &one.tls_key_file), Some(b"http/1.1"))
+                    .map_err(|what| ("http:", what))?,
                 reports_partial: one.partial == Partial::Report,
                 version: Some(one.claim_version.clone()).filter(|version| version != "auto"),
             }),
@@ -291,6 +294,7 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
     if listener.listen.ip().is_multicast() {
         return Err(("listen", NO_MULTICAST.to_owned()));
     }
+    check_tls(listener.tls_cert_file.as_ref(), listener.tls_key_file.as_ref())?;
     check_proxies(listener.proxy_protocol, &listener.trusted_proxies)?;
     if !listener.proxy_protocol && !listener.trusted_proxies.is_empty() {
         let what = "needs proxy_protocol = true: on TCP proxies name the source by nothing else";
@@ -309,12 +313,21 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// The certificate of a listener that speaks TLS.
-fn certificate(listener: &Http) -> Result<Option<Arc<Certificate>>, Wrong> {
-    let files = listener.tls_cert_file.clone().zip(listener.tls_key_file.clone());
-    let Some((cert_file, key_file)) = files else { return Ok(None) };
-    let setup = tls::Setup { cert_file, key_file };
-    Certificate::open(setup, Some(b"http/1.1")).map(|opened| Some(Arc::new(opened))).map_err(|what| ("http:", what))
+/// The certificate of a listener that speaks this protocol over TLS.
+pub(super) fn certificate(
+    (cert_file, key_file): (&Option<PathBuf>, &Option<PathBuf>),
+    protocol: Option<&[u8]>,
+) -> Result<Option<Arc<Certificate>>, String> {
+    let Some((cert_file, key_file)) = cert_file.clone().zip(key_file.clone()) else { return Ok(None) };
+    Certificate::open(tls::Setup { cert_file, key_file }, protocol).map(|opened| Some(Arc::new(opened)))
+}
+
+/// Whether both files of a certificate are named, or none.
+pub(super) fn check_tls(cert_file: Option<&PathBuf>, key_file: Option<&PathBuf>) -> Result<(), Wrong> {
+    if cert_file.is_some() != key_file.is_some() {
+        return Err(("tls_cert_file", "and tls_key_file go together".to_owned()));
+    }
+    Ok(())
 }
 
 /// What is wrong with `proxy_protocol` alone.
@@ -327,9 +340,7 @@ fn check_proxies(proxy_protocol: bool, trusted_proxies: &[IpNet]) -> Result<(), 
 
 fn check_http(listener: &Http, backends: &[Backend]) -> Result<(), Wrong> {
     check_proxies(listener.proxy_protocol, &listener.trusted_proxies)?;
-    if listener.tls_cert_file.is_some() != listener.tls_key_file.is_some() {
-        return Err(("tls_cert_file", "and tls_key_file go together".to_owned()));
-    }
+    check_tls(listener.tls_cert_file.as_ref(), listener.tls_key_file.as_ref())?;
     if listener.listen.ip().is_multicast() {
         return Err(("listen", NO_MULTICAST.to_owned()));
     }

@@ -5,12 +5,13 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::admin::is_host;
 use super::config::{self, Backend, Config, Http, Journal, Udp};
 use super::exposure;
-use super::listeners::NO_MULTICAST;
+use super::listeners::{NO_MULTICAST, certificate, check_tls};
 use super::relay_toml::{self, Converted};
 use super::source::Source;
 use super::url::{self, BackendUrl};
@@ -19,6 +20,7 @@ use crate::batch::{Builder, Received};
 use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target, Times, Tls};
 use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::journal::{BackendSetup, Durability, Limits};
+use crate::net::tls::Certificate;
 use crate::protocol::line::MAX_LINE_BYTES;
 
 /// Where data goes when no file says otherwise, below the current folder.
@@ -118,6 +120,15 @@ impl Config {
         Auth::open(auth::Setup { users_file, tokens_file, rights: rights.collect() }).map(Some)
     }
 
+    /// The admin listener's certificate, if it speaks TLS.
+    ///
+    /// # Errors
+    /// A sentence: which file cannot be used, and why.
+    pub fn admin_certificate(&self) -> Result<Option<Arc<Certificate>>, String> {
+        let files = (&self.admin.tls_cert_file, &self.admin.tls_key_file);
+        certificate(files, Some(b"http/1.1")).map_err(|what| format!("admin: {what}"))
+    }
+
     /// What works, and is likely not what is meant: each a sentence that says what would be right.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = exposure::warnings(self);
@@ -202,6 +213,12 @@ impl Config {
         self.check_disk(source)?;
         if self.admin.listen.ip().is_multicast() {
             return Err(source.at("admin", 0, "listen", NO_MULTICAST));
+        }
+        if let Err((key, what)) = check_tls(self.admin.tls_cert_file.as_ref(), self.admin.tls_key_file.as_ref()) {
+            return Err(source.at("admin", 0, key, &what));
+        }
+        if self.admin.users && self.auth.users_file.is_none() && self.auth.tokens_file.is_none() {
+            return Err(source.at("admin", 0, "users", "needs users_file or tokens_file in [auth]"));
         }
         if self.admin.hosts.len() > MOST_HOSTS {
             return Err(source.at("admin", 0, "hosts", "may have at most 64 names"));

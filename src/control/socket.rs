@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::status::View;
+use super::status::{Status, View};
 use crate::deliver::State;
 use crate::deliver::dead_letters::{DeadLetters, Filter, Why};
 use crate::deliver::resend::resend;
@@ -50,6 +50,8 @@ pub enum Request {
         /// Which.
         filter: Filter,
     },
+    /// What `/api/status` says.
+    Status,
     /// Something is to be done with a backend.
     Backend {
         /// Its name.
@@ -78,7 +80,7 @@ pub enum Action {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
     /// It was done.
@@ -94,6 +96,11 @@ pub enum Answer {
         state: String,
         /// The last error, where it is not up.
         error: Option<String>,
+    },
+    /// What there is to see of the relay.
+    Status {
+        /// The same as `/api/status`.
+        status: Box<Status>,
     },
     /// It was not done.
     Failed {
@@ -180,6 +187,7 @@ async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLet
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
     tokio::time::timeout(LONGEST, reader.read_line(&mut request)).await??;
     let answered = match serde_json::from_str(&request) {
+        Ok(Request::Status) => Ok(Answer::Status { status: Box::new(view.status()) }),
         Ok(Request::Backend { name, action }) => of_backend(&name, action, &view).await,
         Ok(Request::DeadLetters { action, filter }) => {
             let answered = tokio::task::spawn_blocking(move || of_letters(action, &filter, &view, &letters));
@@ -256,4 +264,15 @@ pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
         .and_then(|()| BufReader::new(stream).read_line(&mut line));
     asked.map_err(|error| failed(&error))?;
     serde_json::from_str(&line).map_err(|error| failed(&error))
+}
+
+/// A running relay's status.
+///
+/// # Errors
+/// Nobody answers there; as a sentence.
+pub fn status(data_dir: &Path) -> Result<Status, String> {
+    match ask(data_dir, &Request::Status)? {
+        Answer::Status { status } => Ok(*status),
+        answer => Err(format!("the relay does not show its status: {answer:?}")),
+    }
 }

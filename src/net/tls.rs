@@ -12,7 +12,32 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+
+/// The first byte of a TLS client.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What a client that speaks plain HTTP to a listener with TLS is told, in the words that clients know.
+const SPEAKS_TLS: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// Waits for the first byte of a client, and tells whether it speaks TLS. One that is gone fails at the handshake.
+pub async fn begins_as_tls(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    !stream.peek(&mut first).await.is_ok_and(|count| count == 1) || first[0] == TLS_HANDSHAKE
+}
+
+/// Tells a client that speaks plain HTTP that this listener speaks TLS.
+pub fn answer_plain_http(stream: &TcpStream) {
+    // Where a request is left unread, the system resets the connection, and the client may never see the answer.
+    for _ in 0..16 {
+        if !stream.try_read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
+            break;
+        }
+    }
+    drop(stream.try_write(SPEAKS_TLS));
+}
 
 /// Where a listener's certificate and its key are, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,12 +15,13 @@ pub(super) struct CrowdLogs {
     displaced: Throttle,
     turned_away: Throttle,
     no_header: Throttle,
+    handshake: Throttle,
 }
 
 impl CrowdLogs {
     pub(super) fn new(listen: SocketAddr) -> Self {
-        let (accept_error, displaced, turned_away, no_header) = Default::default();
-        Self { listen, accept_error, displaced, turned_away, no_header }
+        let (accept_error, displaced, turned_away, no_header, handshake) = Default::default();
+        Self { listen, accept_error, displaced, turned_away, no_header, handshake }
     }
 
     pub(super) fn accept_error(&self, error: &io::Error) {
@@ -61,6 +62,12 @@ impl CrowdLogs {
             "a proxy begins a connection without a header of PROXY protocol 2: set send-proxy-v2 there"
         );
     }
+
+    /// A TLS handshake failed.
+    pub(super) fn handshake(&self, source: IpAddr, error: &io::Error) {
+        let Some(Leave { untold }) = self.handshake.pass() else { return };
+        tracing::warn!(listen = %self.listen, %source, %error, untold, "a TLS handshake failed");
+    }
 }
 
 #[cfg(test)]
@@ -74,11 +81,13 @@ mod tests {
     fn each_event_is_told_once_a_minute_and_hides_no_other() {
         let logs = CrowdLogs::new(SocketAddr::from(([127, 0, 0, 1], 1)));
         let source = IpAddr::from([10, 0, 0, 1]);
-        let events: [(&Throttle, &dyn Fn()); 4] = [
+        let broken = io::Error::from(io::ErrorKind::InvalidData);
+        let events: [(&Throttle, &dyn Fn()); 5] = [
             (&logs.accept_error, &|| logs.accept_error(&io::ErrorKind::OutOfMemory.into())),
             (&logs.displaced, &|| logs.displaced(5)),
             (&logs.turned_away, &|| logs.turned_away(source, 5)),
             (&logs.no_header, &|| logs.no_header(source)),
+            (&logs.handshake, &|| logs.handshake(source, &broken)),
         ];
         for (place, (throttle, tell)) in events.iter().enumerate() {
             assert!(events[place..].iter().all(|(throttle, _)| throttle.is_due()));

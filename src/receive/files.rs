@@ -89,6 +89,7 @@ mod tests {
                 allow: Vec::new(),
             },
             proxies: Vec::new(),
+            tls: None,
             max_connections,
             max_connections_per_source: max_connections,
             idle_timeout: Duration::from_secs(60),

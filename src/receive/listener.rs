@@ -65,7 +65,8 @@ impl Setup {
     /// The certificate, if it speaks TLS.
     pub fn certificate(&self) -> Option<&Arc<Certificate>> {
         match self {
-            Self::Udp(_) | Self::Tcp(_) => None,
+            Self::Udp(_) => None,
+            Self::Tcp(setup) => setup.tls.as_ref(),
             Self::Http(setup) => setup.tls.as_ref(),
         }
     }
@@ -221,6 +222,7 @@ mod tests {
             listen,
             intake,
             proxies: Vec::new(),
+            tls: None,
             max_connections: 10,
             max_connections_per_source: 10,
             idle_timeout: minute,

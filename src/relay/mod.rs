@@ -34,7 +34,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use crate::batch::{Builder, Destination, Limits, Pool, Step};
-use crate::control::admin::Admin;
+use crate::control::admin::{Access, Admin};
 use crate::control::config::Config;
 use crate::control::data_dir::{DataDir, LockError};
 use crate::control::socket::{self, SocketFile};
@@ -160,7 +160,14 @@ impl Relay {
         }
         let auth = config.auth().map_err(StartError::Mapping)?.map(Arc::new);
         let mut setups_of_listeners = config.listeners(auth.as_ref()).map_err(StartError::Mapping)?;
-        let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned()).collect();
+        let admin_certificate = config.admin_certificate().map_err(StartError::Mapping)?;
+        let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned());
+        let certificates = certificates.chain(admin_certificate.clone()).collect();
+        let access = Access {
+            hosts: config.admin.hosts.clone(),
+            certificate: admin_certificate,
+            auth: auth.clone().filter(|_| config.admin.users),
+        };
         let reload = Arc::new(Reload { auth, certificates });
         reload.warn(&setups_of_listeners);
         let admin_connections = files::share(&mut setups_of_listeners);
@@ -187,7 +194,7 @@ impl Relay {
             .map_err(|error| StartError::DataDir(config.data_dir.display().to_string(), error))?;
         let statements = Arc::new(statements);
         let view = view(config, listeners, &journal, &ring, (&letters, &statements), reload.certificates.clone());
-        drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, config.admin.hosts.clone())));
+        drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, access)));
         drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
         let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
 

@@ -2,14 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use twinflux::control::config::{Auth, Config, Http, Right};
 
+use crate::certificates::{self, Made, certificate};
 use crate::support::{Running, Scripted, config, no_content, wait_for};
 
 /// Writes a file, and lets it look as if it were written later than the one before.
@@ -141,30 +139,8 @@ fn files_that_cannot_be_used_keep_the_relay_from_starting() {
     }
 }
 
-/// A certificate for localhost, and its key, in files.
-fn certificate(folder: &Path, name: &str) -> (PathBuf, PathBuf, rcgen::CertifiedKey<rcgen::KeyPair>) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-    let (cert, key) = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));
-    std::fs::write(&cert, made.cert.pem()).expect("write");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("write");
-    (cert, key, made)
-}
-
-fn tls_post(address: SocketAddr, trusted: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Result<String, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.cert.der().clone()).expect("a root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    let client = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
-    let mut connection =
-        ClientConnection::new(client, ServerName::try_from("localhost").expect("a name")).expect("TLS");
-    let mut stream = TcpStream::connect(address).expect("connect");
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
-    while connection.is_handshaking() {
-        connection.complete_io(&mut stream).map_err(|error| error.to_string())?;
-    }
-    Ok(exchange(StreamOwned::new(connection, stream), &request("/write?db=d", "")))
+fn tls_post(address: SocketAddr, trusted: &Made) -> Result<String, String> {
+    Ok(exchange(certificates::connect(address, trusted)?, &request("/write?db=d", "")))
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #[path = "../support/captures.rs"]
 mod captures;
+#[path = "../support/certificates.rs"]
+mod certificates;
 #[path = "../support/pipes.rs"]
 mod pipes;
 #[path = "../support/mod.rs"]
@@ -43,5 +45,6 @@ mod strain;
 mod streams;
 mod tcp;
 mod tls;
+mod tls_listeners;
 mod units;
 mod waiting;

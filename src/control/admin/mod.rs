@@ -1,13 +1,14 @@
 //! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`.
 //!
-//! Owns the sockets and who may ask by which name (`names`), what is shown (`snapshots`), and who gives way where
-//! there are many (`places`). Runs on a thread of its own: whoever asks takes nothing from delivery.
+//! Owns the sockets, who may ask by which name (`names`) and as whom (`users`), what is shown (`snapshots`), and who gives
+//! way where there are many (`places`). Runs on a thread of its own: whoever asks takes nothing from delivery.
 //!
 //! Bounds: connections at a time, 5 s for a request's head, 60 s for a connection, ten snapshots a second.
 
 mod names;
 mod places;
 mod snapshots;
+mod users;
 
 use std::convert::Infallible;
 use std::io;
@@ -25,15 +26,30 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::metrics;
 use super::status::View;
+use crate::auth::Auth;
+use crate::net::tls::{Certificate, answer_plain_http, begins_as_tls};
 use names::Names;
 use places::{Class, Place, Places};
 use snapshots::Snapshots;
+use users::Users;
 
 pub(super) use names::is_host;
+
+/// Who may ask, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Names by which browsers may ask beside the listener's address.
+    pub hosts: Vec<String>,
+    /// The certificate, if the listener speaks TLS.
+    pub certificate: Option<Arc<Certificate>>,
+    /// The users of whom one that may administer must ask; none: anybody may.
+    pub auth: Option<Arc<Auth>>,
+}
 
 /// A bound admin listener.
 #[derive(Debug)]
@@ -49,6 +65,8 @@ const LONGEST_HEAD: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(60);
 /// What is asked by any name: by an orchestrator with a pod's address, by Prometheus with what its list says.
 const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
+/// What anybody may ask, for it says nothing but whether the relay works.
+const OPEN: [&str; 2] = ["/health", "/ready"];
 /// What is answered to a name that is not known here.
 const UNKNOWN_NAME: &str = "this relay is not known by the name in Host: ask for it by its address or as localhost, or add the name to [admin] hosts\n";
 
@@ -69,20 +87,20 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Serves until the runtime ends, about so many connections at a time. Browsers may ask by these names beside its
-    /// address.
-    pub async fn serve(self, view: View, connections: usize, hosts: Vec<String>) {
+    /// Serves until the runtime ends, about so many connections at a time.
+    pub async fn serve(self, view: View, connections: usize, access: Access) {
         let router = Router::new()
             .route("/api/status", get(status))
             .route("/metrics", get(metrics))
             .route("/health", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
             .with_state(Arc::new(Snapshots::new(view)));
-        let names = Arc::new(Names::new(&hosts));
+        let names = Arc::new(Names::new(&access.hosts));
+        let users = access.auth.map(|auth| Arc::new(Users::new(auth)));
         let places = Arc::new(Places::new(connections));
         loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, source) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "cannot take an admin connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -91,8 +109,14 @@ impl Admin {
             };
             // One that is gone already has no address.
             let Ok(local) = stream.local_addr() else { continue };
-            let guard = Guard { names: Arc::clone(&names), local: local.ip(), place: Arc::new(places.enter()) };
-            tokio::spawn(guard.serve(stream, router.clone()));
+            let guard = Guard {
+                names: Arc::clone(&names),
+                users: users.clone(),
+                local: local.ip(),
+                source: source.ip().to_canonical(),
+                place: Arc::new(places.enter()),
+            };
+            tokio::spawn(guard.attend(stream, access.certificate.clone(), router.clone()));
             // What has been asked is read before more come: in a crowd, who asks at once does not give way.
             tokio::task::yield_now().await;
         }
@@ -103,12 +127,32 @@ impl Admin {
 #[derive(Clone)]
 struct Guard {
     names: Arc<Names>,
+    users: Option<Arc<Users>>,
     local: IpAddr,
+    source: IpAddr,
     place: Arc<Place>,
 }
 
 impl Guard {
-    async fn serve(self, stream: TcpStream, router: Router) {
+    /// Serves a connection to its end.
+    async fn attend(self, stream: TcpStream, certificate: Option<Arc<Certificate>>, router: Router) {
+        let Some(certificate) = certificate else { return self.serve(stream, router).await };
+        // Whoever does not shake hands in time makes room for others.
+        let shaken = tokio::time::timeout(LONGEST_HEAD, async {
+            if begins_as_tls(&stream).await {
+                return Some(certificate.acceptor().accept(stream).await);
+            }
+            answer_plain_http(&stream);
+            None
+        });
+        match shaken.await {
+            Ok(Some(Ok(stream))) => self.serve(stream, router).await,
+            Ok(Some(Err(error))) => tracing::debug!(%error, "a TLS handshake with the admin listener failed"),
+            Ok(None) | Err(_) => {}
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
         let place = Arc::clone(&self.place);
         let service = service_fn(move |request| self.clone().answer(request, router.clone()));
         let mut server = http1::Builder::new();
@@ -130,6 +174,8 @@ impl Guard {
         self.place.begin(class);
         let mut response = if class == Class::Page && !self.names.allow(&request, self.local) {
             (StatusCode::FORBIDDEN, UNKNOWN_NAME).into_response()
+        } else if let Some(refusal) = self.refusal(&request).await {
+            refusal
         } else {
             TowerToHyperService::new(router).call(request).await?
         };
@@ -137,6 +183,14 @@ impl Guard {
         response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         self.place.end();
         Ok(response)
+    }
+
+    /// Why it is not answered, if the listener asks for users.
+    async fn refusal(&self, request: &hyper::Request<hyper::body::Incoming>) -> Option<Response> {
+        match &self.users {
+            Some(users) if !OPEN.contains(&request.uri().path()) => users.refusal(request.headers(), self.source).await,
+            _ => None,
+        }
     }
 }
 

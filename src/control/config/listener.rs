@@ -206,6 +206,12 @@ listener! {
 listener! {
     /// A TCP listener; 2003 is Graphite's port, and Netdata's default for it.
     Tcp(([0, 0, 0, 0], 2003), "telegraf") {
+        /// The certificate (PEM) for TLS, with those that it was signed by; without it the listener takes plain text.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_cert_file: Option<PathBuf> = None,
+        /// The certificate's key (PEM).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_key_file: Option<PathBuf> = None,
         /// Networks (CIDR) of proxies that name the source of a connection by PROXY protocol 2.
         trusted_proxies: Vec<IpNet> = Vec::new(),
         /// Whether those proxies begin each connection with a header of PROXY protocol 2.

@@ -1,6 +1,5 @@
 //! What an HTTP listener logs: each event once a minute, with the number of times that it was not told.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use http::StatusCode;
@@ -14,7 +13,6 @@ pub(super) struct Logs {
     listen: SocketAddr,
     pub(super) crowd: CrowdLogs,
     timed_out: Throttle,
-    handshake: Throttle,
     other_protocol: Throttle,
     unfinished: Throttle,
     refused: Throttle,
@@ -27,7 +25,6 @@ impl Logs {
             listen,
             crowd: CrowdLogs::new(listen),
             timed_out: Throttle::default(),
-            handshake: Throttle::default(),
             other_protocol: Throttle::default(),
             unfinished: Throttle::default(),
             refused: Throttle::default(),
@@ -39,12 +36,6 @@ impl Logs {
     pub(super) fn timed_out(&self, source: IpAddr) {
         let Some(Leave { untold }) = self.timed_out.pass() else { return };
         tracing::info!(listen = %self.listen, %source, untold, "ended a connection whose request did not come in time");
-    }
-
-    /// A TLS handshake failed.
-    pub(super) fn handshake(&self, source: IpAddr, error: &io::Error) {
-        let Some(Leave { untold }) = self.handshake.pass() else { return };
-        tracing::warn!(listen = %self.listen, %source, %error, untold, "a TLS handshake failed");
     }
 
     /// A sender speaks another protocol.

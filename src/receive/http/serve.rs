@@ -22,21 +22,22 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::destinations::Destinations;
 use super::gate::Gate;
 use super::logs::Logs;
 use super::nap::Naps;
 use super::shelf::Shelf;
-use super::stream::{Phase, Progress, Socket, Stream};
+use super::stream::{Phase, Progress, Stream};
 use super::{Host, Setup, kept};
 use crate::batch::{HandOver, Step};
+use crate::net::tls::answer_plain_http;
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member, settle};
+use crate::receive::handshake::{Failed, shake_hands};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 use crate::receive::proxy::{is_trusted, read_header};
+use crate::receive::socket::Socket;
 
 /// How long the thread waits if it cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -47,13 +48,6 @@ const LONGEST_HEAD: Duration = Duration::from_secs(10);
 const LONGEST_STUCK: Duration = Duration::from_secs(60);
 /// How long a connection may wait between requests: longer than any writer's interval.
 const IDLE: Duration = Duration::from_secs(180);
-/// How long a TLS handshake may take.
-const LONGEST_HANDSHAKE: Duration = Duration::from_secs(5);
-/// The first byte of a TLS client.
-const TLS_HANDSHAKE: u8 = 0x16;
-/// What a client that speaks plain HTTP to a listener with TLS is told, in the words that clients know.
-const SPEAKS_TLS: &[u8] =
-    b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// The longest head, in bytes: Grafana's queries are long.
 const HEAD_BYTES: usize = 64 * 1024;
 const MOST_HEADERS: usize = 64;
@@ -209,18 +203,15 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
 
     /// Serves one connection to its end.
     async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, source: IpAddr) {
-        let socket = Socket(Rc::clone(&member));
         let named = self.named_source(&member, source).await;
         let source = named.unwrap_or(source);
         match &self.setup.tls {
             _ if named.is_none() => {}
-            None => self.serve_requests(socket, &member, source).await,
-            Some(certificate) => {
-                let accepting = self.accept_tls(certificate.acceptor(), socket, &member, source);
-                if let Some(stream) = accepting.await {
-                    self.serve_requests(stream, &member, source).await;
-                }
-            }
+            None => self.serve_requests(Socket(Rc::clone(&member)), &member, source).await,
+            Some(certificate) => match shake_hands(certificate, &member).await {
+                Ok(stream) => self.serve_requests(stream, &member, source).await,
+                Err(failed) => self.end_handshake(&failed, &member, source),
+            },
         }
         self.crowd.borrow_mut().leave(&member);
         self.show_open();
@@ -243,35 +234,20 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         None
     }
 
-    /// Shakes hands; none if that fails. A client that speaks plain HTTP gets a sentence.
-    async fn accept_tls(
-        &self,
-        acceptor: TlsAcceptor,
-        socket: Socket,
-        member: &Member<TcpStream>,
-        source: IpAddr,
-    ) -> Option<TlsStream<Socket>> {
-        let accepted = timeout(LONGEST_HANDSHAKE, async {
-            let mut first = [0];
-            if member.stream.peek(&mut first).await.is_ok_and(|count| count == 1) && first[0] != TLS_HANDSHAKE {
-                return None;
-            }
-            Some(acceptor.accept(socket).await)
-        });
-        match accepted.await {
-            Ok(Some(Ok(stream))) => return Some(stream),
-            Ok(Some(Err(error))) => self.logs.handshake(source, &error),
-            Ok(None) => {
-                drop(member.stream.try_write(SPEAKS_TLS));
+    /// Counts a handshake that failed, and tells of it. A client that speaks plain HTTP gets a sentence.
+    fn end_handshake(&self, failed: &Failed, member: &Member<TcpStream>, source: IpAddr) {
+        match failed {
+            Failed::Handshake(error) => self.logs.crowd.handshake(source, error),
+            Failed::PlainText => {
+                answer_plain_http(&member.stream);
                 self.logs.other_protocol(source, "plain HTTP to a listener with TLS: write https:// at the sender");
             }
-            Err(_) => {
+            Failed::TimedOut => {
                 self.intake.borrow_mut().tally().timed_out += 1;
                 self.logs.timed_out(source);
             }
         }
         self.intake.borrow_mut().publish();
-        None
     }
 
     /// Serves the requests of a connection to its end.

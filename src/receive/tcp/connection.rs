@@ -3,7 +3,7 @@
 //! Owns: what waits of its lines, and what ends it. Never does: accepting, or counting connections; all of it is used on
 //! the listener's thread.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use tokio::time::timeout_at;
 use super::MAX_TAIL_BYTES;
 use super::serve::{Serving, stopped};
 use super::turn::Turn;
+use super::wire::{Read, Wire};
 use crate::batch::{HandOver, Received};
 use crate::protocol::{Refusal, Refused, Stream};
 use crate::receive::crowd::Member;
@@ -34,6 +35,7 @@ const VERSION: &str = concat!("twinflux ", env!("CARGO_PKG_VERSION"), "\n");
 /// What is known of one connection.
 pub(super) struct Connection {
     member: Rc<Member<TcpStream>>,
+    wire: Wire,
     source: IpAddr,
     framer: Framer,
     state: Stream,
@@ -50,6 +52,7 @@ pub(super) struct Connection {
 struct Taking<'a, H> {
     intake: &'a mut Intake<H>,
     member: &'a Member<TcpStream>,
+    wire: &'a mut Wire,
     source: IpAddr,
     state: &'a mut Stream,
     request: &'a mut Option<Vec<u8>>,
@@ -67,7 +70,7 @@ impl<H: HandOver> framer::Lines for Taking<'_, H> {
         let found = self.intake.stream(lines, self.state, is_end, self.source);
         if found.asks_version {
             // One who does not read the answer does without it.
-            drop(self.member.stream.try_write(VERSION.as_bytes()));
+            self.wire.write(&self.member.stream, VERSION.as_bytes());
         }
         found.consumed
     }
@@ -79,10 +82,10 @@ impl<H: HandOver> framer::Lines for Taking<'_, H> {
 
 impl Connection {
     /// A connection of this source, on which nothing has come yet.
-    pub(super) fn new(member: Rc<Member<TcpStream>>, source: IpAddr, max_line: usize) -> Self {
+    pub(super) fn new(member: Rc<Member<TcpStream>>, wire: Wire, source: IpAddr, max_line: usize) -> Self {
         let (framer, line_began) = (Framer::new(max_line), member.opened);
         let (state, turn, request) = Default::default();
-        Self { member, source, framer, state, turn, tls_bytes: Some(0), line_began, request }
+        Self { member, wire, source, framer, state, turn, tls_bytes: Some(0), line_began, request }
     }
 
     /// Takes what comes, until the connection ends or is to end.
@@ -95,8 +98,8 @@ impl Connection {
                     self.read_last(&serving);
                     break;
                 }
-                ready = timeout_at(self.wakes(&serving).into(), member.stream.readable()) => match ready {
-                    Ok(Ok(())) => match self.read(&serving, |stream, room| stream.try_read(room)) {
+                ready = timeout_at(self.wakes(&serving).into(), self.wire.readable(&member.stream)) => match ready {
+                    Ok(Ok(())) => match self.read(&serving, TcpStream::try_read) {
                         Ok(0) => break,
                         Ok(count) => if self.turn.is_over(count, self.member.last.get(), Instant::now) {
                             tokio::task::yield_now().await;
@@ -153,7 +156,7 @@ impl Connection {
             if left == u64::MAX && Instant::now() >= end {
                 left = rustix::io::ioctl_fionread(&self.member.stream).unwrap_or(0);
             }
-            match self.read(serving, |stream, room| (&*SockRef::from(stream)).read(room)) {
+            match self.read(serving, |stream, room| io::Read::read(&mut &*SockRef::from(stream), room)) {
                 Ok(count @ 1..) if left < u64::MAX => left = left.saturating_sub(count as u64),
                 Ok(1..) => {}
                 _ => break,
@@ -162,13 +165,9 @@ impl Connection {
     }
 
     /// Reads once, without waiting, and takes what came; 0 at the stream's end, or where it is to end.
-    fn read<H: HandOver>(
-        &mut self,
-        serving: &Serving<H>,
-        read: impl FnOnce(&TcpStream, &mut [u8]) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    fn read<H: HandOver>(&mut self, serving: &Serving<H>, read: Read) -> io::Result<usize> {
         let mut buffer = serving.buffer.borrow_mut();
-        let count = read(&self.member.stream, &mut buffer[..self.turn.room()])?;
+        let count = self.wire.read(&self.member.stream, read, &mut buffer[..self.turn.room()])?;
         let goes_on = count > 0 && self.take(serving, &buffer[..count]);
         Ok(if goes_on { count } else { 0 })
     }
@@ -226,9 +225,9 @@ impl Connection {
         intake: &mut Intake<H>,
         frame: impl FnOnce(&mut Framer, &mut Taking<'_, H>) -> T,
     ) -> T {
-        let Self { member, source, framer, state, request, .. } = self;
+        let Self { member, wire, source, framer, state, request, .. } = self;
         let before = framer.held_bytes();
-        let result = frame(framer, &mut Taking { intake, member, source: *source, state, request });
+        let result = frame(framer, &mut Taking { intake, member, wire, source: *source, state, request });
         serving.tail_bytes.set(serving.tail_bytes.get() + framer.held_bytes() - before);
         result
     }
@@ -239,7 +238,7 @@ impl Connection {
         // What follows of it is no line that was cut.
         serving.tail_bytes.set(serving.tail_bytes.get() - self.framer.held_bytes());
         self.framer.clear();
-        serving.logs.other_protocol(self.source, speaks);
+        serving.logs.other_protocol(self.source, &format!("{speaks} to a TCP listener"), "set it to plain text");
     }
 
     /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
@@ -291,7 +290,7 @@ mod tests {
         let stream = TcpStream::from_std(stream).expect("a stream");
         let source = IpAddr::from([127, 0, 0, 1]);
         let Entered::Free(member) = Crowd::new(1, 1).enter(stream, source, Instant::now()) else { panic!("room") };
-        Connection::new(member, source, 1024)
+        Connection::new(member, Wire::Plain, source, 1024)
     }
 
     #[tokio::test]

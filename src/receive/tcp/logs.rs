@@ -40,13 +40,13 @@ impl Logs {
     }
 
     /// A sender speaks another protocol.
-    pub(super) fn other_protocol(&self, source: IpAddr, speaks: &str) {
+    pub(super) fn other_protocol(&self, source: IpAddr, speaks: &str, cure: &str) {
         let Some(Leave { untold }) = self.other_protocol.pass() else { return };
         tracing::warn!(
             listen = %self.listen,
             %source,
             untold,
-            "a sender speaks {speaks} to a TCP listener: set it to plain text"
+            "a sender speaks {speaks}: {cure}"
         );
     }
 }
@@ -65,7 +65,7 @@ mod tests {
         let events: [(&Throttle, &dyn Fn()); 3] = [
             (&logs.timed_out, &|| logs.timed_out(source, "idle_timeout")),
             (&logs.unfinished, &|| logs.unfinished(source)),
-            (&logs.other_protocol, &|| logs.other_protocol(source, "TLS")),
+            (&logs.other_protocol, &|| logs.other_protocol(source, "TLS", "do not")),
         ];
         for (place, (throttle, tell)) in events.iter().enumerate() {
             assert!(events[place..].iter().all(|(throttle, _)| throttle.is_due()));

@@ -12,6 +12,7 @@ mod logs;
 mod patient;
 mod serve;
 mod turn;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use ipnet::IpNet;
 use super::Door;
 use super::intake::{self, Intake};
 use crate::batch::{Destination, HandOver, Limits, Pool};
+use crate::net::tls::Certificate;
 pub use patient::Order;
 use patient::Patient;
 
@@ -41,6 +43,8 @@ pub struct Setup {
     pub intake: intake::Setup,
     /// Networks whose connections begin with a header of PROXY protocol 2, which names the source.
     pub proxies: Vec<IpNet>,
+    /// Its certificate, if it speaks TLS.
+    pub tls: Option<Arc<Certificate>>,
     /// Open connections, at most.
     pub max_connections: usize,
     /// Open connections from one address, at most.
@@ -147,6 +151,7 @@ mod tests {
                 allow: Vec::new(),
             },
             proxies: Vec::new(),
+            tls: None,
             max_connections: 10,
             max_connections_per_source: 10,
             idle_timeout: Duration::from_secs(60),

@@ -20,14 +20,20 @@ use super::Setup;
 use super::connection::Connection;
 use super::logs::Logs;
 use super::turn::TURN_BYTES;
+use super::wire::Wire;
 use crate::batch::HandOver;
+use crate::protocol::{Refusal, Refused};
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member, settle};
+use crate::receive::handshake::{Failed, shake_hands};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 use crate::receive::proxy::{is_trusted, read_header};
 
 /// How long the thread waits where it cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How much is shown of what a sender says that does not speak TLS.
+const SAMPLE_BYTES: usize = 512;
 
 /// What the thread is made of.
 pub(super) struct Parts<H> {
@@ -166,12 +172,48 @@ impl<H: HandOver + 'static> Serving<H> {
     /// Serves one connection to its end.
     async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, peer: IpAddr, is_proxy: bool) {
         let source = if is_proxy { self.named_source(&member, peer).await } else { Some(peer) };
-        match source {
-            Some(source) => {
-                Connection::new(member, source, self.setup.intake.max_line).attend(self).await;
+        let begun = match source {
+            Some(source) => self.begin(&member, source).await.map(|wire| (source, wire)),
+            None => None,
+        };
+        match begun {
+            Some((source, wire)) => {
+                Connection::new(member, wire, source, self.setup.intake.max_line).attend(self).await;
             }
             None => self.leave(&member),
         }
+    }
+
+    /// How the connection's bytes come, once hands are shaken; none if it is to end.
+    async fn begin(&self, member: &Rc<Member<TcpStream>>, source: IpAddr) -> Option<Wire> {
+        let Some(certificate) = &self.setup.tls else { return Some(Wire::Plain) };
+        let mut stop = self.stop.clone();
+        let shaken = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return None,
+            shaken = shake_hands(certificate, member) => shaken,
+        };
+        let begun = shaken.and_then(|stream| Wire::tls(stream.into_inner().1).map_err(Failed::Handshake));
+        let failed = match begun {
+            Ok(wire) => return Some(wire),
+            Err(failed) => failed,
+        };
+        let mut intake = self.intake.borrow_mut();
+        match failed {
+            Failed::Handshake(error) => self.logs.crowd.handshake(source, &error),
+            Failed::PlainText => {
+                let mut bytes = [0; SAMPLE_BYTES];
+                let count = member.stream.try_read(&mut bytes).unwrap_or(0);
+                intake.refuse(Refused { reason: Refusal::WrongFormat, bytes: &bytes[..count] }, source);
+                self.logs.other_protocol(source, "plain text to a listener with TLS", "switch TLS on at the sender");
+            }
+            Failed::TimedOut => {
+                intake.tally().timed_out += 1;
+                self.logs.timed_out(source, "the TLS handshake");
+            }
+        }
+        intake.publish();
+        None
     }
 
     /// The source that a proxy names, or the proxy itself; none if the connection is to end.

@@ -1,0 +1,122 @@
+//! Checks credentials for a listener: what is known at once, the rest on threads that may block.
+//!
+//! Bounds: two slow checks at a time, [`MOST_WAITING`] that wait; [`MOST_MISSES`] slow checks that failed from one source in
+//! [`MISS_WINDOW`], so that whoever guesses costs little.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use super::{Auth, Credentials, Identity, Known};
+
+/// Slow checks at a time: each takes a CPU.
+const CHECKS: usize = 2;
+const MOST_WAITING: usize = 64;
+const MOST_MISSES: u32 = 20;
+const MISS_WINDOW: Duration = Duration::from_secs(10);
+/// Sources whose misses are counted.
+const MOST_SOURCES: usize = 4096;
+
+/// Too many checks are under way, or failed lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// One listener's checks.
+#[derive(Debug)]
+pub struct Checker {
+    auth: Arc<Auth>,
+    checks: Semaphore,
+    waiting: AtomicUsize,
+    /// Since when, and how many.
+    misses: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+}
+
+impl Checker {
+    /// Checks by these users and tokens.
+    pub fn new(auth: Arc<Auth>) -> Self {
+        Self { auth, checks: Semaphore::new(CHECKS), waiting: AtomicUsize::new(0), misses: Mutex::default() }
+    }
+
+    /// The users and tokens.
+    pub fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    /// Whose credentials these are; none if they are wrong.
+    ///
+    /// # Errors
+    /// It cannot be told now.
+    pub async fn identify(&self, credentials: Credentials, source: IpAddr) -> Result<Option<Identity>, Busy> {
+        match self.auth.known(&credentials) {
+            Known::Right(identity) => Ok(Some(identity)),
+            Known::Wrong => Ok(None),
+            Known::Unknown => self.check(credentials, source).await,
+        }
+    }
+
+    /// Checks credentials that nothing is known of, on a thread of its own.
+    async fn check(&self, credentials: Credentials, source: IpAddr) -> Result<Option<Identity>, Busy> {
+        let waiting = Waiting::new(&self.waiting);
+        if waiting.before >= MOST_WAITING || self.has_missed_too_often(source) {
+            return Err(Busy);
+        }
+        let Ok(_place) = self.checks.acquire().await else { return Err(Busy) };
+        let identity = match self.auth.known(&credentials) {
+            // Another request with the same ones was checked meanwhile.
+            Known::Right(identity) => Some(identity),
+            Known::Wrong => None,
+            Known::Unknown => {
+                let auth = Arc::clone(&self.auth);
+                let checked = tokio::task::spawn_blocking(move || auth.check(&credentials)).await;
+                checked.map_err(|_| Busy)?
+            }
+        };
+        drop(waiting);
+        if identity.is_none() {
+            self.note_miss(source);
+        }
+        Ok(identity)
+    }
+
+    fn has_missed_too_often(&self, source: IpAddr) -> bool {
+        let misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.get(&source).is_some_and(|(since, count)| since.elapsed() < MISS_WINDOW && *count >= MOST_MISSES)
+    }
+
+    fn note_miss(&self, source: IpAddr) {
+        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+        if misses.len() >= MOST_SOURCES && !misses.contains_key(&source) {
+            misses.retain(|_, (since, _)| since.elapsed() < MISS_WINDOW);
+            if misses.len() >= MOST_SOURCES {
+                return;
+            }
+        }
+        let (since, count) = misses.entry(source).or_insert_with(|| (Instant::now(), 0));
+        if since.elapsed() >= MISS_WINDOW {
+            (*since, *count) = (Instant::now(), 0);
+        }
+        *count += 1;
+    }
+}
+
+/// One more that waits, until this goes.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    before: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        Self { count, before: count.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
