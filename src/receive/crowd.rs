@@ -37,7 +37,7 @@ pub(in crate::receive) struct Member<S> {
     pub(in crate::receive) last: Cell<Instant>,
     /// Whether a whole line has come.
     pub(in crate::receive) has_line: Cell<bool>,
-    source: IpAddr,
+    source: Cell<IpAddr>,
     /// Its place among those of its source; none once it has left.
     place: Cell<Option<usize>>,
 }
@@ -78,7 +78,8 @@ impl<S> Crowd<S> {
         self.enter_proxys(stream, address, now)
     }
 
-    /// The same for a proxy's connection: these stand for many sources, and only all connections together are bounded.
+    /// The same for a proxy's connection: these stand for many sources, and only all connections together are bounded until
+    /// the proxy [names](Self::name) one.
     pub(in crate::receive) fn enter_proxys(&mut self, stream: S, address: IpAddr, now: Instant) -> Entered<S> {
         let source = source_of(address);
         let of_source = self.sources.get(&source).map_or(0, Vec::len);
@@ -94,27 +95,56 @@ impl<S> Crowd<S> {
         }
     }
 
+    /// A proxy says whom its connection is from: from now on it is that source's.
+    ///
+    /// # Errors
+    /// That source has this many, and no room for another one. The connection stays the proxy's.
+    pub(in crate::receive) fn name(&mut self, member: &Rc<Member<S>>, address: IpAddr) -> Result<(), usize> {
+        let source = source_of(address);
+        let of_source = self.sources.get(&source).map_or(0, Vec::len);
+        if of_source >= self.most_per_source {
+            return Err(of_source);
+        }
+        // One that gave way meanwhile is nobody's any more.
+        if self.take_out(member) {
+            self.put(member, source);
+        }
+        Ok(())
+    }
+
     /// A connection has ended, or is to end.
     pub(in crate::receive) fn leave(&mut self, member: &Member<S>) {
-        let Some(place) = member.place.take() else { return };
-        let Some(members) = self.sources.get_mut(&member.source) else { return };
+        self.take_out(member);
+    }
+
+    fn take_out(&mut self, member: &Member<S>) -> bool {
+        let Some(place) = member.place.take() else { return false };
+        let source = member.source.get();
+        let Some(members) = self.sources.get_mut(&source) else { return false };
         members.swap_remove(place);
         if let Some(moved) = members.get(place) {
             moved.place.set(Some(place));
         }
         if members.is_empty() {
-            self.sources.remove(&member.source);
+            self.sources.remove(&source);
         }
         self.open -= 1;
+        true
+    }
+
+    fn put(&mut self, member: &Rc<Member<S>>, source: IpAddr) {
+        let members = self.sources.entry(source).or_default();
+        member.source.set(source);
+        member.place.set(Some(members.len()));
+        members.push(Rc::clone(member));
+        self.open += 1;
     }
 
     fn insert(&mut self, stream: S, source: IpAddr, now: Instant) -> Rc<Member<S>> {
-        let members = self.sources.entry(source).or_default();
         let (last, has_line) = (Cell::new(now), Cell::new(false));
-        let place = Cell::new(Some(members.len()));
+        let (source, place) = (Cell::new(source), Cell::new(None));
         let member = Rc::new(Member { stream, opened: now, last, has_line, source, place });
-        members.push(Rc::clone(&member));
-        self.open += 1;
+        self.put(&member, member.source.get());
         member
     }
 
@@ -223,6 +253,29 @@ mod tests {
         ] {
             assert_eq!(enters(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_connection_is_the_sources_that_its_proxy_names() {
+        let now = Instant::now();
+        let mut crowd = Crowd::new(10, 2);
+        let mut enter = || match crowd.enter_proxys((), address("10.0.0.1"), now) {
+            Entered::Free(member) => member,
+            other => panic!("there is room: {other:?}"),
+        };
+        let members: Vec<_> = (0..4).map(|_| enter()).collect();
+        let host = address("192.0.2.7");
+        assert_eq!(crowd.name(&members[0], host), Ok(()));
+        assert_eq!(crowd.name(&members[2], host), Ok(()));
+        assert_eq!(crowd.name(&members[1], host), Err(2));
+        assert!(matches!(crowd.enter((), host, now), Entered::Full(2)));
+        crowd.leave(&members[0]);
+        assert_eq!(crowd.name(&members[1], host), Ok(()));
+        assert_eq!(crowd.open(), 3);
+        // One that gave way while its proxy was asked is not counted again.
+        assert_eq!((crowd.name(&members[0], address("192.0.2.8")), crowd.open()), (Ok(()), 3));
+        members.iter().for_each(|member| crowd.leave(member));
+        assert_eq!((crowd.open(), crowd.sources.len()), (0, 0));
     }
 
     #[test]

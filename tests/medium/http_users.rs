@@ -18,6 +18,14 @@ fn write_later(path: &Path, text: &str) {
     file.set_modified(before + Duration::from_secs(2)).expect("a time");
 }
 
+/// A header of PROXY protocol 2 that names this source.
+fn proxy_header(source: [u8; 4]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
+    header.extend_from_slice(&source);
+    header.extend_from_slice(&[127, 0, 0, 1, 0, 1, 0, 2]);
+    header
+}
+
 fn with_http(backend: &Scripted, http: Http) -> Config {
     let mut config = config(&[backend.url()]);
     config.http.push(Http { listen: ([127, 0, 0, 1], 0).into(), ..http });
@@ -212,12 +220,6 @@ fn a_balancer_in_front_names_the_source() {
 
     let relay = Running::start(with_http(&backend, Http { proxy_protocol: true, ..http }));
     let address = relay.listener("http");
-    let header = |source: [u8; 4]| {
-        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
-        header.extend_from_slice(&source);
-        header.extend_from_slice(&[127, 0, 0, 1, 0, 1, 0, 2]);
-        header
-    };
     let send = |header: &[u8]| {
         let mut stream = TcpStream::connect(address).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
@@ -227,8 +229,59 @@ fn a_balancer_in_front_names_the_source() {
         stream.read_to_string(&mut answer).ok();
         answer
     };
-    assert_eq!(status(&send(&header([192, 0, 2, 8]))), 204);
-    assert_eq!(send(&header([198, 51, 100, 1])), "", "not allowed");
+    assert_eq!(status(&send(&proxy_header([192, 0, 2, 8]))), 204);
+    assert_eq!(send(&proxy_header([198, 51, 100, 1])), "", "not allowed");
     assert_eq!(send(b""), "", "no header");
     wait_for("the source", || relay.status().sources.top.iter().any(|one| one.address == "192.0.2.8").then_some(()));
+}
+
+#[test]
+fn a_source_behind_a_balancer_has_its_own_limit() {
+    let backend = Scripted::start(|_, _| no_content());
+    let loopback: ipnet::IpNet = "127.0.0.0/8".parse().expect("a network");
+    let http = Http { trusted_proxies: vec![loopback], max_connections_per_source: 1, ..Http::default() };
+    let relay = Running::start(with_http(&backend, http.clone()));
+    let address = relay.listener("http");
+    let limited = |relay: &Running| {
+        let status = relay.status();
+        status.receive.iter().find(|receive| receive.kind == "http").expect("a listener").limited
+    };
+    let mut slow = TcpStream::connect(address).expect("connect");
+    let head = "POST /write?db=d HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nX-Forwarded-For: 192.0.2.7\r\n\r\nm v=1";
+    slow.write_all(head.as_bytes()).expect("send");
+    wait_for("a refusal", || {
+        let answer = post(address, "/write?db=d", "X-Forwarded-For: 192.0.2.7\r\n");
+        (status(&answer) == 503).then_some(())
+    });
+    assert_eq!(limited(&relay), 1);
+    assert_eq!(status(&post(address, "/write?db=d", "X-Forwarded-For: 192.0.2.8\r\n")), 204);
+    slow.write_all(b" 1\n").expect("send");
+    wait_for("room", || {
+        (status(&post(address, "/write?db=d", "X-Forwarded-For: 192.0.2.7\r\n")) == 204).then_some(())
+    });
+
+    let relay = Running::start(with_http(&backend, Http { proxy_protocol: true, ..http }));
+    let address = relay.listener("http");
+    let connect = |source| {
+        let mut stream = TcpStream::connect(address).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
+        stream.write_all(&proxy_header(source)).expect("send");
+        stream
+    };
+    let first = connect([192, 0, 2, 7]);
+    // Its header is read once it is answered.
+    let ping = "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n";
+    (&first).write_all(ping.as_bytes()).expect("send");
+    (&first).read_exact(&mut [0; 12]).expect("an answer");
+    assert_eq!(connect([192, 0, 2, 7]).read(&mut [0]).unwrap_or(0), 0, "one more of the same source");
+    let other = connect([192, 0, 2, 8]);
+    (&other).write_all(ping.as_bytes()).expect("send");
+    (&other).read_exact(&mut [0; 12]).expect("an answer");
+    assert_eq!(limited(&relay), 1);
+    drop(first);
+    wait_for("room", || {
+        let again = connect([192, 0, 2, 7]);
+        (&again).write_all(ping.as_bytes()).ok();
+        (&again).read_exact(&mut [0; 12]).ok()
+    });
 }

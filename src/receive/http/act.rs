@@ -30,14 +30,21 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         has_length: bool,
     ) -> Option<Response<Full<Bytes>>> {
         let headers = request::repeated(request.headers());
-        let source = source_of(request.headers(), source, &self.setup.trusted_proxies);
+        let peer = source;
+        let source = source_of(request.headers(), peer, &self.setup.trusted_proxies);
+        // A peer's own connections are counted already.
+        let is_named = source != peer;
+        let entered = is_named.then(|| self.under_way.enter(source, self.setup.max_connections_per_source));
+        let is_crowded = matches!(entered, Some(None));
         let is_head = *request.method() == Method::HEAD;
         let api = Api::of_path(request.uri().path());
         let answer = match framing(&request, has_length) {
             Some(what) => Ok(Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing()),
             None if !self.admits(&request, source) => Ok(self.refuse(api, request, &Problem::Denied).await),
+            None if is_crowded => Ok(self.refuse(api, request, &Problem::Crowded).await),
             None => self.act(api, request, source).await,
         };
+        drop(entered);
         let answer = match answer {
             Ok(answer) => answer,
             Err(failed) => {
@@ -49,6 +56,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let mut intake = self.intake.borrow_mut();
         let tally = intake.tally();
         tally.requests += 1;
+        tally.limited += u64::from(is_crowded);
         tally.auth_failures += u64::from(answer.status == StatusCode::UNAUTHORIZED);
         tally.count_answer(answer.status.as_u16());
         intake.publish();

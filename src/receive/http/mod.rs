@@ -34,6 +34,7 @@ mod serve;
 mod shelf;
 mod statements;
 mod stream;
+mod under_way;
 mod write;
 
 use std::fmt;

@@ -40,6 +40,8 @@ pub(super) enum Problem {
     Denied,
     /// Too many passwords are being checked, or too many of the source's were wrong.
     Busy,
+    /// The source has too many requests under way, through balancers.
+    Crowded,
     NotFound,
     NotAllowed(&'static str),
     /// A statement that is for readers.
@@ -83,6 +85,12 @@ impl Answer {
                 S::SERVICE_UNAVAILABLE,
                 "unavailable",
                 "too many passwords are being checked, or were wrong".to_owned(),
+                false,
+            ),
+            Problem::Crowded => (
+                S::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "this address has too many requests under way (max_connections_per_source)".to_owned(),
                 false,
             ),
             Problem::NotServed(name) => {
@@ -185,6 +193,7 @@ mod tests {
             Problem::NoAdministrator,
             Problem::Denied,
             Problem::Busy,
+            Problem::Crowded,
             Problem::NotServed(name()),
             Problem::TooMany(name()),
             Problem::NoDatabase,

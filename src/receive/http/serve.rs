@@ -29,6 +29,7 @@ use super::logs::Logs;
 use super::nap::Naps;
 use super::shelf::Shelf;
 use super::stream::{Phase, Progress, Stream};
+use super::under_way::UnderWay;
 use super::{Host, Setup, kept};
 use crate::batch::{HandOver, Step};
 use crate::net::tls::answer_plain_http;
@@ -90,6 +91,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
         begun: Instant::now(),
         gate: Gate::new(setup.auth.clone()),
         kept: kept::All::default(),
+        under_way: UnderWay::default(),
         turn: Mutex::new(()),
         intake: RefCell::new(intake),
         noted: Notify::new(),
@@ -124,6 +126,7 @@ pub(super) struct Serving<H> {
     pub(super) naps: Arc<Naps>,
     pub(super) begun: Instant,
     pub(super) kept: kept::All,
+    pub(super) under_way: UnderWay,
     /// Whoever has it looks for room in front of the journal.
     pub(super) turn: Mutex<()>,
     http: http1::Builder,
@@ -218,13 +221,20 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
     }
 
     /// The source that a trusted proxy names at a connection's beginning, or the peer; none if the connection is to end.
-    async fn named_source(&self, member: &Member<TcpStream>, peer: IpAddr) -> Option<IpAddr> {
+    async fn named_source(&self, member: &Rc<Member<TcpStream>>, peer: IpAddr) -> Option<IpAddr> {
         if !self.setup.proxy_protocol || !is_trusted(&self.setup.trusted_proxies, peer) {
             return Some(peer);
         }
         match read_header(&member.stream).await {
             Ok(None) => return Some(peer),
-            Ok(Some(source)) if self.setup.intake.allows(Some(source)) => return Some(source),
+            Ok(Some(source)) if self.setup.intake.allows(Some(source)) => {
+                let Err(of_source) = self.crowd.borrow_mut().name(member, source) else { return Some(source) };
+                self.logs.crowd.turned_away(source, of_source);
+                let mut intake = self.intake.borrow_mut();
+                intake.tally().limited += 1;
+                intake.publish();
+                return None;
+            }
             Ok(Some(_)) => {}
             Err(_) => self.logs.crowd.no_header(peer),
         }

@@ -217,11 +217,18 @@ impl<H: HandOver + 'static> Serving<H> {
     }
 
     /// The source that a proxy names, or the proxy itself; none if the connection is to end.
-    async fn named_source(&self, member: &Member<TcpStream>, peer: IpAddr) -> Option<IpAddr> {
+    async fn named_source(&self, member: &Rc<Member<TcpStream>>, peer: IpAddr) -> Option<IpAddr> {
         match read_header(&member.stream).await {
             // It looks whether the relay is there.
             Ok(None) => return self.setup.intake.allows(Some(peer)).then_some(peer),
-            Ok(Some(source)) if self.setup.intake.allows(Some(source)) => return Some(source),
+            Ok(Some(source)) if self.setup.intake.allows(Some(source)) => {
+                let Err(of_source) = self.crowd.borrow_mut().name(member, source) else { return Some(source) };
+                self.logs.crowd.turned_away(source, of_source);
+                let mut intake = self.intake.borrow_mut();
+                intake.tally().limited += 1;
+                intake.publish();
+                return None;
+            }
             Ok(Some(_)) => {}
             Err(_) => self.logs.crowd.no_header(peer),
         }
