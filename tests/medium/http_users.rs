@@ -256,9 +256,7 @@ fn a_source_behind_a_balancer_has_its_own_limit() {
     assert_eq!(limited(&relay), 1);
     assert_eq!(status(&post(address, "/write?db=d", "X-Forwarded-For: 192.0.2.8\r\n")), 204);
     slow.write_all(b" 1\n").expect("send");
-    wait_for("room", || {
-        (status(&post(address, "/write?db=d", "X-Forwarded-For: 192.0.2.7\r\n")) == 204).then_some(())
-    });
+    wait_for("room", || (status(&post(address, "/write?db=d", "X-Forwarded-For: 192.0.2.7\r\n")) == 204).then_some(()));
 
     let relay = Running::start(with_http(&backend, Http { proxy_protocol: true, ..http }));
     let address = relay.listener("http");

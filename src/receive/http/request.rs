@@ -279,4 +279,30 @@ mod tests {
             assert_eq!(asked(method, uri), Ok(expected), "{method} {uri}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_name_comes_as_it_was_whoever_encodes_it(name in "\\PC{1,40}", other in "\\PC{0,10}") {
+            let encode = |text: &str, is_form| {
+                let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+                if is_form { encoded.replace("%20", "+") } else { encoded }
+            };
+            for is_form in [false, true] {
+                let (name_sent, other_sent) = (encode(&name, is_form), encode(&other, is_form));
+                let found = write(&format!("/write?db={name_sent}&rp={other_sent}&db=x"));
+                proptest::prop_assert_eq!(found.database.as_deref(), Some(&*name));
+                proptest::prop_assert_eq!(found.retention_policy.unwrap_or_default(), other.as_str());
+            }
+        }
+
+        #[test]
+        fn any_query_is_read_or_refused(path in "/(write|query|ping|api/v2/write|api/v3/write_lp|[a-z/]{0,9})",
+                                        query in "[!-~&&[^#]]{0,200}") {
+            if let Ok(uri) = format!("{path}?{query}").parse() {
+                for method in [Method::GET, Method::POST, Method::DELETE] {
+                    drop(Asked::of(&method, &uri));
+                }
+            }
+        }
+    }
 }
