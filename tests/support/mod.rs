@@ -67,7 +67,12 @@ impl Running {
 
     /// With the configuration's own data folder, where that is not the default one.
     pub fn start_in(config: Config) -> Self {
-        Self::try_start_in(config).unwrap_or_else(|error| panic!("{error}"))
+        wait_for("the data folder's lock", || match Self::try_start_in(config.clone()) {
+            Ok(relay) => Some(relay),
+            // Another test's program has every file of this process, until it begins: a lock as well.
+            Err(error) if error.contains("in use by another process") => None,
+            Err(error) => panic!("{error}"),
+        })
     }
 
     pub fn try_start_in(config: Config) -> Result<Self, String> {
