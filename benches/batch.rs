@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use loadgen::workload::{Host, Shape};
-use twinflux::batch::{Builder, Destination, Limits, Pool, Received};
+use twinflux::batch::{Builder, Destination, Limits, Pool, Received, Time};
 use twinflux::protocol::Precision;
 
 fn append_and_seal(criterion: &mut Criterion) {
@@ -32,7 +32,7 @@ fn append_and_seal(criterion: &mut Criterion) {
             let mut bytes = 0;
             for _ in 0..100 {
                 for line in &lines {
-                    let sealed = builder.append(black_box(line), None, received);
+                    let sealed = builder.append(black_box(line), Time::Own(1), received);
                     bytes += sealed.map_or(0, |batch| batch.bytes.len() as u64);
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use twinflux::batch::{Batch, Destination, HandOver, Received};
+use twinflux::batch::{Batch, Destination, HandOver, Received, Span};
 use twinflux::journal::disk::{Compression, DiskOptions, Folder, Next, WhenFull};
 use twinflux::journal::{BackendSetup, Journal, Limits, ring};
 use twinflux::protocol::Precision;
@@ -44,6 +44,7 @@ fn append_lease_settle(criterion: &mut Criterion) {
                     received: Received::now(),
                     capacity: bytes.len(),
                     ticket: None,
+                    points: Span::ALWAYS,
                 };
                 producer.hand_over(batch).expect("room");
             }
@@ -128,6 +129,7 @@ fn batch(bytes: usize) -> Batch {
         received: Received::now(),
         capacity: bytes,
         ticket: None,
+        points: Span::ALWAYS,
     }
 }
 

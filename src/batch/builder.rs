@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Batch, Destination, Pool, Received};
+use super::{Batch, Destination, Pool, Received, Span};
 use crate::protocol::line::MAX_LINE_BYTES;
 
 /// A builder's own buffer grows up to here, in bytes.
@@ -22,6 +22,15 @@ pub struct Limits {
     pub age: Duration,
 }
 
+/// A line's time, in the unit of its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The line's own timestamp.
+    Own(i64),
+    /// A stamp for a line that came without one.
+    Stamp(u64),
+}
+
 /// Collects the lines of one destination into batches. The batch's size in bytes is the pool's buffer size; a line that is
 /// longer than that is a batch of its own.
 #[derive(Debug)]
@@ -31,6 +40,8 @@ pub struct Builder {
     limits: Limits,
     buffer: Vec<u8>,
     lines: u64,
+    /// The open batch's points, in the unit of the destination.
+    points: Span,
     /// When the open batch's first line was received; none while it is empty.
     opened: Option<Received>,
 }
@@ -43,12 +54,12 @@ impl Builder {
     pub fn new(destination: Arc<Destination>, pool: Arc<Pool>, limits: Limits) -> Self {
         assert!(pool.buffer_bytes() >= Self::least_buffer_bytes(), "BUG: buffers hold at least one line");
         let buffer = pool.take();
-        Self { destination, pool, limits, buffer, lines: 0, opened: None }
+        Self { destination, pool, limits, buffer, lines: 0, points: Span::NONE, opened: None }
     }
 
     /// A builder for the lines of one request: its buffer is as large as they are, until they are many.
     pub fn small(destination: Arc<Destination>, pool: Arc<Pool>, limits: Limits) -> Self {
-        Self { destination, pool, limits, buffer: Vec::new(), lines: 0, opened: None }
+        Self { destination, pool, limits, buffer: Vec::new(), lines: 0, points: Span::NONE, opened: None }
     }
 
     /// Where its lines go.
@@ -64,7 +75,7 @@ impl Builder {
     /// Copies one line, with a stamp where it has no timestamp. Returns the batch before it, where that was
     /// full.
     #[inline]
-    pub fn append(&mut self, line: &[u8], stamp: Option<u64>, received: Received) -> Option<Batch> {
+    pub fn append(&mut self, line: &[u8], time: Time, received: Received) -> Option<Batch> {
         let full = self.buffer.len() + line.len() + STAMP_AND_FEED_BYTES > self.pool.buffer_bytes();
         let sealed = if full || self.lines >= self.limits.lines { self.seal() } else { None };
         self.opened.get_or_insert(received);
@@ -72,8 +83,12 @@ impl Builder {
             self.grow();
         }
         self.buffer.extend_from_slice(line);
-        if let Some(stamp) = stamp {
-            push_stamp(&mut self.buffer, stamp);
+        match time {
+            Time::Own(time) => self.points.add(time),
+            Time::Stamp(stamp) => {
+                push_stamp(&mut self.buffer, stamp);
+                self.points.add(stamp.cast_signed());
+            }
         }
         self.buffer.push(b'\n');
         self.lines += 1;
@@ -94,8 +109,17 @@ impl Builder {
     pub fn seal(&mut self) -> Option<Batch> {
         let received = self.opened.take()?;
         let lines = std::mem::take(&mut self.lines);
+        let points = self.take_points();
         let (bytes, capacity) = self.freeze();
-        Some(Batch { destination: Arc::clone(&self.destination), bytes, lines, received, capacity, ticket: None })
+        Some(Batch {
+            destination: Arc::clone(&self.destination),
+            bytes,
+            lines,
+            points,
+            received,
+            capacity,
+            ticket: None,
+        })
     }
 
     /// Seals the open batch, after which there is none; none if it is empty.
@@ -104,12 +128,14 @@ impl Builder {
         let is_large = self.buffer.len() * 2 >= self.pool.buffer_bytes();
         if self.lines > 0 && is_pooled && is_large {
             // Its buffer goes along, and there is no need for another one.
-            let (received, buffer) = (self.opened?, std::mem::take(&mut self.buffer));
+            let (received, points) = (self.opened?, self.take_points());
+            let buffer = std::mem::take(&mut self.buffer);
             let (destination, lines, capacity) = (Arc::clone(&self.destination), self.lines, buffer.capacity());
             return Some(Batch {
                 destination,
                 bytes: self.pool.freeze(buffer),
                 lines,
+                points,
                 received,
                 capacity,
                 ticket: None,
@@ -120,6 +146,10 @@ impl Builder {
             self.pool.give_back(self.buffer);
         }
         batch
+    }
+
+    fn take_points(&mut self) -> Span {
+        std::mem::replace(&mut self.points, Span::NONE).in_nanoseconds(self.destination.precision)
     }
 
     /// A small buffer doubles; one that would become large is replaced by one of the pool's.
@@ -185,9 +215,9 @@ mod tests {
         let mut builder = builder(10);
         let received = Received::now();
         assert!(builder.seal().is_none());
-        assert!(builder.append(b"m v=1 5", None, received).is_none());
-        assert!(builder.append(b"m v=2", Some(1_795_400_726_000_000_001), received).is_none());
-        assert!(builder.append(b"m v=3", Some(0), received).is_none());
+        assert!(builder.append(b"m v=1 5", Time::Own(5), received).is_none());
+        assert!(builder.append(b"m v=2", Time::Stamp(1_795_400_726_000_000_001), received).is_none());
+        assert!(builder.append(b"m v=3", Time::Stamp(0), received).is_none());
         assert_eq!(builder.due(), Some(received.monotonic + Duration::from_millis(20)));
         let batch = builder.seal().expect("a batch");
         assert_eq!(&batch.bytes[..], b"m v=1 5\nm v=2 1795400726000000001\nm v=3 0\n");
@@ -201,7 +231,7 @@ mod tests {
         let line = vec![b'x'; 1000];
         let mut batches = Vec::new();
         for _ in 0..200 {
-            batches.extend(builder.append(&line, None, Received::now()));
+            batches.extend(builder.append(&line, Time::Own(1), Received::now()));
         }
         batches.extend(builder.seal());
         assert!(batches.len() > 2);
@@ -218,7 +248,7 @@ mod tests {
         let (small, large) = (vec![b'x'; 1000], vec![b'y'; 1 << 20]);
         let mut batches = Vec::new();
         for line in [&small, &large, &small, &large, &large, &small] {
-            batches.extend(builder.append(line, Some(7), Received::now()));
+            batches.extend(builder.append(line, Time::Stamp(7), Received::now()));
         }
         batches.extend(builder.seal());
         let sizes: Vec<(u64, usize)> = batches.iter().map(|batch| (batch.lines, batch.bytes.len())).collect();
@@ -243,7 +273,11 @@ mod tests {
             let mut builder = small();
             let mut batches = Vec::new();
             for number in 0..lines {
-                batches.extend(builder.append(format!("m v={number} {number}").as_bytes(), None, Received::now()));
+                batches.extend(builder.append(
+                    format!("m v={number} {number}").as_bytes(),
+                    Time::Own(1),
+                    Received::now(),
+                ));
             }
             batches.extend(builder.finish());
             let text: Vec<u8> = batches.iter().flat_map(|batch| batch.bytes.to_vec()).collect();
@@ -261,8 +295,10 @@ mod tests {
     #[test]
     fn the_number_of_lines_bounds_a_batch() {
         let mut builder = builder(2);
-        let sealed: Vec<u64> =
-            (0..5).filter_map(|_| builder.append(b"m v=1 1", None, Received::now())).map(|batch| batch.lines).collect();
+        let sealed: Vec<u64> = (0..5)
+            .filter_map(|_| builder.append(b"m v=1 1", Time::Own(1), Received::now()))
+            .map(|batch| batch.lines)
+            .collect();
         assert_eq!(sealed, [2, 2]);
     }
 }

@@ -9,6 +9,7 @@
 
 mod builder;
 mod pool;
+mod span;
 mod ticket;
 
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use bytes::Bytes;
 
 use crate::protocol::Precision;
 
-pub use builder::{Builder, Limits};
+pub use builder::{Builder, Limits, Time};
 pub use pool::Pool;
+pub use span::Span;
 pub use ticket::{Lost, Step, Ticket};
 
 /// Where lines are to be written: database, retention policy and the unit of their timestamps.
@@ -60,6 +62,8 @@ pub struct Batch {
     pub bytes: Bytes,
     /// How many lines there are.
     pub lines: u64,
+    /// The points' own times.
+    pub points: Span,
     /// When the first of them was received.
     pub received: Received,
     /// The memory that the bytes hold on to: their buffer's capacity.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::dead_letters::{DeadLetters, Filter, Letter};
-use crate::batch::{Batch, Destination, Received};
+use crate::batch::{Batch, Destination, Received, Span};
 use crate::journal::Journal;
 use crate::protocol::Precision;
 
@@ -46,6 +46,7 @@ pub fn resend(letters: &DeadLetters, journal: &Journal, names: &[&str], filter: 
                 lines: letters.len() as u64,
                 received: Received::now(),
                 ticket: None,
+                points: Span::ALWAYS,
             };
             journal.resend(place, batch, letters.iter().map(|letter| letter.id).collect());
         }

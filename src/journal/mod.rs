@@ -207,7 +207,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Destination;
+    use crate::batch::{Destination, Span};
     use crate::protocol::Precision;
 
     #[test]
@@ -219,7 +219,15 @@ mod tests {
         for lines in [1, 20, 300] {
             let bytes = vec![b'x'; usize::try_from(lines).expect("small") * 2].into();
             let destination = Arc::clone(&destination);
-            journal.append(Batch { destination, bytes, lines, received: Received::now(), capacity: 0, ticket: None });
+            journal.append(Batch {
+                destination,
+                bytes,
+                lines,
+                received: Received::now(),
+                capacity: 0,
+                ticket: None,
+                points: Span::ALWAYS,
+            });
         }
         let pending = || {
             let ledger = journal.snapshot().ledgers.remove(0);

@@ -53,8 +53,8 @@ pub(super) const MAX_SERIES_BYTES: usize = 65_535;
 pub struct Line<'a> {
     /// The line as it came, without leading spaces, CR and LF.
     pub bytes: &'a [u8],
-    /// Whether it has a timestamp of its own.
-    pub has_timestamp: bool,
+    /// Its own timestamp, in the unit of the listener's precision; none if it came without one.
+    pub time: Option<i64>,
     /// Whether one of its fields is an unsigned integer.
     pub has_unsigned: bool,
 }
@@ -311,7 +311,7 @@ impl<'a> Lines<'a> {
     fn accept(&mut self, start: usize, line: Scanned, seen: &Seen) -> Line<'a> {
         self.at = next_line(self.input, line.end);
         let bytes = &self.input[start..line.end];
-        Line { bytes, has_timestamp: line.has_timestamp, has_unsigned: seen.has_unsigned }
+        Line { bytes, time: line.time, has_unsigned: seen.has_unsigned }
     }
 
     #[cold]

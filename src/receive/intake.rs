@@ -18,7 +18,7 @@ pub(super) use body::Sample;
 pub(super) use body::{Body, Told};
 
 use super::{Arrival, Counters, Sources, Tally};
-use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received};
+use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received, Time};
 use crate::protocol::{
     Format, Found, Line, Mapping, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned,
 };
@@ -298,8 +298,8 @@ impl<H: HandOver> Lines<H> {
 impl<H: HandOver> Sink for Lines<H> {
     #[inline]
     fn line(&mut self, line: Line<'_>) {
-        let stamp = if line.has_timestamp { None } else { Some(self.stamper.next_stamp()) };
-        let sealed = self.builder.append(line.bytes, stamp, self.received);
+        let time = line.time.map_or_else(|| Time::Stamp(self.stamper.next_stamp()), Time::Own);
+        let sealed = self.builder.append(line.bytes, time, self.received);
         self.tally.accepted += 1;
         self.told.accepted += 1;
         self.arrival.lines += 1;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use twinflux::batch::{Batch, Destination, Received};
+use twinflux::batch::{Batch, Destination, Received, Span};
 use twinflux::journal::disk::{self, Compression, Condition, DiskOptions, Next, Syncer, WhenFull, Writer};
 use twinflux::journal::{BackendSetup, DropReason, Journal, Lease, Limits, Reader, Rejection};
 use twinflux::protocol::Precision;
@@ -60,7 +60,15 @@ pub(crate) fn text(number: u64, filler: usize) -> Vec<u8> {
 pub(crate) fn batch(number: u64, database: usize, lines: u64, filler: usize) -> Batch {
     let bytes = Bytes::from(text(number, filler));
     let capacity = bytes.len();
-    Batch { destination: destination(database), bytes, lines, received: Received::now(), capacity, ticket: None }
+    Batch {
+        destination: destination(database),
+        bytes,
+        lines,
+        received: Received::now(),
+        capacity,
+        ticket: None,
+        points: Span::ALWAYS,
+    }
 }
 
 pub(crate) fn number(bytes: &[u8]) -> u64 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use twinflux::batch::{Batch, Destination, Received};
+use twinflux::batch::{Batch, Destination, Received, Span};
 use twinflux::journal::{BackendSetup, Journal, Lease, Limits, Reader, Rejection, Snapshot};
 use twinflux::protocol::Precision;
 
@@ -32,7 +32,15 @@ fn destination(database: usize) -> Arc<Destination> {
 fn batch(number: u64, database: usize, lines: u64) -> Batch {
     let bytes = Bytes::from(format!("{number:020}").into_bytes());
     let capacity = bytes.len();
-    Batch { destination: destination(database), bytes, lines, received: Received::now(), capacity, ticket: None }
+    Batch {
+        destination: destination(database),
+        bytes,
+        lines,
+        received: Received::now(),
+        capacity,
+        ticket: None,
+        points: Span::ALWAYS,
+    }
 }
 
 fn number(bytes: &[u8]) -> u64 {

@@ -225,6 +225,6 @@ fn timestamps_count_in_the_listeners_precision() {
     assert!(scanner.lines(b"m v=1 9223372036", false).all(|line| line.is_ok()));
     assert!(scanner.lines(b"m v=1 1795400726000000000", false).all(|line| line.is_err()));
     let stamped: Vec<bool> =
-        scanner.lines(b"m v=1 5\nm v=1\nm v=1 \n", false).flatten().map(|line| line.has_timestamp).collect();
+        scanner.lines(b"m v=1 5\nm v=1\nm v=1 \n", false).flatten().map(|line| line.time.is_some()).collect();
     assert_eq!(stamped, [true, false, false]);
 }

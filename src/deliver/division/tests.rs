@@ -6,7 +6,7 @@ mod sizes;
 use std::collections::HashSet;
 
 use super::*;
-use crate::batch::{Batch, Destination, Received};
+use crate::batch::{Batch, Destination, Received, Span};
 use crate::deliver::outcome::of_answer;
 use crate::journal::{BackendSetup, Journal, Limits};
 use crate::protocol::Precision;
@@ -21,7 +21,15 @@ fn lease(lines: &[String], of_record: usize) -> Lease {
         let bytes: Bytes = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect::<String>().into();
         let (capacity, received) = (bytes.len(), Received::now());
         let destination = Arc::clone(&destination);
-        journal.append(Batch { destination, bytes, lines: lines.len() as u64, received, capacity, ticket: None });
+        journal.append(Batch {
+            destination,
+            bytes,
+            lines: lines.len() as u64,
+            received,
+            capacity,
+            ticket: None,
+            points: Span::ALWAYS,
+        });
     }
     let limits = Limits { lines: u64::MAX, bytes: u64::MAX, linger: std::time::Duration::ZERO };
     journal.reader(0).try_next(&limits).expect("a lease")

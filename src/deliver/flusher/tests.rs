@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::sizes::LEAST_BYTES;
 use super::*;
-use crate::batch::{Batch, Destination, Received};
+use crate::batch::{Batch, Destination, Received, Span};
 use crate::journal::{BackendSetup, Journal};
 use crate::protocol::Precision;
 
@@ -114,6 +114,7 @@ impl Bench {
             received: Received::now(),
             capacity,
             ticket: None,
+            points: Span::ALWAYS,
         });
     }
 

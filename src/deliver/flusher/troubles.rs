@@ -211,7 +211,7 @@ pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Batch, Received};
+    use crate::batch::{Batch, Received, Span};
     use crate::journal::{BackendSetup, Journal, Limits};
     use crate::protocol::Precision;
 
@@ -230,6 +230,7 @@ mod tests {
                 received,
                 capacity: 6,
                 ticket: None,
+                points: Span::ALWAYS,
             });
         }
         let limits = Limits { lines: u64::MAX, bytes: u64::MAX, linger: Duration::ZERO };

@@ -140,7 +140,7 @@ impl<R: Read> Text<R> {
                 return Err("nothing tells the database of its lines: it is no archive's file and no dump".to_owned());
             }
             let why = match &found {
-                Ok(line) if line.has_timestamp => None,
+                Ok(line) if line.time.is_some() => None,
                 Ok(_) => Some("no_timestamp"),
                 Err(refused) => Some(refused.reason.name()),
             };

@@ -140,6 +140,7 @@ impl Reading<'_> {
                 lines: frame.lines,
                 received: received(frame.received),
                 ticket: None,
+                points: frame.points,
             };
             self.records.push(Record::new(frame.sequence, batch, Some(frame.at), &self.memory));
         }

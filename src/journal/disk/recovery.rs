@@ -34,7 +34,7 @@ use super::credible;
 use super::error::OpenError;
 use super::saved::decode_gaps;
 use super::scan::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
-use crate::batch::Destination;
+use crate::batch::{Destination, Span};
 use crate::journal::segment::Position;
 use crate::journal::segment::slots::{self, Newer, Slots};
 use crate::journal::segment::storage::Storage;
@@ -165,6 +165,7 @@ fn keep_segments(state: &State, segments: &[Found], newest: u64, now: Instant) -
             repeats: found.header.is_some_and(|header| header.repeats),
             has_gaps: found.whole_below.is_none() || found.whole_below != follows,
             totals: state.logs.iter().map(|log| at(log).unwrap_or_default()).collect(),
+            points: state.logs.iter().map(|log| points_of(segments, place, &log.destination)).collect(),
             bytes: found.bytes,
             created,
             begun: when(created),
@@ -172,6 +173,18 @@ fn keep_segments(state: &State, segments: &[Found], newest: u64, now: Instant) -
         }
     });
     kept.collect()
+}
+
+/// The times of a destination's points in a segment: as it was read, or as the next one says.
+fn points_of(segments: &[Found], place: usize, destination: &Destination) -> Span {
+    let found = &segments[place];
+    let follows = |next: &&Found| next.name.number == found.name.number + 1;
+    let told = || segments.get(place + 1).filter(follows).and_then(|next| next.points_before.as_ref());
+    let known = found.points.as_ref().or_else(told);
+    let of_destination = |known: &Vec<(Destination, Span)>| {
+        known.iter().find(|(known, _)| known == destination).map_or(Span::NONE, |(_, points)| *points)
+    };
+    known.map_or(Span::ALWAYS, of_destination)
 }
 
 /// Puts every backend where it was; a new one starts at the log's end, and all of them at its beginning where it is

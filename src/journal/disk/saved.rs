@@ -13,7 +13,7 @@
 //! **Gaps**: count (4), and for each: backend's name, destination, wall times from and until (8 each), lines (8),
 //! reason's name.
 
-use crate::batch::Destination;
+use crate::batch::{Destination, Span};
 use crate::journal::segment::Position;
 use crate::journal::segment::format::{precision_code, precision_of};
 use crate::journal::segment::frame::MAX_COUNT;
@@ -112,19 +112,24 @@ pub(in crate::journal) fn decode_gaps(bytes: &[u8]) -> Option<Vec<Gap>> {
     rest.0.is_empty().then_some(gaps)
 }
 
-/// A totals frame's payload.
+/// A totals frame's payload: of each destination what was written before, and the points of the segment before.
 pub(in crate::journal) fn encode_totals<'a>(
-    totals: impl ExactSizeIterator<Item = (&'a Destination, Position)>,
+    totals: impl ExactSizeIterator<Item = (&'a Destination, Position, Span)> + Clone,
 ) -> Vec<u8> {
     let mut out = Vec::new();
-    put_totals(&mut out, totals);
+    put_totals(&mut out, totals.clone().map(|(destination, at, _)| (destination, at)));
+    for (_, _, points) in totals {
+        out.extend_from_slice(&points.from.to_le_bytes());
+        out.extend_from_slice(&points.until.to_le_bytes());
+    }
     out
 }
 
 /// None where the bytes are not what [`encode_totals`] makes.
-pub(in crate::journal) fn decode_totals(bytes: &[u8]) -> Option<Vec<(Destination, Position)>> {
+pub(in crate::journal) fn decode_totals(bytes: &[u8]) -> Option<Vec<(Destination, Position, Span)>> {
     let mut rest = Rest(bytes);
-    let totals = rest.totals()?;
+    let totals = rest.totals()?.into_iter();
+    let totals = totals.map(|(destination, at)| Some((destination, at, rest.span()?))).collect::<Option<_>>()?;
     rest.0.is_empty().then_some(totals)
 }
 
@@ -187,6 +192,10 @@ impl<'a> Rest<'a> {
     /// A sequence, a segment's number, or a part of a position.
     fn count(&mut self) -> Option<u64> {
         self.u64().filter(|count| *count <= MAX_COUNT)
+    }
+
+    fn span(&mut self) -> Option<Span> {
+        Some(Span { from: self.u64()?.cast_signed(), until: self.u64()?.cast_signed() })
     }
 
     fn position(&mut self) -> Option<Position> {
@@ -273,6 +282,9 @@ mod tests {
             reason: DropReason::Quota,
         };
         assert_eq!(decode_gaps(&encode_gaps([&gap].into_iter())), Some(vec![gap]));
-        assert_eq!(decode_totals(&encode_totals([(&destination(), at)].into_iter())), Some(vec![(destination(), at)]));
+        let points = Span { from: -7, until: 8 };
+        let bytes = encode_totals([(&destination(), at, points)].into_iter());
+        assert_eq!(decode_totals(&bytes), Some(vec![(destination(), at, points)]));
+        assert_eq!(decode_totals(&bytes[..bytes.len() - 1]), None);
     }
 }

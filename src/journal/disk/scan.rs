@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::OpenError;
 use super::saved::decode_totals;
-use crate::batch::Destination;
+use crate::batch::{Destination, Span};
 use crate::journal::segment::Position;
 use crate::journal::segment::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
@@ -31,6 +31,10 @@ pub(super) struct Found {
     pub(super) header: Option<SegmentHeader>,
     pub(super) first_sequence: Option<u64>,
     pub(super) totals: Option<Vec<(Destination, Position)>>,
+    /// The points of the segment before, of each destination that had been seen by then.
+    pub(super) points_before: Option<Vec<(Destination, Span)>>,
+    /// The points in it, if it was read whole.
+    pub(super) points: Option<Vec<(Destination, Span)>>,
     /// It is known to have every record from its first up to this sequence; none where that is not known, or not so.
     pub(super) whole_below: Option<u64>,
 }
@@ -39,6 +43,7 @@ pub(super) struct Found {
 #[derive(Default)]
 pub(super) struct Scan {
     pub(super) ends: Vec<(Destination, Position)>,
+    points: Vec<(Destination, Span)>,
     pub(super) next_sequence: u64,
     /// The latest wall time at which a record was received.
     pub(super) newest: u64,
@@ -97,12 +102,21 @@ fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, 
         _ => (None, None),
     };
     let first_sequence = header.map(|header| header.first_sequence).or(first_sequence);
+    let (totals, points_before) = match totals {
+        Some(totals) => {
+            let split =
+                totals.into_iter().map(|(destination, at, points)| ((destination.clone(), at), (destination, points)));
+            let (totals, points): (Vec<_>, Vec<_>) = split.unzip();
+            (Some(totals), Some(points))
+        }
+        None => (None, None),
+    };
     let is_unreadable =
         || Ok::<_, io::Error>(header.is_none() && totals.is_none() && scan(storage, name, |_| {})?.next_sequence == 0);
     if bytes > 0 && is_unreadable()? {
         return Ok(None);
     }
-    Ok(Some(Found { name, bytes, header, first_sequence, totals, whole_below: None }))
+    Ok(Some(Found { name, bytes, header, first_sequence, totals, points_before, points: None, whole_below: None }))
 }
 
 fn set_aside(storage: &dyn Storage, name: SegmentName, report: &mut Report) {
@@ -147,6 +161,10 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
             seen.next_sequence = seen.next_sequence.max(frame.sequence + 1);
             seen.newest = seen.newest.max(frame.received);
             raise(&mut seen.ends, &frame.destination, frame.end());
+            match seen.points.iter_mut().find(|(known, _)| *known == frame.destination) {
+                Some((_, points)) => *points = points.and(frame.points),
+                None => seen.points.push((frame.destination.clone(), frame.points)),
+            }
             each(&frame);
         }
     }
@@ -166,6 +184,8 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
             next = next.filter(|next| *next == frame.sequence).map(|next| next + 1);
         })?);
         found.whole_below = next;
+        // What could not be read may be there another time.
+        found.points = scans.last().filter(|scan| scan.unreadable == 0).map(|scan| scan.points.clone());
     }
     while let [before @ .., last] = &scans[..]
         && segments.last().is_some_and(repeats)

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::renewal::{Found, Guard, Renewal};
 use super::saved::encode_totals;
-use crate::batch::{Destination, Received};
+use crate::batch::{Destination, Received, Span};
 use crate::journal::segment::Position;
 use crate::journal::segment::codec::Compressor;
 use crate::journal::segment::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
@@ -264,6 +264,7 @@ impl Writer {
             sequence: job.record.sequence,
             at: job.at,
             lines: batch.lines,
+            points: batch.points,
             received: batch.received.wall,
             stored_bytes: stored.len(),
             payload_bytes: batch.bytes.len(),
@@ -287,12 +288,12 @@ impl Writer {
             let (number, first_sequence, repeats) = disk.next_segment();
             let name = SegmentName { number, salt: fastrand::u64(..) };
             let totals = state.totals();
-            let lines_before = totals.iter().map(|(_, at)| at.lines).fold(0, u64::saturating_add);
+            let lines_before = totals.iter().map(|(_, at, _)| at.lines).fold(0, u64::saturating_add);
             let journal = self.files().journal;
             let header = SegmentHeader { journal, number, first_sequence, lines_before, created, repeats };
-            let payload = encode_totals(totals.iter().map(|(log, at)| (&*log.destination, *at)));
+            let payload = encode_totals(totals.iter().map(|(log, at, before)| (&*log.destination, *at, *before)));
             let bytes = first_bytes(name, &header, &payload);
-            let totals = totals.into_iter().map(|(_, at)| at).collect();
+            let totals = totals.into_iter().map(|(_, at, _)| at).collect();
             (Begun { name, first_sequence, repeats, totals, created, bytes: bytes.len() as u64 }, bytes)
         };
         let name = begun.name;
@@ -400,6 +401,7 @@ fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<
         sequence: header.first_sequence,
         at: Position::default(),
         lines: 0,
+        points: Span::NONE,
         received: header.created,
         stored_bytes: totals.len(),
         payload_bytes: totals.len(),

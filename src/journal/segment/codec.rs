@@ -67,7 +67,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::batch::Destination;
+    use crate::batch::{Destination, Span};
     use crate::journal::segment::Position;
     use crate::journal::segment::frame::{Frame, Kind};
     use crate::journal::segment::frames::unpack;
@@ -83,6 +83,7 @@ mod tests {
             destination,
             sequence,
             at,
+            points: Span::NONE,
             lines: 1,
             received: 0,
             stored_bytes,

@@ -27,7 +27,7 @@
 //! | 48 | 8 | lines written before this segment, of all destinations |
 //! | 56 | 8 | wall time of its making |
 //!
-//! A **frame** is a header of 64 bytes, two names, and the payload. It never spans two segments.
+//! A **frame** is a header of 80 bytes, two names, and the payload. It never spans two segments.
 //!
 //! | at | bytes | frame header |
 //! |---|---|---|
@@ -47,9 +47,12 @@
 //! | 59 | 1 | bytes of the database's name, behind the header |
 //! | 60 | 1 | bytes of the retention policy's name, behind that |
 //! | 61 | 3 | 0 |
+//! | 64 | 8 | the earliest time of its points, in nanoseconds since 1970, signed; after the latest if there are none |
+//! | 72 | 8 | the latest time of its points |
 //!
 //! The payload of a **totals** frame says what was written before the segment: a count (4 bytes), and for each
-//! destination lines (8), bytes (8), precision (1), the database's and the retention policy's name (1 and its bytes each).
+//! destination lines (8), bytes (8), precision (1), the database's and the retention policy's name (1 and its bytes each);
+//! then, again for each destination, the earliest and the latest time of the points in the segment before (8 each).
 //!
 //! A header and its payload have checksums of their own, so that a damaged payload costs one record of known
 //! size, and a damaged header no more than the search for the next marker with a right checksum.
@@ -182,6 +185,10 @@ pub(in crate::journal) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut four = [0; 4];
     four.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(four)
+}
+
+pub(in crate::journal) fn i64_at(bytes: &[u8], at: usize) -> i64 {
+    u64_at(bytes, at).cast_signed()
 }
 
 pub(in crate::journal) fn u64_at(bytes: &[u8], at: usize) -> u64 {

@@ -1,12 +1,12 @@
 //! Frames: a record's, or the totals', as bytes (see [`super::format`]).
 
 use super::Position;
-use super::format::{SegmentName, precision_code, precision_of, u32_at, u64_at};
-use crate::batch::Destination;
+use super::format::{SegmentName, i64_at, precision_code, precision_of, u32_at, u64_at};
+use crate::batch::{Destination, Span};
 use crate::protocol::line::LONGEST_LINE_BYTES;
 
 /// Bytes of a frame's header without its names.
-pub(in crate::journal) const FRAME_HEADER_BYTES: usize = 64;
+pub(in crate::journal) const FRAME_HEADER_BYTES: usize = 80;
 /// No sequence and no position is higher: what says so was not written here.
 pub(in crate::journal) const MAX_COUNT: u64 = 1 << 62;
 /// The largest payload, stored or not: the longest line, its stamp and line feed.
@@ -46,6 +46,8 @@ pub(in crate::journal) struct Frame {
     /// Written before it for its destination.
     pub(in crate::journal) at: Position,
     pub(in crate::journal) lines: u64,
+    /// The points' own times.
+    pub(in crate::journal) points: Span,
     /// Wall time when the first line was received.
     pub(in crate::journal) received: u64,
     /// Bytes of the payload as it is stored.
@@ -102,6 +104,9 @@ impl Frame {
             0,
             0,
         ]);
+        for time in [self.points.from, self.points.until] {
+            out.extend_from_slice(&time.to_le_bytes());
+        }
         out.extend_from_slice(database.as_bytes());
         out.extend_from_slice(retention_policy.as_bytes());
         let crc = key.at(place).crc(&out[start + 8..]);
@@ -198,6 +203,7 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
         sequence: u64_at(head, 24),
         at: Position { lines: u64_at(head, 32), bytes: u64_at(head, 40) },
         lines: u64::from(u32_at(head, 20)),
+        points: Span { from: i64_at(head, 64), until: i64_at(head, 72) },
         received: u64_at(head, 48),
         stored_bytes,
         payload_bytes,
@@ -232,6 +238,7 @@ mod tests {
             sequence: 0x0102_0304_0506_0708,
             at: Position { lines: 1000, bytes: 30_000 },
             lines: 1,
+            points: Span { from: -5, until: 1_795_400_725_000_000_000 },
             received: 1_795_400_726_000_000_001,
             stored_bytes: 8,
             payload_bytes: 8,
@@ -243,8 +250,9 @@ mod tests {
         let (key, mut bytes) = (Key::new(NAME), Vec::new());
         frame().encode(&key, 64, b"m v=1 5\n", &mut bytes);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let vector = "88776655d90301ccc4fb4b020800000008000000010000000807060504030201e8030000000000003075\
-                      000000000000015cb5a6728bea18000003080400000074656c65677261667765656b6d20763d3120350a";
+        let vector = "8877665582f310f5c4fb4b020800000008000000010000000807060504030201e8030000000000003075\
+                      000000000000015cb5a6728bea180000030804000000fbffffffffffffff00921a6b728bea1874656c65\
+                      677261667765656b6d20763d3120350a";
         assert_eq!(hex, vector);
         assert!(matches!(parse(&key, 64, &bytes), Parsed::Frame(parsed) if parsed == frame()));
     }

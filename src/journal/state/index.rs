@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use super::figures::{Condition, Report};
 use super::ledger::DropReason;
 use super::options::DiskOptions;
-use crate::batch::Received;
+use crate::batch::{Received, Span};
 use crate::journal::segment::Position;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::storage::StoredFile;
@@ -44,6 +44,8 @@ pub(in crate::journal) struct Segment {
     pub(in crate::journal) has_gaps: bool,
     /// What was written before it, of each log.
     pub(in crate::journal) totals: Vec<Position>,
+    /// The times of the points in it, of each log that has records in it.
+    pub(in crate::journal) points: Vec<Span>,
     pub(in crate::journal) bytes: u64,
     /// Wall time of its making.
     pub(in crate::journal) created: u64,
@@ -51,6 +53,20 @@ pub(in crate::journal) struct Segment {
     pub(in crate::journal) begun: When,
     /// When its last record was written.
     pub(in crate::journal) newest: When,
+}
+
+impl Segment {
+    /// The times of a log's points in it.
+    pub(in crate::journal) fn points(&self, log: usize) -> Span {
+        self.points.get(log).copied().unwrap_or(Span::NONE)
+    }
+
+    pub(super) fn add_points(&mut self, log: usize, points: Span) {
+        if self.points.len() <= log {
+            self.points.resize(log + 1, Span::NONE);
+        }
+        self.points[log] = self.points[log].and(points);
+    }
 }
 
 /// When something was, by the clock that can tell.

@@ -106,13 +106,21 @@ pub(in crate::journal) fn cost(batch: &Batch) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Destination, Received};
+    use crate::batch::{Destination, Received, Span};
     use crate::protocol::Precision;
 
     fn batch(capacity: usize) -> Batch {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        Batch { destination, bytes: "m v=1\n".into(), lines: 1, received: Received::now(), capacity, ticket: None }
+        Batch {
+            destination,
+            bytes: "m v=1\n".into(),
+            lines: 1,
+            received: Received::now(),
+            capacity,
+            ticket: None,
+            points: Span::ALWAYS,
+        }
     }
 
     #[test]

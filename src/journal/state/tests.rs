@@ -10,7 +10,7 @@ mod shown;
 use std::time::Duration;
 
 use super::*;
-use crate::batch::Received;
+use crate::batch::{Received, Span};
 use crate::protocol::Precision;
 
 const LINES: u64 = 10;
@@ -35,7 +35,15 @@ fn batch(destination: &Arc<Destination>, received: Instant) -> Batch {
     let received = Received { monotonic: received, wall: 1000 };
     let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")];
     let capacity = bytes.len();
-    Batch { destination: Arc::clone(destination), bytes: bytes.into(), lines: LINES, received, capacity, ticket: None }
+    Batch {
+        destination: Arc::clone(destination),
+        bytes: bytes.into(),
+        lines: LINES,
+        received,
+        capacity,
+        ticket: None,
+        points: Span::ALWAYS,
+    }
 }
 
 fn lease_at(state: &mut State, backend: usize, now: Instant) -> Ready {

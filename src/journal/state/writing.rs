@@ -8,7 +8,7 @@ use super::index::{Segment, When};
 use super::record::Record;
 use super::saved::{Cursors, SavedBackend};
 use super::{Log, State};
-use crate::batch::Step;
+use crate::batch::{Span, Step};
 use crate::journal::segment::Position;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::frame::FRAME_HEADER_BYTES;
@@ -136,6 +136,7 @@ impl State {
             let mut next = segment.end_sequence;
             for job in jobs {
                 segment.has_gaps |= segment.repeats && job.record.sequence != next;
+                segment.add_points(job.log, job.record.batch.points);
                 next = job.record.sequence + 1;
             }
             segment.bytes += bytes;
@@ -160,6 +161,7 @@ impl State {
             repeats,
             has_gaps: false,
             totals,
+            points: Vec::new(),
             bytes,
             created,
             begun: When::Seen(now),
@@ -174,10 +176,13 @@ impl State {
         disk.folder_changed = true;
     }
 
-    /// What was written before the next record, of each destination.
-    pub(in crate::journal) fn totals(&self) -> Vec<(&Log, Position)> {
+    /// What was written before the next record, of each destination, and the points in the last segment.
+    pub(in crate::journal) fn totals(&self) -> Vec<(&Log, Position, Span)> {
         let from = self.disk.as_ref().map_or(0, |disk| disk.next_write);
-        self.logs.iter().map(|log| (log, log.tail(self.next_sequence).begin(from).at)).collect()
+        let last = self.disk.as_ref().and_then(|disk| disk.segments.back());
+        let points = |place| last.map_or(Span::NONE, |last| last.points(place));
+        let logs = self.logs.iter().enumerate();
+        logs.map(|(place, log)| (log, log.tail(self.next_sequence).begin(from).at, points(place))).collect()
     }
 
     /// What is to be saved of all cursors, and from which sequence on they need the log.

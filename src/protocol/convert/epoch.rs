@@ -18,11 +18,13 @@ pub(super) struct Time {
     text: Vec<u8>,
     /// Empty where the sender leaves the time to the receiver.
     stamp: Vec<u8>,
+    /// What the stamp says.
+    value: i64,
 }
 
 impl Time {
     pub(super) fn new(precision: Precision) -> Self {
-        Self { precision, format: None, text: Vec::new(), stamp: Vec::new() }
+        Self { precision, format: None, text: Vec::new(), stamp: Vec::new(), value: 0 }
     }
 
     /// Whether this is the time that was read last, and its sender's own.
@@ -47,7 +49,8 @@ impl Time {
         self.stamp.clear();
         if let Some(nanoseconds) = nanoseconds {
             let unit = i64::try_from(self.precision.nanoseconds()).unwrap_or(i64::MAX);
-            write!(self.stamp, "{}", nanoseconds.div_euclid(unit)).expect("BUG: writing to memory does not fail");
+            self.value = nanoseconds.div_euclid(unit);
+            write!(self.stamp, "{}", self.value).expect("BUG: writing to memory does not fail");
         }
         self.text.clear();
         self.text.extend_from_slice(text);
@@ -59,6 +62,12 @@ impl Time {
     #[inline]
     pub(super) fn stamp(&self) -> &[u8] {
         &self.stamp
+    }
+
+    /// What the stamp says, in the listener's unit; none where the sender leaves the time to the receiver.
+    #[inline]
+    pub(super) fn value(&self) -> Option<i64> {
+        (!self.stamp.is_empty()).then_some(self.value)
     }
 }
 

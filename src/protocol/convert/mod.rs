@@ -142,12 +142,11 @@ impl Converter {
 
     fn give(&mut self, sink: &mut impl Sink) {
         let stamp = self.time.stamp();
-        let has_timestamp = !stamp.is_empty();
-        if has_timestamp {
+        if !stamp.is_empty() {
             self.point.text.push(b' ');
             self.point.text.extend_from_slice(stamp);
         }
-        sink.line(Line { bytes: &self.point.text, has_timestamp, has_unsigned: false });
+        sink.line(Line { bytes: &self.point.text, time: self.time.value(), has_unsigned: false });
     }
 
     /// Writes a new point with its first field; it stays open where others may follow. Returns how many of its tags were

@@ -13,7 +13,8 @@ use crate::protocol::{Precision, Refusal, number, timestamp};
 pub(super) struct Scanned {
     /// The place before CR and LF.
     pub(super) end: usize,
-    pub(super) has_timestamp: bool,
+    /// Its timestamp, if it has one.
+    pub(super) time: Option<i64>,
 }
 
 /// What was seen of a line so far.
@@ -188,23 +189,23 @@ pub(super) fn find_quote(input: &[u8], mut at: usize) -> Result<usize, usize> {
 /// What stands after the fields: a timestamp or nothing.
 #[inline]
 fn scan_end(input: &[u8], at: usize, rules: &Rules, seen: &Seen) -> Result<Scanned, Stop> {
-    let (end, has_timestamp) = scan_timestamp(input, at, rules.precision)?;
-    if seen.is_stored { Ok(Scanned { end, has_timestamp }) } else { Err((Refusal::ReservedField, end)) }
+    let (end, time) = scan_timestamp(input, at, rules.precision)?;
+    if seen.is_stored { Ok(Scanned { end, time }) } else { Err((Refusal::ReservedField, end)) }
 }
 
-/// Returns the line's end and whether there was a timestamp.
+/// Returns the line's end and its timestamp, if there is one.
 #[inline]
-fn scan_timestamp(input: &[u8], at: usize, precision: Precision) -> Result<(usize, bool), Stop> {
+fn scan_timestamp(input: &[u8], at: usize, precision: Precision) -> Result<(usize, Option<i64>), Stop> {
     if ends_at(input, at) {
-        return Ok((at, false));
+        return Ok((at, None));
     }
     let first = skip_spaces(input, at);
     if ends_at(input, first) {
-        return Ok((first, false));
+        return Ok((first, None));
     }
-    let after = timestamp::skip(input, first, precision)?;
+    let (after, time) = timestamp::read(input, first, precision)?;
     let end = if ends_at(input, after) { after } else { skip_spaces(input, after) };
-    if ends_at(input, end) { Ok((end, true)) } else { Err((at_control(input, end, Refusal::TrailingText), end)) }
+    if ends_at(input, end) { Ok((end, Some(time))) } else { Err((at_control(input, end, Refusal::TrailingText), end)) }
 }
 
 // === Bytes and tokens ===

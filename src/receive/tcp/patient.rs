@@ -87,7 +87,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::batch::{Destination, Received};
+    use crate::batch::{Destination, Received, Span};
     use crate::protocol::Precision;
 
     /// Has room for one batch each time that it is opened; keeps their lines.
@@ -118,7 +118,15 @@ mod tests {
     fn batch(lines: u64) -> Batch {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        Batch { destination, bytes: "m v=1\n".into(), lines, received: Received::now(), capacity: 6, ticket: None }
+        Batch {
+            destination,
+            bytes: "m v=1\n".into(),
+            lines,
+            received: Received::now(),
+            capacity: 6,
+            ticket: None,
+            points: Span::ALWAYS,
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ fn batch(text: String) -> Batch {
     let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
     let received = Received { monotonic: monotonic::now(), wall: 0 };
     let (lines, capacity) = (text.lines().count() as u64, text.len());
-    Batch { destination, bytes: text.into(), lines, received, capacity, ticket: None }
+    Batch { destination, bytes: text.into(), lines, received, capacity, ticket: None, points: Span::ALWAYS }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::*;
-use crate::batch::{Batch, Destination, Received};
+use crate::batch::{Batch, Destination, Received, Span};
 use crate::protocol::Precision;
 
 mod leaving;
@@ -45,7 +45,8 @@ impl World {
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let received = Received { wall: 1000 + self.next, ..Received::now() };
         let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")].into();
-        let batch = Batch { destination, bytes, lines: LINES, received, capacity: 100, ticket: None };
+        let batch =
+            Batch { destination, bytes, lines: LINES, received, capacity: 100, ticket: None, points: Span::ALWAYS };
         let record = Record::new(self.next, batch, None, &Arc::new(AtomicU64::new(0)));
         self.next += STEP;
         self.cursor.append(&record);

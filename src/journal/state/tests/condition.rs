@@ -25,6 +25,7 @@ fn segment(number: u64, newest: u64) -> Segment {
         end_sequence: number * 10 + 10,
         repeats: false,
         has_gaps: false,
+        points: Vec::new(),
         totals: Vec::new(),
         bytes: 1000,
         created: 0,

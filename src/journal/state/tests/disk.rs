@@ -80,7 +80,7 @@ pub(super) fn append(state: &mut State, databases: &[&str]) {
 }
 
 pub(super) fn begin_segment(state: &mut State) {
-    let totals = state.totals().into_iter().map(|(_, total)| total).collect();
+    let totals = state.totals().into_iter().map(|(_, total, _)| total).collect();
     let (number, first_sequence, repeats) = state.disk().next_segment();
     let epoch = state.disk().epoch();
     let name = SegmentName { number, salt: 7 };
