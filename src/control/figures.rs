@@ -53,7 +53,8 @@ fn picture() -> Value {
     let mut picture = serde_json::to_value(view.status()).expect("JSON");
     picture["journal"]["orphans"] = serde_json::json!({ "gone": 0 });
     picture["journal"]["gaps"] = serde_json::json!([{
-        "backend": "a", "database": "db", "retention_policy": "", "from": "", "until": "", "lines": 0, "reason": "quota"
+        "id": 0, "state": "open", "backend": "a", "database": "db", "retention_policy": "", "from": "", "until": "",
+        "points_from": "", "points_until": "", "lines": 0, "reason": "quota"
     }]);
     picture["certificates"] = serde_json::json!([{ "file": "/a.pem", "expires": "", "days_left": 0 }]);
     let mut next = 1000;

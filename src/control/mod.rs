@@ -14,6 +14,7 @@ mod exposure;
 mod fetch;
 #[cfg(test)]
 mod figures;
+mod gap;
 pub mod journal;
 mod json;
 mod listen;
@@ -33,5 +34,6 @@ mod table;
 pub mod url;
 
 pub use config::Config;
+pub use gap::Gap;
 pub use load::{ConfigError, Overrides};
 pub use status::{Status, View};

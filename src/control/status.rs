@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::gap::Gap;
 use super::sources::SourcesStatus;
 use super::table::sum;
 use crate::deliver::statements::Statements;
 use crate::deliver::{Health, dead_letters};
 use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::ring::Producer;
-use crate::journal::{self, DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
+use crate::journal::{DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::net::tls::Certificate;
 use crate::protocol::Refusal;
 use crate::receive::{ANSWERS, Listener, Tally};
@@ -260,25 +261,6 @@ pub struct JournalStatus {
     pub gaps: Vec<Gap>,
 }
 
-/// Lines given up for a backend.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct Gap {
-    /// The backend.
-    pub backend: String,
-    /// The database that they were for.
-    pub database: String,
-    /// The retention policy; empty for the database's default.
-    pub retention_policy: String,
-    /// None of them was received before, in UTC.
-    pub from: String,
-    /// None of them was received after, in UTC.
-    pub until: String,
-    /// How many.
-    pub lines: u64,
-    /// `memory_full`, `quota`, `age` or `corrupt`.
-    pub reason: String,
-}
-
 impl View {
     /// Takes the picture.
     pub fn status(&self) -> Status {
@@ -462,22 +444,6 @@ impl JournalStatus {
             recovery: disk.map(|disk| disk.report.clone()).unwrap_or_default(),
             orphans: disk.map(|disk| disk.orphans.iter().cloned().collect()).unwrap_or_default(),
             gaps: journal.gaps.iter().map(Gap::new).collect(),
-        }
-    }
-}
-
-impl Gap {
-    fn new(gap: &journal::Gap) -> Self {
-        let time =
-            |nanoseconds| humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string();
-        Self {
-            backend: gap.backend.clone(),
-            database: gap.destination.database.clone(),
-            retention_policy: gap.destination.retention_policy.clone(),
-            from: time(gap.from),
-            until: time(gap.until),
-            lines: gap.lines,
-            reason: gap.reason.name().to_owned(),
         }
     }
 }

@@ -35,12 +35,12 @@ mod state;
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::batch::{Batch, Received};
+use crate::batch::{Batch, Received, Span};
 use disk::{DiskOptions, DiskThreads, OpenError, Storage, Syncer, Writer};
 use ring::Consumer;
 use shared::{Files, Shared};
@@ -49,12 +49,16 @@ use state::{Backend, State};
 pub use reader::Reader;
 pub use ring::ring;
 pub use state::BackendSetup;
+pub use state::complete::Completeness;
 pub use state::figures::Snapshot;
-pub use state::gaps::Gap;
+pub use state::gaps::{Gap, GapReason};
 pub use state::lease::Lease;
 pub use state::ledger::{DropReason, Ledger, Rejection};
 pub use state::limits::Limits;
 pub use state::record::Record;
+
+/// How often to look whether a backend has reached a barrier.
+const BARRIER_LOOK: Duration = Duration::from_millis(10);
 
 /// What a crash may cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -167,6 +171,52 @@ impl Journal {
         Reader::new(Arc::clone(&self.shared), backend)
     }
 
+    /// What a backend lacks of a database's points in this range (of all databases without a name), beside the others of its
+    /// group: backends by their places.
+    pub fn completeness(&self, backend: usize, database: Option<&str>, range: &Span, others: &[usize]) -> Completeness {
+        self.shared.lock().completeness(backend, database, range, others)
+    }
+
+    /// Sets a barrier behind all that was appended: these backends get nothing of the database that comes later before they
+    /// [pass](Self::pass_barrier) it. Returns its sequence.
+    pub fn set_barrier(&self, backends: &[usize], database: Option<&str>) -> u64 {
+        self.shared.lock().set_barrier(backends, database)
+    }
+
+    /// Sets a barrier again that was set before a restart.
+    pub fn restore_barrier(&self, backend: usize, sequence: u64, database: Option<&str>) {
+        self.shared.lock().restore_barrier(backend, sequence, database);
+    }
+
+    /// Waits until a backend has all that lies before a barrier.
+    pub async fn reach_barrier(&self, backend: usize, sequence: u64) {
+        // Statements are few, and what lies before them takes a request at least.
+        while !self.is_at_barrier(backend, sequence) {
+            tokio::time::sleep(BARRIER_LOOK).await;
+        }
+    }
+
+    /// Whether a backend has all that lies before a barrier.
+    pub fn is_at_barrier(&self, backend: usize, sequence: u64) -> bool {
+        self.shared.lock().is_at_barrier(backend, sequence)
+    }
+
+    /// Lets a backend go on behind a barrier.
+    pub fn pass_barrier(&self, backend: usize, sequence: u64) {
+        self.shared.lock().pass_barrier(backend, sequence);
+        self.shared.wake[backend].notify_one();
+    }
+
+    /// A backend's copy is complete, says somebody who knows: its gaps are closed. Returns how many there were.
+    pub fn vouch(&self, backend: usize) -> usize {
+        let mut state = self.shared.lock();
+        let name = state.backends[backend].name.clone();
+        let closed = state.gaps.vouch(&name);
+        drop(state);
+        self.shared.sync.notify_all();
+        closed
+    }
+
     /// Ends all waiting for more: from now on [`Reader::next`] leases what there is, and then returns none.
     pub fn close(&self) {
         self.shared.lock().close();
@@ -235,7 +285,7 @@ mod tests {
         };
         assert_eq!(pending(), (321, 642));
         let mut reader = journal.reader(0);
-        let limits = Limits { lines: 1, bytes: 1 << 20, linger: std::time::Duration::ZERO };
+        let limits = Limits { lines: 1, bytes: 1 << 20, linger: Duration::ZERO };
         let lease = reader.try_next(&limits).expect("a lease");
         assert_eq!(pending(), (321, 642), "what is leased is pending");
         reader.settle(lease, None);

@@ -59,6 +59,14 @@ pub(crate) enum Action {
     Corrupt {
         which: usize,
     },
+    /// A statement comes that changes a database.
+    SetBarrier {
+        database: usize,
+    },
+    /// It is run on a backend that has what came before it.
+    PassBarrier {
+        backend: usize,
+    },
     /// Somebody removes the folder, and the relay looks for it.
     RemoveFolder,
     /// Somebody removes the last segment's file, and the relay looks for it.
@@ -75,7 +83,9 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         7 => (backend.clone(), which).prop_map(|(backend, which)| Action::Settle { backend, which }),
         1 => (backend.clone(), which, 0..20_u64)
             .prop_map(|(backend, which, lines)| Action::Reject { backend, which, lines }),
-        2 => (backend, which).prop_map(|(backend, which)| Action::GiveBack { backend, which }),
+        2 => (backend.clone(), which).prop_map(|(backend, which)| Action::GiveBack { backend, which }),
+        1 => (0..2_usize).prop_map(|database| Action::SetBarrier { database }),
+        2 => backend.prop_map(|backend| Action::PassBarrier { backend }),
         6 => Just(Action::Write),
         3 => Just(Action::Sync),
         1 => Just(Action::SyncAlone),

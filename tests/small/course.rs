@@ -67,8 +67,14 @@ pub(crate) fn batch(number: u64, database: usize, lines: u64, filler: usize) -> 
         received: Received::now(),
         capacity,
         ticket: None,
-        points: Span::ALWAYS,
+        points: points(number),
     }
+}
+
+/// The times of a batch's points: batches meet some others, in no order.
+fn points(number: u64) -> Span {
+    let from = i64::try_from(number * 7919 % 100).expect("small");
+    Span { from, until: from + i64::try_from(number % 5).expect("small") }
 }
 
 pub(crate) fn number(bytes: &[u8]) -> u64 {
@@ -100,6 +106,8 @@ pub(crate) struct Seen {
     /// Lines that were settled in this life, and how many of them were rejected.
     settled: u64,
     rejected: u64,
+    /// Where it waits: the sequence, the database, and how many batches had come.
+    barriers: Vec<(u64, usize, u64)>,
     /// Lines dropped in earlier lives, by reason.
     dropped: [u64; DropReason::ALL.len()],
 }
@@ -179,6 +187,13 @@ impl World {
                     self.life.readers[backend].give_back(lease);
                 }
             }
+            Action::SetBarrier { database } => {
+                let (all, name) = ([0, 1], format!("db{database}"));
+                let sequence = self.life.journal.set_barrier(&all, Some(&name));
+                let came = self.known.len() as u64;
+                self.seen.iter_mut().for_each(|seen| seen.barriers.push((sequence, database, came)));
+            }
+            Action::PassBarrier { backend } => drop(self.pass(backend)),
             Action::Write => drop(self.write()),
             Action::Sync => self.sync(),
             Action::SyncAlone => drop(self.life.syncer.step()),
@@ -285,11 +300,37 @@ impl World {
             // Where cursors could not be synced, a power cut may take them back to any earlier state.
             let may_come = seen.again.contains(&number) || (self.sync_failed && self.power_was_cut);
             assert!(!seen.delivered.contains(&number) || may_come, "{number} came again");
+            let waits = |(_, database, came): &(u64, usize, u64)| *database == known.database && number >= *came;
+            assert!(!seen.barriers.iter().any(waits), "{number} comes behind a statement");
             seen.held.insert(number);
             assert!(before.replace(number).is_none_or(|before| before < number), "out of order");
         }
         assert!(lease.records.len() == 1 || (lease.lines <= LIMITS.lines && lease.bytes <= LIMITS.bytes));
         seen.leases.push(lease);
+        true
+    }
+
+    /// Lets a backend pass its first barrier, if it has what lies before it; whether it did.
+    fn pass(&mut self, backend: usize) -> bool {
+        let (journal, seen) = (&self.life.journal, &mut self.seen[backend]);
+        let Some((sequence, database, came)) = seen.barriers.first().copied() else { return false };
+        if !journal.is_at_barrier(backend, sequence) {
+            return false;
+        }
+        let lacks = |(number, known): (usize, &Known)| {
+            known.database == database && !known.excused && !seen.delivered.contains(&(number as u64))
+        };
+        let before = usize::try_from(came).expect("small");
+        let lacking: u64 =
+            self.known[..before].iter().enumerate().filter(|one| lacks(*one)).map(|(_, one)| one.lines).sum();
+        let dropped: u64 =
+            journal.snapshot().ledgers[backend].dropped.iter().sum::<u64>() + seen.dropped.iter().sum::<u64>();
+        assert!(
+            lacking <= dropped || self.was_corrupted,
+            "{lacking} lines come behind the statement that they came before"
+        );
+        seen.barriers.remove(0);
+        journal.pass_barrier(backend, sequence);
         true
     }
 
@@ -357,6 +398,11 @@ impl World {
         }
         self.known.iter_mut().filter(|known| !keeps(known)).for_each(|known| known.excused = true);
         self.life = Life::begin(&self.disk, &self.options, self.memory, self.replay_share);
+        for (backend, seen) in self.seen.iter().enumerate() {
+            for (sequence, database, _) in &seen.barriers {
+                self.life.journal.restore_barrier(backend, *sequence, Some(&format!("db{database}")));
+            }
+        }
     }
 
     pub(crate) fn check(&self) {
@@ -377,9 +423,31 @@ impl World {
         // Files that were removed may be there again after a power cut, until the next write.
         assert!(disk.bytes <= self.options.quota || self.power_was_cut);
         // What is read from the disk for a lease comes on top; a flusher has one, and the configuration leaves room.
+        self.check_completeness();
         let held = self.seen.iter().flat_map(|seen| &seen.held);
         let cost = |number: &u64| 20 + 256 + self.known[usize::try_from(*number).expect("small")].filler as u64;
         assert!(snapshot.memory_bytes <= self.memory + held.map(cost).sum::<u64>());
+    }
+
+    /// A copy that is called current has whatever the other one has, and one that is called complete has everything.
+    fn check_completeness(&self) {
+        let ranges = [Span::ALWAYS, Span { from: 20, until: 24 }, Span { from: 70, until: 99 }];
+        for (backend, database, range) in (0..BACKENDS)
+            .flat_map(|backend| (0..2).flat_map(move |database| ranges.map(|range| (backend, database, range))))
+        {
+            let (other, name) = (1 - backend, format!("db{database}"));
+            let found = self.life.journal.completeness(backend, Some(&name), &range, &[other]);
+            for (number, known) in self.known.iter().enumerate() {
+                let number = number as u64;
+                // What a crash took from the memory is no gap: nobody knows of it.
+                if known.excused || known.database != database || !points(number).meets(&range) {
+                    continue;
+                }
+                let has = |backend: usize| self.seen[backend].delivered.contains(&number);
+                assert!(has(backend) || !has(other) || !found.is_current(), "{backend} lacks {number}: {found:?}");
+                assert!(has(backend) || !has(other) || !found.is_complete(), "{backend} lacks {number}: {found:?}");
+            }
+        }
     }
 
     /// After a stop, everything that is still pending is on the disk.
@@ -397,7 +465,10 @@ impl World {
             }
         }
         for backend in 0..BACKENDS {
-            while self.lease(backend) {
+            while self.lease(backend) || self.pass(backend) {
+                if self.seen[backend].leases.is_empty() {
+                    continue;
+                }
                 let lease = self.seen[backend].leases.pop().expect("just leased");
                 self.settle(backend, lease, None);
                 self.write();

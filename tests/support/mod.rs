@@ -66,6 +66,7 @@ impl Running {
     }
 
     /// With the configuration's own data folder, where that is not the default one.
+    #[expect(clippy::needless_pass_by_value, reason = "as the others")]
     pub fn start_in(config: Config) -> Self {
         wait_for("the data folder's lock", || match Self::try_start_in(config.clone()) {
             Ok(relay) => Some(relay),

@@ -37,15 +37,17 @@ pub(in crate::journal) fn load(shared: &Shared, request: Request) -> Read {
     let (from, at, end) = (request.from, request.at, request.end);
     let memory = Arc::clone(&shared.lock().memory);
     let mut reading = Reading { shared, memory, request, records: Vec::new(), lines: 0, bytes: 0, next: from, at };
-    let (place, finished, failed) = match reading.run() {
-        Ok(Stop::Here(place)) => (Some(place), None, false),
-        Ok(Stop::Ended(place)) => (place, Some(end), false),
+    let nothing = Read { from, records: Vec::new(), place: None, stopped: None, finished: None, failed: false };
+    let read = match reading.run() {
+        Ok(Stop::Here(place)) => Read { place: Some(place), ..nothing },
+        Ok(Stop::Waits(place)) => Read { place: Some(place), stopped: Some(reading.request.before), ..nothing },
+        Ok(Stop::Ended(place)) => Read { place, finished: Some(end), ..nothing },
         Err(error) => {
             reading.note_error(&error);
-            (None, None, true)
+            Read { failed: true, ..nothing }
         }
     };
-    Read { from, records: reading.records, place, finished, failed }
+    Read { records: reading.records, ..read }
 }
 
 struct Reading<'a> {
@@ -65,6 +67,8 @@ struct Reading<'a> {
 enum Stop {
     /// There is more, from this place on.
     Here(Place),
+    /// The same, and it is not to be read yet.
+    Waits(Place),
     /// The lane has no more; the place of what comes behind it, unless the log ends.
     Ended(Option<Place>),
 }
@@ -73,6 +77,8 @@ enum Taken {
     More,
     /// The lease is full, and this frame is the next one's.
     Full,
+    /// This frame is not to be read yet.
+    Waits,
     /// It is the lane's last one.
     Last,
     /// It is beyond the lane's end.
@@ -96,6 +102,7 @@ impl Reading<'_> {
                 Some(Item::Frame(frame, stored)) => match self.take(&frame, &stored) {
                     Taken::More => {}
                     Taken::Full => return Ok(Stop::Here(here(&walk, before))),
+                    Taken::Waits => return Ok(Stop::Waits(here(&walk, before))),
                     Taken::Beyond => return Ok(Stop::Ended(Some(here(&walk, before)))),
                     Taken::Last => return Ok(Stop::Ended(Some(here(&walk, walk.offset())))),
                 },
@@ -123,6 +130,9 @@ impl Reading<'_> {
         let follows = frame.sequence >= from && frame.at.lines >= self.at.lines && frame.end().lines <= end.at.lines;
         if !is_ours || !follows {
             return Taken::More;
+        }
+        if frame.sequence >= self.request.before {
+            return Taken::Waits;
         }
         let (lines, bytes) = (self.lines + frame.lines, self.bytes + frame.payload_bytes as u64);
         let limits = self.request.limits;

@@ -95,7 +95,8 @@ pub fn survey(
         survey.compare(cursors, &ends);
     }
     let gaps = slots::load(storage, slots::Kind::Gaps).map_err(newer)?;
-    survey.gaps = gaps.and_then(|found| decode_gaps(&found.body)).unwrap_or_default();
+    let gaps = gaps.and_then(|found| decode_gaps(&found.body)).unwrap_or_default();
+    survey.gaps = gaps.iter().cloned().collect();
     Ok(survey)
 }
 

@@ -12,7 +12,7 @@
 //!
 //! 1. The writer chooses records, and saves the cursors as they are then.
 //! 2. It appends the records' frames to the last segment, or to a new one.
-//! 3. It saves the cursors again: they know how much was written.
+//! 3. It saves the cursors again: they know how much was written. The gaps that they have passed are saved before them.
 //! 4. The syncer syncs the folder, the segments, the gap ledger and the cursors, in this order.
 //! 5. Only then it removes the segments that no synced cursor needs.
 //!
@@ -61,7 +61,10 @@ mod syncer;
 mod threads;
 mod writer;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::segment::format;
+use super::segment::slots::Slots;
 
 pub use super::segment::codec::Compression;
 pub use super::segment::storage::{Folder, Identity, Misplaced, Space, Storage, StoredFile};
@@ -80,3 +83,8 @@ pub const MAX_NAME_BYTES: usize = format::MAX_NAME_BYTES;
 
 /// The longest address of a backend, in bytes.
 pub const MAX_ADDRESS_BYTES: usize = 4096;
+
+/// The slots of one kind. A thread that panicked left them whole.
+fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -41,7 +41,7 @@ use crate::journal::segment::storage::Storage;
 use crate::journal::shared::Files;
 use crate::journal::state::cursor::Cursor;
 use crate::journal::state::figures::Report;
-use crate::journal::state::gaps::Gaps;
+use crate::journal::state::gaps::Loss;
 use crate::journal::state::index::{DiskIndex, Opened, Segment, UnsyncedFile, When};
 use crate::journal::state::lane::{End, Lane, SavedLane, cut_saved};
 use crate::journal::state::ledger::DropReason;
@@ -80,13 +80,20 @@ pub(in crate::journal) fn open(
         pass_settled(&*storage, &segments, &scan, saved)?;
     }
     let mut state = State::new(memory, backends.iter().map(Backend::new).collect());
-    fill_logs(&mut state, ends, &segments, saved.as_ref(), &scan);
-    let kept = keep_segments(&state, &segments, scan.newest, begun);
+    fill_logs(&mut state, ends.clone(), &segments, saved.as_ref(), &scan);
+    let kept = keep_segments(&state, &segments, &ends, scan.newest, begun);
     report.bytes = kept.iter().map(|segment| segment.bytes).sum();
     let found_gaps = slots::load(&*storage, slots::Kind::Gaps).map_err(|Newer| OpenError::Newer("gaps".to_owned()))?;
-    state.gaps = Gaps::new(found_gaps.as_ref().and_then(|found| decode_gaps(&found.body)).unwrap_or_default());
+    state.gaps = found_gaps.as_ref().and_then(|found| decode_gaps(&found.body)).unwrap_or_default();
     let abandoned_below = saved.as_ref().map_or(0, |saved| saved.abandoned_below);
-    place_backends(&mut state, saved, &kept);
+    let now = (options.clock)().wall;
+    // A power cut may take the gap ledger and leave the cursors.
+    if saved.as_ref().is_some_and(|saved| saved.gaps_version > state.gaps.version()) {
+        for backend in &state.backends {
+            state.gaps.note_unknown(&backend.name, now);
+        }
+    }
+    place_backends(&mut state, saved, &kept, now);
 
     let files = Files {
         journal,
@@ -138,12 +145,18 @@ fn fill_logs(
             next_sequence = next_sequence.max(sequence);
         }
     }
-    state.next_sequence = next_sequence;
+    (state.next_sequence, state.found_below) = (next_sequence, next_sequence);
     state.logs = ends.into_iter().map(|(destination, at)| Log::new(Arc::new(destination), at)).collect();
 }
 
-/// The segments as the index has them; `newest` is the latest wall time at which one of the last records was received.
-fn keep_segments(state: &State, segments: &[Found], newest: u64, now: Instant) -> VecDeque<Segment> {
+/// The segments as the index has them; `ends` is what they tell of their destinations, and `newest` is the latest wall time at which one of the last records was received.
+fn keep_segments(
+    state: &State,
+    segments: &[Found],
+    ends: &[(Destination, Position)],
+    newest: u64,
+    now: Instant,
+) -> VecDeque<Segment> {
     let kept = segments.iter().enumerate().map(|(place, found)| {
         let totals = found.totals.as_deref().unwrap_or_default();
         let at = |log: &Log| totals.iter().find(|(known, _)| *known == *log.destination).map(|(_, at)| *at);
@@ -165,7 +178,7 @@ fn keep_segments(state: &State, segments: &[Found], newest: u64, now: Instant) -
             repeats: found.header.is_some_and(|header| header.repeats),
             has_gaps: found.whole_below.is_none() || found.whole_below != follows,
             totals: state.logs.iter().map(|log| at(log).unwrap_or_default()).collect(),
-            points: state.logs.iter().map(|log| points_of(segments, place, &log.destination)).collect(),
+            points: state.logs.iter().map(|log| points_of(segments, place, log, ends)).collect(),
             bytes: found.bytes,
             created,
             begun: when(created),
@@ -175,12 +188,18 @@ fn keep_segments(state: &State, segments: &[Found], newest: u64, now: Instant) -
     kept.collect()
 }
 
-/// The times of a destination's points in a segment: as it was read, or as the next one says.
-fn points_of(segments: &[Found], place: usize, destination: &Destination) -> Span {
-    let found = &segments[place];
-    let follows = |next: &&Found| next.name.number == found.name.number + 1;
-    let told = || segments.get(place + 1).filter(follows).and_then(|next| next.points_before.as_ref());
-    let known = found.points.as_ref().or_else(told);
+/// The times of a log's points in a segment: as the next one says, and those of the last one as they were read. `ends` is what
+/// the segments tell of their destinations.
+fn points_of(segments: &[Found], place: usize, log: &Log, ends: &[(Destination, Position)]) -> Span {
+    let (found, destination) = (&segments[place], &*log.destination);
+    let known = match segments.get(place + 1) {
+        // What is missing behind a segment counts as a part of it.
+        Some(next) => next.points_before.as_ref().filter(|_| next.name.number == found.name.number + 1),
+        None => {
+            let end = ends.iter().find(|(known, _)| known == destination).map(|(_, end)| *end);
+            found.points.as_ref().filter(|_| end.unwrap_or_default() == log.written)
+        }
+    };
     let of_destination = |known: &Vec<(Destination, Span)>| {
         known.iter().find(|(known, _)| known == destination).map_or(Span::NONE, |(_, points)| *points)
     };
@@ -188,8 +207,8 @@ fn points_of(segments: &[Found], place: usize, destination: &Destination) -> Spa
 }
 
 /// Puts every backend where it was; a new one starts at the log's end, and all of them at its beginning where it is
-/// not known where they were.
-fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque<Segment>) {
+/// not known where they were. `now` is the wall clock's time.
+fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque<Segment>, now: u64) {
     let begin = |place: usize, log: &Log| match segments.front() {
         Some(first) => End { sequence: first.first_sequence, at: first.totals.get(place).copied().unwrap_or_default() },
         None => End { sequence: state.next_sequence, at: log.written },
@@ -205,6 +224,9 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
     for backend in &mut state.backends {
         let place = saved.iter().position(|known| known.name == backend.name);
         let known = place.map(|place| saved.remove(place));
+        if is_known && known.is_none() {
+            state.gaps.note_joined(&backend.name, now);
+        }
         let address = known.as_ref().map_or("", |known| &known.address);
         backend.moved_from = (!address.is_empty() && address != backend.address).then(|| address.to_owned());
         let moved_at = known.as_ref().and_then(|known| known.moved_at.clone());
@@ -224,8 +246,11 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
                 let (lost, since) = cursor.cut(log.tail(state.next_sequence), begin);
                 if lost != Position::default() {
                     let until = segments.front().map_or(since, |first| first.created);
-                    let gap = (&*log.destination, since, until.max(since));
-                    backend.give_up(&mut state.gaps, reason, lost, gap);
+                    let (lines, received) = (lost.lines, (since, until.max(since)));
+                    // Of what is gone nobody knows the times.
+                    let points = Span::ALWAYS;
+                    let loss = Loss { destination: &log.destination, lines, received, points, is_unsure: true };
+                    backend.give_up(&mut state.gaps, reason, loss);
                 }
             }
             backend.cursors.push(cursor);

@@ -4,22 +4,22 @@
 //! and retention policy; a position is lines (8) and bytes (8).
 //!
 //! **Cursors**: next sequence (8), the lowest number of a segment
-//! that may be written on and synced (8), totals as in a totals frame, the totals below which the quota, the age or the
+//! that may be written on and synced (8), the version of the gap ledger (8), totals as in a totals frame, the totals below which the quota, the age or the
 //! floor took everything, count of backends (4), and for each: name, address (2 bytes of length),
 //! 1 where the address has changed, and then next sequence (8) and totals at that time, count of destinations (4), and for each:
 //! destination, count of lanes (4), and for each: from (8), position (16), wall time of its oldest line (8), 1 where it ends, and
 //! then end (8) and position there (16).
 //!
-//! **Gaps**: count (4), and for each: backend's name, destination, wall times from and until (8 each), lines (8),
-//! reason's name.
+//! **Gaps**: version (8), the next one's number (8), count (4), and for each: number (8), backend's name, destination, wall times from and
+//! until (8 each), lines (8), the earliest and the latest time of its points (8 each), 1 where the backend may have some of
+//! them, reason's name.
 
 use crate::batch::{Destination, Span};
 use crate::journal::segment::Position;
 use crate::journal::segment::format::{precision_code, precision_of};
 use crate::journal::segment::frame::MAX_COUNT;
-use crate::journal::state::gaps::Gap;
+use crate::journal::state::gaps::{Gap, GapReason, Gaps};
 use crate::journal::state::lane::SavedLane;
-use crate::journal::state::ledger::DropReason;
 use crate::journal::state::saved::{Cursors, MovedAt, SavedBackend};
 
 impl Cursors {
@@ -27,6 +27,7 @@ impl Cursors {
         let mut out = Vec::new();
         put_u64(&mut out, self.next_sequence);
         put_u64(&mut out, self.abandoned_below);
+        put_u64(&mut out, self.gaps_version);
         for totals in [&self.written, &self.kept_from] {
             put_totals(&mut out, totals.iter().map(|(destination, at)| (destination, *at)));
         }
@@ -61,7 +62,7 @@ impl Cursors {
     /// None where the bytes are not what [`Self::encode`] makes.
     pub(in crate::journal) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Rest(bytes);
-        let (next_sequence, abandoned_below) = (rest.count()?, rest.count()?);
+        let (next_sequence, abandoned_below, gaps_version) = (rest.count()?, rest.count()?, rest.count()?);
         let (written, kept_from) = (rest.totals()?, rest.totals()?);
         let backends = rest.several(|rest| {
             let (name, address) = (rest.name()?, rest.address()?);
@@ -80,36 +81,44 @@ impl Cursors {
             })?;
             Some(SavedBackend { name, address, moved_at, destinations })
         })?;
-        rest.0.is_empty().then_some(Self { next_sequence, abandoned_below, written, kept_from, backends })
+        rest.0.is_empty().then_some(Self { next_sequence, abandoned_below, gaps_version, written, kept_from, backends })
     }
 }
 
 /// The gap ledger's bytes.
-pub(in crate::journal) fn encode_gaps<'a>(gaps: impl ExactSizeIterator<Item = &'a Gap>) -> Vec<u8> {
+pub(in crate::journal) fn encode_gaps(gaps: &Gaps) -> Vec<u8> {
     let mut out = Vec::new();
+    put_u64(&mut out, gaps.version());
+    put_u64(&mut out, gaps.next_id());
+    let gaps = gaps.iter();
     put_count(&mut out, gaps.len());
     for gap in gaps {
+        put_u64(&mut out, gap.id);
         put_name(&mut out, &gap.backend);
         put_destination(&mut out, &gap.destination);
         for number in [gap.from, gap.until, gap.lines] {
             put_u64(&mut out, number);
         }
+        put_span(&mut out, gap.points);
+        out.push(u8::from(gap.is_unsure));
         put_name(&mut out, gap.reason.name());
     }
     out
 }
 
 /// None where the bytes are not what [`encode_gaps`] makes.
-pub(in crate::journal) fn decode_gaps(bytes: &[u8]) -> Option<Vec<Gap>> {
+pub(in crate::journal) fn decode_gaps(bytes: &[u8]) -> Option<Gaps> {
     let mut rest = Rest(bytes);
+    let (version, next_id) = (rest.count()?, rest.count()?);
     let gaps = rest.several(|rest| {
+        let id = rest.count()?;
         let (backend, destination) = (rest.name()?, rest.destination()?);
         let (from, until, lines) = (rest.u64()?, rest.u64()?, rest.u64()?);
-        let name = rest.name()?;
-        let reason = DropReason::ALL.into_iter().find(|reason| reason.name() == name)?;
-        Some(Gap { backend, destination, from, until, lines, reason })
+        let (points, is_unsure) = (rest.span()?, rest.u8()? != 0);
+        let reason = GapReason::of_name(&rest.name()?)?;
+        Some(Gap { id, backend, destination, from, until, points, is_unsure, lines, reason })
     })?;
-    rest.0.is_empty().then_some(gaps)
+    rest.0.is_empty().then(|| Gaps::new(version, next_id, gaps))
 }
 
 /// A totals frame's payload: of each destination what was written before, and the points of the segment before.
@@ -119,8 +128,7 @@ pub(in crate::journal) fn encode_totals<'a>(
     let mut out = Vec::new();
     put_totals(&mut out, totals.clone().map(|(destination, at, _)| (destination, at)));
     for (_, _, points) in totals {
-        out.extend_from_slice(&points.from.to_le_bytes());
-        out.extend_from_slice(&points.until.to_le_bytes());
+        put_span(&mut out, points);
     }
     out
 }
@@ -156,6 +164,11 @@ fn put_destination(out: &mut Vec<u8>, destination: &Destination) {
     out.push(precision_code(destination.precision));
     put_name(out, &destination.database);
     put_name(out, &destination.retention_policy);
+}
+
+fn put_span(out: &mut Vec<u8>, span: Span) {
+    out.extend_from_slice(&span.from.to_le_bytes());
+    out.extend_from_slice(&span.until.to_le_bytes());
 }
 
 fn put_position(out: &mut Vec<u8>, at: Position) {
@@ -238,6 +251,8 @@ impl<'a> Rest<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::state::gaps::Loss;
+    use crate::journal::state::ledger::DropReason;
     use crate::protocol::Precision;
 
     fn destination() -> Destination {
@@ -261,6 +276,7 @@ mod tests {
         let cursors = Cursors {
             next_sequence: 21,
             abandoned_below: 4,
+            gaps_version: 5,
             kept_from: written.clone(),
             written,
             backends: vec![backend, SavedBackend::default()],
@@ -273,15 +289,15 @@ mod tests {
         bytes.push(0);
         assert_eq!(Cursors::decode(&bytes), None);
 
-        let gap = Gap {
-            backend: "b".to_owned(),
-            destination: destination(),
-            from: 1,
-            until: 2,
-            lines: 3,
-            reason: DropReason::Quota,
-        };
-        assert_eq!(decode_gaps(&encode_gaps([&gap].into_iter())), Some(vec![gap]));
+        let mut gaps = Gaps::new(3, 7, Vec::new());
+        let (lost, points) = (destination(), Span { from: -1, until: 5 });
+        let loss = Loss { destination: &lost, lines: 3, received: (1, 2), points, is_unsure: true };
+        gaps.note(Gap::of("b", loss, DropReason::Quota));
+        gaps.note_joined("c", 9);
+        let bytes = encode_gaps(&gaps);
+        let read = decode_gaps(&bytes).expect("gaps");
+        assert!((read.version(), read.next_id()) == (5, 9) && read.iter().eq(gaps.iter()), "{read:?}");
+        assert!((0..bytes.len()).all(|cut| decode_gaps(&bytes[..cut]).is_none()));
         let points = Span { from: -7, until: 8 };
         let bytes = encode_totals([(&destination(), at, points)].into_iter());
         assert_eq!(decode_totals(&bytes), Some(vec![(destination(), at, points)]));

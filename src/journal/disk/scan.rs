@@ -184,8 +184,9 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
             next = next.filter(|next| *next == frame.sequence).map(|next| next + 1);
         })?);
         found.whole_below = next;
-        // What could not be read may be there another time.
-        found.points = scans.last().filter(|scan| scan.unreadable == 0).map(|scan| scan.points.clone());
+        // What is damaged had points, too.
+        let is_sound = |scan: &&Scan| scan.unreadable + scan.damaged + scan.skipped == 0 && scan.end == found.bytes;
+        found.points = scans.last().filter(is_sound).map(|scan| scan.points.clone());
     }
     while let [before @ .., last] = &scans[..]
         && segments.last().is_some_and(repeats)

@@ -3,9 +3,10 @@
 //! It holds no lock while it waits for the disk: a sync of five seconds delays nothing but the next one.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::lock;
 use super::saved::encode_gaps;
 use crate::journal::segment::slots::Slots;
 use crate::journal::shared::{Files, Shared};
@@ -62,7 +63,7 @@ impl Syncer {
             if !state.gaps.take_change() {
                 return;
             }
-            encode_gaps(state.gaps.iter())
+            encode_gaps(&state.gaps)
         };
         let written = lock(&self.files().gaps).write(&body);
         if let Err(error) = written.and_then(|()| sync_slot(&self.files().gaps)) {
@@ -113,10 +114,6 @@ impl Syncer {
     fn files(&self) -> &Files {
         self.shared.disk.as_ref().expect("BUG: only a journal with a disk has a syncer")
     }
-}
-
-fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
-    slots.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Syncs what was written to the slots; the lock is not held meanwhile.

@@ -4,16 +4,18 @@
 //! is tried again each second.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::lock;
 use super::renewal::{Found, Guard, Renewal};
-use super::saved::encode_totals;
+use super::saved::{encode_gaps, encode_totals};
 use crate::batch::{Destination, Received, Span};
 use crate::journal::segment::Position;
 use crate::journal::segment::codec::Compressor;
 use crate::journal::segment::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::journal::segment::frame::{Codec, FRAME_HEADER_BYTES, Frame, Key, Kind};
+use crate::journal::segment::slots::Slots;
 use crate::journal::segment::storage::{Space, StoredFile};
 use crate::journal::shared::{Files, Shared};
 use crate::journal::state::State;
@@ -345,7 +347,7 @@ impl Writer {
     }
 
     fn save_cursors(&mut self) {
-        let (body, need) = {
+        let (gaps, body, need) = {
             let mut state = self.shared.lock();
             let is_due = self.save_at.is_some_and(|time| time <= Instant::now());
             let has_changed = state.disk().take_cursors_change();
@@ -353,10 +355,18 @@ impl Writer {
                 return;
             }
             let (cursors, need) = state.cursors();
-            (cursors.encode(), need)
+            let gaps = state.gaps.take_unwritten().then(|| encode_gaps(&state.gaps));
+            (gaps, cursors.encode(), need)
         };
-        let saved = self.files().cursors.lock().unwrap_or_else(PoisonError::into_inner).write(&body);
+        // Cursors that have passed what is lost are never found without its gap.
+        let written = |slots: &Mutex<Slots>, body: &[u8]| lock(slots).write(body);
+        let noted = gaps.map_or(Ok(()), |gaps| written(&self.files().gaps, &gaps));
+        let is_noted = noted.is_ok();
+        let saved = noted.and_then(|()| written(&self.files().cursors, &body));
         let mut state = self.shared.lock();
+        if !is_noted {
+            state.gaps.note_change();
+        }
         match &saved {
             Ok(()) => state.disk().note_saved(need),
             Err(error) => state.disk().note_save_error(error),

@@ -21,6 +21,8 @@ pub(in crate::journal) struct Request {
     pub(in crate::journal) place: Option<Place>,
     /// How often reading here has failed in a row.
     pub(in crate::journal) failures: u32,
+    /// Records from this sequence on are not to be read yet.
+    pub(in crate::journal) before: u64,
     pub(in crate::journal) limits: Limits,
 }
 
@@ -33,6 +35,8 @@ pub(in crate::journal) struct Read {
     pub(in crate::journal) records: Vec<Arc<Record>>,
     /// Where to go on.
     pub(in crate::journal) place: Option<Place>,
+    /// There is none below this sequence any more, and what follows is not to be read yet.
+    pub(in crate::journal) stopped: Option<u64>,
     /// Its end, where there is nothing more before that.
     pub(in crate::journal) finished: Option<End>,
     /// The disk did not give what comes next.

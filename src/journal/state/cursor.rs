@@ -11,6 +11,7 @@
 //! Bounds: [`MOST_LANES`]; with so many, the open lane is read from the disk until it has caught up.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::backlog::Read;
@@ -192,14 +193,15 @@ impl Cursor {
         closed.or_else(open)
     }
 
-    /// Leases consecutive records from memory within the limits, at least one where there is one.
-    pub(in crate::journal) fn lease(&mut self, tail: Tail<'_>, limits: &Limits) -> Vec<Arc<Record>> {
+    /// Leases consecutive records from memory within the limits, at least one where there is one, and none that has the
+    /// sequence `before` or a higher one.
+    pub(in crate::journal) fn lease(&mut self, tail: Tail<'_>, limits: &Limits, before: u64) -> Vec<Arc<Record>> {
         let mut taken = Vec::new();
         let (mut lines, mut bytes) = (0, 0);
         while let Some(record) = self.first_available(tail).map(Arc::clone) {
             lines += record.batch.lines;
             bytes += record.bytes();
-            if !taken.is_empty() && (lines > limits.lines || bytes > limits.bytes) {
+            if record.sequence >= before || !taken.is_empty() && (lines > limits.lines || bytes > limits.bytes) {
                 break;
             }
             if self.returned.remove(&record.sequence).is_none() {
@@ -229,12 +231,47 @@ impl Cursor {
         }
         lane.failures = if read.failed && read.records.is_empty() { lane.failures + 1 } else { 0 };
         lane.place = read.place;
+        if let Some(sequence) = read.stopped {
+            lane.from = lane.from.max(sequence);
+        }
         if let Some(end) = read.finished {
             missing.extend(Missing::between(lane, end.at, now));
             (lane.from, lane.at) = (lane.from.max(end.sequence), lane.at.max(end.at));
         }
         self.end_lanes();
         Some((read.records, missing))
+    }
+
+    /// What is in memory and not settled: on its way, given back, or to be leased from memory.
+    pub(in crate::journal) fn pending_in_memory<'a>(&'a self, tail: Tail<'a>) -> impl Iterator<Item = &'a Arc<Record>> {
+        let open = self.open();
+        // What lies before on the disk counts there.
+        let from = tail.begin(open.from).sequence.max(open.from);
+        let fresh = tail.records.range(tail.records.partition_point(|record| record.sequence < from)..);
+        self.held().chain(fresh)
+    }
+
+    /// Sequences of which records are to be read from the disk, and since when their oldest line waits; 0 if that is not known.
+    pub(in crate::journal) fn pending_on_disk(&self, tail: Tail<'_>) -> impl Iterator<Item = (Range<u64>, u64)> {
+        self.lanes.iter().filter_map(move |lane| match lane.end {
+            Some(end) => (!lane.is_read()).then_some((lane.from..end.sequence, lane.since)),
+            None => self.is_behind(tail).then(|| (lane.from..tail.begin(lane.from).sequence, lane.since)),
+        })
+    }
+
+    /// Whether all records of these sequences, as far as there are any, are not settled.
+    pub(in crate::journal) fn has_pending(&self, sequences: &Range<u64>) -> bool {
+        let is_held = |sequence: &u64| self.leased.contains_key(sequence) || self.returned.contains_key(sequence);
+        let in_lane =
+            |lane: &Lane| lane.from <= sequences.start && lane.end.is_none_or(|end| sequences.end <= end.sequence);
+        let is_one = sequences.end - sequences.start == 1;
+        self.lanes.iter().any(in_lane) || (is_one && is_held(&sequences.start))
+    }
+
+    /// Whether a record below this sequence is not settled.
+    pub(in crate::journal) fn has_pending_below(&self, tail: Tail<'_>, sequence: u64) -> bool {
+        self.pending_in_memory(tail).any(|record| record.sequence < sequence)
+            || self.pending_on_disk(tail).any(|(sequences, _)| sequences.start < sequence)
     }
 
     /// Whether a record is on its way to the backend.

@@ -1,5 +1,8 @@
-//! The gap ledger: what was given up for a backend, and when it was received. It is the work list for repairing a
-//! mirror from its twin. Lines that never reached the journal (`ring_full`) are not in it: no twin has them.
+//! The gap ledger: what a backend lacks, when that was received, and the times of its points. It says which questions a copy
+//! can answer, and is the work list for repairing a mirror from its twin. Lines that never reached the journal (`ring_full`)
+//! are not in it: no twin has them.
+//!
+//! A backend that came later than the journal has a gap from the beginning of time, until an operator vouches for its copy.
 //!
 //! Bounds: [`MOST_GAPS`] entries. One more, and the two oldest of one kind become one that spans both.
 
@@ -7,7 +10,9 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::ledger::DropReason;
-use crate::batch::Destination;
+use super::record::Record;
+use crate::batch::{Batch, Destination, Span};
+use crate::protocol::Precision;
 
 /// Entries kept.
 const MOST_GAPS: usize = 1000;
@@ -16,24 +21,119 @@ const OLDEST: usize = 16;
 /// What is lost within this time of the last loss belongs to the same gap, in nanoseconds.
 const NEAR: u64 = 60_000_000_000;
 
+/// Why a backend lacks something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapReason {
+    /// Lines were given up for it.
+    Dropped(DropReason),
+    /// It came later than the journal: what it has from before is not known.
+    Joined,
+}
+
+impl GapReason {
+    /// The reason's name in JSON, and in the slots.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dropped(reason) => reason.name(),
+            Self::Joined => "joined",
+        }
+    }
+
+    /// The reason of this name.
+    pub(in crate::journal) fn of_name(name: &str) -> Option<Self> {
+        let dropped = DropReason::ALL.into_iter().map(Self::Dropped);
+        dropped.chain([Self::Joined]).find(|reason| reason.name() == name)
+    }
+}
+
+/// Lines that are given up.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::journal) struct Loss<'a> {
+    pub(in crate::journal) destination: &'a Destination,
+    pub(in crate::journal) lines: u64,
+    /// When they were received: from, and until.
+    pub(in crate::journal) received: (u64, u64),
+    /// The times of their points.
+    pub(in crate::journal) points: Span,
+    /// The backend may have some of them: a crash took the news.
+    pub(in crate::journal) is_unsure: bool,
+}
+
+impl<'a> Loss<'a> {
+    /// Of one record, where those below the sequence `found_below` were found at the start.
+    pub(in crate::journal) fn of(record: &'a Record, found_below: u64) -> Self {
+        Self { is_unsure: record.sequence < found_below, ..Self::of_batch(&record.batch) }
+    }
+
+    /// Of a batch that became no record.
+    pub(in crate::journal) fn of_batch(batch: &'a Batch) -> Self {
+        let (wall, points) = (batch.received.wall, batch.points);
+        let (destination, lines) = (&batch.destination, batch.lines);
+        Self { destination, lines, received: (wall, wall), points, is_unsure: false }
+    }
+}
+
 /// Lines that a backend does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
+    /// Its number, which no other gap of this journal has or had.
+    pub id: u64,
     /// The backend's name.
     pub backend: String,
-    /// Where the lines were to go.
+    /// Where the lines were to go; an empty database stands for all of them.
     pub destination: Destination,
     /// None of them was received earlier; nanoseconds since 1970.
     pub from: u64,
     /// None of them was received later; nanoseconds since 1970.
     pub until: u64,
-    /// How many they are.
+    /// The times of their points.
+    pub points: Span,
+    /// Whether the backend may have some of them: a crash took the news.
+    pub is_unsure: bool,
+    /// How many they are; 0 where that is not known.
     pub lines: u64,
-    /// Why they were given up.
-    pub reason: DropReason,
+    /// Why it lacks them.
+    pub reason: GapReason,
 }
 
 impl Gap {
+    /// Of lines that were given up for a backend.
+    pub(in crate::journal) fn of(backend: &str, loss: Loss<'_>, reason: DropReason) -> Self {
+        let Loss { destination, lines, received: (from, until), points, is_unsure } = loss;
+        Self {
+            id: 0,
+            backend: backend.to_owned(),
+            destination: destination.clone(),
+            from,
+            until,
+            points,
+            is_unsure,
+            lines,
+            reason: GapReason::Dropped(reason),
+        }
+    }
+
+    /// Of whatever a backend may lack until now.
+    fn of_anything(backend: &str, now: u64, reason: GapReason) -> Self {
+        let (database, retention_policy) = Default::default();
+        let destination = Destination { database, retention_policy, precision: Precision::Nanoseconds };
+        let backend = backend.to_owned();
+        let points = Span::ALWAYS;
+        Self { id: 0, backend, destination, from: 0, until: now, points, is_unsure: true, lines: 0, reason }
+    }
+
+    /// Whether a point of this database may be in it.
+    pub(in crate::journal) fn touches(&self, database: &str, points: &Span) -> bool {
+        (self.destination.database.is_empty() || self.destination.database == database) && self.points.meets(points)
+    }
+
+    /// Whether another backend certainly lacks the same.
+    pub(in crate::journal) fn is_shared_by(&self, other: &Self) -> bool {
+        !other.is_unsure
+            && (&self.destination, self.from, self.until, self.points, self.lines, self.reason)
+                == (&other.destination, other.from, other.until, other.points, other.lines, other.reason)
+    }
+
     fn is_like(&self, other: &Self) -> bool {
         self.backend == other.backend && self.destination == other.destination && self.reason == other.reason
     }
@@ -41,6 +141,8 @@ impl Gap {
     fn absorb(&mut self, other: &Self) {
         self.from = self.from.min(other.from);
         self.until = self.until.max(other.until);
+        self.points = self.points.and(other.points);
+        self.is_unsure |= other.is_unsure;
         self.lines += other.lines;
     }
 }
@@ -49,17 +151,53 @@ impl Gap {
 #[derive(Debug, Default)]
 pub(in crate::journal) struct Gaps {
     gaps: VecDeque<Gap>,
+    /// Grows with each change.
+    version: u64,
+    /// The number of the next one.
+    next_id: u64,
     /// When it changed first since [`Self::take_change`]; none where it did not.
     changed: Option<Instant>,
+    /// It changed since [`Self::take_unwritten`].
+    is_unwritten: bool,
 }
 
 impl Gaps {
-    pub(in crate::journal) fn new(mut gaps: Vec<Gap>) -> Self {
+    pub(in crate::journal) fn new(version: u64, next_id: u64, mut gaps: Vec<Gap>) -> Self {
         gaps.truncate(MOST_GAPS);
-        Self { gaps: gaps.into(), changed: None }
+        let next_id = gaps.iter().map(|gap| gap.id + 1).fold(next_id, u64::max);
+        Self { gaps: gaps.into(), version, next_id, changed: None, is_unwritten: false }
     }
 
-    pub(in crate::journal) fn note(&mut self, gap: Gap) {
+    /// What grows with each change.
+    pub(in crate::journal) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The number of the next gap.
+    pub(in crate::journal) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// What was known of a backend's gaps is lost.
+    pub(in crate::journal) fn note_unknown(&mut self, backend: &str, now: u64) {
+        self.note(Gap::of_anything(backend, now, GapReason::Dropped(DropReason::Corrupt)));
+    }
+
+    /// A backend came later than the journal: it lacks whatever it lacks.
+    pub(in crate::journal) fn note_joined(&mut self, backend: &str, now: u64) {
+        self.note(Gap::of_anything(backend, now, GapReason::Joined));
+    }
+
+    /// A backend's copy is complete, says somebody who knows. Returns how many gaps that closes.
+    pub(in crate::journal) fn vouch(&mut self, backend: &str) -> usize {
+        let before = self.gaps.len();
+        self.gaps.retain(|gap| gap.backend != backend);
+        self.note_change();
+        before - self.gaps.len()
+    }
+
+    /// Notes a gap, under a number of its own unless it belongs to one that is known.
+    pub(in crate::journal) fn note(&mut self, mut gap: Gap) {
         self.note_change();
         let near = |known: &&mut Gap| {
             known.is_like(&gap)
@@ -70,6 +208,8 @@ impl Gaps {
             known.absorb(&gap);
             return;
         }
+        gap.id = self.next_id;
+        self.next_id += 1;
         self.gaps.push_back(gap);
         if self.gaps.len() > MOST_GAPS {
             self.join_oldest();
@@ -83,10 +223,18 @@ impl Gaps {
     /// All of it is to be saved again.
     pub(in crate::journal) fn note_change(&mut self) {
         self.changed.get_or_insert_with(Instant::now);
+        self.is_unwritten = true;
+        self.version += 1;
+    }
+
+    /// Whether there is something to write before cursors are saved that have passed it.
+    pub(in crate::journal) fn take_unwritten(&mut self) -> bool {
+        std::mem::take(&mut self.is_unwritten)
     }
 
     /// Whether there is something to save.
     pub(in crate::journal) fn take_change(&mut self) -> bool {
+        self.is_unwritten = false;
         self.changed.take().is_some()
     }
 
@@ -111,12 +259,13 @@ impl Gaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Precision;
 
     fn gap(backend: &str, from: u64, lines: u64) -> Gap {
         let destination =
             Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds };
-        Gap { backend: backend.into(), destination, from, until: from + 1, lines, reason: DropReason::Quota }
+        let points = Span { from: from.cast_signed(), until: from.cast_signed() };
+        let loss = Loss { destination: &destination, lines, received: (from, from + 1), points, is_unsure: false };
+        Gap::of(backend, loss, DropReason::Quota)
     }
 
     #[test]
@@ -129,6 +278,17 @@ mod tests {
         let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.from, gap.until, gap.lines)).collect();
         assert_eq!(seen, [("a", 0, NEAR + 1, 3), ("b", 0, 1, 1), ("a", 3 * NEAR, 3 * NEAR + 1, 4)]);
         assert!(gaps.take_change() && !gaps.take_change());
+        let first = gaps.iter().next().expect("a gap");
+        assert_eq!(first.points, Span { from: 0, until: NEAR.cast_signed() });
+        assert_eq!(gaps.iter().map(|gap| gap.id).collect::<Vec<_>>(), [0, 1, 2]);
+        // A number is never used again, also after a restart.
+        assert_eq!((gaps.vouch("a"), gaps.vouch("a")), (2, 0));
+        let mut gaps = Gaps::new(gaps.version(), gaps.next_id(), gaps.iter().cloned().collect());
+        gaps.note_joined("c", 9);
+        assert_eq!(
+            gaps.iter().last().map(|gap| (gap.id, gap.points, gap.reason.name())),
+            Some((3, Span::ALWAYS, "joined"))
+        );
     }
 
     #[test]

@@ -69,6 +69,32 @@ impl Segment {
     }
 }
 
+/// Records whose file went under the running relay: whoever comes to read them will miss them.
+#[derive(Clone, Debug, Default)]
+pub(in crate::journal) struct Vanished {
+    /// From the first to the last of them.
+    pub(super) sequences: Range<u64>,
+    /// The times of their points, of each log.
+    pub(super) points: Vec<Span>,
+}
+
+impl Vanished {
+    /// A segment's file is gone.
+    fn add(&mut self, gone: &Segment) {
+        let own = gone.first_sequence..gone.end_sequence;
+        self.sequences = match self.sequences.is_empty() {
+            true => own,
+            false => self.sequences.start.min(own.start)..self.sequences.end.max(own.end),
+        };
+        for (place, points) in gone.points.iter().enumerate() {
+            match self.points.get_mut(place) {
+                Some(known) => *known = known.and(*points),
+                None => self.points.push(*points),
+            }
+        }
+    }
+}
+
 /// When something was, by the clock that can tell.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::journal) enum When {
@@ -83,6 +109,8 @@ pub(in crate::journal) enum When {
 pub(in crate::journal) struct DiskIndex {
     pub(super) options: DiskOptions,
     pub(super) segments: VecDeque<Segment>,
+    /// What was in files that went under the running relay, and may not be anywhere else.
+    pub(super) vanished: Vanished,
     /// No file has this number or a higher one.
     pub(super) least_number: u64,
     pub(super) bytes: u64,
@@ -166,6 +194,7 @@ impl DiskIndex {
             least_number: segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)),
             bytes: segments.iter().map(|segment| segment.bytes).sum(),
             segments,
+            vanished: Vanished::default(),
             must_roll: !is_active,
             repeats_below: 0,
             next_write: next_sequence,
@@ -392,6 +421,7 @@ impl DiskIndex {
     pub(super) fn lose(&mut self, next_write: u64) {
         self.least_number = self.next_number();
         self.segments.clear();
+        self.vanished = Vanished::default();
         self.active = None;
         self.to_sync.clear();
         (self.bytes, self.unsynced_bytes, self.unsynced_since) = (0, 0, None);
@@ -406,6 +436,7 @@ impl DiskIndex {
     pub(super) fn lose_last_segment(&mut self) {
         self.least_number = self.next_number();
         let Some(gone) = self.segments.pop_back() else { return };
+        self.vanished.add(&gone);
         self.bytes -= gone.bytes;
         (self.active, self.must_roll, self.writing) = (None, true, 0..0);
         self.next_write = gone.first_sequence;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::cursor::Cursor;
 use super::figures::Condition;
+use super::gaps::Loss;
 use super::index::DiskIndex;
 use super::ledger::DropReason;
 use super::record::Record;
 use super::{Log, State};
 use crate::batch::Step;
-use crate::journal::segment::Position;
 
 /// How long senders wait for a disk that writes nothing, or for backends that free nothing.
 const LONGEST_PRESSURE: Duration = Duration::from_secs(5);
@@ -68,15 +68,15 @@ impl State {
     pub(in crate::journal) fn forget(&mut self, log: usize, place: usize) {
         let reason = self.disk.as_ref().map_or(DropReason::MemoryFull, DiskIndex::reason);
         let kept_from = self.kept_from();
-        let Log { records, destination, .. } = &mut self.logs[log];
+        let Log { records, .. } = &mut self.logs[log];
         let Some(record) = records.remove(place) else { return };
         let reason = if record.has_left_disk(kept_from) { DropReason::Quota } else { reason };
-        let (size, wall) = (record.end(Position::default()), record.batch.received.wall);
+        let found_below = self.found_below;
         for backend in &mut self.backends {
             if record.is_on_disk(kept_from) {
                 backend.cursors[log].fall_behind(&record, records);
             } else if backend.cursors[log].fall_off(&record, records) {
-                backend.give_up(&mut self.gaps, reason, size, (destination, wall, wall));
+                backend.give_up(&mut self.gaps, reason, Loss::of(&record, found_below));
                 record.batch.lose();
             }
         }
@@ -129,7 +129,7 @@ impl State {
 
     /// Gives up what is not on the disk, at the end; returns each backend's lines. `reason` is that of what was never written.
     pub(in crate::journal) fn give_up_memory_only(&mut self, reason: DropReason) -> Vec<u64> {
-        let (kept_from, before) = (self.kept_from(), self.dropped_lines());
+        let (kept_from, found_below, before) = (self.kept_from(), self.found_below, self.dropped_lines());
         for place in 0..self.logs.len() {
             let log = &mut self.logs[place];
             let records = std::mem::take(&mut log.records).into_iter();
@@ -144,9 +144,8 @@ impl State {
                 lost.extend(cursor.take_returned(kept_from));
                 for record in lost {
                     record.batch.lose();
-                    let (size, wall) = (record.end(Position::default()), record.batch.received.wall);
                     let reason = if record.has_left_disk(kept_from) { DropReason::Quota } else { reason };
-                    backend.give_up(&mut self.gaps, reason, size, (&log.destination, wall, wall));
+                    backend.give_up(&mut self.gaps, reason, Loss::of(&record, found_below));
                 }
             }
             self.retire(place);

@@ -11,9 +11,13 @@
 //! | [`index`], [`writing`], [`removal`] | what is on the disk, what is written next, which segments go |
 //! | [`resent`] | what one backend is owed once more |
 //! | [`renewal`] | what remains when the disk has lost everything |
+//! | [`barrier`] | where a backend waits for a statement |
+//! | [`complete`] | which backend has what |
 //! | [`ledger`], [`gaps`], [`figures`] | what became of every line, and what is to be seen of it |
 
 pub(in crate::journal) mod backlog;
+pub(in crate::journal) mod barrier;
+pub(in crate::journal) mod complete;
 pub(in crate::journal) mod cursor;
 pub(in crate::journal) mod figures;
 pub(in crate::journal) mod gaps;
@@ -36,11 +40,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use crate::batch::{Batch, Destination, Step, Ticket};
+use crate::batch::{Batch, Destination, Span, Step, Ticket};
 use crate::journal::segment::Position;
 use backlog::{Read, Request};
+use barrier::{Barrier, open_below};
 use cursor::{Cursor, Tail};
-use gaps::{Gap, Gaps};
+use gaps::{Gap, Gaps, Loss};
 use index::DiskIndex;
 use lane::Missing;
 use lease::{Lease, Ready};
@@ -66,6 +71,8 @@ pub struct BackendSetup {
 #[derive(Debug)]
 pub(in crate::journal) struct State {
     pub(in crate::journal) next_sequence: u64,
+    /// Records below this sequence were found at the start: what a crash left unsaved of the cursors, backends have already.
+    pub(in crate::journal) found_below: u64,
     /// One for each destination ever seen; destinations come from the configuration, so they are few.
     pub(in crate::journal) logs: Vec<Log>,
     pub(in crate::journal) backends: Vec<Backend>,
@@ -122,6 +129,8 @@ pub(in crate::journal) struct Backend {
     pub(in crate::journal) cursors: Vec<Cursor>,
     pub(in crate::journal) ledger: Ledger,
     pub(in crate::journal) resent: Resent,
+    /// Where it waits, by sequence.
+    pub(in crate::journal) barriers: Vec<Barrier>,
     /// The limits that the backend waits for, and whether it waits.
     waiting: Option<Limits>,
 }
@@ -133,17 +142,9 @@ impl Backend {
     }
 
     /// Gives lines up, and notes that for whoever repairs the mirror.
-    pub(in crate::journal) fn give_up(
-        &mut self,
-        gaps: &mut Gaps,
-        reason: DropReason,
-        lost: Position,
-        gap: (&Destination, u64, u64),
-    ) {
-        let (destination, from, until) = gap;
-        self.ledger.drop_lines(reason, lost.lines);
-        let (backend, destination) = (self.name.clone(), destination.clone());
-        gaps.note(Gap { backend, destination, from, until, lines: lost.lines, reason });
+    pub(in crate::journal) fn give_up(&mut self, gaps: &mut Gaps, reason: DropReason, loss: Loss<'_>) {
+        self.ledger.drop_lines(reason, loss.lines);
+        gaps.note(Gap::of(&self.name, loss, reason));
     }
 }
 
@@ -151,6 +152,7 @@ impl State {
     pub(in crate::journal) fn new(memory_bound: u64, backends: Vec<Backend>) -> Self {
         Self {
             next_sequence: 0,
+            found_below: 0,
             logs: Vec::new(),
             backends,
             orphans: Vec::new(),
@@ -174,12 +176,10 @@ impl State {
     pub(in crate::journal) fn append(&mut self, batch: Batch) -> Vec<usize> {
         let log = self.log_of(&batch.destination);
         self.appended_lines += batch.lines;
-        let size = Position { lines: batch.lines, bytes: batch.bytes.len() as u64 };
         if !self.make_room(cost(&batch)) {
             // What is on its way to backends fills the memory: the newest is all that can be given up.
-            let (destination, wall) = (&*batch.destination, batch.received.wall);
             for backend in &mut self.backends {
-                backend.give_up(&mut self.gaps, DropReason::MemoryFull, size, (destination, wall, wall));
+                backend.give_up(&mut self.gaps, DropReason::MemoryFull, Loss::of_batch(&batch));
             }
             batch.lose();
             return Vec::new();
@@ -219,14 +219,15 @@ impl State {
         let mut fresh: Option<(u64, usize)> = None;
         let mut backlog: Option<(u64, usize)> = None;
         let mut wake_at: Option<Instant> = None;
-        let Backend { cursors, waiting, replay_share, credit, .. } = &mut self.backends[backend];
+        let Backend { cursors, barriers, waiting, replay_share, credit, .. } = &mut self.backends[backend];
         for (place, (log, cursor)) in self.logs.iter().zip(cursors.iter_mut()).enumerate() {
             let tail = log.tail(self.next_sequence);
+            let before = open_below(barriers, &log.destination.database);
             let held_until = parked.get(&place).copied().unwrap_or(now);
             if *replay_share < 1.0 {
                 cursor.part(tail);
             }
-            if let Some((lane, _)) = cursor.backlog(tail) {
+            if let Some((lane, _)) = cursor.backlog(tail).filter(|(lane, _)| lane.from < before) {
                 let due = held_until.max(read_from);
                 if due <= now {
                     backlog = Some(backlog.map_or((lane.from, place), |known| known.min((lane.from, place))));
@@ -234,7 +235,8 @@ impl State {
                     wake_at = Some(wake_at.map_or(due, |known| known.min(due)));
                 }
             }
-            let Some(first) = cursor.first_available(tail) else { continue };
+            let first = cursor.first_available(tail).filter(|first| first.sequence < before);
+            let Some(first) = first else { continue };
             let due = first.batch.received.monotonic + limits.linger;
             let due = if self.closed || cursor.is_full(limits) { now } else { due };
             let due = due.max(held_until);
@@ -253,7 +255,8 @@ impl State {
         }
         if let Some((_, log)) = fresh {
             let Log { destination, .. } = &self.logs[log];
-            let records = cursors[log].lease(self.logs[log].tail(self.next_sequence), limits);
+            let before = open_below(barriers, &destination.database);
+            let records = cursors[log].lease(self.logs[log].tail(self.next_sequence), limits, before);
             return Ready::Lease(Lease::new(log, destination, records));
         }
         if let Some((_, log)) = backlog {
@@ -271,7 +274,8 @@ impl State {
     pub(in crate::journal) fn request(&self, backend: usize, log: usize, limits: &Limits) -> Option<Request> {
         let tail = self.logs[log].tail(self.next_sequence);
         let (lane, end) = self.backends[backend].cursors[log].backlog(tail)?;
-        Some(Request {
+        let before = open_below(&self.backends[backend].barriers, &self.logs[log].destination.database);
+        (lane.from < before).then(|| Request {
             log,
             destination: Arc::clone(&self.logs[log].destination),
             from: lane.from,
@@ -279,6 +283,7 @@ impl State {
             end,
             place: lane.place.clone(),
             failures: lane.failures,
+            before,
             limits: *limits,
         })
     }
@@ -294,7 +299,11 @@ impl State {
         let (records, missing) = self.backends[backend].cursors[log].lease_read(read, until)?;
         let destination = Arc::clone(&self.logs[log].destination);
         for Missing { size, from, until } in missing {
-            self.backends[backend].give_up(&mut self.gaps, DropReason::Corrupt, size, (&destination, from, until));
+            // What the damage took with it, its times included.
+            let points = Span::ALWAYS;
+            let loss =
+                Loss { destination: &destination, lines: size.lines, received: (from, until), points, is_unsure: true };
+            self.backends[backend].give_up(&mut self.gaps, DropReason::Corrupt, loss);
         }
         self.note_progress();
         (!records.is_empty()).then(|| Lease::new(log, &destination, records))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::State;
-use super::gaps::Gap;
+use super::gaps::{Gap, Loss};
 use super::index::DiskIndex;
 use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
@@ -42,16 +42,19 @@ impl State {
                 let (lost, since) = backend.cursors[place].cut(log.tail(next_sequence), begin);
                 if lost != Position::default() {
                     let from = if since == 0 { gone.created } else { since };
-                    backend.give_up(&mut self.gaps, reason, lost, (&log.destination, from, first.created.max(from)));
+                    let (lines, received) = (lost.lines, (from, first.created.max(from)));
+                    let (points, is_unsure) = (gone.points(place), gone.first_sequence < self.found_below);
+                    let loss = Loss { destination: &log.destination, lines, received, points, is_unsure };
+                    backend.give_up(&mut self.gaps, reason, loss);
                 }
             }
             for orphan in &mut self.orphans {
                 let lanes = orphan.destinations.iter_mut().find(|(known, _)| *known == *log.destination);
                 let lost = lanes.map_or(0, |(_, lanes)| cut_saved(lanes, begin, log.written));
                 if lost > 0 {
-                    let (backend, destination) = (orphan.name.clone(), (*log.destination).clone());
-                    let (from, until) = (gone.created, first.created);
-                    self.gaps.note(Gap { backend, destination, from, until, lines: lost, reason });
+                    let (received, points) = ((gone.created, first.created), gone.points(place));
+                    let loss = Loss { destination: &log.destination, lines: lost, received, points, is_unsure: true };
+                    self.gaps.note(Gap::of(&orphan.name, loss, reason));
                 }
             }
         }

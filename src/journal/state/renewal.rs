@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::State;
-use super::gaps::Gap;
+use super::gaps::{Gap, Loss};
 use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
 use super::record::Record;
+use crate::batch::Span;
 use crate::journal::segment::Position;
 
 impl State {
@@ -32,13 +33,16 @@ impl State {
     }
 
     fn lose_log(&mut self, place: usize, oldest: u64, now: u64) {
+        let points = self.on_disk(place).fold(Span::NONE, |sum, (_, points)| sum.and(points));
         let Self { logs, backends, orphans, gaps, next_sequence, .. } = self;
         let log = &mut logs[place];
         for backend in backends.iter_mut() {
             let (lost, since) = backend.cursors[place].leave_disk(log.tail(*next_sequence));
             if lost != Position::default() {
                 let from = if since == 0 { oldest } else { since };
-                backend.give_up(gaps, DropReason::Corrupt, lost, (&log.destination, from, now.max(from)));
+                let (lines, received) = (lost.lines, (from, now.max(from)));
+                let loss = Loss { destination: &log.destination, lines, received, points, is_unsure: true };
+                backend.give_up(gaps, DropReason::Corrupt, loss);
             }
         }
         let end = End { sequence: *next_sequence, at: log.written };
@@ -46,8 +50,9 @@ impl State {
             let lanes = orphan.destinations.iter_mut().find(|(known, _)| *known == *log.destination);
             let lines = lanes.map_or(0, |(_, lanes)| cut_saved(lanes, end, log.written));
             if lines > 0 {
-                let (backend, destination) = (orphan.name.clone(), (*log.destination).clone());
-                gaps.note(Gap { backend, destination, from: oldest, until: now, lines, reason: DropReason::Corrupt });
+                let loss =
+                    Loss { destination: &log.destination, lines, received: (oldest, now), points, is_unsure: true };
+                gaps.note(Gap::of(&orphan.name, loss, DropReason::Corrupt));
             }
         }
         // What is on its way, or was given back, is written again with the rest, where no other cursor has still to pass it.

@@ -11,6 +11,8 @@ pub(in crate::journal) struct Cursors {
     pub(in crate::journal) next_sequence: u64,
     /// Segments with a lower number could not be synced: none is written on, and none is synced again.
     pub(in crate::journal) abandoned_below: u64,
+    /// Which state of the gap ledger has whatever they have passed.
+    pub(in crate::journal) gaps_version: u64,
     /// What was written of each destination.
     pub(in crate::journal) written: Vec<(Destination, Position)>,
     /// What the log begins with of each destination: what lies before was given up, or was not needed, when this was saved.

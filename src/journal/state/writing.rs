@@ -205,7 +205,9 @@ impl State {
         let kept = |place: usize| first.and_then(|first| first.totals.get(place)).copied().unwrap_or_default();
         let kept_from =
             self.logs.iter().enumerate().map(|(place, log)| ((*log.destination).clone(), kept(place))).collect();
-        let cursors = Cursors { next_sequence: self.next_sequence, abandoned_below, written, kept_from, backends };
+        let gaps_version = self.gaps.version();
+        let next_sequence = self.next_sequence;
+        let cursors = Cursors { next_sequence, abandoned_below, gaps_version, written, kept_from, backends };
         // What is not written yet may be needed once it is.
         let next_write = self.disk.as_ref().map_or(0, |disk| disk.next_write);
         (cursors, self.needed_from(true).min(next_write))

@@ -89,7 +89,7 @@ impl World {
         let mut leased = Vec::new();
         for _ in 0..records {
             let tail = Tail { records: &self.records, written: self.written, next_sequence: self.next };
-            leased.extend(self.cursor.lease(tail, &limits).iter().map(|record| record.sequence));
+            leased.extend(self.cursor.lease(tail, &limits, u64::MAX).iter().map(|record| record.sequence));
         }
         leased
     }
@@ -108,7 +108,7 @@ impl World {
         let rest = self.all.iter().filter(is_of_lane).count();
         let taken: Vec<_> = self.all.iter().filter(is_of_lane).take(records).map(Arc::clone).collect();
         let finished = (taken.len() == rest).then_some(end);
-        let read = Read { from, records: taken, place: None, finished, failed: false };
+        let read = Read { from, records: taken, place: None, stopped: None, finished, failed: false };
         let (taken, missing) = self.cursor.lease_read(read, 9999).expect("the lane is there");
         assert!(missing.is_empty(), "{missing:?}");
         Some(taken.iter().map(|record| record.sequence).collect())
@@ -181,7 +181,7 @@ fn a_lease_is_as_large_as_it_may_be_and_one_record_at_least() {
         let mut world = World::with(5);
         let limits = Limits { lines, bytes, linger: Duration::ZERO };
         let tail = Tail { records: &world.records, written: world.written, next_sequence: world.next };
-        assert_eq!(world.cursor.lease(tail, &limits).len(), records, "{lines} lines, {bytes} bytes");
+        assert_eq!(world.cursor.lease(tail, &limits, u64::MAX).len(), records, "{lines} lines, {bytes} bytes");
         // A lease is full where more would wait.
         let world = World::with(5);
         assert_eq!(world.cursor.is_full(&limits), records < 5, "{lines} lines, {bytes} bytes");
@@ -254,7 +254,7 @@ fn reading_that_fails_is_counted_until_something_was_read() {
     let failures = |world: &World| world.cursor.backlog(world.tail()).map(|(lane, _)| lane.failures);
     let read = |world: &mut World, records: Vec<Arc<Record>>, failed| {
         let from = records.first().map_or(0, |record| record.sequence);
-        let read = Read { from, records, place: None, finished: None, failed };
+        let read = Read { from, records, place: None, stopped: None, finished: None, failed };
         world.cursor.lease_read(read, 9999).expect("the lane is there");
     };
     for times in 1..4 {

@@ -25,8 +25,8 @@ fn where_the_memory_is_full_the_oldest_goes_and_is_counted_for_who_has_not_had_i
         let lost = [0, 1, 1][turn - 1];
         assert_eq!(state.dropped_lines(), [lost * LINES, LINES * u64::try_from(turn).expect("few")], "{turn}");
     }
-    let gaps: Vec<_> = state.gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.reason)).collect();
-    let full = DropReason::MemoryFull;
+    let gaps: Vec<_> = state.gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.reason.name())).collect();
+    let full = "memory_full";
     assert_eq!(gaps, [("b", 2 * LINES, full), ("a", LINES, full), ("b", LINES, full)]);
 }
 

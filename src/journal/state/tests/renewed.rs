@@ -24,7 +24,7 @@ fn what_was_only_on_the_disk_is_given_up_and_counted_beside_what_was_before() {
     assert_eq!(state.dropped_lines(), [2 * LINES, 2 * LINES]);
     assert_eq!(state.lose_disk(9000), 4 * LINES, "of both backends, and now");
     assert_eq!(state.dropped_lines(), [4 * LINES, 4 * LINES]);
-    let gaps: Vec<_> = state.gaps.iter().filter(|gap| gap.reason == DropReason::Corrupt).collect();
+    let gaps: Vec<_> = state.gaps.iter().filter(|gap| gap.reason.name() == "corrupt").collect();
     let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.from, gap.until)).collect();
     // They were received at 1000, and later than the segments were made.
     assert_eq!(seen, [("a", 2 * LINES, 1000, 9000), ("b", 2 * LINES, 1000, 9000)]);

@@ -1,0 +1,65 @@
+//! Barriers: places in the log that a backend does not pass before somebody says so.
+//!
+//! A statement that changes a database is one: what came before it is to be there first, what comes after it later. Owns: which
+//! records wait behind one. Never does: keeping barriers over a restart; whoever sets them does.
+
+use super::State;
+
+/// A place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::journal) struct Barrier {
+    /// Records from this sequence on wait behind it.
+    pub(in crate::journal) sequence: u64,
+    /// Those of this database; none for all.
+    pub(in crate::journal) database: Option<String>,
+}
+
+impl Barrier {
+    /// Whether records of this database wait behind it.
+    pub(in crate::journal) fn is_for(&self, database: &str) -> bool {
+        self.database.as_ref().is_none_or(|own| own == database)
+    }
+}
+
+impl State {
+    /// Sets a barrier behind all that was appended, for these backends; returns its sequence.
+    pub(in crate::journal) fn set_barrier(&mut self, backends: &[usize], database: Option<&str>) -> u64 {
+        let sequence = self.next_sequence;
+        // Two barriers are never at the same place.
+        self.next_sequence += 1;
+        for backend in backends {
+            self.restore_barrier(*backend, sequence, database);
+        }
+        sequence
+    }
+
+    /// Sets a barrier again that was set before a restart.
+    pub(in crate::journal) fn restore_barrier(&mut self, backend: usize, sequence: u64, database: Option<&str>) {
+        // Where a power cut took the end of the log, what comes now still comes behind it.
+        self.next_sequence = self.next_sequence.max(sequence + 1);
+        let database = database.map(str::to_owned);
+        let barriers = &mut self.backends[backend].barriers;
+        let place = barriers.partition_point(|known| known.sequence < sequence);
+        barriers.insert(place, Barrier { sequence, database });
+    }
+
+    /// Whether a backend has all that lies before a barrier.
+    pub(in crate::journal) fn is_at_barrier(&self, backend: usize, sequence: u64) -> bool {
+        let known = &self.backends[backend];
+        let Some(barrier) = known.barriers.iter().find(|barrier| barrier.sequence == sequence) else { return true };
+        let logs = self.logs.iter().zip(&known.cursors);
+        let mut own = logs.filter(|(log, _)| barrier.is_for(&log.destination.database));
+        own.all(|(log, cursor)| !cursor.has_pending_below(log.tail(self.next_sequence), sequence))
+    }
+
+    /// Takes a barrier away.
+    pub(in crate::journal) fn pass_barrier(&mut self, backend: usize, sequence: u64) {
+        self.backends[backend].barriers.retain(|barrier| barrier.sequence != sequence);
+    }
+}
+
+/// Below which sequence records of a database may be had, with these barriers.
+pub(super) fn open_below(barriers: &[Barrier], database: &str) -> u64 {
+    let first = barriers.iter().find(|barrier| barrier.is_for(database));
+    first.map_or(u64::MAX, |barrier| barrier.sequence)
+}

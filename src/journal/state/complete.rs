@@ -1,0 +1,143 @@
+//! Which copy has what: whether a backend has every point of a database in a range of time.
+//!
+//! Decides by the points' own times, of what is in memory by the record, and of a backlog on the disk by the segment: no disk
+//! is read for it. Says more than is lacking where it is not known better, and never less.
+//!
+//! Lines that are still in builders or in the ring are no backend's: no copy has them, and they make none worse than another.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::cursor::Cursor;
+use super::gaps::Gap;
+use super::{Backend, Log, State};
+use crate::batch::Span;
+
+/// Gaps that are named, at most.
+const MOST_NAMED: usize = 3;
+
+/// What a backend lacks of a range.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Completeness {
+    /// The earliest point that it has not acknowledged yet may be so early, in nanoseconds since 1970; none if it has all.
+    pub pending_from: Option<i64>,
+    /// Its oldest line in the range that is not acknowledged was received at this time by the wall clock; 0 if that is not known.
+    pub pending_since: Option<u64>,
+    /// Another backend has something of the range that this one has not acknowledged yet.
+    pub is_behind: bool,
+    /// The times of the first gaps that meet the range: from and until, in nanoseconds since 1970.
+    pub gaps: Vec<(i64, i64)>,
+    /// How many gaps meet it, those that every backend has left out.
+    pub gap_count: u64,
+    /// A statement waits for it that may change any answer.
+    pub has_statement: bool,
+}
+
+impl Completeness {
+    /// Whether it lacks nothing.
+    pub fn is_complete(&self) -> bool {
+        self.pending_from.is_none() && self.gap_count == 0 && !self.has_statement
+    }
+
+    /// Whether it has whatever any other has.
+    pub fn is_current(&self) -> bool {
+        !self.is_behind && self.gap_count == 0 && !self.has_statement
+    }
+}
+
+impl State {
+    /// What a backend lacks of a database's points in this range; of all databases without a name. Those backends count as its
+    /// mirror that `others` names by their places.
+    pub(in crate::journal) fn completeness(
+        &self,
+        backend: usize,
+        database: Option<&str>,
+        range: &Span,
+        others: &[usize],
+    ) -> Completeness {
+        let known = &self.backends[backend];
+        let mut found = Completeness { has_statement: known.has_barrier(database), ..Completeness::default() };
+        for (place, log) in self.logs.iter().enumerate() {
+            if database.is_none_or(|database| log.destination.database == database) {
+                self.add_pending(&mut found, (place, log), backend, range, others);
+            }
+        }
+        let all = || self.gaps.iter();
+        let is_shared = |gap: &Gap| {
+            let has =
+                |other: &usize| all().any(|one| one.backend == self.backends[*other].name && gap.is_shared_by(one));
+            !others.is_empty() && others.iter().all(has)
+        };
+        let touches = |gap: &&Gap| match database {
+            Some(database) => gap.touches(database, range),
+            None => gap.points.meets(range),
+        };
+        for gap in all().filter(|gap| gap.backend == known.name).filter(touches).filter(|gap| !is_shared(gap)) {
+            found.gap_count += 1;
+            if found.gaps.len() < MOST_NAMED {
+                found.gaps.push((gap.points.from.max(range.from), gap.points.until.min(range.until)));
+            }
+        }
+        found
+    }
+
+    /// Adds what a backend has not acknowledged of one log.
+    fn add_pending(
+        &self,
+        found: &mut Completeness,
+        (place, log): (usize, &Log),
+        backend: usize,
+        range: &Span,
+        others: &[usize],
+    ) {
+        let of = |backend: usize| &self.backends[backend].cursors[place];
+        let (cursor, tail) = (of(backend), log.tail(self.next_sequence));
+        let others: Vec<&Cursor> = others.iter().map(|other| of(*other)).collect();
+        let mut add = |points: &Span, since: u64, sequences: Range<u64>| {
+            let from = points.from.max(range.from);
+            found.pending_from = Some(found.pending_from.map_or(from, |known| known.min(from)));
+            found.pending_since = Some(found.pending_since.map_or(since, |known| known.min(since)));
+            // After a crash, others may have what is told as pending.
+            let may_have = |other: &&Cursor| sequences.start < self.found_below || !other.has_pending(&sequences);
+            found.is_behind |= others.iter().any(may_have);
+        };
+        for record in cursor.pending_in_memory(tail).filter(|record| record.batch.points.meets(range)) {
+            add(&record.batch.points, record.batch.received.wall, record.sequence..record.sequence + 1);
+        }
+        for (sequences, since) in cursor.pending_on_disk(tail) {
+            let mut is_covered = false;
+            for (own, points) in self.on_disk(place) {
+                let common = sequences.start.max(own.start)..sequences.end.min(own.end);
+                is_covered |= !common.is_empty();
+                if !common.is_empty() && points.meets(range) {
+                    add(&points, since, common);
+                }
+            }
+            // The segments with them are gone, and whoever comes to read them will see it.
+            if !is_covered {
+                add(&Span::ALWAYS, since, sequences);
+            }
+        }
+    }
+}
+
+impl State {
+    /// What each file has, or had, of a log: sequences, and the times of their points.
+    pub(super) fn on_disk(&self, log: usize) -> impl Iterator<Item = (Range<u64>, Span)> {
+        self.disk.iter().flat_map(move |disk| {
+            let segments = disk.segments.iter();
+            let segments = segments.map(move |one| (one.first_sequence..one.end_sequence, one.points(log)));
+            let vanished = &disk.vanished;
+            let gone = vanished.points.get(log).map(|points| (vanished.sequences.clone(), *points));
+            segments.chain(gone)
+        })
+    }
+}
+
+impl Backend {
+    /// Whether a statement waits for it that may change what is answered of this database.
+    fn has_barrier(&self, database: Option<&str>) -> bool {
+        self.barriers.iter().any(|barrier| database.is_none_or(|database| barrier.is_for(database)))
+    }
+}
