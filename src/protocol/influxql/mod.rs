@@ -1,0 +1,38 @@
+//! InfluxQL: what a query's statements are, and which times they read. Pure functions.
+//!
+//! A reader's statement may go to any one copy, a statement that changes something must go to all: so none may pass for the other.
+//! The lexer and the grammar follow InfluxDB's own ([influxql](https://github.com/influxdata/influxql) 1.0 to 1.4) to the byte:
+//! what it would take for the end of a comment, a string or a regular expression is one here. What is not understood is an error.
+//!
+//! | part | owns |
+//! |---|---|
+//! | `lexer` | tokens |
+//! | `parser`, `select` | statements and their expressions |
+//! | `range` | the times that a statement reads |
+//! | `create` | statements that writers send at their start, written anew |
+//!
+//! Bounds: a text of [`MOST_BYTES`], nesting of `parser::MOST_DEPTH`.
+
+mod create;
+mod lexer;
+mod parser;
+mod range;
+mod select;
+
+pub use create::{Create, quoted};
+pub use parser::{Kind, Statement, parse};
+
+/// The longest text, in bytes.
+pub const MOST_BYTES: usize = 1 << 20;
+
+/// The words without which nothing is changed, in lower case.
+const WORDS_THAT_WRITE: [&str; 9] = ["into", "drop", "delete", "create", "alter", "grant", "revoke", "set", "kill"];
+
+/// Whether a text certainly changes nothing, whatever it is: keywords are plain letters, and cannot be escaped.
+pub fn only_reads(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    !WORDS_THAT_WRITE.iter().any(|word| text.contains(word))
+}
+
+#[cfg(test)]
+mod tests;

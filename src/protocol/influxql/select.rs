@@ -1,0 +1,340 @@
+//! `SELECT`: fields, sources, conditions and what follows them. Keeps what tells the times that are read.
+
+use super::lexer::{Token, Wrong};
+use super::parser::{Parser, is_keyword};
+
+/// An expression, as far as it tells times.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Expression {
+    /// Two of them with an operator between.
+    Binary(&'static str, Box<Self>, Box<Self>),
+    /// A field, a tag, or `time`.
+    Name(String),
+    /// A whole number; none if it does not fit.
+    Integer(Option<i64>),
+    /// A duration in nanoseconds.
+    Duration(Option<i64>),
+    /// Text in single quotes.
+    Text(String),
+    /// A function of these arguments, by its name in lower case.
+    Call(String, Vec<Self>),
+    /// Anything else.
+    Other,
+}
+
+/// A `SELECT`, as far as it tells times.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Select {
+    pub(super) has_into: bool,
+    pub(super) fields: Vec<Expression>,
+    /// Whether a source is no subquery.
+    pub(super) has_measurement: bool,
+    pub(super) subqueries: Vec<Self>,
+    pub(super) condition: Option<Expression>,
+    /// The interval of `GROUP BY time()`, in nanoseconds; none without one.
+    pub(super) interval: Option<i64>,
+    /// Whether `tz()` is given.
+    pub(super) has_zone: bool,
+}
+
+/// Operators that stand between two expressions, the loosest first.
+const OPERATORS: [&[&str]; 5] = [
+    &["OR"],
+    &["AND"],
+    &["=", "!=", "<>", "=~", "!~", "<", "<=", ">", ">="],
+    &["+", "-", "|", "^"],
+    &["*", "/", "%", "&"],
+];
+
+/// What stands behind the word `SELECT`, and what other statements share with it.
+impl Parser<'_> {
+    pub(super) fn select(&mut self) -> Result<Select, Wrong> {
+        let mut select = Select::default();
+        loop {
+            select.fields.push(self.field()?);
+            if !self.takes_sign(",")? {
+                break;
+            }
+        }
+        if self.takes("INTO")? {
+            select.has_into = true;
+            self.target()?;
+        }
+        self.keyword("FROM")?;
+        let (has_measurement, subqueries) = self.sources()?;
+        (select.has_measurement, select.subqueries) = (has_measurement, subqueries);
+        let Tail { condition, interval, has_zone } = self.tail()?;
+        Ok(Select { condition, interval, has_zone, ..select })
+    }
+
+    /// An expression with a name of its own.
+    fn field(&mut self) -> Result<Expression, Wrong> {
+        let field = if self.takes_regex()? { Expression::Other } else { self.expression()? };
+        if self.takes("AS")? {
+            self.name()?;
+        }
+        Ok(field)
+    }
+
+    /// Where results go: up to three names, of which the last may be `:MEASUREMENT`.
+    fn target(&mut self) -> Result<(), Wrong> {
+        let database = self.segments(true)?;
+        match database {
+            Some(database) => drop(self.found.databases.insert(database)),
+            None => self.found.uses_default = true,
+        }
+        Ok(())
+    }
+
+    /// `name[.[name].name]`, or a regular expression as the last; returns the database, if one is named.
+    fn segments(&mut self, is_target: bool) -> Result<Option<String>, Wrong> {
+        let first = self.name()?;
+        let mut parts = 1;
+        while self.takes_sign(".")? {
+            parts += 1;
+            if parts > 3 {
+                return Err(self.wrong("a measurement has a database and a retention policy at most"));
+            }
+            if is_target && self.takes_sign(":")? {
+                self.keyword("MEASUREMENT")?;
+                break;
+            }
+            if !is_target && self.takes_regex()? {
+                break;
+            }
+            // The retention policy may be left out.
+            if parts == 2 && self.ahead()? == Token::Sign(".") {
+                continue;
+            }
+            self.name()?;
+        }
+        // Two parts may be a retention policy and a measurement, or, with a regular expression, a database with one.
+        Ok((parts == 3).then_some(first))
+    }
+
+    /// Measurements, regular expressions and subqueries; whether there is one of the former, and the latter.
+    pub(super) fn sources(&mut self) -> Result<(bool, Vec<Select>), Wrong> {
+        let (mut has_measurement, mut subqueries) = (false, Vec::new());
+        loop {
+            if self.takes_regex()? {
+                has_measurement = true;
+                self.found.uses_default = true;
+            } else if self.takes_sign("(")? {
+                self.keyword("SELECT")?;
+                subqueries.push(self.deeper(Self::select)?);
+                self.sign(")")?;
+            } else {
+                has_measurement = true;
+                match self.segments(false)? {
+                    Some(database) => drop(self.found.databases.insert(database)),
+                    None => self.found.uses_default = true,
+                }
+            }
+            if !self.takes_sign(",")? {
+                return Ok((has_measurement, subqueries));
+            }
+        }
+    }
+
+    /// `[WHERE …] [GROUP BY …] [fill(…)] [ORDER BY …] [LIMIT n] [OFFSET n] [SLIMIT n] [SOFFSET n] [tz('…')]`
+    pub(super) fn tail(&mut self) -> Result<Tail, Wrong> {
+        let mut tail = Tail::default();
+        if self.takes("WHERE")? {
+            tail.condition = Some(self.expression()?);
+        }
+        if self.takes("GROUP")? {
+            self.keyword("BY")?;
+            tail.interval = self.dimensions()?;
+        }
+        if self.takes("FILL")? {
+            self.sign("(")?;
+            self.expression()?;
+            self.sign(")")?;
+        }
+        if self.takes("ORDER")? {
+            self.keyword("BY")?;
+            self.order()?;
+        }
+        for keyword in ["LIMIT", "OFFSET", "SLIMIT", "SOFFSET"] {
+            if self.takes(keyword)? {
+                self.integer()?;
+            }
+        }
+        if self.takes("TZ")? {
+            self.sign("(")?;
+            self.expression()?;
+            self.sign(")")?;
+            tail.has_zone = true;
+        }
+        Ok(tail)
+    }
+
+    /// Tags, regular expressions and `time(…)`; its interval.
+    fn dimensions(&mut self) -> Result<Option<i64>, Wrong> {
+        let mut interval = None;
+        loop {
+            if !self.takes_regex()? {
+                let known = self.found.nows.len();
+                if let Expression::Call(name, arguments) = self.expression()?
+                    && name == "time"
+                {
+                    interval = match arguments.first() {
+                        Some(Expression::Duration(Some(length))) => Some(*length),
+                        _ => Some(i64::MAX),
+                    };
+                    // Its offset is a duration or now(), and nothing else may stand there.
+                    self.found.nows.truncate(known);
+                }
+            }
+            if !self.takes_sign(",")? {
+                return Ok(interval);
+            }
+        }
+    }
+
+    /// `[time] ASC|DESC`, of which there may be several in the grammar.
+    fn order(&mut self) -> Result<(), Wrong> {
+        loop {
+            if !self.takes("ASC")? && !self.takes("DESC")? {
+                self.name()?;
+                if !self.takes("ASC")? {
+                    self.takes("DESC")?;
+                }
+            }
+            if !self.takes_sign(",")? {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) fn expression(&mut self) -> Result<Expression, Wrong> {
+        self.deeper(|parser| parser.binary(0))
+    }
+
+    /// Expressions with operators of this strength or more between them.
+    fn binary(&mut self, strength: usize) -> Result<Expression, Wrong> {
+        let Some(operators) = OPERATORS.get(strength) else { return self.unary() };
+        let mut left = self.binary(strength + 1)?;
+        while let Some(operator) = self.takes_operator(operators)? {
+            let right = match operator {
+                "=~" | "!~" => {
+                    self.regex()?;
+                    Expression::Other
+                }
+                _ => self.binary(strength + 1)?,
+            };
+            left = Expression::Binary(operator, Box::new(left), Box::new(right));
+        }
+        Ok(left)
+    }
+
+    fn takes_operator(&mut self, operators: &[&'static str]) -> Result<Option<&'static str>, Wrong> {
+        for operator in operators {
+            let is_word = operator.starts_with(|c: char| c.is_ascii_alphabetic());
+            if if is_word { self.takes(operator)? } else { self.takes_sign(operator)? } {
+                return Ok(Some(operator));
+            }
+        }
+        Ok(None)
+    }
+
+    fn unary(&mut self) -> Result<Expression, Wrong> {
+        let place = self.place()?;
+        Ok(match self.next()? {
+            Token::Sign("(") => {
+                let inner = self.expression()?;
+                self.sign(")")?;
+                inner
+            }
+            Token::Sign("-") => negated(&self.deeper(Self::unary)?),
+            Token::Sign("+") => self.deeper(Self::unary)?,
+            Token::Sign("*") => {
+                if self.takes_sign("::")? {
+                    self.keyword("FIELD").or_else(|_| self.keyword("TAG"))?;
+                }
+                Expression::Other
+            }
+            Token::Integer(number) => Expression::Integer(number),
+            Token::Duration(length) => Expression::Duration(length),
+            Token::Text(text) => Expression::Text(text),
+            Token::Number | Token::Parameter => Expression::Other,
+            Token::Word(word) if word.eq_ignore_ascii_case("TRUE") || word.eq_ignore_ascii_case("FALSE") => {
+                Expression::Other
+            }
+            // `DISTINCT x`, and the function of this name.
+            Token::Word(word) if word.eq_ignore_ascii_case("DISTINCT") => {
+                if self.ahead()? == Token::Sign("(") {
+                    self.call("distinct", place)?
+                } else {
+                    self.reference(None)?
+                }
+            }
+            Token::Word(word) if is_keyword(&word) => return Err(self.wrong(format!("{word} is a keyword"))),
+            // A function's bracket follows at once.
+            Token::Word(word) if self.is_bracket_next() => self.call(&word, place)?,
+            Token::Word(name) | Token::Quoted(name) => self.reference(Some(name))?,
+            _ => return Err(self.wrong("an expression is expected")),
+        })
+    }
+
+    fn is_bracket_next(&self) -> bool {
+        let mut ahead = self.lexer.clone();
+        let at = ahead.at();
+        matches!(ahead.next(), Ok(Token::Sign("("))) && ahead.at() == at + 1
+    }
+
+    /// A function and its arguments; its name was read, and began at `place`.
+    fn call(&mut self, name: &str, place: usize) -> Result<Expression, Wrong> {
+        self.sign("(")?;
+        let mut arguments = Vec::new();
+        if !self.takes_sign(")")? {
+            loop {
+                arguments.push(if self.takes_regex()? { Expression::Other } else { self.expression()? });
+                if !self.takes_sign(",")? {
+                    break;
+                }
+            }
+            self.sign(")")?;
+        }
+        let name = name.to_ascii_lowercase();
+        if name == "now" && arguments.is_empty() {
+            self.found.nows.push(place..self.lexer.at());
+        }
+        Ok(Expression::Call(name, arguments))
+    }
+
+    /// A name with parts and a type, of which the first may have been read.
+    fn reference(&mut self, first: Option<String>) -> Result<Expression, Wrong> {
+        let mut name = match first {
+            Some(name) => name,
+            None => self.name()?,
+        };
+        while self.takes_sign(".")? {
+            name.push('.');
+            name.push_str(&self.name()?);
+        }
+        if self.takes_sign("::")? {
+            match self.next()? {
+                Token::Word(_) => {}
+                _ => return Err(self.wrong("a type is expected")),
+            }
+        }
+        Ok(Expression::Name(name))
+    }
+}
+
+/// What follows the sources.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    condition: Option<Expression>,
+    interval: Option<i64>,
+    has_zone: bool,
+}
+
+fn negated(expression: &Expression) -> Expression {
+    match *expression {
+        Expression::Integer(number) => Expression::Integer(number.and_then(i64::checked_neg)),
+        Expression::Duration(length) => Expression::Duration(length.and_then(i64::checked_neg)),
+        _ => Expression::Other,
+    }
+}
