@@ -44,6 +44,10 @@ pub(super) struct Found {
 pub(super) struct Scan {
     pub(super) ends: Vec<(Destination, Position)>,
     points: Vec<(Destination, Span)>,
+    /// Where the first record of each destination is.
+    firsts: Vec<(Destination, Position)>,
+    /// Between two records of a destination something is missing.
+    has_hole: bool,
     pub(super) next_sequence: u64,
     /// The latest wall time at which a record was received.
     pub(super) newest: u64,
@@ -54,6 +58,17 @@ pub(super) struct Scan {
     unreadable: u64,
     /// Where the whole records end.
     end: u64,
+}
+
+impl Scan {
+    /// Whether everything was read that stood behind these totals.
+    fn is_whole_behind(&self, totals: Option<&[(Destination, Position)]>) -> bool {
+        let follows = |(destination, at): &(Destination, Position)| {
+            let before = totals.and_then(|totals| totals.iter().find(|(known, _)| known == destination));
+            at.lines <= before.map_or(0, |(_, before)| before.lines)
+        };
+        self.unreadable + self.damaged + self.skipped == 0 && !self.has_hole && self.firsts.iter().all(follows)
+    }
 }
 
 /// All segments by number, with their heads, and the cursors.
@@ -160,6 +175,10 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
         if frame.kind == Kind::Record {
             seen.next_sequence = seen.next_sequence.max(frame.sequence + 1);
             seen.newest = seen.newest.max(frame.received);
+            match seen.ends.iter().find(|(known, _)| *known == frame.destination) {
+                Some((_, end)) => seen.has_hole |= frame.at.lines > end.lines,
+                None => seen.firsts.push((frame.destination.clone(), frame.at)),
+            }
             raise(&mut seen.ends, &frame.destination, frame.end());
             match seen.points.iter_mut().find(|(known, _)| *known == frame.destination) {
                 Some((_, points)) => *points = points.and(frame.points),
@@ -184,8 +203,8 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
             next = next.filter(|next| *next == frame.sequence).map(|next| next + 1);
         })?);
         found.whole_below = next;
-        // What is damaged had points, too.
-        let is_sound = |scan: &&Scan| scan.unreadable + scan.damaged + scan.skipped == 0 && scan.end == found.bytes;
+        // What is damaged or missing had points, too.
+        let is_sound = |scan: &&Scan| scan.is_whole_behind(found.totals.as_deref()) && scan.end == found.bytes;
         found.points = scans.last().filter(is_sound).map(|scan| scan.points.clone());
     }
     while let [before @ .., last] = &scans[..]
