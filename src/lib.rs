@@ -23,6 +23,7 @@ pub mod demo;
 pub mod journal;
 pub mod net;
 pub mod protocol;
+pub mod query;
 pub mod receive;
 pub mod relay;
 pub mod sys;

@@ -46,6 +46,11 @@ impl Checker {
         &self.auth
     }
 
+    /// The same, to be kept.
+    pub fn shared_auth(&self) -> &Arc<Auth> {
+        &self.auth
+    }
+
     /// Whose credentials these are; none if they are wrong.
     ///
     /// # Errors

@@ -144,6 +144,11 @@ impl Auth {
         self.rights(who).any(|right| right.write.iter().any(|pattern| fits(pattern, database)))
     }
 
+    /// Whether somebody may read from a database.
+    pub fn may_read(&self, who: &Identity, database: &str) -> bool {
+        self.rights(who).any(|right| right.read.iter().any(|pattern| fits(pattern, database)))
+    }
+
     /// Whether somebody may administer.
     pub fn may_administer(&self, who: &Identity) -> bool {
         self.rights(who).any(|right| right.admin)

@@ -9,7 +9,6 @@
 
 mod builder;
 mod pool;
-mod span;
 mod ticket;
 
 use std::sync::Arc;
@@ -19,9 +18,9 @@ use bytes::Bytes;
 
 use crate::protocol::Precision;
 
+pub use crate::protocol::Span;
 pub use builder::{Builder, Limits, Time};
 pub use pool::Pool;
-pub use span::Span;
 pub use ticket::{Lost, Step, Ticket};
 
 /// Where lines are to be written: database, retention policy and the unit of their timestamps.

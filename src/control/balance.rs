@@ -37,8 +37,14 @@ fn parts(ring_batches: usize) -> Parts {
     let listeners = setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound"));
     let backends = ["a", "b"].map(str::to_owned);
     let setup = |name| BackendSetup { name, address: String::new(), replay_share: 0.5 };
-    let shown =
-        |name| BackendView { name, url: String::new(), health: Arc::default(), letters: None, statements: None };
+    let shown = |name| BackendView {
+        name,
+        url: String::new(),
+        health: Arc::default(),
+        letters: None,
+        statements: None,
+        readers: None,
+    };
     let (ring, consumer) = ring(ring_batches);
     let view = View {
         started: Instant::now(),

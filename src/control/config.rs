@@ -41,6 +41,8 @@ pub struct Config {
     /// Who may do what, over HTTP.
     #[serde(skip_serializing_if = "Auth::is_empty")]
     pub auth: Auth,
+    /// Readers' questions.
+    pub query: Query,
     /// The journal.
     pub journal: Journal,
     /// Lines that a backend will never take.
@@ -58,6 +60,7 @@ impl Default for Config {
             http: Vec::new(),
             backend: Vec::new(),
             auth: Auth::default(),
+            query: Query::default(),
             journal: Journal::default(),
             dead_letters: DeadLetters::default(),
         }
@@ -133,6 +136,58 @@ pub struct Right {
     pub read: Vec<String>,
     /// Whether it may administer.
     pub admin: bool,
+}
+
+/// How readers' questions are answered.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Query {
+    /// A copy that lags less may answer where none is complete: some requests, and no outage.
+    #[serde(with = "duration")]
+    pub max_lag: Duration,
+    /// What is answered if no copy is complete.
+    pub incomplete: Incomplete,
+    /// How long an answer may be silent: Grafana waits for 30 s.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// Questions to one backend at a time; more wait, at most 5 s. InfluxDB itself has no limit.
+    pub max_concurrent: u16,
+    /// What becomes of `SELECT … INTO`.
+    pub select_into: SelectInto,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self {
+            max_lag: Duration::from_secs(10),
+            incomplete: Incomplete::default(),
+            timeout: Duration::from_secs(60),
+            max_concurrent: 16,
+            select_into: SelectInto::default(),
+        }
+    }
+}
+
+/// What is answered if no copy is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Incomplete {
+    /// The least incomplete copy's answer, with headers that say so.
+    #[default]
+    Serve,
+    /// 503.
+    Refuse,
+}
+
+/// What becomes of `SELECT … INTO`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SelectInto {
+    /// It is refused: copies that differ for a moment would differ for ever.
+    #[default]
+    Refuse,
+    /// Every backend runs it.
+    All,
 }
 
 /// Where lines are kept that a backend will never take.

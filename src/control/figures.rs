@@ -37,6 +37,7 @@ fn picture() -> Value {
         health: Arc::<Health>::default(),
         letters: None,
         statements: None,
+        readers: None,
     };
     let view = View {
         started: Instant::now(),
@@ -432,6 +433,7 @@ fn every_figure_of_a_ledger_is_shown_under_its_own_name() {
         health: Arc::default(),
         letters: None,
         statements: None,
+        readers: None,
     };
     let shown = Backend::new(&view, &ledger, 8.5, 7000, 300);
     // A histogram keeps two digits.

@@ -123,6 +123,8 @@ impl Listener<'_> {
                 intake,
                 trusted_proxies: allow::canonical(&one.trusted_proxies),
                 proxy_protocol: one.proxy_protocol,
+                takes_writes: one.write,
+                takes_queries: one.query,
                 databases: one.databases.clone(),
                 max_databases: one.max_databases as usize,
                 max_destinations: one.max_destinations as usize,

@@ -23,6 +23,7 @@ mod load;
 pub mod maintenance;
 mod metrics;
 pub mod notify;
+pub mod reading;
 pub mod relay_toml;
 mod restore;
 mod size;

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::gap::Gap;
+use super::reading::Read;
 use super::sources::SourcesStatus;
 use super::table::sum;
 use crate::deliver::statements::Statements;
@@ -17,6 +18,7 @@ use crate::journal::ring::Producer;
 use crate::journal::{DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::net::tls::Certificate;
 use crate::protocol::Refusal;
+use crate::query::Readers;
 use crate::receive::{ANSWERS, Listener, Tally};
 use crate::sys::log;
 
@@ -78,6 +80,8 @@ pub struct BackendView {
     pub letters: Option<Arc<dead_letters::DeadLetters>>,
     /// The statements that it is owed; none where nothing keeps them.
     pub statements: Option<Arc<Statements>>,
+    /// Who is sent to it to read; none where nobody is.
+    pub readers: Option<Arc<Readers>>,
 }
 
 /// All figures since the start, as `/api/status` gives them.
@@ -206,6 +210,12 @@ pub struct Backend {
     /// Statements that it is owed.
     #[serde(default)]
     pub statements_pending: u64,
+    /// Statements that it refused and another backend ran.
+    #[serde(default)]
+    pub statements_differed: u64,
+    /// What readers are answered by it; none if it answers no queries.
+    #[serde(default)]
+    pub read: Option<Read>,
     /// Lines that it will never take.
     #[serde(default)]
     pub dead_letters: dead_letters::Figures,
@@ -400,6 +410,8 @@ impl Backend {
             last_error: view.health.last_error(),
             held: view.health.held().into_iter().map(Held::from).collect(),
             statements_pending: view.statements.as_ref().map_or(0, |statements| statements.pending(&view.name)),
+            statements_differed: view.statements.as_ref().map_or(0, |statements| statements.differed(&view.name)),
+            read: view.readers.as_ref().and_then(|readers| readers.reading(&view.name)).map(Read::new),
             dead_letters: view.letters.as_ref().map(|letters| letters.figures(&view.name)).unwrap_or_default(),
             latency_ms: Latency::new(&ledger.latency),
         }

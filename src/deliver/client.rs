@@ -38,6 +38,8 @@ pub(super) const ANSWER_BYTES: usize = 64 * 1024;
 /// What comes before an answer's body may have, in bytes on the wire: its head, and 1xx answers before it. As much again
 /// may frame the body.
 const HEAD_BYTES: usize = 64 * 1024;
+/// What a connection holds of an answer, in bytes: its head, or what was read of its body and not passed on.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// What a TLS handshake may have, in bytes on the wire: a chain of many certificates.
 const HANDSHAKE_BYTES: usize = 256 * 1024;
 /// 1xx answers before the one that counts, at most: `100 Continue` is not asked for, hints are for browsers.
@@ -111,12 +113,31 @@ pub struct Times {
     pub lifetime: Duration,
 }
 
+/// A connection.
 #[derive(Debug)]
-struct Connection {
+pub(super) struct Connection {
     sender: SendRequest<Payload>,
     heard: Heard,
     opened: Instant,
     task: JoinHandle<()>,
+}
+
+impl Connection {
+    /// Sends a request whose answer may be as long as it likes, and waits for the answer's head.
+    ///
+    /// # Errors
+    /// The connection ended before that, or the head is too long.
+    pub(super) async fn ask(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, hyper::Error> {
+        self.heard.grant(HEAD_BYTES);
+        let answered = self.sender.send_request(request).await;
+        self.heard.grant(usize::MAX);
+        answered
+    }
+
+    /// Whether another request may be sent.
+    pub(super) async fn is_ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
 }
 
 impl Drop for Connection {
@@ -190,7 +211,11 @@ impl Client {
         Ok(answer)
     }
 
-    async fn connect(&self) -> Result<Connection, ClientError> {
+    /// A connection of its own.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn connect(&self) -> Result<Connection, ClientError> {
         let limit = tokio::time::Instant::now() + self.times.connect;
         let late = |_| ClientError::ConnectTimeout(self.address(), self.times.connect);
         // A server may have moved.
@@ -224,7 +249,7 @@ impl Client {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| ClientError::Broken(self.address(), error))?;
         // What ends the connection shows in the request that is under way.
         let task = tokio::spawn(async move { drop(connection.await) });
@@ -255,6 +280,12 @@ impl Client {
             times: *times,
             connection: None,
         }
+    }
+
+    /// The same client, which waits longer for answers.
+    pub(super) fn patient(self, answer: Duration) -> Self {
+        let times = Times { answer, ..self.times };
+        Self { times, ..self }
     }
 
     /// The backend's host and port.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -62,11 +62,14 @@ pub enum Api {
     },
 }
 
+/// How long a statement may take: series are dropped one by one.
+const LONGEST_STATEMENT: Duration = Duration::from_secs(600);
+
 /// What became of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ran {
-    /// It ran.
-    Done,
+    /// It ran, and this is the answer.
+    Done(String),
     /// It will not run, and this is why.
     Refused(String),
     /// It may run at another time: nobody answered, or not now, or the backend's credentials are wrong.
@@ -155,25 +158,37 @@ impl Influx {
         self.send(destination, Vec::new()).await
     }
 
-    /// Runs a statement of InfluxQL, by the 1.x API.
-    pub(super) async fn run(&mut self, statement: &str) -> Ran {
+    /// Runs a statement of InfluxQL, by the 1.x API; it means this database where it names none.
+    pub(super) async fn run(&mut self, statement: &str, database: Option<&str>) -> Ran {
         let authorization = self.authorization();
-        let (ran, status) = self.run_with(statement, authorization.as_ref()).await;
+        let (ran, status) = self.run_with(statement, database, authorization.as_ref()).await;
         self.identity().was_refused |= status == Some(401);
         ran
     }
 
     /// The same, with these credentials, or none.
-    pub(super) async fn run_as(&mut self, statement: &str, authorization: Option<&HeaderValue>) -> Ran {
-        match self.run_with(statement, authorization).await {
+    pub(super) async fn run_as(
+        &mut self,
+        statement: &str,
+        database: Option<&str>,
+        authorization: Option<&HeaderValue>,
+    ) -> Ran {
+        match self.run_with(statement, database, authorization).await {
             // They will be as wrong at another time.
             (Ran::Later(error), Some(401)) => Ran::Refused(error),
             (ran, _) => ran,
         }
     }
 
-    async fn run_with(&mut self, statement: &str, authorization: Option<&HeaderValue>) -> (Ran, Option<u16>) {
-        let target = format!("{}/query?q={}", self.prefix(), utf8_percent_encode(statement, NON_ALPHANUMERIC));
+    async fn run_with(
+        &mut self,
+        statement: &str,
+        database: Option<&str>,
+        authorization: Option<&HeaderValue>,
+    ) -> (Ran, Option<u16>) {
+        let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+        let database = database.map_or_else(String::new, |database| format!("&db={}", encode(database)));
+        let target = format!("{}/query?q={}{database}", self.prefix(), encode(statement));
         let answer = match self.client.send(|| self.setup.request(Method::POST, authorization, &target, &[])).await {
             Ok(answer) => answer,
             Err(error) => return (Ran::Later(error.to_string()), None),
@@ -181,7 +196,7 @@ impl Influx {
         let status = answer.status;
         // A statement that failed is answered with 200, too.
         let ran = if status.is_success() && !answer.body.contains("\"error\"") {
-            Ran::Done
+            Ran::Done(answer.body)
         } else if status.is_server_error() || status.as_u16() == 401 {
             Ran::Later(self.describe(&answer))
         } else {
@@ -195,10 +210,20 @@ impl Influx {
     /// # Errors
     /// Why it did not run.
     pub(super) async fn execute(&mut self, statement: &str) -> Result<(), String> {
-        match self.run(statement).await {
-            Ran::Done => Ok(()),
+        match self.run(statement, None).await {
+            Ran::Done(_) => Ok(()),
             Ran::Refused(error) | Ran::Later(error) => Err(error),
         }
+    }
+
+    /// The same backend, with patience for what takes minutes.
+    pub(super) fn patient(self) -> Self {
+        Self { client: self.client.patient(LONGEST_STATEMENT), ..self }
+    }
+
+    /// What reads from the same backend, and its URL.
+    pub(super) fn reading(&self) -> (Client, Uri) {
+        (self.client.another(), self.setup.url.clone())
     }
 
     /// The same backend, with a connection of its own.
@@ -295,15 +320,24 @@ impl Api {
         let text = match self {
             Self::V1 { credentials: None } => return Ok(None),
             Self::V1 { credentials: Some((user, password)) } => {
-                let pair = format!("{user}:{}", password.read()?.expose());
-                format!("Basic {}", BASE64_STANDARD.encode(pair))
+                return basic(user, password.read()?.expose()).map(Some);
             }
             Self::V2 { token, .. } => format!("Token {}", token.read()?.expose()),
         };
-        let mut value = HeaderValue::from_str(&text).map_err(|_| "the secret cannot stand in a header".to_owned())?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        secret_value(&text).map(Some)
     }
+}
+
+/// The header of a user with a password.
+pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, String> {
+    secret_value(&format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
+}
+
+/// A header that holds a secret.
+pub(super) fn secret_value(text: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| "the secret cannot stand in a header".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Setup {

@@ -19,6 +19,7 @@ mod influx;
 mod opening;
 pub mod outcome;
 mod probe;
+mod reading;
 mod relay;
 pub mod resend;
 pub mod restore;
@@ -51,6 +52,7 @@ pub use archive::{Bounds, MAX_FOLDER_BYTES, folder_bytes};
 pub use client::Times;
 pub use health::{Health, Held, State};
 pub use influx::{Api, Setup as InfluxSetup};
+pub use reading::{Link, Reads, Upstream};
 pub use relay::MAX_DATAGRAM_BYTES;
 pub use secret::{Secret, SecretFile};
 pub use tls::Tls;
@@ -118,6 +120,20 @@ impl Backend {
         Ok(Self { setup, endpoint })
     }
 
+    /// What reads from it; none for one that answers no queries.
+    ///
+    /// # Errors
+    /// What is wrong with the file of the reader's secret.
+    pub fn upstream(&self, reads: &Reads) -> Result<Option<Upstream>, SetupError> {
+        match &self.endpoint {
+            Endpoint::Influx(influx) => {
+                let named = |error: SetupError| SetupError(format!("backend {:?}: {error}", self.setup.name));
+                Upstream::new(influx, reads).map(Some).map_err(named)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Starts the flusher, and a probe that tells whether the backend would take lines for these destinations. The flusher
     /// ends once the journal is closed and what can be delivered is; `closing` becomes true at that time and ends its pauses.
     pub fn start(self, runtime: &Handle, reader: Reader, health: Arc<Health>, around: &Around) -> JoinHandle<()> {
@@ -128,7 +144,8 @@ impl Backend {
         }
         if let Endpoint::Influx(influx) = &self.endpoint {
             let (shown, closing) = (Arc::clone(&health), closing.clone());
-            let serving = statements.serve(name.clone(), influx.another(), shown, closing, retry_max);
+            let known = (name.clone(), reader.place());
+            let serving = statements.serve(known, influx.another(), shown, closing, retry_max);
             drop(runtime.spawn(serving));
         }
         let probe = Probe::new(name.clone(), self.endpoint.probed(), destinations, (probe_interval, retry_max));

@@ -43,6 +43,11 @@ impl Reader {
         Self { shared, backend, parked: HashMap::new(), ahead: None, read_from: monotonic::now() }
     }
 
+    /// The backend's place among all.
+    pub fn place(&self) -> usize {
+        self.backend
+    }
+
     /// Waits for a destination that has a full lease or whose first record has lingered, and leases it. None
     /// once the journal is closed and nothing is left to lease. It may be dropped while it waits.
     pub async fn next(&mut self, limits: &Limits) -> Option<Lease> {

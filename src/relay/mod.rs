@@ -18,6 +18,7 @@
 //! what is left is written and synced.
 
 mod opening;
+mod reading;
 mod reload;
 
 pub use reload::Reload;
@@ -46,6 +47,7 @@ use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
 use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
 use crate::net::tls::Certificate;
+use crate::query::Readers;
 use crate::receive::http::{Claim, Creator, Host};
 use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files, tcp};
@@ -190,10 +192,14 @@ impl Relay {
         let journal = opening::open(config, open)?;
         let (ring, consumer) = ring(RING_BATCHES);
         let letters = open_dead_letters(config)?;
-        let statements = Statements::open(&config.data_dir)
+        let names: Vec<&str> = config.backend.iter().map(|backend| backend.name.as_str()).collect();
+        let statements = Statements::open(&config.data_dir, &journal, &names)
             .map_err(|error| StartError::DataDir(config.data_dir.display().to_string(), error))?;
         let statements = Arc::new(statements);
-        let view = view(config, listeners, &journal, &ring, (&letters, &statements), reload.certificates.clone());
+        let healths: Vec<Arc<Health>> = config.backend.iter().map(|_| Arc::default()).collect();
+        let readers = Arc::new(reading::readers(config, &backends, &healths, &journal)?);
+        let behind = (&letters, &statements, &readers);
+        let view = view(config, listeners, &journal, &ring, (&healths, behind), reload.certificates.clone());
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, access)));
         drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
         let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
@@ -220,7 +226,8 @@ impl Relay {
         let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
         let journal_thread =
             opening::start(&view, consumer, &journal_stop, Arc::clone(&journal_pulse)).map_err(StartError::Thread)?;
-        let host = Host { claim: claim(&view), create: create(&statements, runtime.handle()) };
+        let reader = reading::reader(&readers, &statements, runtime.handle(), config);
+        let host = Host { claim: claim(&view), create: create(&statements, runtime.handle()), reader };
         let answers = (step(config.journal.durability), host);
         let workers = start_workers(&view.listeners, &setups, &ring, &answers).map_err(StartError::Thread)?;
         Ok(Self {
@@ -336,18 +343,23 @@ fn open_dead_letters(config: &Config) -> Result<Arc<DeadLetters>, StartError> {
     letters.map(Arc::new).map_err(|error| StartError::DataDir(folder.display().to_string(), error))
 }
 
+/// What stands behind all backends.
+type Behind<'a> = (&'a Arc<DeadLetters>, &'a Arc<Statements>, &'a Arc<Readers>);
+
 fn view(
     config: &Config,
     listeners: Vec<Listener>,
     journal: &Journal,
     ring: &Producer,
-    (letters, statements): (&Arc<DeadLetters>, &Arc<Statements>),
+    (healths, behind): (&[Arc<Health>], Behind<'_>),
     certificates: Vec<Arc<Certificate>>,
 ) -> View {
-    let backends = config.backend.iter().map(|backend| BackendView {
+    let (letters, statements, readers) = behind;
+    let backends = config.backend.iter().zip(healths).map(|(backend, health)| BackendView {
         name: backend.name.clone(),
         url: backend.url.to_string(),
-        health: Arc::new(Health::default()),
+        health: Arc::clone(health),
+        readers: Some(Arc::clone(readers)),
         letters: Some(Arc::clone(letters)),
         statements: Some(Arc::clone(statements)),
     });

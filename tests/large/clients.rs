@@ -21,11 +21,6 @@ pub(crate) struct Stand {
     pub(crate) door: SocketAddr,
 }
 
-fn door(program: &Program) -> SocketAddr {
-    let receive = program.status().receive.into_iter().find(|one| one.kind == "http");
-    receive.expect("a listener").listen.parse().expect("an address")
-}
-
 impl Stand {
     /// With more in the listener's table.
     pub(crate) fn new(more: &str) -> Self {
@@ -36,7 +31,7 @@ impl Stand {
         for name in ["a", "b"] {
             program.wait_state(name, "up");
         }
-        let door = door(&program);
+        let door = program.listener("http");
         Self { servers, direct: server(Setup::default()), program, door }
     }
 
@@ -307,7 +302,7 @@ fn clients_hear_that_there_is_no_room() {
     let more = "[[http]]\nlisten = \"127.0.0.1:0\"\n[journal]\ndurability = \"memory\"\nmemory = \"4MiB\"\n";
     let nobody = ("http://127.0.0.1:1".to_owned(), "");
     let program = Program::with(Command::new(env!("CARGO_BIN_EXE_twinflux")), more, &[nobody]);
-    let door = door(&program);
+    let door = program.listener("http");
     let body = lines("fill", 2000, 1_000_000_000);
     let head = format!("POST /write?db=telegraf HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
     wait_for("no room", || (http_bytes(door, (head.clone() + &body).as_bytes()).0 != 204).then_some(()));

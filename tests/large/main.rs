@@ -18,6 +18,7 @@ mod listeners;
 mod mirror;
 mod network;
 mod overload;
+mod reads;
 mod refusals;
 mod requests;
 mod restore;

@@ -90,6 +90,12 @@ impl Program {
         backends.into_iter().find(|backend| backend.name == name).expect("a backend of this name")
     }
 
+    /// The address of the first listener of this kind.
+    pub(crate) fn listener(&self, kind: &str) -> SocketAddr {
+        let receive = self.status().receive.into_iter().find(|one| one.kind == kind);
+        receive.expect("a listener").listen.parse().expect("an address")
+    }
+
     pub(crate) fn wait_state(&self, name: &str, state: &str) {
         wait_for(&format!("{name} to be {state}"), || (self.backend(name).state == state).then_some(()));
     }

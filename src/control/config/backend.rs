@@ -75,6 +75,18 @@ pub struct Backend {
     /// How long a connection lives: a name that moves is followed, and a balancer may share anew.
     #[serde(default = "default_connection_lifetime", with = "duration")]
     pub connection_lifetime: Duration,
+    /// Whether it may answer readers (1.x API).
+    #[serde(default = "default_query")]
+    pub query: bool,
+    /// The user that readers' questions are asked as; without one the client's own credentials go through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_username: Option<String>,
+    /// The file with that user's password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_password_file: Option<PathBuf>,
+    /// The file with a token that readers' questions are asked with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_token_file: Option<PathBuf>,
     /// Whether a database that is missing is made, once (1.x API).
     #[serde(default)]
     pub create_database: bool,
@@ -118,6 +130,10 @@ impl Backend {
             linger: default_linger(),
             concurrency: default_concurrency(),
             connection_lifetime: default_connection_lifetime(),
+            query: default_query(),
+            query_username: None,
+            query_password_file: None,
+            query_token_file: None,
             create_database: false,
             mtu: default_mtu(),
             replay_share: default_replay_share(),
@@ -161,6 +177,10 @@ fn default_concurrency() -> u16 {
 
 fn default_connection_lifetime() -> Duration {
     Duration::from_secs(300)
+}
+
+fn default_query() -> bool {
+    true
 }
 
 fn default_mtu() -> u16 {

@@ -251,6 +251,10 @@ listener! {
         trusted_proxies: Vec<IpNet> = Vec::new(),
         /// Whether those proxies begin each connection with a header of PROXY protocol 2.
         proxy_protocol: bool = false,
+        /// Whether writers are answered.
+        write: bool = true,
+        /// Whether readers are answered.
+        query: bool = true,
         /// Databases that are taken, with `*` for any text; empty: all.
         databases: Vec<String> = Vec::new(),
         /// Databases that requests may name, at most: each is kept for good.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::lexer::{Lexer, Token, Wrong};
 use super::{MOST_BYTES, range};
-use crate::batch::Span;
+use crate::protocol::Span;
 
 /// Brackets and subqueries within each other.
 const MOST_DEPTH: usize = 100;

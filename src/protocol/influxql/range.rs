@@ -4,7 +4,7 @@
 //! nothing here.
 
 use super::select::{Expression, Select};
-use crate::batch::Span;
+use crate::protocol::Span;
 
 /// The clocks of relay and server may differ by so much, in nanoseconds.
 const CLOCK_SLACK: i64 = 2_000_000_000;

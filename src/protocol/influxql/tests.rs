@@ -2,7 +2,7 @@
 
 use super::parser::{Kind, Statement, parse};
 use super::{Create, only_reads};
-use crate::batch::Span;
+use crate::protocol::Span;
 
 const SECOND: i64 = 1_000_000_000;
 /// A time at which queries are asked: 2026-11-27 in the morning.

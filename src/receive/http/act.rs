@@ -1,25 +1,37 @@
 //! What is done for a request, and what it is answered.
 
+use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Method, Request, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 
-use super::answer::Answer;
+use super::answer::{Answer, allowing_origin};
 use super::forwarded::source_of;
 use super::problem::Problem;
+use super::query::{self, Said};
+use super::reading::Reply;
 use super::request::{self, Api, Asked};
 use super::serve::Serving;
-use super::statements;
 use super::write::{self, Failed, Job};
 use crate::batch::HandOver;
 use crate::protocol::Format;
+use crate::receive::crowd::Member;
 use crate::receive::proxy::is_trusted;
+
+/// How often to look whether a client that waits for an answer is still there.
+const GONE_LOOK: Duration = Duration::from_millis(250);
+/// How long a client may wait for an answer that has shut its sending side.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 impl<H: HandOver + Sync + 'static> Serving<H> {
     /// Answers a request; none if its connection is to end without an answer.
@@ -27,8 +39,9 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         self: Rc<Self>,
         request: Request<Incoming>,
         source: IpAddr,
+        member: &Member<TcpStream>,
         has_length: bool,
-    ) -> Option<Response<Full<Bytes>>> {
+    ) -> Option<Reply> {
         let headers = request::repeated(request.headers());
         let peer = source;
         let source = source_of(request.headers(), peer, &self.setup.trusted_proxies);
@@ -39,36 +52,57 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let is_head = *request.method() == Method::HEAD;
         let api = Api::of_path(request.uri().path());
         let answer = match framing(&request, has_length) {
-            Some(what) => Ok(Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing()),
-            None if !self.admits(&request, source) => Ok(self.refuse(api, request, &Problem::Denied).await),
-            None if is_crowded => Ok(self.refuse(api, request, &Problem::Crowded).await),
+            Some(what) => {
+                Ok(Said::Answer(Answer::of_problem(api, &Problem::Framing(what), self.setup.is_safe).closing()))
+            }
+            None if !self.admits(&request, source) => {
+                Ok(Said::Answer(self.refuse(api, request, &Problem::Denied).await))
+            }
+            None if is_crowded => Ok(Said::Answer(self.refuse(api, request, &Problem::Crowded).await)),
+            None if request.uri().path() == "/query" => {
+                tokio::select! {
+                    biased;
+                    said = self.act(api, request, source) => said,
+                    () = gone(member) => Err(Failed::Cut),
+                }
+            }
             None => self.act(api, request, source).await,
         };
         drop(entered);
-        let answer = match answer {
-            Ok(answer) => answer,
+        let said = match answer {
+            Ok(said) => said,
             Err(failed) => {
                 self.count_unanswered(&failed, source);
                 return None;
             }
         };
-        self.logs.answered(source, answer.status);
+        let status = match &said {
+            Said::Answer(answer) => answer.status,
+            Said::Reply(reply) => reply.status(),
+        };
+        self.logs.answered(source, status);
         let mut intake = self.intake.borrow_mut();
         let tally = intake.tally();
         tally.requests += 1;
         tally.limited += u64::from(is_crowded);
-        tally.auth_failures += u64::from(answer.status == StatusCode::UNAUTHORIZED);
-        tally.count_answer(answer.status.as_u16());
+        tally.auth_failures += u64::from(status == StatusCode::UNAUTHORIZED);
+        tally.count_answer(status.as_u16());
         intake.publish();
         drop(intake);
         let is_stopping = *self.stop.borrow();
-        let version = HeaderValue::from_str(&self.host.claim.says()).unwrap_or(HeaderValue::from_static("1.8.10"));
-        let mut response = answer.response(&headers, &version);
+        let mut response = match said {
+            Said::Answer(answer) => {
+                let version =
+                    HeaderValue::from_str(&self.host.claim.says()).unwrap_or(HeaderValue::from_static("1.8.10"));
+                answer.response(&headers, &version).map(whole)
+            }
+            Said::Reply(reply) => allowing_origin(reply, &headers),
+        };
         if is_stopping {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if is_head {
-            *response.body_mut() = Full::default();
+            *response.body_mut() = whole(Full::default());
         }
         Some(response)
     }
@@ -90,12 +124,16 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         intake.publish();
     }
 
-    async fn act(self: &Rc<Self>, api: Api, request: Request<Incoming>, source: IpAddr) -> Result<Answer, Failed> {
+    async fn act(self: &Rc<Self>, api: Api, request: Request<Incoming>, source: IpAddr) -> Result<Said, Failed> {
         let asked = match Asked::of(request.method(), request.uri()) {
             Ok(asked) => asked,
-            Err(wrong) => return Ok(self.refuse(api, request, &Problem::Query(wrong)).await),
+            Err(wrong) => return Ok(Said::Answer(self.refuse(api, request, &Problem::Query(wrong)).await)),
         };
-        Ok(match asked {
+        let is_write = matches!(asked, Asked::Write(_) | Asked::Put);
+        if is_write && !self.setup.takes_writes {
+            return Ok(Said::Answer(self.refuse(api, request, &Problem::NoWriters).await));
+        }
+        Ok(Said::Answer(match asked {
             Asked::Write(wanted) => {
                 let database = wanted.database.as_deref().unwrap_or(&self.setup.intake.destination.database);
                 let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
@@ -123,11 +161,11 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             }
             Asked::Health => self.health(),
             Asked::Ready => self.ready(),
-            Asked::Query { statement } => statements::answer(self, statement, request, source).await?,
+            Asked::Query => return query::answer(self, request, source).await,
             Asked::Options => Answer::empty(StatusCode::OK),
             Asked::NotAllowed(_, allow) => self.refuse(api, request, &Problem::NotAllowed(allow)).await,
             Asked::Unknown(_) => self.refuse(api, request, &Problem::NotFound).await,
-        })
+        }))
     }
 
     /// Takes lines, unless something keeps it from that which is known before the first one.
@@ -175,6 +213,27 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let up = humantime::format_duration(up).to_string().replace(' ', "");
         Answer::json(StatusCode::OK, &serde_json::json!({ "status": "ready", "started": started, "up": up }))
     }
+}
+
+/// Waits until a client has gone, or sends nothing more and had time to take an answer: what it asked for is work for a backend.
+async fn gone(member: &Member<TcpStream>) {
+    loop {
+        sleep(GONE_LOOK).await;
+        let is_gone = match timeout(Duration::ZERO, member.stream.ready(Interest::READABLE)).await {
+            Ok(Ok(ready)) => ready.is_read_closed(),
+            Ok(Err(_)) => true,
+            Err(_) => false,
+        };
+        if is_gone {
+            // It may have shut its sending side only.
+            return sleep(HALF_CLOSED).await;
+        }
+    }
+}
+
+/// A body of our own, as one that comes from a backend.
+fn whole(body: Full<Bytes>) -> UnsyncBoxBody<Bytes, io::Error> {
+    body.map_err(|never| match never {}).boxed_unsync()
 }
 
 /// What is wrong with a request that a proxy before this relay may have read in another way.

@@ -14,6 +14,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
+use super::reading::Reply;
 use super::request::Api;
 use crate::protocol::Refusal;
 use crate::receive::intake::Told;
@@ -161,6 +162,14 @@ impl Answer {
         }
         response
     }
+}
+
+/// A backend's answer, which a page of the request's origin may read.
+pub(super) fn allowing_origin(mut reply: Reply, asked: &HeaderMap) -> Reply {
+    if let Some(origin) = asked.get(ORIGIN) {
+        allow_origin(reply.headers_mut(), origin);
+    }
+    reply
 }
 
 /// Lets a page of this origin read the answer, as 1.x does.

@@ -1,4 +1,4 @@
-//! Who may write: checks a request's credentials and rights before its body is read.
+//! Who may write and read: checks a request's credentials and rights before its body is read.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,6 +36,21 @@ impl Gate {
         if checker.auth().may_write(&identity, database) { Ok(()) } else { Err(Problem::NoRight(database.to_owned())) }
     }
 
+    /// What the request's sender may read; none if everybody may read everything.
+    ///
+    /// # Errors
+    /// Why it may not even ask.
+    pub(super) async fn reading(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        source: IpAddr,
+    ) -> Result<Option<Reading>, Problem> {
+        let Some(checker) = &self.checker else { return Ok(None) };
+        let identity = identify(checker, uri, headers, source).await?;
+        Ok(Some(Reading { auth: Arc::clone(checker.shared_auth()), identity }))
+    }
+
     /// Whether the request's sender may administer here: nobody whom this relay does not know, and must be known if it knows
     /// anybody.
     ///
@@ -45,6 +60,27 @@ impl Gate {
         let Some(checker) = &self.checker else { return Ok(false) };
         let identity = identify(checker, uri, headers, source).await?;
         if checker.auth().may_administer(&identity) { Ok(true) } else { Err(Problem::NoAdministrator) }
+    }
+}
+
+/// What somebody may read.
+pub(super) struct Reading {
+    auth: Arc<Auth>,
+    identity: Identity,
+}
+
+impl Reading {
+    pub(super) fn may_read(&self, database: &str) -> bool {
+        self.auth.may_read(&self.identity, database)
+    }
+
+    pub(super) fn may_administer(&self) -> bool {
+        self.auth.may_administer(&self.identity)
+    }
+
+    /// Whether it may see that there is such a database.
+    pub(super) fn may_see(&self, database: &str) -> bool {
+        self.may_administer() || self.may_read(database) || self.auth.may_write(&self.identity, database)
     }
 }
 

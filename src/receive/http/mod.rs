@@ -11,6 +11,7 @@
 //! | `destinations` | where lines may go |
 //! | `write` | a body's way to the journal |
 //! | `shelf` | batches that wait for room |
+//! | `query`, `form`, `reading` | readers' questions, and statements |
 //! | `statements` | what writers ask at their start |
 //! | `kept` | what is not whole, of all connections |
 //! | `answer`, `problem` | what is answered, in each endpoint's form |
@@ -23,12 +24,15 @@
 mod act;
 mod answer;
 mod destinations;
+mod form;
 mod forwarded;
 mod gate;
 mod kept;
 mod logs;
 mod nap;
 mod problem;
+mod query;
+mod reading;
 mod request;
 mod serve;
 mod shelf;
@@ -54,6 +58,7 @@ use super::intake::{self, Intake};
 use crate::auth::Auth;
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
 use crate::net::tls::Certificate;
+pub use reading::{Order, Question, Reader, Refused, Reply};
 use shelf::Shelf;
 
 /// The name of the thread.
@@ -66,6 +71,10 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// How bytes are taken, and where lines go whose request does not say.
     pub intake: intake::Setup,
+    /// Whether writers are answered.
+    pub takes_writes: bool,
+    /// Whether readers are answered.
+    pub takes_queries: bool,
     /// Databases that are taken, with `*` for any text; empty: all.
     pub databases: Vec<String>,
     /// Databases, at most.
@@ -147,13 +156,19 @@ pub struct Host {
     pub claim: Claim,
     /// What runs statements.
     pub create: Creator,
+    /// What answers readers; none without a backend that does.
+    pub reader: Option<Reader>,
 }
 
 #[cfg(test)]
 impl Host {
     /// One that takes every statement.
     pub(crate) fn of_test() -> Self {
-        Self { claim: Claim::new(|| "1.8.10".to_owned()), create: Creator::new(|_, _, _| Box::pin(async { Ok(()) })) }
+        Self {
+            claim: Claim::new(|| "1.8.10".to_owned()),
+            create: Creator::new(|_, _, _| Box::pin(async { Ok(()) })),
+            reader: None,
+        }
     }
 }
 
@@ -196,9 +211,10 @@ impl Listener {
             Some(version) => Claim::new(move || version.clone()),
             None => host.claim.clone(),
         };
+        let reader = host.reader.clone().filter(|_| self.setup.takes_queries);
         let parts = serve::Parts {
             setup: Setup { listen: address, ..self.setup.clone() },
-            host: Host { claim, create: host.create.clone() },
+            host: Host { claim, create: host.create.clone(), reader },
             open: Arc::clone(&self.door.open),
             stop: self.door.stopping(),
             pulse: self.door.pulse(),

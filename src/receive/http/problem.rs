@@ -46,6 +46,10 @@ pub(super) enum Problem {
     NotAllowed(&'static str),
     /// A statement that is for readers.
     Reads,
+    /// A query that is not answered, and why.
+    Reader(StatusCode, String),
+    /// The listener is not for writers.
+    NoWriters,
     /// A body of 3.x that is to be taken whole, or not at all, and is too large to be held.
     TooLargeForWhole,
 }
@@ -144,9 +148,16 @@ impl Answer {
             Problem::NotAllowed(allow) => {
                 (S::METHOD_NOT_ALLOWED, "method not allowed", format!("allow: {allow}"), false)
             }
-            Problem::Reads => {
-                (S::BAD_REQUEST, "invalid", "this relay takes writes only; ask an InfluxDB behind it".to_owned(), false)
+            Problem::Reader(status, text) => (*status, "invalid", text.clone(), false),
+            Problem::NoWriters => {
+                (S::FORBIDDEN, "forbidden", "this listener takes no writes (write = false)".to_owned(), true)
             }
+            Problem::Reads => (
+                S::BAD_REQUEST,
+                "invalid",
+                "this relay answers no queries here; ask an InfluxDB behind it".to_owned(),
+                false,
+            ),
         };
         let answer = if is_safe && is_mended_by_operator {
             Self { form: Form::Text, body: format!("{text}\n"), error: Some(text), ..Self::empty(status) }

@@ -40,10 +40,8 @@ pub(super) enum Asked {
     },
     Health,
     Ready,
-    /// A statement, as far as it stands in the query.
-    Query {
-        statement: Option<String>,
-    },
+    /// A statement of InfluxQL.
+    Query,
     /// What a browser asks before it asks.
     Options,
     /// Another method is needed: these.
@@ -100,7 +98,7 @@ impl Asked {
         }
         let api = Api::of_path(path);
         let query = uri.query().unwrap_or_default();
-        if query.len() > QUERY_BYTES {
+        if query.len() > QUERY_BYTES && path != "/query" {
             return Err(Wrong::TooLong);
         }
         let is_get = matches!(*method, Method::GET | Method::HEAD);
@@ -117,9 +115,7 @@ impl Asked {
             }
             "/health" if is_get => Ok(Self::Health),
             "/ready" if is_get => Ok(Self::Ready),
-            "/query" if is_get || is_post => {
-                Ok(Self::Query { statement: parameters(query).remove("q").map(Cow::into_owned) })
-            }
+            "/query" if *method == Method::GET || is_post => Ok(Self::Query),
             "/ping" | "/health" | "/ready" => Ok(Self::NotAllowed(api, "GET, HEAD, OPTIONS")),
             "/query" => Ok(Self::NotAllowed(api, "GET, OPTIONS, POST")),
             "/api/put" => Ok(Self::NotAllowed(api, "OPTIONS, POST")),
@@ -272,7 +268,7 @@ mod tests {
             ("GET", "/health", Asked::Health),
             ("GET", "/ready", Asked::Ready),
             ("POST", "/api/put?details", Asked::Put),
-            ("POST", "/query?q=SHOW+DATABASES", Asked::Query { statement: Some("SHOW DATABASES".to_owned()) }),
+            ("POST", "/query?q=SHOW+DATABASES", Asked::Query),
             ("GET", "/", Asked::Unknown(Api::V1)),
             ("GET", "/api/v2/buckets", Asked::Unknown(Api::V2)),
         ] {

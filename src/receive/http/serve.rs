@@ -273,10 +273,11 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             self.naps.request(answered.get(), Instant::now());
             progress.phase.set(Phase::Working);
             let (serving, progress, answered) = (Rc::clone(self), Rc::clone(&progress), Rc::clone(&answered));
+            let member = Rc::clone(member);
             async move {
                 // The next head may have come already, and is not looked at.
                 let has_length = progress.has_length.take();
-                let response = Box::pin(serving.answer(request, source, has_length)).await;
+                let response = Box::pin(serving.answer(request, source, &member, has_length)).await;
                 let now = Instant::now();
                 progress.phase.set(Phase::Idle(now));
                 answered.set(Some(now));

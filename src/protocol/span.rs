@@ -1,6 +1,6 @@
 //! The points' own times of some lines: the earliest and the latest.
 
-use crate::protocol::Precision;
+use super::Precision;
 
 /// From the earliest to the latest time of some points, both included, in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,8 @@ impl Span {
     }
 
     /// The same in nanoseconds, of what is in this unit.
-    pub(super) fn in_nanoseconds(self, precision: Precision) -> Self {
+    #[must_use]
+    pub fn in_nanoseconds(self, precision: Precision) -> Self {
         if self.is_none() {
             return self;
         }

@@ -1,0 +1,83 @@
+//! An answer on its way: its body is passed on piece by piece, and cut if the backend cuts it.
+//!
+//! Never does: holding more than one piece, or going on with another copy's. Bounds: the time without a piece.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::Backend;
+use super::slots::Slot;
+use crate::deliver::Link;
+
+/// A body that comes from a backend.
+pub(super) struct Passing {
+    /// What was looked at before it was passed on.
+    first: Option<Bytes>,
+    /// None once it ended.
+    incoming: Option<Incoming>,
+    link: Option<Link>,
+    backend: Arc<Backend>,
+    _slot: Slot,
+    patience: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Passing {
+    pub(super) fn new(
+        first: Option<Bytes>,
+        incoming: Incoming,
+        link: Link,
+        backend: Arc<Backend>,
+        slot: Slot,
+        patience: Duration,
+    ) -> Self {
+        let timer = Box::pin(sleep(patience));
+        Self { first, incoming: Some(incoming), link: Some(link), backend, _slot: slot, patience, timer }
+    }
+
+    fn cut(&mut self, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.backend.figures.note_cut();
+        (self.incoming, self.link) = (None, None);
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for Passing {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
+            ready!(self.timer.as_mut().poll(context));
+            return self.cut(io::ErrorKind::TimedOut.into());
+        };
+        let until = Instant::now() + self.patience;
+        self.timer.as_mut().reset(until);
+        match frame {
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Err(error)) => self.cut(io::Error::other(error)),
+            None => {
+                self.incoming = None;
+                if let Some(link) = self.link.take() {
+                    self.backend.keep(link);
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Which copy answers: the one that has everything in the range, else the one that lacks least. A pure function.
+
+use std::time::Duration;
+
+use crate::journal::Completeness;
+
+/// What is known of one copy for one question.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Candidate {
+    /// What it lacks, of each database that the question is about.
+    pub(super) lacks: Vec<Completeness>,
+    /// How long its oldest pending line in the range waits.
+    pub(super) lag: Duration,
+    /// Whether it can be asked: it answers, and did not fail lately.
+    pub(super) is_well: bool,
+    /// An operator does not want it to be asked.
+    pub(super) is_closed: bool,
+    /// Whether it was found so far behind that it is not asked again before it has caught up.
+    pub(super) is_away: bool,
+    /// Questions that it works at.
+    pub(super) load: usize,
+}
+
+/// How good a copy's answer would be, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Grade {
+    /// It has whatever any other copy has.
+    Complete,
+    /// It may lack what came in the last moments.
+    Edge,
+    /// It lacks something.
+    Incomplete,
+    /// It does not answer, as far as is known.
+    Unwell,
+}
+
+impl Candidate {
+    /// How good its answer would be.
+    pub(super) fn grade(&self, max_lag: Duration) -> Grade {
+        let is_near = self.lag < max_lag && !self.is_away;
+        if !self.is_well {
+            Grade::Unwell
+        } else if self.lacks.iter().all(|one| one.is_complete() || (is_near && one.is_current())) {
+            Grade::Complete
+        } else if is_near && self.lacks.iter().all(|one| one.gap_count == 0 && !one.has_statement) {
+            Grade::Edge
+        } else {
+            Grade::Incomplete
+        }
+    }
+
+    /// Whether its answer would have everything.
+    pub(super) fn has_all(&self, max_lag: Duration) -> bool {
+        let as_if_well = Self { is_well: true, ..self.clone() };
+        as_if_well.grade(max_lag) == Grade::Complete
+    }
+
+    /// How much it lacks: gaps count for more than what is on its way.
+    fn missing(&self) -> (bool, u64, Duration) {
+        let statement = self.lacks.iter().any(|one| one.has_statement);
+        (statement, self.lacks.iter().map(|one| one.gap_count).sum(), self.lag)
+    }
+}
+
+/// The copies in the order in which they are asked, by their places. `start` is where equals begin: a reader stays with one
+/// copy, whose cache knows its questions.
+pub(super) fn order(copies: &[Candidate], max_lag: Duration, start: usize) -> Vec<usize> {
+    let count = copies.len().max(1);
+    let mut places: Vec<usize> = (0..copies.len()).filter(|place| !copies[*place].is_closed).collect();
+    places.sort_by_key(|place| {
+        let copy = &copies[*place];
+        let grade = copy.grade(max_lag);
+        // Of those that are whole, whoever has least to do.
+        let missing = if grade <= Grade::Edge { Default::default() } else { copy.missing() };
+        let lag = if grade == Grade::Edge { copy.lag } else { Duration::ZERO };
+        (grade, missing, lag, copy.load, (place + count - start % count) % count)
+    });
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_LAG: Duration = Duration::from_secs(10);
+
+    fn whole() -> Candidate {
+        Candidate { lacks: vec![Completeness::default()], is_well: true, ..Candidate::default() }
+    }
+
+    fn pending(is_behind: bool, lag: u64) -> Candidate {
+        let lacks = Completeness { pending_from: Some(1), is_behind, ..Completeness::default() };
+        Candidate { lacks: vec![lacks], lag: Duration::from_secs(lag), ..whole() }
+    }
+
+    fn with_gap() -> Candidate {
+        Candidate { lacks: vec![Completeness { gap_count: 1, ..Completeness::default() }], ..whole() }
+    }
+
+    #[test]
+    fn the_copy_that_has_most_is_asked_first() {
+        let (down, closed) = (Candidate { is_well: false, ..whole() }, Candidate { is_closed: true, ..whole() });
+        for (copies, expected) in [
+            (vec![whole(), whole()], vec![0, 1]),
+            (vec![pending(true, 1), pending(false, 1)], vec![1, 0]),
+            (vec![pending(true, 1), whole()], vec![1, 0]),
+            (vec![pending(true, 9), pending(true, 2)], vec![1, 0]),
+            (vec![with_gap(), pending(true, 600)], vec![1, 0]),
+            (vec![with_gap(), pending(true, 5)], vec![1, 0]),
+            (vec![down.clone(), with_gap()], vec![1, 0]),
+            (vec![down.clone(), down], vec![0, 1]),
+            (vec![closed.clone(), with_gap()], vec![1]),
+            (vec![closed.clone(), closed], vec![]),
+            (vec![Candidate { is_away: true, ..pending(false, 1) }, pending(true, 9)], vec![1, 0]),
+            (vec![Candidate { load: 2, ..whole() }, Candidate { load: 1, ..whole() }], vec![1, 0]),
+        ] {
+            assert_eq!(order(&copies, MAX_LAG, 0), expected, "{copies:?}");
+        }
+        assert_eq!(order(&[whole(), whole()], MAX_LAG, 1), [1, 0], "a reader has a copy of its own");
+        assert_eq!(order(&[Candidate { load: 1, ..whole() }, whole()], MAX_LAG, 0), [1, 0]);
+    }
+
+    #[test]
+    fn what_both_lack_makes_neither_worse_and_long_lags_do() {
+        assert_eq!(pending(false, 1).grade(MAX_LAG), Grade::Complete);
+        assert_eq!(pending(false, 11).grade(MAX_LAG), Grade::Incomplete);
+        assert_eq!(pending(true, 1).grade(MAX_LAG), Grade::Edge);
+        assert_eq!(with_gap().grade(MAX_LAG), Grade::Incomplete);
+        assert!(Candidate { is_well: false, ..whole() }.has_all(MAX_LAG) && !with_gap().has_all(MAX_LAG));
+    }
+}

@@ -1,0 +1,151 @@
+//! How many questions one backend works at, and who is next: sources take turns, so that one dashboard leaves room for others.
+//!
+//! Bounds: questions under way, [`MOST_WAITING`] that wait, and how long one waits.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+/// Questions that wait for one backend, at most.
+const MOST_WAITING: usize = 1024;
+
+/// One backend's places.
+#[derive(Debug)]
+pub(super) struct Slots {
+    most: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Places that are taken.
+    active: usize,
+    /// Those that wait, by source; the first source is next.
+    waiting: VecDeque<(IpAddr, VecDeque<oneshot::Sender<()>>)>,
+    count: usize,
+}
+
+/// A place that is taken until this goes.
+#[derive(Debug)]
+pub(super) struct Slot(Arc<Slots>);
+
+impl Slots {
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, table: Mutex::default() })
+    }
+
+    /// Questions under way, and those that wait.
+    pub(super) fn load(&self) -> usize {
+        let table = self.table();
+        table.active + table.count
+    }
+
+    /// Takes a place, once there is one; none if there is none for so long, or too many wait.
+    pub(super) async fn enter(self: &Arc<Self>, source: IpAddr, longest: Duration) -> Option<Slot> {
+        let mut called = {
+            let mut table = self.table();
+            if table.active < self.most && table.count == 0 {
+                table.active += 1;
+                return Some(Slot(Arc::clone(self)));
+            }
+            table.wait(source)?
+        };
+        match tokio::time::timeout(longest, &mut called).await {
+            Ok(Ok(())) => Some(Slot(Arc::clone(self))),
+            _ => {
+                called.close();
+                // It may have been called at the last moment: then its place goes to the next one.
+                if called.try_recv().is_ok() {
+                    drop(Slot(Arc::clone(self)));
+                }
+                None
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn wait(&mut self, source: IpAddr) -> Option<oneshot::Receiver<()>> {
+        // Those that gave up make room first.
+        for (_, queue) in &mut self.waiting {
+            queue.retain(|one| !one.is_closed());
+        }
+        self.waiting.retain(|(_, queue)| !queue.is_empty());
+        self.count = self.waiting.iter().map(|(_, queue)| queue.len()).sum();
+        if self.count >= MOST_WAITING {
+            return None;
+        }
+        let (call, called) = oneshot::channel();
+        match self.waiting.iter_mut().find(|(known, _)| *known == source) {
+            Some((_, queue)) => queue.push_back(call),
+            None => self.waiting.push_back((source, VecDeque::from([call]))),
+        }
+        self.count += 1;
+        Some(called)
+    }
+
+    /// Calls the next one; false if nobody waits.
+    fn call(&mut self) -> bool {
+        while let Some((source, mut queue)) = self.waiting.pop_front() {
+            let next = queue.pop_front();
+            self.count -= usize::from(next.is_some());
+            if !queue.is_empty() {
+                self.waiting.push_back((source, queue));
+            }
+            if next.is_some_and(|call| call.send(()).is_ok()) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut table = self.0.table();
+        if !table.call() {
+            table.active -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn sources_take_turns_and_those_that_give_up_hold_nothing() {
+        let slots = Slots::new(1);
+        let (greedy, modest) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let first = slots.enter(greedy, LONG).await.expect("a place");
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for (number, source) in [(0, greedy), (1, greedy), (2, greedy), (3, modest)] {
+            let (slots, order) = (Arc::clone(&slots), Arc::clone(&order));
+            tasks.push(tokio::spawn(async move {
+                let slot = slots.enter(source, LONG).await.expect("a place");
+                order.lock().expect("no panic").push(number);
+                drop(slot);
+            }));
+            tokio::task::yield_now().await;
+        }
+        assert!(slots.enter(modest, Duration::from_millis(1)).await.is_none());
+        assert_eq!(slots.load(), 6, "one that gave up is counted until the next one comes");
+        drop(first);
+        for task in tasks {
+            task.await.expect("ended");
+        }
+        assert_eq!(*order.lock().expect("no panic"), [0, 3, 1, 2]);
+        assert_eq!(slots.load(), 0);
+        assert!(slots.enter(greedy, Duration::ZERO).await.is_some());
+    }
+}
