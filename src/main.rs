@@ -54,10 +54,16 @@ fn main() -> ExitCode {
     let level = if matches!(command, Command::Demo) { "off" } else { "info" };
     start_log(level, BoxMakeWriter::new(io::stderr));
     let ended = match command {
-        Command::Backend { name, action: BackendActionName::Try, config, data_dir } => {
+        Command::Backend { name, action, config, data_dir } => {
+            let action = match action {
+                BackendActionName::Try => BackendAction::Try,
+                BackendActionName::Reads => BackendAction::Reads,
+                BackendActionName::NoReads => BackendAction::NoReads,
+                BackendActionName::Vouch => BackendAction::Vouch,
+            };
             data_dir_of(config.as_deref(), data_dir)
                 .map_err(|error| (BAD_CONFIGURATION, error))
-                .and_then(|data_dir| backend(&data_dir, &name, BackendAction::Try))
+                .and_then(|data_dir| backend(&data_dir, &name, action))
         }
         Command::Check { config } => check(&config),
         Command::Status { config: None, data_dir: None, admin } => status(admin),
@@ -372,7 +378,8 @@ fn dead_letters(command: &DeadLettersCommand) -> Ended {
 fn backend(data_dir: &Path, name: &str, action: BackendAction) -> Ended {
     let (text, is_well) = maintenance::change(data_dir, name, action).map_err(not_changed)?;
     print(&text)?;
-    if is_well { Ok(()) } else { Err((FAILED, format!("{name} does not take lines"))) }
+    let is_done = is_well || action != BackendAction::Try;
+    if is_done { Ok(()) } else { Err((FAILED, format!("{name} does not take lines"))) }
 }
 
 fn not_changed(error: ChangeError) -> (u8, String) {

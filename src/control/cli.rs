@@ -139,6 +139,12 @@ pub enum Command {
 pub enum BackendActionName {
     /// Try it now instead of at the next time; exit code 0 where it takes lines, 1 where it does not
     Try,
+    /// Send readers to it again
+    Reads,
+    /// Send no readers to it, until the next start or `reads`
+    NoReads,
+    /// Say that its copy is complete: its gaps are closed, and it answers readers
+    Vouch,
 }
 
 /// What is put back, and where.

@@ -152,6 +152,8 @@ pub struct Query {
     pub timeout: Duration,
     /// Questions to one backend at a time; more wait, at most 5 s. InfluxDB itself has no limit.
     pub max_concurrent: u16,
+    /// Whether a source stays with one copy also where another one has less to do.
+    pub sticky: bool,
     /// What becomes of `SELECT … INTO`.
     pub select_into: SelectInto,
 }
@@ -163,6 +165,7 @@ impl Default for Query {
             incomplete: Incomplete::default(),
             timeout: Duration::from_secs(60),
             max_concurrent: 16,
+            sticky: false,
             select_into: SelectInto::default(),
         }
     }

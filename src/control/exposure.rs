@@ -34,7 +34,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 /// The warnings of one backend's credentials; `who` names it.
 pub(super) fn of_credentials(backend: &Backend, who: &str) -> Vec<String> {
     let mut warnings = Vec::new();
-    for (file, key) in [(&backend.password_file, "password_file"), (&backend.token_file, "token_file")] {
+    let files = [
+        (&backend.password_file, "password_file"),
+        (&backend.token_file, "token_file"),
+        (&backend.query_password_file, "query_password_file"),
+        (&backend.query_token_file, "query_token_file"),
+        (&backend.admin_password_file, "admin_password_file"),
+    ];
+    for (file, key) in files {
         let Some(path) = file else { continue };
         let what = format!("{key} of {who}");
         warnings.extend(open_file(path, &what));

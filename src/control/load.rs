@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admin::is_host;
-use super::config::{self, Backend, Config, Http, Journal, Udp};
+use super::backends::{check_backend, influx_setup};
+use super::config::{self, Backend, Config, Http, Journal, Query, Udp};
 use super::exposure;
 use super::listeners::{NO_MULTICAST, certificate, check_tls};
 use super::relay_toml::{self, Converted};
 use super::source::Source;
-use super::url::{self, BackendUrl};
+use super::url::BackendUrl;
 use crate::auth::{self, Auth, Right};
-use crate::batch::{Builder, Received};
-use crate::deliver::{self, Api, Bounds, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Target, Times, Tls};
-use crate::journal::disk::{DiskOptions, MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
+use crate::batch::Received;
+use crate::deliver::{self, Bounds, MAX_DATAGRAM_BYTES, Target};
+use crate::journal::disk::DiskOptions;
 use crate::journal::{BackendSetup, Durability, Limits};
 use crate::net::tls::Certificate;
 use crate::protocol::line::MAX_LINE_BYTES;
@@ -30,15 +31,15 @@ const LEAST_MEMORY: u64 = 4 << 20;
 /// More memory than a cheap VM has is a mistake.
 const MOST_MEMORY: u64 = 64 << 30;
 /// The least disk that a journal works with: eight segments that each hold a few of the largest records.
-const LEAST_DISK: u64 = 8 << 20;
+pub(super) const LEAST_DISK: u64 = 8 << 20;
 /// How often a disk that fails or is full is tried again: twice within the two seconds that a resumption may take.
 const DISK_RETRY: Duration = Duration::from_secs(1);
 /// More disk than there is.
-const MOST_DISK: u64 = 1 << 50;
+pub(super) const MOST_DISK: u64 = 1 << 50;
 /// Names of the admin listener.
 const MOST_HOSTS: usize = 64;
 /// What is wrong with an age that is too short.
-const TOO_SHORT: &str = "must be at least 1m, or 0s for none";
+pub(super) const TOO_SHORT: &str = "must be at least 1m, or 0s for none";
 /// Longer than anybody waits.
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -227,6 +228,7 @@ impl Config {
             let what = format!("holds {host:?}: write names or addresses without a port: [\"relay.example.org\"]");
             return Err(source.at("admin", 0, "hosts", &what));
         }
+        self.check_query(source)?;
         let mut addresses = HashSet::new();
         for (table, place, listener) in self.each_listener() {
             if let Err((key, what)) = listener.check(&self.backend) {
@@ -247,6 +249,19 @@ impl Config {
                 Ok(()) => continue,
             };
             return Err(source.at("backend", place, key, what));
+        }
+        Ok(())
+    }
+
+    fn check_query(&self, source: &Source) -> Result<(), ConfigError> {
+        let Query { max_lag, timeout, max_concurrent, .. } = &self.query;
+        for (key, time) in [("max_lag", max_lag), ("timeout", timeout)] {
+            if !(Duration::from_millis(100)..=LONGEST_TIMEOUT).contains(time) {
+                return Err(source.at("query", 0, key, "must be between 100ms and 1h"));
+            }
+        }
+        if !(1..=1024).contains(max_concurrent) {
+            return Err(source.at("query", 0, "max_concurrent", "must be between 1 and 1024"));
         }
         Ok(())
     }
@@ -342,125 +357,6 @@ impl Config {
     }
 }
 
-fn is_too_short(max_age: Duration) -> bool {
+pub(super) fn is_too_short(max_age: Duration) -> bool {
     !max_age.is_zero() && max_age < Duration::from_secs(60)
-}
-
-/// What is wrong with a backend: the key and what would be right.
-pub(super) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
-    let is_influx = matches!(backend.url, BackendUrl::Influx { .. });
-    let is_archive = matches!(backend.url, BackendUrl::Archive(_));
-    let is_tls = backend.url.to_string().starts_with("https://");
-    let is_v2 = backend.token_file.is_some();
-    let names_v2 = matches!(backend.url, BackendUrl::Influx { names_v2: true, .. });
-    let wrong = [
-        (backend.name.is_empty(), "name", "must not be empty: it is the backend's identity in the journal"),
-        (
-            !backend.name.chars().all(|c| c.is_ascii_alphanumeric() || url::NAME_SIGNS.contains(c)),
-            "name",
-            "may hold letters, digits, and the signs - _ . : / % [ ]",
-        ),
-        (!is_influx && backend.username.is_some(), "username", "is for http:// and https:// backends only"),
-        (!is_influx && is_v2, "token_file", "is for http:// and https:// backends only"),
-        (is_v2 && backend.username.is_some(), "username", "and token_file exclude each other: 1.x or v2 API"),
-        (backend.username.is_some() != backend.password_file.is_some(), "username", "and password_file go together"),
-        (names_v2 && !is_v2, "url", "is the v2 API's: set token_file, or leave out the path for the 1.x API"),
-        (!is_v2 && backend.org.is_some(), "org", "needs token_file: it belongs to the v2 API"),
-        (!is_v2 && backend.bucket.is_some(), "bucket", "needs token_file: it belongs to the v2 API"),
-        (!is_tls && backend.ca_file.is_some(), "ca_file", "is for https:// backends only"),
-        (!is_tls && backend.tls_server_name.is_some(), "tls_server_name", "is for https:// backends only"),
-        (!is_tls && backend.client_cert_file.is_some(), "client_cert_file", "is for https:// backends only"),
-        (
-            backend.client_cert_file.is_some() != backend.client_key_file.is_some(),
-            "client_cert_file",
-            "and client_key_file go together",
-        ),
-        (
-            backend.create_database && (!is_influx || is_v2),
-            "create_database",
-            "is for the 1.x API of http:// and https:// backends only",
-        ),
-        (!(1..=64).contains(&backend.concurrency), "concurrency", "must be between 1 and 64; 1 is strict order"),
-        (backend.connection_lifetime < Duration::from_secs(1), "connection_lifetime", "must be at least 1s"),
-        (!is_archive && backend.disk.is_some(), "disk", "is for file:// backends only"),
-        (!is_archive && !backend.max_age.is_zero(), "max_age", "is for file:// backends only"),
-        (
-            backend.disk.is_some_and(|disk| disk.as_u64() < LEAST_DISK.max(8 * backend.max_batch_bytes.as_u64())),
-            "disk",
-            "must be at least 8MiB, and eight times max_batch_bytes",
-        ),
-        (backend.disk.is_some_and(|disk| disk.as_u64() > MOST_DISK), "disk", "must be at most 1PiB"),
-        (is_too_short(backend.max_age), "max_age", TOO_SHORT),
-        (backend.name.len() > MAX_NAME_BYTES, "name", "may have at most 255 bytes"),
-        (backend.url.address().len() > MAX_ADDRESS_BYTES, "url", "may have at most 4096 bytes"),
-        (
-            !(0.01..=1.0).contains(&backend.replay_share),
-            "replay_share",
-            "must be between 0.01 and 1; 1 is strict order",
-        ),
-        (backend.timeout < Duration::from_millis(100), "timeout", "must be at least 100ms"),
-        (backend.timeout > LONGEST_TIMEOUT, "timeout", "must be at most 1h"),
-        (
-            !(Duration::from_millis(10)..=LONGEST_TIMEOUT).contains(&backend.connect_timeout),
-            "connect_timeout",
-            "must be at least 10ms and at most 1h",
-        ),
-        (
-            !(Duration::from_millis(100)..=LONGEST_TIMEOUT).contains(&backend.retry_max),
-            "retry_max",
-            "must be at least 100ms and at most 1h",
-        ),
-        (
-            !backend.probe_interval.is_zero() && backend.probe_interval < Duration::from_millis(100),
-            "probe_interval",
-            "must be at least 100ms, or 0: then a backend is asked at the start only",
-        ),
-        (backend.linger > Duration::from_secs(60), "linger", "must be at most 60s"),
-        (backend.max_batch_lines == 0, "max_batch_lines", "must be at least 1"),
-        (
-            backend.max_batch_bytes.as_u64() < Builder::least_buffer_bytes() as u64,
-            "max_batch_bytes",
-            "must be at least 65KiB: one line may have 64KiB",
-        ),
-        (backend.max_batch_bytes.as_u64() > 64 << 20, "max_batch_bytes", "must be at most 64MiB"),
-        (
-            backend.mtu < 512 || usize::from(backend.mtu) > MAX_DATAGRAM_BYTES,
-            "mtu",
-            "must be between 512 and 65507 bytes",
-        ),
-    ];
-    wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err((key, what)))
-}
-
-pub(super) fn influx_setup(backend: &Backend, base: &http::Uri) -> InfluxSetup {
-    InfluxSetup {
-        url: base.clone(),
-        api: api(backend),
-        tls: Tls {
-            ca_file: backend.ca_file.clone(),
-            server_name: backend.tls_server_name.clone(),
-            client: backend.client_cert_file.clone().zip(backend.client_key_file.clone()),
-        },
-        times: Times {
-            connect: backend.connect_timeout,
-            answer: backend.timeout,
-            lifetime: backend.connection_lifetime,
-        },
-        create_database: backend.create_database,
-        gzip: backend.gzip,
-    }
-}
-
-fn api(backend: &Backend) -> Api {
-    match &backend.token_file {
-        Some(token) => Api::V2 {
-            org: backend.org.clone().unwrap_or_default(),
-            bucket: backend.bucket.clone(),
-            token: SecretFile::new(token.clone()),
-        },
-        None => {
-            let credentials = backend.username.clone().zip(backend.password_file.clone().map(SecretFile::new));
-            Api::V1 { credentials }
-        }
-    }
 }

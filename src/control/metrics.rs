@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::reading::Read;
 use super::status::Status;
 use crate::deliver::State;
 use crate::journal::disk::Condition;
@@ -63,6 +64,7 @@ impl Collector for Metrics {
         self.encode_receive(&mut encoder)?;
         self.encode_backends(&mut encoder)?;
         self.encode_journal(&mut encoder)?;
+        self.encode_reading(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -208,6 +210,22 @@ impl Metrics {
         gauge(out, "journal_gaps", "Entries of the gap ledger", plain(journal.gaps.len() as u64))?;
         let left = self.status.certificates.iter().map(|one| (vec![("file", one.file.as_str())], one.days_left));
         gauge(out, "certificate_days_left", "Days until a listener's certificate expires", left.collect())
+    }
+
+    fn encode_reading(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let asked = || {
+            let read = self.status.backends.iter().filter_map(|one| Some((one.name.as_str(), one.read.as_ref()?)));
+            read.map(|(name, read)| (vec![("backend", name)], read))
+        };
+        let each = |value: fn(&Read) -> u64| asked().map(|(labels, read)| (labels, value(read))).collect();
+        counter(out, "read_queries", "Readers' questions sent to the backend", each(|read| read.queries))?;
+        counter(out, "read_failovers", "Questions that it could not answer", each(|read| read.failovers))?;
+        counter(out, "read_incomplete", "Answers that may lack something, and say so", each(|read| read.incomplete))?;
+        counter(out, "read_cut", "Answers that ended before they were whole", each(|read| read.cut))?;
+        let states = asked().flat_map(|(labels, read)| {
+            ["yes", "edge", "no"].map(|word| (with(&labels, "serves", word), u64::from(read.serves == word)))
+        });
+        gauge(out, "read_serves", "1 for whether the backend's copy answers readers", states.collect())
     }
 
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

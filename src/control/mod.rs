@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod allow;
+mod backends;
 #[cfg(test)]
 mod balance;
 pub mod cli;

@@ -3,10 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use super::backends::{check_backend, influx_setup};
 use super::cli::Restore;
 use super::config::Backend;
 use super::exposure;
-use super::load::{check_backend, influx_setup};
 use super::url::BackendUrl;
 use crate::deliver::restore::{Figures, RestoreError, Setup, restore};
 use crate::sys::dumps;

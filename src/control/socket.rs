@@ -67,6 +67,12 @@ pub enum Request {
 pub enum BackendAction {
     /// Try it at once, and say what came of it.
     Try,
+    /// Send readers to it again.
+    Reads,
+    /// Send no readers to it.
+    NoReads,
+    /// Its copy is complete: close its gaps.
+    Vouch,
 }
 
 /// What is to be done with dead letters.
@@ -202,12 +208,24 @@ async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLet
 }
 
 async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, String> {
-    let Some(backend) = view.backends.iter().find(|backend| backend.name == name) else {
+    let Some(place) = view.backends.iter().position(|backend| backend.name == name) else {
         let names: Vec<&str> = view.backends.iter().map(|backend| &*backend.name).collect();
         return Err(format!("there is no backend {name:?}; there are: {}", names.join(", ")));
     };
+    let backend = &view.backends[place];
     let health = &backend.health;
     match action {
+        BackendAction::Reads | BackendAction::NoReads => {
+            let is_open = action == BackendAction::Reads;
+            if !backend.readers.as_ref().is_some_and(|readers| readers.open(name, is_open)) {
+                return Err(format!("{name} answers no queries"));
+            }
+            tracing::info!(backend = name, is_open, "an operator opens a copy to readers, or closes it");
+        }
+        BackendAction::Vouch => {
+            let gaps = view.journal.vouch(place);
+            tracing::info!(backend = name, gaps, "an operator vouches for a copy: its gaps are closed");
+        }
         BackendAction::Try => {
             let before = health.outcomes();
             health.ask();

@@ -63,6 +63,12 @@ impl Status {
             let (name, count) = (&backend.name, backend.statements_pending);
             write_line(&mut text, format_args!("{name} is owed {count} statements, which it gets once it is up"));
         }
+        for backend in &self.backends {
+            let Some(read) = backend.read.as_ref().filter(|read| read.serves == "no") else { continue };
+            let (name, since) = (&backend.name, &read.since);
+            let reason = read.reason.as_deref().unwrap_or("not told");
+            write_line(&mut text, format_args!("{name} answers no readers since {since}: {reason}"));
+        }
         for backend in self.backends.iter().filter(|backend| backend.state != "up") {
             let nothing = if backend.state == "unknown" { "not reached yet" } else { "no error told" };
             let error = backend.last_error.as_deref().unwrap_or(nothing);

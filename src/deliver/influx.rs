@@ -39,6 +39,8 @@ pub struct Setup {
     pub times: Times,
     /// Whether a missing database is made, by the 1.x API.
     pub create_database: bool,
+    /// The user that statements run as, and the file with its password; none for who writes lines.
+    pub admin: Option<(String, SecretFile)>,
     /// Whether requests are compressed.
     pub gzip: bool,
 }
@@ -160,6 +162,16 @@ impl Influx {
 
     /// Runs a statement of InfluxQL, by the 1.x API; it means this database where it names none.
     pub(super) async fn run(&mut self, statement: &str, database: Option<&str>) -> Ran {
+        let of_admin = match &self.setup.admin {
+            Some((user, file)) => match file.read().and_then(|password| basic(user, password.expose())) {
+                Ok(authorization) => Some(authorization),
+                Err(error) => return Ran::Later(error),
+            },
+            None => None,
+        };
+        if of_admin.is_some() {
+            return self.run_with(statement, database, of_admin.as_ref()).await.0;
+        }
         let authorization = self.authorization();
         let (ran, status) = self.run_with(statement, database, authorization.as_ref()).await;
         self.identity().was_refused |= status == Some(401);

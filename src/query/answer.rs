@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::Backend;
+use super::backend::Backend;
 use super::slots::Slot;
 use crate::deliver::Link;
 

@@ -63,8 +63,8 @@ impl Candidate {
 }
 
 /// The copies in the order in which they are asked, by their places. `start` is where equals begin: a reader stays with one
-/// copy, whose cache knows its questions.
-pub(super) fn order(copies: &[Candidate], max_lag: Duration, start: usize) -> Vec<usize> {
+/// copy, whose cache knows its questions; with `is_sticky` also where that one has more to do.
+pub(super) fn order(copies: &[Candidate], max_lag: Duration, start: usize, is_sticky: bool) -> Vec<usize> {
     let count = copies.len().max(1);
     let mut places: Vec<usize> = (0..copies.len()).filter(|place| !copies[*place].is_closed).collect();
     places.sort_by_key(|place| {
@@ -73,7 +73,7 @@ pub(super) fn order(copies: &[Candidate], max_lag: Duration, start: usize) -> Ve
         // Of those that are whole, whoever has least to do.
         let missing = if grade <= Grade::Edge { Default::default() } else { copy.missing() };
         let lag = if grade == Grade::Edge { copy.lag } else { Duration::ZERO };
-        (grade, missing, lag, copy.load, (place + count - start % count) % count)
+        (grade, missing, lag, if is_sticky { 0 } else { copy.load }, (place + count - start % count) % count)
     });
     places
 }
@@ -114,10 +114,11 @@ mod tests {
             (vec![Candidate { is_away: true, ..pending(false, 1) }, pending(true, 9)], vec![1, 0]),
             (vec![Candidate { load: 2, ..whole() }, Candidate { load: 1, ..whole() }], vec![1, 0]),
         ] {
-            assert_eq!(order(&copies, MAX_LAG, 0), expected, "{copies:?}");
+            assert_eq!(order(&copies, MAX_LAG, 0, false), expected, "{copies:?}");
         }
-        assert_eq!(order(&[whole(), whole()], MAX_LAG, 1), [1, 0], "a reader has a copy of its own");
-        assert_eq!(order(&[Candidate { load: 1, ..whole() }, whole()], MAX_LAG, 0), [1, 0]);
+        assert_eq!(order(&[whole(), whole()], MAX_LAG, 1, false), [1, 0], "a reader has a copy of its own");
+        let busy = [Candidate { load: 1, ..whole() }, whole()];
+        assert_eq!((order(&busy, MAX_LAG, 0, false), order(&busy, MAX_LAG, 0, true)), (vec![1, 0], vec![0, 1]));
     }
 
     #[test]

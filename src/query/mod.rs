@@ -1,65 +1,49 @@
 //! Readers' questions: which copy answers, and how its answer is passed on.
 //!
-//! Owns: the choice ([`choose`]), the places of each backend ([`slots`]), connections that are kept, what is seen of it all.
+//! Owns: the choice ([`choose`]), the places of each backend ([`slots`]), its connections ([`backend`]), what is seen of it all.
 //! Never does: looking into a statement, or merging two copies. A question goes to one backend, and to one other only as long
 //! as no byte of the first one's answer was passed on: a head proves nothing, for InfluxDB sends it before it works.
 //!
 //! Bounds: questions at a time and in line, for each backend; the time for connecting, for an answer's first byte, and without
-//! a byte; 64 KiB of an answer; [`MOST_KEPT`] connections that are kept for each backend.
+//! a byte; 64 KiB of an answer; connections that are kept.
 
 mod answer;
+mod backend;
 mod choose;
 mod figures;
 mod slots;
+mod words;
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
-};
+use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
 
-use crate::deliver::{Health, Link, State, Upstream};
+use crate::deliver::{Health, Upstream};
 use crate::journal::{Completeness, Journal};
 use crate::protocol::Span;
 use crate::receive::http::{Question, Reply};
 use answer::Passing;
+use backend::Backend;
 use choose::{Candidate, Grade};
-use figures::Figures;
-use slots::{Slot, Slots};
+use slots::Slot;
+use words::{described, refusal, remove_hop_by_hop, tells_not_here, with};
 
 pub use figures::{Reading, Serves};
 
-/// Connections that are kept for the next question, for each backend.
-const MOST_KEPT: usize = 32;
 /// How long a question waits for a place.
 const LONGEST_IN_LINE: Duration = Duration::from_secs(5);
 /// How long an answer's head waits for its first byte: clients count from the head, and InfluxDB sends it at once.
 const LONGEST_HELD: Duration = Duration::from_secs(15);
-/// A connection is used for so long.
-const LIFETIME: Duration = Duration::from_secs(300);
-/// A backend that fails is not asked for this long, times the failures in a row; and no longer than that.
-const REST: Duration = Duration::from_secs(5);
-const LONGEST_REST: Duration = Duration::from_secs(60);
-/// Failures in a row before it rests.
-const FAILURES: u32 = 3;
-/// The bytes of an answer that are looked at.
-const LOOK_BYTES: usize = 512;
-/// How an answer begins that tells an error.
-const ERROR: &[u8] = b"{\"results\":[{\"statement_id\":0,\"error\":\"";
-/// What such an error begins with, or holds, if another backend may do better.
-const NOT_HERE: [&str; 4] =
-    ["max-concurrent-queries limit exceeded", "shard is disabled", "engine is closed", "database not found"];
-
 /// How questions are answered.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -71,25 +55,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Questions to one backend at a time.
     pub max_concurrent: usize,
-}
-
-/// A backend that readers may be sent to.
-#[derive(Debug)]
-pub struct Backend {
-    name: String,
-    /// Its place in the journal.
-    place: usize,
-    upstream: Upstream,
-    health: Arc<Health>,
-    slots: Arc<Slots>,
-    kept: Mutex<Vec<(Link, Instant)>>,
-    figures: Figures,
-    /// An operator, or the configuration, does not want it to be asked.
-    is_closed: AtomicBool,
-    /// It was too far behind, and has not caught up yet.
-    is_away: AtomicBool,
-    /// Failures in a row, and until when it rests.
-    failures: Mutex<(u32, Option<Instant>)>,
+    /// Whether a source stays with one copy also where another one has less to do.
+    pub is_sticky: bool,
 }
 
 /// All backends that readers may be sent to.
@@ -118,18 +85,7 @@ impl Readers {
         settings: Settings,
     ) -> Self {
         let backends = backends.into_iter().map(|(name, place, upstream, health, is_open)| {
-            Arc::new(Backend {
-                name,
-                place,
-                upstream,
-                health,
-                slots: Slots::new(settings.max_concurrent),
-                kept: Mutex::default(),
-                figures: Figures::default(),
-                is_closed: AtomicBool::new(!is_open),
-                is_away: AtomicBool::new(false),
-                failures: Mutex::default(),
-            })
+            Arc::new(Backend::new((name, place), upstream, health, is_open, settings.max_concurrent))
         });
         Self { backends: backends.collect(), journal, settings }
     }
@@ -159,7 +115,8 @@ impl Readers {
         for _ in 0..2 {
             let candidates: Vec<Candidate> =
                 (0..self.backends.len()).map(|place| self.candidate(place, &databases, &question.points)).collect();
-            let order = choose::order(&candidates, self.settings.max_lag, start_of(question.source));
+            let order =
+                choose::order(&candidates, self.settings.max_lag, start_of(question.source), self.settings.is_sticky);
             let Some(place) = order.into_iter().find(|place| !tried.contains(place)) else { break };
             let (backend, candidate) = (&self.backends[place], &candidates[place]);
             let is_complete = candidate.has_all(self.settings.max_lag);
@@ -269,7 +226,7 @@ impl Readers {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failed::Unknown(response)),
             _ if is_elsewhere => Err(Failed::NotHere(String::new(), Some(response))),
             _ => {
-                *backend.failures.lock().unwrap_or_else(PoisonError::into_inner) = (0, None);
+                backend.note_success();
                 Ok(response)
             }
         }
@@ -332,61 +289,6 @@ impl Readers {
     }
 }
 
-impl Backend {
-    fn is_well(&self) -> bool {
-        let rests = self.failures.lock().unwrap_or_else(PoisonError::into_inner).1;
-        self.health.state() != State::Down && rests.is_none_or(|until| until <= Instant::now())
-    }
-
-    fn note_failure(&self) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.0 += 1;
-        if failures.0 >= FAILURES {
-            failures.1 = Some(Instant::now() + (REST * (failures.0 - FAILURES + 1)).min(LONGEST_REST));
-        }
-    }
-
-    /// Sends a question, on a connection that is kept or a new one; the answer's head.
-    async fn send(&self, question: &Question) -> Result<(Link, Response<Incoming>), String> {
-        let request = || {
-            self.upstream.request(
-                &question.form,
-                question.is_pretty,
-                &question.headers,
-                question.authorization.as_ref(),
-            )
-        };
-        if let Some(mut link) = self.kept_link()
-            && link.is_ready().await
-            && let Ok(response) = link.ask(request()).await
-        {
-            return Ok((link, response));
-        }
-        // A connection that was kept may have been closed as the question came: that says nothing of the backend.
-        let mut link = self.upstream.connect().await?;
-        let response = link.ask(request()).await?;
-        Ok((link, response))
-    }
-
-    fn kept_link(&self) -> Option<Link> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((link, since)) = kept.pop() {
-            if since.elapsed() < Link::longest_idle() && link.is_worth_keeping(LIFETIME) {
-                return Some(link);
-            }
-        }
-        None
-    }
-
-    /// Keeps a connection whose answer was read to its end.
-    fn keep(&self, link: Link) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < MOST_KEPT {
-            kept.push((link, Instant::now()));
-        }
-    }
-}
-
 impl Candidate {
     /// Whether it may answer anything, in a word, and why not.
     fn serves(&self, max_lag: Duration) -> (&'static str, Option<String>) {
@@ -428,122 +330,4 @@ async fn first_bytes(incoming: &mut Incoming) -> Result<Option<Bytes>, hyper::Er
         }
     }
     Ok(None)
-}
-
-/// Whether an answer begins with an error that another backend may not have.
-fn tells_not_here(headers: &HeaderMap, begin: Option<&[u8]>) -> bool {
-    let Some(begin) = begin else { return false };
-    let begin = &begin[..begin.len().min(LOOK_BYTES)];
-    let plain = match headers.get(http::header::CONTENT_ENCODING) {
-        Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"gzip") => inflated(begin),
-        _ => begin.to_vec(),
-    };
-    let Some(error) = plain.strip_prefix(ERROR) else { return false };
-    let error = String::from_utf8_lossy(error);
-    NOT_HERE.iter().any(|phrase| error.starts_with(phrase))
-}
-
-/// As much of compressed bytes as they tell.
-fn inflated(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Read;
-    let mut plain = vec![0; LOOK_BYTES];
-    let mut decoder = flate2::read::GzDecoder::new(bytes);
-    let mut length = 0;
-    while let Ok(count @ 1..) = decoder.read(&mut plain[length..]) {
-        length += count;
-    }
-    plain.truncate(length);
-    plain
-}
-
-/// Takes away what is said from one end of a connection to the other, and no further.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let fixed = [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA, DATE];
-    let others = ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"];
-    for name in named.into_iter().chain(fixed).filter(|name| *name != CONTENT_LENGTH) {
-        headers.remove(name);
-    }
-    others.iter().for_each(|name| drop(headers.remove(*name)));
-}
-
-/// From when until when, for people.
-fn described((from, until): &(i64, i64)) -> String {
-    let time = |nanoseconds: i64, unknown: &'static str| match u64::try_from(nanoseconds) {
-        Ok(known) if known < i64::MAX as u64 => {
-            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(known)).to_string()
-        }
-        _ => unknown.to_owned(),
-    };
-    format!("{}/{}", time(*from, "always"), time(*until, "always"))
-}
-
-/// An answer of our own, in the form that readers show.
-fn refusal(status: StatusCode, text: &str) -> Reply {
-    let body = format!("{}\n", serde_json::json!({ "error": text }));
-    let mut response = Response::new(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = status;
-    with(response, http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
-}
-
-fn with(mut response: Reply, name: HeaderName, value: HeaderValue) -> Reply {
-    response.headers_mut().insert(name, value);
-    response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_that_another_backend_may_not_have_are_known_by_an_answers_beginning() {
-        let plain = HeaderMap::new();
-        let gzip = HeaderMap::from_iter([(http::header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
-        let compressed = |text: &str| {
-            use std::io::Write;
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            encoder.write_all(text.as_bytes()).expect("memory");
-            encoder.finish().expect("memory")
-        };
-        for (error, expected) in [
-            ("max-concurrent-queries limit exceeded(1, 1)", true),
-            ("database not found: telegraf", true),
-            ("shard is disabled", true),
-            ("query-timeout limit exceeded", false),
-            ("undefined tag", false),
-        ] {
-            let text = format!("{{\"results\":[{{\"statement_id\":0,\"error\":\"{error}\"}}]}}\n");
-            assert_eq!(tells_not_here(&plain, Some(text.as_bytes())), expected, "{error}");
-            assert_eq!(tells_not_here(&gzip, Some(&compressed(&text))), expected, "{error}");
-        }
-        assert!(!tells_not_here(&plain, Some(b"{\"results\":[{\"statement_id\":0}]}")));
-        assert!(!tells_not_here(&gzip, Some(b"no gzip")));
-    }
-
-    #[test]
-    fn what_is_said_on_one_connection_goes_no_further() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "X-Private, close"),
-            ("x-private", "1"),
-            ("keep-alive", "5"),
-            ("x-influxdb-version", "1.6.7"),
-        ] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        remove_hop_by_hop(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-influxdb-version"]);
-    }
-
-    #[test]
-    fn times_are_told_for_people() {
-        assert_eq!(described(&(1_795_400_726_000_000_000, i64::MAX)), "2026-11-23T02:25:26Z/always");
-        assert_eq!(described(&(i64::MIN, 0)), "always/1970-01-01T00:00:00Z");
-    }
 }

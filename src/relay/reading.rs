@@ -31,6 +31,7 @@ pub(super) fn readers(
         serves_incomplete: config.query.incomplete == Incomplete::Serve,
         timeout: config.query.timeout,
         max_concurrent: usize::from(config.query.max_concurrent),
+        is_sticky: config.query.sticky,
     };
     Ok(Readers::new(asked, journal.clone(), settings))
 }

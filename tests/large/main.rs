@@ -14,6 +14,7 @@ mod crash;
 mod disk;
 mod faults;
 mod influxdb;
+mod influxql;
 mod listeners;
 mod mirror;
 mod network;

@@ -37,6 +37,7 @@ mod probing;
 mod process;
 mod program;
 mod reaching;
+mod reads;
 mod receiving;
 mod restore;
 mod secrets;

@@ -37,7 +37,7 @@ fn a_stalled_disk_makes_senders_wait_and_loses_nothing() {
     let relay =
         Relay::start_on(&settings, Inherited::default(), |_| Ok(storage)).unwrap_or_else(|error| panic!("{error}"));
     let (target, admin) = (relay.view().listeners[1].address(), relay.admin());
-    let mut relay = Running { relay: Some(relay), target, admin, folder };
+    let mut relay = Running { relay: Some(relay), target, admin, folder, data_dir: settings.data_dir.clone() };
     let _finally = Finally(|| disk.inner().holds_writes = false);
 
     // Far more than memory, ring and sockets hold together.

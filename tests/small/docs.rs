@@ -166,13 +166,14 @@ fn the_readme_is_short() {
 }
 
 /// The tables of a configuration: the page's heading, and a file with an unknown key there.
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 10] = [
     ("Top level", "nonsense = 1"),
     ("admin", "[admin]\nnonsense = 1"),
     ("udp", "[[udp]]\nnonsense = 1"),
     ("tcp", "[[tcp]]\nnonsense = 1"),
     ("http", "[[http]]\nnonsense = 1"),
     ("auth", "[auth]\nnonsense = 1"),
+    ("query", "[query]\nnonsense = 1"),
     ("backend", "[[backend]]\nnonsense = 1"),
     ("journal", "[journal]\nnonsense = 1"),
     ("dead_letters", "[dead_letters]\nnonsense = 1"),

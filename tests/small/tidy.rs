@@ -166,6 +166,7 @@ const TEXT_OF: &[(&str, &str)] = &[
     ("tests/proptest-regressions", "txt"),
     ("tests/large/clients", "js"),
     ("tests/large/clients", "py"),
+    ("tests/large", "go"),
 ];
 /// The only folder of files that are no text: what senders sent, compressed.
 const CAPTURES: &str = "tests/captures";

@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
 use twinflux::control::config::{Backend, Config, Udp};
+use twinflux::control::socket::{self, BackendAction};
 use twinflux::control::status::{self, Status};
 use twinflux::receive::udp::Inherited;
 use twinflux::relay::Relay;
@@ -44,6 +46,7 @@ pub struct Running {
     pub target: SocketAddr,
     pub admin: SocketAddr,
     pub folder: tempfile::TempDir,
+    pub data_dir: PathBuf,
 }
 
 /// A listener on loopback and backends at these URLs, named a, b and so on, that do not linger.
@@ -92,7 +95,7 @@ impl Running {
         }
         let relay = Relay::start(&config, Inherited::default()).map_err(|error| error.to_string())?;
         let (target, admin) = (relay.view().listeners[0].address(), relay.admin());
-        Ok(Self { relay: Some(relay), target, admin, folder })
+        Ok(Self { relay: Some(relay), target, admin, folder, data_dir: config.data_dir })
     }
 
     /// The address of the first listener of this kind.
@@ -172,6 +175,12 @@ impl Running {
     /// Has what has changed read again, as SIGHUP does.
     pub fn reload(&self) {
         self.relay.as_ref().expect("running").reload().look();
+    }
+
+    /// Has it do something with a backend, through the control socket.
+    pub fn change(&self, name: &str, action: BackendAction) -> socket::Answer {
+        let request = socket::Request::Backend { name: name.to_owned(), action };
+        socket::ask(&self.data_dir, &request).expect("an answer")
     }
 
     pub fn stop(&mut self) -> Status {

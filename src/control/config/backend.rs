@@ -87,6 +87,12 @@ pub struct Backend {
     /// The file with a token that readers' questions are asked with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_token_file: Option<PathBuf>,
+    /// The user that statements run as; without one the credentials that lines are written with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_username: Option<String>,
+    /// The file with that user's password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_password_file: Option<PathBuf>,
     /// Whether a database that is missing is made, once (1.x API).
     #[serde(default)]
     pub create_database: bool,
@@ -134,6 +140,8 @@ impl Backend {
             query_username: None,
             query_password_file: None,
             query_token_file: None,
+            admin_username: None,
+            admin_password_file: None,
             create_database: false,
             mtu: default_mtu(),
             replay_share: default_replay_share(),

@@ -122,7 +122,8 @@ impl<'a> Lexer<'a> {
                     self.at += at + 1;
                     return Ok(true);
                 }
-                _ => is_escaped = byte == b'\\' && !is_escaped,
+                // A backslash before this one changes nothing: `\\/` holds an escaped slash.
+                _ => is_escaped = byte == b'\\',
             }
         }
         Err(self.wrong("a regular expression without an end"))

@@ -6,18 +6,20 @@
 //!
 //! | part | owns |
 //! |---|---|
-//! | `lexer` | tokens |
-//! | `parser`, `select` | statements and their expressions |
+//! | `lexer`, `tokens` | tokens, as they come and as they are expected |
+//! | `parser`, `select`, `show` | statements and their expressions |
 //! | `range` | the times that a statement reads |
 //! | `create` | statements that writers send at their start, written anew |
 //!
-//! Bounds: a text of [`MOST_BYTES`], nesting of `parser::MOST_DEPTH`.
+//! Bounds: a text of [`MOST_BYTES`], nesting of `tokens::MOST_DEPTH`.
 
 mod create;
 mod lexer;
 mod parser;
 mod range;
 mod select;
+mod show;
+mod tokens;
 
 pub use create::{Create, quoted};
 pub use parser::{Kind, Statement, parse};
@@ -31,7 +33,8 @@ const WORDS_THAT_WRITE: [&str; 9] = ["into", "drop", "delete", "create", "alter"
 /// Whether a text certainly changes nothing, whatever it is: keywords are plain letters, and cannot be escaped.
 pub fn only_reads(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    !WORDS_THAT_WRITE.iter().any(|word| text.contains(word))
+    // A NUL within a word is passed over by the server.
+    !text.contains('\0') && !WORDS_THAT_WRITE.iter().any(|word| text.contains(word))
 }
 
 #[cfg(test)]

@@ -7,9 +7,6 @@ use super::lexer::{Lexer, Token, Wrong};
 use super::{MOST_BYTES, range};
 use crate::protocol::Span;
 
-/// Brackets and subqueries within each other.
-const MOST_DEPTH: usize = 100;
-
 /// What a statement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -103,11 +100,22 @@ pub(super) struct Found {
     pub(super) nows: Vec<Range<usize>>,
 }
 
+impl Found {
+    /// A database is named; an empty name stands for the request's own.
+    pub(super) fn add(&mut self, database: String) {
+        if database.is_empty() {
+            self.uses_default = true;
+        } else {
+            self.databases.insert(database);
+        }
+    }
+}
+
 /// Reads one text.
 pub(super) struct Parser<'a> {
     pub(super) lexer: Lexer<'a>,
     /// The next token, where it begins, and the lexer behind it.
-    peeked: Option<(Token, usize, Lexer<'a>)>,
+    pub(super) peeked: Option<(Token, usize, Lexer<'a>)>,
     pub(super) depth: usize,
     pub(super) found: Found,
     pub(super) now: i64,
@@ -174,137 +182,6 @@ impl Parser<'_> {
         };
         let Found { databases, uses_default, nows } = std::mem::take(&mut self.found);
         Ok(Statement { kind, text: start..self.lexer.at(), databases, uses_default, points, nows })
-    }
-
-    fn show(&mut self) -> Result<Kind, Wrong> {
-        let word = self.word()?;
-        Ok(match word.as_str() {
-            "DATABASES" => Kind::ShowDatabases,
-            "USERS" | "SUBSCRIPTIONS" => Kind::ShowAdmin,
-            "CONTINUOUS" => {
-                self.keyword("QUERIES")?;
-                Kind::ShowAdmin
-            }
-            "GRANTS" => {
-                self.keyword("FOR")?;
-                self.name()?;
-                Kind::ShowAdmin
-            }
-            "SHARDS" | "QUERIES" => Kind::ShowServer,
-            "SHARD" => {
-                self.keyword("GROUPS")?;
-                Kind::ShowServer
-            }
-            "STATS" | "DIAGNOSTICS" => {
-                if self.takes("FOR")? {
-                    self.text()?;
-                }
-                Kind::ShowServer
-            }
-            "RETENTION" => {
-                self.keyword("POLICIES")?;
-                self.on()?;
-                Kind::ShowData
-            }
-            "MEASUREMENT" => {
-                self.takes("EXACT")?;
-                self.keyword("CARDINALITY")?;
-                self.show_rest()?
-            }
-            "MEASUREMENTS" => {
-                self.on()?;
-                if self.takes("WITH")? {
-                    self.keyword("MEASUREMENT")?;
-                    self.match_name()?;
-                }
-                self.show_rest()?
-            }
-            "SERIES" => {
-                self.cardinality()?;
-                self.show_rest()?
-            }
-            "TAG" => self.show_tag()?,
-            "FIELD" => {
-                self.keyword("KEY").or_else(|_| self.keyword("KEYS"))?;
-                self.cardinality()?;
-                self.show_rest()?
-            }
-            _ => return Err(self.wrong(format!("SHOW {word} is not known"))),
-        })
-    }
-
-    fn show_tag(&mut self) -> Result<Kind, Wrong> {
-        let word = self.word()?;
-        match word.as_str() {
-            "KEYS" => {}
-            "KEY" => self.cardinality()?,
-            "VALUES" => {
-                self.cardinality()?;
-                self.on()?;
-                if self.takes("FROM")? {
-                    self.sources()?;
-                }
-                self.keywords(&["WITH", "KEY"])?;
-                self.match_keys()?;
-            }
-            _ => return Err(self.wrong(format!("SHOW TAG {word} is not known"))),
-        }
-        self.show_rest()
-    }
-
-    /// `[EXACT] CARDINALITY`, if it stands there.
-    fn cardinality(&mut self) -> Result<(), Wrong> {
-        if self.takes("EXACT")? { self.keyword("CARDINALITY") } else { self.takes("CARDINALITY").map(drop) }
-    }
-
-    /// `[ON db] [FROM …] [WITH KEY …] [WHERE …] [GROUP BY …] [ORDER BY …] [LIMIT …]`
-    fn show_rest(&mut self) -> Result<Kind, Wrong> {
-        self.on()?;
-        if self.takes("FROM")? {
-            self.sources()?;
-        }
-        if self.takes("WITH")? {
-            self.keyword("KEY")?;
-            self.match_keys()?;
-        }
-        self.tail()?;
-        Ok(Kind::ShowData)
-    }
-
-    /// `= name`, `!= name`, `=~ /…/`, `!~ /…/`
-    fn match_name(&mut self) -> Result<(), Wrong> {
-        if self.takes_sign("=~")? || self.takes_sign("!~")? {
-            return self.regex();
-        }
-        if !self.takes_sign("=")? && !self.takes_sign("!=")? {
-            self.sign("<>")?;
-        }
-        self.name().map(drop)
-    }
-
-    /// The same, or `IN (name, …)`.
-    fn match_keys(&mut self) -> Result<(), Wrong> {
-        if !self.takes("IN")? {
-            return self.match_name();
-        }
-        self.sign("(")?;
-        loop {
-            self.name()?;
-            if !self.takes_sign(",")? {
-                return self.sign(")");
-            }
-        }
-    }
-
-    /// `ON db`; without it the request's database is meant.
-    fn on(&mut self) -> Result<(), Wrong> {
-        if self.takes("ON")? {
-            let database = self.name()?;
-            self.found.databases.insert(database);
-        } else if self.found.databases.is_empty() {
-            self.found.uses_default = true;
-        }
-        Ok(())
     }
 
     fn create(&mut self) -> Result<Kind, Wrong> {
@@ -487,231 +364,7 @@ impl Parser<'_> {
 
     fn database(&mut self) -> Result<(), Wrong> {
         let name = self.name()?;
-        self.found.databases.insert(name);
+        self.found.add(name);
         Ok(())
     }
 }
-
-/// Tokens, one by one.
-impl<'a> Parser<'a> {
-    fn peek(&mut self) -> Result<&Token, Wrong> {
-        if self.peeked.is_none() {
-            let mut ahead = self.lexer.clone();
-            ahead.skip()?;
-            let start = ahead.at();
-            let token = ahead.next()?;
-            self.peeked = Some((token, start, ahead));
-        }
-        Ok(self.peeked.as_ref().map_or(&Token::End, |(token, ..)| token))
-    }
-
-    pub(super) fn next(&mut self) -> Result<Token, Wrong> {
-        self.peek()?;
-        match self.peeked.take() {
-            Some((token, _, ahead)) => {
-                self.lexer = ahead;
-                Ok(token)
-            }
-            None => Ok(Token::End),
-        }
-    }
-
-    /// The next token, without taking it.
-    pub(super) fn ahead(&mut self) -> Result<Token, Wrong> {
-        self.peek().cloned()
-    }
-
-    /// Where the next token begins.
-    pub(super) fn place(&mut self) -> Result<usize, Wrong> {
-        self.peek()?;
-        Ok(self.peeked.as_ref().map_or_else(|| self.lexer.at(), |(_, start, _)| *start))
-    }
-
-    pub(super) fn wrong(&self, what: impl Into<std::borrow::Cow<'static, str>>) -> Wrong {
-        self.lexer.wrong(what)
-    }
-
-    fn is_end(&mut self) -> Result<bool, Wrong> {
-        Ok(*self.peek()? == Token::End)
-    }
-
-    /// Takes a keyword, if it is the next token.
-    pub(super) fn takes(&mut self, keyword: &str) -> Result<bool, Wrong> {
-        let is_next = matches!(self.peek()?, Token::Word(word) if word.eq_ignore_ascii_case(keyword));
-        if is_next {
-            self.next()?;
-        }
-        Ok(is_next)
-    }
-
-    pub(super) fn takes_sign(&mut self, sign: &str) -> Result<bool, Wrong> {
-        let is_next = matches!(self.peek()?, Token::Sign(known) if *known == sign);
-        if is_next {
-            self.next()?;
-        }
-        Ok(is_next)
-    }
-
-    pub(super) fn keyword(&mut self, keyword: &str) -> Result<(), Wrong> {
-        if self.takes(keyword)? { Ok(()) } else { Err(self.wrong(format!("{keyword} is expected"))) }
-    }
-
-    pub(super) fn keywords(&mut self, keywords: &[&str]) -> Result<(), Wrong> {
-        keywords.iter().try_for_each(|keyword| self.keyword(keyword))
-    }
-
-    pub(super) fn sign(&mut self, sign: &str) -> Result<(), Wrong> {
-        if self.takes_sign(sign)? { Ok(()) } else { Err(self.wrong(format!("{sign} is expected"))) }
-    }
-
-    /// A keyword, in capitals.
-    fn word(&mut self) -> Result<String, Wrong> {
-        match self.next()? {
-            Token::Word(word) => Ok(word.to_ascii_uppercase()),
-            _ => Err(self.wrong("a keyword is expected")),
-        }
-    }
-
-    /// A name: bare or quoted, or a parameter for one.
-    pub(super) fn name(&mut self) -> Result<String, Wrong> {
-        match self.next()? {
-            Token::Word(name) if !is_keyword(&name) => Ok(name),
-            Token::Quoted(name) => Ok(name),
-            _ => Err(self.wrong("a name is expected")),
-        }
-    }
-
-    fn text(&mut self) -> Result<(), Wrong> {
-        match self.next()? {
-            Token::Text(_) => Ok(()),
-            _ => Err(self.wrong("text in single quotes is expected")),
-        }
-    }
-
-    pub(super) fn integer(&mut self) -> Result<(), Wrong> {
-        match self.next()? {
-            Token::Integer(Some(_)) | Token::Parameter => Ok(()),
-            _ => Err(self.wrong("a whole number is expected")),
-        }
-    }
-
-    fn duration(&mut self) -> Result<(), Wrong> {
-        match self.next()? {
-            Token::Duration(Some(_)) => Ok(()),
-            Token::Word(word) if word.eq_ignore_ascii_case("INF") => Ok(()),
-            _ => Err(self.wrong("a duration is expected")),
-        }
-    }
-
-    /// A regular expression that must stand here.
-    pub(super) fn regex(&mut self) -> Result<(), Wrong> {
-        if self.takes_regex()? { Ok(()) } else { Err(self.wrong("a regular expression is expected")) }
-    }
-
-    /// Takes a regular expression, where one may stand.
-    pub(super) fn takes_regex(&mut self) -> Result<bool, Wrong> {
-        // What was looked at ahead was not taken yet.
-        self.peeked = None;
-        self.lexer.regex()
-    }
-
-    /// One bracket or subquery deeper.
-    pub(super) fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, Wrong>) -> Result<T, Wrong> {
-        if self.depth >= MOST_DEPTH {
-            return Err(self.wrong("too many brackets within each other"));
-        }
-        self.depth += 1;
-        let parsed = parse(self)?;
-        self.depth -= 1;
-        Ok(parsed)
-    }
-}
-
-/// Words that are never a bare name.
-pub(super) fn is_keyword(word: &str) -> bool {
-    KEYWORDS.iter().any(|keyword| keyword.eq_ignore_ascii_case(word))
-}
-
-/// Every keyword of InfluxDB's scanner.
-const KEYWORDS: &[&str] = &[
-    "AND",
-    "OR",
-    "TRUE",
-    "FALSE",
-    "ALL",
-    "ALTER",
-    "ANALYZE",
-    "ANY",
-    "AS",
-    "ASC",
-    "BEGIN",
-    "BY",
-    "CARDINALITY",
-    "CREATE",
-    "CONTINUOUS",
-    "DATABASE",
-    "DATABASES",
-    "DEFAULT",
-    "DELETE",
-    "DESC",
-    "DESTINATIONS",
-    "DIAGNOSTICS",
-    "DISTINCT",
-    "DROP",
-    "DURATION",
-    "END",
-    "EVERY",
-    "EXACT",
-    "EXPLAIN",
-    "FIELD",
-    "FOR",
-    "FROM",
-    "GRANT",
-    "GRANTS",
-    "GROUP",
-    "GROUPS",
-    "IN",
-    "INF",
-    "INSERT",
-    "INTO",
-    "KEY",
-    "KEYS",
-    "KILL",
-    "LIMIT",
-    "SHOW",
-    "MEASUREMENT",
-    "MEASUREMENTS",
-    "NAME",
-    "OFFSET",
-    "ON",
-    "ORDER",
-    "PASSWORD",
-    "POLICY",
-    "POLICIES",
-    "PRIVILEGES",
-    "QUERIES",
-    "QUERY",
-    "READ",
-    "REPLICATION",
-    "RESAMPLE",
-    "RETENTION",
-    "REVOKE",
-    "SELECT",
-    "SERIES",
-    "SET",
-    "SHARD",
-    "SHARDS",
-    "SLIMIT",
-    "SOFFSET",
-    "STATS",
-    "SUBSCRIPTION",
-    "SUBSCRIPTIONS",
-    "TAG",
-    "TO",
-    "USER",
-    "USERS",
-    "VALUES",
-    "WHERE",
-    "WITH",
-    "WRITE",
-];

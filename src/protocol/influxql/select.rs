@@ -1,7 +1,8 @@
 //! `SELECT`: fields, sources, conditions and what follows them. Keeps what tells the times that are read.
 
 use super::lexer::{Token, Wrong};
-use super::parser::{Parser, is_keyword};
+use super::parser::Parser;
+use super::tokens::is_keyword;
 
 /// An expression, as far as it tells times.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +81,7 @@ impl Parser<'_> {
     fn target(&mut self) -> Result<(), Wrong> {
         let database = self.segments(true)?;
         match database {
-            Some(database) => drop(self.found.databases.insert(database)),
+            Some(database) => self.found.add(database),
             None => self.found.uses_default = true,
         }
         Ok(())
@@ -126,7 +127,7 @@ impl Parser<'_> {
             } else {
                 has_measurement = true;
                 match self.segments(false)? {
-                    Some(database) => drop(self.found.databases.insert(database)),
+                    Some(database) => self.found.add(database),
                     None => self.found.uses_default = true,
                 }
             }

@@ -110,6 +110,10 @@ fn what_ends_a_comment_a_string_or_an_expression_is_what_the_server_takes_for_it
         ("SELECT v FROM /a--b/;DROP MEASUREMENT y", &[Select, Remove]),
         ("SELECT v FROM /a\"b/ WHERE x =~ /c\"d/; DROP DATABASE y", &[Select, Remove]),
         ("SELECT v FROM m WHERE x =~ /;/", &[Select]),
+        ("SELECT v FROM/\\\\/--/;DROP DATABASE y", &[Select, Remove]),
+        ("SELECT v FROM /a\\\\/ -- /;DROP DATABASE victim", &[Select, Remove]),
+        ("D\0ROP DATABASE v", &[]),
+        ("SELECT v IN\0TO x FROM m", &[]),
         ("SELECT a / b INTO x FROM c / d", &[]),
         ("SELECT a / b INTO x FROM c", &[SelectInto]),
         ("SELECT value+1.INTO x FROM m", &[SelectInto]),
@@ -137,6 +141,9 @@ fn what_ends_a_comment_a_string_or_an_expression_is_what_the_server_takes_for_it
             Err(_) => assert!(expected.is_empty(), "{text:?}"),
         }
     }
+    for text in ["D\0ROP DATABASE v", "SELECT v IN\0TO x FROM m"] {
+        assert!(!only_reads(text), "the server passes over a NUL");
+    }
     let deep = format!("SELECT {}v{} FROM m", "(".repeat(5_000), ")".repeat(5_000));
     assert!(parse(&deep, NOW).is_err());
     let deep = format!("SELECT {}v FROM m", "- ".repeat(5_000));
@@ -159,6 +166,8 @@ fn databases_are_those_that_are_named_and_the_requests_own() {
         ("DROP DATABASE x", &["x"], false),
         ("DELETE FROM m WHERE time < 5", &[], true),
         ("DELETE WHERE host = 'a'", &[], true),
+        ("SELECT v FROM \"\"..m", &[], true),
+        ("SHOW MEASUREMENTS ON \"\"", &[], true),
     ] {
         let found = one(text);
         let names: Vec<&str> = found.databases.iter().map(String::as_str).collect();

@@ -38,7 +38,8 @@ impl Form {
             let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
             if let Ok(boundary) = multer::parse_boundary(kind) {
                 values = parts(body, boundary).await?;
-            } else if kind.starts_with("application/x-www-form-urlencoded") {
+            } else {
+                // Whatever it calls itself: old clients call a form nothing.
                 let text = String::from_utf8_lossy(&body);
                 values = owned(parameters(text.trim()));
             }
