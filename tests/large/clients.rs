@@ -15,9 +15,9 @@ use crate::support::{http, http_bytes, left_out, wait_for};
 
 /// The program, servers behind it, and one beside it.
 pub(crate) struct Stand {
-    servers: [InfluxDb; 2],
+    pub(crate) servers: [InfluxDb; 2],
     pub(crate) direct: InfluxDb,
-    program: Program,
+    pub(crate) program: Program,
     pub(crate) door: SocketAddr,
 }
 
@@ -89,7 +89,7 @@ fn write_as_clients(stand: &Stand, more: &[(&str, u64, &str)]) {
 }
 
 /// A client library, and the script that writes with it.
-struct Client {
+pub(crate) struct Client {
     script: &'static str,
     runs: PathBuf,
     libraries: PathBuf,
@@ -97,7 +97,7 @@ struct Client {
 
 impl Client {
     /// None if it is not there, which is told.
-    fn find(script: &'static str, test: &str) -> Option<Self> {
+    pub(crate) fn find(script: &'static str, test: &str) -> Option<Self> {
         let products =
             PathBuf::from(env!("CARGO_BIN_EXE_twinflux")).ancestors().nth(2).expect("a folder").join("clients");
         let (runs, libraries, needs) = if script.ends_with(".py") {
@@ -130,7 +130,7 @@ impl Client {
     }
 
     /// By address and port, as clients of 1.x want it.
-    fn run_1x(&self, address: SocketAddr, more: &[&str]) -> Vec<Value> {
+    pub(crate) fn run_1x(&self, address: SocketAddr, more: &[&str]) -> Vec<Value> {
         let port = address.port().to_string();
         self.run(&[&["127.0.0.1", &port][..], more].concat())
     }
@@ -147,7 +147,7 @@ fn of<'a>(outcomes: &'a [Value], call: &str) -> &'a Value {
 }
 
 /// Outcomes are the same, but for these calls: what the server says, what the program says.
-fn assert_alike(direct: &[Value], through: &[Value], differ: &[(&str, &str, &str)]) {
+pub(crate) fn assert_alike(direct: &[Value], through: &[Value], differ: &[(&str, &str, &str)]) {
     assert!(direct.len() > 5 && direct.len() == through.len(), "{direct:?} {through:?}");
     for (direct, through) in direct.iter().zip(through) {
         let texts = [direct, through].map(|outcome| outcome.to_string().replace("\\n\"", "\"").replace("\\\\\"", "\""));

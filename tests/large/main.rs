@@ -19,6 +19,7 @@ mod listeners;
 mod mirror;
 mod network;
 mod overload;
+mod readers;
 mod reads;
 mod refusals;
 mod requests;
