@@ -13,8 +13,8 @@ use crate::support::wait_for;
 const HOST: &str = "127.0.0.7";
 
 /// HAProxy with one server behind it.
-struct Balancer {
-    address: SocketAddr,
+pub(crate) struct Balancer {
+    pub(crate) address: SocketAddr,
     child: Child,
     _folder: tempfile::TempDir,
 }
@@ -22,12 +22,25 @@ struct Balancer {
 impl Balancer {
     /// `mode` are the lines of the backend that differ, `server` is what follows its address.
     fn start(mode: &str, lines: &str, relay: SocketAddr, server: &str) -> Self {
+        Self::run(mode, &format!("{lines}\n server relay {relay} check inter 200ms {server}"))
+    }
+
+    /// Before two servers, as people put it before two InfluxDBs: it asks whether they are there, and takes turns.
+    pub(crate) fn before(servers: [SocketAddr; 2]) -> Self {
+        let [a, b] = servers.map(|server| format!("{server} check inter 200ms"));
+        Self::run(
+            "http",
+            &format!(" option httpchk GET /ping\n http-check expect status 204\n server a {a}\n server b {b}"),
+        )
+    }
+
+    fn run(mode: &str, behind: &str) -> Self {
         let (address, folder) = (free_port(), tempfile::tempdir().expect("folder"));
         let file: PathBuf = folder.path().join("haproxy.cfg");
         let config = format!(
             "defaults\n mode {mode}\n timeout connect 10s\n timeout client 60s\n timeout server 60s\n\
              frontend writers\n bind {address}\n default_backend twinflux\n\
-             backend twinflux\n{lines}\n server relay {relay} check inter 200ms {server}\n"
+             backend twinflux\n{behind}\n"
         );
         std::fs::write(&file, config).expect("write");
         let child = Command::new("haproxy")

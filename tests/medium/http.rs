@@ -259,7 +259,7 @@ fn what_cannot_be_taken_is_refused_with_a_sentence() {
         ("/write?db=good", "Content-Encoding: gzip\r\n", &bomb, 413, "Request Entity Too Large"),
         ("/write?db=good", "", &vec![b'\n'; 70_000], 413, "a body may have 65536 bytes"),
         ("/elsewhere", "", line, 404, "path not found"),
-        ("/api/v2/delete?bucket=good", "", line, 404, "path not found"),
+        ("/api/v2/delete?bucket=good", "", line, 404, "only /api/v2/write is answered here"),
         ("/query?q=SELECT+1", "", b"", 400, "answers no queries here"),
     ] {
         let answered = door.client().post(target, headers, body);

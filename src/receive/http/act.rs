@@ -164,6 +164,10 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             Asked::Query => return query::answer(self, request, source).await,
             Asked::Options => Answer::empty(StatusCode::OK),
             Asked::NotAllowed(_, allow) => self.refuse(api, request, &Problem::NotAllowed(allow)).await,
+            Asked::Elsewhere(_, how) => {
+                let problem = Problem::Reader(StatusCode::NOT_FOUND, how.to_owned());
+                self.refuse(api, request, &problem).await
+            }
             Asked::Unknown(_) => self.refuse(api, request, &Problem::NotFound).await,
         }))
     }

@@ -46,6 +46,8 @@ pub(super) enum Asked {
     Options,
     /// Another method is needed: these.
     NotAllowed(Api, &'static str),
+    /// What only a backend itself can answer: how to ask it.
+    Elsewhere(Api, &'static str),
     /// There is no such path.
     Unknown(Api),
 }
@@ -119,9 +121,30 @@ impl Asked {
             "/ping" | "/health" | "/ready" => Ok(Self::NotAllowed(api, "GET, HEAD, OPTIONS")),
             "/query" => Ok(Self::NotAllowed(api, "GET, OPTIONS, POST")),
             "/api/put" => Ok(Self::NotAllowed(api, "OPTIONS, POST")),
-            _ => Ok(Self::Unknown(api)),
+            _ => Ok(elsewhere(path).map_or(Self::Unknown(api), |how| Self::Elsewhere(api, how))),
         }
     }
+}
+
+/// How to ask for what is not answered here.
+fn elsewhere(path: &str) -> Option<&'static str> {
+    Some(match path {
+        "/api/v2/query" => "Flux is not answered here: ask a backend itself, or ask in InfluxQL at /query",
+        "/api/v3/query_sql" | "/api/v3/query_influxql" => {
+            "SQL is not answered here: ask a backend itself, or ask in InfluxQL at /query"
+        }
+        "/api/v1/prom/read" | "/api/v1/prom/write" => {
+            "Prometheus's remote read and write are not answered here: let it ask a backend itself"
+        }
+        "/metrics" => {
+            "these are a server's own figures: ask each backend itself; this relay's are at its admin address"
+        }
+        path if path.starts_with("/debug/") => "these are a server's own figures: ask each backend itself",
+        path if path.starts_with("/api/v2/") => {
+            "of the API of 2.x only /api/v2/write is answered here: ask a backend itself"
+        }
+        _ => return None,
+    })
 }
 
 impl Write {
@@ -256,6 +279,21 @@ mod tests {
     }
 
     #[test]
+    fn what_only_a_server_itself_answers_is_told_with_what_to_do() {
+        for (path, part) in [
+            ("/api/v2/query?org=x", "Flux"),
+            ("/api/v3/query_sql", "SQL"),
+            ("/api/v1/prom/read", "Prometheus"),
+            ("/debug/vars", "each backend itself"),
+            ("/metrics", "admin address"),
+            ("/api/v2/buckets", "ask a backend itself"),
+        ] {
+            let Ok(Asked::Elsewhere(_, how)) = asked("POST", path) else { panic!("{path}") };
+            assert!(how.contains(part), "{path}: {how}");
+        }
+    }
+
+    #[test]
     fn other_paths_and_methods_have_their_answer() {
         for (method, uri, expected) in [
             ("GET", "/ping", Asked::Ping { is_verbose: false }),
@@ -270,7 +308,7 @@ mod tests {
             ("POST", "/api/put?details", Asked::Put),
             ("POST", "/query?q=SHOW+DATABASES", Asked::Query),
             ("GET", "/", Asked::Unknown(Api::V1)),
-            ("GET", "/api/v2/buckets", Asked::Unknown(Api::V2)),
+            ("GET", "/api/v3/nothing", Asked::Unknown(Api::V3)),
         ] {
             assert_eq!(asked(method, uri), Ok(expected), "{method} {uri}");
         }

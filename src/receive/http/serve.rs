@@ -28,7 +28,7 @@ use super::gate::Gate;
 use super::logs::Logs;
 use super::nap::Naps;
 use super::shelf::Shelf;
-use super::stream::{Phase, Progress, Stream};
+use super::stream::{Other, Phase, Progress, Stream};
 use super::under_way::UnderWay;
 use super::{Host, Setup, kept};
 use crate::batch::{HandOver, Step};
@@ -317,8 +317,15 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                 }
             }
         }
-        if progress.begins_as_tls.get() {
-            self.logs.other_protocol(source, "TLS to a listener without it: write http:// at the sender");
+        match progress.begins_as.get() {
+            Some(Other::Tls) => {
+                self.logs.other_protocol(source, "TLS to a listener without it: write http:// at the sender");
+            }
+            Some(Other::Http2) => self.logs.other_protocol(
+                source,
+                "HTTP/2, as Flight SQL does, which is not answered here: let it ask a backend itself",
+            ),
+            None => {}
         }
     }
 

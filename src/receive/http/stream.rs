@@ -26,6 +26,15 @@ pub(super) enum Phase {
     Working,
 }
 
+/// What a client speaks that does not speak HTTP/1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Other {
+    /// TLS.
+    Tls,
+    /// HTTP/2, as gRPC does.
+    Http2,
+}
+
 /// What a connection's stream and its requests tell each other.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -40,16 +49,16 @@ pub(super) struct Progress {
     line: RefCell<Vec<u8>>,
     /// Whether a line of the head names a length.
     pub(super) has_length: Cell<bool>,
-    /// Whether its first byte was that of a TLS client.
-    pub(super) begins_as_tls: Cell<bool>,
+    /// What its first bytes are those of, if that is not HTTP/1.
+    pub(super) begins_as: Cell<Option<Other>>,
     has_begun: Cell<bool>,
 }
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Rc<Self> {
-        let (stuck, head_bytes, line, has_length, begins_as_tls, has_begun) = Default::default();
+        let (stuck, head_bytes, line, has_length, begins_as, has_begun) = Default::default();
         let (phase, is_slow) = (Cell::new(Phase::Idle(now)), Notify::new());
-        Rc::new(Self { phase, is_slow, stuck, head_bytes, line, has_length, begins_as_tls, has_begun })
+        Rc::new(Self { phase, is_slow, stuck, head_bytes, line, has_length, begins_as, has_begun })
     }
 
     /// An answer's bytes were taken, or have to wait.
@@ -65,7 +74,11 @@ impl Progress {
     /// Bytes came.
     fn note(&self, bytes: &[u8], now: Instant) {
         if !self.has_begun.replace(true) {
-            self.begins_as_tls.set(bytes.starts_with(&[0x16]));
+            self.begins_as.set(match bytes {
+                [0x16, ..] => Some(Other::Tls),
+                bytes if bytes.starts_with(b"PRI * HTTP/2") => Some(Other::Http2),
+                _ => None,
+            });
         }
         match self.phase.get() {
             Phase::Working => return,
