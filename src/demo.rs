@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::control::config::{Backend, Config, Http, Udp};
 use crate::control::status::Status;
 use crate::control::url::BackendUrl;
-use crate::receive::udp::Inherited;
+use crate::receive::Inherited;
 use crate::relay::Relay;
 
 const HOSTS: u32 = 500;

@@ -13,10 +13,10 @@ use super::status::{BackendView, Status, View};
 use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, BackendSetup, Durability, Journal, Rejection, ring};
+use crate::receive::Inherited;
 use crate::receive::Listener;
 use crate::receive::http::Host;
 use crate::receive::tcp::Order;
-use crate::receive::udp::Inherited;
 
 /// Longer than the busiest machine needs.
 const LIMIT: Duration = Duration::from_secs(180);

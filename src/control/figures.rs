@@ -14,7 +14,7 @@ use crate::deliver::Health;
 use crate::journal::disk::Folder;
 use crate::journal::{BackendSetup, DropReason, Durability, Journal, Rejection, ring};
 use crate::protocol::Refusal;
-use crate::receive::udp::Inherited;
+use crate::receive::Inherited;
 use crate::receive::{Listener, Tally};
 
 /// A listener of each kind: UDP, TCP.

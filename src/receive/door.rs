@@ -32,12 +32,12 @@ pub struct Door {
 }
 
 impl Door {
-    /// Binds a socket, which a thread of this name is to serve. From now on the kernel accepts connections for it.
+    /// Binds a socket, or takes the one that was passed, which a thread of this name is to serve. From now on the kernel accepts connections for it.
     ///
     /// # Errors
     /// What the system says, `AddrInUse` if another process has the port.
-    pub(super) fn bind(listen: SocketAddr, name: &'static str) -> io::Result<Self> {
-        let socket = bind_socket(listen)?;
+    pub(super) fn bind(listen: SocketAddr, name: &'static str, passed: Option<TcpListener>) -> io::Result<Self> {
+        let socket = passed.map_or_else(|| bind_socket(listen), Ok)?;
         let address = socket.local_addr()?;
         let (stop, _) = watch::channel(false);
         let (shown, open) = Default::default();

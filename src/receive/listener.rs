@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::udp::Inherited;
-use super::{IntakeSetup, Pulse, Sources, Tally, http, tcp, udp};
+use super::{Inherited, IntakeSetup, Pulse, Sources, Tally, http, tcp, udp};
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
 use crate::net::tls::Certificate;
 
@@ -80,8 +79,8 @@ impl Listener {
     pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
         match setup {
             Setup::Udp(setup) => udp::Listener::bind(setup, inherited).map(Self::Udp),
-            Setup::Tcp(setup) => tcp::Listener::bind(setup).map(Self::Tcp),
-            Setup::Http(setup) => http::Listener::bind(setup).map(Self::Http),
+            Setup::Tcp(setup) => tcp::Listener::bind(setup, inherited).map(Self::Tcp),
+            Setup::Http(setup) => http::Listener::bind(setup, inherited).map(Self::Http),
         }
     }
 

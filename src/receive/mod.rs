@@ -14,6 +14,7 @@ pub mod files;
 mod framer;
 mod handshake;
 pub mod http;
+mod inherited;
 mod intake;
 mod listener;
 mod proxy;
@@ -26,6 +27,7 @@ pub mod udp;
 
 pub use counters::{ANSWERS, Counters, Tally};
 pub use door::Door;
+pub use inherited::Inherited;
 pub use intake::Setup as IntakeSetup;
 pub use listener::{Listener, Setup};
 pub use pulse::Pulse;

@@ -48,8 +48,8 @@ use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
 use crate::net::tls::Certificate;
 use crate::query::Readers;
+use crate::receive::Inherited;
 use crate::receive::http::{Claim, Creator, Host};
-use crate::receive::udp::Inherited;
 use crate::receive::{self, Listener, Pulse, files, tcp};
 
 /// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
@@ -181,10 +181,12 @@ impl Relay {
         }
         let listeners = setups_of_listeners.into_iter().map(|setup| bind(setup, &mut inherited));
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
-        if let Some((name, address)) = inherited.left_over() {
-            let what =
-                format!("no listener has the address of the passed socket {name:?}: set udp.listen = \"{address}\"");
-            return Err(StartError::Inherited(what));
+        for (kind, name, address) in inherited.left_over() {
+            tracing::warn!(
+                name,
+                "no listener has the address of this passed socket: set {kind}.listen = \"{address}\", or what comes there waits \
+                 for nobody"
+            );
         }
         let runtime = start_runtime("deliver").map_err(StartError::Thread)?;
         let admin_runtime = start_runtime("admin").map_err(StartError::Thread)?;

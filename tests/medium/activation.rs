@@ -1,7 +1,9 @@
 //! A socket that someone else holds: datagrams queue in it while the program is replaced.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::support::{Scripted, get, wait_for};
 
 /// Starts the program with the socket passed as systemd does. The shell stands for the service manager: it puts
 /// the socket where the protocol wants it, and the program in its own place.
-fn start_with(socket: &UdpSocket, folder: &std::path::Path, admin: SocketAddr, backend: &str) -> Child {
+fn start_with(socket: &UdpSocket, folder: &Path, admin: SocketAddr, backend: &str) -> Child {
     let passed: OwnedFd = socket.try_clone().expect("clone").into();
     let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=hosts; exec \"$@\"";
     Command::new("sh")
@@ -29,7 +31,7 @@ fn start_with(socket: &UdpSocket, folder: &std::path::Path, admin: SocketAddr, b
 }
 
 fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
+    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
 }
 
 fn terminate(mut child: Child) {
@@ -48,35 +50,86 @@ fn what_came_before_the_start_is_received() {
     terminate(child);
 }
 
+/// Starts the program with this configuration, and with the listener passed as systemd does.
+fn start_with_stream(listener: &TcpListener, folder: &Path) -> Child {
+    let passed: OwnedFd = listener.try_clone().expect("clone").into();
+    let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=hosts; exec \"$@\"";
+    Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_twinflux"), "--config", "twinflux.toml"])
+        .current_dir(folder)
+        .stdin(Stdio::from(passed))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program")
+}
+
 #[test]
-fn a_socket_that_no_listener_wants_is_an_error_that_names_it() {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
-    let other = UdpSocket::bind("127.0.0.1:0").expect("bind");
+fn connections_that_come_while_the_program_is_replaced_are_served() {
+    for kind in ["tcp", "http"] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let (backend, folder) = (Scripted::accepting(), tempfile::tempdir().expect("folder"));
+        let file = format!(
+            "data_dir = \"data\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[[{kind}]]\nlisten = \"{address}\"\n\
+             [[backend]]\nname = \"a\"\nurl = \"{}\"\nlinger = \"10ms\"\n",
+            backend.url()
+        );
+        std::fs::write(folder.path().join("twinflux.toml"), file).expect("write");
+        for turn in 1..=3 {
+            // Nobody listens yet: it waits in the queue of whoever holds the socket.
+            let mut stream = TcpStream::connect(address).expect("connect");
+            let line = format!("m,kind={kind} v={turn} {turn}\n");
+            let text = match kind {
+                "tcp" => line.clone(),
+                _ => format!("POST /write?db=d HTTP/1.0\r\nHost: x\r\nContent-Length: {}\r\n\r\n{line}", line.len()),
+            };
+            stream.write_all(text.as_bytes()).expect("send");
+            let child = start_with_stream(&listener, folder.path());
+            wait_for("the line", || backend.text().contains(&line).then_some(()));
+            terminate(child);
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_no_listener_wants_is_told_by_its_name() {
+    let (socket, folder) = (UdpSocket::bind("127.0.0.1:0").expect("bind"), tempfile::tempdir().expect("folder"));
     let passed: OwnedFd = socket.try_clone().expect("clone").into();
-    let folder = tempfile::tempdir().expect("folder");
-    let run = |descriptor: Stdio, listen: SocketAddr| {
+    let run = |descriptor: Stdio| {
         let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=hosts; exec \"$@\"";
         Command::new("sh")
-            .args(["-c", script, "sh", env!("CARGO_BIN_EXE_twinflux"), "--admin", "127.0.0.1:0", "--udp"])
-            .arg(listen.to_string())
+            .args([
+                "-c",
+                script,
+                "sh",
+                env!("CARGO_BIN_EXE_twinflux"),
+                "--admin",
+                "127.0.0.1:0",
+                "--udp",
+                "127.0.0.1:0",
+            ])
             .current_dir(folder.path())
             .stdin(descriptor)
-            .output()
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("the program")
     };
-    let listen = other.local_addr().expect("address");
-    drop(other);
-    let output = run(Stdio::from(passed), listen);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1));
+    let mut child = run(Stdio::from(passed));
+    let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
     let wanted = format!("set udp.listen = \"{}\"", socket.local_addr().expect("address"));
-    assert!(error.contains("\"hosts\"") && error.contains(&wanted), "{error}");
+    let line = told.find(|line| line.contains("hosts")).expect("a warning");
+    assert!(line.contains(&wanted), "{line}");
+    // It runs.
+    told.find(|line| line.contains("backend reached")).expect("an archive");
+    terminate(child);
 
-    let stream: OwnedFd = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").into();
-    let output = run(Stdio::from(stream), listen);
+    let (_one, other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let output = run(Stdio::from(OwnedFd::from(other))).wait_with_output().expect("an end");
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(error.contains("\"hosts\" is no UDP socket"), "{error}");
+    assert!(error.contains("\"hosts\" is no UDP socket and no TCP listener"), "{error}");
 }
 
 #[test]
@@ -109,7 +162,7 @@ fn ten_restarts_under_load_lose_nothing_that_the_receive_buffer_holds() {
         terminate(child);
         child = start_with(&socket, folder.path(), admin, &backend);
     }
-    wait_for("the last one to listen", || std::net::TcpStream::connect(admin).ok());
+    wait_for("the last one to listen", || TcpStream::connect(admin).ok());
     progress.stop();
     hosts.join().expect("no panic").expect("sent");
     let sent = progress.sent();

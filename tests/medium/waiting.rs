@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use twinflux::control::config::Tcp;
-use twinflux::receive::udp::Inherited;
+use twinflux::receive::Inherited;
 use twinflux::relay::Relay;
 
 use crate::faulty::FaultyDisk;

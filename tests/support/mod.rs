@@ -17,7 +17,7 @@ use axum::response::IntoResponse;
 use twinflux::control::config::{Backend, Config, Udp};
 use twinflux::control::socket::{self, BackendAction};
 use twinflux::control::status::{self, Status};
-use twinflux::receive::udp::Inherited;
+use twinflux::receive::Inherited;
 use twinflux::relay::Relay;
 
 mod left_out;

@@ -53,8 +53,8 @@ use std::time::Instant;
 use http::HeaderValue;
 use ipnet::IpNet;
 
-use super::Door;
 use super::intake::{self, Intake};
+use super::{Door, Inherited};
 use crate::auth::Auth;
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
 use crate::net::tls::Certificate;
@@ -180,12 +180,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds a listener. From now on the kernel accepts connections for it.
+    /// Binds a listener, or adopts one that was passed for its address. From now on the kernel accepts connections for it.
     ///
     /// # Errors
     /// What the system says, `AddrInUse` if another process has the port.
-    pub fn bind(setup: Setup) -> io::Result<Self> {
-        let door = Door::bind(setup.listen, THREAD_NAME)?;
+    pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
+        let door = Door::bind(setup.listen, THREAD_NAME, inherited.take_stream(setup.listen))?;
         Ok(Self { setup, door })
     }
 

@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::Door;
 use super::intake::{self, Intake};
+use super::{Door, Inherited};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 use crate::net::tls::Certificate;
 pub use patient::Order;
@@ -65,12 +65,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds a listener. From now on the kernel accepts connections for it.
+    /// Binds a listener, or adopts one that was passed for its address. From now on the kernel accepts connections for it.
     ///
     /// # Errors
     /// What the system says, `AddrInUse` where another process has the port.
-    pub fn bind(setup: Setup) -> io::Result<Self> {
-        let door = Door::bind(setup.listen, THREAD_NAME)?;
+    pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
+        let door = Door::bind(setup.listen, THREAD_NAME, inherited.take_stream(setup.listen))?;
         Ok(Self { setup, door })
     }
 
@@ -140,24 +140,27 @@ mod tests {
     fn bind(listen: &str) -> Listener {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        let listener = Listener::bind(Setup {
-            listen: listen.parse().expect("an address"),
-            intake: intake::Setup {
-                destination,
-                format: None,
-                mapping: Mapping::path(),
-                max_line: MAX_LINE_BYTES,
-                unsigned: Unsigned::Refuse,
-                allow: Vec::new(),
+        let listener = Listener::bind(
+            Setup {
+                listen: listen.parse().expect("an address"),
+                intake: intake::Setup {
+                    destination,
+                    format: None,
+                    mapping: Mapping::path(),
+                    max_line: MAX_LINE_BYTES,
+                    unsigned: Unsigned::Refuse,
+                    allow: Vec::new(),
+                },
+                proxies: Vec::new(),
+                tls: None,
+                max_connections: 10,
+                max_connections_per_source: 10,
+                idle_timeout: Duration::from_secs(60),
+                line_timeout: Duration::from_secs(60),
+                first_line_timeout: Duration::from_secs(60),
             },
-            proxies: Vec::new(),
-            tls: None,
-            max_connections: 10,
-            max_connections_per_source: 10,
-            idle_timeout: Duration::from_secs(60),
-            line_timeout: Duration::from_secs(60),
-            first_line_timeout: Duration::from_secs(60),
-        });
+            &mut Inherited::default(),
+        );
         listener.expect("bind")
     }
 

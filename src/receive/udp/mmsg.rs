@@ -237,7 +237,7 @@ pub(super) fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Re
 ///
 /// # Errors
 /// What is wrong with the environment variables.
-pub(super) fn passed_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
+pub(in crate::receive) fn passed_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());

@@ -6,7 +6,6 @@
 //!
 //! Bounds: [`SLOTS`] datagrams to a call, [`ROUNDS`] calls to a look, one open batch.
 
-mod inherited;
 mod mmsg;
 mod multicast;
 mod pace;
@@ -20,13 +19,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::intake::{self, Intake, Shown};
-use super::{Pulse, Sources, Tally};
+use super::{Inherited, Pulse, Sources, Tally};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 
 use multicast::Group;
 use waiter::Stop;
 
-pub use inherited::Inherited;
+pub(super) use mmsg::passed_descriptors;
 pub use mmsg::{Datagram, Method, Slots, use_small_pages};
 pub use socket::Socket;
 
@@ -77,7 +76,7 @@ impl Listener {
     /// What the system says, `AddrInUse` where another process has the port.
     pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
         let group = Group::of(setup.listen, setup.interface.as_deref())?;
-        let passed = inherited.take(setup.listen);
+        let passed = inherited.take_datagrams(setup.listen);
         let sockets = if passed.is_empty() {
             bind_all(&setup, group.as_ref())?
         } else {
@@ -332,7 +331,7 @@ mod tests {
                 let socket = UdpSocket::bind(address).expect("bind");
                 let listen = socket.local_addr().expect("address");
                 let sockets = (0..*count).map(|_| socket.try_clone().expect("clone"));
-                let bound = Listener::bind(setup(listen, 1), &mut inherited::tests::of(sockets));
+                let bound = Listener::bind(setup(listen, 1), &mut crate::receive::inherited::tests::of(sockets));
                 match bound {
                     Ok(listener) => {
                         assert!(*is_fine, "{count} of {address}");
