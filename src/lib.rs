@@ -6,12 +6,14 @@
 //! tcp ──▶ graphite, opentsdb, json ─▶ convert               one log,   │         └─▶ flusher b ─▶ HTTP
 //!                                                           a cursor   └─▶ segments on the disk, read by
 //!                                                           for each backend and destination     whoever lags
+//!
+//! a reader ──▶ receive/http ──▶ protocol/influxql ──▶ query/ ──▶ the backend whose copy is complete for the question
 //! ```
 //!
 //! The folders are in the order of the data's way: [`receive`] takes bytes from sockets, [`protocol`] finds and
 //! judges lines, [`batch`] gathers them, [`journal`] keeps them until every backend has them, [`deliver`] writes
-//! them. [`control`] looks at all of it and nothing looks at it but [`relay`], which wires the parts together. [`sys`] is
-//! below all of them: the log, its limiter, text for people.
+//! them, [`query`] chooses the copy that answers a reader. [`control`] looks at all of it and nothing looks at it but [`relay`], which wires the parts together. Below
+//! all of them are [`sys`] (the log, its limiter, text for people), [`net`] (TLS) and [`auth`] (users and tokens).
 //!
 //! Two promises: no line is lost uncounted (see [`journal::Ledger`]), and it costs next to nothing.
 

@@ -33,12 +33,15 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 /// The layers, and what each may look at beside itself. `relay.rs`, `demo.rs` and `main.rs` wire them together.
 const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &[]),
+    ("net", &[]),
+    ("auth", &["sys"]),
     ("protocol", &[]),
     ("batch", &["protocol"]),
     ("journal", &["sys", "protocol", "batch"]),
-    ("receive", &["sys", "protocol", "batch"]),
+    ("receive", &["sys", "net", "auth", "protocol", "batch"]),
     ("deliver", &["sys", "protocol", "batch", "journal"]),
-    ("control", &["sys", "protocol", "batch", "journal", "receive", "deliver"]),
+    ("query", &["sys", "protocol", "batch", "journal", "receive", "deliver"]),
+    ("control", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "query"]),
 ];
 
 #[test]
