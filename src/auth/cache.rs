@@ -17,7 +17,7 @@ const MOST: usize = 4096;
 const MISS_TIME: Duration = Duration::from_secs(10);
 
 /// A keyed digest of credentials.
-type Digest = Vec<u8>;
+pub(super) type Digest = Vec<u8>;
 
 /// The results of earlier checks.
 #[derive(Debug)]
@@ -95,7 +95,8 @@ impl Cache {
         missed_order.clear();
     }
 
-    fn digest(&self, Credentials { user, secret }: &Credentials) -> Digest {
+    /// What stands for these credentials.
+    pub(super) fn digest(&self, Credentials { user, secret }: &Credentials) -> Digest {
         // A name and a token alone never look alike.
         let text = match user {
             Some(user) => format!("user\0{user}\0{secret}"),

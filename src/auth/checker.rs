@@ -1,16 +1,16 @@
 //! Checks credentials for a listener: what is known at once, the rest on threads that may block.
 //!
-//! Bounds: two slow checks at a time, [`MOST_WAITING`] that wait; [`MOST_MISSES`] slow checks that failed from one source in
+//! Bounds: two slow checks at a time, [`MOST_WAITING`] credentials that wait, however many requests come with the same ones; [`MOST_MISSES`] slow checks that failed from one source in
 //! [`MISS_WINDOW`], so that whoever guesses costs little.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::cache::Digest;
 use super::{Auth, Credentials, Identity, Known};
 
 /// Slow checks at a time: each takes a CPU.
@@ -30,7 +30,8 @@ pub struct Busy;
 pub struct Checker {
     auth: Arc<Auth>,
     checks: Semaphore,
-    waiting: AtomicUsize,
+    /// Credentials that wait for a check, by their digests, and how many requests do with them.
+    waiting: Mutex<HashMap<Digest, usize>>,
     /// Since when, and how many.
     misses: Mutex<HashMap<IpAddr, (Instant, u32)>>,
 }
@@ -38,7 +39,7 @@ pub struct Checker {
 impl Checker {
     /// Checks by these users and tokens.
     pub fn new(auth: Arc<Auth>) -> Self {
-        Self { auth, checks: Semaphore::new(CHECKS), waiting: AtomicUsize::new(0), misses: Mutex::default() }
+        Self { auth, checks: Semaphore::new(CHECKS), waiting: Mutex::default(), misses: Mutex::default() }
     }
 
     /// The users and tokens.
@@ -65,10 +66,10 @@ impl Checker {
 
     /// Checks credentials that nothing is known of, on a thread of its own.
     async fn check(&self, credentials: Credentials, source: IpAddr) -> Result<Option<Identity>, Busy> {
-        let waiting = Waiting::new(&self.waiting);
-        if waiting.before >= MOST_WAITING || self.has_missed_too_often(source) {
+        if self.has_missed_too_often(source) {
             return Err(Busy);
         }
+        let waiting = Waiting::new(&self.waiting, self.auth.digest(&credentials)).ok_or(Busy)?;
         let Ok(_place) = self.checks.acquire().await else { return Err(Busy) };
         let identity = match self.auth.known(&credentials) {
             // Another request with the same ones was checked meanwhile.
@@ -108,20 +109,52 @@ impl Checker {
     }
 }
 
-/// One more that waits, until this goes.
+/// One more request that waits, until this goes.
 struct Waiting<'a> {
-    count: &'a AtomicUsize,
-    before: usize,
+    all: &'a Mutex<HashMap<Digest, usize>>,
+    own: Digest,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        Self { count, before: count.fetch_add(1, Ordering::Relaxed) }
+    /// None if too many wait with other credentials. A fleet that starts again has the same ones everywhere.
+    fn new(all: &'a Mutex<HashMap<Digest, usize>>, own: Digest) -> Option<Self> {
+        let mut counts = all.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() >= MOST_WAITING && !counts.contains_key(&own) {
+            return None;
+        }
+        *counts.entry(own.clone()).or_default() += 1;
+        drop(counts);
+        Some(Self { all, own })
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        let mut counts = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.own) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.own);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_that_wait_are_bounded_and_requests_with_the_same_ones_are_one() {
+        let all = Mutex::default();
+        let digest = |number: usize| number.to_le_bytes().to_vec();
+        let same: Vec<_> = (0..500).map(|_| Waiting::new(&all, digest(0)).expect("room")).collect();
+        let others: Vec<_> =
+            (1..MOST_WAITING).map(|number| Waiting::new(&all, digest(number)).expect("room")).collect();
+        assert!(Waiting::new(&all, digest(MOST_WAITING)).is_none() && Waiting::new(&all, digest(1)).is_some());
+        drop(same);
+        assert!(Waiting::new(&all, digest(MOST_WAITING)).is_some());
+        drop(others);
+        assert!(all.lock().expect("no panic").is_empty());
     }
 }

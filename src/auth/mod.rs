@@ -106,6 +106,11 @@ impl Auth {
         Ok(true)
     }
 
+    /// What stands for these credentials, and tells nothing of them.
+    fn digest(&self, credentials: &Credentials) -> cache::Digest {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).digest(credentials)
+    }
+
     /// What is known of these credentials without a slow check.
     pub fn known(&self, credentials: &Credentials) -> Known {
         let names = self.names();

@@ -10,8 +10,10 @@ use crate::journal;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Gap {
     /// Its number: no other gap of this journal has or had it.
+    #[serde(default)]
     pub id: u64,
     /// `open`: nothing has been done about it.
+    #[serde(default)]
     pub state: String,
     /// The backend.
     pub backend: String,
@@ -29,7 +31,8 @@ pub struct Gap {
     pub points_until: Option<String>,
     /// How many; 0 if that is not known.
     pub lines: u64,
-    /// `memory_full`, `quota`, `age` or `corrupt`; `joined` for a backend that came later than the journal.
+    /// `memory_full`, `quota`, `age` or `corrupt`; `joined` for a backend that came later than the journal,
+    /// `made` for a database that was gone.
     pub reason: String,
 }
 

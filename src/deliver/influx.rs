@@ -74,8 +74,10 @@ pub(super) enum Ran {
     Done(String),
     /// It will not run, and this is why.
     Refused(String),
-    /// It may run at another time: nobody answered, or not now, or the backend's credentials are wrong.
+    /// It did not run, and may at another time: nobody is there, or not now, or the backend's credentials are wrong.
     Later(String),
+    /// It may have run: its answer was lost.
+    Unsure(String),
 }
 
 /// A backend that speaks InfluxDB's HTTP API.
@@ -200,17 +202,22 @@ impl Influx {
     ) -> (Ran, Option<u16>) {
         let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
         let database = database.map_or_else(String::new, |database| format!("&db={}", encode(database)));
-        let target = format!("{}/query?q={}{database}", self.prefix(), encode(statement));
-        let answer = match self.client.send(|| self.setup.request(Method::POST, authorization, &target, &[])).await {
+        // A statement may be longer than a request's target can be.
+        let form = [Bytes::from(format!("q={}{database}", encode(statement)))];
+        let target = format!("{}/query", self.prefix());
+        let answer = match self.client.send(|| self.setup.form(authorization, &target, &form)).await {
             Ok(answer) => answer,
-            Err(error) => return (Ran::Later(error.to_string()), None),
+            Err(error) if is_unsent(&error) => return (Ran::Later(error.to_string()), None),
+            Err(error) => return (Ran::Unsure(error.to_string()), None),
         };
         let status = answer.status;
         // A statement that failed is answered with 200, too.
         let ran = if status.is_success() && !answer.body.contains("\"error\"") {
             Ran::Done(answer.body)
-        } else if status.is_server_error() || status.as_u16() == 401 {
+        } else if matches!(status.as_u16(), 401 | 429 | 503) {
             Ran::Later(self.describe(&answer))
+        } else if status.is_server_error() {
+            Ran::Unsure(self.describe(&answer))
         } else {
             Ran::Refused(self.describe(&answer))
         };
@@ -224,7 +231,7 @@ impl Influx {
     pub(super) async fn execute(&mut self, statement: &str) -> Result<(), String> {
         match self.run(statement, None).await {
             Ran::Done(_) => Ok(()),
-            Ran::Refused(error) | Ran::Later(error) => Err(error),
+            Ran::Refused(error) | Ran::Later(error) | Ran::Unsure(error) => Err(error),
         }
     }
 
@@ -364,6 +371,13 @@ impl Setup {
         request
     }
 
+    /// A form of these bytes.
+    fn form(&self, authorization: Option<&HeaderValue>, target: &str, form: &[Bytes]) -> Request<Payload> {
+        let mut request = self.request(Method::POST, authorization, target, form);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        request
+    }
+
     fn request(
         &self,
         method: Method,
@@ -383,6 +397,15 @@ impl Setup {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         request
+    }
+}
+
+/// Whether a request was not sent at all.
+fn is_unsent(error: &ClientError) -> bool {
+    use ClientError::{Broken, Connect, ConnectTimeout, Endless, SpeaksPlain, SpeaksTls, Stalled, Tls};
+    match error {
+        Connect(..) | ConnectTimeout(..) | Tls(..) | SpeaksPlain(..) | SpeaksTls(..) => true,
+        Broken(..) | Endless(..) | Stalled(..) => false,
     }
 }
 

@@ -134,6 +134,13 @@ impl Backend {
         }
     }
 
+    /// Sends nothing, but has statements remembered for it; `place` is its place in the journal.
+    pub fn await_operator(self, place: usize, statements: &Statements) {
+        if matches!(self.endpoint, Endpoint::Influx(_)) {
+            statements.note_absent(self.setup.name, place);
+        }
+    }
+
     /// Starts the flusher, and a probe that tells whether the backend would take lines for these destinations. The flusher
     /// ends once the journal is closed and what can be delivered is; `closing` becomes true at that time and ends its pauses.
     pub fn start(self, runtime: &Handle, reader: Reader, health: Arc<Health>, around: &Around) -> JoinHandle<()> {
@@ -224,6 +231,11 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Whether the backend has no such database, or bucket.
+    fn tells_missing_database(&self) -> bool {
+        self.status == Some(404) && ["database not found", "bucket"].iter().any(|what| self.text.contains(what))
+    }
+
     /// With the text's beginning: an answer repeats as much as its server likes.
     fn new(fate: Fate, mut text: String) -> Self {
         text.truncate(cut(&text, TEXT_BYTES).len());

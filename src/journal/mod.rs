@@ -184,8 +184,8 @@ impl Journal {
     }
 
     /// Sets a barrier again that was set before a restart.
-    pub fn restore_barrier(&self, backend: usize, sequence: u64, database: Option<&str>) {
-        self.shared.lock().restore_barrier(backend, sequence, database);
+    pub fn restore_barrier(&self, backends: &[usize], sequence: u64, database: Option<&str>) {
+        self.shared.lock().restore_barrier(backends, sequence, database);
     }
 
     /// Waits until a backend has all that lies before a barrier.

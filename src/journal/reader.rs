@@ -134,6 +134,17 @@ impl Reader {
         self.shared.work.notify_one();
     }
 
+    /// The backend took some of a lease's lines, and is yet to be sent others.
+    pub fn note_partly(&mut self, lease: &Lease) {
+        self.shared.lock().note_partly(self.backend, lease);
+    }
+
+    /// The backend has no such database. If it had lines of it, it lacks them now: that is a gap.
+    pub fn note_missing(&mut self, database: &str) {
+        self.shared.lock().note_missing(self.backend, database, Received::now().wall);
+        self.shared.sync.notify_all();
+    }
+
     /// Returns a lease, to be leased again.
     #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
     pub fn give_back(&mut self, lease: Lease) {

@@ -43,6 +43,21 @@ impl Passing {
         Self { first, incoming: Some(incoming), link: Some(link), backend, _slot: slot, patience, timer }
     }
 
+    /// An answer whose length is known ends with its last piece: nobody asks for another one.
+    fn keep_link_at_the_end(&mut self) {
+        if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
+            self.end();
+        }
+    }
+
+    /// The answer is whole: its connection serves another question.
+    fn end(&mut self) {
+        self.incoming = None;
+        if let Some(link) = self.link.take() {
+            self.backend.keep(link);
+        }
+    }
+
     fn cut(&mut self, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         self.backend.figures.note_cut();
         (self.incoming, self.link) = (None, None);
@@ -59,6 +74,7 @@ impl Body for Passing {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         if let Some(first) = self.first.take() {
+            self.keep_link_at_the_end();
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
@@ -69,13 +85,13 @@ impl Body for Passing {
         let until = Instant::now() + self.patience;
         self.timer.as_mut().reset(until);
         match frame {
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Ok(frame)) => {
+                self.keep_link_at_the_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
             Some(Err(error)) => self.cut(io::Error::other(error)),
             None => {
-                self.incoming = None;
-                if let Some(link) = self.link.take() {
-                    self.backend.keep(link);
-                }
+                self.end();
                 Poll::Ready(None)
             }
         }

@@ -125,6 +125,9 @@ impl Readers {
                 return self.no_complete_copy(&candidates);
             }
             let Some(slot) = backend.slots.enter(question.source, LONGEST_IN_LINE).await else {
+                if let Some(first) = first {
+                    return first;
+                }
                 let busy = refusal(StatusCode::SERVICE_UNAVAILABLE, "too many queries are under way and in line");
                 return with(busy, RETRY_AFTER, HeaderValue::from_static("1"));
             };
@@ -133,6 +136,7 @@ impl Readers {
             match self.ask(backend, &question, slot).await {
                 Ok(response) => return self.told(response, backend, candidate),
                 Err(Failed::Slow) => {
+                    backend.note_failure();
                     let seconds = self.settings.timeout.as_secs();
                     let text = format!("{} did not answer within {seconds} s (twinflux [query] timeout)", backend.name);
                     return refusal(StatusCode::GATEWAY_TIMEOUT, &text);

@@ -24,7 +24,7 @@ struct Table {
     /// Places that are taken.
     active: usize,
     /// Those that wait, by source; the first source is next.
-    waiting: VecDeque<(IpAddr, VecDeque<oneshot::Sender<()>>)>,
+    waiting: VecDeque<(IpAddr, VecDeque<oneshot::Sender<Slot>>)>,
     count: usize,
 }
 
@@ -45,7 +45,7 @@ impl Slots {
 
     /// Takes a place, once there is one; none if there is none for so long, or too many wait.
     pub(super) async fn enter(self: &Arc<Self>, source: IpAddr, longest: Duration) -> Option<Slot> {
-        let mut called = {
+        let called = {
             let mut table = self.table();
             if table.active < self.most && table.count == 0 {
                 table.active += 1;
@@ -53,17 +53,8 @@ impl Slots {
             }
             table.wait(source)?
         };
-        match tokio::time::timeout(longest, &mut called).await {
-            Ok(Ok(())) => Some(Slot(Arc::clone(self))),
-            _ => {
-                called.close();
-                // It may have been called at the last moment: then its place goes to the next one.
-                if called.try_recv().is_ok() {
-                    drop(Slot(Arc::clone(self)));
-                }
-                None
-            }
-        }
+        // A place that was given at the last moment goes on to the next one, with the channel that it is in.
+        tokio::time::timeout(longest, called).await.ok()?.ok()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -72,7 +63,7 @@ impl Slots {
 }
 
 impl Table {
-    fn wait(&mut self, source: IpAddr) -> Option<oneshot::Receiver<()>> {
+    fn wait(&mut self, source: IpAddr) -> Option<oneshot::Receiver<Slot>> {
         // Those that gave up make room first.
         for (_, queue) in &mut self.waiting {
             queue.retain(|one| !one.is_closed());
@@ -91,36 +82,56 @@ impl Table {
         Some(called)
     }
 
-    /// Calls the next one; false if nobody waits.
-    fn call(&mut self) -> bool {
+    /// Who is next; none if nobody waits. Whoever gave up is passed over.
+    fn next(&mut self) -> Option<oneshot::Sender<Slot>> {
         while let Some((source, mut queue)) = self.waiting.pop_front() {
             let next = queue.pop_front();
             self.count -= usize::from(next.is_some());
             if !queue.is_empty() {
                 self.waiting.push_back((source, queue));
             }
-            if next.is_some_and(|call| call.send(()).is_ok()) {
-                return true;
+            if let Some(call) = next.filter(|call| !call.is_closed()) {
+                return Some(call);
             }
         }
-        false
+        None
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut table = self.0.table();
-        if !table.call() {
+        let Some(call) = table.next() else {
             table.active -= 1;
-        }
+            return;
+        };
+        drop(table);
+        // One that gives up now drops the place, and the next one has it.
+        drop(call.send(Self(Arc::clone(&self.0))));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::task::{Context, Waker};
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_place_that_was_given_to_one_that_is_gone_is_free() {
+        let slots = Slots::new(1);
+        let source = IpAddr::from([10, 0, 0, 1]);
+        let first = slots.enter(source, LONG).await.expect("a place");
+        let mut second = Box::pin(slots.enter(source, LONG));
+        assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(first);
+        drop(second);
+        assert_eq!(slots.load(), 0);
+        assert!(slots.enter(source, Duration::ZERO).await.is_some());
+    }
 
     #[tokio::test]
     async fn sources_take_turns_and_those_that_give_up_hold_nothing() {

@@ -167,7 +167,7 @@ pub(in crate::receive) async fn settle(tasks: &mut JoinSet<()>, most: usize) {
 }
 
 /// What counts as one source.
-fn source_of(address: IpAddr) -> IpAddr {
+pub(super) fn source_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK_BITS).into(),
         address => address,

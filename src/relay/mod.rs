@@ -216,9 +216,13 @@ impl Relay {
             closing: closing.subscribe(),
         };
         let flushers = backends.into_iter().zip(view.backends.iter()).enumerate();
-        // What is owed to a server at another address is nobody else's.
-        let flushers = flushers.filter(|(place, _)| moved[*place].is_none()).map(|(place, (backend, shown))| {
-            backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), &around)
+        let flushers = flushers.filter_map(|(place, (backend, shown))| {
+            // What is owed to a server at another address is nobody else's.
+            if moved[place].is_some() {
+                backend.await_operator(place, &statements);
+                return None;
+            }
+            Some(backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), &around))
         });
         let flushers = flushers.collect();
         let journal_stop = Arc::new(AtomicBool::new(false));

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use super::StartError;
 use crate::control::config::{Backend as BackendConfig, Config, Incomplete, SelectInto};
-use crate::deliver::statements::{Asker, NotRun, Statements};
+use crate::deliver::statements::{Asker, NotRun, Scope, Statements};
 use crate::deliver::{Backend, Health, Reads, SecretFile};
 use crate::journal::Journal;
 use crate::query::{Readers, Settings};
@@ -21,7 +21,9 @@ pub(super) fn readers(
 ) -> Result<Readers, StartError> {
     let mut asked = Vec::new();
     let all = config.backend.iter().zip(backends).zip(healths).enumerate();
-    for (place, ((known, backend), health)) in all {
+    let moved = journal.moved_from();
+    // Who is there now is not known before an operator says so.
+    for (place, ((known, backend), health)) in all.filter(|(place, _)| moved[*place].is_none()) {
         if let Some(upstream) = backend.upstream(&reads(known))? {
             asked.push((known.name.clone(), place, upstream, Arc::clone(health), known.query));
         }
@@ -57,8 +59,13 @@ pub(super) fn reader(
             if order.may_administer { Asker::Administrator } else { Asker::Client(order.authorization.clone()) };
         // It goes on where the client is gone: half of a statement would be worse.
         let running = runtime.spawn(async move {
-            let Order { statement, default, database, .. } = order;
-            statements.order(&statement, (default, database), asker).await
+            let Order { statement, default, database, touches_points, .. } = order;
+            let scope = match database {
+                _ if !touches_points => Scope::NoPoints,
+                Some(database) => Scope::Database(database),
+                None => Scope::Everything,
+            };
+            statements.order(&statement, (default, scope), asker).await
         });
         Box::pin(async move {
             match running.await {

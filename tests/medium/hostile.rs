@@ -142,7 +142,8 @@ fn full_status() -> serde_json::Value {
     status["journal"]["last_error"] = "no room".into();
     status["journal"]["orphans"] = serde_json::json!({ "gone": 7 });
     status["journal"]["gaps"] = serde_json::json!([{
-        "backend": "a", "database": "db", "retention_policy": "", "from": "", "until": "", "lines": 1, "reason": "quota"
+        "id": 1, "state": "open", "backend": "a", "database": "db", "retention_policy": "", "from": "", "until": "",
+        "points_from": "", "points_until": null, "lines": 1, "reason": "quota"
     }]);
     status["receive"][0]["converted"] = 1.into();
     status

@@ -179,9 +179,9 @@ fn cursors_that_tell_of_more_than_the_log_holds_are_not_believed() {
     let mut relay = start(folder.path(), &[DEAD.to_owned()], |_| {});
     relay.send(&["m v=1 1\n", "m v=2 2\n"]);
     relay.stop();
-    // Behind the slot's header, two numbers and a count comes what was written: lines and bytes.
+    // Behind the slot's header, three numbers and a count comes what was written: lines and bytes.
     let far = [1_000_000_000_000_u64, 100_000_000_000_000].map(u64::to_le_bytes).concat();
-    rewrite_cursors(folder.path(), |slot| slot[60..76].copy_from_slice(&far));
+    rewrite_cursors(folder.path(), |slot| slot[68..84].copy_from_slice(&far));
     let (_, text) = journal(&["stats", folder.path().to_str().expect("text")]);
     assert!(text.contains("backend a (http://127.0.0.1:1): 2 lines"), "{text}");
     let mut relay = start(folder.path(), &[DEAD.to_owned()], |_| {});

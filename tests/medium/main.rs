@@ -33,6 +33,7 @@ mod letters;
 mod log;
 mod moving;
 mod multicast;
+mod orders;
 mod probing;
 mod process;
 mod program;

@@ -316,3 +316,125 @@ fn a_backend_that_is_silent_is_given_up_in_time() {
     assert!(status == 503 && text.contains("\"error\""), "{status} {text}");
     assert_eq!(select(&relay, "SHOW+DATABASES", "").0, 200, "a writer that starts is not kept from it");
 }
+
+#[test]
+fn a_backend_whose_address_has_changed_is_not_asked() {
+    let folder = tempfile::tempdir().expect("folder");
+    let [a, b, other] = [(); 3].map(|()| answering(200, ROWS));
+    let mut config = with_http(&[a.url(), b.url()]);
+    config.data_dir = folder.path().join("data");
+    let mut relay = Running::start_in(config.clone());
+    relay.send(&["m v=1 1\n"]);
+    ["a", "b"].iter().for_each(|name| relay.wait_delivered(name, 1));
+    relay.stop();
+    let mut moved = with_http(&[a.url(), other.url()]);
+    moved.data_dir.clone_from(&config.data_dir);
+    let relay = Running::start_in(moved);
+    relay.wait_state("a", "up");
+    relay.wait_state("b", "held");
+    for _ in 0..4 {
+        assert_eq!(select(&relay, "SELECT+v+FROM+m", ""), (200, ROWS.to_owned()));
+    }
+    assert_eq!((queries(&a), queries(&other)), (4, 0));
+}
+
+#[test]
+fn a_backend_that_lost_its_database_does_not_answer_for_what_was_in_it() {
+    let is_gone = Arc::new(AtomicUsize::new(0));
+    let gone = Arc::clone(&is_gone);
+    let forgetful = Scripted::start(move |_, request| match request.uri.path() {
+        "/query" => (200, Vec::new(), ROWS.to_owned()),
+        "/write" if !request.body.is_empty() && gone.load(Ordering::Relaxed) > 0 => {
+            gone.fetch_sub(1, Ordering::Relaxed);
+            (404, Vec::new(), "{\"error\":\"database not found: \\\"telegraf\\\"\"}".to_owned())
+        }
+        _ => no_content(),
+    });
+    let good = answering(200, ROWS);
+    let relay = Running::start(with_http(&[forgetful.url(), good.url()]));
+    relay.send(&["m v=1 1\n"]);
+    ["a", "b"].iter().for_each(|name| relay.wait_delivered(name, 1));
+    assert_eq!(relay.status().journal.gaps, []);
+    is_gone.store(1, Ordering::Relaxed);
+    relay.send(&["m v=1 2\n"]);
+    ["a", "b"].iter().for_each(|name| relay.wait_delivered(name, 2));
+    let gaps = relay.status().journal.gaps;
+    assert_eq!((gaps.len(), &*gaps[0].backend, &*gaps[0].reason), (1, "a", "made"));
+    assert_eq!(relay.backend("a").read.expect("figures").serves, "no");
+    let before = queries(&forgetful);
+    assert_eq!(select(&relay, "SELECT+v+FROM+m", "").0, 200);
+    assert_eq!(queries(&forgetful), before);
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_question_also_after_the_answers_head() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    let left = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&left);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (Ok(mut stream), seen) = (stream, Arc::clone(&seen)) else { return };
+            std::thread::spawn(move || {
+                let mut bytes = [0; 65_536];
+                let mut is_asked = false;
+                while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                    is_asked |= bytes[..length].starts_with(b"POST /query");
+                    let answer: &[u8] = if is_asked {
+                        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"res\r\n"
+                    } else {
+                        b"HTTP/1.1 204 No Content\r\nX-Influxdb-Version: 1.6.7\r\n\r\n"
+                    };
+                    drop(stream.write_all(answer));
+                }
+                seen.fetch_add(usize::from(is_asked), Ordering::Relaxed);
+            });
+        }
+    });
+    let mut config = with_http(&[format!("http://{address}")]);
+    config.query.timeout = Duration::from_secs(3600);
+    let relay = Running::start(config);
+    relay.wait_state("a", "up");
+    let mut client = TcpStream::connect(relay.listener("http")).expect("connect");
+    client.write_all(b"GET /query?db=d&q=SELECT+v+FROM+m HTTP/1.1\r\nHost: x\r\n\r\n").expect("send");
+    let mut head = [0; 12];
+    client.read_exact(&mut head).expect("the answer's head");
+    assert_eq!((&head, left.load(Ordering::Relaxed)), (b"HTTP/1.1 200", 0));
+    drop(client);
+    wait_for("the backend to be left", || (left.load(Ordering::Relaxed) == 1).then_some(()));
+}
+
+#[test]
+fn a_connection_serves_many_questions_whether_an_answers_length_is_told_or_not() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{\"a\":1}\r\n0\r\n\r\n",
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&connections);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (Ok(mut stream), seen) = (stream, Arc::clone(&seen)) else { return };
+                std::thread::spawn(move || {
+                    let (mut bytes, mut is_asked) = ([0; 65_536], false);
+                    while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                        let is_query = bytes[..length].starts_with(b"POST /query");
+                        seen.fetch_add(usize::from(is_query && !is_asked), Ordering::Relaxed);
+                        is_asked |= is_query;
+                        let other = "HTTP/1.1 204 No Content\r\nX-Influxdb-Version: 1.6.7\r\n\r\n";
+                        drop(stream.write_all(if is_query { answer } else { other }.as_bytes()));
+                    }
+                });
+            }
+        });
+        let relay = Running::start(with_http(&[format!("http://{address}")]));
+        relay.wait_state("a", "up");
+        for _ in 0..20 {
+            let (status, text) = select(&relay, "SELECT+v+FROM+m", "");
+            assert!(status == 200 && text.contains("{\"a\":1}"), "{status} {text}");
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 1, "{answer}");
+    }
+}

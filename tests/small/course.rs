@@ -378,7 +378,7 @@ impl World {
         self.life = Life::begin(&self.disk, &self.options, self.memory, self.replay_share);
         for (backend, seen) in self.seen.iter().enumerate() {
             for (sequence, database, _) in &seen.barriers {
-                self.life.journal.restore_barrier(backend, *sequence, Some(&format!("db{database}")));
+                self.life.journal.restore_barrier(&[backend], *sequence, Some(&format!("db{database}")));
             }
         }
     }

@@ -286,6 +286,9 @@ impl Flusher {
                     self.go_on(division.into(), step, &outcome);
                 }
                 _ => {
+                    if outcome.tells_missing_database() {
+                        self.reader.note_missing(&lease.destination.database);
+                    }
                     self.fail(&lease, &outcome);
                     self.reader.give_back(lease);
                 }
@@ -293,6 +296,9 @@ impl Flusher {
             Sent::Part(mut division) => {
                 let place = division.lease().place();
                 division.allow_poison(self.troubles.poison_left(place));
+                if outcome.fate == Fate::Delivered {
+                    self.reader.note_partly(division.lease());
+                }
                 let before = division.poisoned();
                 let step = division.conclude(&outcome);
                 self.troubles.note_poison(place, division.poisoned() - before);

@@ -231,8 +231,11 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
         backend.moved_from = (!address.is_empty() && address != backend.address).then(|| address.to_owned());
         let moved_at = known.as_ref().and_then(|known| known.moved_at.clone());
         backend.moved_at = backend.moved_from.as_ref().map(|_| moved_at.unwrap_or_else(|| end_of_log.clone()));
-        for (log, begin) in state.logs.iter().zip(&begins) {
+        for (place, (log, begin)) in state.logs.iter().zip(&begins).enumerate() {
             let lanes = known.as_ref().and_then(|known| lanes_of(known, &log.destination));
+            if lanes.as_ref().and_then(VecDeque::front).is_some_and(|first| first.at.lines > 0) {
+                backend.taken.insert(place);
+            }
             let mut cursor = match lanes {
                 Some(lanes) => Cursor::with_lanes(lanes),
                 // Its first lines came after the cursors were saved.

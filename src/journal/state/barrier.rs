@@ -27,20 +27,20 @@ impl State {
         let sequence = self.next_sequence;
         // Two barriers are never at the same place.
         self.next_sequence += 1;
-        for backend in backends {
-            self.restore_barrier(*backend, sequence, database);
-        }
+        self.restore_barrier(backends, sequence, database);
         sequence
     }
 
     /// Sets a barrier again that was set before a restart.
-    pub(in crate::journal) fn restore_barrier(&mut self, backend: usize, sequence: u64, database: Option<&str>) {
+    pub(in crate::journal) fn restore_barrier(&mut self, backends: &[usize], sequence: u64, database: Option<&str>) {
         // Where a power cut took the end of the log, what comes now still comes behind it.
         self.next_sequence = self.next_sequence.max(sequence + 1);
-        let database = database.map(str::to_owned);
-        let barriers = &mut self.backends[backend].barriers;
-        let place = barriers.partition_point(|known| known.sequence < sequence);
-        barriers.insert(place, Barrier { sequence, database });
+        for backend in backends {
+            let database = database.map(str::to_owned);
+            let barriers = &mut self.backends[*backend].barriers;
+            let place = barriers.partition_point(|known| known.sequence < sequence);
+            barriers.insert(place, Barrier { sequence, database });
+        }
     }
 
     /// Whether a backend has all that lies before a barrier.

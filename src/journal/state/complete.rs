@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::cursor::Cursor;
 use super::gaps::Gap;
+use super::lease::Lease;
 use super::{Backend, Log, State};
 use crate::batch::Span;
 
@@ -91,15 +91,17 @@ impl State {
         range: &Span,
         others: &[usize],
     ) {
-        let of = |backend: usize| &self.backends[backend].cursors[place];
-        let (cursor, tail) = (of(backend), log.tail(self.next_sequence));
-        let others: Vec<&Cursor> = others.iter().map(|other| of(*other)).collect();
+        let (cursor, tail) = (&self.backends[backend].cursors[place], log.tail(self.next_sequence));
         let mut add = |points: &Span, since: u64, sequences: Range<u64>| {
             let from = points.from.max(range.from);
             found.pending_from = Some(found.pending_from.map_or(from, |known| known.min(from)));
             found.pending_since = Some(found.pending_since.map_or(since, |known| known.min(since)));
             // After a crash, others may have what is told as pending.
-            let may_have = |other: &&Cursor| sequences.start < self.found_below || !other.has_pending(&sequences);
+            let may_have = |other: &usize| {
+                let other = &self.backends[*other];
+                let has_some = other.partly.range(sequences.clone()).next().is_some();
+                sequences.start < self.found_below || has_some || !other.cursors[place].has_pending(&sequences)
+            };
             found.is_behind |= others.iter().any(may_have);
         };
         for record in cursor.pending_in_memory(tail).filter(|record| record.batch.points.meets(range)) {
@@ -132,6 +134,23 @@ impl State {
             let gone = vanished.points.get(log).map(|points| (vanished.sequences.clone(), *points));
             segments.chain(gone)
         })
+    }
+}
+
+impl State {
+    /// A backend has some of a lease's lines, and others later or never.
+    pub(in crate::journal) fn note_partly(&mut self, backend: usize, lease: &Lease) {
+        if lease.letters.is_none() {
+            self.backends[backend].partly.extend(lease.records.iter().map(|record| record.sequence));
+        }
+    }
+
+    /// A backend has no such database. If it had one, what was in it is gone.
+    pub(in crate::journal) fn note_missing(&mut self, backend: usize, database: &str, now: u64) {
+        let Backend { name, taken, .. } = &self.backends[backend];
+        if taken.iter().any(|log| self.logs[*log].destination.database == database) {
+            self.gaps.note_made(name, database, now);
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub enum GapReason {
     Dropped(DropReason),
     /// It came later than the journal: what it has from before is not known.
     Joined,
+    /// Its database was gone, and had to be made again.
+    Made,
 }
 
 impl GapReason {
@@ -36,13 +38,14 @@ impl GapReason {
         match self {
             Self::Dropped(reason) => reason.name(),
             Self::Joined => "joined",
+            Self::Made => "made",
         }
     }
 
     /// The reason of this name.
     pub(in crate::journal) fn of_name(name: &str) -> Option<Self> {
         let dropped = DropReason::ALL.into_iter().map(Self::Dropped);
-        dropped.chain([Self::Joined]).find(|reason| reason.name() == name)
+        dropped.chain([Self::Joined, Self::Made]).find(|reason| reason.name() == name)
     }
 }
 
@@ -127,11 +130,12 @@ impl Gap {
         (self.destination.database.is_empty() || self.destination.database == database) && self.points.meets(points)
     }
 
-    /// Whether another backend certainly lacks the same.
+    /// Whether another backend certainly lacks the same. A database that is gone from all of them was dropped.
     pub(in crate::journal) fn is_shared_by(&self, other: &Self) -> bool {
+        let until = |gap: &Self| if gap.reason == GapReason::Made { 0 } else { gap.until };
         !other.is_unsure
-            && (&self.destination, self.from, self.until, self.points, self.lines, self.reason)
-                == (&other.destination, other.from, other.until, other.points, other.lines, other.reason)
+            && (&self.destination, self.from, until(self), self.points, self.lines, self.reason)
+                == (&other.destination, other.from, until(other), other.points, other.lines, other.reason)
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -186,6 +190,13 @@ impl Gaps {
     /// A backend came later than the journal: it lacks whatever it lacks.
     pub(in crate::journal) fn note_joined(&mut self, backend: &str, now: u64) {
         self.note(Gap::of_anything(backend, now, GapReason::Joined));
+    }
+
+    /// A backend's database had lines, and is gone: it lacks all of them.
+    pub(in crate::journal) fn note_made(&mut self, backend: &str, database: &str, now: u64) {
+        let gap = Gap::of_anything(backend, now, GapReason::Made);
+        let destination = Destination { database: database.to_owned(), ..gap.destination };
+        self.note(Gap { destination, is_unsure: false, ..gap });
     }
 
     /// A backend's copy is complete, says somebody who knows. Returns how many gaps that closes.
@@ -248,10 +259,17 @@ impl Gaps {
             let second = (first + 1..self.gaps.len()).find(|second| self.gaps[first].is_like(&self.gaps[*second]))?;
             Some((first, second))
         });
-        // Without a pair there are more backends and destinations than entries: the oldest goes.
-        let Some(oldest) = self.gaps.remove(pair.map_or(0, |(first, _)| first)) else { return };
-        if let Some((_, second)) = pair {
-            self.gaps[second - 1].absorb(&oldest);
+        // Without a pair there are more backends and destinations than entries: the oldest is one of all databases.
+        let (first, second) = pair.unwrap_or_else(|| {
+            let backend = &self.gaps[0].backend;
+            (0, (1..self.gaps.len()).find(|second| self.gaps[*second].backend == *backend).unwrap_or(1))
+        });
+        let Some(oldest) = self.gaps.remove(first) else { return };
+        let joined = &mut self.gaps[second - 1];
+        joined.absorb(&oldest);
+        if pair.is_none() {
+            let anything = Gap::of_anything(&joined.backend, joined.until, joined.reason);
+            *joined = Gap { id: joined.id, from: joined.from, lines: joined.lines, ..anything };
         }
     }
 }
@@ -289,6 +307,28 @@ mod tests {
             gaps.iter().last().map(|gap| (gap.id, gap.points, gap.reason.name())),
             Some((3, Span::ALWAYS, "joined"))
         );
+    }
+
+    #[test]
+    fn with_more_destinations_than_entries_the_oldest_is_of_all_databases() {
+        let mut gaps = Gaps::default();
+        for number in 0..600 {
+            let of = |backend| {
+                let known = gap(backend, number, 1);
+                let database = number.to_string();
+                Gap { destination: Destination { database, ..known.destination.clone() }, ..known }
+            };
+            gaps.note(of("a"));
+            gaps.note(of("b"));
+        }
+        assert_eq!(gaps.iter().len(), MOST_GAPS);
+        assert_eq!(gaps.iter().map(|gap| gap.lines).sum::<u64>(), 1200);
+        for backend in ["a", "b"] {
+            let is_known = |database: &str| {
+                gaps.iter().any(|gap| gap.backend == backend && gap.touches(database, &Span { from: 0, until: 0 }))
+            };
+            assert!(is_known("0") && is_known("599"), "{backend}");
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod resent;
 pub(in crate::journal) mod saved;
 pub(in crate::journal) mod writing;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -127,6 +127,10 @@ pub(in crate::journal) struct Backend {
     credit: f64,
     /// One for each of the logs.
     pub(in crate::journal) cursors: Vec<Cursor>,
+    /// Logs of which it has, or had, something.
+    pub(in crate::journal) taken: BTreeSet<usize>,
+    /// Records that are not settled, and of which it has some lines.
+    partly: BTreeSet<u64>,
     pub(in crate::journal) ledger: Ledger,
     pub(in crate::journal) resent: Resent,
     /// Where it waits, by sequence.
@@ -316,14 +320,16 @@ impl State {
         rejected: &[(Rejection, u64)],
         now: Instant,
     ) {
-        let Backend { cursors, ledger, .. } = &mut self.backends[backend];
+        let Backend { cursors, ledger, taken, partly, .. } = &mut self.backends[backend];
         let delivered = ledger.settle(lease.lines, lease.bytes, rejected);
         if lease.letters.is_some() {
             self.settle_resent(backend, lease);
             return;
         }
+        taken.insert(lease.log);
         for record in &lease.records {
             cursors[lease.log].settle(record.sequence);
+            partly.remove(&record.sequence);
             if delivered > 0 {
                 let latency = now.saturating_duration_since(record.batch.received.monotonic);
                 ledger.record_latency(latency, record.batch.lines);

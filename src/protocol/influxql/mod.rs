@@ -11,7 +11,7 @@
 //! | `range` | the times that a statement reads |
 //! | `create` | statements that writers send at their start, written anew |
 //!
-//! Bounds: a text of [`MOST_BYTES`], nesting of `tokens::MOST_DEPTH`.
+//! Bounds: a text of [`MOST_BYTES`], nesting of `tokens::MOST_DEPTH`, `tokens::MOST_OPERATORS`.
 
 mod create;
 mod lexer;

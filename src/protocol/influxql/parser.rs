@@ -72,7 +72,8 @@ pub struct Statement {
 /// # Errors
 /// What is wrong with it.
 pub fn parse(text: &str, now: i64) -> Result<Vec<Statement>, Wrong> {
-    let mut parser = Parser { lexer: Lexer::new(text), peeked: None, depth: 0, found: Found::default(), now };
+    let mut parser =
+        Parser { lexer: Lexer::new(text), peeked: None, depth: 0, operators: 0, found: Found::default(), now };
     if text.len() > MOST_BYTES {
         return Err(parser.lexer.wrong("a text of more than 1 MiB"));
     }
@@ -117,6 +118,7 @@ pub(super) struct Parser<'a> {
     /// The next token, where it begins, and the lexer behind it.
     pub(super) peeked: Option<(Token, usize, Lexer<'a>)>,
     pub(super) depth: usize,
+    pub(super) operators: usize,
     pub(super) found: Found,
     pub(super) now: i64,
 }

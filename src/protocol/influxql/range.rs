@@ -8,6 +8,8 @@ use crate::protocol::Span;
 
 /// The clocks of relay and server may differ by so much, in nanoseconds.
 const CLOCK_SLACK: i64 = 2_000_000_000;
+/// How long a question may wait for its turn: groups end when it is asked.
+const LONGEST_IN_LINE: i64 = 5_000_000_000;
 /// No time zone is farther from UTC, in nanoseconds.
 const ZONE_SLACK: i64 = 15 * 3_600_000_000_000;
 /// Functions that read intervals before the first one.
@@ -41,7 +43,7 @@ fn within(select: &Select, outer: Span, now: i64) -> Span {
     let mut own = Span { from: own.from.max(outer.from), until: own.until.min(outer.until) };
     // Groups end now, unless the query says when.
     if select.interval.is_some() && own.until == i64::MAX {
-        own.until = now;
+        own.until = now.saturating_add(LONGEST_IN_LINE);
     }
     if let Some(interval) = select.interval {
         let back = select.fields.iter().map(look_back).max().unwrap_or(0);

@@ -2,7 +2,7 @@
 
 use super::lexer::{Token, Wrong};
 use super::parser::Parser;
-use super::tokens::is_keyword;
+use super::tokens::{MOST_OPERATORS, is_keyword};
 
 /// An expression, as far as it tells times.
 #[derive(Clone, Debug, PartialEq)]
@@ -217,6 +217,10 @@ impl Parser<'_> {
         let Some(operators) = OPERATORS.get(strength) else { return self.unary() };
         let mut left = self.binary(strength + 1)?;
         while let Some(operator) = self.takes_operator(operators)? {
+            self.operators += 1;
+            if self.operators > MOST_OPERATORS {
+                return Err(self.wrong(format!("more than {MOST_OPERATORS} operators")));
+            }
             let right = match operator {
                 "=~" | "!~" => {
                     self.regex()?;

@@ -1,7 +1,7 @@
 //! Statements as readers send them, the lexer's traps, and times.
 
 use super::parser::{Kind, Statement, parse};
-use super::{Create, only_reads};
+use super::{Create, MOST_BYTES, only_reads};
 use crate::protocol::Span;
 
 const SECOND: i64 = 1_000_000_000;
@@ -205,7 +205,7 @@ fn the_times_that_are_read_are_never_less_than_they_are() {
     }
     for (text, expected) in [
         ("SELECT v FROM m", Span::ALWAYS),
-        ("SELECT mean(v) FROM m WHERE time > 100s GROUP BY time(10s)", span(90 * SECOND, NOW + 10 * SECOND)),
+        ("SELECT mean(v) FROM m WHERE time > 100s GROUP BY time(10s)", span(90 * SECOND, NOW + 15 * SECOND)),
         (
             "SELECT derivative(mean(v)) FROM m WHERE time > 100s AND time < 200s GROUP BY time(10s)",
             span(80 * SECOND, 220 * SECOND),
@@ -234,6 +234,17 @@ fn every_now_is_found_but_those_of_an_interval() {
     let nows: Vec<&str> = one(text).nows.iter().map(|place| &text[place.clone()]).collect();
     assert_eq!(nows, ["now()", "now( )"]);
     assert!(one("SELECT v FROM m GROUP BY time(1d, now())").nows.is_empty());
+}
+
+#[test]
+fn an_expression_of_any_length_is_read_or_refused_on_a_listeners_stack() {
+    for operator in ["+v", " AND v", " OR v=1", "*v"] {
+        let text = |count| format!("SELECT v FROM m WHERE v{}", operator.repeat(count));
+        assert!(parse(&text(900), NOW).is_ok());
+        let long = text(MOST_BYTES / operator.len() - 100);
+        assert!(parse(&long, NOW).is_err_and(|wrong| wrong.what.contains("operators")));
+        assert!(only_reads(&long));
+    }
 }
 
 #[test]

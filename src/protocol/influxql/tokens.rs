@@ -7,6 +7,8 @@ use super::parser::Parser;
 
 /// Brackets and subqueries within each other.
 const MOST_DEPTH: usize = 100;
+/// Operators of one text: an expression is as deep as it has operators in a row.
+pub(super) const MOST_OPERATORS: usize = 2000;
 
 /// Tokens, one by one.
 impl<'a> Parser<'a> {

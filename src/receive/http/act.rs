@@ -220,7 +220,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
 }
 
 /// Waits until a client has gone, or sends nothing more and had time to take an answer: what it asked for is work for a backend.
-async fn gone(member: &Member<TcpStream>) {
+pub(super) async fn gone(member: &Member<TcpStream>) {
     loop {
         sleep(GONE_LOOK).await;
         let is_gone = match timeout(Duration::ZERO, member.stream.ready(Interest::READABLE)).await {

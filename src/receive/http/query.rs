@@ -109,7 +109,10 @@ impl<H: HandOver + Sync + 'static> Query<'_, H> {
         let Some(reader) = self.serving.host.reader.clone() else {
             // Writers ask for it at their start.
             return match only {
-                Some(Kind::ShowDatabases) => Ok(Said::Answer(self.configured_databases())),
+                Some(Kind::ShowDatabases) => {
+                    let list = self.check_rights(statements, &[]).await?;
+                    Ok(Said::Answer(self.configured_databases(list.as_ref())))
+                }
                 _ => Err(Problem::Reads),
             };
         };
@@ -137,7 +140,7 @@ impl<H: HandOver + Sync + 'static> Query<'_, H> {
         let reply = reader.answer(question).await;
         // A writer that starts while no backend is up is not kept from it.
         if only == Some(Kind::ShowDatabases) && reply.status() == StatusCode::SERVICE_UNAVAILABLE {
-            return Ok(Said::Answer(self.configured_databases()));
+            return Ok(Said::Answer(self.configured_databases(list.as_ref())));
         }
         match list {
             Some(may) if reply.status() == StatusCode::OK => Ok(Said::Reply(shortened(reply, &may).await?)),
@@ -172,6 +175,9 @@ impl<H: HandOver + Sync + 'static> Query<'_, H> {
             return Err(bad_request(why));
         }
         let may_administer = self.may_administer().await?;
+        if one.kind == Kind::SelectInto && form.get("rp").is_some_and(|policy| !policy.is_empty()) {
+            return Err(bad_request("rp is for questions: name the retention policy in the statement"));
+        }
         let default = form.get("db").map(str::to_owned);
         let is_of_database = matches!(one.kind, Kind::Remove | Kind::SelectInto | Kind::ChangePolicy);
         if is_of_database && one.uses_default && default.is_none() {
@@ -183,6 +189,7 @@ impl<H: HandOver + Sync + 'static> Query<'_, H> {
         let order = Order {
             statement: literal(&text[one.text.clone()], one, now),
             default,
+            touches_points: is_of_database,
             // One that changes several is a barrier for all of them.
             database: if let [one] = &databases[..] { Some(one.clone()) } else { None },
             may_administer,
@@ -252,8 +259,11 @@ impl<H: HandOver + Sync + 'static> Query<'_, H> {
         known.and_then(|known| known.basic()).or_else(|| self.head.headers.get(AUTHORIZATION).cloned())
     }
 
-    fn configured_databases(&self) -> Answer {
-        statements::show_databases(self.serving.destinations.borrow().names())
+    /// Those that are known here; `may` is what the sender may see.
+    fn configured_databases(&self, may: Option<&Reading>) -> Answer {
+        let mut names = self.serving.destinations.borrow().names();
+        names.retain(|name| may.is_none_or(|may| may.may_see(name)));
+        statements::show_databases(names)
     }
 }
 

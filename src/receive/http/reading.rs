@@ -38,6 +38,8 @@ pub struct Order {
     pub statement: String,
     /// The request's database, which it means where it names none.
     pub default: Option<String>,
+    /// Whether it changes points, or may.
+    pub touches_points: bool,
     /// The database that it changes; none for several, and for what is no database's.
     pub database: Option<String>,
     /// Whether its sender may administer here: then the backends' own credentials are used.

@@ -23,6 +23,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::act::gone;
 use super::destinations::Destinations;
 use super::gate::Gate;
 use super::logs::Logs;
@@ -131,6 +132,24 @@ pub(super) struct Serving<H> {
     pub(super) turn: Mutex<()>,
     http: http1::Builder,
     pub(super) step: Step,
+}
+
+/// The answer to a question, on its way to the client.
+#[derive(Default)]
+struct Passing {
+    /// Until the next request comes.
+    is_under_way: Cell<bool>,
+    has_begun: Notify,
+}
+
+impl Passing {
+    /// Waits until the client has left while an answer was on its way.
+    async fn abandoned(&self, member: &Member<TcpStream>) {
+        while !self.is_under_way.get() {
+            self.has_begun.notified().await;
+        }
+        gone(member).await;
+    }
 }
 
 impl<H: HandOver + Sync + 'static> Serving<H> {
@@ -268,12 +287,15 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         let progress = Progress::new(Instant::now());
         let stream = Stream { inner: stream, progress: Rc::clone(&progress) };
         let answered = Rc::new(Cell::new(None));
+        let passing = Rc::new(Passing::default());
         let service = service_fn(|request| {
             member.has_line.set(true);
             self.naps.request(answered.get(), Instant::now());
             progress.phase.set(Phase::Working);
             let (serving, progress, answered) = (Rc::clone(self), Rc::clone(&progress), Rc::clone(&answered));
-            let member = Rc::clone(member);
+            let (member, passing) = (Rc::clone(member), Rc::clone(&passing));
+            let is_query = request.uri().path() == "/query";
+            passing.is_under_way.set(false);
             async move {
                 // The next head may have come already, and is not looked at.
                 let has_length = progress.has_length.take();
@@ -281,6 +303,10 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                 let now = Instant::now();
                 progress.phase.set(Phase::Idle(now));
                 answered.set(Some(now));
+                if is_query {
+                    passing.is_under_way.set(true);
+                    passing.has_begun.notify_one();
+                }
                 response.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
             }
         });
@@ -293,6 +319,12 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             tokio::select! {
                 // Clients that go away are not logged.
                 _ = connection.as_mut() => break,
+                // A backend is not to work for somebody who is gone, also where the answer's head is on its way already.
+                () = passing.abandoned(member) => {
+                    if passing.is_under_way.get() {
+                        break;
+                    }
+                }
                 () = stopped(&mut stop), if !is_stopping => {
                     connection.as_mut().graceful_shutdown();
                     is_stopping = true;

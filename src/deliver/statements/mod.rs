@@ -1,0 +1,383 @@
+//! Statements, owed to every InfluxDB like lines are, and remembered for those that are down.
+//!
+//! Those that create something run at once, ahead of the lines that wait. Every other one is a barrier: each backend gets the
+//! lines that came before it first, then the statement, then what came later. Statements about the same database run on each
+//! backend in the order in which they came.
+//!
+//! A statement is done once a backend ran it or refused it; only no answer, a 5xx and a 401 wait. One that a crash leaves half
+//! done runs twice, before any line that came after it.
+//!
+//! Never does: a statement with more right than who asked for it (see [`Statements::run`]). Bounds: see `owed.rs`.
+
+mod owed;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::health::Backoff;
+use super::influx::{Influx, Ran};
+use super::{Health, State};
+use crate::journal::Journal;
+use crate::protocol::Span;
+pub use owed::Scope;
+use owed::{Barrier, List, Owed, Stage, creates, shown};
+
+/// How long somebody waits for lines that a statement came after.
+const LONGEST_REACH: Duration = Duration::from_secs(60);
+
+/// What is owed.
+#[derive(Debug)]
+pub struct Statements {
+    journal: Journal,
+    owed: Mutex<List>,
+    changed: watch::Sender<()>,
+    /// The InfluxDBs.
+    backends: Mutex<Vec<Known>>,
+}
+
+/// An InfluxDB that runs statements.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    /// Its place in the journal.
+    place: usize,
+    /// How it is asked; none for one that nothing is sent to, but owed.
+    asked: Option<(Influx, Arc<Health>)>,
+    /// Statements that it refused and another backend ran.
+    differed: Arc<AtomicU64>,
+}
+
+/// Who wants a statement to be run.
+#[derive(Clone, Debug)]
+pub enum Asker {
+    /// Somebody who may administer here: the backends' own credentials are used.
+    Administrator,
+    /// Somebody whom a backend must know: with these credentials, or none.
+    Client(Option<HeaderValue>),
+}
+
+/// Why a statement was not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotRun {
+    /// A backend says no: its words.
+    Refused(String),
+    /// No backend can run it now, or none said that it has.
+    NoBackend(String),
+}
+
+impl Statements {
+    /// Reads what is owed in a data folder to these backends, in the order of the journal's, which has their barriers again.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(data_dir: &Path, journal: &Journal, backends: &[&str]) -> io::Result<Self> {
+        let owed = List::open(data_dir)?;
+        for one in owed.iter() {
+            let Some(Barrier { sequence, scope, .. }) = &one.barrier else { continue };
+            let place = backends.iter().position(|name| **name == *one.backend);
+            let place = place.filter(|_| scope.lines().is_some());
+            journal.restore_barrier(place.as_slice(), *sequence, scope.lines().flatten());
+        }
+        let (journal, changed) = (journal.clone(), watch::Sender::new(()));
+        Ok(Self { journal, owed: Mutex::new(owed), changed, backends: Mutex::default() })
+    }
+
+    /// An InfluxDB that nothing is sent to is owed statements, too.
+    pub(super) fn note_absent(&self, name: String, place: usize) {
+        self.known().push(Known { name, place, asked: None, differed: Arc::default() });
+    }
+
+    /// How many a backend is owed.
+    pub fn pending(&self, backend: &str) -> u64 {
+        self.owed().iter().filter(|owed| owed.backend == backend).count() as u64
+    }
+
+    /// Runs a statement that creates something on one backend that is up, and owes it to the others if that one ran it; to all
+    /// if none is up. An administrator's runs with the backends' own credentials. Anybody else's runs there with the
+    /// credentials that came with it: so nobody has more right here than there.
+    ///
+    /// # Errors
+    /// What the backend says against it, or what keeps it from being owed.
+    pub async fn run(&self, statement: &str, asker: Asker) -> Result<(), String> {
+        let scope = creates(statement);
+        let names: Vec<String> = self.known().iter().map(|known| known.name.clone()).collect();
+        let first = {
+            let (backends, owed) = (self.known(), self.owed());
+            // One that is to remove it first is to create it later.
+            let mut free = backends.iter().filter(|known| known.is_up() && !owed.owes_before(&known.name, &scope));
+            free.find_map(Known::another)
+        };
+        let mut done = None;
+        if let Some((name, _, mut influx)) = first {
+            match asker.run(&mut influx, statement, None).await {
+                Ran::Done(_) => done = Some(name),
+                Ran::Refused(error) => return Err(error),
+                // Nothing was said against it.
+                Ran::Later(error) | Ran::Unsure(error) => {
+                    tracing::debug!(backend = name, error, "cannot run a statement now");
+                }
+            }
+        }
+        let others = names.into_iter().filter(|name| Some(name) != done.as_ref());
+        let owed = |backend| Owed { backend, statement: statement.to_owned(), default: None, barrier: None };
+        self.owe(others.map(owed)).map_err(|error| format!("cannot remember the statement: {error}"))
+    }
+
+    /// Runs a statement that is a barrier on the backend that has most of what came before it, and owes it to the others if
+    /// that one ran it. Returns that backend's answer. `default` is the database that the statement means where it names none.
+    ///
+    /// # Errors
+    /// Why it was not run. Then no backend will, unless the error says so.
+    pub async fn order(
+        &self,
+        statement: &str,
+        (default, scope): (Option<String>, Scope),
+        asker: Asker,
+    ) -> Result<String, NotRun> {
+        let Some((first, place, mut influx)) = self.foremost(&scope) else {
+            return Err(NotRun::NoBackend("no backend is up: nothing was changed".to_owned()));
+        };
+        let sequence = self
+            .set_barrier(statement, default.as_deref(), &scope)
+            .map_err(|error| NotRun::NoBackend(format!("cannot remember the statement: {error}")))?;
+        if timeout(LONGEST_REACH, self.reach((&first, place), sequence)).await.is_err() {
+            self.undo(sequence);
+            return Err(NotRun::NoBackend(format!("{first} has not taken what came before the statement")));
+        }
+        if let Err(error) = self.note(sequence, Stage::Sent, None) {
+            self.undo(sequence);
+            return Err(NotRun::NoBackend(format!("cannot remember the statement: {error}")));
+        }
+        let (error, done) = match asker.run(&mut influx, statement, default.as_deref()).await {
+            Ran::Done(answer) => (None, Ok(answer)),
+            Ran::Refused(error) => {
+                self.undo(sequence);
+                return Err(NotRun::Refused(error));
+            }
+            Ran::Later(error) => {
+                self.undo(sequence);
+                return Err(NotRun::NoBackend(error));
+            }
+            Ran::Unsure(error) => {
+                let told =
+                    format!("{first} may have run the statement: every backend runs it once it answers ({error})");
+                (Some(error), Err(NotRun::NoBackend(told)))
+            }
+        };
+        let is_done = error.is_none().then_some(first.as_str());
+        if let Err(error) = self.note(sequence, Stage::Sure, is_done) {
+            // The file says that it may have run: after a restart, all run it.
+            let statement = shown(statement);
+            tracing::error!(%error, statement, "cannot remember that a statement was run: a restart runs it again");
+        }
+        if is_done.is_some() {
+            self.journal.pass_barrier(place, sequence);
+        }
+        done
+    }
+
+    /// Runs what this backend is owed, until the relay is to end. `place` is its place in the journal.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        (name, place): (String, usize),
+        influx: Influx,
+        health: Arc<Health>,
+        mut closing: watch::Receiver<bool>,
+        longest_pause: Duration,
+    ) {
+        let differed = Arc::new(AtomicU64::new(0));
+        let mut influx = influx.patient();
+        let asked = Some((influx.another(), health));
+        self.known().push(Known { name: name.clone(), place, asked, differed: Arc::clone(&differed) });
+        let mut changed = self.changed.subscribe();
+        let mut backoff = Backoff::default();
+        while !*closing.borrow() {
+            changed.mark_unchanged();
+            let next = self.owed().next(&name);
+            let Some(owed) = next else {
+                backoff.reset();
+                tokio::select! {
+                    _ = closing.changed() => return,
+                    _ = changed.changed() => continue,
+                }
+            };
+            if let Some(Barrier { sequence, .. }) = owed.barrier {
+                tokio::select! {
+                    _ = closing.changed() => return,
+                    // What creates something does not wait behind it.
+                    _ = changed.changed() => continue,
+                    () = self.journal.reach_barrier(place, sequence) => {}
+                }
+            }
+            match influx.run(&owed.statement, owed.default.as_deref()).await {
+                Ran::Later(_) | Ran::Unsure(_) => {
+                    drop(timeout(backoff.next_pause(longest_pause), closing.changed()).await);
+                    continue;
+                }
+                Ran::Done(_) => tracing::info!(backend = name, statement = shown(&owed.statement), "ran a statement"),
+                Ran::Refused(error) => {
+                    differed.fetch_add(1, Ordering::Relaxed);
+                    let statement = shown(&owed.statement);
+                    tracing::warn!(backend = name, statement, error, "refused a statement: it is not tried again");
+                }
+            }
+            backoff.reset();
+            // Lines that came after it must not be there when it runs again: so they wait until it is forgotten.
+            while let Err(error) = self.settle(&owed) {
+                tracing::error!(%error, "cannot forget a statement that was run: what came after it waits");
+                if timeout(backoff.next_pause(longest_pause), closing.changed()).await.is_ok() {
+                    return;
+                }
+            }
+            if let Some(Barrier { sequence, .. }) = owed.barrier {
+                self.journal.pass_barrier(place, sequence);
+            }
+        }
+    }
+
+    /// How many statements a backend refused that another one ran.
+    pub fn differed(&self, backend: &str) -> u64 {
+        let known = self.known();
+        let found = known.iter().find(|one| one.name == backend);
+        found.map_or(0, |one| one.differed.load(Ordering::Relaxed))
+    }
+
+    /// The backend that is up and has most of what came before a statement: name, place, and how it is asked.
+    fn foremost(&self, scope: &Scope) -> Option<(String, usize, Influx)> {
+        let (known, owed) = (self.known(), self.owed());
+        let lacks = |one: &&Known| {
+            let found = self.journal.completeness(one.place, scope.lines().flatten(), &Span::ALWAYS, &[]);
+            let is_owed = owed.owes_before(&one.name, scope);
+            (is_owed, found.gap_count, found.pending_since.map_or(0, |since| u64::MAX - since))
+        };
+        known.iter().filter(|one| one.is_up()).min_by_key(lacks).and_then(Known::another)
+    }
+
+    /// Owes a statement to every backend, behind all that came before it; its place.
+    fn set_barrier(&self, statement: &str, default: Option<&str>, scope: &Scope) -> io::Result<u64> {
+        let places: Vec<(String, usize)> = self.known().iter().map(|one| (one.name.clone(), one.place)).collect();
+        let waiting: Vec<usize> = places.iter().filter(|_| scope.lines().is_some()).map(|(_, place)| *place).collect();
+        let mut owed = self.owed();
+        // With the list locked: the order there is the order of the places.
+        let sequence = self.journal.set_barrier(&waiting, scope.lines().flatten());
+        let barrier = Barrier { sequence, scope: scope.clone(), stage: Stage::Asked };
+        let saved = owed.owe(places.iter().map(|(backend, _)| Owed {
+            backend: backend.clone(),
+            statement: statement.to_owned(),
+            default: default.map(str::to_owned),
+            barrier: Some(barrier.clone()),
+        }));
+        drop(owed);
+        if saved.is_err() {
+            waiting.iter().for_each(|place| self.journal.pass_barrier(*place, sequence));
+        }
+        saved.map(|()| sequence)
+    }
+
+    /// Waits until a backend has all that came before a statement.
+    async fn reach(&self, (name, place): (&str, usize), sequence: u64) {
+        self.journal.reach_barrier(place, sequence).await;
+        let mut changed = self.changed.subscribe();
+        while self.owed().is_held_up(name, sequence) {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// No backend is to run a statement.
+    fn undo(&self, sequence: u64) {
+        if let Err(error) = self.owed().forget(sequence) {
+            tracing::error!(%error, "cannot forget a statement that is not to be run");
+        }
+        self.known().iter().for_each(|one| self.journal.pass_barrier(one.place, sequence));
+        self.changed.send_replace(());
+    }
+
+    fn note(&self, sequence: u64, stage: Stage, done: Option<&str>) -> io::Result<()> {
+        let noted = self.owed().note(sequence, stage, done);
+        self.changed.send_replace(());
+        noted
+    }
+
+    fn owe(&self, more: impl Iterator<Item = Owed>) -> io::Result<()> {
+        let owed = self.owed().owe(more);
+        self.changed.send_replace(());
+        owed
+    }
+
+    fn settle(&self, done: &Owed) -> io::Result<()> {
+        let settled = self.owed().settle(done);
+        self.changed.send_replace(());
+        settled
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owed(&self) -> MutexGuard<'_, List> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn is_up(&self) -> bool {
+        self.asked.as_ref().is_some_and(|(_, health)| health.state() == State::Up)
+    }
+
+    /// How it is asked beside its own statements.
+    fn another(&self) -> Option<(String, usize, Influx)> {
+        self.asked.as_ref().map(|(influx, _)| (self.name.clone(), self.place, influx.another()))
+    }
+}
+
+impl Asker {
+    /// Runs a statement with the right credentials.
+    async fn run(&self, influx: &mut Influx, statement: &str, default: Option<&str>) -> Ran {
+        match self {
+            Self::Administrator => influx.run(statement, default).await,
+            Self::Client(authorization) => influx.run_as(statement, default, authorization.as_ref()).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::BackendSetup;
+
+    #[test]
+    fn after_a_restart_a_statement_is_a_barrier_again_where_lines_wait_for_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let open = || {
+            let backend =
+                |name: &str| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 };
+            let journal = Journal::new(1 << 20, &[backend("a"), backend("b")]);
+            let statements = Statements::open(folder.path(), &journal, &["a", "b"]).expect("open");
+            statements.note_absent("a".to_owned(), 0);
+            statements.note_absent("b".to_owned(), 1);
+            statements
+        };
+        let statements = open();
+        let removing = statements.set_barrier("DROP MEASUREMENT m", None, &Scope::Database("db".to_owned()));
+        let removing = removing.expect("remembered");
+        statements.note(removing, Stage::Sure, Some("a")).expect("remembered");
+        let of_users = statements.set_barrier("DROP USER u", None, &Scope::NoPoints).expect("remembered");
+        assert!(of_users > removing);
+        statements.note(of_users, Stage::Sure, Some("b")).expect("remembered");
+        let statements = open();
+        assert_eq!((statements.pending("a"), statements.pending("b")), (1, 1));
+        let lacks = |place| statements.journal.completeness(place, Some("db"), &Span::ALWAYS, &[]);
+        assert!(lacks(1).has_statement && !lacks(0).has_statement);
+        // What comes now comes behind them, also where the end of the journal is gone.
+        assert!(statements.journal.set_barrier(&[0], None) > of_users);
+    }
+}

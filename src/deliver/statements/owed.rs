@@ -1,0 +1,368 @@
+//! What is owed: its order, and the file that it stands in.
+//!
+//! The file is replaced and synced with each change. Bounds: `MOST_OWED` statements.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::influxql::Create;
+
+/// Statements that are owed, of all backends together, at most.
+pub(super) const MOST_OWED: usize = 1000;
+/// The file in the data folder. Statements may hold passwords: nobody else reads it.
+pub(super) const NAME: &str = "statements.json";
+const MODE: u32 = 0o600;
+
+/// The lines that are there before a statement runs, and those that come after it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All.
+    Everything,
+    /// Those of one database.
+    Database(String),
+    /// None: it changes no points, and has its place among its like only.
+    NoPoints,
+}
+
+/// How far a statement that is a barrier has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Stage {
+    /// No backend was asked yet.
+    Asked,
+    /// One was asked, and may have run it.
+    Sent,
+    /// One has run it, or may have: all others are to.
+    Sure,
+}
+
+/// A statement that one backend is owed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Owed {
+    pub(super) backend: String,
+    pub(super) statement: String,
+    /// The database that it means where it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) default: Option<String>,
+    /// Where it stands among the lines; none for what creates something, which runs ahead of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) barrier: Option<Barrier>,
+}
+
+/// A place among the lines.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Barrier {
+    pub(super) sequence: u64,
+    pub(super) scope: Scope,
+    pub(super) stage: Stage,
+}
+
+/// All that is owed, in the order in which it was asked for.
+#[derive(Debug)]
+pub(super) struct List {
+    path: PathBuf,
+    owed: Vec<Owed>,
+}
+
+impl Scope {
+    /// The database whose lines wait, none for all; nothing if no lines do.
+    pub(super) fn lines(&self) -> Option<Option<&str>> {
+        match self {
+            Self::Everything => Some(None),
+            Self::Database(database) => Some(Some(database)),
+            Self::NoPoints => None,
+        }
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::NoPoints, other) | (other, Self::NoPoints) => *other == Self::NoPoints,
+            (Self::Everything, _) | (_, Self::Everything) => true,
+            (Self::Database(own), Self::Database(other)) => own == other,
+        }
+    }
+}
+
+impl Owed {
+    fn is_of(&self, sequence: u64) -> bool {
+        self.barrier.as_ref().is_some_and(|barrier| barrier.sequence == sequence)
+    }
+
+    fn scope(&self) -> Scope {
+        match &self.barrier {
+            Some(barrier) => barrier.scope.clone(),
+            None => creates(&self.statement),
+        }
+    }
+
+    /// Whether another one of the same backend, which came later, is to run later.
+    fn holds_up(&self, later: &Self) -> bool {
+        (self.barrier.is_some() || later.barrier.is_some()) && self.scope().meets(&later.scope())
+    }
+}
+
+/// What a statement that creates something is about.
+pub(super) fn creates(statement: &str) -> Scope {
+    Create::parse(statement).map_or(Scope::Everything, |create| Scope::Database(create.database))
+}
+
+impl List {
+    /// What stands in a data folder. What no backend was asked for is not owed: nobody was told that it ran.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn open(data_dir: &Path) -> io::Result<Self> {
+        let path = data_dir.join(NAME);
+        let mut owed: Vec<Owed> = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+                tracing::error!(%error, file = %path.display(), "cannot read the statements that are owed: none are");
+                Vec::new()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        owed.retain_mut(|one| {
+            let Some(barrier) = &mut one.barrier else { return true };
+            let (backend, statement) = (&one.backend, shown(&one.statement));
+            match barrier.stage {
+                Stage::Asked => {
+                    tracing::warn!(
+                        backend,
+                        statement,
+                        "no backend had run a statement when the relay ended: it is not run"
+                    );
+                }
+                Stage::Sent => {
+                    tracing::warn!(
+                        backend,
+                        statement,
+                        "a statement was under way when the relay ended: every backend runs it"
+                    );
+                    barrier.stage = Stage::Sure;
+                }
+                Stage::Sure => {}
+            }
+            barrier.stage == Stage::Sure
+        });
+        Ok(Self { path, owed })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Owed> {
+        self.owed.iter()
+    }
+
+    /// Whether a backend is owed something that comes before something new of this scope.
+    pub(super) fn owes_before(&self, backend: &str, scope: &Scope) -> bool {
+        let own = self.owed.iter().filter(|one| one.backend == backend);
+        own.filter(|one| one.barrier.is_some()).any(|one| one.scope().meets(scope))
+    }
+
+    /// What a backend is to run next: what creates something first, and else what is the oldest.
+    pub(super) fn next(&self, backend: &str) -> Option<Owed> {
+        let own: Vec<&Owed> = self.owed.iter().filter(|one| one.backend == backend).collect();
+        let is_free = |place: usize| !own[..place].iter().any(|earlier| earlier.holds_up(own[place]));
+        let is_sure = |one: &Owed| one.barrier.as_ref().is_none_or(|barrier| barrier.stage == Stage::Sure);
+        let mut free = (0..own.len()).filter(|place| is_sure(own[*place]) && is_free(*place));
+        let first = free.clone().find(|place| own[*place].barrier.is_none());
+        first.or_else(|| free.next()).map(|place| own[place].clone())
+    }
+
+    /// Whether a backend is to run something else before this statement.
+    pub(super) fn is_held_up(&self, backend: &str, sequence: u64) -> bool {
+        let own: Vec<&Owed> = self.owed.iter().filter(|one| one.backend == backend).collect();
+        let place = own.iter().position(|one| one.is_of(sequence));
+        place.is_some_and(|place| own[..place].iter().any(|earlier| earlier.holds_up(own[place])))
+    }
+
+    /// Owes more; nothing twice, unless something came between that may undo it.
+    ///
+    /// # Errors
+    /// There is too much, or it cannot be remembered: then nothing more is owed.
+    pub(super) fn owe(&mut self, more: impl Iterator<Item = Owed>) -> io::Result<()> {
+        let known = self.owed.len();
+        for one in more {
+            let place = self.owed.iter().position(|other| *other == one);
+            let is_there = place.is_some_and(|place| {
+                !self.owed[place + 1..].iter().any(|later| later.backend == one.backend && later.holds_up(&one))
+            });
+            if !is_there {
+                self.owed.push(one);
+            }
+        }
+        if self.owed.len() == known {
+            return Ok(());
+        }
+        let saved = if self.owed.len() > MOST_OWED {
+            Err(io::Error::other("too many statements wait for backends that are down"))
+        } else {
+            self.save()
+        };
+        if saved.is_err() {
+            self.owed.truncate(known);
+        }
+        saved
+    }
+
+    /// Notes how far a statement has come; `done` is the backend that has run it.
+    ///
+    /// # Errors
+    /// It cannot be remembered.
+    pub(super) fn note(&mut self, sequence: u64, stage: Stage, done: Option<&str>) -> io::Result<()> {
+        self.owed.retain(|one| !(one.is_of(sequence) && Some(one.backend.as_str()) == done));
+        for barrier in self.owed.iter_mut().filter(|one| one.is_of(sequence)).filter_map(|one| one.barrier.as_mut()) {
+            barrier.stage = stage;
+        }
+        self.save()
+    }
+
+    /// No backend is owed this statement.
+    ///
+    /// # Errors
+    /// It cannot be remembered.
+    pub(super) fn forget(&mut self, sequence: u64) -> io::Result<()> {
+        self.owed.retain(|one| !one.is_of(sequence));
+        self.save()
+    }
+
+    /// A backend is not owed this any more.
+    ///
+    /// # Errors
+    /// It cannot be remembered: it is still owed.
+    pub(super) fn settle(&mut self, done: &Owed) -> io::Result<()> {
+        let Some(place) = self.owed.iter().position(|one| one == done) else { return Ok(()) };
+        let one = self.owed.remove(place);
+        let saved = self.save();
+        if saved.is_err() {
+            self.owed.insert(place, one);
+        }
+        saved
+    }
+
+    /// Replaces the file: a crash leaves the old one, or the new one.
+    fn save(&self) -> io::Result<()> {
+        let new = self.path.with_extension("tmp");
+        let mut file = File::options().write(true).create(true).truncate(true).mode(MODE).open(&new)?;
+        file.write_all(&serde_json::to_vec(&self.owed)?)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        File::open(self.path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
+    }
+}
+
+/// A statement for the log: without what may be a password.
+pub(super) fn shown(statement: &str) -> &str {
+    let lower = statement.to_ascii_lowercase();
+    lower.find("password").map_or(statement, |at| &statement[..at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owed(backend: &str, statement: &str) -> Owed {
+        Owed { backend: backend.to_owned(), statement: statement.to_owned(), default: None, barrier: None }
+    }
+
+    fn at(backend: &str, sequence: u64, scope: Scope, stage: Stage) -> Owed {
+        Owed { barrier: Some(Barrier { sequence, scope, stage }), ..owed(backend, "DROP") }
+    }
+
+    fn db(name: &str) -> Scope {
+        Scope::Database(name.to_owned())
+    }
+
+    fn list(folder: &tempfile::TempDir, owed: impl IntoIterator<Item = Owed>) -> List {
+        let mut list = List::open(folder.path()).expect("open");
+        list.owe(owed.into_iter()).expect("owe");
+        list
+    }
+
+    #[test]
+    fn what_is_owed_is_there_after_a_restart_once() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut first = list(&folder, [owed("a", "x"), owed("b", "x")]);
+        first.owe([owed("a", "x"), owed("a", "y")].into_iter()).expect("owe");
+        first.settle(&owed("b", "x")).expect("settle");
+        let again = List::open(folder.path()).expect("open");
+        assert_eq!(again.owed, [owed("a", "x"), owed("a", "y")]);
+        let mode = std::fs::metadata(folder.path().join(NAME)).map(|file| {
+            use std::os::unix::fs::PermissionsExt;
+            file.permissions().mode() & 0o777
+        });
+        assert_eq!(mode.expect("a file"), MODE);
+    }
+
+    #[test]
+    fn they_are_bounded() {
+        let folder = tempfile::tempdir().expect("folder");
+        let many = |from: usize, to| (from..to).map(|number: usize| owed("a", &number.to_string()));
+        let mut list = list(&folder, many(0, MOST_OWED));
+        list.owe(many(MOST_OWED, MOST_OWED + 1)).expect_err("one more");
+        assert_eq!(list.owed.len(), MOST_OWED);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_owes_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join(NAME), "nonsense").expect("write");
+        assert_eq!(List::open(folder.path()).expect("open").owed, []);
+    }
+
+    #[test]
+    fn a_restart_forgets_what_nobody_was_asked_for_and_goes_on_with_what_somebody_may_have_run() {
+        let folder = tempfile::tempdir().expect("folder");
+        let stages = [(7, Stage::Asked), (8, Stage::Sent), (9, Stage::Sure)];
+        drop(list(&folder, stages.map(|(sequence, stage)| at("b", sequence, db("db"), stage))));
+        let again = List::open(folder.path()).expect("open");
+        assert_eq!(again.owed, [8, 9].map(|sequence| at("b", sequence, db("db"), Stage::Sure)));
+    }
+
+    #[test]
+    fn statements_of_one_scope_run_in_their_order_and_others_do_not_wait() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (sure, asked) = (Stage::Sure, Stage::Asked);
+        let cases = [
+            // An earlier one is not yet sure: the later one waits for it, unless it is about something else.
+            (vec![at("b", 1, db("x"), asked), at("b", 2, db("x"), sure)], None),
+            (vec![at("b", 1, db("x"), asked), at("b", 2, db("y"), sure)], Some(2)),
+            (vec![at("b", 1, Scope::Everything, asked), at("b", 2, db("y"), sure)], None),
+            (vec![at("b", 1, db("x"), asked), at("b", 2, Scope::NoPoints, sure)], Some(2)),
+            (vec![at("b", 1, Scope::NoPoints, asked), at("b", 2, Scope::NoPoints, sure)], None),
+            (vec![at("a", 1, db("x"), asked), at("b", 2, db("x"), sure)], Some(2)),
+        ];
+        for (owed, expected) in cases {
+            let mut list = list(&folder, owed.clone());
+            let next = list.next("b").and_then(|one| one.barrier).map(|barrier| barrier.sequence);
+            assert_eq!(next, expected, "{owed:?}");
+            assert_eq!(list.is_held_up("b", 2), expected.is_none());
+            for one in owed {
+                list.settle(&one).expect("settle");
+            }
+        }
+    }
+
+    #[test]
+    fn what_creates_a_database_waits_for_what_removes_it_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (create, other) = (owed("b", "CREATE DATABASE x"), owed("b", "CREATE DATABASE y"));
+        let drop_it = at("b", 1, db("x"), Stage::Sure);
+        let mut list = list(&folder, [create.clone(), drop_it.clone(), create.clone(), other.clone()]);
+        let mut order = Vec::new();
+        while let Some(next) = list.next("b") {
+            list.settle(&next).expect("settle");
+            order.push(next);
+        }
+        assert_eq!(order, [create.clone(), other, drop_it, create]);
+    }
+
+    #[test]
+    fn no_password_is_logged() {
+        assert_eq!(shown("CREATE USER me WITH PASSWORD 'x'"), "CREATE USER me WITH ");
+        assert_eq!(shown("DROP USER me"), "DROP USER me");
+    }
+}
