@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::clients::{Client, Stand, assert_alike, lines};
-use crate::support::http;
+use crate::support::{http, wait_for};
 
 /// A stand whose servers hold the same points.
 fn stand() -> Stand {
@@ -75,6 +75,6 @@ fn the_shell_reads_what_influxdb_gives_it() {
     let told = run(stand.door, "DROP MEASUREMENT batch");
     assert_eq!(told.trim(), "", "{told}");
     for server in &stand.servers {
-        assert_eq!(server.count("telegraf", "batch", "v"), 0);
+        wait_for("the statement on every server", || (server.count("telegraf", "batch", "v") == 0).then_some(()));
     }
 }

@@ -21,6 +21,7 @@ mod backends;
 mod captured;
 mod cases;
 mod clock;
+mod cut_answers;
 mod cuts;
 mod folder;
 mod hostile;

@@ -234,6 +234,38 @@ fn a_stop_keeps_what_it_says_and_gives_up_the_rest_as_what_it_is() {
     assert_eq!(life.drain(1), (memory_only..300).collect::<Vec<_>>());
 }
 
+/// A full disk keeps nothing: whoever has got its lines, a process that ends without a stop leaves the others without them.
+#[test]
+fn lines_that_could_not_be_written_are_a_gap_after_a_kill_and_none_after_a_stop() {
+    for is_stopped in [false, true] {
+        let disk = FaultyDisk::new();
+        let mut life = open(&disk, &options(), PLENTY, &["a", "b"], 0.5);
+        life.append(0..10, 1_000);
+        disk.inner().failing_writes = u32::MAX;
+        life.append(10..20, 1_000);
+        assert_eq!(life.drain(0), (0..20).collect::<Vec<_>>());
+        std::thread::sleep(options().sync_interval);
+        life.write();
+        assert!(life.syncer.step());
+        disk.inner().failing_writes = 0;
+        if is_stopped {
+            disk.inner().failing_writes = u32::MAX;
+            life.stop_in_place();
+            disk.inner().failing_writes = 0;
+        }
+        drop(life);
+        let life = open(&disk, &options(), PLENTY, &["a", "b"], 0.5);
+        let gaps = life.snapshot().gaps;
+        let unknown: Vec<&str> = gaps.iter().filter(|gap| gap.lines == 0).map(|gap| &*gap.backend).collect();
+        let known: u64 = gaps.iter().map(|gap| gap.lines).sum();
+        if is_stopped {
+            assert_eq!((unknown.len(), known), (0, 10), "{gaps:?}");
+        } else {
+            assert_eq!((unknown, known), (vec!["b"], 0), "{gaps:?}");
+        }
+    }
+}
+
 /// Memory that is full gives up what left the disk first, in order, and none of it is counted twice.
 #[test]
 fn what_left_the_disk_leaves_the_memory_as_quota() {

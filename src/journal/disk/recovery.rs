@@ -227,6 +227,9 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
         if is_known && known.is_none() {
             state.gaps.note_joined(&backend.name, now);
         }
+        if known.as_ref().is_some_and(|known| known.is_unkept) {
+            state.gaps.note_unknown(&backend.name, now);
+        }
         let address = known.as_ref().map_or("", |known| &known.address);
         backend.moved_from = (!address.is_empty() && address != backend.address).then(|| address.to_owned());
         let moved_at = known.as_ref().and_then(|known| known.moved_at.clone());

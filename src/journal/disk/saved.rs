@@ -6,7 +6,7 @@
 //! **Cursors**: next sequence (8), the lowest number of a segment
 //! that may be written on and synced (8), the version of the gap ledger (8), totals as in a totals frame, the totals below which the quota, the age or the
 //! floor took everything, count of backends (4), and for each: name, address (2 bytes of length),
-//! 1 where the address has changed, and then next sequence (8) and totals at that time, count of destinations (4), and for each:
+//! 1 where lines that it is owed cannot be written, 1 where the address has changed, and then next sequence (8) and totals at that time, count of destinations (4), and for each:
 //! destination, count of lanes (4), and for each: from (8), position (16), wall time of its oldest line (8), 1 where it ends, and
 //! then end (8) and position there (16).
 //!
@@ -35,6 +35,7 @@ impl Cursors {
         for backend in &self.backends {
             put_name(&mut out, &backend.name);
             put_address(&mut out, &backend.address);
+            out.push(u8::from(backend.is_unkept));
             out.push(u8::from(backend.moved_at.is_some()));
             if let Some(MovedAt { sequence, written }) = &backend.moved_at {
                 put_u64(&mut out, *sequence);
@@ -65,7 +66,7 @@ impl Cursors {
         let (next_sequence, abandoned_below, gaps_version) = (rest.count()?, rest.count()?, rest.count()?);
         let (written, kept_from) = (rest.totals()?, rest.totals()?);
         let backends = rest.several(|rest| {
-            let (name, address) = (rest.name()?, rest.address()?);
+            let (name, address, is_unkept) = (rest.name()?, rest.address()?, rest.u8()? != 0);
             let moved_at = match rest.u8()? {
                 0 => None,
                 _ => Some(MovedAt { sequence: rest.count()?, written: rest.totals()? }),
@@ -79,7 +80,7 @@ impl Cursors {
                 })?;
                 Some((destination, lanes))
             })?;
-            Some(SavedBackend { name, address, moved_at, destinations })
+            Some(SavedBackend { name, address, is_unkept, moved_at, destinations })
         })?;
         rest.0.is_empty().then_some(Self { next_sequence, abandoned_below, gaps_version, written, kept_from, backends })
     }
@@ -269,6 +270,7 @@ mod tests {
         let backend = SavedBackend {
             name: "a".to_owned(),
             address: "http://a".to_owned(),
+            is_unkept: true,
             moved_at: Some(MovedAt { sequence: 6, written: vec![(destination(), at)] }),
             destinations: vec![(destination(), lanes)],
         };

@@ -153,6 +153,11 @@ impl State {
         Ledger { pending: pending.lines, pending_bytes: pending.bytes, ..backend.ledger.clone() }
     }
 
+    /// Whether a backend is owed lines that are in memory only.
+    pub(super) fn has_memory_only(&self, backend: &Backend) -> bool {
+        self.memory_only(backend).lines > 0
+    }
+
     /// The lines of a backend that are in memory only, and when the oldest of them was received.
     fn memory_only(&self, backend: &Backend) -> MemoryOnly {
         let kept_from = self.kept_from();

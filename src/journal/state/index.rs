@@ -343,6 +343,11 @@ impl DiskIndex {
         self.writing.clone()
     }
 
+    /// Whether what is appended stays in memory for now.
+    pub(in crate::journal) fn cannot_write(&self) -> bool {
+        self.writing_is != Condition::Ok
+    }
+
     /// How the disk is, and what it said last. `unkept` is for how long lines that somebody needs have been in memory only.
     pub(in crate::journal) fn condition(&self, unkept: Duration) -> (Condition, Option<String>) {
         let known = if self.sync_fails || self.saving_fails { Condition::Failing } else { self.writing_is };

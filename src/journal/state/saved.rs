@@ -26,6 +26,8 @@ pub(in crate::journal) struct SavedBackend {
     pub(in crate::journal) name: String,
     /// Where it was; empty where the next start is to say so.
     pub(in crate::journal) address: String,
+    /// Lines that it was owed were in memory only, and could not be written: a crash takes them.
+    pub(in crate::journal) is_unkept: bool,
     /// Where the log ended when the backend was first found at another address: what came since is owed to whoever has the
     /// name now. None while it is where it was.
     pub(in crate::journal) moved_at: Option<MovedAt>,

@@ -190,6 +190,7 @@ impl State {
         let backends = self.backends.iter().map(|backend| SavedBackend {
             name: backend.name.clone(),
             address: backend.moved_from.as_ref().unwrap_or(&backend.address).clone(),
+            is_unkept: self.disk.as_ref().is_some_and(|disk| disk.cannot_write()) && self.has_memory_only(backend),
             moved_at: backend.moved_at.clone(),
             destinations: self
                 .logs
