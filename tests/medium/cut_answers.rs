@@ -75,7 +75,7 @@ fn each_answer_is_whole_or_visibly_cut() {
     let told: u64 = ["a", "b"].map(|name| relay.backend(name).read.expect("figures").cut).iter().sum();
     assert_eq!(u64::from(cut), told, "each cut is counted");
     // Told to those who look at the figures with `--nocapture`.
-    println!("{whole} whole, {cut} visibly cut, {refused} refused");
+    eprintln!("{whole} whole, {cut} visibly cut, {refused} refused");
 }
 
 /// Asks, and says what came: 0 = all of it, 1 = visibly less, 2 = an error with an error's status.
