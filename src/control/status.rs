@@ -17,7 +17,7 @@ use crate::journal::disk::{Condition, DiskFigures, Report};
 use crate::journal::ring::Producer;
 use crate::journal::{DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
 use crate::net::tls::Certificate;
-use crate::protocol::Refusal;
+use crate::protocol::{Refusal, Span};
 use crate::query::Readers;
 use crate::receive::{ANSWERS, Listener, Tally};
 use crate::sys::log;
@@ -198,6 +198,9 @@ pub struct Backend {
     pub pending_on_disk_lines: u64,
     /// How long the oldest of them has waited.
     pub oldest_pending_seconds: f64,
+    /// Whether its copy has whatever any other backend's has, of all databases and times.
+    #[serde(default)]
+    pub complete: bool,
     /// Requests made.
     pub requests: u64,
     /// How many of them were made again.
@@ -294,10 +297,11 @@ impl View {
             receive: receive.collect(),
             accepted_lines: accepted,
             backends: backends
-                .map(|(view, (ledger, (oldest, memory_only)))| {
+                .enumerate()
+                .map(|(place, (view, (ledger, (oldest, memory_only))))| {
                     let backend = Backend::new(view, ledger, *oldest, ring_full, on_the_way);
                     let on_disk = if journal.disk.is_some() { ledger.pending.saturating_sub(*memory_only) } else { 0 };
-                    Backend { pending_on_disk_lines: on_disk, ..backend }
+                    Backend { pending_on_disk_lines: on_disk, complete: self.is_complete(place), ..backend }
                 })
                 .collect(),
             journal: JournalStatus::new(self.durability, &journal),
@@ -305,6 +309,12 @@ impl View {
             certificates: self.certificates.iter().map(|one| CertificateStatus::of(one)).collect(),
             log_lines_dropped: log::lines_dropped(),
         }
+    }
+
+    /// Whether a backend has whatever any other has.
+    fn is_complete(&self, place: usize) -> bool {
+        let others: Vec<usize> = (0..self.backends.len()).filter(|other| *other != place).collect();
+        self.journal.completeness(place, None, &Span::ALWAYS, &others).is_current()
     }
 
     /// Whether the relay is of use: at least one backend took a write or has not yet failed.
@@ -405,6 +415,7 @@ impl Backend {
             pending_bytes: ledger.pending_bytes,
             pending_on_disk_lines: 0,
             oldest_pending_seconds: oldest,
+            complete: false,
             requests,
             retries,
             last_error: view.health.last_error(),

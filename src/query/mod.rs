@@ -1,6 +1,6 @@
 //! Readers' questions: which copy answers, and how its answer is passed on.
 //!
-//! Owns: the choice ([`choose`]), the places of each backend ([`slots`]), its connections ([`backend`]), what is seen of it all.
+//! Owns: the choice (`choose.rs`), the places of each backend (`slots.rs`), its connections (`backend.rs`), what is seen of it all.
 //! Never does: looking into a statement, or merging two copies. A question goes to one backend, and to one other only as long
 //! as no byte of the first one's answer was passed on: a head proves nothing, for InfluxDB sends it before it works.
 //!

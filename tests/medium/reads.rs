@@ -361,6 +361,7 @@ fn a_backend_that_lost_its_database_does_not_answer_for_what_was_in_it() {
     let gaps = relay.status().journal.gaps;
     assert_eq!((gaps.len(), &*gaps[0].backend, &*gaps[0].reason), (1, "a", "made"));
     assert_eq!(relay.backend("a").read.expect("figures").serves, "no");
+    assert_eq!(["a", "b"].map(|name| relay.backend(name).complete), [false, true]);
     let before = queries(&forgetful);
     assert_eq!(select(&relay, "SELECT+v+FROM+m", "").0, 200);
     assert_eq!(queries(&forgetful), before);
