@@ -20,7 +20,7 @@ use crate::journal::segment::storage::StoredFile;
 use crate::journal::shared::Shared;
 use crate::journal::state::backlog::{Read, Request};
 use crate::journal::state::index::Segment;
-use crate::journal::state::lane::Place;
+use crate::journal::state::lane::{End, Place};
 use crate::journal::state::options::SEGMENT_BYTES;
 use crate::journal::state::record::Record;
 
@@ -40,7 +40,10 @@ pub(in crate::journal) fn load(shared: &Shared, request: Request) -> Read {
     let nothing = Read { from, records: Vec::new(), place: None, stopped: None, finished: None, failed: false };
     let read = match reading.run() {
         Ok(Stop::Here(place)) => Read { place: Some(place), ..nothing },
-        Ok(Stop::Waits(place)) => Read { place: Some(place), stopped: Some(reading.request.before), ..nothing },
+        Ok(Stop::Waits(place, at)) => {
+            let stopped = Some(End { sequence: reading.request.before, at });
+            Read { place: Some(place), stopped, ..nothing }
+        }
         Ok(Stop::Ended(place)) => Read { place, finished: Some(end), ..nothing },
         Err(error) => {
             reading.note_error(&error);
@@ -67,8 +70,8 @@ struct Reading<'a> {
 enum Stop {
     /// There is more, from this place on.
     Here(Place),
-    /// The same, and it is not to be read yet.
-    Waits(Place),
+    /// The same, and it is not to be read yet; its position.
+    Waits(Place, Position),
     /// The lane has no more; the place of what comes behind it, unless the log ends.
     Ended(Option<Place>),
 }
@@ -77,8 +80,8 @@ enum Taken {
     More,
     /// The lease is full, and this frame is the next one's.
     Full,
-    /// This frame is not to be read yet.
-    Waits,
+    /// This frame, which is at this position, is not to be read yet.
+    Waits(Position),
     /// It is the lane's last one.
     Last,
     /// It is beyond the lane's end.
@@ -102,7 +105,7 @@ impl Reading<'_> {
                 Some(Item::Frame(frame, stored)) => match self.take(&frame, &stored) {
                     Taken::More => {}
                     Taken::Full => return Ok(Stop::Here(here(&walk, before))),
-                    Taken::Waits => return Ok(Stop::Waits(here(&walk, before))),
+                    Taken::Waits(at) => return Ok(Stop::Waits(here(&walk, before), at)),
                     Taken::Beyond => return Ok(Stop::Ended(Some(here(&walk, before)))),
                     Taken::Last => return Ok(Stop::Ended(Some(here(&walk, walk.offset())))),
                 },
@@ -132,7 +135,7 @@ impl Reading<'_> {
             return Taken::More;
         }
         if frame.sequence >= self.request.before {
-            return Taken::Waits;
+            return Taken::Waits(frame.at);
         }
         let (lines, bytes) = (self.lines + frame.lines, self.bytes + frame.payload_bytes as u64);
         let limits = self.request.limits;

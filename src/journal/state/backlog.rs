@@ -35,8 +35,8 @@ pub(in crate::journal) struct Read {
     pub(in crate::journal) records: Vec<Arc<Record>>,
     /// Where to go on.
     pub(in crate::journal) place: Option<Place>,
-    /// There is none below this sequence any more, and what follows is not to be read yet.
-    pub(in crate::journal) stopped: Option<u64>,
+    /// There is none below this sequence any more, and what follows is not to be read yet; where that is.
+    pub(in crate::journal) stopped: Option<End>,
     /// Its end, where there is nothing more before that.
     pub(in crate::journal) finished: Option<End>,
     /// The disk did not give what comes next.

@@ -231,8 +231,9 @@ impl Cursor {
         }
         lane.failures = if read.failed && read.records.is_empty() { lane.failures + 1 } else { 0 };
         lane.place = read.place;
-        if let Some(sequence) = read.stopped {
-            lane.from = lane.from.max(sequence);
+        if let Some(stopped) = read.stopped {
+            missing.extend(Missing::between(lane, stopped.at, now));
+            (lane.from, lane.at) = (lane.from.max(stopped.sequence), lane.at.max(stopped.at));
         }
         if let Some(end) = read.finished {
             missing.extend(Missing::between(lane, end.at, now));

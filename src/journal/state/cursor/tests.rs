@@ -270,6 +270,20 @@ fn reading_that_fails_is_counted_until_something_was_read() {
     assert_eq!(failures(&world), Some(0));
 }
 
+/// Until it is known as missing, a copy would be told as complete without it.
+#[test]
+fn what_is_missing_before_a_barrier_is_missing_at_once() {
+    let mut world = World::with(3);
+    (0..2).for_each(|_| world.forget(0));
+    world.part();
+    // The first two are not there any more, and the third one waits behind a barrier.
+    let stopped = Some(End { sequence: STEP * 2 - 1, at: Position { lines: 2 * LINES, bytes: 2 * BYTES } });
+    let read = Read { from: 0, records: vec![], place: None, stopped, finished: None, failed: false };
+    let (leased, missing) = world.cursor.lease_read(read, 9999).expect("the lane is there");
+    assert!(leased.is_empty());
+    assert_eq!(missing.iter().map(|one| one.size.lines).collect::<Vec<_>>(), [2 * LINES]);
+}
+
 /// As of a journal whose saved cursors do not tell.
 #[test]
 fn since_when_a_backlog_waits_is_not_told_where_that_is_unknown() {
