@@ -101,11 +101,6 @@ impl Upstream {
         }
         request
     }
-
-    /// Whether it is read with credentials of its own.
-    pub fn has_reader(&self) -> bool {
-        self.own.is_some()
-    }
 }
 
 /// Headers of the client's that an answer depends on.
@@ -115,7 +110,7 @@ impl Link {
     /// Asks, and waits for the answer's head.
     ///
     /// # Errors
-    /// The connection ended before it, as a sentence; whether that may be because it had been closed meanwhile.
+    /// Why there is no answer, as a sentence. A connection that was kept may have been closed meanwhile.
     pub async fn ask(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, String> {
         self.connection.ask(request.map(|body| [body].into_iter().collect())).await.map_err(|error| error.to_string())
     }

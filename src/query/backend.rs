@@ -23,6 +23,7 @@ const REST: Duration = Duration::from_secs(5);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 /// Failures in a row before it rests.
 const FAILURES: u32 = 3;
+
 /// A backend that readers may be sent to.
 #[derive(Debug)]
 pub(super) struct Backend {

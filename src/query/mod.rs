@@ -30,7 +30,7 @@ use tokio::time::timeout_at;
 
 use crate::deliver::{Health, Upstream};
 use crate::journal::{Completeness, Journal};
-use crate::protocol::Span;
+use crate::protocol::{Span, influxql};
 use crate::receive::http::{Question, Reply};
 use answer::Passing;
 use backend::Backend;
@@ -40,10 +40,11 @@ use words::{described, refusal, remove_hop_by_hop, tells_not_here, with};
 
 pub use figures::{Reading, Serves};
 
-/// How long a question waits for a place.
-const LONGEST_IN_LINE: Duration = Duration::from_secs(5);
+/// How long a question waits for a place: what is known of its times counts on it.
+const LONGEST_IN_LINE: Duration = Duration::from_nanos(influxql::LONGEST_IN_LINE.unsigned_abs());
 /// How long an answer's head waits for its first byte: clients count from the head, and InfluxDB sends it at once.
 const LONGEST_HELD: Duration = Duration::from_secs(15);
+
 /// How questions are answered.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -69,10 +70,8 @@ pub struct Readers {
 
 /// How asking one backend ended without an answer that can be passed on.
 enum Failed {
-    /// It did not answer, or says that it cannot now; what it says, if it says anything.
-    NotHere(String, Option<Response<UnsyncBoxBody<Bytes, io::Error>>>),
-    /// It does not know the client.
-    Unknown(Response<UnsyncBoxBody<Bytes, io::Error>>),
+    /// It did not answer, cannot now, or does not know the client; what the client is told if no other one answers.
+    Elsewhere(Response<UnsyncBoxBody<Bytes, io::Error>>),
     /// It took too long.
     Slow,
 }
@@ -141,15 +140,8 @@ impl Readers {
                     let text = format!("{} did not answer within {seconds} s (twinflux [query] timeout)", backend.name);
                     return refusal(StatusCode::GATEWAY_TIMEOUT, &text);
                 }
-                Err(failed) => {
+                Err(Failed::Elsewhere(response)) => {
                     backend.figures.note_failover();
-                    let response = match failed {
-                        Failed::NotHere(text, response) => {
-                            response.unwrap_or_else(|| refusal(StatusCode::SERVICE_UNAVAILABLE, &text))
-                        }
-                        Failed::Unknown(response) => response,
-                        Failed::Slow => continue,
-                    };
                     first.get_or_insert_with(|| self.told(response, backend, candidate));
                 }
             }
@@ -169,13 +161,14 @@ impl Readers {
             databases.iter().map(|database| lacks(Some(database))).collect()
         };
         let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
+        let now = now.unwrap_or(u64::MAX);
         let since = lacks.iter().filter_map(|one| one.pending_since).min();
-        let lag =
-            since.map_or(Duration::ZERO, |since| Duration::from_nanos(now.unwrap_or(u64::MAX).saturating_sub(since)));
-        // One that was far behind is asked again once it has nearly caught up.
-        if lag >= self.settings.max_lag {
+        let lag = since.map_or(Duration::ZERO, |since| Duration::from_nanos(now.saturating_sub(since)));
+        // One that was far behind is asked again once it has nearly caught up; a question about old points tells nothing of that.
+        let tells_lag = points.until >= i64::try_from(now).unwrap_or(i64::MAX);
+        if tells_lag && lag >= self.settings.max_lag {
             backend.is_away.store(true, Ordering::Relaxed);
-        } else if lag < self.settings.max_lag / 2 {
+        } else if tells_lag && lag < self.settings.max_lag / 2 {
             backend.is_away.store(false, Ordering::Relaxed);
         }
         Candidate {
@@ -199,7 +192,7 @@ impl Readers {
         let asked = timeout_at(deadline, backend.send(question)).await.map_err(|_| Failed::Slow)?;
         let (link, response) = asked.map_err(|text| {
             backend.note_failure();
-            Failed::NotHere(text, None)
+            Failed::Elsewhere(refusal(StatusCode::SERVICE_UNAVAILABLE, &text))
         })?;
         let (head, mut incoming) = response.into_parts();
         let held = deadline.min(tokio::time::Instant::now() + LONGEST_HELD);
@@ -209,10 +202,8 @@ impl Readers {
             Err(_) => return Err(Failed::Slow),
             Ok(Err(error)) => {
                 backend.note_failure();
-                return Err(Failed::NotHere(
-                    format!("{} ended its answer before it began: {error}", backend.name),
-                    None,
-                ));
+                let text = format!("{} ended its answer before it began: {error}", backend.name);
+                return Err(Failed::Elsewhere(refusal(StatusCode::SERVICE_UNAVAILABLE, &text)));
             }
             Ok(Ok(first)) => Some(first),
         };
@@ -225,10 +216,10 @@ impl Readers {
         match response.status() {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
                 backend.note_failure();
-                Err(Failed::NotHere(String::new(), Some(response)))
+                Err(Failed::Elsewhere(response))
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failed::Unknown(response)),
-            _ if is_elsewhere => Err(Failed::NotHere(String::new(), Some(response))),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failed::Elsewhere(response)),
+            _ if is_elsewhere => Err(Failed::Elsewhere(response)),
             _ => {
                 backend.note_success();
                 Ok(response)

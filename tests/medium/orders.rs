@@ -1,5 +1,6 @@
 //! Statements that change something: on every backend, in their order, whatever their length and whatever becomes of an answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use twinflux::control::config::{Config, Http};
@@ -112,4 +113,23 @@ fn what_is_created_after_it_was_removed_is_there_on_every_backend() {
         .map(|request| String::from_utf8_lossy(&request.body).into_owned())
         .collect();
     assert!(bodies.len() == 2 && bodies[0].contains("DROP") && bodies[1].contains("CREATE"), "{bodies:?}");
+}
+
+#[test]
+fn a_backend_that_refuses_what_another_one_ran_is_counted() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let both = [(); 2].map(|()| {
+        let count = Arc::clone(&count);
+        Scripted::start(move |_, request| match request.uri.path() {
+            "/query" if count.fetch_add(1, Ordering::Relaxed) == 0 => (200, Vec::new(), DONE.to_owned()),
+            "/query" => (200, Vec::new(), "{\"results\":[{\"statement_id\":0,\"error\":\"no such user\"}]}".to_owned()),
+            _ => no_content(),
+        })
+    });
+    let relay = Running::start(with_http(&both.each_ref().map(Scripted::url)));
+    ["a", "b"].iter().for_each(|name| relay.wait_state(name, "up"));
+    assert_eq!(order(&relay, "q=DROP USER me").status, 200);
+    let differed = || ["a", "b"].map(|name| relay.backend(name).statements_differed).iter().sum::<u64>();
+    wait_for("the other one's refusal", || (differed() == 1).then_some(()));
+    wait_for("none owed", || ["a", "b"].iter().all(|name| relay.backend(name).statements_pending == 0).then_some(()));
 }

@@ -23,6 +23,7 @@ mod tokens;
 
 pub use create::{Create, quoted};
 pub use parser::{Kind, Statement, parse};
+pub use range::LONGEST_IN_LINE;
 
 /// The longest text, in bytes.
 pub const MOST_BYTES: usize = 1 << 20;

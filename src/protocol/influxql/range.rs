@@ -8,8 +8,8 @@ use crate::protocol::Span;
 
 /// The clocks of relay and server may differ by so much, in nanoseconds.
 const CLOCK_SLACK: i64 = 2_000_000_000;
-/// How long a question may wait for its turn: groups end when it is asked.
-const LONGEST_IN_LINE: i64 = 5_000_000_000;
+/// How long a question may wait for its turn, in nanoseconds: groups end when the server comes to it.
+pub const LONGEST_IN_LINE: i64 = 5_000_000_000;
 /// No time zone is farther from UTC, in nanoseconds.
 const ZONE_SLACK: i64 = 15 * 3_600_000_000_000;
 /// Functions that read intervals before the first one.
