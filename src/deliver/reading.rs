@@ -2,6 +2,7 @@
 //!
 //! Never does: choosing whom to ask, or looking into an answer. Bounds: the time to connect, an answer's head.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 
 use super::SetupError;
 use super::client::{Client, Connection};
-use super::influx::Influx;
+use super::influx::{Influx, basic, secret_value};
 use super::secret::SecretFile;
 
 /// A user, or a token, that statements of readers run as.
@@ -31,7 +32,9 @@ pub struct Upstream {
     client: Client,
     prefix: String,
     host: HeaderValue,
-    own: Option<HeaderValue>,
+    reads: Reads,
+    /// Who reads, from the secret's file; none for the client itself.
+    own: Mutex<Option<HeaderValue>>,
 }
 
 /// A connection to it, on which one request at a time is under way.
@@ -51,17 +54,19 @@ impl Upstream {
     /// What is wrong with the file of the reader's secret.
     pub(super) fn new(influx: &Influx, reads: &Reads) -> Result<Self, SetupError> {
         let (client, url) = influx.reading();
-        let own = match reads {
-            Reads::AsClient => None,
-            Reads::AsUser(user, file) => {
-                Some(super::influx::basic(user, file.read().map_err(SetupError)?.expose()).map_err(SetupError)?)
-            }
-            Reads::WithToken(file) => {
-                let text = format!("Token {}", file.read().map_err(SetupError)?.expose());
-                Some(super::influx::secret_value(&text).map_err(SetupError)?)
-            }
-        };
-        Ok(Self { client, prefix: prefix_of(&url), host: host_of(&url), own })
+        let own = Mutex::new(reads.authorization().map_err(SetupError)?);
+        Ok(Self { client, prefix: prefix_of(&url), host: host_of(&url), reads: reads.clone(), own })
+    }
+
+    /// The backend refused who asked: reads the secret's file again, so that a new one needs no restart.
+    pub fn note_refused(&self) {
+        if let Ok(now) = self.reads.authorization() {
+            *self.own() = now;
+        }
+    }
+
+    fn own(&self) -> MutexGuard<'_, Option<HeaderValue>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a connection.
@@ -96,10 +101,21 @@ impl Upstream {
                 own.insert(name, value.clone());
             }
         }
-        if let Some(value) = self.own.as_ref().or(authorization) {
-            own.insert(AUTHORIZATION, value.clone());
+        if let Some(value) = self.own().clone().or_else(|| authorization.cloned()) {
+            own.insert(AUTHORIZATION, value);
         }
         request
+    }
+}
+
+impl Reads {
+    /// The header that says who reads, from the secret's file as it is now.
+    fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+        match self {
+            Self::AsClient => Ok(None),
+            Self::AsUser(user, file) => basic(user, file.read()?.expose()).map(Some),
+            Self::WithToken(file) => secret_value(&format!("Token {}", file.read()?.expose())).map(Some),
+        }
     }
 }
 

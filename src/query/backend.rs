@@ -69,6 +69,11 @@ impl Backend {
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = (0, None);
     }
 
+    /// It does not know who asked.
+    pub(super) fn note_refused(&self) {
+        self.upstream.note_refused();
+    }
+
     /// It failed; after some failures in a row it rests.
     pub(super) fn note_failure(&self) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);

@@ -218,7 +218,10 @@ impl Readers {
                 backend.note_failure();
                 Err(Failed::Elsewhere(response))
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failed::Elsewhere(response)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                backend.note_refused();
+                Err(Failed::Elsewhere(response))
+            }
             _ if is_elsewhere => Err(Failed::Elsewhere(response)),
             _ => {
                 backend.note_success();

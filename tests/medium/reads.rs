@@ -439,3 +439,23 @@ fn a_connection_serves_many_questions_whether_an_answers_length_is_told_or_not()
         assert_eq!(connections.load(Ordering::Relaxed), 1, "{answer}");
     }
 }
+
+#[test]
+fn a_readers_new_secret_needs_no_restart() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, "old").expect("write");
+    let backend = Scripted::start(|_, request| match request.uri.path() {
+        "/query" if request.header("authorization") == "Token new" => (200, Vec::new(), ROWS.to_owned()),
+        "/query" => (401, Vec::new(), "{\"error\":\"authorization failed\"}".to_owned()),
+        _ => no_content(),
+    });
+    let mut config = with_http(&[backend.url()]);
+    config.backend[0].query_token_file = Some(file.clone());
+    let relay = Running::start(config);
+    relay.wait_state("a", "up");
+    assert_eq!(select(&relay, "SELECT+v+FROM+m", "").0, 401);
+    std::fs::write(&file, "new").expect("write");
+    assert_eq!(select(&relay, "SELECT+v+FROM+m", "").0, 401, "the old one is refused, and the file read again");
+    assert_eq!(select(&relay, "SELECT+v+FROM+m", ""), (200, ROWS.to_owned()));
+}
