@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,8 +34,7 @@ const MOST_BYTES: u64 = 64 << 20;
 /// Reads records for a lease; blocks on the disk.
 pub(in crate::journal) fn load(shared: &Shared, request: Request) -> Read {
     let (from, at, end) = (request.from, request.at, request.end);
-    let memory = Arc::clone(&shared.lock().memory);
-    let mut reading = Reading { shared, memory, request, records: Vec::new(), lines: 0, bytes: 0, next: from, at };
+    let mut reading = Reading { shared, request, records: Vec::new(), lines: 0, bytes: 0, next: from, at };
     let nothing = Read { from, records: Vec::new(), place: None, stopped: None, finished: None, failed: false };
     let read = match reading.run() {
         Ok(Stop::Here(place)) => Read { place: Some(place), ..nothing },
@@ -55,8 +53,6 @@ pub(in crate::journal) fn load(shared: &Shared, request: Request) -> Read {
 
 struct Reading<'a> {
     shared: &'a Shared,
-    /// What records count in.
-    memory: Arc<AtomicU64>,
     request: Request,
     records: Vec<Arc<Record>>,
     lines: u64,
@@ -138,8 +134,9 @@ impl Reading<'_> {
             return Taken::Waits(frame.at);
         }
         let (lines, bytes) = (self.lines + frame.lines, self.bytes + frame.payload_bytes as u64);
-        let limits = self.request.limits;
-        if !self.records.is_empty() && (lines > limits.lines || bytes > limits.bytes) {
+        let Request { limits, reserve, .. } = &self.request;
+        let is_enough = lines > limits.lines || bytes > limits.bytes || frame.payload_bytes as u64 > reserve.bytes();
+        if is_enough && !self.records.is_empty() {
             return Taken::Full;
         }
         (self.next, self.at) = (frame.sequence + 1, frame.end());
@@ -155,7 +152,7 @@ impl Reading<'_> {
                 ticket: None,
                 points: frame.points,
             };
-            self.records.push(Record::new(frame.sequence, batch, Some(frame.at), &self.memory));
+            self.records.push(self.request.reserve.spend(frame.sequence, batch, frame.at));
         }
         if self.at.lines >= end.at.lines { Taken::Last } else { Taken::More }
     }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::lane::{End, Place};
 use super::limits::Limits;
-use super::record::Record;
+use super::record::{Record, Reserve};
 use crate::batch::Destination;
 use crate::journal::segment::Position;
 
 /// What is to be read for a lease.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::journal) struct Request {
     pub(in crate::journal) log: usize,
     pub(in crate::journal) destination: Arc<Destination>,
@@ -24,6 +24,8 @@ pub(in crate::journal) struct Request {
     /// Records from this sequence on are not to be read yet.
     pub(in crate::journal) before: u64,
     pub(in crate::journal) limits: Limits,
+    /// The memory for it: records are read until that is spent, but one always is.
+    pub(in crate::journal) reserve: Reserve,
 }
 
 /// What was read from the disk for a cursor's backlog.

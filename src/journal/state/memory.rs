@@ -11,17 +11,25 @@ use super::figures::Condition;
 use super::gaps::Loss;
 use super::index::DiskIndex;
 use super::ledger::DropReason;
-use super::record::Record;
+use super::limits::Limits;
+use super::record::{Record, Reserve};
 use super::{Log, State};
 use crate::batch::Step;
 
+/// The part of the memory that records from the disk may have beside those that come in: one of so many. Where memory is
+/// all there is left for what comes in, backends are still sent what the disk has.
+const PART_FOR_READING: u64 = 16;
 /// How long senders wait for a disk that writes nothing, or for backends that free nothing.
 const LONGEST_PRESSURE: Duration = Duration::from_secs(5);
 
 impl State {
     /// Lets the oldest records go until there is room for this many bytes more; false where there is none.
     pub(super) fn make_room(&mut self, bytes: u64) -> bool {
-        while self.memory.load(Ordering::Relaxed) + bytes > self.memory_bound {
+        let bound = match &self.disk {
+            Some(_) => self.memory_bound - self.memory_bound / PART_FOR_READING,
+            None => self.memory_bound,
+        };
+        while self.memory.load(Ordering::Relaxed) + bytes > bound {
             let (pinned, kept_from) = (self.disk.as_ref().map_or(0..0, DiskIndex::being_written), self.kept_from());
             let candidates = self.logs.iter().enumerate().filter_map(|(place, log)| {
                 let first = self.first_to_forget(place, &pinned, kept_from)?;
@@ -37,6 +45,12 @@ impl State {
             self.forget(log, place);
         }
         true
+    }
+
+    /// Sets memory aside for a reading: as much as a lease may hold, or what there is.
+    pub(super) fn reserve_for(&self, limits: &Limits) -> Reserve {
+        let free = self.memory_bound.saturating_sub(self.memory.load(Ordering::Relaxed));
+        Reserve::new(free.min(limits.bytes), &self.memory)
     }
 
     /// The place of the oldest record of a log that may leave the memory. What is on its way would not free its memory, and

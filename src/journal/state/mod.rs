@@ -289,6 +289,7 @@ impl State {
             failures: lane.failures,
             before,
             limits: *limits,
+            reserve: self.reserve_for(limits),
         })
     }
 

@@ -92,6 +92,40 @@ impl Record {
     }
 }
 
+/// Memory set aside for records that are being read, so that the bound holds for them before they are there.
+#[derive(Debug)]
+pub(in crate::journal) struct Reserve {
+    bytes: u64,
+    memory: Arc<AtomicU64>,
+}
+
+impl Reserve {
+    /// Sets bytes aside.
+    pub(in crate::journal) fn new(bytes: u64, memory: &Arc<AtomicU64>) -> Self {
+        memory.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, memory: Arc::clone(memory) }
+    }
+
+    /// What is left of it.
+    pub(in crate::journal) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Makes a record of what was read, at the reserve's cost.
+    pub(in crate::journal) fn spend(&mut self, sequence: u64, batch: Batch, at: Position) -> Arc<Record> {
+        let spent = self.bytes.min(cost(&batch));
+        self.bytes -= spent;
+        self.memory.fetch_sub(spent, Ordering::Relaxed);
+        Record::new(sequence, batch, Some(at), &self.memory)
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        self.memory.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         self.memory.fetch_sub(cost(&self.batch), Ordering::Relaxed);

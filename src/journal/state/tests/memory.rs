@@ -1,6 +1,10 @@
-//! What gives way where the memory is full, without a disk.
+//! What gives way where the memory is full, without a disk and with one.
 
+use std::sync::atomic::Ordering;
+
+use super::disk::{append, begin_segment, with_disk, write};
 use super::*;
+use crate::journal::state::options::WhenFull;
 
 fn sequences(state: &State) -> Vec<u64> {
     state.logs.iter().flat_map(|log| &log.records).map(|record| record.sequence).collect()
@@ -109,4 +113,147 @@ fn senders_wait_while_memory_is_scarce_and_for_a_while_only() {
         state.append(batch(&db, start));
     }
     assert!(state.is_pressed(start + longest) && state.is_pressed(start + longest * 2 - Duration::from_millis(1)));
+}
+
+/// With memory for this many records that come in, and for a fifteenth of that to be read.
+fn with_memory(records: u64, full: WhenFull) -> State {
+    let records = records * cost(&batch(&destination(""), Instant::now()));
+    State { memory_bound: (records * 16).div_ceil(15), ..with_disk(full) }
+}
+
+fn in_memory(state: &State) -> Vec<u64> {
+    state.logs.iter().flat_map(|log| &log.records).map(|record| record.sequence).collect()
+}
+
+#[test]
+fn half_of_the_memory_is_for_what_is_on_the_disk_as_well() {
+    for written in 0..16_u64 {
+        let mut state = with_memory(16, WhenFull::DropOldest);
+        begin_segment(&mut state);
+        append(&mut state, &["db"; 16][..usize::try_from(written).expect("few")]);
+        // One by one: what the writer has in its hands is in memory, too.
+        while !write(&mut state, 1).is_empty() {}
+        let kept = written.min(8);
+        assert_eq!(in_memory(&state), (written - kept..written).collect::<Vec<_>>(), "{written}");
+        assert_eq!(state.dropped_lines(), [0, 0]);
+    }
+}
+
+/// A full disk once let a backlog's readings have what they asked for beside a memory that was full.
+#[test]
+fn a_reading_has_its_memory_set_aside_and_no_more_than_is_free() {
+    let mut state = with_memory(32, WhenFull::DropNewest);
+    begin_segment(&mut state);
+    append(&mut state, &["db"; 4]);
+    write(&mut state, u64::MAX);
+    (0..4).for_each(|_| state.forget(0, 0));
+    state.disk().note_full("no room");
+    let used = |state: &State| state.memory.load(Ordering::Relaxed);
+    let limits = Limits { bytes: 100, ..LIMITS };
+    let request = state.request(0, 0, &limits).expect("a backlog");
+    assert_eq!((request.reserve.bytes(), used(&state)), (100, 100), "there is room for what a lease may hold");
+    drop(request);
+    assert_eq!(used(&state), 0);
+    append(&mut state, &["db"; 40]);
+    let (full, limits) = (used(&state), Limits { bytes: u64::MAX, ..LIMITS });
+    assert!(full < state.memory_bound && state.dropped_lines()[0] > 0);
+    let requests = [(); 2].map(|()| state.request(0, 0, &limits).expect("a backlog"));
+    assert_eq!(requests.each_ref().map(|request| request.reserve.bytes()), [state.memory_bound - full, 0]);
+    assert_eq!(used(&state), state.memory_bound);
+    // What is read takes the place of what was set aside for it.
+    let [mut request, _] = requests;
+    let record = request.reserve.spend(0, batch(&request.destination, Instant::now()), Position::default());
+    assert_eq!(used(&state), state.memory_bound);
+    drop((request, record));
+    assert_eq!(used(&state), full);
+}
+
+#[test]
+fn what_has_left_the_disk_may_have_an_eighth_of_the_memory_more() {
+    for more in 0..7 {
+        let mut state = with_memory(16, WhenFull::DropOldest);
+        // Eight records, whose segment goes while they are in memory.
+        begin_segment(&mut state);
+        append(&mut state, &["db"; 8]);
+        write(&mut state, u64::MAX);
+        begin_segment(&mut state);
+        assert!(state.evict(DropReason::Quota).is_some());
+        assert_eq!(state.dropped_lines(), [0, 0], "memory has them");
+        // What is on the disk leaves first, and then of those, as many as are beyond ten.
+        append(&mut state, &["db"; 8][..more]);
+        state.disk().note_full("no room");
+        state.trim();
+        let left = 8 + more - (8 + more).saturating_sub(10);
+        assert_eq!(in_memory(&state).len(), left, "{more}");
+        let lost = LINES * u64::try_from(8 + more - left).expect("few");
+        assert_eq!(state.dropped_lines(), [lost, lost]);
+    }
+}
+
+#[test]
+fn for_room_what_can_be_read_again_goes_before_what_would_be_lost() {
+    let mut state = with_memory(6, WhenFull::DropOldest);
+    begin_segment(&mut state);
+    append(&mut state, &["db"; 3]);
+    write(&mut state, u64::MAX);
+    append(&mut state, &["db"; 3]);
+    // Those on the disk are given back by one backend; nobody has the others yet.
+    let limits = Limits { lines: LINES * 3, ..LIMITS };
+    let (lease, _, sequences) = leased(state.lease(0, &limits, &HashMap::new(), Instant::now(), Instant::now()));
+    assert_eq!(sequences, [0, 1, 2]);
+    state.give_back(0, &lease);
+    drop(lease);
+    append(&mut state, &["db"; 3]);
+    assert_eq!((in_memory(&state), state.dropped_lines()), (vec![3, 4, 5, 6, 7, 8], vec![0, 0]));
+    // Now there is nothing else to give up.
+    append(&mut state, &["db"]);
+    assert_eq!((in_memory(&state), state.dropped_lines()), (vec![4, 5, 6, 7, 8, 9], vec![LINES, LINES]));
+}
+
+#[test]
+fn senders_wait_only_for_a_disk_that_works() {
+    let mut state = with_memory(10, WhenFull::DropOldest);
+    append(&mut state, &["db"; 10]);
+    let now = Instant::now();
+    assert!(state.is_memory_scarce() && state.is_pressed(now));
+    state.disk().note_full("no room");
+    assert!(!state.is_pressed(now));
+    state.disk().writing_is = figures::Condition::Ok;
+    assert!(state.is_pressed(now));
+}
+
+#[test]
+fn what_was_given_back_and_is_in_no_log_any_more_makes_room_before_anything_is_lost() {
+    let mut state = with_memory(6, WhenFull::DropOldest);
+    begin_segment(&mut state);
+    append(&mut state, &["db"; 3]);
+    write(&mut state, u64::MAX);
+    let limits = Limits { lines: LINES * 3, ..LIMITS };
+    let (lease, ..) = leased(state.lease(0, &limits, &HashMap::new(), Instant::now(), Instant::now()));
+    for _ in 0..3 {
+        state.forget(0, 0);
+    }
+    state.give_back(0, &lease);
+    drop(lease);
+    append(&mut state, &["db"; 6]);
+    assert_eq!((in_memory(&state), state.dropped_lines()), (vec![3, 4, 5, 6, 7, 8], vec![0, 0]));
+}
+
+#[test]
+fn of_what_has_left_the_disk_nothing_goes_before_what_is_on_its_way() {
+    let mut state = with_disk(WhenFull::DropOldest);
+    for _ in 0..2 {
+        begin_segment(&mut state);
+        append(&mut state, &["db"; 2]);
+        write(&mut state, u64::MAX);
+    }
+    state.evict(DropReason::Quota);
+    let next = |state: &State| state.first_to_forget(0, &(0..0), state.kept_from());
+    assert_eq!(next(&state), Some(0));
+    let limits = Limits { lines: 1, ..LIMITS };
+    let now = Instant::now();
+    let (lease, _, sequences) = leased(state.lease(0, &limits, &HashMap::new(), now, now));
+    assert_eq!((sequences, next(&state)), (vec![0], Some(2)), "cursors pass them in order");
+    state.give_back(0, &lease);
+    assert_eq!(next(&state), Some(0));
 }
