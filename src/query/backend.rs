@@ -2,7 +2,7 @@
 //!
 //! Bounds: [`MOST_KEPT`] connections that are kept; the time that it rests after failures.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const REST: Duration = Duration::from_secs(5);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 /// Failures in a row before it rests.
 const FAILURES: u32 = 3;
+/// Questions that a backend that comes back answers one after the other, before it is asked as much as the others.
+const TRIALS: u8 = 2;
 
 /// A backend that readers may be sent to.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub(super) struct Backend {
     pub(super) is_closed: AtomicBool,
     /// It was too far behind, and has not caught up yet.
     pub(super) is_away: AtomicBool,
+    /// Questions that are yet to be answered well, one at a time.
+    trials: AtomicU8,
     /// Failures in a row, and until when it rests.
     failures: Mutex<(u32, Option<Instant>)>,
 }
@@ -55,17 +59,33 @@ impl Backend {
         let (kept, figures, failures) = Default::default();
         let (is_closed, is_away) = (AtomicBool::new(!is_open), AtomicBool::new(false));
         let slots = Slots::new(max_concurrent);
-        Self { name, place, upstream, health, slots, kept, figures, is_closed, is_away, failures }
+        let trials = AtomicU8::new(0);
+        Self { name, place, upstream, health, slots, kept, figures, is_closed, is_away, trials, failures }
     }
 
     /// Whether it can be asked: it answers, as far as is known, and does not rest.
     pub(super) fn is_well(&self) -> bool {
         let rests = self.failures.lock().unwrap_or_else(PoisonError::into_inner).1;
-        self.health.state() != State::Down && rests.is_none_or(|until| until <= Instant::now())
+        let is_down = self.health.state() == State::Down;
+        if is_down {
+            self.put_on_trial();
+        }
+        !is_down && rests.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// It is out of use. Once it can be asked again, it is asked one question at a time until it has answered some.
+    pub(super) fn put_on_trial(&self) {
+        self.trials.store(TRIALS, Ordering::Relaxed);
+    }
+
+    /// Whether a question tries it just now.
+    pub(super) fn is_tried(&self) -> bool {
+        self.trials.load(Ordering::Relaxed) > 0 && self.slots.load() > 0
     }
 
     /// It answered as it should.
     pub(super) fn note_success(&self) {
+        self.trials.store(self.trials.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = (0, None);
     }
 
@@ -79,6 +99,7 @@ impl Backend {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.0 += 1;
         if failures.0 >= FAILURES {
+            self.put_on_trial();
             failures.1 = Some(Instant::now() + (REST * (failures.0 - FAILURES + 1)).min(LONGEST_REST));
         }
     }

@@ -17,6 +17,8 @@ pub(super) struct Candidate {
     pub(super) is_closed: bool,
     /// Whether it was found so far behind that it is not asked again before it has caught up.
     pub(super) is_away: bool,
+    /// Whether it came back lately, and a question tries it: others go elsewhere until that has its answer.
+    pub(super) is_tried: bool,
     /// Questions that it works at.
     pub(super) load: usize,
 }
@@ -30,7 +32,7 @@ pub(super) enum Grade {
     Edge,
     /// It lacks something.
     Incomplete,
-    /// It does not answer, as far as is known.
+    /// It does not answer, as far as is known, or is being tried.
     Unwell,
 }
 
@@ -38,7 +40,7 @@ impl Candidate {
     /// How good its answer would be.
     pub(super) fn grade(&self, max_lag: Duration) -> Grade {
         let is_near = self.lag < max_lag && !self.is_away;
-        if !self.is_well {
+        if !self.is_well || self.is_tried {
             Grade::Unwell
         } else if self.lacks.iter().all(|one| one.is_complete() || (is_near && one.is_current())) {
             Grade::Complete
@@ -51,7 +53,7 @@ impl Candidate {
 
     /// Whether its answer would have everything.
     pub(super) fn has_all(&self, max_lag: Duration) -> bool {
-        let as_if_well = Self { is_well: true, ..self.clone() };
+        let as_if_well = Self { is_well: true, is_tried: false, ..self.clone() };
         as_if_well.grade(max_lag) == Grade::Complete
     }
 
@@ -109,6 +111,7 @@ mod tests {
             (vec![with_gap(), pending(true, 5)], vec![1, 0]),
             (vec![down.clone(), with_gap()], vec![1, 0]),
             (vec![down.clone(), down], vec![0, 1]),
+            (vec![Candidate { is_tried: true, ..whole() }, with_gap()], vec![1, 0]),
             (vec![closed.clone(), with_gap()], vec![1]),
             (vec![closed.clone(), closed], vec![]),
             (vec![Candidate { is_away: true, ..pending(false, 1) }, pending(true, 9)], vec![1, 0]),

@@ -168,6 +168,7 @@ impl Readers {
         let tells_lag = points.until >= i64::try_from(now).unwrap_or(i64::MAX);
         if tells_lag && lag >= self.settings.max_lag {
             backend.is_away.store(true, Ordering::Relaxed);
+            backend.put_on_trial();
         } else if tells_lag && lag < self.settings.max_lag / 2 {
             backend.is_away.store(false, Ordering::Relaxed);
         }
@@ -177,6 +178,7 @@ impl Readers {
             is_well: backend.is_well(),
             is_closed: backend.is_closed.load(Ordering::Relaxed),
             is_away: backend.is_away.load(Ordering::Relaxed),
+            is_tried: backend.is_tried(),
             load: backend.slots.load(),
         }
     }

@@ -42,6 +42,7 @@ mod reaching;
 mod reads;
 mod receiving;
 mod restore;
+mod returning;
 mod secrets;
 mod stalls;
 mod strain;

@@ -11,10 +11,10 @@ use twinflux::control::socket::BackendAction;
 
 use crate::support::{Running, Scripted, config, free_address, http, no_content, wait_for};
 
-const ROWS: &str = "{\"results\":[{\"statement_id\":0,\"series\":[{\"name\":\"m\",\"columns\":[\"time\",\"v\"],\"values\":[[1,2]]}]}]}\n";
+pub(crate) const ROWS: &str = "{\"results\":[{\"statement_id\":0,\"series\":[{\"name\":\"m\",\"columns\":[\"time\",\"v\"],\"values\":[[1,2]]}]}]}\n";
 
 /// A backend that answers queries like this, and takes lines.
-fn answering(status: u16, body: &'static str) -> Scripted {
+pub(crate) fn answering(status: u16, body: &'static str) -> Scripted {
     Scripted::start(
         move |_, request| {
             if request.uri.path() == "/query" { (status, Vec::new(), body.to_owned()) } else { no_content() }
@@ -22,18 +22,18 @@ fn answering(status: u16, body: &'static str) -> Scripted {
     )
 }
 
-fn with_http(urls: &[String]) -> Config {
+pub(crate) fn with_http(urls: &[String]) -> Config {
     let mut config = config(urls);
     config.http.push(Http { listen: ([127, 0, 0, 1], 0).into(), ..Http::default() });
     config
 }
 
-fn select(relay: &Running, query: &str, headers: &str) -> (u16, String) {
+pub(crate) fn select(relay: &Running, query: &str, headers: &str) -> (u16, String) {
     let request = format!("GET /query?db=telegraf&q={query} HTTP/1.0\r\nHost: x\r\n{headers}\r\n");
     http(relay.listener("http"), &request)
 }
 
-fn queries(backend: &Scripted) -> usize {
+pub(crate) fn queries(backend: &Scripted) -> usize {
     backend.requests().iter().filter(|request| request.uri.path() == "/query").count()
 }
 
@@ -239,39 +239,6 @@ fn where_no_copy_is_complete_the_least_incomplete_one_answers_and_says_so_or_nob
         relay.change("b", BackendAction::Reads);
         assert_eq!(relay.backend("b").read.expect("figures").serves, "yes");
     }
-}
-
-#[test]
-fn a_backend_that_comes_later_answers_once_somebody_vouches_for_it() {
-    let folder = tempfile::tempdir().expect("folder");
-    let (first, second) = (answering(200, ROWS), answering(200, ROWS));
-    let mut config = with_http(&[first.url()]);
-    config.data_dir = folder.path().join("data");
-    let mut relay = Running::start_in(config.clone());
-    relay.send(&["m v=1 1\n"]);
-    relay.wait_delivered("a", 1);
-    relay.stop();
-    let mut both = with_http(&[first.url(), second.url()]);
-    both.data_dir.clone_from(&config.data_dir);
-    let mut relay = Running::start_in(both.clone());
-    ["a", "b"].iter().for_each(|name| relay.wait_state(name, "up"));
-    let serves = |relay: &Running| relay.backend("b").read.expect("figures").serves;
-    assert_eq!(serves(&relay), "no");
-    let gaps = relay.status().journal.gaps;
-    assert_eq!((gaps.len(), &*gaps[0].backend, &*gaps[0].reason, &gaps[0].points_from), (1, "b", "joined", &None));
-    assert_eq!(select(&relay, "SELECT+v+FROM+m", "").0, 200);
-    assert_eq!(queries(&second), 0);
-    // It is still so after a restart.
-    relay.stop();
-    let mut relay = Running::start_in(both.clone());
-    relay.wait_state("b", "up");
-    assert_eq!(serves(&relay), "no");
-    relay.change("b", BackendAction::Vouch);
-    assert_eq!(serves(&relay), "yes");
-    relay.stop();
-    let relay = Running::start_in(both);
-    relay.wait_state("b", "up");
-    assert_eq!(serves(&relay), "yes");
 }
 
 #[test]
