@@ -20,9 +20,9 @@ use loadgen::workload::Shape;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::control::config::{Backend, Config, Http, Udp};
-use crate::control::status::Status;
-use crate::control::url::BackendUrl;
+use crate::config::url::BackendUrl;
+use crate::config::{Backend, Config, Http, Udp};
+use crate::observe::status::Status;
 use crate::receive::Inherited;
 use crate::relay::Relay;
 

@@ -12,18 +12,21 @@
 //!
 //! The folders are in the order of the data's way: [`receive`] takes bytes from sockets, [`protocol`] finds and
 //! judges lines, [`batch`] gathers them, [`journal`] keeps them until every backend has them, [`deliver`] writes
-//! them, [`query`] chooses the copy that answers a reader. [`control`] looks at all of it and nothing looks at it but [`relay`], which wires the parts together. Below
-//! all of them are [`sys`] (the log, its limiter, text for people), [`net`] (TLS) and [`auth`] (users and tokens).
+//! them, [`query`] chooses the copy that answers a reader. [`config`] sets them up, [`observe`] shows what they do, [`cli`] is
+//! what people type; nothing looks at these but [`relay`], which wires the parts together. Below all of them are [`sys`] (the
+//! log, its limiter, text for people), [`net`] (TLS) and [`auth`] (users and tokens).
 //!
 //! Two promises: no line is lost uncounted (see [`journal::Ledger`]), and it costs next to nothing.
 
 pub mod auth;
 pub mod batch;
-pub mod control;
+pub mod cli;
+pub mod config;
 pub mod deliver;
 pub mod demo;
 pub mod journal;
 pub mod net;
+pub mod observe;
 pub mod protocol;
 pub mod query;
 pub mod receive;

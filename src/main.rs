@@ -15,21 +15,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use twinflux::control::cli::{
-    BackendActionName, Cli, Command, DeadLettersCommand, JournalCommand, OneBackend, Restore, Run,
-};
-use twinflux::control::config::Format;
-use twinflux::control::dead_letters;
-use twinflux::control::journal::{Stopped, data_dir as data_dir_of};
-use twinflux::control::maintenance::{self, ChangeError};
-use twinflux::control::relay_toml;
-use twinflux::control::socket::{self, Action, BackendAction};
-use twinflux::control::{Config, Status, notify};
+use twinflux::cli::dead_letters;
+use twinflux::cli::journal::{Stopped, data_dir as data_dir_of};
+use twinflux::cli::maintenance::{self, ChangeError};
+use twinflux::cli::socket::{self, Action, BackendAction};
+use twinflux::cli::{BackendActionName, Cli, Command, DeadLettersCommand, JournalCommand, OneBackend, Restore, Run};
+use twinflux::config::Config;
+use twinflux::config::Format;
+use twinflux::config::relay_toml;
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
+use twinflux::observe::Status;
 use twinflux::receive::Inherited;
 use twinflux::receive::udp::use_small_pages;
+use twinflux::relay::notify;
 use twinflux::relay::{Relay, Reload, StartError};
 use twinflux::sys::dumps;
 use twinflux::sys::log::Log;
@@ -330,7 +330,7 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
 fn check(file: &Path) -> Ended {
     let bad = |error: String| (BAD_CONFIGURATION, error);
     let config =
-        Config::load(Some(file), twinflux::control::Overrides::default()).map_err(|error| bad(error.to_string()))?;
+        Config::load(Some(file), twinflux::config::Overrides::default()).map_err(|error| bad(error.to_string()))?;
     if config.holds_secrets() {
         dumps::forbid();
     }

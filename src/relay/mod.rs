@@ -17,6 +17,7 @@
 //! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given, and
 //! what is left is written and synced.
 
+pub mod notify;
 mod opening;
 mod reading;
 mod reload;
@@ -35,11 +36,9 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use crate::batch::{Builder, Destination, Limits, Pool, Step};
-use crate::control::admin::{Access, Admin};
-use crate::control::config::Config;
-use crate::control::data_dir::{DataDir, LockError};
-use crate::control::socket::{self, SocketFile};
-use crate::control::status::{BackendView, Status, View};
+use crate::cli::socket::{self, SocketFile};
+use crate::config::Config;
+use crate::config::data_dir::{DataDir, LockError};
 use crate::deliver::dead_letters::DeadLetters;
 use crate::deliver::statements::{Asker, Statements};
 use crate::deliver::{self, Around, Backend, Health, SetupError};
@@ -47,6 +46,8 @@ use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
 use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
 use crate::net::tls::Certificate;
+use crate::observe::admin::{Access, Admin};
+use crate::observe::status::{BackendView, Status, View};
 use crate::query::Readers;
 use crate::receive::Inherited;
 use crate::receive::http::{Claim, Creator, Host};

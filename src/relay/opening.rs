@@ -10,11 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::StartError;
-use crate::control::config::Config;
-use crate::control::status::{BackendView, View};
+use crate::config::Config;
 use crate::journal::disk::{Report, Storage};
 use crate::journal::ring::Consumer;
 use crate::journal::{BackendSetup, Journal, Snapshot};
+use crate::observe::status::{BackendView, View};
 use crate::receive::Pulse;
 use crate::sys::throttle;
 

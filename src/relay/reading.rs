@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::StartError;
-use crate::control::config::{Backend as BackendConfig, Config, Incomplete, SelectInto};
+use crate::config::{Backend as BackendConfig, Config, Incomplete, SelectInto};
 use crate::deliver::statements::{Asker, NotRun, Scope, Statements};
 use crate::deliver::{Backend, Health, Reads, SecretFile};
 use crate::journal::Journal;

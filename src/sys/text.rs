@@ -44,6 +44,12 @@ pub fn printable_lines(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(shown.into_bytes())
 }
 
+/// Appends a line. Nothing in it reaches the terminal as a command: names, answers and versions may be a stranger's.
+pub fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    text.push_str(&printable(&line.to_string()));
+    text.push('\n');
+}
+
 /// The text's beginning, at most so many bytes, cut between characters.
 pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]

@@ -93,7 +93,7 @@ fn a_sink_that_was_down_has_everything_in_the_end() {
 /// Two sinks, of which the second is dead; the sinks, and a relay with this memory and disk for them.
 fn half_dead(
     runtime: &tokio::runtime::Runtime,
-    change: impl FnOnce(&mut twinflux::control::Config),
+    change: impl FnOnce(&mut twinflux::config::Config),
 ) -> (Running, [Arc<Store>; 2], [Sink; 2]) {
     let stores = [Arc::new(Store::default()), Arc::new(Store::default())];
     stores[1].behave(Behaviour::Status(503));

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
-use twinflux::control::config::{DefaultTags, Mapping, Tcp};
+use twinflux::config::{DefaultTags, Mapping, Tcp};
 
 use crate::influxdb::{InfluxDb, free_port};
 use crate::support::{Running, config, wait_for};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use loadgen::send::{Pace, Plan, Progress, send};
 use loadgen::workload::Shape;
-use twinflux::control::config::Udp;
+use twinflux::config::Udp;
 use twinflux::protocol::Precision;
 
 use crate::influxdb::InfluxDb;

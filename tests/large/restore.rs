@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use twinflux::control::config::Udp;
+use twinflux::config::Udp;
 use twinflux::protocol::Precision;
 
 use crate::influxdb::InfluxDb;

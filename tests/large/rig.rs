@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use twinflux::control::status::{self, Status};
+use twinflux::observe::status::{self, Status};
 
 use crate::influxdb::{InfluxDb, Setup};
 use crate::support::{get, wait_for};

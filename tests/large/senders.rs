@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use twinflux::control::config::{Config, Mapping, NamedMapping, Tcp, Udp};
+use twinflux::config::{Config, Mapping, NamedMapping, Tcp, Udp};
 
 use crate::influxdb::{InfluxDb, Place, free_port};
 use crate::support::{Running, config, get, wait_for};

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use bytesize::ByteSize;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use twinflux::control::config::{Tcp, Udp};
+use twinflux::config::{Tcp, Udp};
 use twinflux::protocol::Unsigned;
 
 use crate::influxdb::InfluxDb;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
 use socket2::{Domain, Socket, Type};
-use twinflux::control::config::Tcp;
+use twinflux::config::Tcp;
 
 use crate::support::{Running, Scripted, config, wait_for};
 

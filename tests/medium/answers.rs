@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use loadgen::sink::{Behaviour, Sink, Store};
-use twinflux::control::config::Udp;
+use twinflux::config::Udp;
 use twinflux::journal::Durability;
 
 use crate::support::{Running, Scripted, config, influx_error, no_content, wait_for};

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use twinflux::control::config::{Tcp, Udp};
+use twinflux::config::{Tcp, Udp};
 use twinflux::protocol::Precision;
 
 use crate::support::{Running, Scripted, config, no_content, wait_for};

@@ -1,6 +1,6 @@
 //! What real senders sent, replayed datagram by datagram.
 
-use twinflux::control::config::{Mapping, NamedMapping};
+use twinflux::config::{Mapping, NamedMapping};
 
 use crate::captures;
 use crate::support::{Running, Scripted, config, wait_for};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
-use twinflux::control::config::Backend;
+use twinflux::config::Backend;
 
 use crate::support::{Answer, Running, Scripted, config, influx_error, no_content, wait_for};
 
@@ -259,7 +259,7 @@ fn every_answer_has_its_meaning_and_the_backends_lines_are_the_ledgers() {
     // What waits has been tried often enough once everything else is over.
     wait_for("every case that ends", || {
         let status = relay.status();
-        let is_over = |(case, backend): (&Case, &twinflux::control::status::Backend)| match case.expected {
+        let is_over = |(case, backend): (&Case, &twinflux::observe::status::Backend)| match case.expected {
             Expected::Waits(_) => backend.requests >= 6,
             _ => backend.pending_lines == 0,
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use twinflux::control::config::Http;
+use twinflux::config::Http;
 
 use crate::support::{Running, config};
 

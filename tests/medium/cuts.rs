@@ -4,8 +4,8 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use bytesize::ByteSize;
-use twinflux::control::config::Tcp;
-use twinflux::control::status::Receive;
+use twinflux::config::Tcp;
+use twinflux::observe::status::Receive;
 
 use crate::support::{Running, Scripted, config, wait_for};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use twinflux::control::config::{Config, Http, Partial};
+use twinflux::config::{Config, Http, Partial};
 
 use crate::support::{Running, Scripted, config, no_content, wait_for};
 

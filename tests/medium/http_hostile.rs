@@ -4,8 +4,8 @@ use std::io::Read;
 use std::net::Shutdown;
 
 use bytesize::ByteSize;
-use twinflux::control::config::Http;
-use twinflux::control::status::Receive;
+use twinflux::config::Http;
+use twinflux::observe::status::Receive;
 use twinflux::protocol::Unsigned;
 
 use crate::http::{Client, Door};

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use twinflux::control::config::{Auth, Config, Http, Right};
+use twinflux::config::{Auth, Config, Http, Right};
 
 use crate::http::{Answered, Client};
 use crate::support::{Request, Running, Scripted, config, no_content, wait_for};

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use twinflux::control::config::{Auth, Config, Http, Right};
+use twinflux::config::{Auth, Config, Http, Right};
 
 use crate::certificates::{self, Made, certificate};
 use crate::support::{Running, Scripted, config, no_content, wait_for};

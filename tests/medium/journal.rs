@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use bytesize::ByteSize;
-use twinflux::control::{Config, Overrides};
+use twinflux::config::Config;
+use twinflux::config::Overrides;
 use twinflux::journal::disk::Condition;
 
 use crate::support::{Running, Scripted, config, free_address, influx_error, no_content, wait_for};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use twinflux::control::config::{Config, Http};
+use twinflux::config::{Config, Http};
 
 use crate::http::{Answered, Client};
 use crate::support::{Running, Scripted, config, no_content, wait_for};

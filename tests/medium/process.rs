@@ -238,7 +238,7 @@ fn every_thread_that_lines_pass_through_answers_the_watchdog() {
     let backend = Scripted::accepting();
     let mut config = config(&[backend.url()]);
     config.udp[0].workers = 2;
-    config.tcp.push(twinflux::control::config::Tcp { listen: config.udp[0].listen, ..Default::default() });
+    config.tcp.push(twinflux::config::Tcp { listen: config.udp[0].listen, ..Default::default() });
     let relay = Running::start(config);
     let pulses = relay.relay.as_ref().expect("running").pulses();
     assert_eq!(pulses.iter().map(|pulse| pulse.name()).collect::<Vec<_>>(), ["udp-0", "udp-1", "tcp", "journal"]);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use twinflux::control::config::{Auth, Config, Http, Incomplete, Right};
-use twinflux::control::socket::BackendAction;
+use twinflux::cli::socket::BackendAction;
+use twinflux::config::{Auth, Config, Http, Incomplete, Right};
 
 use crate::support::{Running, Scripted, config, free_address, http, no_content, wait_for};
 

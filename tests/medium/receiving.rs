@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 use loadgen::sink::Store;
-use twinflux::control::config::Udp;
+use twinflux::config::Udp;
 use twinflux::protocol::{Precision, Refusal};
 
 use crate::support::{Running, Scripted, config, wait_for};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use twinflux::control::socket::BackendAction;
+use twinflux::cli::socket::BackendAction;
 
 use crate::reads::{ROWS, answering, queries, select, with_http};
 use crate::support::{Running, Scripted, no_content, wait_for};

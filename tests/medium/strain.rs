@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use twinflux::control::config::Tcp;
+use twinflux::config::Tcp;
 
 use crate::support::{LIMIT, Running, Scripted, config, wait_for};
 use crate::tcp::{connect, receive, target, with_tcp};

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use twinflux::control::config::{DefaultTags, Format, Mapping, NamedMapping, Tcp};
+use twinflux::config::{DefaultTags, Format, Mapping, NamedMapping, Tcp};
 
 use crate::captures;
 use crate::support::{Running, Scripted, free_address, no_content, wait_for};

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use twinflux::control::config::{Config, Tcp};
-use twinflux::control::status::{Receive, Status};
+use twinflux::config::{Config, Tcp};
+use twinflux::observe::status::{Receive, Status};
 
 use crate::support::{LIMIT, Running, Scripted, config, no_content, wait_for};
 

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use twinflux::control::config::{Auth, Right, Tcp};
+use twinflux::config::{Auth, Right, Tcp};
 
 use crate::certificates::{certificate, connect};
 use crate::support::{Running, Scripted, config, http, wait_for};

@@ -1,7 +1,7 @@
 //! Units of timestamps: what a listener is told is what each API is told, also after a restart.
 
-use twinflux::control::Config;
-use twinflux::control::config::Udp;
+use twinflux::config::Config;
+use twinflux::config::Udp;
 use twinflux::protocol::Precision;
 
 use crate::support::{Running, Scripted, config, free_address, no_content, wait_for};

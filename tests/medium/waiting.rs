@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use twinflux::control::config::Tcp;
+use twinflux::config::Tcp;
 use twinflux::receive::Inherited;
 use twinflux::relay::Relay;
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use twinflux::control::{Config, Overrides};
+use twinflux::config::Config;
+use twinflux::config::Overrides;
 use twinflux::journal::disk::{Compression, WhenFull};
 use twinflux::protocol::{Format, Mapping, Netdata, Precision};
 use twinflux::receive::Setup;

@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
-use twinflux::control::cli::Cli;
-use twinflux::control::{Config, Overrides};
+use twinflux::cli::Cli;
+use twinflux::config::Config;
+use twinflux::config::Overrides;
 use twinflux::deliver::State;
 use twinflux::journal::{DropReason, Rejection};
 use twinflux::protocol::Refusal;

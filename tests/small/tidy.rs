@@ -41,7 +41,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("receive", &["sys", "net", "auth", "protocol", "batch"]),
     ("deliver", &["sys", "protocol", "batch", "journal"]),
     ("query", &["sys", "protocol", "batch", "journal", "receive", "deliver"]),
-    ("control", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "query"]),
+    ("config", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver"]),
+    ("observe", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "query", "config"]),
+    (
+        "cli",
+        &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "query", "config", "observe"],
+    ),
 ];
 
 #[test]

@@ -14,9 +14,9 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
-use twinflux::control::config::{Backend, Config, Udp};
-use twinflux::control::socket::{self, BackendAction};
-use twinflux::control::status::{self, Status};
+use twinflux::cli::socket::{self, BackendAction};
+use twinflux::config::{Backend, Config, Udp};
+use twinflux::observe::status::{self, Status};
 use twinflux::receive::Inherited;
 use twinflux::relay::Relay;
 

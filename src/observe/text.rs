@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::sources::SourcesStatus;
-use super::status::{Backend, Held, JournalStatus, Receive, Status};
 use crate::journal::Durability;
 use crate::journal::disk::Condition;
-use crate::sys::text::printable;
+use crate::observe::sources::SourcesStatus;
+use crate::observe::status::{Backend, Held, JournalStatus, Receive, Status};
+use crate::sys::text::write_line;
 
 /// A certificate that expires within so many days is named.
 const SOON_DAYS: i64 = 30;
@@ -212,12 +212,6 @@ fn write_backend(text: &mut String, backend: &Backend, width: usize, accepted: u
             backend.difference(accepted)
         ),
     );
-}
-
-/// Appends a line. Nothing in it reaches the terminal as a command: names, answers and versions may be a stranger's.
-pub(super) fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    text.push_str(&printable(&line.to_string()));
-    text.push('\n');
 }
 
 /// A sum that numbers of whatever size do not overflow.

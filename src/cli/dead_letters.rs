@@ -6,11 +6,11 @@ use std::fmt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::cli::Letters;
-use super::maintenance::ChangeError;
-use super::socket::{Action, Answer, Request, ask};
-use super::table::write_line;
+use crate::cli::Letters;
+use crate::cli::maintenance::ChangeError;
+use crate::cli::socket::{Action, Answer, Request, ask};
 use crate::deliver::dead_letters::{self, Filter, Letter};
+use crate::sys::text::write_line;
 
 /// How much of a line and of an answer a list shows, in characters.
 const SHOWN: usize = 100;

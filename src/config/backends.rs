@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::config::Backend;
-use super::load::{LEAST_DISK, LONGEST_TIMEOUT, MOST_DISK, TOO_SHORT, is_too_short};
-use super::url::{self, BackendUrl};
 use crate::batch::Builder;
+use crate::config::Backend;
+use crate::config::load::{LEAST_DISK, LONGEST_TIMEOUT, MOST_DISK, TOO_SHORT, is_too_short};
+use crate::config::url::{self, BackendUrl};
 use crate::deliver::{Api, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Times, Tls};
 use crate::journal::disk::{MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 
 /// What is wrong with a backend: the key and what would be right.
-pub(super) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
+pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
     let is_influx = matches!(backend.url, BackendUrl::Influx { .. });
     let is_archive = matches!(backend.url, BackendUrl::Archive(_));
     let is_tls = backend.url.to_string().starts_with("https://");
@@ -110,7 +110,7 @@ pub(super) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'st
     wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err((key, what)))
 }
 
-pub(super) fn influx_setup(backend: &Backend, base: &http::Uri) -> InfluxSetup {
+pub(crate) fn influx_setup(backend: &Backend, base: &http::Uri) -> InfluxSetup {
     InfluxSetup {
         url: base.clone(),
         api: api(backend),

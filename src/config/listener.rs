@@ -85,23 +85,23 @@ impl DefaultTags {
 }
 
 /// Joins the parts of names where nothing else is set: what separates them in what senders write.
-pub(in crate::control) const DEFAULT_SEPARATOR: &str = ".";
+pub(crate) const DEFAULT_SEPARATOR: &str = ".";
 
 /// The keys that every listener has.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::control) struct Common<'a> {
-    pub(in crate::control) listen: SocketAddr,
-    pub(in crate::control) format: Format,
-    pub(in crate::control) mapping: &'a Mapping,
-    pub(in crate::control) separator: &'a str,
-    pub(in crate::control) tags: &'a DefaultTags,
-    pub(in crate::control) keep_prefix: bool,
-    pub(in crate::control) host_parts: u8,
-    pub(in crate::control) database: &'a str,
-    pub(in crate::control) retention_policy: &'a str,
-    pub(in crate::control) precision: Precision,
-    pub(in crate::control) unsigned: Unsigned,
-    pub(in crate::control) allow: &'a [IpNet],
+pub(crate) struct Common<'a> {
+    pub(crate) listen: SocketAddr,
+    pub(crate) format: Format,
+    pub(crate) mapping: &'a Mapping,
+    pub(crate) separator: &'a str,
+    pub(crate) tags: &'a DefaultTags,
+    pub(crate) keep_prefix: bool,
+    pub(crate) host_parts: u8,
+    pub(crate) database: &'a str,
+    pub(crate) retention_policy: &'a str,
+    pub(crate) precision: Precision,
+    pub(crate) unsigned: Unsigned,
+    pub(crate) allow: &'a [IpNet],
 }
 
 /// Declares a listener's table: its usual address and database, its own keys, and those that every listener has.
@@ -117,7 +117,7 @@ macro_rules! listener {
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             /// The address: host and port, or a port only.
-            #[serde(deserialize_with = "crate::control::listen::data")]
+            #[serde(deserialize_with = "crate::config::listen::data")]
             pub listen: SocketAddr,
             $($(#[$own_meta])* pub $own: $type,)*
             /// What the bytes are written in.
@@ -168,7 +168,7 @@ macro_rules! listener {
 
         impl $name {
             /// The keys that every listener has.
-            pub(in crate::control) fn common(&self) -> Common<'_> {
+            pub(crate) fn common(&self) -> Common<'_> {
                 Common {
                     listen: self.listen,
                     format: self.format,
@@ -198,7 +198,7 @@ listener! {
         /// A multicast address has one: every socket that joined it gets every datagram.
         workers: u16 = 0,
         /// The receive buffer of each worker: what 100,000 datagrams of 300 bytes a second fill in 60 ms.
-        #[serde(with = "crate::control::size")]
+        #[serde(with = "crate::config::size")]
         receive_buffer: ByteSize = ByteSize::mib(8),
     }
 }
@@ -218,7 +218,7 @@ listener! {
         proxy_protocol: bool = false,
         /// The longest line, without its line feed, and the longest that a string with line feeds may become: what fits into
         /// a datagram. InfluxDB takes longer ones.
-        #[serde(with = "crate::control::size")]
+        #[serde(with = "crate::config::size")]
         max_line: ByteSize = ByteSize::b(MAX_LINE_BYTES as u64),
         /// Open connections, at most: eight times the hosts that a relay is made for.
         max_connections: u32 = 4096,
@@ -262,10 +262,10 @@ listener! {
         /// Databases, retention policies and precisions together, at most.
         max_destinations: u32 = 1024,
         /// The longest line, without its line feed: what fits into a datagram.
-        #[serde(with = "crate::control::size")]
+        #[serde(with = "crate::config::size")]
         max_line: ByteSize = ByteSize::b(MAX_LINE_BYTES as u64),
         /// The largest body, compressed and decompressed: what InfluxDB 1.x takes.
-        #[serde(with = "crate::control::size")]
+        #[serde(with = "crate::config::size")]
         max_body: ByteSize = ByteSize::mb(25),
         /// Open connections, at most: eight times the hosts that a relay is made for.
         max_connections: u32 = 4096,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::table::write_line;
+use crate::sys::text::write_line;
 
 /// The least bytes of a request that a backend may be set to, in KiB.
 const LEAST_BATCH_KIB: u64 = 65;

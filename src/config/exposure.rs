@@ -7,8 +7,8 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::config::{Backend, Config};
-use super::url::BackendUrl;
+use crate::config::url::BackendUrl;
+use crate::config::{Backend, Config};
 
 /// A group may read, as a service's group does; it may not write.
 const WRITABLE: u32 = 0o022;
@@ -32,7 +32,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 }
 
 /// The warnings of one backend's credentials; `who` names it.
-pub(super) fn of_credentials(backend: &Backend, who: &str) -> Vec<String> {
+pub(crate) fn of_credentials(backend: &Backend, who: &str) -> Vec<String> {
     let mut warnings = Vec::new();
     let files = [
         (&backend.password_file, "password_file"),
@@ -60,7 +60,7 @@ pub(super) fn of_credentials(backend: &Backend, who: &str) -> Vec<String> {
 }
 
 /// Whether a backend has a password or a token.
-pub(super) fn holds_secrets(backend: &Backend) -> bool {
+pub(crate) fn holds_secrets(backend: &Backend) -> bool {
     backend.password_file.is_some() || backend.token_file.is_some()
 }
 

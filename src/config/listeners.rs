@@ -8,15 +8,15 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ipnet::IpNet;
 
-use super::allow;
-use super::config::{
+use crate::auth::Auth;
+use crate::batch::Destination;
+use crate::config::allow;
+use crate::config::load::LONGEST_TIMEOUT;
+use crate::config::url::BackendUrl;
+use crate::config::{
     Backend, Common, Config, DEFAULT_SEPARATOR, DefaultTags, Errors, Format, Http, Mapping, NamedMapping, Partial, Tcp,
     Udp,
 };
-use super::load::LONGEST_TIMEOUT;
-use super::url::BackendUrl;
-use crate::auth::Auth;
-use crate::batch::Destination;
 use crate::deliver::{MAX_FOLDER_BYTES, folder_bytes};
 use crate::journal::disk::MAX_NAME_BYTES;
 use crate::net::tls::{self, Certificate};

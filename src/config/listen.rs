@@ -11,7 +11,7 @@ use serde::{Deserializer, de};
 ///
 /// # Errors
 /// What is wrong, and what would be right.
-pub(super) fn parse_data(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_data(text: &str) -> Result<SocketAddr, String> {
     parse(text, Ipv4Addr::UNSPECIFIED)
 }
 
@@ -19,7 +19,7 @@ pub(super) fn parse_data(text: &str) -> Result<SocketAddr, String> {
 ///
 /// # Errors
 /// What is wrong, and what would be right.
-pub(super) fn parse_admin(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_admin(text: &str) -> Result<SocketAddr, String> {
     parse(text, Ipv4Addr::LOCALHOST)
 }
 
@@ -65,12 +65,12 @@ fn examples(default: Ipv4Addr) -> String {
 }
 
 /// Deserializes a data listener's address.
-pub(super) fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+pub(crate) fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     deserializer.deserialize_any(Text(parse_data))
 }
 
 /// Deserializes the admin listener's address.
-pub(super) fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+pub(crate) fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     deserializer.deserialize_any(Text(parse_admin))
 }
 

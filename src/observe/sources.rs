@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::whole_seconds;
+use crate::observe::text::whole_seconds;
 use crate::receive::{Arrival, Listener, Source};
 
 /// Sources that are listed; the others are summed.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::config::{Config, Http, Tcp, Udp};
-use super::metrics;
-use super::status::{Backend, BackendView, JournalStatus, Latency, Receive, Status, View};
+use crate::config::{Config, Http, Tcp, Udp};
 use crate::deliver::Health;
 use crate::journal::disk::Folder;
 use crate::journal::{BackendSetup, DropReason, Durability, Journal, Rejection, ring};
+use crate::observe::metrics;
+use crate::observe::status::{Backend, BackendView, JournalStatus, Latency, Receive, Status, View};
 use crate::protocol::Refusal;
 use crate::receive::Inherited;
 use crate::receive::{Listener, Tally};

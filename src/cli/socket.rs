@@ -20,10 +20,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::status::{Status, View};
 use crate::deliver::State;
 use crate::deliver::dead_letters::{DeadLetters, Filter, Why};
 use crate::deliver::resend::resend;
+use crate::observe::status::{Status, View};
 
 /// The socket's file.
 const NAME: &str = "control";

@@ -3,8 +3,20 @@
 //! Unknown keys are errors. Durations are text like `"500ms"`, sizes like `"8MiB"` or `"8MB"`. Secrets are never in the
 //! file: it names files that hold them, so that a configuration may be shown.
 
+mod allow;
 mod backend;
+mod backends;
+pub mod data_dir;
+pub(crate) mod exposure;
+pub(crate) mod host;
+pub(crate) mod listen;
 mod listener;
+mod listeners;
+mod load;
+pub mod relay_toml;
+mod size;
+mod source;
+pub mod url;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,8 +28,10 @@ use serde::{Deserialize, Serialize};
 use crate::journal::Durability;
 use crate::journal::disk::{Compression, WhenFull};
 pub use backend::Backend;
-pub(super) use listener::{Common, DEFAULT_SEPARATOR};
+pub(crate) use backends::{check_backend, influx_setup};
+pub(crate) use listener::{Common, DEFAULT_SEPARATOR};
 pub use listener::{DefaultTags, Errors, Format, Http, Mapping, NamedMapping, Partial, Tcp, Udp};
+pub use load::{ConfigError, Overrides};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -70,7 +84,7 @@ impl Default for Config {
 impl Config {
     /// Whether a backend has a password or a token.
     pub fn holds_secrets(&self) -> bool {
-        self.backend.iter().any(super::exposure::holds_secrets)
+        self.backend.iter().any(exposure::holds_secrets)
     }
 }
 
@@ -79,7 +93,7 @@ impl Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
     /// `/metrics`, `/api/status`, `/health`, `/ready`. Loopback: without `users` it has no password.
-    #[serde(deserialize_with = "super::listen::admin")]
+    #[serde(deserialize_with = "listen::admin")]
     pub listen: SocketAddr,
     /// Names under which `/api` may be asked beside loopback and the listener's own address: a reverse proxy's, say. Any
     /// other is refused, for a web page elsewhere could read the answers by DNS rebinding.
@@ -198,7 +212,7 @@ pub enum SelectInto {
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLetters {
     /// The disk for them: the oldest go first. Some 200,000 lines are more than anybody reads.
-    #[serde(with = "super::size")]
+    #[serde(with = "size")]
     pub disk: ByteSize,
 }
 
@@ -215,10 +229,10 @@ pub struct Journal {
     /// What a crash may cost. Written: a killed process costs nothing, and it costs little.
     pub durability: Durability,
     /// The memory for lines that a backend has yet to take, a hard bound: 200,000 lines, and small beside an InfluxDB.
-    #[serde(with = "super::size")]
+    #[serde(with = "size")]
     pub memory: ByteSize,
     /// The disk for lines that a backend has yet to take, a hard bound: a day of 300 lines a second.
-    #[serde(with = "super::size")]
+    #[serde(with = "size")]
     pub disk: ByteSize,
     /// How long written lines stay unsynced: what a power cut may cost. A disk is synced earlier after 4 MiB.
     #[serde(with = "duration")]
@@ -231,7 +245,7 @@ pub struct Journal {
     #[serde(with = "duration")]
     pub max_age: Duration,
     /// What is left free on the volume; without it 5 %, at most 1 GiB: other programs live there, too.
-    #[serde(skip_serializing_if = "Option::is_none", with = "super::size::optional")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "size::optional")]
     pub min_free: Option<ByteSize>,
 }
 

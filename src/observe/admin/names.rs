@@ -4,6 +4,7 @@
 //! under that name. So `Host` must be loopback, the address that the connection came to, or one of `[admin] hosts`. A
 //! request of HTTP/1.0 needs no `Host`; no browser sends one.
 
+use crate::config::host;
 use std::net::IpAddr;
 
 use http::header::HOST;
@@ -17,7 +18,7 @@ pub(super) struct Names(Vec<String>);
 impl Names {
     /// These beside loopback and the connection's own address.
     pub(super) fn new(hosts: &[String]) -> Self {
-        Self(hosts.iter().map(|host| normal(host).to_ascii_lowercase()).collect())
+        Self(hosts.iter().map(|host| host::normal(host).to_ascii_lowercase()).collect())
     }
 
     /// Whether a request that came to this address names nothing else.
@@ -34,26 +35,13 @@ impl Names {
     }
 
     fn knows(&self, host: &str, local: IpAddr) -> bool {
-        let host = normal(host);
+        let host = host::normal(host);
         let address = host.parse::<IpAddr>().map(|address| address.to_canonical());
         if address.is_ok_and(|address| address.is_loopback() || address == local.to_canonical()) {
             return true;
         }
         host.eq_ignore_ascii_case("localhost") || self.0.iter().any(|known| host.eq_ignore_ascii_case(known))
     }
-}
-
-/// A host without the brackets of an IPv6 address, and without the root's dot.
-fn normal(host: &str) -> &str {
-    let inner = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
-    inner.strip_suffix('.').unwrap_or(inner)
-}
-
-/// Whether a text may stand in `[admin] hosts`: a host's name or an address, without a scheme and a port.
-pub(in crate::control) fn is_host(text: &str) -> bool {
-    let text = normal(text);
-    let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    text.len() <= 253 && (is_name || text.parse::<IpAddr>().is_ok())
 }
 
 #[cfg(test)]
@@ -111,10 +99,10 @@ mod tests {
     #[test]
     fn hosts_are_names_or_addresses() {
         for host in ["relay", "relay.example.org", "10.0.0.1", "::1", "[::1]", "a_b-c."] {
-            assert!(is_host(host), "{host}");
+            assert!(host::is_host(host), "{host}");
         }
         for host in ["", "http://relay", "relay:9097", "*.example.org", "a b", "[relay]:1", "ü.example", "."] {
-            assert!(!is_host(host), "{host}");
+            assert!(!host::is_host(host), "{host}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::status::Status;
+use crate::observe::status::Status;
 use crate::sys::text::{cut, printable};
 
 /// How long a relay may take to connect, and to answer.

@@ -3,11 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::backends::{check_backend, influx_setup};
-use super::cli::Restore;
-use super::config::Backend;
-use super::exposure;
-use super::url::BackendUrl;
+use crate::cli::Restore;
+use crate::config::Backend;
+use crate::config::exposure;
+use crate::config::url::BackendUrl;
+use crate::config::{check_backend, influx_setup};
 use crate::deliver::restore::{Figures, RestoreError, Setup, restore};
 use crate::sys::dumps;
 

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::duration;
-use crate::control::url::BackendUrl;
+use crate::config::url::BackendUrl;
 
 /// A backend. `name` and `url` have no default.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -64,7 +64,7 @@ pub struct Backend {
     #[serde(default = "default_max_batch_lines")]
     pub max_batch_lines: u32,
     /// Bytes in one request, at most: what common reverse proxies take (1 MiB).
-    #[serde(default = "default_max_batch_bytes", with = "crate::control::size")]
+    #[serde(default = "default_max_batch_bytes", with = "crate::config::size")]
     pub max_batch_bytes: ByteSize,
     /// How long a line waits for others, at most: one request a second costs InfluxDB little.
     #[serde(default = "default_linger", with = "duration")]
@@ -104,7 +104,7 @@ pub struct Backend {
     #[serde(default = "default_replay_share")]
     pub replay_share: f64,
     /// The bytes of an archive, at most: its oldest files make room. Without it nothing is removed for want of room.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::control::size::optional")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::config::size::optional")]
     pub disk: Option<ByteSize>,
     /// Files of an archive that were last written to so long ago are removed; 0 never.
     #[serde(default, skip_serializing_if = "Duration::is_zero", with = "duration")]

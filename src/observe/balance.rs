@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::config::{Config, Http, Tcp, Udp};
-use super::metrics;
-use super::status::{BackendView, Status, View};
 use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
+use crate::config::{Config, Http, Tcp, Udp};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, BackendSetup, Durability, Journal, Rejection, ring};
+use crate::observe::metrics;
+use crate::observe::status::{BackendView, Status, View};
 use crate::receive::Inherited;
 use crate::receive::Listener;
 use crate::receive::http::Host;

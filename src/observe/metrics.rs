@@ -11,10 +11,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::reading::Read;
-use super::status::Status;
 use crate::deliver::State;
 use crate::journal::disk::Condition;
+use crate::observe::reading::Read;
+use crate::observe::status::Status;
 
 /// The content type of [`render`].
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -77,7 +77,7 @@ impl Metrics {
                 .iter()
                 .map(|receive| (vec![("kind", receive.kind.as_str()), ("listen", receive.listen.as_str())], receive))
         };
-        let one = |name, help, value: fn(&super::status::Receive) -> u64| {
+        let one = |name, help, value: fn(&crate::observe::status::Receive) -> u64| {
             (name, help, listeners().map(|(labels, receive)| (labels, value(receive))).collect::<Vec<_>>())
         };
         for (name, help, values) in [
@@ -137,7 +137,7 @@ impl Metrics {
     fn encode_backends(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let backends =
             || self.status.backends.iter().map(|backend| (vec![("backend", backend.name.as_str())], backend));
-        let one = |name, help, value: fn(&super::status::Backend) -> u64| {
+        let one = |name, help, value: fn(&crate::observe::status::Backend) -> u64| {
             (name, help, backends().map(|(labels, backend)| (labels, value(backend))).collect::<Vec<_>>())
         };
         for (name, help, values) in [

@@ -2,7 +2,7 @@
 //!
 //! Never quotes a line: it might hold what should not be shown.
 
-use super::load::ConfigError;
+use crate::config::load::ConfigError;
 
 /// What a key's value looks like, where the type's own error does not say.
 fn hint(key: &str) -> &'static str {

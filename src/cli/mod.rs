@@ -1,14 +1,23 @@
-//! The command line.
+//! What people type: the command line, and the commands that look at a relay's files or ask a running relay.
+//!
+//! May look at everything; nothing looks here but the wiring, which answers on the
+//! control socket.
+
+pub mod dead_letters;
+pub mod journal;
+pub mod maintenance;
+mod restore;
+pub mod socket;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::dead_letters::Since;
-use super::listen::{parse_admin, parse_data};
-use super::load::Overrides;
-use super::url::BackendUrl;
+use crate::cli::dead_letters::Since;
+use crate::config::Overrides;
+use crate::config::listen::{parse_admin, parse_data};
+use crate::config::url::BackendUrl;
 
 /// Keeps two or more InfluxDB servers holding the same data: receives line protocol, Graphite, OpenTSDB and Netdata's
 /// JSON over UDP and TCP, writes every line to every backend, and accounts for each of them. TCP listeners are set up in

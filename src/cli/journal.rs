@@ -6,13 +6,13 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::data_dir::{self, LockError};
-use super::table::write_line;
 use crate::batch::Destination;
+use crate::config::data_dir::{self, LockError};
 use crate::deliver::header;
 use crate::journal::disk::inspect::{self, Survey};
 use crate::journal::disk::{Folder, OpenError};
 use crate::sys::text::printable_lines;
+use crate::sys::text::write_line;
 
 /// A stopped relay's journal, locked while it is looked at.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ impl Stopped {
 /// What is wrong with the configuration.
 pub fn data_dir(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<PathBuf, String> {
     let overrides = super::Overrides { data_dir, ..super::Overrides::default() };
-    super::Config::load(config, overrides).map(|config| config.data_dir).map_err(|error| error.to_string())
+    crate::config::Config::load(config, overrides).map(|config| config.data_dir).map_err(|error| error.to_string())
 }
 
 fn totals(survey: &Survey) -> (u64, u64) {

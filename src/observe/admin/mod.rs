@@ -38,8 +38,6 @@ use places::{Class, Place, Places};
 use snapshots::Snapshots;
 use users::Users;
 
-pub(super) use names::is_host;
-
 /// Who may ask, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Access {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::socket::{Answer, BackendAction, Request, ask};
+use crate::cli::socket::{Answer, BackendAction, Request, ask};
 
 /// Asks the running relay; returns the backend's state, in words, and whether it takes lines.
 ///

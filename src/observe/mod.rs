@@ -1,0 +1,20 @@
+//! What people and machines see: one picture of all figures, as JSON, metrics and text, and the listener that shows it.
+//!
+//! Owns: the picture ([`Status`]), its forms, the admin listener. May look at everything; nothing of the data's way looks here.
+
+pub mod admin;
+#[cfg(test)]
+mod balance;
+mod fetch;
+#[cfg(test)]
+mod figures;
+mod gap;
+pub(crate) mod json;
+mod metrics;
+pub mod reading;
+pub mod sources;
+pub mod status;
+mod text;
+
+pub use gap::Gap;
+pub use status::{Status, View};
