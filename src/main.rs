@@ -18,7 +18,8 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use twinflux::cli::dead_letters;
 use twinflux::cli::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::cli::maintenance::{self, ChangeError};
-use twinflux::cli::socket::{self, Action, BackendAction};
+use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print};
+use twinflux::cli::socket::{Action, BackendAction};
 use twinflux::cli::{BackendActionName, Cli, Command, DeadLettersCommand, JournalCommand, OneBackend, Restore, Run};
 use twinflux::config::Config;
 use twinflux::config::Format;
@@ -26,7 +27,6 @@ use twinflux::config::relay_toml;
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
-use twinflux::observe::Status;
 use twinflux::receive::Inherited;
 use twinflux::receive::udp::use_small_pages;
 use twinflux::relay::notify;
@@ -38,9 +38,6 @@ use twinflux::sys::text::printable_lines;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const FAILED: u8 = 1;
-const BAD_CONFIGURATION: u8 = 2;
-const UNREACHABLE: u8 = 3;
 /// How long a hurried shutdown may take to write what memory holds: a disk that hangs is not waited for.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 /// How long the process waits at its end for its last lines to be read.
@@ -67,11 +64,7 @@ fn main() -> ExitCode {
                 .and_then(|data_dir| backend(&data_dir, &name, action))
         }
         Command::Check { config } => check(&config),
-        Command::Status { config: None, data_dir: None, admin } => status(admin),
-        Command::Status { config, data_dir, .. } => data_dir_of(config.as_deref(), data_dir)
-            .map_err(|error| (BAD_CONFIGURATION, error))
-            .and_then(|folder| socket::status(&folder).map_err(|error| (UNREACHABLE, error)))
-            .and_then(|status| print(&status.to_text())),
+        Command::Status(options) => options.run(),
         Command::Journal(command) => journal(command),
         Command::DeadLetters(command) => dead_letters(&command),
         Command::Restore(command) => restore(&command),
@@ -126,6 +119,8 @@ fn log_panics(log: &Arc<Log>) {
 fn conclude(ended: Ended, write: impl FnOnce(&[u8])) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        // What there is to say has been said.
+        Err((code, error)) if error.is_empty() => ExitCode::from(code),
         Err((code, error)) => {
             // Parts of it may be a stranger's text.
             write(&printable_lines(format!("twinflux: {error}\n").as_bytes()));
@@ -133,8 +128,6 @@ fn conclude(ended: Ended, write: impl FnOnce(&[u8])) -> ExitCode {
         }
     }
 }
-
-type Ended = Result<(), (u8, String)>;
 
 fn run(options: &Run, log: &Arc<Log>) -> Ended {
     use_small_pages();
@@ -219,17 +212,6 @@ fn end_now(log: &Log) {
     log.line(b"twinflux: ended at once; what was not yet written to the journal is lost\n");
     log.flush(LAST_LINES);
     std::process::exit(i32::from(FAILED));
-}
-
-/// Prints a command's result.
-fn print(text: &str) -> Ended {
-    let printed = io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
-    match printed {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err((FAILED, format!("cannot write the output: {error}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// SIGTERM and SIGINT, from now on.
@@ -446,10 +428,3 @@ fn restore(command: &Restore) -> Ended {
 
 /// What goes on with a restore that ended early.
 const AGAIN: &str = "; run it again when that is mended: points that are there already are stored once";
-
-fn status(admin: std::net::SocketAddr) -> Ended {
-    let failed =
-        |error: String| (FAILED, format!("no status from {admin}: {error}; is the relay running, with this --admin?"));
-    let status = Status::fetch(admin).map_err(failed)?;
-    print(&status.to_text())
-}

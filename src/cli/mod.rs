@@ -1,13 +1,14 @@
 //! What people type: the command line, and the commands that look at a relay's files or ask a running relay.
 //!
-//! May look at everything; nothing looks here but the wiring, which answers on the
-//! control socket.
+//! May look at everything; nothing looks here but the wiring, which answers on the control socket.
 
 pub mod dead_letters;
 pub mod journal;
 pub mod maintenance;
+pub mod outcome;
 mod restore;
 pub mod socket;
+mod status;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::cli::dead_letters::Since;
 use crate::config::Overrides;
 use crate::config::listen::{parse_admin, parse_data};
 use crate::config::url::BackendUrl;
+pub use status::StatusOptions;
 
 /// Keeps two or more InfluxDB servers holding the same data: receives line protocol, Graphite, OpenTSDB and Netdata's
 /// JSON over UDP and TCP, writes every line to every backend, and accounts for each of them. TCP listeners are set up in
@@ -129,18 +131,8 @@ pub enum Command {
     /// Put an archive, or a journal's dump, back into an InfluxDB: every point as it was. Exit code 0 where it took every
     /// line, 1 where it did not, 2 for bad usage, 3 where it does not answer
     Restore(Restore),
-    /// Show a running relay's state
-    Status {
-        /// The relay's admin address, where that asks for no user
-        #[arg(long, value_name = "ADDR", value_parser = parse_admin, default_value = "127.0.0.1:9097")]
-        admin: SocketAddr,
-        /// The configuration file that names the data folder: ask the relay through that, as its own user
-        #[arg(long, value_name = "FILE", conflicts_with = "admin")]
-        config: Option<PathBuf>,
-        /// The data folder: ask the relay through that, as its own user
-        #[arg(long, value_name = "FOLDER", conflicts_with = "admin")]
-        data_dir: Option<PathBuf>,
-    },
+    /// Show a running relay's state: what is wrong and what to do, and the ledger
+    Status(StatusOptions),
 }
 
 /// What to do with a backend.

@@ -23,7 +23,8 @@ use tokio::sync::Semaphore;
 use crate::deliver::State;
 use crate::deliver::dead_letters::{DeadLetters, Filter, Why};
 use crate::deliver::resend::resend;
-use crate::observe::status::{Status, View};
+use crate::observe::status::Status;
+use crate::observe::view::View;
 
 /// The socket's file.
 const NAME: &str = "control";

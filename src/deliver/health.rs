@@ -1,7 +1,7 @@
 //! A backend's state as operators see it, and the pause between tries.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -95,12 +95,28 @@ pub struct Health {
     outcomes: AtomicU64,
     has_delivered: AtomicBool,
     has_failed: AtomicBool,
+    /// Requests under way.
+    in_flight: AtomicU64,
+    /// The bytes of a request, at most, as it is now.
+    batch_bound: AtomicU64,
+    times: Mutex<Times>,
     last_error: Mutex<Option<String>>,
     version: Mutex<Option<String>>,
     held: Mutex<Vec<Held>>,
     found_held: Mutex<Vec<Held>>,
     /// How often somebody asked for a try at once.
     asked: watch::Sender<u64>,
+}
+
+/// When something became as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Since when it has not been up; none if it is, or was not reached yet.
+    pub unwell_since: Option<SystemTime>,
+    /// When the last error came.
+    pub last_error_at: Option<SystemTime>,
+    /// When it is tried next; none if nothing waits for that.
+    pub next_try: Option<SystemTime>,
 }
 
 /// A destination that waits until an operator acts.
@@ -153,6 +169,16 @@ impl Health {
     /// The last error's text, whether or not it is over.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When it became as it is.
+    pub fn times(&self) -> Times {
+        *self.lock_times()
+    }
+
+    /// Requests under way, and the bytes that one may have now.
+    pub fn load(&self) -> (u64, u64) {
+        (self.in_flight.load(Ordering::Relaxed), self.batch_bound.load(Ordering::Relaxed))
     }
 
     /// The version of InfluxDB that it told; none while none is known.
@@ -219,6 +245,7 @@ impl Health {
         self.has_missed.store(error.is_some(), Ordering::Relaxed);
         if !is_unreached {
             self.found.store(state as u8, Ordering::Relaxed);
+            self.note_state();
         }
         let mut known = self.found_held.lock().unwrap_or_else(PoisonError::into_inner);
         // What is held still is held since it was found first.
@@ -240,9 +267,22 @@ impl Health {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 
-    pub(super) fn count_request(&self, is_retry: bool) {
+    /// A request begins, of so many bytes at most.
+    pub(super) fn count_request(&self, is_retry: bool, bound: u64) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.batch_bound.store(bound, Ordering::Relaxed);
         self.retries.fetch_add(u64::from(is_retry), Ordering::Relaxed);
+    }
+
+    /// A request has ended.
+    pub(super) fn end_request(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// It is left alone for so long.
+    pub(super) fn note_pause(&self, pause: Duration) {
+        self.lock_times().next_try = Some(SystemTime::now() + pause);
     }
 
     /// Notes a success, and the state it leaves the backend in. Returns the state before, and whether a probe had told that
@@ -264,6 +304,7 @@ impl Health {
     pub(super) fn note_error(&self, error: &str) {
         let kept = Some(cut(error, TEXT_BYTES).to_owned());
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        self.lock_times().last_error_at = Some(SystemTime::now());
     }
 
     fn change(&self, state: State) -> State {
@@ -273,7 +314,23 @@ impl Health {
             self.found_held.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         self.outcomes.fetch_add(1, Ordering::Relaxed);
+        self.note_state();
         before
+    }
+
+    fn lock_times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes since when it is not well.
+    fn note_state(&self) {
+        let is_well = matches!(self.state(), State::Unknown | State::Up);
+        let mut times = self.lock_times();
+        if is_well {
+            (times.unwell_since, times.next_try) = (None, None);
+        } else {
+            times.unwell_since.get_or_insert_with(SystemTime::now);
+        }
     }
 }
 
@@ -322,6 +379,11 @@ mod tests {
         assert_eq!(health.succeed(State::Up), (State::Down, false));
         assert!(health.is_ready());
         assert_eq!((health.state(), health.last_error().as_deref()), (State::Up, Some("refused")));
+        assert!(health.times().unwell_since.is_none() && health.times().last_error_at.is_some());
+        health.fail(State::Down, "refused");
+        let since = health.times().unwell_since;
+        health.fail(State::Held, "refused");
+        assert!(since.is_some() && health.times().unwell_since == since, "since it was last up");
     }
 
     #[test]
@@ -356,7 +418,7 @@ mod tests {
     #[test]
     fn what_a_probe_finds_counts_until_lines_tell_more() {
         let health = Health::default();
-        health.count_request(false);
+        health.count_request(false, 1);
         assert_eq!(health.succeed(State::Up), (State::Unknown, false));
         let held = || vec![Held::backend("setup", "404", "mend it")];
         // It began before lines were sent: they told more.

@@ -171,6 +171,11 @@ impl Journal {
         Reader::new(Arc::clone(&self.shared), backend)
     }
 
+    /// Its number, which no other journal has; none without a disk.
+    pub fn identity(&self) -> Option<u64> {
+        self.shared.disk.as_ref().map(|files| files.journal)
+    }
+
     /// What a backend lacks of a database's points in this range (of all databases without a name), beside the others of its
     /// group: backends by their places.
     pub fn completeness(&self, backend: usize, database: Option<&str>, range: &Span, others: &[usize]) -> Completeness {

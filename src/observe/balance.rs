@@ -11,8 +11,10 @@ use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
 use crate::config::{Config, Http, Tcp, Udp};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, BackendSetup, Durability, Journal, Rejection, ring};
+use crate::observe::history::History;
 use crate::observe::metrics;
-use crate::observe::status::{BackendView, Status, View};
+use crate::observe::status::Status;
+use crate::observe::view::{BackendView, View};
 use crate::receive::Inherited;
 use crate::receive::Listener;
 use crate::receive::http::Host;
@@ -54,6 +56,8 @@ fn parts(ring_batches: usize) -> Parts {
         durability: Durability::Memory,
         backends: Arc::new(backends.map(shown).into()),
         certificates: Arc::default(),
+        history: Arc::new(History::new(Vec::new())),
+        data_dir: "".into(),
     };
     Parts { view, consumer }
 }

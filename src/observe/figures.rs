@@ -11,8 +11,11 @@ use crate::config::{Config, Http, Tcp, Udp};
 use crate::deliver::Health;
 use crate::journal::disk::Folder;
 use crate::journal::{BackendSetup, DropReason, Durability, Journal, Rejection, ring};
+use crate::observe::findings::findings;
+use crate::observe::history::History;
 use crate::observe::metrics;
-use crate::observe::status::{Backend, BackendView, JournalStatus, Latency, Receive, Status, View};
+use crate::observe::status::{Backend, JournalStatus, Latency, Receive, Status};
+use crate::observe::view::{BackendView, View};
 use crate::protocol::Refusal;
 use crate::receive::Inherited;
 use crate::receive::{Listener, Tally};
@@ -50,6 +53,8 @@ fn picture() -> Value {
         durability: Durability::Written,
         backends: Arc::new(names.iter().map(backend).collect()),
         certificates: Arc::default(),
+        history: Arc::new(History::new(Vec::new())),
+        data_dir: "".into(),
     };
     let mut picture = serde_json::to_value(view.status()).expect("JSON");
     picture["journal"]["orphans"] = serde_json::json!({ "gone": 0 });
@@ -64,6 +69,7 @@ fn picture() -> Value {
     for (place, receive) in picture["receive"].as_array_mut().expect("listeners").iter_mut().enumerate() {
         receive["lines"] = (1_000_000 + place).into();
     }
+    (picture["backends"][0]["eta_seconds"], picture["journal"]["full_in_seconds"]) = (77.into(), 78.into());
     picture["backends"][1]["state"] = "down".into();
     picture["backends"][1]["last_error"] = "a sentence".into();
     picture["journal"]["state"] = "full".into();
@@ -115,6 +121,7 @@ const RECEIVE: &[(&str, &str)] = &[
     ("converted_lines_total", "converted"),
     ("skipped_lines_total", "skipped"),
     ("ignored_tags_total", "ignored_tags"),
+    ("implausible_lines_total", "implausible"),
     ("lines_total", "lines"),
     ("http_requests_total", "requests"),
     ("auth_failures_total", "auth_failures"),
@@ -142,6 +149,10 @@ const BACKEND: &[(&str, &str)] = &[
     ("pending_bytes", "pending_bytes"),
     ("pending_on_disk_lines", "pending_on_disk_lines"),
     ("oldest_pending_seconds", "oldest_pending_seconds"),
+    ("lag_seconds", "lag_seconds"),
+    ("delivered_lines_per_second", "delivered_per_second"),
+    ("in_flight_requests", "in_flight"),
+    ("max_batch_bytes", "max_batch_bytes"),
 ];
 
 /// Each metric without labels.
@@ -199,6 +210,8 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
             add("latency_seconds", format!("{{{labels},quantile=\"{quantile}\"}}"), milliseconds / 1000.0);
         }
         add("ledger_difference_lines", format!("{{{labels}}}"), difference(picture, place));
+        add("held_destinations", format!("{{{labels}}}"), 0.0);
+        add("backend_complete", format!("{{{labels}}}"), f64::from(u8::from(backend["complete"] == true)));
         for state in ["unknown", "up", "retrying", "held", "down"] {
             let value = f64::from(u8::from(backend["state"] == state));
             add("backend_state", format!("{{{labels},state=\"{state}\"}}"), value);
@@ -213,6 +226,9 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
     }
     add("journal_orphan_lines", "{backend=\"gone\"}".to_owned(), number(picture, "/journal/orphans/gone"));
     add("journal_gaps", String::new(), 1.0);
+    add("journal_full_in_seconds", String::new(), 78.0);
+    add("catch_up_seconds", "{backend=\"a\"}".to_owned(), 77.0);
+    ["problem", "warning", "note"].map(|severity| add("findings", format!("{{severity=\"{severity}\"}}"), 0.0));
     add("certificate_days_left", "{file=\"/a.pem\"}".to_owned(), number(picture, "/certificates/0/days_left"));
     expected
 }
@@ -238,8 +254,10 @@ fn every_metric_shows_its_own_field_in_its_unit() {
 
 #[test]
 fn every_figure_of_the_terminal_is_its_own_fields() {
-    let picture = picture();
-    let status: Status = serde_json::from_value(picture.clone()).expect("a status");
+    let mut picture = picture();
+    picture["backends"][0]["recent_latency_ms"] = picture["backends"][0]["latency_ms"].clone();
+    let mut status: Status = serde_json::from_value(picture.clone()).expect("a status");
+    status.findings = findings(&status);
     let text = status.to_text();
     let at = |pointer: &str| number(&picture, pointer);
     let sum = |pointer: &str| sum(&picture, pointer);
@@ -288,11 +306,11 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
             bytesize::ByteSize::b(status.journal.disk_bound_bytes),
             at("/journal/segments")
         ),
-        "journal is full: no room".to_owned(),
-        format!("journal keeps {} lines for gone, which is not configured", at("/journal/orphans/gone")),
-        format!("gaps     1 with {} lines", at("/journal/gaps/0/lines")),
-        "b is down: a sentence".to_owned(),
-        format!("log      {} lines dropped", at("/log_lines_dropped")),
+        "the journal's disk is full: no room".to_owned(),
+        format!("the journal keeps {} lines for gone, which is not configured", at("/journal/orphans/gone")),
+        format!("a lacks {} lines in 1 gaps (quota)", at("/journal/gaps/0/lines")),
+        format!("b is down: a sentence; {} lines", at("/backends/1/pending_lines")),
+        format!("{} lines of the log were dropped", at("/log_lines_dropped")),
     ];
     for place in [0, 1, 2] {
         let receive = format!("/receive/{place}");
@@ -313,8 +331,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
         }
         let (got, wanted) = (at(&format!("{receive}/receive_buffer")), at(&format!("{receive}/receive_buffer_wanted")));
         if got < wanted {
-            expected
-                .push(format!("receive buffer {got} bytes instead of {wanted}: sysctl -w net.core.rmem_max={wanted}"));
+            expected.push(format!("sysctl -w net.core.rmem_max={wanted}"));
         }
     }
     for (place, backend) in picture["backends"].as_array().expect("backends").iter().enumerate() {
@@ -334,7 +351,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
             rejected.to_string(),
             dropped.to_string(),
             of("pending_lines").to_string(),
-            format!("{:.1}", of("latency_ms/p99")),
+            if place == 0 { format!("{:.1}", of("recent_latency_ms/p99")) } else { "-".to_owned() },
             differ.to_string(),
         ];
         let row = text
@@ -353,7 +370,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
 #[test]
 fn every_counter_of_a_listener_is_shown_under_its_own_name() {
     let mut tally = Tally { accepted: 1000, ring_full: 999, ..Tally::default() };
-    let fields: [(&str, &mut u64); 14] = [
+    let fields: [(&str, &mut u64); 15] = [
         ("datagrams", &mut tally.datagrams),
         ("bytes", &mut tally.bytes),
         ("empty", &mut tally.empty),
@@ -366,6 +383,7 @@ fn every_counter_of_a_listener_is_shown_under_its_own_name() {
         ("converted", &mut tally.converted),
         ("skipped", &mut tally.skipped),
         ("ignored_tags", &mut tally.ignored_tags),
+        ("implausible", &mut tally.implausible),
         ("requests", &mut tally.requests),
         ("auth_failures", &mut tally.auth_failures),
     ];

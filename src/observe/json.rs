@@ -10,7 +10,7 @@ use serde_json::ser::{Formatter, Serializer};
 use crate::sys::text::is_active;
 
 /// A value as compact JSON.
-pub(super) fn render(value: &impl Serialize) -> Bytes {
+pub(crate) fn render(value: &impl Serialize) -> Bytes {
     let mut output = Vec::new();
     let written = value.serialize(&mut Serializer::with_formatter(&mut output, Printable));
     written.expect("BUG: the status has no keys but texts, and writing to memory does not fail");

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 
 use crate::deliver::State;
 use crate::journal::disk::Condition;
+use crate::observe::findings::Severity;
 use crate::observe::reading::Read;
 use crate::observe::status::Status;
 
@@ -106,6 +107,7 @@ impl Metrics {
             one("ignored_tags", "Tags without a key or a =, left out of converted lines", |receive| {
                 receive.ignored_tags
             }),
+            one("implausible_lines", "Lines whose points are far from the clock", |receive| receive.implausible),
             one("lines", "Lines seen: accepted and refused", |receive| receive.lines),
             one("http_requests", "Requests of senders, answered", |receive| receive.requests),
             one("auth_failures", "Requests without the right password or token", |receive| receive.auth_failures),
@@ -165,6 +167,8 @@ impl Metrics {
             one("pending_bytes", "Bytes of those in the journal", |backend| backend.pending_bytes),
             one("dead_letters_lines", "Refused lines that are kept", |one| one.dead_letters.kept),
             one("dead_letters_bytes", "Bytes of those", |one| one.dead_letters.bytes),
+            one("in_flight_requests", "Requests under way", |backend| backend.in_flight),
+            one("max_batch_bytes", "Bytes of a request, at most, as it is now", |backend| backend.max_batch_bytes),
             one("pending_on_disk_lines", "Those of the pending lines that are on the disk", |backend| {
                 backend.pending_on_disk_lines
             }),
@@ -183,6 +187,16 @@ impl Metrics {
         gauge(out, "backend_state", "1 for the state the backend is in", states.collect())?;
         let oldest = backends().map(|(labels, backend)| (labels, backend.oldest_pending_seconds));
         gauge(out, "oldest_pending_seconds", "How long the oldest pending line has waited", oldest.collect())?;
+        let lag = backends().map(|(labels, backend)| (labels, backend.lag_seconds));
+        gauge(out, "lag_seconds", "How far the backend is behind", lag.collect())?;
+        let rate = backends().map(|(labels, backend)| (labels, backend.delivered_per_second));
+        gauge(out, "delivered_lines_per_second", "Lines acknowledged a second, over a minute", rate.collect())?;
+        let eta = backends().filter_map(|(labels, backend)| Some((labels, backend.eta_seconds?)));
+        gauge(out, "catch_up_seconds", "When the backend will have caught up, where it does", eta.collect())?;
+        let held = backends().map(|(labels, backend)| (labels, backend.held.len() as u64));
+        gauge(out, "held_destinations", "Destinations that wait until an operator acts", held.collect())?;
+        let complete = backends().map(|(labels, backend)| (labels, u64::from(backend.complete)));
+        gauge(out, "backend_complete", "1 if the backend has whatever any other has", complete.collect())?;
         let latency = backends().flat_map(|(labels, backend)| {
             let latency = backend.latency_ms;
             [("0.5", latency.p50), ("0.99", latency.p99), ("1", latency.max)]
@@ -207,6 +221,13 @@ impl Metrics {
         counter(out, "journal_read_errors", "Reads that failed", plain(journal.read_errors))?;
         let orphans = journal.orphans.iter().map(|(name, lines)| (vec![("backend", name.as_str())], *lines));
         gauge(out, "journal_orphan_lines", "Lines kept for a backend that is not configured", orphans.collect())?;
+        let full_in = journal.full_in_seconds.map(|seconds| (Vec::new(), seconds));
+        gauge(
+            out,
+            "journal_full_in_seconds",
+            "When the disk will be full, if it fills",
+            full_in.into_iter().collect(),
+        )?;
         gauge(out, "journal_gaps", "Entries of the gap ledger", plain(journal.gaps.len() as u64))?;
         let left = self.status.certificates.iter().map(|one| (vec![("file", one.file.as_str())], one.days_left));
         gauge(out, "certificate_days_left", "Days until a listener's certificate expires", left.collect())
@@ -237,6 +258,10 @@ impl Metrics {
             "Lines of the log that nobody read in time, or that could not be written",
             dropped,
         )?;
+        let count = |severity| self.status.findings.iter().filter(|one| one.severity == severity).count() as u64;
+        let findings = [("problem", Severity::Problem), ("warning", Severity::Warning), ("note", Severity::Note)];
+        let findings = findings.map(|(name, severity)| (vec![("severity", name)], count(severity)));
+        gauge(out, "findings", "Things to know, by how much they matter: /api/status has them", findings.into())?;
         gauge(out, "uptime_seconds", "Since the start", vec![(Vec::new(), self.status.uptime_seconds)])?;
         gauge(out, "process_resident_bytes", "Resident memory", plain(self.process.resident_bytes))?;
         gauge(out, "process_resident_peak_bytes", "Most resident memory", plain(self.process.resident_peak_bytes))?;

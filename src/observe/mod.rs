@@ -8,13 +8,18 @@ mod balance;
 mod fetch;
 #[cfg(test)]
 mod figures;
+pub mod findings;
 mod gap;
+pub mod history;
 pub(crate) mod json;
 mod metrics;
 pub mod reading;
 pub mod sources;
 pub mod status;
 mod text;
+pub mod view;
+pub mod watch;
 
 pub use gap::Gap;
-pub use status::{Status, View};
+pub use status::Status;
+pub use view::View;

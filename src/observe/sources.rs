@@ -45,6 +45,12 @@ pub struct SourceStatus {
     pub empty: u64,
     /// Connections made.
     pub connections: u64,
+    /// Lines whose points are far from the clock: an hour ahead, or a day behind.
+    #[serde(default)]
+    pub implausible: u64,
+    /// The unit in which these probably are; none if no unit makes them plausible.
+    #[serde(default)]
+    pub likely_unit: Option<String>,
     /// Lines a second, over the last minute or so.
     pub lines_per_second: f64,
     /// How long ago it was seen last.
@@ -88,10 +94,10 @@ impl SourcesStatus {
         all.silent = shown.iter().filter(|(_, source)| source.silent).count() as u64;
         // Whoever sends once, however much, is not to take the place of a host that comes regularly.
         shown.sort_by_key(|(standing, source)| Reverse((*standing, source.lines)));
-        for (_, SourceStatus { lines, refused, datagrams, empty, connections, .. }) in
+        for (_, SourceStatus { lines, refused, datagrams, empty, connections, implausible, .. }) in
             shown.drain(MOST_LISTED.min(shown.len())..)
         {
-            all.rest.add(1, Arrival { lines, refused, datagrams, empty, connections });
+            all.rest.add(1, Arrival { lines, refused, datagrams, empty, connections, implausible });
         }
         all.top = shown.into_iter().map(|(_, source)| source).collect();
         all.top.sort_by(|one, other| {
@@ -103,7 +109,7 @@ impl SourcesStatus {
 
 impl SourceStatus {
     fn new(source: &Source, listener: &Listener, now: Instant) -> Self {
-        let Arrival { lines, refused, datagrams, empty, connections } = source.sum;
+        let Arrival { lines, refused, datagrams, empty, connections, implausible } = source.sum;
         Self {
             address: source.address.to_string(),
             host: source.host.clone(),
@@ -114,6 +120,8 @@ impl SourceStatus {
             datagrams,
             empty,
             connections,
+            implausible,
+            likely_unit: source.likely.map(|unit| unit.to_string()),
             lines_per_second: source.rate(now),
             last_seen_seconds: now.saturating_duration_since(source.last_seen).as_secs_f64(),
             interval_seconds: source.interval().map(|interval| interval.as_secs_f64()),

@@ -1,45 +1,23 @@
 //! One picture of all figures: `/api/status`, `/metrics` and the terminal show nothing else.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::deliver::statements::Statements;
-use crate::deliver::{Health, dead_letters};
+use crate::deliver::dead_letters;
 use crate::journal::disk::{Condition, DiskFigures, Report};
-use crate::journal::ring::Producer;
-use crate::journal::{DropReason, Durability, Journal, Ledger, Rejection, Snapshot};
+use crate::journal::{DropReason, Durability, Ledger, Rejection, Snapshot};
 use crate::net::tls::Certificate;
+use crate::observe::findings::Finding;
 use crate::observe::gap::Gap;
 use crate::observe::reading::Read;
 use crate::observe::sources::SourcesStatus;
 use crate::observe::text::sum;
-use crate::protocol::{Refusal, Span};
-use crate::query::Readers;
+use crate::observe::view::BackendView;
+use crate::protocol::Refusal;
 use crate::receive::{ANSWERS, Listener, Tally};
-use crate::sys::log;
-
-/// The running parts that the picture is taken of. Clones share them.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// When the relay started.
-    pub started: Instant,
-    /// The listeners.
-    pub listeners: Arc<Vec<Listener>>,
-    /// What is between the listeners and the journal.
-    pub ring: Producer,
-    /// The journal.
-    pub journal: Journal,
-    /// What a crash may cost.
-    pub durability: Durability,
-    /// The backends, in the journal's order.
-    pub backends: Arc<Vec<BackendView>>,
-    /// The certificates of listeners with TLS.
-    pub certificates: Arc<Vec<Arc<Certificate>>>,
-}
 
 /// A listener's certificate.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -53,7 +31,7 @@ pub struct CertificateStatus {
 }
 
 impl CertificateStatus {
-    fn of(certificate: &Certificate) -> Self {
+    pub(super) fn of(certificate: &Certificate) -> Self {
         let (expires, now) = (certificate.expires(), SystemTime::now());
         let left = expires.duration_since(now).map_or_else(
             |past| -1 - i64::try_from(past.duration().as_secs() / DAY).unwrap_or(i64::MAX - 1),
@@ -66,23 +44,6 @@ impl CertificateStatus {
 
 /// A day, in seconds.
 const DAY: u64 = 24 * 3600;
-
-/// A backend's name, address and health.
-#[derive(Debug)]
-pub struct BackendView {
-    /// Its name.
-    pub name: String,
-    /// Its URL, which holds no secret.
-    pub url: String,
-    /// Its state.
-    pub health: Arc<Health>,
-    /// The lines that it will never take; none where nothing keeps them.
-    pub letters: Option<Arc<dead_letters::DeadLetters>>,
-    /// The statements that it is owed; none where nothing keeps them.
-    pub statements: Option<Arc<Statements>>,
-    /// Who is sent to it to read; none where nobody is.
-    pub readers: Option<Arc<Readers>>,
-}
 
 /// All figures since the start, as `/api/status` gives them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -107,6 +68,9 @@ pub struct Status {
     /// Lines of the log that nobody will read: nobody read it in time, or it could not be written.
     #[serde(default)]
     pub log_lines_dropped: u64,
+    /// What is wrong and what to do about it, what matters most first.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
 }
 
 /// A listener's figures. Those of another kind are 0.
@@ -146,6 +110,15 @@ pub struct Receive {
     pub skipped: u64,
     /// Words of converted lines that stood among the tags and were none: without a key, or without `=`.
     pub ignored_tags: u64,
+    /// Lines whose points are far from the clock: an hour ahead, or a day behind.
+    #[serde(default)]
+    pub implausible: u64,
+    /// Lines refused in the last five minutes or so.
+    #[serde(default)]
+    pub recent_refused: u64,
+    /// Datagrams that the kernel dropped in the last five minutes or so.
+    #[serde(default)]
+    pub recent_kernel_dropped: u64,
     /// Requests answered.
     #[serde(default)]
     pub requests: u64,
@@ -175,8 +148,17 @@ pub struct Backend {
     pub name: String,
     /// Its URL.
     pub url: String,
+    /// The group of backends that mirror each other.
+    #[serde(default)]
+    pub group: String,
     /// `unknown`, `up`, `retrying`, `held` or `down`.
     pub state: String,
+    /// Since when it has not been up, in RFC 3339; none if it is, or was not reached yet.
+    #[serde(default)]
+    pub down_since: Option<String>,
+    /// When it is tried next, in RFC 3339; none if nothing waits for that.
+    #[serde(default)]
+    pub next_try: Option<String>,
     /// Lines found in the journal at start.
     pub recovered_lines: u64,
     /// Dead letters that were sent again.
@@ -198,6 +180,15 @@ pub struct Backend {
     pub pending_on_disk_lines: u64,
     /// How long the oldest of them has waited.
     pub oldest_pending_seconds: f64,
+    /// How far it is behind: the same, as lag.
+    #[serde(default)]
+    pub lag_seconds: f64,
+    /// Lines it acknowledged a second, over the last minute.
+    #[serde(default)]
+    pub delivered_per_second: f64,
+    /// When it will have caught up at the rate of the last minute; none if nothing waits, or it falls behind.
+    #[serde(default)]
+    pub eta_seconds: Option<f64>,
     /// Whether its copy has whatever any other backend's has, of all databases and times.
     #[serde(default)]
     pub complete: bool,
@@ -205,8 +196,17 @@ pub struct Backend {
     pub requests: u64,
     /// How many of them were made again.
     pub retries: u64,
+    /// Requests under way.
+    #[serde(default)]
+    pub in_flight: u64,
+    /// The bytes of a request, at most, as it is now.
+    #[serde(default)]
+    pub max_batch_bytes: u64,
     /// The last error's text, whether or not it is over.
     pub last_error: Option<String>,
+    /// When that came, in RFC 3339.
+    #[serde(default)]
+    pub last_error_at: Option<String>,
     /// Destinations that wait until an operator acts.
     #[serde(default)]
     pub held: Vec<Held>,
@@ -224,6 +224,9 @@ pub struct Backend {
     pub dead_letters: dead_letters::Figures,
     /// Receive to acknowledged.
     pub latency_ms: Latency,
+    /// The same for the last five minutes or so; none if nothing was acknowledged then.
+    #[serde(default)]
+    pub recent_latency_ms: Option<Latency>,
 }
 
 /// Percentiles of a latency, in milliseconds.
@@ -240,6 +243,15 @@ pub struct Latency {
 /// The journal's figures. Those of the disk are 0 where records are kept in memory only.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct JournalStatus {
+    /// Its number, which no other journal has; none where records are kept in memory only.
+    #[serde(default)]
+    pub identity: Option<String>,
+    /// Where it is.
+    #[serde(default)]
+    pub data_dir: String,
+    /// When its disk will be full at the rate of the last minute; none if it does not fill.
+    #[serde(default)]
+    pub full_in_seconds: Option<f64>,
     /// What a crash may cost.
     pub durability: Durability,
     /// Memory held by records.
@@ -274,55 +286,6 @@ pub struct JournalStatus {
     pub gaps: Vec<Gap>,
 }
 
-impl View {
-    /// Takes the picture.
-    pub fn status(&self) -> Status {
-        // Lines are counted where they are, so that one that is lost shows. What was popped goes with the journal's
-        // figures, in which it is, and what was pushed with the figures of its worker, which had it before. The workers are
-        // read last: each batch that was popped is known to its worker, as handed over or, a moment earlier, as still held.
-        // Either way it is counted once.
-        let (journal, popped) = self.journal.snapshot_with(|| self.ring.popped_lines());
-        let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
-        let sum = |lines: fn(&Tally) -> u64| tallies.iter().map(lines).sum::<u64>();
-        let (accepted, ring_full) = (sum(|tally| tally.accepted), sum(|tally| tally.ring_full));
-        let on_the_way = i128::from(sum(|tally| tally.held) + sum(|tally| tally.handed_over)) - i128::from(popped);
-
-        let receive = self.listeners.iter().zip(&tallies).map(|(listener, tally)| Receive::new(listener, tally));
-        let figures = journal.oldest_pending_seconds.iter().zip(&journal.memory_only_lines);
-        let ledgers = journal.ledgers.iter().zip(figures);
-        let backends = self.backends.iter().zip(ledgers);
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs_f64(),
-            receive: receive.collect(),
-            accepted_lines: accepted,
-            backends: backends
-                .enumerate()
-                .map(|(place, (view, (ledger, (oldest, memory_only))))| {
-                    let backend = Backend::new(view, ledger, *oldest, ring_full, on_the_way);
-                    let on_disk = if journal.disk.is_some() { ledger.pending.saturating_sub(*memory_only) } else { 0 };
-                    Backend { pending_on_disk_lines: on_disk, complete: self.is_complete(place), ..backend }
-                })
-                .collect(),
-            journal: JournalStatus::new(self.durability, &journal),
-            sources: SourcesStatus::of(&self.listeners),
-            certificates: self.certificates.iter().map(|one| CertificateStatus::of(one)).collect(),
-            log_lines_dropped: log::lines_dropped(),
-        }
-    }
-
-    /// Whether a backend has whatever any other has.
-    fn is_complete(&self, place: usize) -> bool {
-        let others: Vec<usize> = (0..self.backends.len()).filter(|other| *other != place).collect();
-        self.journal.completeness(place, None, &Span::ALWAYS, &others).is_current()
-    }
-
-    /// Whether the relay is of use: at least one backend took a write or has not yet failed.
-    pub fn is_ready(&self) -> bool {
-        self.backends.iter().any(|backend| backend.health.is_ready())
-    }
-}
-
 impl Receive {
     pub(super) fn new(listener: &Listener, tally: &Tally) -> Self {
         let shown = Self {
@@ -341,6 +304,7 @@ impl Receive {
             converted: tally.converted,
             skipped: tally.skipped,
             ignored_tags: tally.ignored_tags,
+            implausible: tally.implausible,
             requests: tally.requests,
             auth_failures: tally.auth_failures,
             lines: tally.lines(),
@@ -401,10 +365,15 @@ impl Backend {
             (reason.name().to_owned(), ledger.dropped[*reason as usize] + before_the_journal)
         });
         let (requests, retries) = view.health.requests();
+        let (times, (in_flight, max_batch_bytes)) = (view.health.times(), view.health.load());
+        let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
         Self {
             name: view.name.clone(),
             url: view.url.clone(),
+            group: "main".to_owned(),
             state: view.health.state().name().to_owned(),
+            down_since: times.unwell_since.map(time),
+            next_try: times.next_try.map(time),
             recovered_lines: ledger.recovered,
             resent_lines: ledger.resent,
             delivered_lines: ledger.delivered,
@@ -415,16 +384,23 @@ impl Backend {
             pending_bytes: ledger.pending_bytes,
             pending_on_disk_lines: 0,
             oldest_pending_seconds: oldest,
+            lag_seconds: oldest,
+            delivered_per_second: 0.0,
+            eta_seconds: None,
             complete: false,
             requests,
             retries,
+            in_flight,
+            max_batch_bytes,
             last_error: view.health.last_error(),
+            last_error_at: times.last_error_at.map(time),
             held: view.health.held().into_iter().map(Held::from).collect(),
             statements_pending: view.statements.as_ref().map_or(0, |statements| statements.pending(&view.name)),
             statements_differed: view.statements.as_ref().map_or(0, |statements| statements.differed(&view.name)),
             read: view.readers.as_ref().and_then(|readers| readers.reading(&view.name)).map(Read::new),
             dead_letters: view.letters.as_ref().map(|letters| letters.figures(&view.name)).unwrap_or_default(),
             latency_ms: Latency::new(&ledger.latency),
+            recent_latency_ms: None,
         }
     }
 
@@ -451,6 +427,9 @@ impl JournalStatus {
         let disk = journal.disk.as_ref();
         let figure = |value: fn(&DiskFigures) -> u64| disk.map_or(0, value);
         Self {
+            identity: None,
+            data_dir: String::new(),
+            full_in_seconds: None,
             durability,
             memory_bytes: journal.memory_bytes,
             memory_bound_bytes: journal.memory_bound,
@@ -472,7 +451,7 @@ impl JournalStatus {
 }
 
 impl Latency {
-    fn new(histogram: &Histogram<u64>) -> Self {
+    pub(super) fn new(histogram: &Histogram<u64>) -> Self {
         Self {
             p50: milliseconds(histogram.value_at_quantile(0.5)),
             p99: milliseconds(histogram.value_at_quantile(0.99)),

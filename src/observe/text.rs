@@ -5,13 +5,16 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::journal::Durability;
-use crate::journal::disk::Condition;
+use crate::observe::findings::{Finding, Severity};
 use crate::observe::sources::SourcesStatus;
-use crate::observe::status::{Backend, Held, JournalStatus, Receive, Status};
+use crate::observe::status::{Backend, JournalStatus, Receive, Status};
 use crate::sys::text::write_line;
 
-/// A certificate that expires within so many days is named.
-const SOON_DAYS: i64 = 30;
+/// What the ledger's columns mean.
+const COLUMNS: &str = "\
+accepted + recovered (found at start) + resent = delivered (confirmed) + rejected (dead letters) + dropped (gaps) + pending;
+p99: receive to confirmed, last 5 minutes; differ: lines not counted anywhere, 0 if all is well
+";
 /// The width of the backends' names, at least.
 const LEAST_NAME_WIDTH: usize = 8;
 /// The width of the backends' names, at most: that of the longest name which a configuration may have.
@@ -24,35 +27,20 @@ impl Status {
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         let uptime = whole_seconds(self.uptime_seconds);
-        write_line(&mut text, format_args!("Twinflux {}, up {uptime}", self.version));
+        write_line(&mut text, format_args!("Twinflux {}, up {uptime}: {}", self.version, self.summary()));
+        for finding in &self.findings {
+            write_finding(&mut text, finding);
+        }
         for receive in &self.receive {
             write_receive(&mut text, receive);
         }
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
         write_sources(&mut text, &self.sources);
         write_journal(&mut text, &self.journal);
-        for certificate in self.certificates.iter().filter(|one| one.days_left < SOON_DAYS) {
-            let (file, days) = (&certificate.file, certificate.days_left);
-            write_line(&mut text, format_args!("certificate {file} expires in {days} days"));
-        }
-        if self.log_lines_dropped > 0 {
-            let lines = self.log_lines_dropped;
-            write_line(
-                &mut text,
-                format_args!("log      {lines} lines dropped: who reads standard error does not keep up"),
-            );
-        }
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
-        for backend in &self.backends {
-            write_difference(&mut text, &backend.name, backend.difference(self.accepted_lines));
-        }
         for backend in self.backends.iter().filter(|backend| backend.pending_lines > 0) {
-            let (pending, on_disk) = (backend.pending_lines, backend.pending_on_disk_lines);
-            write_line(
-                &mut text,
-                format_args!("{} waits for {pending} lines, {on_disk} of them on the disk", backend.name),
-            );
+            write_backlog(&mut text, backend);
         }
         for backend in &self.backends {
             for (reason, lines) in backend.dropped_lines.iter().filter(|(_, lines)| **lines > 0) {
@@ -69,16 +57,18 @@ impl Status {
             let reason = read.reason.as_deref().unwrap_or("not told");
             write_line(&mut text, format_args!("{name} answers no readers since {since}: {reason}"));
         }
-        for backend in self.backends.iter().filter(|backend| backend.state != "up") {
-            let nothing = if backend.state == "unknown" { "not reached yet" } else { "no error told" };
-            let error = backend.last_error.as_deref().unwrap_or(nothing);
-            write_line(&mut text, format_args!("{} is {}: {error}", backend.name, backend.state));
-            for held in &backend.held {
-                let Held { database, since, what_to_do, .. } = held;
-                write_line(&mut text, format_args!("{} holds {database} since {since}: {what_to_do}", backend.name));
-            }
-        }
         text
+    }
+
+    /// Whether all is well, in a few words.
+    pub fn summary(&self) -> String {
+        let count = |severity| self.findings.iter().filter(|finding| finding.severity == severity).count();
+        match (count(Severity::Problem), count(Severity::Warning)) {
+            (0, 0) => "all is well".to_owned(),
+            (0, warnings) => format!("{warnings} to do"),
+            (problems, 0) => format!("{problems} wrong"),
+            (problems, warnings) => format!("{problems} wrong, {warnings} more to do"),
+        }
     }
 
     /// The ledger as a table that fits 80 columns where names are short: a row for each backend, the last column 0 where it balances.
@@ -96,21 +86,37 @@ impl Status {
         for backend in &self.backends {
             write_backend(&mut text, backend, width, self.accepted_lines);
         }
+        text.push_str(COLUMNS);
         text
     }
 }
 
-/// Says that a ledger does not balance.
-fn write_difference(text: &mut String, name: &str, lines: i128) {
-    let what = match lines {
-        0 => return,
-        1.. => "lost without being counted",
-        _ => "counted more than once",
+fn write_finding(text: &mut String, finding: &Finding) {
+    let Finding { severity, what, since, to_do, .. } = finding;
+    let word = match severity {
+        Severity::Problem => "WRONG",
+        Severity::Warning => "to do",
+        Severity::Note => "note",
     };
-    let lines = lines.unsigned_abs();
+    let since = since.as_ref().map_or_else(String::new, |since| format!(" (since {since})"));
+    write_line(text, format_args!("{word:<7}{what}{since}"));
+    if !to_do.is_empty() {
+        write_line(text, format_args!("       do: {to_do}"));
+    }
+}
+
+/// What waits for a backend, and when it will have it.
+fn write_backlog(text: &mut String, backend: &Backend) {
+    let Backend { name, pending_lines: lines, pending_on_disk_lines: on_disk, .. } = backend;
+    let (bytes, rate) = (ByteSize::b(backend.pending_bytes), backend.delivered_per_second);
+    let eta = match backend.eta_seconds {
+        Some(seconds) => format!("; {rate:.0} lines/s go there: caught up in about {}", whole_seconds(seconds)),
+        None => String::new(),
+    };
+    let next = backend.next_try.as_ref().map_or_else(String::new, |next| format!("; next try {next}"));
     write_line(
         text,
-        format_args!("the ledger of {name} does not balance: {lines} lines were {what}; please report this"),
+        format_args!("{name} waits for {lines} lines ({bytes}), {on_disk} of them on the disk{eta}{next}"),
     );
 }
 
@@ -133,18 +139,8 @@ fn write_journal(text: &mut String, journal: &JournalStatus) {
         _ => {
             let segments = journal.segments;
             write_line(text, format_args!("journal  {memory}, {disk} of {most_disk} in {segments} segments"));
+            write_line(text, format_args!("    in {}", journal.data_dir));
         }
-    }
-    if journal.state != Condition::Ok {
-        let error = journal.last_error.as_deref().unwrap_or("no error told");
-        write_line(text, format_args!("journal is {}: {error}", journal.state.name()));
-    }
-    for (name, lines) in &journal.orphans {
-        write_line(text, format_args!("journal keeps {lines} lines for {name}, which is not configured"));
-    }
-    if !journal.gaps.is_empty() {
-        let lines = journal.gaps.iter().fold(0, |lines: u64, gap| lines.saturating_add(gap.lines));
-        write_line(text, format_args!("gaps     {} with {lines} lines: see /api/status", journal.gaps.len()));
     }
 }
 
@@ -197,10 +193,12 @@ fn write_receive(text: &mut String, receive: &Receive) {
 }
 
 fn write_backend(text: &mut String, backend: &Backend, width: usize, accepted: u64) {
+    // Of the last minutes: what a dead backend once did tells nothing.
+    let p99 = backend.recent_latency_ms.map_or_else(|| "-".to_owned(), |recent| format!("{:.1}", recent.p99));
     write_line(
         text,
         format_args!(
-            "{:<width$} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7.1} {:>6}",
+            "{:<width$} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7} {:>6}",
             backend.name,
             backend.state,
             backend.delivered_lines,
@@ -208,7 +206,7 @@ fn write_backend(text: &mut String, backend: &Backend, width: usize, accepted: u
             backend.rejected(),
             backend.dropped(),
             backend.pending_lines,
-            backend.latency_ms.p99,
+            p99,
             backend.difference(accepted)
         ),
     );

@@ -171,17 +171,50 @@ pub struct Stamper {
     ahead: u64,
     now: u64,
     last: u64,
+    /// The first plausible time, and how many there are.
+    plausible: (i64, u64),
 }
+
+/// A point that comes is not so far ahead of the clock, in nanoseconds.
+const MOST_AHEAD: u64 = 3_600_000_000_000;
+/// A point that comes is not so far behind it: senders keep lines through an outage, and replay logs.
+const MOST_BEHIND: u64 = 24 * 3_600_000_000_000;
 
 impl Stamper {
     /// A stamper for one worker of one listener.
     pub fn new(precision: Precision) -> Self {
-        Self { precision, ahead: MAX_AHEAD_NANOSECONDS / precision.nanoseconds(), now: 0, last: 0 }
+        Self {
+            precision,
+            ahead: MAX_AHEAD_NANOSECONDS / precision.nanoseconds(),
+            now: 0,
+            last: 0,
+            plausible: (i64::MIN, u64::MAX),
+        }
     }
 
     /// Sets the receive time of the lines to come, in nanoseconds since 1970.
     pub fn set_clock(&mut self, nanoseconds: u64) {
-        self.now = nanoseconds / self.precision.nanoseconds();
+        let unit = self.precision.nanoseconds();
+        self.now = nanoseconds / unit;
+        let first = (nanoseconds.saturating_sub(MOST_BEHIND) / unit).cast_signed();
+        self.plausible = (first, (MOST_BEHIND + MOST_AHEAD) / unit + 1);
+    }
+
+    /// Whether a point of this time may come now: it is no more than an hour ahead of the clock and a day behind it.
+    #[inline]
+    pub fn is_plausible(&self, time: i64) -> bool {
+        time.wrapping_sub(self.plausible.0).cast_unsigned() <= self.plausible.1
+    }
+
+    /// The unit in which a time that is not plausible would be.
+    pub fn likely_precision(&self, time: i64) -> Option<Precision> {
+        const UNITS: [Precision; 4] =
+            [Precision::Nanoseconds, Precision::Microseconds, Precision::Milliseconds, Precision::Seconds];
+        let now = self.now.saturating_mul(self.precision.nanoseconds());
+        UNITS.into_iter().find(|unit| {
+            let time = u64::try_from(time).ok().and_then(|time| time.checked_mul(unit.nanoseconds()));
+            time.is_some_and(|time| time.saturating_add(MOST_BEHIND) >= now && time <= now + MOST_AHEAD)
+        })
     }
 
     /// The next line's stamp.
@@ -231,6 +264,33 @@ mod tests {
         ] {
             assert_eq!(whole(text, precision), expected, "{text} {precision}");
         }
+    }
+
+    #[test]
+    fn times_far_from_the_clock_are_told_with_the_unit_that_they_are_probably_in() {
+        use Precision::{Microseconds, Milliseconds, Nanoseconds, Seconds};
+        const NOW: i64 = 1_795_400_726_000_000_000;
+        const HOUR: i64 = 3_600_000_000_000;
+        for precision in [Nanoseconds, Microseconds, Milliseconds, Seconds] {
+            let (mut stamper, unit) = (Stamper::new(precision), precision.nanoseconds().cast_signed());
+            stamper.set_clock(NOW.cast_unsigned());
+            for (time, is_plausible) in [
+                (NOW, true),
+                (NOW - 23 * HOUR, true),
+                (NOW - 25 * HOUR, false),
+                (NOW + HOUR / 2, true),
+                (NOW + 2 * HOUR, false),
+            ] {
+                assert_eq!(stamper.is_plausible(time / unit), is_plausible, "{time} {precision}");
+            }
+            for other in [Nanoseconds, Microseconds, Milliseconds, Seconds] {
+                let time = NOW / other.nanoseconds().cast_signed();
+                assert_eq!(stamper.is_plausible(time), other == precision);
+                assert_eq!(stamper.likely_precision(time), Some(other));
+            }
+            assert_eq!((stamper.is_plausible(0), stamper.likely_precision(NOW / unit - 1000 * HOUR)), (false, None));
+        }
+        assert!(Stamper::new(Seconds).is_plausible(0), "nothing is known before there is a clock");
     }
 
     proptest::proptest! {

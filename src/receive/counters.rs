@@ -29,6 +29,7 @@ pub struct Counters {
     converted: AtomicU64,
     skipped: AtomicU64,
     ignored_tags: AtomicU64,
+    implausible: AtomicU64,
     requests: AtomicU64,
     answers: [AtomicU64; ANSWERS.len()],
     auth_failures: AtomicU64,
@@ -68,6 +69,8 @@ pub struct Tally {
     pub skipped: u64,
     /// Words of converted lines that stood among the tags and were none.
     pub ignored_tags: u64,
+    /// Lines whose points are far from the clock: an hour ahead, or a day behind.
+    pub implausible: u64,
     /// Requests answered.
     pub requests: u64,
     /// Answers by their status, as [`ANSWERS`] lists them; the last is any other.
@@ -112,6 +115,7 @@ impl Counters {
             (&self.converted, sums.converted),
             (&self.skipped, sums.skipped),
             (&self.ignored_tags, sums.ignored_tags),
+            (&self.implausible, sums.implausible),
             (&self.requests, sums.requests),
             (&self.auth_failures, sums.auth_failures),
         ];
@@ -161,6 +165,7 @@ impl Counters {
             converted: self.converted.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
             ignored_tags: self.ignored_tags.load(Ordering::Relaxed),
+            implausible: self.implausible.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
             answers: std::array::from_fn(|place| self.answers[place].load(Ordering::Relaxed)),
             auth_failures: self.auth_failures.load(Ordering::Relaxed),
@@ -199,6 +204,7 @@ impl Tally {
         self.converted += other.converted;
         self.skipped += other.skipped;
         self.ignored_tags += other.ignored_tags;
+        self.implausible += other.implausible;
         self.requests += other.requests;
         self.auth_failures += other.auth_failures;
         for (sum, more) in self.answers.iter_mut().zip(other.answers) {
@@ -237,6 +243,7 @@ mod tests {
             converted: sum(),
             skipped: sum(),
             ignored_tags: sum(),
+            implausible: sum(),
             requests: sum(),
             answers: std::array::from_fn(|_| sum()),
             auth_failures: sum(),
@@ -273,10 +280,11 @@ mod tests {
         assert_eq!((sum.datagrams, sum.bytes, sum.empty, sum.truncated), (1001, 1003, 1005, 1007));
         assert_eq!((sum.denied, sum.connections, sum.limited, sum.displaced), (1009, 1011, 1013, 1015));
         assert_eq!((sum.timed_out, sum.converted, sum.skipped, sum.ignored_tags), (1017, 1019, 1021, 1023));
+        assert_eq!(sum.implausible, 1025);
         let from = |first: u64| (0..).map(move |place| first + 2 * place);
-        let answers: Vec<u64> = from(1027).take(ANSWERS.len()).collect();
-        assert_eq!((sum.requests, &sum.answers[..]), (1025, &answers[..]));
-        let next = from(1027).nth(ANSWERS.len()).expect("a number");
+        let answers: Vec<u64> = from(1029).take(ANSWERS.len()).collect();
+        assert_eq!((sum.requests, &sum.answers[..]), (1027, &answers[..]));
+        let next = from(1029).nth(ANSWERS.len()).expect("a number");
         let accepted = [sum.auth_failures, sum.accepted, sum.held, sum.handed_over, sum.ring_full];
         assert_eq!(accepted, [next, next + 2, next + 4, next + 6, next + 8]);
         let refused: Vec<u64> = from(next + 10).take(Refusal::COUNT).collect();

@@ -108,6 +108,8 @@ struct Lines<H> {
     source: Option<IpAddr>,
     /// The lines of the datagram or the piece at hand.
     arrival: Arrival,
+    /// The last point's time that is far from the clock.
+    implausible: i64,
     /// Of the request at hand.
     told: Told,
     /// Lines in the builders of other requests.
@@ -134,6 +136,7 @@ impl<H: HandOver> Intake<H> {
             received: Received::now(),
             source: None,
             arrival: Arrival::default(),
+            implausible: 0,
             told: Told::default(),
             elsewhere: 0,
         };
@@ -210,6 +213,9 @@ impl<H: HandOver> Intake<H> {
     fn note(&mut self, bytes: &[u8], first: Option<(Format, usize)>) {
         let Some(address) = self.lines.source else { return };
         let source = self.sources.note(address, self.lines.arrival, self.lines.received.monotonic);
+        if self.lines.arrival.implausible > 0 {
+            source.likely = self.lines.note_implausible(address);
+        }
         if let Some((format, place)) = first
             && source.wants_name()
         {
@@ -276,6 +282,15 @@ impl<H: HandOver> Lines<H> {
         self.tally.ignored_tags += found.ignored_tags;
     }
 
+    /// Counts lines whose points are far from the clock; the unit that they are probably in.
+    #[cold]
+    fn note_implausible(&mut self, source: IpAddr) -> Option<Precision> {
+        self.tally.implausible += self.arrival.implausible;
+        let likely = self.stamper.likely_precision(self.implausible);
+        self.logs.implausible(source, self.implausible, likely, self.received.monotonic);
+        likely
+    }
+
     /// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody sees a
     /// line delivered or dropped that was not accepted.
     #[cold]
@@ -299,6 +314,12 @@ impl<H: HandOver> Sink for Lines<H> {
     #[inline]
     fn line(&mut self, line: Line<'_>) {
         let time = line.time.map_or_else(|| Time::Stamp(self.stamper.next_stamp()), Time::Own);
+        if let Time::Own(time) = time
+            && !self.stamper.is_plausible(time)
+        {
+            self.arrival.implausible += 1;
+            self.implausible = time;
+        }
         let sealed = self.builder.append(line.bytes, time, self.received);
         self.tally.accepted += 1;
         self.told.accepted += 1;
@@ -325,11 +346,13 @@ struct Logs {
     refused: Throttle,
     ring_full: Throttle,
     hint: Throttle,
+    implausible: Throttle,
 }
 
 impl Logs {
     fn new(listen: SocketAddr) -> Self {
-        Self { listen, refused: Throttle::default(), ring_full: Throttle::default(), hint: Throttle::default() }
+        let (refused, ring_full, hint, implausible) = Default::default();
+        Self { listen, refused, ring_full, hint, implausible }
     }
 
     fn refused(&self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
@@ -344,6 +367,15 @@ impl Logs {
             untold,
             "refused a line; at most one is shown in a minute, /metrics counts all"
         );
+    }
+
+    fn implausible(&self, source: IpAddr, time: i64, likely: Option<Precision>, now: Instant) {
+        let Some(Leave { untold }) = self.implausible.pass_at(now) else { return };
+        let advice = match likely {
+            Some(unit) => format!("it probably sends {unit}: set the precision of a listener for it"),
+            None => "its clock is probably off".to_owned(),
+        };
+        tracing::warn!(%source, listen = %self.listen, time, untold, "a point's time is far from now: {advice}");
     }
 
     fn ring_full(&self, batch: &Batch) {

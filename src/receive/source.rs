@@ -6,6 +6,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::protocol::Precision;
+
 /// Two arrivals this far apart belong to two bursts: hosts send what they have at one time, and then wait.
 const BURST_GAP: Duration = Duration::from_millis(500);
 /// Bursts whose distances tell a usual interval.
@@ -45,6 +47,8 @@ pub struct Arrival {
     pub empty: u64,
     /// Connections made.
     pub connections: u64,
+    /// Lines whose points are far from the clock.
+    pub implausible: u64,
 }
 
 /// One source.
@@ -70,6 +74,8 @@ pub struct Source {
     /// Whether its host was asked for in this burst.
     was_named: bool,
     was_told: bool,
+    /// The unit in which its implausible times probably are.
+    pub likely: Option<Precision>,
 }
 
 impl Source {
@@ -87,6 +93,7 @@ impl Source {
             rate: None,
             was_named: false,
             was_told: false,
+            likely: None,
         }
     }
 
@@ -141,7 +148,8 @@ impl Source {
         } else {
             self.sum.add(other.sum);
         }
-        *self = Self { host, last_seen, first_seen, window, rate, ..self.clone() };
+        let likely = self.likely.or(other.likely);
+        *self = Self { host, last_seen, first_seen, window, rate, likely, ..self.clone() };
     }
 
     /// How well it is known: 0 from a single burst, 1 from several, 2 once its interval is known, 3 after a long time.
@@ -235,6 +243,7 @@ impl Arrival {
         self.datagrams += other.datagrams;
         self.empty += other.empty;
         self.connections += other.connections;
+        self.implausible += other.implausible;
     }
 }
 
@@ -252,7 +261,7 @@ mod tests {
         std::net::Ipv4Addr::from(0x0a00_0000 + number).into()
     }
 
-    const ONE: Arrival = Arrival { lines: 3, refused: 1, datagrams: 1, empty: 0, connections: 0 };
+    const ONE: Arrival = Arrival { lines: 3, refused: 1, datagrams: 1, empty: 0, connections: 0, implausible: 0 };
 
     #[test]
     fn a_host_is_silent_after_three_of_its_intervals() {

@@ -116,7 +116,7 @@ mod tests {
         std::net::Ipv4Addr::from(0x0a00_0000 + number).into()
     }
 
-    const ONE: Arrival = Arrival { lines: 3, refused: 1, datagrams: 1, empty: 0, connections: 0 };
+    const ONE: Arrival = Arrival { lines: 3, refused: 1, datagrams: 1, empty: 0, connections: 0, implausible: 0 };
 
     #[test]
     fn what_makes_room_is_in_the_rest_and_busy_hosts_stay() {

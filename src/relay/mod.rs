@@ -47,7 +47,10 @@ use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
 use crate::net::tls::Certificate;
 use crate::observe::admin::{Access, Admin};
-use crate::observe::status::{BackendView, Status, View};
+use crate::observe::history::History;
+use crate::observe::status::Status;
+use crate::observe::view::{BackendView, View};
+use crate::observe::watch as observer;
 use crate::query::Readers;
 use crate::receive::Inherited;
 use crate::receive::http::{Claim, Creator, Host};
@@ -205,6 +208,7 @@ impl Relay {
         let view = view(config, listeners, &journal, &ring, (&healths, behind), reload.certificates.clone());
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, access)));
         drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
+        drop(admin_runtime.spawn(observer::run(view.clone())));
         let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
 
         let (closing, _) = watch::channel(false);
@@ -378,6 +382,8 @@ fn view(
         durability: config.journal.durability,
         backends: Arc::new(backends.collect()),
         certificates: Arc::new(certificates),
+        history: Arc::new(History::new(config.backend.iter().map(|backend| backend.name.clone()).collect())),
+        data_dir: config.data_dir.display().to_string().into(),
     }
 }
 

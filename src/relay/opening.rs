@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::journal::disk::{Report, Storage};
 use crate::journal::ring::Consumer;
 use crate::journal::{BackendSetup, Journal, Snapshot};
-use crate::observe::status::{BackendView, View};
+use crate::observe::view::{BackendView, View};
 use crate::receive::Pulse;
 use crate::sys::throttle;
 

@@ -255,7 +255,7 @@ impl Flusher {
 
     fn send(&mut self, sent: Sent, parts: Vec<Bytes>, is_retry: bool) {
         let Some(mut endpoint) = self.idle.pop() else { return };
-        self.health.count_request(is_retry);
+        self.health.count_request(is_retry, self.sizes.limits().bytes);
         let lease = match &sent {
             Sent::Lease(lease) => lease,
             Sent::Part(division) => division.lease(),
@@ -271,6 +271,7 @@ impl Flusher {
     fn conclude(&mut self, request: Request, is_closing: bool) {
         let Request { endpoint, sent, outcome } = request;
         self.idle.push(endpoint);
+        self.health.end_request();
         self.is_drained = false;
         match sent {
             Sent::Lease(lease) => match outcome.fate {
@@ -400,10 +401,10 @@ impl Flusher {
         self.troubles.end(place);
         self.troubles.hold_backend(None);
         self.sizes.grow();
-        let now = self.troubles.state();
+        let (now, since) = (self.troubles.state(), self.health.times().unwell_since);
         let before = self.health.succeed(now);
         self.health.set_held(self.troubles.held());
-        self.told.recovered(before, now);
+        self.told.recovered(before, now, since);
     }
 
     /// A request of the lease's destination failed; returns until when that waits. The lease is still the caller's.
@@ -440,7 +441,11 @@ impl Flusher {
         self.is_proven = false;
         match self.resumes_at.filter(|resumes| *resumes > monotonic::now()) {
             Some(resumes) => resumes,
-            None => *self.resumes_at.insert(monotonic::now() + self.backoff.next_pause(self.longest_pause)),
+            None => {
+                let pause = self.backoff.next_pause(self.longest_pause);
+                self.health.note_pause(pause);
+                *self.resumes_at.insert(monotonic::now() + pause)
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the log is told of a backend: each event once a minute, however the backend flaps.
 
+use std::time::SystemTime;
+
 use super::{Refused, State};
 use crate::batch::Destination;
 use crate::protocol::line::anatomy;
@@ -59,8 +61,9 @@ impl Told {
         }
     }
 
-    /// Lines were delivered; the state changed so. Before, a probe had told that something is wrong, or had not.
-    pub(super) fn recovered(&mut self, (before, has_missed): (State, bool), now: State) {
+    /// Lines were delivered; the state changed so. Before, a probe had told that something is wrong, or had not; and
+    /// since when it was not well.
+    pub(super) fn recovered(&mut self, (before, has_missed): (State, bool), now: State, since: Option<SystemTime>) {
         if has_missed {
             self.failure = Some(before);
         }
@@ -69,7 +72,15 @@ impl Told {
             && let Some(Leave { untold }) = self.recovered.pass()
         {
             self.failure = None;
-            tracing::info!(backend = self.backend, was = was.name(), untold, "the backend takes lines again");
+            let lasted = since.and_then(|since| since.elapsed().ok()).map(|lasted| lasted.as_secs());
+            let lasted = lasted.map(|lasted| format!("{lasted}s"));
+            tracing::info!(
+                backend = self.backend,
+                was = was.name(),
+                lasted,
+                untold,
+                "backend recovered: it takes lines again"
+            );
         }
     }
 
@@ -122,7 +133,7 @@ mod tests {
     fn go_on(told: &mut Told, mut before: State, course: &[State]) {
         for state in course {
             if *state == State::Up {
-                told.recovered((before, false), *state);
+                told.recovered((before, false), *state, None);
             } else {
                 told.failed(before, *state, "");
             }
@@ -143,7 +154,7 @@ mod tests {
         assert!(told(&[State::Up, State::Up]).recovered.is_due(), "where nothing failed, nothing is told");
         for (has_missed, is_told) in [(true, true), (false, false)] {
             let mut told = Told::new("a".to_owned());
-            told.recovered((State::Unknown, has_missed), State::Up);
+            told.recovered((State::Unknown, has_missed), State::Up, None);
             assert_eq!(!told.recovered.is_due(), is_told, "the probe told that it was not reached");
         }
     }

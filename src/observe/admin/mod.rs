@@ -30,9 +30,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::metrics;
-use super::status::View;
 use crate::auth::Auth;
 use crate::net::tls::{Certificate, answer_plain_http, begins_as_tls};
+use crate::observe::view::View;
 use names::Names;
 use places::{Class, Place, Places};
 use snapshots::Snapshots;

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use super::super::status::{Status, View};
 use super::super::{json, metrics};
+use crate::observe::status::Status;
+use crate::observe::view::View;
 
 /// The time from one snapshot to the next, at least.
 const INTERVAL: Duration = Duration::from_millis(100);

@@ -1,0 +1,114 @@
+//! `twinflux status`: a running relay's state in words, once or again and again, for people and for monitoring.
+//!
+//! Asks the admin listener, or the control socket where a data folder is named. Bounds: one question each [`REDRAW`].
+
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::journal::data_dir as data_dir_of;
+use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print};
+use crate::cli::socket;
+use crate::config::listen::parse_admin;
+use crate::observe::findings::Severity;
+use crate::observe::{Status, json};
+
+/// The time from one picture to the next.
+const REDRAW: Duration = Duration::from_secs(2);
+/// What clears a terminal.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// Which relay, and how it is shown.
+#[derive(Args, Clone, Debug)]
+pub struct StatusOptions {
+    /// The relay's admin address, where that asks for no user
+    #[arg(long, value_name = "ADDR", value_parser = parse_admin, default_value = "127.0.0.1:9097")]
+    pub admin: SocketAddr,
+    /// The configuration file that names the data folder: ask the relay through that, as its own user
+    #[arg(long, value_name = "FILE", conflicts_with = "admin")]
+    pub config: Option<PathBuf>,
+    /// The data folder: ask the relay through that, as its own user
+    #[arg(long, value_name = "FOLDER", conflicts_with = "admin")]
+    pub data_dir: Option<PathBuf>,
+    /// Draw it again every two seconds, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["json", "check", "live"])]
+    pub watch: bool,
+    /// Print what /api/status says
+    #[arg(long, conflicts_with_all = ["check", "live"])]
+    pub json: bool,
+    /// Print one line for monitoring; exit code 0 if all is well, 1 if there is something to do, 3 if nobody answers
+    #[arg(long, conflicts_with = "live")]
+    pub check: bool,
+    /// Print nothing; exit code 0 while the relay answers, whatever its backends do, and 3 if it does not
+    #[arg(long)]
+    pub live: bool,
+}
+
+impl StatusOptions {
+    /// Shows the state.
+    ///
+    /// # Errors
+    /// Nobody answers, or there is something to do.
+    pub fn run(&self) -> Ended {
+        if self.watch {
+            return self.watch();
+        }
+        let status = self.ask()?;
+        if self.live {
+            return Ok(());
+        }
+        if self.check {
+            return check(&status);
+        }
+        if self.json {
+            let text = json::render(&status);
+            return print(&format!("{}\n", String::from_utf8_lossy(&text)));
+        }
+        print(&status.to_text())
+    }
+
+    fn ask(&self) -> Result<Status, (u8, String)> {
+        if self.config.is_none() && self.data_dir.is_none() {
+            let admin = self.admin;
+            let unreachable =
+                |error| format!("no status from {admin}: {error}; is the relay running, with this --admin?");
+            return Status::fetch(admin).map_err(|error| (UNREACHABLE, unreachable(error)));
+        }
+        let folder = data_dir_of(self.config.as_deref(), self.data_dir.clone());
+        let folder = folder.map_err(|error| (BAD_CONFIGURATION, error))?;
+        socket::status(&folder).map_err(|error| (UNREACHABLE, error))
+    }
+
+    /// Draws until the process is ended.
+    fn watch(&self) -> Ended {
+        let before = if io::stdout().is_terminal() { CLEAR } else { "\n" };
+        loop {
+            let text = match self.ask() {
+                Ok(status) => status.to_text(),
+                Err((BAD_CONFIGURATION, error)) => return Err((BAD_CONFIGURATION, error)),
+                Err((_, error)) => format!("{error}\n"),
+            };
+            print(&format!("{before}{text}"))?;
+            std::thread::sleep(REDRAW);
+        }
+    }
+}
+
+/// One line, and the exit code that tells whether there is something to do.
+fn check(status: &Status) -> Ended {
+    let to_do: Vec<_> = status.findings.iter().filter(|finding| finding.severity != Severity::Note).collect();
+    let Some(first) = to_do.first() else {
+        let (backends, lines) = (status.backends.len(), status.accepted_lines);
+        return print(&format!("all is well: {backends} backends, {lines} lines accepted\n"));
+    };
+    let more = match to_do.len() - 1 {
+        0 => String::new(),
+        more => format!("; {more} more: twinflux status"),
+    };
+    let what = crate::sys::text::printable(&first.what);
+    print(&format!("{what}{more}\n"))?;
+    Err((FAILED, String::new()))
+}

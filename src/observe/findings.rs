@@ -1,0 +1,281 @@
+//! What is wrong and what to do about it: the first thing that the page, `twinflux status` and `--check` say.
+//!
+//! A pure function of one [`Status`]. Bounds: one finding for each backend, listener, destination and reason; at most
+//! [`MOST_NAMED`] names in one.
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::journal::disk::Condition;
+use crate::observe::status::{Backend, JournalStatus, Receive, Status};
+use crate::observe::text::{sum, whole_seconds};
+
+/// Names of hosts in one finding.
+const MOST_NAMED: usize = 5;
+/// A certificate that expires within so many days is to be renewed.
+const SOON_DAYS: i64 = 30;
+/// The part of its disk that a journal may fill before an operator is told, in percent.
+const FULL_PERCENT: u64 = 80;
+/// A backend that lags so long is told of, though it is up.
+const LAG_SECONDS: f64 = 60.0;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Lines are lost, or will be if nobody acts.
+    Problem,
+    /// Somebody has something to do.
+    Warning,
+    /// Nothing to do, but good to know.
+    Note,
+}
+
+/// Something that an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is about: a backend's, a listener's or another part's name.
+    pub about: String,
+    /// What is so, as a sentence.
+    pub what: String,
+    /// Since when, in RFC 3339; none if that is not known.
+    pub since: Option<String>,
+    /// What to do: a command, or a sentence. Empty where there is nothing to do.
+    pub to_do: String,
+}
+
+/// Everything that is to be said of a picture, what matters most first.
+pub fn findings(status: &Status) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for backend in &status.backends {
+        of_backend(&mut found, backend, status);
+    }
+    of_gaps(&mut found, status);
+    of_journal(&mut found, &status.journal);
+    for receive in &status.receive {
+        of_listener(&mut found, receive);
+    }
+    of_sources(&mut found, status);
+    for certificate in status.certificates.iter().filter(|one| one.days_left < SOON_DAYS) {
+        let (file, days) = (&certificate.file, certificate.days_left);
+        let (severity, what) = match days {
+            ..0 => (Severity::Problem, format!("the certificate {file} has expired")),
+            _ => (Severity::Warning, format!("the certificate {file} expires in {days} days")),
+        };
+        found.push(finding(severity, "tls", what, "renew it; it is read again within a minute"));
+    }
+    if status.log_lines_dropped > 0 {
+        let what = format!("{} lines of the log were dropped: its reader does not keep up", status.log_lines_dropped);
+        found.push(finding(Severity::Note, "log", what, ""));
+    }
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+fn finding(severity: Severity, about: &str, what: String, to_do: &str) -> Finding {
+    Finding { severity, about: about.to_owned(), what, since: None, to_do: to_do.to_owned() }
+}
+
+fn of_backend(found: &mut Vec<Finding>, backend: &Backend, status: &Status) {
+    let name = &backend.name;
+    let difference = backend.difference(status.accepted_lines);
+    if difference != 0 {
+        let how = if difference > 0 { "lost without being counted" } else { "counted more than once" };
+        let lines = difference.unsigned_abs();
+        let what = format!("the ledger of {name} does not balance: {lines} lines were {how}");
+        found.push(finding(Severity::Problem, name, what, "please report this, with /api/status"));
+    }
+    let waits = match backend.pending_lines {
+        0 => String::new(),
+        lines => {
+            let bytes = ByteSize::b(backend.pending_bytes);
+            format!("; {lines} lines ({bytes}) wait, {} of them on disk", backend.pending_on_disk_lines)
+        }
+    };
+    let since = backend.down_since.clone();
+    for held in &backend.held {
+        let what = match held.database.as_str() {
+            "" => format!("{name} is held: {}{waits}", held.answer),
+            database => format!("{name} takes no lines of the database {database}: {}{waits}", held.answer),
+        };
+        let one = finding(Severity::Problem, name, what, &held.what_to_do);
+        found.push(Finding { since: Some(held.since.clone()), ..one });
+    }
+    let error = backend.last_error.as_deref().unwrap_or("no error told");
+    match backend.state.as_str() {
+        "down" => {
+            let to_do = if error.contains("no space left") {
+                format!(
+                    "make room on the server and restart InfluxDB, which says so until then; then: twinflux backend {name} try"
+                )
+            } else {
+                format!("start or mend the server; then: twinflux backend {name} try")
+            };
+            let what = format!("{name} is down: {error}{waits}");
+            found.push(Finding { since, ..finding(Severity::Problem, name, what, &to_do) });
+        }
+        "retrying" => {
+            let what = format!("{name} answers, but does not take lines now: {error}{waits}");
+            let to_do = if error.contains("no space left") {
+                "make room on the server and restart InfluxDB, which says so until then"
+            } else {
+                "look at the server's log; Twinflux tries again by itself"
+            };
+            found.push(Finding { since, ..finding(Severity::Warning, name, what, to_do) });
+        }
+        "held" if backend.held.is_empty() => {
+            let what = format!("{name} is held: {error}{waits}");
+            found.push(Finding { since, ..finding(Severity::Problem, name, what, "do what the error says") });
+        }
+        "up" if backend.lag_seconds > LAG_SECONDS => {
+            let lag = whole_seconds(backend.lag_seconds);
+            let eta = match backend.eta_seconds {
+                Some(seconds) => format!("caught up in about {}", whole_seconds(seconds)),
+                None => "it does not catch up at the present rate".to_owned(),
+            };
+            let severity = if backend.eta_seconds.is_some() { Severity::Note } else { Severity::Warning };
+            found.push(finding(severity, name, format!("{name} lags {lag}{waits}; {eta}"), ""));
+        }
+        _ => {}
+    }
+    let letters = &backend.dead_letters;
+    if letters.kept > 0 {
+        let what = format!("{name} refused {} lines for good; they are kept as dead letters", letters.kept);
+        let to_do = format!("twinflux dead-letters list --backend {name}; then resend or discard");
+        found.push(finding(Severity::Warning, name, what, &to_do));
+    }
+    if backend.statements_differed > 0 {
+        let what = format!("{name} refused {} statements that another backend ran", backend.statements_differed);
+        found.push(finding(Severity::Note, name, what, ""));
+    }
+}
+
+fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
+    for backend in &status.backends {
+        let gaps: Vec<_> = status.journal.gaps.iter().filter(|gap| gap.backend == backend.name).collect();
+        let Some(first) = gaps.first() else { continue };
+        let (name, lines) = (&backend.name, sum(gaps.iter().map(|gap| &gap.lines)));
+        let until = gaps.iter().map(|gap| gap.until.as_str()).max().unwrap_or_default();
+        let reasons: std::collections::BTreeSet<&str> = gaps.iter().map(|gap| gap.reason.as_str()).collect();
+        let reasons = reasons.into_iter().collect::<Vec<_>>().join(", ");
+        let what = if lines == 0 && reasons == "joined" {
+            format!("{name} came later than the journal: what was written before it came is not in its copy")
+        } else {
+            format!(
+                "{name} lacks {lines} lines in {} gaps ({reasons}), received from {} to {until}",
+                gaps.len(),
+                first.from
+            )
+        };
+        let to_do = format!("copy what is missing from the other backend; then: twinflux backend {name} vouch");
+        let since = Some(first.from.clone());
+        found.push(Finding { since, ..finding(Severity::Warning, name, what, &to_do) });
+    }
+}
+
+fn of_journal(found: &mut Vec<Finding>, journal: &JournalStatus) {
+    let error = journal.last_error.as_deref().unwrap_or("no error told");
+    match journal.state {
+        Condition::Ok => {}
+        Condition::Full => {
+            let what = format!("the journal's disk is full: {error}; lines are in memory only");
+            found.push(finding(
+                Severity::Problem,
+                "journal",
+                what,
+                "make room in data_dir, or mend the backend that lines wait for",
+            ));
+        }
+        Condition::Failing => {
+            let what =
+                format!("the journal's disk fails: {error}; lines are in memory only, or not safe from a power cut");
+            found.push(finding(
+                Severity::Problem,
+                "journal",
+                what,
+                "look at the disk (dmesg); lines are written once it works",
+            ));
+        }
+    }
+    let percent = (journal.disk_bytes * 100).checked_div(journal.disk_bound_bytes).unwrap_or(0);
+    if journal.state == Condition::Ok && percent >= FULL_PERCENT {
+        let full_in = journal.full_in_seconds.map_or_else(String::new, |seconds| {
+            format!(", full in about {} at the present rate", whole_seconds(seconds))
+        });
+        let what = format!("the journal's disk is {percent} % full{full_in}: then its oldest lines are given up");
+        found.push(finding(
+            Severity::Problem,
+            "journal",
+            what,
+            "mend the backend that lines wait for, or raise [journal] disk",
+        ));
+    }
+    for (name, lines) in &journal.orphans {
+        let what = format!("the journal keeps {lines} lines for {name}, which is not configured");
+        let to_do = format!("configure it again, or stop the relay and: twinflux journal forget {name}");
+        found.push(finding(Severity::Warning, "journal", what, &to_do));
+    }
+}
+
+fn of_listener(found: &mut Vec<Finding>, receive: &Receive) {
+    let about = format!("{} {}", receive.kind, receive.listen);
+    let Receive { recent_kernel_dropped: dropped, recent_refused: refused, receive_buffer_wanted: wanted, .. } =
+        *receive;
+    let is_small = receive.receive_buffer < wanted;
+    let sysctl = format!("sysctl -w net.core.rmem_max={wanted}; then restart");
+    if dropped > 0 {
+        let what = format!(
+            "the kernel dropped {dropped} datagrams of {about} in the last 5 minutes: its receive buffer was full"
+        );
+        let to_do =
+            if is_small { sysctl } else { "give the machine more CPU, or the listener more workers".to_owned() };
+        found.push(finding(Severity::Problem, &about, what, &to_do));
+    } else if is_small {
+        let got = receive.receive_buffer;
+        let what = format!("the receive buffer of {about} has {got} bytes instead of {wanted}: a burst may be dropped");
+        found.push(finding(Severity::Note, &about, what, &sysctl));
+    }
+    if refused > 0 {
+        let reasons: Vec<&str> =
+            receive.refused.iter().filter(|(_, lines)| **lines > 0).map(|(reason, _)| reason.as_str()).collect();
+        let what = format!("{about} refused {refused} lines in the last 5 minutes ({})", reasons.join(", "));
+        found.push(finding(
+            Severity::Warning,
+            &about,
+            what,
+            "twinflux tail --refused shows the lines and who sends them",
+        ));
+    }
+    if receive.denied > 0 {
+        let what =
+            format!("{} datagrams or connections of {about} came from addresses that are not allowed", receive.denied);
+        found.push(finding(Severity::Note, &about, what, "add the network to allow, if it is yours"));
+    }
+}
+
+fn of_sources(found: &mut Vec<Finding>, status: &Status) {
+    let sources = &status.sources;
+    if sources.silent > 0 {
+        let silent = sources.top.iter().filter(|source| source.silent).take(MOST_NAMED);
+        let mut names: Vec<String> = silent.map(super::sources::SourceStatus::describe_silence).collect();
+        if sources.silent > names.len() as u64 {
+            names.push("…".to_owned());
+        }
+        let what = format!("{} of {} hosts are silent: {}", sources.silent, sources.known, names.join(", "));
+        found.push(finding(Severity::Note, "sources", what, ""));
+    }
+    let implausible: Vec<_> = sources.top.iter().filter(|source| source.implausible > 0).collect();
+    if let Some(first) = implausible.first() {
+        let unit = first.likely_unit.as_deref().unwrap_or_default();
+        let likely = match unit {
+            "" => "its clock is off".to_owned(),
+            unit => format!("it sends {unit}"),
+        };
+        let who = if first.host.is_empty() { &first.address } else { &first.host };
+        let what = format!("{} hosts send points far from now, {who} among them: probably {likely}", implausible.len());
+        let to_do = "set the listener's precision, or the host's clock; twinflux tail --source ADDRESS shows its lines";
+        found.push(finding(Severity::Warning, "sources", what, to_do));
+    }
+}

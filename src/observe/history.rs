@@ -1,0 +1,294 @@
+//! What the figures were: minutes for rates and recent latencies, an hour and a day for plots.
+//!
+//! Owns rings of samples, one sample each [`STEP`]. Never does: taking the samples. Bounds: [`PLOT`] values for each series
+//! of the hour and of the day, four series for each backend, and [`MINUTES`] histograms for each backend (27 KB each).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// The time from one sample to the next.
+pub const STEP: Duration = Duration::from_secs(10);
+/// Samples in a minute: rates are taken over so many.
+const RATE: usize = 6;
+/// Minutes that recent latencies and losses are about.
+const MINUTES: usize = 5;
+/// Values of a plot.
+const PLOT: usize = 360;
+/// Samples in one value of the day's plots.
+const DAY_STEP: u32 = 24;
+
+/// The figures at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Sample {
+    pub(super) at: Instant,
+    pub(super) accepted: u64,
+    pub(super) memory_bytes: u64,
+    pub(super) disk_bytes: u64,
+    /// In the order of the listeners.
+    pub(super) listeners: Vec<ListenerSample>,
+    /// In the order of the backends.
+    pub(super) backends: Vec<BackendSample>,
+}
+
+/// A listener's figures at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ListenerSample {
+    pub(super) refused: u64,
+    pub(super) kernel_dropped: u64,
+}
+
+/// A backend's figures at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct BackendSample {
+    pub(super) delivered: u64,
+    pub(super) pending: u64,
+    pub(super) oldest_seconds: f64,
+    /// Since the start, in microseconds.
+    pub(super) latency: Histogram<u64>,
+}
+
+/// The rings. Clones of what shows them share them.
+#[derive(Debug)]
+pub struct History(Mutex<Rings>);
+
+#[derive(Debug)]
+struct Rings {
+    names: Vec<String>,
+    /// The last minute, without histograms.
+    steps: VecDeque<Arc<Sample>>,
+    /// The last minutes, newest last.
+    minutes: VecDeque<Arc<Sample>>,
+    samples: u32,
+    hour: Plots,
+    day: Plots,
+}
+
+/// Every series over one span of time.
+#[derive(Debug, Default)]
+struct Plots {
+    series: Vec<VecDeque<f32>>,
+    /// What the next value is made of: the sum for rates, the largest for the others.
+    next: Vec<f32>,
+    count: u32,
+}
+
+/// The plots as the page gets them.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    hour: ShownPlots,
+    day: ShownPlots,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownPlots {
+    /// Seconds from one value to the next.
+    step: u64,
+    /// When the newest value was taken, in seconds since 1970.
+    until: u64,
+    /// By name; a backend's with its name behind a colon. Oldest value first.
+    series: BTreeMap<String, Vec<f32>>,
+}
+
+/// The series of the relay, and of each backend; rates a second first.
+const RELAY: [&str; 5] = ["accepted", "refused", "kernel_dropped", "memory_bytes", "disk_bytes"];
+const BACKEND: [&str; 4] = ["delivered", "pending", "oldest_seconds", "p99_ms"];
+
+impl History {
+    /// Of these backends.
+    pub fn new(names: Vec<String>) -> Self {
+        let series = RELAY.len() + BACKEND.len() * names.len();
+        let plots = || Plots { series: vec![VecDeque::new(); series], next: vec![0.0; series], count: 0 };
+        Self(Mutex::new(Rings {
+            names,
+            steps: VecDeque::new(),
+            minutes: VecDeque::new(),
+            samples: 0,
+            hour: plots(),
+            day: plots(),
+        }))
+    }
+
+    /// Takes a sample in.
+    pub(super) fn note(&self, sample: Sample) {
+        let mut rings = self.lock();
+        let sample = Arc::new(sample);
+        if let Some(before) = rings.steps.back().cloned() {
+            let values = values(&before, &sample);
+            rings.hour.push(&values, 1);
+            rings.day.push(&values, DAY_STEP);
+        }
+        if rings.samples.is_multiple_of(u32::try_from(RATE).unwrap_or(1)) {
+            keep(&mut rings.minutes, Arc::clone(&sample), MINUTES);
+        }
+        rings.samples = rings.samples.wrapping_add(1);
+        let bare = |one: &BackendSample| BackendSample { latency: empty(), ..one.clone() };
+        let backends = sample.backends.iter().map(bare).collect();
+        keep(&mut rings.steps, Arc::new(Sample { backends, ..(*sample).clone() }), RATE + 1);
+    }
+
+    /// The oldest sample of the last minute, for rates.
+    pub(super) fn minute_ago(&self) -> Option<Arc<Sample>> {
+        self.lock().steps.front().cloned()
+    }
+
+    /// The oldest sample of the last five minutes, with histograms.
+    pub(super) fn minutes_ago(&self) -> Option<Arc<Sample>> {
+        self.lock().minutes.front().cloned()
+    }
+
+    /// The plots.
+    pub(super) fn shown(&self) -> Shown {
+        let rings = self.lock();
+        let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let names: Vec<String> = RELAY
+            .iter()
+            .map(|name| (*name).to_owned())
+            .chain(rings.names.iter().flat_map(|backend| BACKEND.iter().map(move |name| format!("{name}:{backend}"))))
+            .collect();
+        let shown = |plots: &Plots, steps: u32| ShownPlots {
+            step: STEP.as_secs() * u64::from(steps),
+            until,
+            series: names.iter().cloned().zip(plots.series.iter().map(|one| one.iter().copied().collect())).collect(),
+        };
+        Shown { hour: shown(&rings.hour, 1), day: shown(&rings.day, DAY_STEP) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Plots {
+    /// Adds a sample's values; a value is made of so many.
+    fn push(&mut self, values: &[f32], steps: u32) {
+        for (place, (next, value)) in self.next.iter_mut().zip(values).enumerate() {
+            *next = if is_rate(place) { *next + *value } else { next.max(*value) };
+        }
+        self.count += 1;
+        if self.count < steps {
+            return;
+        }
+        for (place, (series, next)) in self.series.iter_mut().zip(&mut self.next).enumerate() {
+            #[expect(clippy::cast_precision_loss, reason = "a few dozen")]
+            let value = if is_rate(place) { *next / self.count as f32 } else { *next };
+            keep(series, value, PLOT);
+            *next = 0.0;
+        }
+        self.count = 0;
+    }
+}
+
+/// What a latency was between two histograms of all since the start; none if nothing came between them.
+pub(super) fn between(before: &Histogram<u64>, now: &Histogram<u64>) -> Option<Histogram<u64>> {
+    let mut between = now.clone();
+    between.subtract(before).ok()?;
+    (!between.is_empty()).then_some(between)
+}
+
+/// How much a counter grew a second.
+pub(super) fn rate(before: u64, now: u64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { now.saturating_sub(before) as f64 / time.as_secs_f64() }
+}
+
+fn is_rate(place: usize) -> bool {
+    place < 3 || (place >= RELAY.len() && (place - RELAY.len()).is_multiple_of(BACKEND.len()))
+}
+
+/// The values of all series, from one sample to the next.
+fn values(before: &Sample, now: &Sample) -> Vec<f32> {
+    let time = now.at.saturating_duration_since(before.at);
+    let sum = |sample: &Sample, value: fn(&ListenerSample) -> u64| sample.listeners.iter().map(value).sum::<u64>();
+    let grown = |value: fn(&ListenerSample) -> u64| rate(sum(before, value), sum(now, value), time);
+    let mut values = vec![
+        rate(before.accepted, now.accepted, time),
+        grown(|listener| listener.refused),
+        grown(|listener| listener.kernel_dropped),
+        now.memory_bytes as f64,
+        now.disk_bytes as f64,
+    ];
+    for (before, now) in before.backends.iter().zip(&now.backends) {
+        let p99 = now.latency.value_at_quantile(0.99) as f64 / 1000.0;
+        values.extend([rate(before.delivered, now.delivered, time), now.pending as f64, now.oldest_seconds, p99]);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "a plot needs no more")]
+    values.into_iter().map(|value| value as f32).collect()
+}
+
+fn keep<T>(ring: &mut VecDeque<T>, value: T, most: usize) {
+    if ring.len() >= most {
+        ring.pop_front();
+    }
+    ring.push_back(value);
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 2, 0).expect("BUG: constant bounds are valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(start: Instant, step: u32, accepted: u64, pending: u64) -> Sample {
+        let mut latency = Histogram::new(2).expect("bounds");
+        latency.record_n(1000, u64::from(step) + 1).expect("in range");
+        Sample {
+            at: start + STEP * step,
+            accepted,
+            memory_bytes: 7,
+            disk_bytes: 8,
+            listeners: vec![ListenerSample { refused: u64::from(step) * 20, kernel_dropped: 0 }],
+            backends: vec![BackendSample { delivered: accepted / 2, pending, oldest_seconds: 1.5, latency }],
+        }
+    }
+
+    #[test]
+    fn plots_have_rates_and_levels_of_the_last_hour_and_day() {
+        let (history, start) = (History::new(vec!["a".to_owned()]), Instant::now());
+        for step in 0..=400 {
+            history.note(sample(start, step, u64::from(step) * 1000, u64::from(step)));
+        }
+        let shown = serde_json::to_value(history.shown()).expect("JSON");
+        let series = |span: &str, name: &str| {
+            let values = shown[span]["series"][name].as_array().expect("a series");
+            values.iter().map(|value| value.as_f64().expect("a number")).collect::<Vec<_>>()
+        };
+        assert_eq!((shown["hour"]["step"].as_u64(), shown["day"]["step"].as_u64()), (Some(10), Some(240)));
+        assert_eq!(series("hour", "accepted"), vec![100.0; PLOT]);
+        assert_eq!(series("hour", "refused"), vec![2.0; PLOT]);
+        assert_eq!(series("hour", "delivered:a"), vec![50.0; PLOT]);
+        assert_eq!(series("hour", "pending:a").last(), Some(&400.0));
+        assert_eq!(series("day", "accepted"), vec![100.0; 16], "400 samples are 16 values of 24");
+        // The largest of the time that a value is about.
+        assert_eq!(series("day", "pending:a")[..2], [24.0, 48.0]);
+        assert_eq!((series("day", "memory_bytes")[0], series("day", "oldest_seconds:a")[0]), (7.0, 1.5));
+    }
+
+    #[test]
+    fn rates_are_of_the_last_minute_and_latencies_of_the_last_five() {
+        let (history, start) = (History::new(vec!["a".to_owned()]), Instant::now());
+        assert!(history.minute_ago().is_none());
+        for step in 0..100 {
+            history.note(sample(start, step, 0, 0));
+        }
+        assert_eq!(history.minute_ago().expect("a sample").at, start + STEP * 93);
+        let old = history.minutes_ago().expect("a sample");
+        assert_eq!(old.at, start + STEP * 72);
+        let recent = between(&old.backends[0].latency, &sample(start, 99, 0, 0).backends[0].latency);
+        assert_eq!(recent.expect("some").len(), 27);
+        assert!(between(&old.backends[0].latency, &old.backends[0].latency).is_none());
+    }
+
+    /// The bound that is promised: 4 MiB with two backends are far away.
+    #[test]
+    fn a_full_history_is_small() {
+        let values = 2 * PLOT * (RELAY.len() + BACKEND.len() * 2) * size_of::<f32>();
+        let histogram = crate::journal::Ledger::default().latency;
+        let histograms = MINUTES * 2 * histogram.distinct_values() * size_of::<u64>();
+        assert!(values + histograms < 512 << 10, "{values} and {histograms} bytes");
+    }
+}

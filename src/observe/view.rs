@@ -1,0 +1,179 @@
+//! Taking the picture: every figure read from where it is, so that the ledger balances at every look.
+//!
+//! Owns: [`View`], the running parts. Never does: changing anything. Bounds: one short hold of the journal's lock.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::deliver::statements::Statements;
+use crate::deliver::{Health, dead_letters};
+use crate::journal::ring::Producer;
+use crate::journal::{Durability, Journal, Ledger, Snapshot};
+use crate::net::tls::Certificate;
+use crate::observe::findings::findings;
+use crate::observe::history::{BackendSample, History, ListenerSample, Sample, between, rate};
+use crate::observe::sources::SourcesStatus;
+use crate::observe::status::{Backend, CertificateStatus, JournalStatus, Latency, Receive, Status};
+use crate::observe::text::sum;
+use crate::protocol::Span;
+use crate::query::Readers;
+use crate::receive::{Listener, Tally};
+use crate::sys::log;
+
+/// The running parts that the picture is taken of. Clones share them.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// When the relay started.
+    pub started: Instant,
+    /// The listeners.
+    pub listeners: Arc<Vec<Listener>>,
+    /// What is between the listeners and the journal.
+    pub ring: Producer,
+    /// The journal.
+    pub journal: Journal,
+    /// What a crash may cost.
+    pub durability: Durability,
+    /// The backends, in the journal's order.
+    pub backends: Arc<Vec<BackendView>>,
+    /// The certificates of listeners with TLS.
+    pub certificates: Arc<Vec<Arc<Certificate>>>,
+    /// What the figures were.
+    pub history: Arc<History>,
+    /// The data folder.
+    pub data_dir: Arc<str>,
+}
+
+/// A backend's name, address and health.
+#[derive(Debug)]
+pub struct BackendView {
+    /// Its name.
+    pub name: String,
+    /// Its URL, which holds no secret.
+    pub url: String,
+    /// Its state.
+    pub health: Arc<Health>,
+    /// The lines that it will never take; none where nothing keeps them.
+    pub letters: Option<Arc<dead_letters::DeadLetters>>,
+    /// The statements that it is owed; none where nothing keeps them.
+    pub statements: Option<Arc<Statements>>,
+    /// Who is sent to it to read; none where nobody is.
+    pub readers: Option<Arc<Readers>>,
+}
+
+impl View {
+    /// Takes the picture.
+    pub fn status(&self) -> Status {
+        // Lines are counted where they are, so that one that is lost shows. What was popped goes with the journal's
+        // figures, in which it is, and what was pushed with the figures of its worker, which had it before. The workers are
+        // read last: each batch that was popped is known to its worker, as handed over or, a moment earlier, as still held.
+        // Either way it is counted once.
+        let (journal, popped) = self.journal.snapshot_with(|| self.ring.popped_lines());
+        let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
+        let sum = |lines: fn(&Tally) -> u64| tallies.iter().map(lines).sum::<u64>();
+        let (accepted, ring_full) = (sum(|tally| tally.accepted), sum(|tally| tally.ring_full));
+        let on_the_way = i128::from(sum(|tally| tally.held) + sum(|tally| tally.handed_over)) - i128::from(popped);
+
+        let receive = self.listeners.iter().zip(&tallies).map(|(listener, tally)| Receive::new(listener, tally));
+        let figures = journal.oldest_pending_seconds.iter().zip(&journal.memory_only_lines);
+        let ledgers = journal.ledgers.iter().zip(figures);
+        let backends = self.backends.iter().zip(ledgers);
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            receive: receive.collect(),
+            accepted_lines: accepted,
+            backends: backends
+                .enumerate()
+                .map(|(place, (view, (ledger, (oldest, memory_only))))| {
+                    let backend = Backend::new(view, ledger, *oldest, ring_full, on_the_way);
+                    let on_disk = if journal.disk.is_some() { ledger.pending.saturating_sub(*memory_only) } else { 0 };
+                    Backend { pending_on_disk_lines: on_disk, complete: self.is_complete(place), ..backend }
+                })
+                .collect(),
+            journal: JournalStatus::new(self.durability, &journal),
+            sources: SourcesStatus::of(&self.listeners),
+            certificates: self.certificates.iter().map(|one| CertificateStatus::of(one)).collect(),
+            log_lines_dropped: log::lines_dropped(),
+            findings: Vec::new(),
+        };
+        self.with_history(status, &journal)
+    }
+
+    /// Adds what follows from figures that are some time old, and what is to be said of it all.
+    fn with_history(&self, mut status: Status, journal: &Snapshot) -> Status {
+        status.journal.identity = self.journal.identity().map(|number| format!("{number:016x}"));
+        status.journal.data_dir = self.data_dir.to_string();
+        if let Some(before) = self.history.minute_ago() {
+            status.note_rates(&before);
+        }
+        if let Some(before) = self.history.minutes_ago() {
+            status.note_recent(&before, &journal.ledgers);
+        }
+        status.findings = findings(&status);
+        status
+    }
+
+    /// Takes a sample for the history.
+    pub(super) fn sample(&self) -> Sample {
+        let journal = self.journal.snapshot();
+        let accepted = self.listeners.iter().map(|listener| listener.tally().accepted).sum();
+        let listener = |one: &Listener| ListenerSample {
+            refused: one.tally().refused.iter().sum(),
+            kernel_dropped: if let Listener::Udp(udp) = one { udp.kernel_drops() } else { 0 },
+        };
+        let ledgers = journal.ledgers.into_iter().zip(&journal.oldest_pending_seconds);
+        let backend = |(ledger, oldest): (Ledger, &f64)| BackendSample {
+            delivered: ledger.delivered,
+            pending: ledger.pending,
+            oldest_seconds: *oldest,
+            latency: ledger.latency,
+        };
+        Sample {
+            at: Instant::now(),
+            accepted,
+            memory_bytes: journal.memory_bytes,
+            disk_bytes: journal.disk.as_ref().map_or(0, |disk| disk.bytes),
+            listeners: self.listeners.iter().map(listener).collect(),
+            backends: ledgers.map(backend).collect(),
+        }
+    }
+
+    /// Whether a backend has whatever any other has.
+    fn is_complete(&self, place: usize) -> bool {
+        let others: Vec<usize> = (0..self.backends.len()).filter(|other| *other != place).collect();
+        self.journal.completeness(place, None, &Span::ALWAYS, &others).is_current()
+    }
+
+    /// Whether the relay is of use: at least one backend took a write or has not yet failed.
+    pub fn is_ready(&self) -> bool {
+        self.backends.iter().any(|backend| backend.health.is_ready())
+    }
+}
+
+impl Status {
+    /// What follows from a sample that is about a minute old.
+    fn note_rates(&mut self, before: &Sample) {
+        let time = before.at.elapsed();
+        for (backend, before) in self.backends.iter_mut().zip(&before.backends) {
+            backend.delivered_per_second = rate(before.delivered, backend.delivered_lines, time);
+            let shrinks = rate(backend.pending_lines, before.pending, time);
+            let seconds = backend.pending_lines as f64 / shrinks;
+            backend.eta_seconds = Some(seconds).filter(|_| backend.pending_lines > 0 && shrinks > 0.0);
+        }
+        let journal = &mut self.journal;
+        let grows = rate(before.disk_bytes, journal.disk_bytes, time);
+        let free = journal.disk_bound_bytes.saturating_sub(journal.disk_bytes) as f64;
+        journal.full_in_seconds = Some(free / grows).filter(|_| grows > 0.0 && journal.disk_bound_bytes > 0);
+    }
+
+    /// What happened since a sample that is some minutes old.
+    fn note_recent(&mut self, before: &Sample, ledgers: &[Ledger]) {
+        for (receive, before) in self.receive.iter_mut().zip(&before.listeners) {
+            receive.recent_refused = sum(receive.refused.values()).saturating_sub(before.refused);
+            receive.recent_kernel_dropped = receive.kernel_dropped.saturating_sub(before.kernel_dropped);
+        }
+        for ((backend, before), ledger) in self.backends.iter_mut().zip(&before.backends).zip(ledgers) {
+            backend.recent_latency_ms = between(&before.latency, &ledger.latency).map(|recent| Latency::new(&recent));
+        }
+    }
+}
