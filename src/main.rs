@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         }
         Command::Check { config } => check(&config),
         Command::Status(options) => options.run(),
+        Command::Tail(options) => options.run(),
         Command::Journal(command) => journal(command),
         Command::DeadLetters(command) => dead_letters(&command),
         Command::Restore(command) => restore(&command),

@@ -105,7 +105,7 @@ pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<Stri
     let request = Request::DeadLetters { action, filter: letters.filter() };
     let (lines, is_all) = match ask(data_dir, &request).map_err(ChangeError::Unreachable)? {
         Answer::Failed { error } => return Err(ChangeError::Failed(error)),
-        Answer::Backend { .. } | Answer::Status { .. } => {
+        Answer::Backend { .. } | Answer::Passed { .. } | Answer::Status { .. } => {
             return Err(ChangeError::Failed("the relay is of another version".to_owned()));
         }
         Answer::Done { lines, is_all } => (lines, is_all),

@@ -18,7 +18,7 @@ pub fn change(data_dir: &Path, name: &str, action: BackendAction) -> Result<(Str
             Ok((format!("{name} is {state}{reason}\n"), state == "up" || (state == "unknown" && is_silent)))
         }
         Answer::Failed { error } => Err(ChangeError::Failed(error)),
-        Answer::Done { .. } | Answer::Status { .. } => {
+        Answer::Done { .. } | Answer::Passed { .. } | Answer::Status { .. } => {
             Err(ChangeError::Failed("the relay is of another version".to_owned()))
         }
     }

@@ -9,6 +9,7 @@ pub mod outcome;
 mod restore;
 pub mod socket;
 mod status;
+mod tail;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::config::Overrides;
 use crate::config::listen::{parse_admin, parse_data};
 use crate::config::url::BackendUrl;
 pub use status::StatusOptions;
+pub use tail::Tail;
 
 /// Keeps two or more InfluxDB servers holding the same data: receives line protocol, Graphite, OpenTSDB and Netdata's
 /// JSON over UDP and TCP, writes every line to every backend, and accounts for each of them. TCP listeners are set up in
@@ -133,6 +135,29 @@ pub enum Command {
     Restore(Restore),
     /// Show a running relay's state: what is wrong and what to do, and the ledger
     Status(StatusOptions),
+    /// Show lines as they pass through a running relay
+    Tail(Tail),
+}
+
+/// A relay by its data folder.
+#[derive(Args, Clone, Debug)]
+pub struct OfDataDir {
+    /// The configuration file that names the data folder
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The data folder
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl OfDataDir {
+    /// The data folder.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn folder(&self) -> Result<PathBuf, String> {
+        journal::data_dir(self.config.as_deref(), self.data_dir.clone())
+    }
 }
 
 /// What to do with a backend.

@@ -17,14 +17,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::deliver::State;
 use crate::deliver::dead_letters::{DeadLetters, Filter, Why};
 use crate::deliver::resend::resend;
 use crate::observe::status::Status;
 use crate::observe::view::View;
+use crate::receive::{Listener, tap};
 
 /// The socket's file.
 const NAME: &str = "control";
@@ -37,6 +39,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// How long a backend's answer to a try is waited for, and how often to look for it.
 const LONGEST_TRY: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(10);
+/// The time from one answer with passing lines to the next.
+const TAIL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a client waits for its answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +57,11 @@ pub enum Request {
     },
     /// What `/api/status` says.
     Status,
+    /// Lines as they pass, until whoever asks goes away: an answer a second, or sooner.
+    Tail {
+        /// Which.
+        filter: tap::Filter,
+    },
     /// Something is to be done with a backend.
     Backend {
         /// Its name.
@@ -103,6 +112,13 @@ pub enum Answer {
         state: String,
         /// The last error, where it is not up.
         error: Option<String>,
+    },
+    /// Lines that passed since the last answer.
+    Passed {
+        /// The lines, with the listener that took them.
+        passed: Vec<(String, tap::Passed)>,
+        /// How many more fitted, or may have.
+        left_out: u64,
     },
     /// What there is to see of the relay.
     Status {
@@ -194,6 +210,10 @@ async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLet
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
     tokio::time::timeout(LONGEST, reader.read_line(&mut request)).await??;
     let answered = match serde_json::from_str(&request) {
+        Ok(Request::Tail { filter }) => match Tapped::open(&view, &filter) {
+            Some(tapped) => return tapped.show(&mut writer).await,
+            None => Err("somebody else looks at the lines: one may at a time".to_owned()),
+        },
         Ok(Request::Status) => Ok(Answer::Status { status: Box::new(view.status()) }),
         Ok(Request::Backend { name, action }) => of_backend(&name, action, &view).await,
         Ok(Request::DeadLetters { action, filter }) => {
@@ -202,10 +222,59 @@ async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLet
         }
         Err(error) => Err(format!("the request cannot be read: {error}")),
     };
-    let answer = answered.unwrap_or_else(|error| Answer::Failed { error });
-    let mut text = serde_json::to_vec(&answer)?;
+    write(&mut writer, &answered.unwrap_or_else(|error| Answer::Failed { error })).await
+}
+
+async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
     text.push(b'\n');
     tokio::time::timeout(LONGEST, writer.write_all(&text)).await?
+}
+
+/// Listeners whose taps are open; they are closed with this.
+struct Tapped {
+    view: View,
+    filter: tap::Filter,
+    _only: SemaphorePermit<'static>,
+}
+
+/// One may look at a time.
+static LOOKER: Semaphore = Semaphore::const_new(1);
+
+impl Tapped {
+    fn open(view: &View, filter: &tap::Filter) -> Option<Self> {
+        let tapped = Self { view: view.clone(), filter: filter.clone(), _only: LOOKER.try_acquire().ok()? };
+        tapped.listeners().for_each(|listener| listener.each_tap(|tap| tap.open(filter)));
+        Some(tapped)
+    }
+
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        let fits = |one: &&Listener| self.filter.fits_listener(one.kind(), &one.address().to_string());
+        self.view.listeners.iter().filter(fits)
+    }
+
+    /// Shows what passes until nobody reads it any more. Answers without lines tell whether somebody does.
+    async fn show(self, writer: &mut OwnedWriteHalf) -> io::Result<()> {
+        loop {
+            let (mut passed, mut left_out) = (Vec::new(), 0);
+            for listener in self.listeners() {
+                let name = format!("{} {}", listener.kind(), listener.address());
+                listener.each_tap(|tap| {
+                    let (lines, more) = tap.take();
+                    passed.extend(lines.into_iter().map(|line| (name.clone(), line)));
+                    left_out += more;
+                });
+            }
+            write(writer, &Answer::Passed { passed, left_out }).await?;
+            tokio::time::sleep(TAIL_INTERVAL).await;
+        }
+    }
+}
+
+impl Drop for Tapped {
+    fn drop(&mut self) {
+        self.listeners().for_each(|listener| listener.each_tap(tap::Tap::close));
+    }
 }
 
 async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, String> {
@@ -268,6 +337,19 @@ fn short(folder: &File) -> PathBuf {
 /// # Errors
 /// Nobody answers there; as a sentence.
 pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
+    let mut first = Err("no answer".to_owned());
+    follow(data_dir, request, |answer| {
+        first = Ok(answer);
+        false
+    })?;
+    first
+}
+
+/// Asks a running relay, and takes answers for as long as `take` wants more.
+///
+/// # Errors
+/// As [`ask`].
+pub fn follow(data_dir: &Path, request: &Request, mut take: impl FnMut(Answer) -> bool) -> Result<(), String> {
     let path = data_dir.join(NAME);
     let failed = |error: &dyn std::fmt::Display| {
         format!("no relay answers at {} ({error}): is it running, with this data_dir?", path.display())
@@ -276,13 +358,16 @@ pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
     let mut stream = UnixStream::connect(short(&folder)).map_err(|error| failed(&error))?;
     let mut text = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     text.push(b'\n');
-    let mut line = String::new();
-    let asked = stream
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| stream.write_all(&text))
-        .and_then(|()| BufReader::new(stream).read_line(&mut line));
+    let asked = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(&text));
     asked.map_err(|error| failed(&error))?;
-    serde_json::from_str(&line).map_err(|error| failed(&error))
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).map_err(|error| failed(&error))?;
+        if !take(serde_json::from_str(&line).map_err(|error| failed(&error))?) {
+            return Ok(());
+        }
+    }
 }
 
 /// A running relay's status.

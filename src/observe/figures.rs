@@ -308,7 +308,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
         ),
         "the journal's disk is full: no room".to_owned(),
         format!("the journal keeps {} lines for gone, which is not configured", at("/journal/orphans/gone")),
-        format!("a lacks {} lines in 1 gaps (quota)", at("/journal/gaps/0/lines")),
+        format!("a lacks {} lines in 1 gap (quota)", at("/journal/gaps/0/lines")),
         format!("b is down: a sentence; {} lines", at("/backends/1/pending_lines")),
         format!("{} lines of the log were dropped", at("/log_lines_dropped")),
     ];

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::disk::Condition;
 use crate::observe::status::{Backend, JournalStatus, Receive, Status};
-use crate::observe::text::{sum, whole_seconds};
+use crate::observe::text::{counted, sum, whole_seconds};
 
 /// Names of hosts in one finding.
 const MOST_NAMED: usize = 5;
@@ -90,8 +90,8 @@ fn of_backend(found: &mut Vec<Finding>, backend: &Backend, status: &Status) {
     let waits = match backend.pending_lines {
         0 => String::new(),
         lines => {
-            let bytes = ByteSize::b(backend.pending_bytes);
-            format!("; {lines} lines ({bytes}) wait, {} of them on disk", backend.pending_on_disk_lines)
+            let (bytes, lines) = (ByteSize::b(backend.pending_bytes), counted(lines, "line"));
+            format!("; {lines} ({bytes}) wait, {} of them on disk", backend.pending_on_disk_lines)
         }
     };
     let since = backend.down_since.clone();
@@ -142,7 +142,7 @@ fn of_backend(found: &mut Vec<Finding>, backend: &Backend, status: &Status) {
     }
     let letters = &backend.dead_letters;
     if letters.kept > 0 {
-        let what = format!("{name} refused {} lines for good; they are kept as dead letters", letters.kept);
+        let what = format!("{name} refused {} for good, kept as dead letters", counted(letters.kept, "line"));
         let to_do = format!("twinflux dead-letters list --backend {name}; then resend or discard");
         found.push(finding(Severity::Warning, name, what, &to_do));
     }
@@ -164,8 +164,9 @@ fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
             format!("{name} came later than the journal: what was written before it came is not in its copy")
         } else {
             format!(
-                "{name} lacks {lines} lines in {} gaps ({reasons}), received from {} to {until}",
-                gaps.len(),
+                "{name} lacks {} in {} ({reasons}), received from {} to {until}",
+                counted(lines, "line"),
+                counted(gaps.len() as u64, "gap"),
                 first.from
             )
         };
@@ -227,7 +228,8 @@ fn of_listener(found: &mut Vec<Finding>, receive: &Receive) {
     let sysctl = format!("sysctl -w net.core.rmem_max={wanted}; then restart");
     if dropped > 0 {
         let what = format!(
-            "the kernel dropped {dropped} datagrams of {about} in the last 5 minutes: its receive buffer was full"
+            "the kernel dropped {} of {about} in the last 5 minutes: its receive buffer was full",
+            counted(dropped, "datagram")
         );
         let to_do =
             if is_small { sysctl } else { "give the machine more CPU, or the listener more workers".to_owned() };
@@ -240,7 +242,8 @@ fn of_listener(found: &mut Vec<Finding>, receive: &Receive) {
     if refused > 0 {
         let reasons: Vec<&str> =
             receive.refused.iter().filter(|(_, lines)| **lines > 0).map(|(reason, _)| reason.as_str()).collect();
-        let what = format!("{about} refused {refused} lines in the last 5 minutes ({})", reasons.join(", "));
+        let what =
+            format!("{about} refused {} in the last 5 minutes ({})", counted(refused, "line"), reasons.join(", "));
         found.push(finding(
             Severity::Warning,
             &about,
@@ -263,7 +266,7 @@ fn of_sources(found: &mut Vec<Finding>, status: &Status) {
         if sources.silent > names.len() as u64 {
             names.push("…".to_owned());
         }
-        let what = format!("{} of {} hosts are silent: {}", sources.silent, sources.known, names.join(", "));
+        let what = format!("{} of {} silent: {}", sources.silent, counted(sources.known, "host"), names.join(", "));
         found.push(finding(Severity::Note, "sources", what, ""));
     }
     let implausible: Vec<_> = sources.top.iter().filter(|source| source.implausible > 0).collect();
@@ -274,8 +277,12 @@ fn of_sources(found: &mut Vec<Finding>, status: &Status) {
             unit => format!("it sends {unit}"),
         };
         let who = if first.host.is_empty() { &first.address } else { &first.host };
-        let what = format!("{} hosts send points far from now, {who} among them: probably {likely}", implausible.len());
+        let what = format!("{} far from now, {who} among them: probably {likely}", points_of(implausible.len() as u64));
         let to_do = "set the listener's precision, or the host's clock; twinflux tail --source ADDRESS shows its lines";
         found.push(finding(Severity::Warning, "sources", what, to_do));
     }
+}
+
+fn points_of(hosts: u64) -> String {
+    if hosts == 1 { "a host sends points".to_owned() } else { format!("{hosts} hosts send points") }
 }

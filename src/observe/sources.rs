@@ -5,11 +5,15 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::observe::status::Status;
 use crate::observe::text::whole_seconds;
 use crate::receive::{Arrival, Listener, Source};
 
 /// Sources that are listed; the others are summed.
 const MOST_LISTED: usize = 1000;
+
+/// Sources that the page is sent every few seconds.
+const FEW: usize = 50;
 
 /// All sources of all listeners.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -104,6 +108,31 @@ impl SourcesStatus {
             other.lines.cmp(&one.lines).then_with(|| (&one.address, &one.listen).cmp(&(&other.address, &other.listen)))
         });
         all
+    }
+}
+
+impl Status {
+    /// The same with the sources that an operator looks for first: silent ones, and those whose lines are refused.
+    pub(super) fn with_few_sources(&self) -> Self {
+        let SourcesStatus { known, silent, ref top, ref rest } = self.sources;
+        let mut first: Vec<&SourceStatus> = top.iter().collect();
+        first.sort_by_key(|source| Reverse((source.silent, source.refused > 0, source.lines)));
+        let top = first.into_iter().take(FEW).cloned().collect();
+        let sources = SourcesStatus { known, silent, top, rest: rest.clone() };
+        // Without copying what is left out.
+        let Self { version, receive, backends, journal, certificates, findings, .. } = self;
+        Self {
+            version: version.clone(),
+            uptime_seconds: self.uptime_seconds,
+            receive: receive.clone(),
+            accepted_lines: self.accepted_lines,
+            backends: backends.clone(),
+            journal: journal.clone(),
+            sources,
+            certificates: certificates.clone(),
+            log_lines_dropped: self.log_lines_dropped,
+            findings: findings.clone(),
+        }
     }
 }
 

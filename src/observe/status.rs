@@ -17,6 +17,7 @@ use crate::observe::sources::SourcesStatus;
 use crate::observe::text::sum;
 use crate::observe::view::BackendView;
 use crate::protocol::Refusal;
+use crate::receive::tap::Sample;
 use crate::receive::{ANSWERS, Listener, Tally};
 
 /// A listener's certificate.
@@ -132,12 +133,24 @@ pub struct Receive {
     pub lines: u64,
     /// Lines refused, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// The last refused line of each reason.
+    #[serde(default)]
+    pub refused_samples: BTreeMap<String, RefusedSample>,
     /// What waits in the receive buffers, in bytes as the kernel charges them.
     pub receive_queue: u64,
     /// The receive buffer that was asked for, in bytes.
     pub receive_buffer_wanted: u64,
     /// The receive buffer that each worker got, in bytes.
     pub receive_buffer: u64,
+}
+
+/// A line that was refused.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct RefusedSample {
+    /// Its beginning; bytes that are no text are escaped.
+    pub line: String,
+    /// The address that it came from; empty where that is not known.
+    pub source: String,
 }
 
 /// A backend's side of the ledger: at every moment
@@ -308,6 +321,7 @@ impl Receive {
             requests: tally.requests,
             auth_failures: tally.auth_failures,
             lines: tally.lines(),
+            refused_samples: refused_samples(listener),
             refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), tally.refused[reason.index()])).into(),
             ..Self::default()
         };
@@ -330,6 +344,18 @@ impl Receive {
             }
         }
     }
+}
+
+/// The last refused line of each reason, of all workers.
+fn refused_samples(listener: &Listener) -> BTreeMap<String, RefusedSample> {
+    let mut all = Vec::new();
+    listener.each_tap(|tap| all.extend(tap.samples()));
+    all.sort_by_key(|(_, at, _)| *at);
+    let shown = all.into_iter().map(|(reason, _, Sample { source, line })| {
+        let source = source.map_or_else(String::new, |source| source.to_string());
+        (reason.name().to_owned(), RefusedSample { line, source })
+    });
+    shown.collect()
 }
 
 /// A destination that waits until an operator acts.

@@ -224,3 +224,9 @@ pub(super) fn whole_seconds(seconds: f64) -> String {
         Err(_) => format!("{seconds:e}s"),
     }
 }
+
+/// A number of things, as a sentence has it.
+pub(super) fn counted(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}

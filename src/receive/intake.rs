@@ -17,7 +17,7 @@ use ipnet::IpNet;
 pub(super) use body::Sample;
 pub(super) use body::{Body, Told};
 
-use super::{Arrival, Counters, Sources, Tally};
+use super::{Arrival, Counters, Sources, Tally, Tap};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received, Time};
 use crate::protocol::{
     Format, Found, Line, Mapping, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned,
@@ -68,6 +68,8 @@ impl Setup {
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     pub(super) counters: CachePadded<Counters>,
+    /// Lines for whoever looks.
+    pub(super) tap: Tap,
     /// A copy of the worker's table. The worker never waits for it.
     sources: Mutex<Sources>,
 }
@@ -108,6 +110,8 @@ struct Lines<H> {
     source: Option<IpAddr>,
     /// The lines of the datagram or the piece at hand.
     arrival: Arrival,
+    /// Whether somebody looks at the lines.
+    is_tapped: bool,
     /// The last point's time that is far from the clock.
     implausible: i64,
     /// Of the request at hand.
@@ -132,10 +136,11 @@ impl<H: HandOver> Intake<H> {
             builder: Builder::new(Arc::clone(&setup.destination), Arc::clone(pool), limits),
             out,
             tally: Tally::default(),
-            logs: Logs::new(listen),
+            logs: Logs::new(listen, precision),
             received: Received::now(),
             source: None,
             arrival: Arrival::default(),
+            is_tapped: false,
             implausible: 0,
             told: Told::default(),
             elsewhere: 0,
@@ -274,6 +279,7 @@ impl<H: HandOver> Intake<H> {
 impl<H: HandOver> Lines<H> {
     fn begin(&mut self, source: Option<IpAddr>, arrival: Arrival) {
         (self.source, self.arrival) = (source, arrival);
+        self.is_tapped = self.shown.tap.is_open();
     }
 
     fn count(&mut self, found: Found) {
@@ -282,13 +288,13 @@ impl<H: HandOver> Lines<H> {
         self.tally.ignored_tags += found.ignored_tags;
     }
 
-    /// Counts lines whose points are far from the clock; the unit that they are probably in.
+    /// Counts lines whose points are far from the clock; the unit that they are probably in, if it is another.
     #[cold]
     fn note_implausible(&mut self, source: IpAddr) -> Option<Precision> {
         self.tally.implausible += self.arrival.implausible;
         let likely = self.stamper.likely_precision(self.implausible);
         self.logs.implausible(source, self.implausible, likely, self.received.monotonic);
-        likely
+        likely.filter(|unit| *unit != self.logs.precision)
     }
 
     /// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody sees a
@@ -320,6 +326,9 @@ impl<H: HandOver> Sink for Lines<H> {
             self.arrival.implausible += 1;
             self.implausible = time;
         }
+        if self.is_tapped {
+            self.shown.tap.accept(line.bytes, self.source);
+        }
         let sealed = self.builder.append(line.bytes, time, self.received);
         self.tally.accepted += 1;
         self.told.accepted += 1;
@@ -335,6 +344,7 @@ impl<H: HandOver> Sink for Lines<H> {
         self.arrival.lines += 1;
         self.arrival.refused += 1;
         self.told.refuse(refused);
+        self.shown.tap.refuse(refused, self.source, self.received.monotonic);
         self.logs.refused(refused, self.source, self.received.monotonic);
     }
 }
@@ -343,6 +353,7 @@ impl<H: HandOver> Sink for Lines<H> {
 #[derive(Debug)]
 struct Logs {
     listen: SocketAddr,
+    precision: Precision,
     refused: Throttle,
     ring_full: Throttle,
     hint: Throttle,
@@ -350,9 +361,9 @@ struct Logs {
 }
 
 impl Logs {
-    fn new(listen: SocketAddr) -> Self {
+    fn new(listen: SocketAddr, precision: Precision) -> Self {
         let (refused, ring_full, hint, implausible) = Default::default();
-        Self { listen, refused, ring_full, hint, implausible }
+        Self { listen, precision, refused, ring_full, hint, implausible }
     }
 
     fn refused(&self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
@@ -371,7 +382,7 @@ impl Logs {
 
     fn implausible(&self, source: IpAddr, time: i64, likely: Option<Precision>, now: Instant) {
         let Some(Leave { untold }) = self.implausible.pass_at(now) else { return };
-        let advice = match likely {
+        let advice = match likely.filter(|unit| *unit != self.precision) {
             Some(unit) => format!("it probably sends {unit}: set the precision of a listener for it"),
             None => "its clock is probably off".to_owned(),
         };

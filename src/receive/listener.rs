@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::{Inherited, IntakeSetup, Pulse, Sources, Tally, http, tcp, udp};
+use super::{Inherited, IntakeSetup, Pulse, Sources, Tally, Tap, http, tcp, udp};
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
 use crate::net::tls::Certificate;
 
@@ -157,6 +157,15 @@ impl Listener {
             Self::Udp(listener) => listener.tally(),
             Self::Tcp(listener) => listener.door().tally(),
             Self::Http(listener) => listener.door().tally(),
+        }
+    }
+
+    /// Does something with each worker's tap.
+    pub fn each_tap(&self, mut work: impl FnMut(&Tap)) {
+        match self {
+            Self::Udp(listener) => listener.each_tap(work),
+            Self::Tcp(listener) => work(&listener.door().shown.tap),
+            Self::Http(listener) => work(&listener.door().shown.tap),
         }
     }
 

@@ -22,6 +22,7 @@ mod pulse;
 mod socket;
 mod source;
 mod sources;
+pub mod tap;
 pub mod tcp;
 pub mod udp;
 
@@ -33,3 +34,4 @@ pub use listener::{Listener, Setup};
 pub use pulse::Pulse;
 pub use source::{Arrival, Source};
 pub use sources::Sources;
+pub use tap::Tap;

@@ -136,7 +136,7 @@ impl Client {
     }
 
     /// By URL.
-    fn run_at(&self, address: SocketAddr, more: &[&str]) -> Vec<Value> {
+    pub(crate) fn run_at(&self, address: SocketAddr, more: &[&str]) -> Vec<Value> {
         self.run(&[&[&*format!("http://{address}")][..], more].concat())
     }
 }

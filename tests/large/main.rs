@@ -19,6 +19,7 @@ mod listeners;
 mod mirror;
 mod network;
 mod overload;
+mod page;
 mod readers;
 mod reads;
 mod refusals;

@@ -96,6 +96,18 @@ impl Program {
         receive.expect("a listener").listen.parse().expect("an address")
     }
 
+    /// The admin listener's address.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Has a backend tried now.
+    pub(crate) fn try_backend(&self, name: &str) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_twinflux"));
+        command.args(["backend", name, "try", "--data-dir"]).arg(self.folder.path().join("data"));
+        assert!(command.output().expect("the program").status.success());
+    }
+
     pub(crate) fn wait_state(&self, name: &str, state: &str) {
         wait_for(&format!("{name} to be {state}"), || (self.backend(name).state == state).then_some(()));
     }

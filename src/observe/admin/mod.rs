@@ -6,6 +6,7 @@
 //! Bounds: connections at a time, 5 s for a request's head, 60 s for a connection, ten snapshots a second.
 
 mod names;
+mod page;
 mod places;
 mod snapshots;
 mod users;
@@ -88,6 +89,9 @@ impl Admin {
     /// Serves until the runtime ends, about so many connections at a time.
     pub async fn serve(self, view: View, connections: usize, access: Access) {
         let router = Router::new()
+            .route("/", get(page::page))
+            .route("/api/events", get(page::events))
+            .route("/api/history", get(page::history))
             .route("/api/status", get(status))
             .route("/metrics", get(metrics))
             .route("/health", get(|| async { "ok\n" }))

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::{json, metrics};
+use crate::observe::history::History;
 use crate::observe::status::Status;
 use crate::observe::view::View;
 
@@ -23,6 +24,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Snapshot {
     status: Arc<Status>,
     json: OnceLock<Bytes>,
+    event: OnceLock<Bytes>,
     metrics: OnceLock<Result<Bytes, fmt::Error>>,
 }
 
@@ -43,6 +45,11 @@ impl Snapshots {
         self.shared.next(|| Snapshot::of(self.view.status())).await
     }
 
+    /// What the figures were.
+    pub(super) fn history(&self) -> &History {
+        &self.view.history
+    }
+
     /// Whether the relay is of use, which costs nothing.
     pub(super) fn is_ready(&self) -> bool {
         self.view.is_ready()
@@ -51,12 +58,17 @@ impl Snapshots {
 
 impl Snapshot {
     fn of(status: Status) -> Self {
-        Self { status: Arc::new(status), json: OnceLock::new(), metrics: OnceLock::new() }
+        Self { status: Arc::new(status), json: OnceLock::new(), event: OnceLock::new(), metrics: OnceLock::new() }
     }
 
     /// As JSON.
     pub(super) fn json(&self) -> Bytes {
         self.json.get_or_init(|| json::render(&*self.status)).clone()
+    }
+
+    /// As JSON for the page, which asks for most sources more seldom.
+    pub(super) fn event(&self) -> Bytes {
+        self.event.get_or_init(|| json::render(&self.status.with_few_sources())).clone()
     }
 
     /// As OpenMetrics.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::intake::{self, Intake, Shown};
-use super::{Inherited, Pulse, Sources, Tally};
+use super::{Inherited, Pulse, Sources, Tally, Tap};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 
 use multicast::Group;
@@ -140,6 +140,11 @@ impl Listener {
     pub fn receive_buffer(&self) -> (u64, u64) {
         let got = self.workers.iter().map(|worker| worker.socket.receive_buffer()).min();
         (u64::from(self.setup.receive_buffer), got.unwrap_or(0))
+    }
+
+    /// Does something with each worker's tap.
+    pub fn each_tap(&self, work: impl FnMut(&Tap)) {
+        self.workers.iter().map(|worker| &worker.shown.tap).for_each(work);
     }
 
     /// The sums of all workers' counters.
