@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         Command::DeadLetters(command) => dead_letters(&command),
         Command::Restore(command) => restore(&command),
         Command::Convert { file } => convert(&file),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Demo => demo(),
     };
     // Where nobody reads the error, the code still tells.

@@ -3,6 +3,7 @@
 //! May look at everything; nothing looks here but the wiring, which answers on the control socket.
 
 pub mod dead_letters;
+mod doctor;
 pub mod journal;
 pub mod maintenance;
 pub mod outcome;
@@ -20,6 +21,7 @@ use crate::cli::dead_letters::Since;
 use crate::config::Overrides;
 use crate::config::listen::{parse_admin, parse_data};
 use crate::config::url::BackendUrl;
+pub use doctor::Doctor;
 pub use status::StatusOptions;
 pub use tail::Tail;
 
@@ -122,6 +124,8 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Look at the machine and each backend, and say what is wrong and which command mends it; exit code 1 if something is
+    Doctor(Doctor),
     /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived
     Demo,
     /// Look at lines that a backend will never take, send them again, or discard them

@@ -11,10 +11,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -83,6 +83,8 @@ pub(super) struct Answer {
     pub retry_after: Option<String>,
     /// The text of the header `X-Influxdb-Version`.
     pub version: Option<String>,
+    /// The header `Date`.
+    pub date: Option<SystemTime>,
     /// The first [`ANSWER_BYTES`] of the body.
     pub body: String,
 }
@@ -309,6 +311,7 @@ async fn read_answer(response: Response<Incoming>) -> Result<(Answer, bool), hyp
     let header = |value: Option<&HeaderValue>| value.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let retry_after = header(response.headers().get(RETRY_AFTER));
     let version = header(response.headers().get("x-influxdb-version"));
+    let date = header(response.headers().get(DATE)).and_then(|text| httpdate::parse_http_date(&text).ok());
     let mut incoming = response.into_body();
     let mut body = Vec::new();
     let mut is_whole = true;
@@ -322,7 +325,7 @@ async fn read_answer(response: Response<Incoming>) -> Result<(Answer, bool), hyp
             }
         }
     }
-    Ok((Answer { status, retry_after, version, body: String::from_utf8_lossy(&body).into_owned() }, is_whole))
+    Ok((Answer { status, retry_after, version, date, body: String::from_utf8_lossy(&body).into_owned() }, is_whole))
 }
 
 /// A request's body: the records' own bytes, one behind the other, never joined.

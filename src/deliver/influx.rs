@@ -80,6 +80,15 @@ pub(super) enum Ran {
     Unsure(String),
 }
 
+/// What a backend says of itself.
+#[derive(Debug)]
+pub(super) struct Pong {
+    /// Its version.
+    pub(super) version: Option<String>,
+    /// Its time, in whole seconds.
+    pub(super) date: Option<SystemTime>,
+}
+
 /// A backend that speaks InfluxDB's HTTP API.
 #[derive(Debug)]
 pub(super) struct Influx {
@@ -137,17 +146,17 @@ impl Influx {
         }
     }
 
-    /// Asks whether it is there; returns its version.
+    /// Asks whether it is there; returns what it says of itself.
     ///
     /// # Errors
     /// Why it was not reached, or what answers instead.
-    pub(super) async fn ping(&mut self) -> Result<Option<String>, Outcome> {
+    pub(super) async fn ping(&mut self) -> Result<Pong, Outcome> {
         let target = format!("{}/ping", self.prefix());
         let authorization = self.authorization();
         let sent = self.client.send(|| self.setup.request(Method::GET, authorization.as_ref(), &target, &[])).await;
         let text = match sent {
-            Ok(Answer { status, version, .. }) if status.is_success() => {
-                return Ok(version.map(|one| cut(&one, VERSION_BYTES).to_owned()));
+            Ok(Answer { status, version, date, .. }) if status.is_success() => {
+                return Ok(Pong { version: version.map(|one| cut(&one, VERSION_BYTES).to_owned()), date });
             }
             Ok(answer) if self.expects_tls(&answer) => self.describe(&answer),
             Ok(answer) => format!("GET {target} was answered with {}; is it an InfluxDB?", self.describe(&answer)),

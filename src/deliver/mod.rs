@@ -12,6 +12,7 @@ mod archive;
 mod client;
 pub mod dead_letters;
 mod division;
+pub mod examination;
 mod flusher;
 pub mod header;
 mod health;
@@ -41,6 +42,7 @@ use crate::journal::{Limits, Reader, Rejection};
 use crate::sys::text::cut;
 use archive::Archive;
 use dead_letters::DeadLetters;
+use examination::Sign;
 use flusher::Flusher;
 use influx::Influx;
 use outcome::Fate;
@@ -132,6 +134,11 @@ impl Backend {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Looks at it, for these destinations, without changing anything.
+    pub async fn examine(&self, destinations: &[Arc<Destination>]) -> Vec<Sign> {
+        examination::examine(self.endpoint.probed(), destinations).await
     }
 
     /// Sends nothing, but has statements remembered for it; `place` is its place in the journal.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::flusher::advice;
 use super::health::{Backoff, Health, Held, State};
+use super::influx::Pong;
 use super::outcome::Fate;
 use super::{Archive, Influx};
 use crate::batch::Destination;
@@ -152,11 +153,11 @@ impl Probe {
     async fn reach(&mut self) -> Found {
         match &mut self.probed {
             Probed::Influx(influx) => match influx.ping().await {
-                Ok(Some(version)) => {
+                Ok(Pong { version: Some(version), .. }) => {
                     let what = format!("InfluxDB {version}");
                     Found { version: Some(version), ..Found::new(State::Up, what) }
                 }
-                Ok(None) => Found::new(State::Up, "InfluxDB's API, without a version".to_owned()),
+                Ok(Pong { version: None, .. }) => Found::new(State::Up, "InfluxDB's API, without a version".to_owned()),
                 Err(missed) => {
                     let is_strange = missed.fate == Fate::HoldBackend;
                     Found { is_strange, ..Found::new(State::Down, missed.text) }

@@ -228,7 +228,9 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
     add("journal_gaps", String::new(), 1.0);
     add("journal_full_in_seconds", String::new(), 78.0);
     add("catch_up_seconds", "{backend=\"a\"}".to_owned(), 77.0);
-    ["problem", "warning", "note"].map(|severity| add("findings", format!("{{severity=\"{severity}\"}}"), 0.0));
+    for severity in ["problem", "warning", "note"] {
+        add("findings", format!("{{severity=\"{severity}\"}}"), 0.0);
+    }
     add("certificate_days_left", "{file=\"/a.pem\"}".to_owned(), number(picture, "/certificates/0/days_left"));
     expected
 }

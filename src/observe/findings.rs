@@ -269,7 +269,7 @@ fn of_sources(found: &mut Vec<Finding>, status: &Status) {
         let what = format!("{} of {} silent: {}", sources.silent, counted(sources.known, "host"), names.join(", "));
         found.push(finding(Severity::Note, "sources", what, ""));
     }
-    let implausible: Vec<_> = sources.top.iter().filter(|source| source.implausible > 0).collect();
+    let implausible: Vec<_> = sources.top.iter().filter(|source| source.implausible_recently).collect();
     if let Some(first) = implausible.first() {
         let unit = first.likely_unit.as_deref().unwrap_or_default();
         let likely = match unit {

@@ -1,7 +1,7 @@
 //! Who sends, as `/api/status` and the terminal show it.
 
 use std::cmp::Reverse;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,8 @@ use crate::receive::{Arrival, Listener, Source};
 /// Sources that are listed; the others are summed.
 const MOST_LISTED: usize = 1000;
 
+/// What is longer ago is history.
+const RECENT: Duration = Duration::from_secs(300);
 /// Sources that the page is sent every few seconds.
 const FEW: usize = 50;
 
@@ -55,6 +57,9 @@ pub struct SourceStatus {
     /// The unit in which these probably are; none if no unit makes them plausible.
     #[serde(default)]
     pub likely_unit: Option<String>,
+    /// Whether one came in the last five minutes.
+    #[serde(default)]
+    pub implausible_recently: bool,
     /// Lines a second, over the last minute or so.
     pub lines_per_second: f64,
     /// How long ago it was seen last.
@@ -150,7 +155,8 @@ impl SourceStatus {
             empty,
             connections,
             implausible,
-            likely_unit: source.likely.map(|unit| unit.to_string()),
+            likely_unit: source.implausible.and_then(|(_, unit)| unit).map(|unit| unit.to_string()),
+            implausible_recently: source.implausible.is_some_and(|(at, _)| now.saturating_duration_since(at) < RECENT),
             lines_per_second: source.rate(now),
             last_seen_seconds: now.saturating_duration_since(source.last_seen).as_secs_f64(),
             interval_seconds: source.interval().map(|interval| interval.as_secs_f64()),

@@ -7,9 +7,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::Setup;
 
 /// Files that are open beside connections: sockets, segments, what requests and the admin listener need.
-const OTHER_FILES: u64 = 256;
-/// Connections to the admin listener at a time.
-const ADMIN_CONNECTIONS: usize = 72;
+pub const OTHER_FILES: u64 = 768;
+/// Connections to the admin listener at a time: a hundred people may look at the page.
+const ADMIN_CONNECTIONS: usize = 480;
 
 /// Lets the process open as many files as its listeners may have connections, as far as the system allows. Where it
 /// allows fewer, listeners take fewer connections: those that are open must leave files for delivery and the journal.

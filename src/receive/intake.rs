@@ -219,7 +219,7 @@ impl<H: HandOver> Intake<H> {
         let Some(address) = self.lines.source else { return };
         let source = self.sources.note(address, self.lines.arrival, self.lines.received.monotonic);
         if self.lines.arrival.implausible > 0 {
-            source.likely = self.lines.note_implausible(address);
+            source.implausible = Some((self.lines.received.monotonic, self.lines.note_implausible(address)));
         }
         if let Some((format, place)) = first
             && source.wants_name()

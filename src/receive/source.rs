@@ -74,8 +74,8 @@ pub struct Source {
     /// Whether its host was asked for in this burst.
     was_named: bool,
     was_told: bool,
-    /// The unit in which its implausible times probably are.
-    pub likely: Option<Precision>,
+    /// When its last implausible time came, and the unit in which that probably is.
+    pub implausible: Option<(Instant, Option<Precision>)>,
 }
 
 impl Source {
@@ -93,7 +93,7 @@ impl Source {
             rate: None,
             was_named: false,
             was_told: false,
-            likely: None,
+            implausible: None,
         }
     }
 
@@ -148,8 +148,8 @@ impl Source {
         } else {
             self.sum.add(other.sum);
         }
-        let likely = self.likely.or(other.likely);
-        *self = Self { host, last_seen, first_seen, window, rate, likely, ..self.clone() };
+        let implausible = self.implausible.max(other.implausible);
+        *self = Self { host, last_seen, first_seen, window, rate, implausible, ..self.clone() };
     }
 
     /// How well it is known: 0 from a single burst, 1 from several, 2 once its interval is known, 3 after a long time.

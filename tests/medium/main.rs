@@ -34,6 +34,7 @@ mod letters;
 mod log;
 mod moving;
 mod multicast;
+mod operator;
 mod orders;
 mod probing;
 mod process;

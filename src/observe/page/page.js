@@ -205,7 +205,7 @@ function gaps() {
 }
 
 const order = {
-  state: (one) => (one.silent ? 2 : 0) + (one.refused || one.implausible ? 1 : 0), lines: (one) => one.lines,
+  state: (one) => (one.silent ? 2 : 0) + (one.refused || one.implausible_recently ? 1 : 0), lines: (one) => one.lines,
   rate: (one) => one.lines_per_second, refused: (one) => one.refused, seen: (one) => one.last_seen_seconds,
 };
 function sources() {
@@ -221,7 +221,7 @@ function sources() {
     ["interval", "From one of its bursts to the next"], ["last seen", "How long ago", false, "seen"]];
   table("sources", "Silent and refusing ones first; press a heading for another order", columns, found.slice(0, most).map((one) => {
     const state = [one.silent ? "silent" : "", one.refused ? "refused lines" : "",
-      one.implausible ? `times are off${one.likely_unit ? `: sends ${one.likely_unit}?` : ""}` : ""].filter(Boolean).join(", ");
+      one.implausible_recently ? `times are off${one.likely_unit ? `: sends ${one.likely_unit}?` : ""}` : ""].filter(Boolean).join(", ");
     return [one.host || one.address, `${one.address} (${one.kind})`, el("span", { class: state ? "warn" : "well" }, state || "sends"),
       rate(one.lines_per_second), count(one.lines), count(one.refused), time(one.interval_seconds), `${time(one.last_seen_seconds)} ago`];
   }));

@@ -1,0 +1,351 @@
+//! `twinflux doctor`: the machine and each backend, and the command that mends what is wrong. Before and while the relay runs.
+//!
+//! Never does: changing anything, but for a file of some megabytes in `data_dir` that it writes, syncs and removes. What this
+//! user may not see is told as that. Bounds: [`TRIAL_BYTES`] written, [`LONGEST`] for each backend.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytesize::ByteSize;
+use clap::Args;
+use rustix::process::{Resource, getrlimit};
+
+use crate::batch::Destination;
+use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, print};
+use crate::cli::socket;
+use crate::config::{Config, Overrides};
+use crate::deliver::Backend;
+use crate::deliver::examination::Sign;
+use crate::observe::Status;
+use crate::receive::Inherited;
+use crate::sys::text::{printable, write_line};
+
+/// What is written to see how fast the disk is.
+const TRIAL_BYTES: usize = 8 << 20;
+/// Syncs that are timed.
+const TRIAL_SYNCS: usize = 5;
+/// A sync that takes longer is slow for a journal that syncs each record.
+const SLOW_SYNC: Duration = Duration::from_millis(50);
+/// Looking at one backend takes no longer.
+const LONGEST: Duration = Duration::from_secs(20);
+/// The clock may move so much against the one that never steps while the doctor looks.
+const MOST_STEP: Duration = Duration::from_millis(50);
+
+/// Whom the doctor looks at.
+#[derive(Args, Clone, Debug)]
+pub struct Doctor {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What was found of one thing.
+enum Found {
+    Well(String),
+    Wrong(String, String),
+    Doubtful(String, String),
+    /// This user, or a hardened unit, may not see it.
+    Unseen(String),
+}
+
+/// What was found of all.
+#[derive(Default)]
+struct Report {
+    text: String,
+    wrong: usize,
+}
+
+impl Report {
+    fn head(&mut self, about: &str) {
+        write_line(&mut self.text, format_args!("{about}"));
+    }
+
+    fn add(&mut self, found: &Found) {
+        let (word, what, to_do) = match found {
+            Found::Well(what) => ("ok", what, None),
+            Found::Wrong(what, to_do) => ("WRONG", what, Some(to_do)),
+            Found::Doubtful(what, to_do) => ("doubt", what, Some(to_do)),
+            Found::Unseen(what) => ("cannot see", what, None),
+        };
+        self.wrong += usize::from(matches!(found, Found::Wrong(..)));
+        write_line(&mut self.text, format_args!("  {word:<10} {what}"));
+        if let Some(to_do) = to_do.filter(|to_do| !to_do.is_empty()) {
+            write_line(&mut self.text, format_args!("  {:<10} do: {to_do}", ""));
+        }
+    }
+}
+
+impl Doctor {
+    /// Looks, and says what was found.
+    ///
+    /// # Errors
+    /// Something is wrong, or the configuration cannot be read.
+    pub fn run(&self) -> Ended {
+        let (begun, wall) = (Instant::now(), SystemTime::now());
+        let config = Config::load(self.config.as_deref(), Overrides::default());
+        let config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+        let mut report = Report::default();
+        report.head("configuration");
+        let warnings = config.warnings();
+        if warnings.is_empty() {
+            report.add(&Found::Well("nothing to say".to_owned()));
+        }
+        warnings.into_iter().for_each(|warning| report.add(&Found::Doubtful(warning, String::new())));
+        report.head("machine");
+        let running = socket::status(&config.data_dir).ok();
+        receive_buffers(&config, running.as_ref()).into_iter().for_each(|found| report.add(&found));
+        report.add(&files(&config));
+        report.head(&format!("data_dir {}", config.data_dir.display()));
+        disk(&config).into_iter().for_each(|found| report.add(&found));
+        report.head("listeners");
+        ports(&config, running.is_some()).into_iter().for_each(|found| report.add(&found));
+        report.add(&firewall(&config));
+        backends(&config, &mut report);
+        report.head("clock");
+        report.add(&clock(begun, wall));
+        report.add(&synchronisation());
+        print(&report.text)?;
+        match report.wrong {
+            0 => Ok(()),
+            wrong => Err((FAILED, format!("{wrong} of these are wrong"))),
+        }
+    }
+}
+
+/// The largest buffer that a socket may ask for, beside what the listeners want.
+fn receive_buffers(config: &Config, running: Option<&Status>) -> Vec<Found> {
+    const FILE: &str = "/proc/sys/net/core/rmem_max";
+    let Some(wanted) = config.udp.iter().map(|udp| udp.receive_buffer.as_u64()).max() else { return Vec::new() };
+    let of_udp = |status: &Status| status.receive.iter().filter(|one| one.kind == "udp").count();
+    let has_all = |status: &Status| status.receive.iter().all(|one| one.receive_buffer >= one.receive_buffer_wanted);
+    // What the relay was given counts for more than what others would be: it may have the right to more.
+    if running.is_some_and(|status| of_udp(status) > 0 && has_all(status)) {
+        return vec![Found::Well("the relay's receive buffers have what was asked for".to_owned())];
+    }
+    vec![match read_number(FILE) {
+        None => Found::Unseen(format!("{FILE}, the largest receive buffer")),
+        Some(most) if most >= wanted => Found::Well(format!("receive buffers may have {}", ByteSize::b(most))),
+        Some(most) => Found::Wrong(
+            format!(
+                "receive buffers may have {} only, and {} is asked for: bursts are dropped",
+                ByteSize::b(most),
+                ByteSize::b(wanted)
+            ),
+            format!(
+                "sysctl -w net.core.rmem_max={wanted}, and in /etc/sysctl.d/twinflux.conf: net.core.rmem_max = {wanted}"
+            ),
+        ),
+    }]
+}
+
+/// Files that may be open, beside the connections that listeners may have.
+fn files(config: &Config) -> Found {
+    let of_tcp = config.tcp.iter().map(|tcp| u64::from(tcp.max_connections));
+    let connections: u64 = of_tcp.chain(config.http.iter().map(|http| u64::from(http.max_connections))).sum();
+    let wanted = connections + crate::receive::files::OTHER_FILES;
+    match getrlimit(Resource::Nofile).maximum {
+        Some(most) if most < wanted => Found::Doubtful(
+            format!("{most} files may be open, and {wanted} are wanted: listeners take fewer connections"),
+            format!("in the unit: LimitNOFILE={wanted}; else: ulimit -n {wanted}, or lower max_connections"),
+        ),
+        _ => Found::Well(format!("{wanted} files may be open")),
+    }
+}
+
+fn disk(config: &Config) -> Vec<Found> {
+    let folder = &config.data_dir;
+    let own = format!("install -d -m 700 -o twinflux {}", folder.display());
+    // Where there is no folder yet, the relay makes it.
+    let Some(there) = folder.ancestors().find(|folder| folder.exists()) else {
+        return vec![Found::Wrong("it cannot be made".to_owned(), own)];
+    };
+    let mut found = Vec::new();
+    match rustix::fs::statvfs(there) {
+        Err(error) => found.push(Found::Unseen(format!("its room: {error}"))),
+        Ok(volume) => {
+            let free = volume.f_bavail * volume.f_frsize;
+            let held = folder_bytes(&folder.join("journal"));
+            let bound = config.journal.disk.as_u64();
+            found.push(if free + held >= bound {
+                Found::Well(format!(
+                    "{} are free, and the journal takes {} at most",
+                    ByteSize::b(free),
+                    ByteSize::b(bound)
+                ))
+            } else {
+                Found::Doubtful(
+                    format!(
+                        "{} are free, less than the {} that the journal may take",
+                        ByteSize::b(free),
+                        ByteSize::b(bound)
+                    ),
+                    "make room, or lower [journal] disk".to_owned(),
+                )
+            });
+        }
+    }
+    if there == folder {
+        found.push(match trial(folder) {
+            Ok((per_second, sync)) => {
+                let speed =
+                    format!("writes {}/s, syncs in {:.1} ms", ByteSize::b(per_second), sync.as_secs_f64() * 1000.0);
+                match config.journal.durability {
+                    crate::journal::Durability::Synced if sync > SLOW_SYNC => Found::Doubtful(
+                        format!("{speed}: slow for durability = \"synced\""),
+                        "use a faster disk, or durability = \"written\"".to_owned(),
+                    ),
+                    _ => Found::Well(speed),
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Found::Unseen(format!("whether the relay's user can write: this one cannot ({error})"))
+            }
+            Err(error) => Found::Wrong(format!("cannot be written: {error}"), own),
+        });
+    } else {
+        found.push(Found::Well(format!("is not there yet: the relay makes it in {}", there.display())));
+    }
+    found
+}
+
+/// Writes, syncs and removes a file; bytes a second, and the median of the syncs.
+fn trial(folder: &Path) -> std::io::Result<(u64, Duration)> {
+    let path = folder.join(format!("doctor-{}", std::process::id()));
+    let result = OpenOptions::new().write(true).create_new(true).open(&path).and_then(|file| timed(&file));
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => result,
+    }
+}
+
+fn timed(mut file: &File) -> std::io::Result<(u64, Duration)> {
+    let block = vec![b'x'; TRIAL_BYTES / TRIAL_SYNCS];
+    let (mut syncs, begun) = (Vec::new(), Instant::now());
+    for _ in 0..TRIAL_SYNCS {
+        file.write_all(&block)?;
+        let written = Instant::now();
+        file.sync_data()?;
+        syncs.push(written.elapsed());
+    }
+    syncs.sort();
+    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+    Ok((TRIAL_BYTES as u64 * 1000 / milliseconds, syncs[TRIAL_SYNCS / 2]))
+}
+
+/// Whether the listeners' ports are the relay's, or free for it.
+fn ports(config: &Config, is_running: bool) -> Vec<Found> {
+    if is_running {
+        return vec![Found::Well("the relay runs, and has its ports".to_owned())];
+    }
+    let setups = match config.listeners(None) {
+        Ok(setups) => setups,
+        Err(error) => return vec![Found::Wrong(error, "correct the configuration".to_owned())],
+    };
+    let found = setups.into_iter().map(|setup| {
+        let (kind, address) = (setup.kind(), setup.listen());
+        match crate::receive::Listener::bind(setup, &mut Inherited::default()) {
+            Ok(_) => Found::Well(format!("{kind} {address} is free")),
+            Err(error) => Found::Wrong(
+                format!("{kind} {address} cannot be had: {error}"),
+                format!("see who has it: ss -lnp 'sport = {}'", address.port()),
+            ),
+        }
+    });
+    found.collect()
+}
+
+/// Whether a firewall that drops what it does not name names the UDP ports, as far as that can be seen.
+fn firewall(config: &Config) -> Found {
+    let listed = Command::new("nft").args(["-s", "list", "ruleset"]).output();
+    let Some(rules) = listed.ok().filter(|listed| listed.status.success()) else {
+        return Found::Unseen("the firewall's rules (nft -s list ruleset)".to_owned());
+    };
+    let rules = String::from_utf8_lossy(&rules.stdout);
+    if !rules.lines().any(|line| line.contains("hook input") && line.contains("policy drop")) {
+        return Found::Well("no firewall on this machine drops what comes in".to_owned());
+    }
+    let ports = config.udp.iter().map(|udp| udp.listen.port());
+    let unnamed: Vec<u16> = ports.filter(|port| !rules.contains(&port.to_string())).collect();
+    let Some(port) = unnamed.first() else { return Found::Well("the firewall's rules name each UDP port".to_owned()) };
+    Found::Doubtful(
+        format!("the firewall drops what its rules do not name, and none names UDP port {port}"),
+        format!("nft add rule inet filter input udp dport {port} accept"),
+    )
+}
+
+fn backends(config: &Config, report: &mut Report) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let destinations = destinations(config);
+    for setup in config.backends() {
+        report.head(&format!("backend {}", setup.name));
+        let signs = match (Backend::new(setup), &runtime) {
+            (Err(error), _) => vec![Sign::Wrong(error.to_string(), "correct the file that it names".to_owned())],
+            (Ok(_), Err(error)) => vec![Sign::Doubtful(format!("cannot look: {error}"), String::new())],
+            (Ok(backend), Ok(runtime)) => runtime.block_on(async {
+                let late = || vec![Sign::Wrong(format!("no answer within {} s", LONGEST.as_secs()), String::new())];
+                tokio::time::timeout(LONGEST, backend.examine(&destinations)).await.unwrap_or_else(|_| late())
+            }),
+        };
+        for sign in signs {
+            report.add(&match sign {
+                Sign::Well(what) => Found::Well(what),
+                Sign::Wrong(what, to_do) => Found::Wrong(what, to_do),
+                Sign::Doubtful(what, to_do) => Found::Doubtful(what, to_do),
+            });
+        }
+    }
+}
+
+/// Where the listeners' lines go, one for each database.
+fn destinations(config: &Config) -> Vec<Arc<Destination>> {
+    let mut all: Vec<Arc<Destination>> = Vec::new();
+    for setup in config.listeners(None).unwrap_or_default() {
+        let destination = &setup.intake().destination;
+        let is_known = all.iter().any(|known| known.database == destination.database);
+        if !destination.database.is_empty() && !is_known {
+            all.push(Arc::clone(destination));
+        }
+    }
+    all
+}
+
+/// Whether the clock stepped while the doctor looked.
+fn clock(begun: Instant, wall: SystemTime) -> Found {
+    let passed = begun.elapsed();
+    let shown = SystemTime::now().duration_since(wall).unwrap_or_default();
+    if passed.abs_diff(shown) > MOST_STEP {
+        let what = format!("it stepped by {} ms meanwhile", passed.abs_diff(shown).as_millis());
+        return Found::Wrong(what, "let one program set it: chrony or systemd-timesyncd".to_owned());
+    }
+    Found::Well("it did not step meanwhile".to_owned())
+}
+
+/// Whether something keeps the clock right, as far as that can be seen.
+fn synchronisation() -> Found {
+    const TIMESYNCD: &str = "/run/systemd/timesync/synchronized";
+    if Path::new(TIMESYNCD).exists() {
+        return Found::Well("systemd-timesyncd keeps it right".to_owned());
+    }
+    match Command::new("chronyc").arg("tracking").output() {
+        Ok(said) if said.status.success() => {
+            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            let offset = said.lines().find_map(|line| line.strip_prefix("System time     : "));
+            Found::Well(format!("chrony keeps it right: {}", printable(offset.unwrap_or("it does not tell how well"))))
+        }
+        _ => Found::Unseen("what keeps it right (neither systemd-timesyncd nor chronyc answers)".to_owned()),
+    }
+}
+
+fn read_number(file: &str) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// Bytes of the files right in a folder.
+fn folder_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
