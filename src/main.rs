@@ -306,7 +306,7 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
         format!("  listening on  {listens}\n"),
         format!("  writing to    {writes}\n"),
         format!("  try           {first}\n"),
-        format!("  look at       {scheme}://{admin}/api/status, /metrics; or: twinflux status {how}\n"),
+        format!("  look at       {scheme}://{admin}/ in a browser; or: twinflux status {how}\n"),
     ]
     .concat()
 }

@@ -146,7 +146,7 @@ fn receive_buffers(config: &Config, running: Option<&Status>) -> Vec<Found> {
 fn files(config: &Config) -> Found {
     let of_tcp = config.tcp.iter().map(|tcp| u64::from(tcp.max_connections));
     let connections: u64 = of_tcp.chain(config.http.iter().map(|http| u64::from(http.max_connections))).sum();
-    let wanted = connections + crate::receive::files::OTHER_FILES;
+    let wanted = crate::receive::files::wanted(connections);
     match getrlimit(Resource::Nofile).maximum {
         Some(most) if most < wanted => Found::Doubtful(
             format!("{most} files may be open, and {wanted} are wanted: listeners take fewer connections"),

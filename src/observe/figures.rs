@@ -205,9 +205,9 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
                 add(name, format!("{{{labels},{key}=\"{entry}\"}}"), lines.as_f64().expect("a number"));
             }
         }
-        for (quantile, field) in [("0.5", "p50"), ("0.99", "p99"), ("1", "max")] {
+        for (percentile, field) in [("50", "p50"), ("99", "p99"), ("100", "max")] {
             let milliseconds = number(picture, &format!("/backends/{place}/latency_ms/{field}"));
-            add("latency_seconds", format!("{{{labels},quantile=\"{quantile}\"}}"), milliseconds / 1000.0);
+            add("latency_seconds", format!("{{{labels},percentile=\"{percentile}\"}}"), milliseconds / 1000.0);
         }
         add("ledger_difference_lines", format!("{{{labels}}}"), difference(picture, place));
         add("held_destinations", format!("{{{labels}}}"), 0.0);

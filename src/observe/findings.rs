@@ -116,6 +116,10 @@ fn of_backend(found: &mut Vec<Finding>, backend: &Backend, status: &Status) {
             let what = format!("{name} is down: {error}{waits}");
             found.push(Finding { since, ..finding(Severity::Problem, name, what, &to_do) });
         }
+        "unknown" if backend.last_error.is_some() => {
+            let what = format!("{name} was not reached yet: {error}{waits}");
+            found.push(finding(Severity::Warning, name, what, "start the server, or correct its url"));
+        }
         "retrying" => {
             let what = format!("{name} answers, but does not take lines now: {error}{waits}");
             let to_do = if error.contains("no space left") {

@@ -199,10 +199,13 @@ impl Metrics {
         gauge(out, "backend_complete", "1 if the backend has whatever any other has", complete.collect())?;
         let latency = backends().flat_map(|(labels, backend)| {
             let latency = backend.latency_ms;
-            [("0.5", latency.p50), ("0.99", latency.p99), ("1", latency.max)]
-                .map(|(quantile, milliseconds)| (with(&labels, "quantile", quantile), milliseconds / 1000.0))
+            [("50", latency.p50), ("99", latency.p99), ("100", latency.max)]
+                .map(|(percentile, milliseconds)| (with(&labels, "percentile", percentile), milliseconds / 1000.0))
         });
-        gauge(out, "latency_seconds", "Receive to acknowledged", latency.collect())
+        gauge(out, "latency_seconds", "Receive to acknowledged, since the start", latency.collect())?;
+        let recent = backends().filter_map(|(labels, backend)| Some((labels, backend.recent_latency_ms?)));
+        let recent = recent.map(|(labels, recent)| (with(&labels, "percentile", "99"), recent.p99 / 1000.0));
+        gauge(out, "recent_latency_seconds", "The same over the last five minutes", recent.collect())
     }
 
     fn encode_journal(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

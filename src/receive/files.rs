@@ -6,17 +6,24 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Setup;
 
-/// Files that are open beside connections: sockets, segments, what requests and the admin listener need.
-pub const OTHER_FILES: u64 = 768;
+/// Files that are open beside connections: sockets, segments, what requests need, and a few connections to the admin listener.
+const OTHER_FILES: u64 = 256;
 /// Connections to the admin listener at a time: a hundred people may look at the page.
 const ADMIN_CONNECTIONS: usize = 480;
+/// The same where few files may be open.
+const FEW_ADMIN_CONNECTIONS: usize = 72;
+
+/// Files that a relay wants to have open whose listeners may have so many connections.
+pub fn wanted(connections: u64) -> u64 {
+    connections + OTHER_FILES + ADMIN_CONNECTIONS as u64
+}
 
 /// Lets the process open as many files as its listeners may have connections, as far as the system allows. Where it
 /// allows fewer, listeners take fewer connections: those that are open must leave files for delivery and the journal.
 ///
 /// Returns how many connections the admin listener may have.
 pub fn share(listeners: &mut [Setup]) -> usize {
-    let wanted = connections(listeners) + OTHER_FILES;
+    let wanted = wanted(connections(listeners));
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let Some(limit) = current.filter(|current| *current < wanted) else { return ADMIN_CONNECTIONS };
     let raised = maximum.map_or(wanted, |maximum| maximum.min(wanted));
@@ -24,6 +31,10 @@ pub fn share(listeners: &mut [Setup]) -> usize {
     let limit = if is_raised { raised } else { limit };
     if limit >= wanted {
         return ADMIN_CONNECTIONS;
+    }
+    let admin = usize::try_from(limit / 8).unwrap_or(FEW_ADMIN_CONNECTIONS).clamp(1, FEW_ADMIN_CONNECTIONS);
+    if limit >= connections(listeners) + OTHER_FILES {
+        return admin;
     }
     limit_connections(listeners, limit);
     tracing::warn!(
@@ -33,8 +44,7 @@ pub fn share(listeners: &mut [Setup]) -> usize {
         "few files may be open: listeners take fewer connections, to leave files for delivery and the journal; raise \
          the limit (LimitNOFILE=), or lower max_connections"
     );
-    let admin = usize::try_from(limit / 8).unwrap_or(ADMIN_CONNECTIONS);
-    admin.clamp(1, ADMIN_CONNECTIONS)
+    admin
 }
 
 /// The connections that all listeners may have.

@@ -8,6 +8,7 @@ mod pipes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alerts;
 mod balancer;
 mod clients;
 mod crash;

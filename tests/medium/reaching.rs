@@ -58,7 +58,7 @@ fn a_backend_that_was_never_reached_is_unknown_until_it_is() {
     assert_eq!(relay.get("/ready").0, 200, "no line was refused yet");
     let state = "twinflux_backend_state{backend=\"a\",state=\"unknown\"} 1";
     assert!(relay.get("/metrics").1.contains(state));
-    assert!(relay.status().to_text().contains("a is unknown: cannot connect"));
+    assert!(relay.status().to_text().contains("a was not reached yet: cannot connect"));
     let _server = Scripted::start_at(address, |_, _| no_content());
     relay.wait_state("a", "up");
     assert_eq!(relay.backend("a").requests, 0, "a ping is no write");

@@ -175,6 +175,11 @@ const TEXT_OF: &[(&str, &str)] = &[
     ("tests/large/clients", "js"),
     ("tests/large/clients", "py"),
     ("tests/large", "go"),
+    ("src/observe/page", "html"),
+    ("src/observe/page", "css"),
+    ("src/observe/page", "js"),
+    ("packaging/prometheus", "yml"),
+    ("packaging/grafana", "json"),
 ];
 /// The only folder of files that are no text: what senders sent, compressed.
 const CAPTURES: &str = "tests/captures";
