@@ -33,6 +33,7 @@ use twinflux::relay::notify;
 use twinflux::relay::{Relay, Reload, StartError};
 use twinflux::sys::dumps;
 use twinflux::sys::log::Log;
+use twinflux::sys::log_format::{self, LogFormat};
 use twinflux::sys::text::printable_lines;
 
 #[global_allocator]
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     let Some(command) = cli.command else { return relay(&cli.run) };
     // The demo's screen shows what the log would.
     let level = if matches!(command, Command::Demo) { "off" } else { "info" };
-    start_log(level, BoxMakeWriter::new(io::stderr));
+    log_format::start(level, LogFormat::Text, BoxMakeWriter::new(io::stderr));
     let ended = match command {
         Command::Backend { name, action, config, data_dir } => {
             let action = match action {
@@ -86,23 +87,11 @@ fn relay(options: &Run) -> ExitCode {
             return conclude(ended, |error| drop(io::stderr().write_all(error)));
         }
     };
-    start_log("info", BoxMakeWriter::new(Arc::clone(&log)));
+    log_format::start("info", options.log_format, BoxMakeWriter::new(Arc::clone(&log)));
     log_panics(&log);
     let code = conclude(run(options, &log), |error| log.line(error));
     log.flush(LAST_LINES);
     code
-}
-
-fn start_log(level: &str, writer: BoxMakeWriter) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        // A log that cannot be written is no reason to stop relaying.
-        .log_internal_errors(false)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(writer)
-        .init();
 }
 
 /// Writes panics to the log: standard error itself may hold a thread for ever.

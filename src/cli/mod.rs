@@ -21,6 +21,7 @@ use crate::cli::dead_letters::Since;
 use crate::config::Overrides;
 use crate::config::listen::{parse_admin, parse_data};
 use crate::config::url::BackendUrl;
+use crate::sys::log_format::LogFormat;
 pub use doctor::Doctor;
 pub use status::StatusOptions;
 pub use tail::Tail;
@@ -69,6 +70,9 @@ pub struct Run {
     /// The file with that user's password
     #[arg(long, value_name = "FILE", requires = "backend_username")]
     pub backend_password_file: Option<PathBuf>,
+    /// Write the log as text, or as JSON
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
     /// The database that lines go to [default: telegraf]
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,

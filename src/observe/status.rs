@@ -151,6 +151,9 @@ pub struct RefusedSample {
     pub line: String,
     /// The address that it came from; empty where that is not known.
     pub source: String,
+    /// What would cure its sender, where the line tells.
+    #[serde(default)]
+    pub cure: Option<String>,
 }
 
 /// A backend's side of the ledger: at every moment
@@ -351,9 +354,9 @@ fn refused_samples(listener: &Listener) -> BTreeMap<String, RefusedSample> {
     let mut all = Vec::new();
     listener.each_tap(|tap| all.extend(tap.samples()));
     all.sort_by_key(|(_, at, _)| *at);
-    let shown = all.into_iter().map(|(reason, _, Sample { source, line })| {
+    let shown = all.into_iter().map(|(reason, _, Sample { source, line, cure })| {
         let source = source.map_or_else(String::new, |source| source.to_string());
-        (reason.name().to_owned(), RefusedSample { line, source })
+        (reason.name().to_owned(), RefusedSample { line, source, cure: cure.map(str::to_owned) })
     });
     shown.collect()
 }

@@ -7,14 +7,16 @@ use bytesize::ByteSize;
 use crate::journal::Durability;
 use crate::observe::findings::{Finding, Severity};
 use crate::observe::sources::SourcesStatus;
-use crate::observe::status::{Backend, JournalStatus, Receive, Status};
-use crate::sys::text::write_line;
+use crate::observe::status::{Backend, JournalStatus, Receive, RefusedSample, Status};
+use crate::sys::text::{cut, write_line};
 
 /// What the ledger's columns mean.
 const COLUMNS: &str = "\
 accepted + recovered (found at start) + resent = delivered (confirmed) + rejected (dead letters) + dropped (gaps) + pending;
 p99: receive to confirmed, last 5 minutes; differ: lines not counted anywhere, 0 if all is well
 ";
+/// How much of a refused line is shown, in bytes.
+const SAMPLE_BYTES: usize = 120;
 /// The width of the backends' names, at least.
 const LEAST_NAME_WIDTH: usize = 8;
 /// The width of the backends' names, at most: that of the longest name which a configuration may have.
@@ -180,6 +182,10 @@ fn write_receive(text: &mut String, receive: &Receive) {
     }
     for (reason, lines) in receive.refused.iter().filter(|(_, lines)| **lines > 0) {
         write_line(text, format_args!("    refused {reason}: {lines}"));
+        if let Some(RefusedSample { line, source, cure }) = receive.refused_samples.get(reason) {
+            let cure = cure.as_ref().map_or_else(String::new, |cure| format!(": {cure}"));
+            write_line(text, format_args!("        {source} sent {}{cure}", cut(line, SAMPLE_BYTES)));
+        }
     }
     if receive.receive_buffer < receive.receive_buffer_wanted {
         write_line(

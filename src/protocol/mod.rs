@@ -9,6 +9,7 @@
 //! each worker. Everything is bounded by its input.
 
 mod convert;
+mod cure;
 mod format;
 mod graphite;
 pub mod influxql;
@@ -27,6 +28,7 @@ mod token;
 mod unsigned;
 
 pub use convert::{Mapping, Netdata};
+pub use cure::cure;
 pub use format::Format;
 pub use json_list::JsonList;
 pub use line::{Line, Lines, Refused, Rules, Scanner, Unsigned};

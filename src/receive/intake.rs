@@ -20,7 +20,7 @@ pub(super) use body::{Body, Told};
 use super::{Arrival, Counters, Sources, Tally, Tap};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received, Time};
 use crate::protocol::{
-    Format, Found, Line, Mapping, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned,
+    Format, Found, Line, Mapping, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned, cure,
 };
 use crate::sys::{Leave, Throttle};
 
@@ -375,6 +375,7 @@ impl Logs {
             line = %sample.escape_ascii(),
             source,
             listen = %self.listen,
+            cure = cure(refused),
             untold,
             "refused a line; at most one is shown in a minute, /metrics counts all"
         );

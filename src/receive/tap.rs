@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::line::anatomy;
-use crate::protocol::{Refusal, Refused};
+use crate::protocol::{Refusal, Refused, cure};
 use crate::sys::wildcard;
 
 /// Lines that wait for whoever looks.
@@ -55,6 +55,8 @@ pub struct Sample {
     pub source: Option<IpAddr>,
     /// The line, cut and escaped.
     pub line: String,
+    /// What would cure its sender, where the line tells.
+    pub cure: Option<&'static str>,
 }
 
 /// One worker's.
@@ -121,7 +123,7 @@ impl Tap {
         if let Ok(mut samples) = self.samples.try_lock() {
             let known = &mut samples[refused.reason.index()];
             if known.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= SAMPLE_INTERVAL) {
-                *known = Some((now, Sample { source, line: shown(refused.bytes) }));
+                *known = Some((now, Sample { source, line: shown(refused.bytes), cure: cure(refused) }));
             }
         }
         if self.is_open() {

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod dumps;
 pub mod log;
+pub mod log_format;
 pub mod monotonic;
 pub mod text;
 pub mod throttle;

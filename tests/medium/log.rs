@@ -116,3 +116,40 @@ fn lines_that_nobody_read_are_counted_and_the_last_ones_come_out() {
     assert!(read.contains("lines of the log are missing here: nobody read it\n"), "{read}");
     assert!(read.trim_end().lines().last().is_some_and(|line| line.contains("stopped")), "{read}");
 }
+
+/// The log's lines of a relay that was started with this and stopped.
+fn logged(arguments: &[&str], is_journal: bool) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().expect("folder");
+    let log = std::fs::File::create(folder.path().join("log")).expect("log");
+    let file = log.metadata().expect("metadata");
+    let mut command = Command::new(PROGRAM);
+    command.args(["--udp", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
+    // Another's stream is not this one's.
+    let inode = if is_journal { file.ino() } else { file.ino() + 1 };
+    command.env("JOURNAL_STREAM", format!("{}:{inode}", file.dev()));
+    let relay = Started::with_log(command, log.into(), folder.path());
+    relay.send_line();
+    relay.signal("-TERM");
+    drop(relay.end_quietly());
+    let text = std::fs::read_to_string(folder.path().join("log")).expect("text");
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_log_is_text_or_json_and_has_levels_for_a_journal() {
+    let lines = logged(&["--log-format", "json"], false);
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let stopped = lines.iter().find(|line| line["message"] == "stopped").expect("a line");
+    assert_eq!(
+        (&stopped["level"], &stopped["delivered"], &stopped["backend"]),
+        (&"INFO".into(), &1.into(), &"archive".into())
+    );
+    let lines = logged(&[], true);
+    assert!(lines.iter().all(|line| line.starts_with('<')), "{lines:?}");
+    // The line's time is far from now.
+    assert!(lines.iter().any(|line| line.starts_with("<4>a point's time is far from now")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("<6>stopped backend=\"archive\" delivered=1")), "{lines:?}");
+    let lines = logged(&[], false);
+    assert!(lines.iter().any(|line| line.starts_with("20") && line.contains(" INFO stopped ")), "{lines:?}");
+}

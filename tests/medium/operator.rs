@@ -154,6 +154,11 @@ fn lines_are_shown_as_they_pass_and_those_that_are_refused_with_the_reason() {
     let samples = &stand.json().receive[0].refused_samples;
     assert!(samples.values().any(|sample| sample.line == "bad" && sample.source == "127.0.0.1"), "{samples:?}");
     assert_eq!(stand.json().backends[0].difference(stand.json().accepted_lines).signum(), 0);
+    stand.send(b"GET /write HTTP/1.1");
+    let cure = wait_for("HTTP to be told", || {
+        stand.json().receive[0].refused_samples.values().find_map(|sample| sample.cure.clone())
+    });
+    assert!(cure.contains("[[http]]"), "{cure}");
     for (wrong, code) in [(&["--source", "host"][..], 2), (&["--rate", "0"], 2), (&["--data-dir", "nowhere"], 3)] {
         assert_eq!(run(&[&["tail"][..], wrong].concat(), stand.folder.path()).status.code(), Some(code), "{wrong:?}");
     }

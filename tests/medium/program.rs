@@ -66,6 +66,11 @@ impl Started {
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
 
+    /// Waits for the end of one whose log goes elsewhere.
+    pub(crate) fn end_quietly(mut self) -> Option<i32> {
+        self.child.wait().expect("an end").code()
+    }
+
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().expect("an end").code();
         let mut log = String::new();

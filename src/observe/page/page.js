@@ -164,7 +164,7 @@ function listeners() {
     const came = one.kind === "udp" ? `${count(one.datagrams)} datagrams` : one.kind === "http"
       ? `${count(one.requests)} requests, ${one.open_connections} open` : `${count(one.connections)} connections, ${one.open_connections} open`;
     const samples = Object.entries(one.refused_samples || {}).map(([reason, sample]) =>
-      el("div", {}, `${reason}: `, el("code", {}, sample.line), ` from ${sample.source || "?"}`));
+      el("div", {}, `${reason}: `, el("code", {}, sample.line), ` from ${sample.source || "?"}${sample.cure ? `: ${sample.cure}` : ""}`));
     return [`${one.kind} ${one.listen}`, one.database || "what requests name",
       old && seconds > 0 ? rate((one.lines - old.lines) / seconds) : "–", count(one.lines), came,
       one.kind === "udp" ? count(one.kernel_dropped) : "–",
