@@ -59,11 +59,18 @@ fn main() -> ExitCode {
                 BackendActionName::Reads => BackendAction::Reads,
                 BackendActionName::NoReads => BackendAction::NoReads,
                 BackendActionName::Vouch => BackendAction::Vouch,
+                BackendActionName::Hold => BackendAction::Hold,
+                BackendActionName::Release => BackendAction::Release,
             };
             data_dir_of(config.as_deref(), data_dir)
                 .map_err(|error| (BAD_CONFIGURATION, error))
                 .and_then(|data_dir| backend(&data_dir, &name, action))
         }
+        Command::ForgetHost { address, of } => of
+            .folder()
+            .map_err(|error| (BAD_CONFIGURATION, error))
+            .and_then(|folder| maintenance::forget_host(&folder, address).map_err(not_changed))
+            .and_then(|text| print(&text)),
         Command::Check { config } => check(&config),
         Command::Status(options) => options.run(),
         Command::Tail(options) => options.run(),

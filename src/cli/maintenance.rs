@@ -1,5 +1,6 @@
 //! `twinflux backend NAME ACTION`: has a running relay do something with a backend.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::cli::socket::{Answer, BackendAction, Request, ask};
@@ -21,6 +22,19 @@ pub fn change(data_dir: &Path, name: &str, action: BackendAction) -> Result<(Str
         Answer::Done { .. } | Answer::Passed { .. } | Answer::Status { .. } => {
             Err(ChangeError::Failed("the relay is of another version".to_owned()))
         }
+    }
+}
+
+/// Has the running relay forget a host; says whether it was known.
+///
+/// # Errors
+/// Nobody answers; or why it was not done.
+pub fn forget_host(data_dir: &Path, address: IpAddr) -> Result<String, ChangeError> {
+    match ask(data_dir, &Request::ForgetHost { address }).map_err(ChangeError::Unreachable)? {
+        Answer::Done { lines: 0, .. } => Err(ChangeError::Failed(format!("no host at {address} is known"))),
+        Answer::Done { .. } => Ok(format!("{address} is forgotten until it sends again\n")),
+        Answer::Failed { error } => Err(ChangeError::Failed(error)),
+        _ => Err(ChangeError::Failed("the relay is of another version".to_owned())),
     }
 }
 

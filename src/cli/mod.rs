@@ -132,6 +132,15 @@ pub enum Command {
     Doctor(Doctor),
     /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived
     Demo,
+    /// Have a running relay forget a host that is gone for good: it is shown again once it sends
+    ForgetHost {
+        /// The host's address
+        #[arg(value_name = "ADDRESS")]
+        address: std::net::IpAddr,
+        /// The relay
+        #[command(flatten)]
+        of: OfDataDir,
+    },
     /// Look at lines that a backend will never take, send them again, or discard them
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
@@ -179,6 +188,10 @@ pub enum BackendActionName {
     NoReads,
     /// Say that its copy is complete: its gaps are closed, and it answers readers
     Vouch,
+    /// Send no lines to it until the next start or `release`: they wait in the journal
+    Hold,
+    /// Send lines to it again
+    Release,
 }
 
 /// What is put back, and where.

@@ -8,6 +8,7 @@
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -62,6 +63,11 @@ pub enum Request {
         /// Which.
         filter: tap::Filter,
     },
+    /// A host is gone for good: it is not shown any more, unless it sends again.
+    ForgetHost {
+        /// Its address.
+        address: IpAddr,
+    },
     /// Something is to be done with a backend.
     Backend {
         /// Its name.
@@ -83,6 +89,10 @@ pub enum BackendAction {
     NoReads,
     /// Its copy is complete: close its gaps.
     Vouch,
+    /// Send no lines to it; they wait.
+    Hold,
+    /// Send lines to it again.
+    Release,
 }
 
 /// What is to be done with dead letters.
@@ -214,6 +224,7 @@ async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLet
             Some(tapped) => return tapped.show(&mut writer).await,
             None => Err("somebody else looks at the lines: one may at a time".to_owned()),
         },
+        Ok(Request::ForgetHost { address }) => Ok(forget_host(&view, address)),
         Ok(Request::Status) => Ok(Answer::Status { status: Box::new(view.status()) }),
         Ok(Request::Backend { name, action }) => of_backend(&name, action, &view).await,
         Ok(Request::DeadLetters { action, filter }) => {
@@ -277,6 +288,17 @@ impl Drop for Tapped {
     }
 }
 
+fn forget_host(view: &View, address: IpAddr) -> Answer {
+    let address = address.to_canonical();
+    let of = |listener: &Listener| {
+        let sources = listener.sources();
+        sources.entries().iter().filter(|source| source.address.to_canonical() == address).count() as u64
+    };
+    let known = view.listeners.iter().map(of).sum();
+    view.forgotten.forget(address, crate::sys::monotonic::now());
+    Answer::Done { lines: known, is_all: true }
+}
+
 async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, String> {
     let Some(place) = view.backends.iter().position(|backend| backend.name == name) else {
         let names: Vec<&str> = view.backends.iter().map(|backend| &*backend.name).collect();
@@ -295,6 +317,11 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
         BackendAction::Vouch => {
             let gaps = view.journal.vouch(place);
             tracing::info!(backend = name, gaps, "an operator vouches for a copy: its gaps are closed");
+        }
+        BackendAction::Hold | BackendAction::Release => {
+            let is_held = action == BackendAction::Hold;
+            health.set_aside(is_held);
+            tracing::info!(backend = name, is_held, "an operator holds a backend, or releases it");
         }
         BackendAction::Try => {
             let before = health.outcomes();

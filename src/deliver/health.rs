@@ -104,7 +104,9 @@ pub struct Health {
     version: Mutex<Option<String>>,
     held: Mutex<Vec<Held>>,
     found_held: Mutex<Vec<Held>>,
-    /// How often somebody asked for a try at once.
+    /// Whether an operator holds it: it gets no lines until it is released.
+    is_aside: AtomicBool,
+    /// How often somebody asked for a try, or held or released it.
     asked: watch::Sender<u64>,
 }
 
@@ -153,6 +155,9 @@ impl Held {
 impl Health {
     /// The state now.
     pub fn state(&self) -> State {
+        if self.is_aside() {
+            return State::Held;
+        }
         let [state, found] =
             [&self.state, &self.found].map(|state| State::ALL[usize::from(state.load(Ordering::Relaxed))]);
         match (state, found) {
@@ -201,6 +206,13 @@ impl Health {
                 held.push(found);
             }
         }
+        if self.is_aside() {
+            let since = self.times().unwell_since.unwrap_or_else(SystemTime::now);
+            held.insert(
+                0,
+                Held { since, ..Held::backend("operator", "an operator holds it", "twinflux backend NAME release") },
+            );
+        }
         held
     }
 
@@ -218,6 +230,18 @@ impl Health {
     /// Asks for a try at once, whatever was to be waited for.
     pub fn ask(&self) {
         self.asked.send_modify(|asked| *asked += 1);
+    }
+
+    /// Holds it, or releases it.
+    pub fn set_aside(&self, is_aside: bool) {
+        self.is_aside.store(is_aside, Ordering::Relaxed);
+        self.note_state();
+        self.ask();
+    }
+
+    /// Whether an operator holds it.
+    pub fn is_aside(&self) -> bool {
+        self.is_aside.load(Ordering::Relaxed)
     }
 
     /// Outcomes of requests and probes so far: with the next one something new is known.
@@ -384,6 +408,19 @@ mod tests {
         let since = health.times().unwell_since;
         health.fail(State::Held, "refused");
         assert!(since.is_some() && health.times().unwell_since == since, "since it was last up");
+    }
+
+    #[test]
+    fn an_operator_holds_and_releases_it_whatever_else_is_so() {
+        let health = Health::default();
+        health.succeed(State::Up);
+        health.set_aside(true);
+        assert_eq!((health.state(), health.held()[0].reason), (State::Held, "operator"));
+        assert!(health.times().unwell_since.is_some());
+        health.succeed(State::Up);
+        assert_eq!(health.state(), State::Held);
+        health.set_aside(false);
+        assert_eq!((health.state(), health.held().len(), health.times().unwell_since), (State::Up, 0, None));
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn parts(ring_batches: usize) -> Parts {
         backends: Arc::new(backends.map(shown).into()),
         certificates: Arc::default(),
         history: Arc::new(History::new(Vec::new())),
+        forgotten: Arc::default(),
         data_dir: "".into(),
     };
     Parts { view, consumer }

@@ -54,6 +54,7 @@ fn picture() -> Value {
         backends: Arc::new(names.iter().map(backend).collect()),
         certificates: Arc::default(),
         history: Arc::new(History::new(Vec::new())),
+        forgotten: Arc::default(),
         data_dir: "".into(),
     };
     let mut picture = serde_json::to_value(view.status()).expect("JSON");

@@ -256,8 +256,11 @@ fn of_listener(found: &mut Vec<Finding>, receive: &Receive) {
         ));
     }
     if receive.denied > 0 {
-        let what =
-            format!("{} datagrams or connections of {about} came from addresses that are not allowed", receive.denied);
+        let last = receive.denied_address.as_deref().unwrap_or("unknown");
+        let what = format!(
+            "{} datagrams or connections of {about} came from addresses that are not allowed, the last from {last}",
+            receive.denied
+        );
         found.push(finding(Severity::Note, &about, what, "add the network to allow, if it is yours"));
     }
 }
@@ -271,7 +274,8 @@ fn of_sources(found: &mut Vec<Finding>, status: &Status) {
             names.push("…".to_owned());
         }
         let what = format!("{} of {} silent: {}", sources.silent, counted(sources.known, "host"), names.join(", "));
-        found.push(finding(Severity::Note, "sources", what, ""));
+        let to_do = "look at them; twinflux forget-host ADDRESS, if one is gone for good";
+        found.push(finding(Severity::Note, "sources", what, to_do));
     }
     let implausible: Vec<_> = sources.top.iter().filter(|source| source.implausible_recently).collect();
     if let Some(first) = implausible.first() {

@@ -1,6 +1,9 @@
 //! Who sends, as `/api/status` and the terminal show it.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,34 @@ const MOST_LISTED: usize = 1000;
 const RECENT: Duration = Duration::from_secs(300);
 /// Sources that the page is sent every few seconds.
 const FEW: usize = 50;
+
+/// Addresses that an operator does not want to see any more, until they send again. Bounds: [`MOST_FORGOTTEN`].
+#[derive(Debug, Default)]
+pub struct Forgotten(Mutex<HashMap<IpAddr, Instant>>);
+
+/// Addresses that are forgotten; then the first one is seen again.
+const MOST_FORGOTTEN: usize = 4096;
+
+impl Forgotten {
+    /// Forgets what an address sent before `now`.
+    pub fn forget(&self, address: IpAddr, now: Instant) {
+        let mut known = self.lock();
+        if known.len() >= MOST_FORGOTTEN
+            && let Some(first) = known.iter().min_by_key(|(_, at)| **at).map(|(address, _)| *address)
+        {
+            known.remove(&first);
+        }
+        known.insert(address, now);
+    }
+
+    fn hides(&self, source: &Source) -> bool {
+        self.lock().get(&source.address.to_canonical()).is_some_and(|at| source.last_seen <= *at)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// All sources of all listeners.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -89,12 +120,12 @@ pub struct RestStatus {
 
 impl SourcesStatus {
     /// Puts the tables of all listeners together.
-    pub(super) fn of(listeners: &[Listener]) -> Self {
+    pub(super) fn of(listeners: &[Listener], forgotten: &Forgotten) -> Self {
         let now = Instant::now();
         let (mut all, mut shown) = (Self::default(), Vec::new());
         for listener in listeners {
             let sources = listener.sources();
-            let entries = sources.entries().iter();
+            let entries = sources.entries().iter().filter(|source| !forgotten.hides(source));
             shown.extend(entries.map(|source| (source.standing(), SourceStatus::new(source, listener, now))));
             let (sum, evicted) = sources.rest();
             all.rest.add(evicted, sum);

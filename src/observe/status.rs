@@ -93,6 +93,9 @@ pub struct Receive {
     pub truncated: u64,
     /// Datagrams, or connections, from addresses that are not allowed.
     pub denied: u64,
+    /// The last of these addresses; none if there was none.
+    #[serde(default)]
+    pub denied_address: Option<String>,
     /// Datagrams without payload.
     pub empty: u64,
     /// Connections accepted.
@@ -312,6 +315,7 @@ impl Receive {
             bytes: tally.bytes,
             truncated: tally.truncated,
             denied: tally.denied,
+            denied_address: denied_address(listener),
             empty: tally.empty,
             connections: tally.connections,
             limited: tally.limited,
@@ -359,6 +363,13 @@ fn refused_samples(listener: &Listener) -> BTreeMap<String, RefusedSample> {
         (reason.name().to_owned(), RefusedSample { line, source, cure: cure.map(str::to_owned) })
     });
     shown.collect()
+}
+
+/// The last address that was not allowed, of all workers.
+fn denied_address(listener: &Listener) -> Option<String> {
+    let mut last = None;
+    listener.each_tap(|tap| last = last.max(tap.denied()));
+    last.map(|(_, address)| address.to_canonical().to_string())
 }
 
 /// A destination that waits until an operator acts.

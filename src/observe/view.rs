@@ -12,7 +12,7 @@ use crate::journal::{Durability, Journal, Ledger, Snapshot};
 use crate::net::tls::Certificate;
 use crate::observe::findings::findings;
 use crate::observe::history::{BackendSample, History, ListenerSample, Sample, between, rate};
-use crate::observe::sources::SourcesStatus;
+use crate::observe::sources::{Forgotten, SourcesStatus};
 use crate::observe::status::{Backend, CertificateStatus, JournalStatus, Latency, Receive, Status};
 use crate::observe::text::sum;
 use crate::protocol::Span;
@@ -39,6 +39,8 @@ pub struct View {
     pub certificates: Arc<Vec<Arc<Certificate>>>,
     /// What the figures were.
     pub history: Arc<History>,
+    /// Hosts that an operator does not want to see any more.
+    pub forgotten: Arc<Forgotten>,
     /// The data folder.
     pub data_dir: Arc<str>,
 }
@@ -91,7 +93,7 @@ impl View {
                 })
                 .collect(),
             journal: JournalStatus::new(self.durability, &journal),
-            sources: SourcesStatus::of(&self.listeners),
+            sources: SourcesStatus::of(&self.listeners, &self.forgotten),
             certificates: self.certificates.iter().map(|one| CertificateStatus::of(one)).collect(),
             log_lines_dropped: log::lines_dropped(),
             findings: Vec::new(),

@@ -178,6 +178,15 @@ impl<H: HandOver> Intake<H> {
         self.note(bytes, found.first);
     }
 
+    /// Counts a datagram, or a connection, from an address that is not allowed.
+    #[cold]
+    pub(super) fn deny(&mut self, source: Option<IpAddr>) {
+        self.lines.tally.denied += 1;
+        if let Some(source) = source {
+            self.lines.shown.tap.deny(source, self.lines.received.monotonic);
+        }
+    }
+
     /// Counts a connection.
     pub(super) fn connect(&mut self, source: IpAddr, now: Instant) {
         self.lines.tally.connections += 1;

@@ -66,6 +66,7 @@ pub struct Tap {
     left_out: AtomicU64,
     queue: Mutex<Queue>,
     samples: Mutex<[Option<(Instant, Sample)>; Refusal::COUNT]>,
+    denied: Mutex<Option<(Instant, IpAddr)>>,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +104,20 @@ impl Tap {
             Some((reason, at, sample))
         });
         known.collect()
+    }
+
+    /// The last address that was not allowed, and when it came.
+    pub fn denied(&self) -> Option<(Instant, IpAddr)> {
+        *self.denied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An address is not allowed.
+    pub(super) fn deny(&self, source: IpAddr, now: Instant) {
+        if let Ok(mut denied) = self.denied.try_lock()
+            && denied.is_none_or(|(at, _)| now.saturating_duration_since(at) >= SAMPLE_INTERVAL)
+        {
+            *denied = Some((now, source));
+        }
     }
 
     /// Whether somebody looks.

@@ -383,6 +383,7 @@ fn view(
         backends: Arc::new(backends.collect()),
         certificates: Arc::new(certificates),
         history: Arc::new(History::new(config.backend.iter().map(|backend| backend.name.clone()).collect())),
+        forgotten: Arc::default(),
         data_dir: config.data_dir.display().to_string().into(),
     }
 }

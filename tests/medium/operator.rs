@@ -154,8 +154,8 @@ fn lines_are_shown_as_they_pass_and_those_that_are_refused_with_the_reason() {
     let samples = &stand.json().receive[0].refused_samples;
     assert!(samples.values().any(|sample| sample.line == "bad" && sample.source == "127.0.0.1"), "{samples:?}");
     assert_eq!(stand.json().backends[0].difference(stand.json().accepted_lines).signum(), 0);
-    stand.send(b"GET /write HTTP/1.1");
     let cure = wait_for("HTTP to be told", || {
+        stand.send(b"GET /write HTTP/1.1");
         stand.json().receive[0].refused_samples.values().find_map(|sample| sample.cure.clone())
     });
     assert!(cure.contains("[[http]]"), "{cure}");
@@ -180,6 +180,64 @@ fn points_far_from_now_are_told_with_their_host_and_the_likely_unit() {
     let finding = status.findings.iter().find(|finding| finding.about == "sources").expect("a finding");
     assert!(finding.what.contains("probably it sends ms"), "{finding:?}");
     assert_eq!(status.accepted_lines, 1, "they are stored all the same");
+}
+
+#[test]
+fn an_operator_holds_a_backend_and_releases_it() {
+    let stand = Stand::new();
+    let name = stand.json().backends[0].name.clone();
+    let order = |action: &str| {
+        let output = run(&["backend", &name, action, "--data-dir", "data"], stand.folder.path());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        text(&output.stdout)
+    };
+    assert!(order("hold").contains(" is held"));
+    stand.send(b"m v=1");
+    wait_for("a line that waits", || (stand.json().backends[0].pending_lines == 1).then_some(()));
+    let (code, line) = stand.status("--check");
+    assert!(code == Some(1) && line.contains("is held: an operator holds it"), "{line}");
+    let held = stand.json().backends[0].held.clone();
+    assert_eq!((held.len(), &*held[0].reason), (1, "operator"));
+    assert_eq!(stand.json().backends[0].delivered_lines, 0);
+    assert!(order("release").contains(" is up"));
+    wait_for("the line", || (stand.json().backends[0].delivered_lines == 1).then_some(()));
+    // A relay that is stopped does not wait for what is held.
+    order("hold");
+    stand.send(b"m v=2");
+    wait_for("a line that waits", || (stand.json().backends[0].pending_lines == 1).then_some(()));
+    stand.relay.signal("-TERM");
+    let (code, log) = stand.relay.end();
+    assert!(code == Some(0) && log.contains("kept in the journal for the next start"), "{log}");
+}
+
+#[test]
+fn a_host_that_is_gone_is_forgotten_until_it_sends_again() {
+    let stand = Stand::new();
+    stand.send(b"cpu,host=old v=1");
+    let is_shown = || stand.json().sources.known == 1;
+    wait_for("the host", || is_shown().then_some(()));
+    let forget =
+        |address: &str| run(&["forget-host", address, "--data-dir", "data"], stand.folder.path()).status.code();
+    assert_eq!((forget("10.9.9.9"), forget("host"), forget("127.0.0.1")), (Some(1), Some(2), Some(0)));
+    assert!(!is_shown());
+    stand.send(b"cpu,host=old v=1");
+    wait_for("the host again", || is_shown().then_some(()));
+}
+
+#[test]
+fn the_last_address_that_is_not_allowed_is_named() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = "data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\nallow = [\"10.0.0.0/8\"]\n";
+    std::fs::write(folder.path().join("c.toml"), file).expect("write");
+    let mut command = Command::new(PROGRAM);
+    command.args(["--config", "c.toml"]);
+    let relay = Started::from(command, folder.path());
+    let socket = UdpSocket::bind("127.7.7.7:0").expect("bind");
+    socket.send_to(b"m v=1", relay.target).expect("sent");
+    wait_for("the address", || {
+        let output = run(&["status", "--data-dir", "data"], folder.path());
+        text(&output.stdout).contains("not allowed, the last from 127.7.7.7").then_some(())
+    });
 }
 
 fn doctor(folder: &Path, config: &str, faked: Option<&str>) -> (Option<i32>, String) {

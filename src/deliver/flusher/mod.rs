@@ -148,7 +148,8 @@ impl Flusher {
         while !self.is_over {
             self.send_due_parts();
             let due = self.due(is_closing);
-            if self.is_drained && self.out.is_empty() && due.is_none() {
+            let is_done = self.is_drained && due.is_none() || is_closing && self.health.is_aside();
+            if is_done && self.out.is_empty() {
                 break;
             }
             let (may_lease, limits) = (self.may_send() && !self.is_drained, self.sizes.limits());
@@ -180,14 +181,18 @@ impl Flusher {
     /// Whether another request may be sent now.
     fn may_send(&self) -> bool {
         let is_paused = self.resumes_at.is_some_and(|resumes| resumes > monotonic::now());
-        !self.idle.is_empty() && !is_paused && (self.is_proven || self.out.is_empty())
+        !is_paused && self.has_room()
+    }
+
+    /// Whether there may be another request, and no operator holds the backend.
+    fn has_room(&self) -> bool {
+        !self.idle.is_empty() && !self.health.is_aside() && (self.is_proven || self.out.is_empty())
     }
 
     /// When there is something to do that no request and no line brings.
     fn due(&self, is_closing: bool) -> Option<Instant> {
-        let may_send = !self.idle.is_empty() && (self.is_proven || self.out.is_empty());
         let parts = self.divisions.iter().map(|waiting| waiting.due.max(self.resumes_at.unwrap_or(waiting.due)));
-        let parts = parts.min().filter(|_| may_send);
+        let parts = parts.min().filter(|_| self.has_room());
         let resumes = self.resumes_at.filter(|_| self.out.is_empty());
         // A reader whose journal is closed wakes for no time.
         let troubles = self.troubles.next(self.woken_at).filter(|_| is_closing);

@@ -217,7 +217,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             }
             self.show_open();
         } else {
-            intake.tally().denied += 1;
+            intake.deny(Some(source));
         }
         self.notify(&intake);
         intake.publish();
@@ -258,7 +258,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
             Err(_) => self.logs.crowd.no_header(peer),
         }
         let mut intake = self.intake.borrow_mut();
-        intake.tally().denied += 1;
+        intake.deny(Some(peer));
         intake.publish();
         None
     }

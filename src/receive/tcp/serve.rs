@@ -163,7 +163,7 @@ impl<H: HandOver + 'static> Serving<H> {
             }
             self.show_open();
         } else {
-            intake.tally().denied += 1;
+            intake.deny(Some(source));
         }
         self.notify(&intake);
         intake.publish();
@@ -233,7 +233,7 @@ impl<H: HandOver + 'static> Serving<H> {
             Err(_) => self.logs.crowd.no_header(peer),
         }
         let mut intake = self.intake.borrow_mut();
-        intake.tally().denied += 1;
+        intake.deny(Some(peer));
         intake.publish();
         None
     }

@@ -105,7 +105,7 @@ impl<H: HandOver> Worker<H> {
         tally.datagrams += 1;
         tally.bytes += datagram.bytes.len() as u64;
         if !setup.allows(datagram.source) {
-            tally.denied += 1;
+            intake.deny(datagram.source);
         } else if datagram.bytes.is_empty() {
             intake.empty(datagram.source);
         } else {
