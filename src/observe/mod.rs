@@ -14,6 +14,7 @@ pub mod history;
 pub(crate) mod json;
 mod metrics;
 pub mod reading;
+pub mod receiving;
 pub mod sources;
 pub mod status;
 mod text;
