@@ -83,3 +83,95 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::{Arc, PoisonError};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    /// The log of a test.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    /// What is logged meanwhile.
+    fn logged(work: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let log = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
+        tracing::subscriber::with_default(log, work);
+        let bytes = lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    fn finding(severity: Severity, what: &str) -> Finding {
+        let (about, to_do) = ("b".to_owned(), "start it".to_owned());
+        Finding { severity, about, what: what.to_owned(), since: Some("2026-11-27T03:00:00Z".to_owned()), to_do }
+    }
+
+    #[test]
+    fn a_problem_that_stays_is_told_each_quarter_of_an_hour() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let at = |watch: &mut Watch, minutes: u64, findings: &[Finding]| {
+            logged(|| watch.remind(findings, start + Duration::from_secs(minutes * 60)))
+        };
+        let down = |lines: u64| {
+            [finding(Severity::Problem, &format!("b is down; {lines} lines wait")), finding(Severity::Note, "quiet")]
+        };
+        assert_eq!(at(&mut watch, 0, &down(1)), "", "whoever found it has told it");
+        assert_eq!(at(&mut watch, 14, &down(2)), "");
+        let told = at(&mut watch, 15, &down(3));
+        assert!(
+            told.contains("still so: b is down; 3 lines wait") && told.contains("start it") && !told.contains("quiet")
+        );
+        assert_eq!(at(&mut watch, 29, &down(4)), "");
+        assert!(at(&mut watch, 31, &down(5)).contains("5 lines"));
+        // Once it is over it begins anew.
+        assert_eq!(at(&mut watch, 32, &[]) + &at(&mut watch, 47, &down(6)), "");
+    }
+
+    #[test]
+    fn a_backend_that_has_caught_up_is_told_once_with_how_much_that_was() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let mut follow = |state: &str, lag: f64, pending: u64, seconds: u64| {
+            let backend = Backend { pending_lines: pending, lag_seconds: lag, ..backend(state) };
+            logged(|| watch.follow(&backend, start + Duration::from_secs(seconds)))
+        };
+        assert_eq!(follow("unknown", 0.0, 0, 0) + &follow("up", 1.0, 7, 10), "");
+        assert_eq!(follow("down", 60.0, 5000, 20) + &follow("up", 300.0, 9000, 320) + &follow("up", 30.0, 10, 330), "");
+        let told = follow("up", 0.5, 3, 380);
+        assert!(told.contains("caught up") && told.contains("lasted=\"6m\"") && told.contains("lines=9000"), "{told}");
+        assert_eq!(follow("up", 0.5, 3, 390), "");
+    }
+
+    fn backend(state: &str) -> Backend {
+        let json = serde_json::json!({
+            "name": "b", "url": "", "state": state, "recovered_lines": 0, "delivered_lines": 0, "delivered_bytes": 0,
+            "rejected_lines": {}, "dropped_lines": {}, "pending_lines": 0, "pending_bytes": 0, "pending_on_disk_lines": 0,
+            "oldest_pending_seconds": 0.0, "requests": 0, "retries": 0, "last_error": null,
+            "latency_ms": { "p50": 0.0, "p99": 0.0, "max": 0.0 },
+        });
+        serde_json::from_value(json).expect("a backend")
+    }
+}

@@ -1,9 +1,11 @@
 //! The page in a real browser: in each state it says what `/api/status` says, on a screen and a phone, light and dark.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use twinflux::observe::Status;
@@ -144,4 +146,37 @@ fn the_page_shows_each_state_as_the_status_has_it() {
     let shown = stand.look(&client, Some("host-777"));
     let rows = shown[0]["sources"].as_array().expect("rows");
     assert!(rows.len() == 1 && rows[0][0] == "host-777" && rows[0][1] == "127.1.3.28 (udp)", "{rows:?}");
+}
+
+/// Each reads what it is sent for so long, and returns how many events that were.
+fn view(admin: SocketAddr, time: Duration) -> usize {
+    let mut stream = TcpStream::connect(admin).expect("connect");
+    stream.write_all(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+    stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    let (begun, mut seen, mut buffer) = (Instant::now(), Vec::new(), [0; 64 << 10]);
+    while begun.elapsed() < time {
+        match stream.read(&mut buffer) {
+            Ok(0) => panic!("a viewer was sent away"),
+            Ok(read) => seen.extend_from_slice(&buffer[..read]),
+            Err(_) => {}
+        }
+    }
+    seen.windows(6).filter(|window| window == b"data: ").count()
+}
+
+#[test]
+fn a_hundred_viewers_see_every_change_and_cost_no_line() {
+    let stand = Stand::new();
+    let (admin, time) = (stand.program.admin(), Duration::from_secs(6));
+    let events = stand.program.send_while(5_000, || {
+        std::thread::scope(|threads| {
+            let viewers: Vec<_> = (0..100).map(|_| threads.spawn(|| view(admin, time))).collect();
+            viewers.into_iter().map(|viewer| viewer.join().expect("no panic")).collect::<Vec<_>>()
+        })
+    });
+    assert!(events.iter().all(|events| *events >= 2), "{events:?}");
+    for name in ["a", "b"] {
+        stand.program.wait_delivered(name);
+    }
+    assert_eq!(stand.program.status().accepted_lines, stand.program.sent());
 }
