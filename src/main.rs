@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use clap::Parser;
@@ -20,13 +20,16 @@ use twinflux::cli::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::cli::maintenance::{self, ChangeError};
 use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print};
 use twinflux::cli::socket::{Action, BackendAction};
-use twinflux::cli::{BackendActionName, Cli, Command, DeadLettersCommand, JournalCommand, OneBackend, Restore, Run};
+use twinflux::cli::{
+    BackendActionName, Cli, Command, DeadLettersCommand, Drain, JournalCommand, OneBackend, Restore, Run,
+};
 use twinflux::config::Config;
 use twinflux::config::Format;
 use twinflux::config::relay_toml;
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
+use twinflux::observe::Status;
 use twinflux::receive::Inherited;
 use twinflux::receive::udp::use_small_pages;
 use twinflux::relay::notify;
@@ -41,6 +44,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long a hurried shutdown may take to write what memory holds: a disk that hangs is not waited for.
 const LAST_WRITES: Duration = Duration::from_secs(5);
+/// How often a drain looks whether something is pending.
+const DRAIN_LOOK: Duration = Duration::from_millis(200);
 /// How long the process waits at its end for its last lines to be read.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// How long the relay waits for the lines of its start to be read.
@@ -48,7 +53,11 @@ const FIRST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let Some(command) = cli.command else { return relay(&cli.run) };
+    let command = match cli.command {
+        None => return with_log(cli.run.log_format, |log| run(&cli.run, log)),
+        Some(Command::Drain(options)) => return with_log(LogFormat::Text, |log| drain(&options, log)),
+        Some(command) => command,
+    };
     // The demo's screen shows what the log would.
     let level = if matches!(command, Command::Demo) { "off" } else { "info" };
     log_format::start(level, LogFormat::Text, BoxMakeWriter::new(io::stderr));
@@ -79,14 +88,15 @@ fn main() -> ExitCode {
         Command::Restore(command) => restore(&command),
         Command::Convert { file } => convert(&file),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Drain(_) => unreachable!("BUG: it has a log of its own"),
         Command::Demo => demo(),
     };
     // Where nobody reads the error, the code still tells.
     conclude(ended, |error| drop(io::stderr().write_all(error)))
 }
 
-/// Runs the relay, whose log is written by a thread of its own: whoever reads it late holds up nothing.
-fn relay(options: &Run) -> ExitCode {
+/// Does something whose log is written by a thread of its own: whoever reads it late holds up nothing.
+fn with_log(format: LogFormat, work: impl FnOnce(&Arc<Log>) -> Ended) -> ExitCode {
     let log = match Log::start(io::stderr()) {
         Ok(log) => Arc::new(log),
         Err(error) => {
@@ -94,9 +104,9 @@ fn relay(options: &Run) -> ExitCode {
             return conclude(ended, |error| drop(io::stderr().write_all(error)));
         }
     };
-    log_format::start("info", options.log_format, BoxMakeWriter::new(Arc::clone(&log)));
+    log_format::start("info", format, BoxMakeWriter::new(Arc::clone(&log)));
     log_panics(&log);
-    let code = conclude(run(options, &log), |error| log.line(error));
+    let code = conclude(work(&log), |error| log.line(error));
     log.flush(LAST_LINES);
     code
 }
@@ -182,6 +192,41 @@ fn run(options: &Run, log: &Arc<Log>) -> Ended {
         return Err((FAILED, "ended by a second signal, before everything could be delivered".to_owned()));
     }
     Ok(())
+}
+
+/// Delivers what a journal keeps, and ends when nothing is pending, or at a signal.
+fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
+    use_small_pages();
+    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
+    let config = Config::load(options.config.as_deref(), overrides);
+    let mut config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    (config.udp, config.tcp, config.http) = Default::default();
+    if config.holds_secrets() {
+        dumps::forbid();
+    }
+    let relay = Relay::start(&config, Inherited::default()).map_err(|error| {
+        let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
+        (code, error.to_string())
+    })?;
+    let stop = follow_signals(relay.hurry(), Arc::clone(log), relay.reload());
+    let stop = stop.map_err(|error| (FAILED, error.to_string()))?;
+    let pending = |status: &Status| {
+        status.backends.iter().map(|backend| backend.pending_lines + backend.statements_pending).sum::<u64>()
+    };
+    tracing::info!(lines = pending(&relay.view().status()), admin = %relay.admin(), "draining the journal");
+    while pending(&relay.view().status()) > 0 {
+        match stop.recv_timeout(DRAIN_LOOK) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => break,
+        }
+    }
+    let last = relay.shutdown();
+    print(&last.ledger())?;
+    let left = pending(&last) + last.journal.orphans.values().sum::<u64>();
+    for (name, lines) in &last.journal.orphans {
+        tracing::warn!(backend = name, lines, "is not configured: its lines stay in the journal");
+    }
+    if left > 0 { Err((FAILED, format!("{left} lines stay in the journal"))) } else { Ok(()) }
 }
 
 /// Follows signals on a thread of its own, so that a second one is heeded whatever the first one's work hangs on.

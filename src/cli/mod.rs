@@ -98,6 +98,39 @@ impl Run {
     }
 }
 
+/// Whose journal is delivered, and to whom.
+#[derive(Args, Debug)]
+pub struct Drain {
+    /// The configuration file, whose listeners are left out
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The data folder [default: ./twinflux-data without a configuration file, else /var/lib/twinflux]
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// Deliver to this backend, instead of the file's; repeat it for each
+    #[arg(long = "backend", value_name = "URL")]
+    pub backends: Vec<String>,
+    /// Show the status here meanwhile: host and port, or a port of 127.0.0.1 [default: a free port of 127.0.0.1]
+    #[arg(long, value_name = "ADDR", value_parser = parse_admin)]
+    pub admin: Option<SocketAddr>,
+}
+
+impl Drain {
+    /// What overrides the file.
+    ///
+    /// # Errors
+    /// What is wrong with a backend's URL.
+    pub fn overrides(&self) -> Result<Overrides, String> {
+        let backends = self.backends.iter().map(|url| url.parse::<BackendUrl>());
+        Ok(Overrides {
+            admin: Some(self.admin.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())),
+            data_dir: self.data_dir.clone(),
+            backends: backends.collect::<Result<_, _>>().map_err(|error| format!("--backend: {error}"))?,
+            ..Overrides::default()
+        })
+    }
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -128,6 +161,9 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Deliver what a stopped relay's journal keeps, without listening, and end when nothing is pending; exit code 1 if
+    /// something stays
+    Drain(Drain),
     /// Look at the machine and each backend, and say what is wrong and which command mends it; exit code 1 if something is
     Doctor(Doctor),
     /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived

@@ -23,6 +23,7 @@ mod cases;
 mod clock;
 mod cut_answers;
 mod cuts;
+mod drain;
 mod folder;
 mod hostile;
 mod http;
