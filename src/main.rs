@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use twinflux::cli::dead_letters;
+use twinflux::cli::generate::generate;
 use twinflux::cli::journal::{Stopped, data_dir as data_dir_of};
 use twinflux::cli::maintenance::{self, ChangeError};
 use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print};
@@ -89,6 +90,9 @@ fn main() -> ExitCode {
         Command::Convert { file } => convert(&file),
         Command::Doctor(doctor) => doctor.run(),
         Command::Drain(_) => unreachable!("BUG: it has a log of its own"),
+        Command::Generate { kind, folder } => generate(kind, &folder)
+            .map_err(|error| (FAILED, error))
+            .and_then(|files| print(&files.iter().map(|file| format!("{}\n", file.display())).collect::<String>())),
         Command::Demo => demo(),
     };
     // Where nobody reads the error, the code still tells.

@@ -4,6 +4,7 @@
 
 pub mod dead_letters;
 mod doctor;
+pub mod generate;
 pub mod journal;
 pub mod maintenance;
 pub mod outcome;
@@ -180,6 +181,15 @@ pub enum Command {
     /// Look at lines that a backend will never take, send them again, or discard them
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Write man pages or completions into a folder
+    Generate {
+        /// What to write
+        #[arg(value_name = "KIND")]
+        kind: generate::Kind,
+        /// The folder, which is made if it is missing
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Look at the journal of a stopped relay, or forget a backend
     #[command(subcommand)]
     Journal(JournalCommand),
