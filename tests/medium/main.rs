@@ -37,6 +37,7 @@ mod moving;
 mod multicast;
 mod operator;
 mod orders;
+mod packages;
 mod probing;
 mod process;
 mod program;

@@ -167,7 +167,16 @@ fn files_are_short_documented_and_done() {
 /// Endings of the files that are tracked, all of them text.
 const TEXT: &[&str] = &["rs", "toml", "md"];
 /// Files of text without such an ending.
-const NAMES: &[&str] = &[".ci/run", ".gitignore", "Cargo.lock", "LICENSE", "tests/mutants", "tests/run"];
+const NAMES: &[&str] = &[
+    ".ci/run",
+    ".gitignore",
+    "Cargo.lock",
+    "LICENSE",
+    "packaging/build",
+    "packaging/image",
+    "tests/mutants",
+    "tests/run",
+];
 /// Files of text that only these folders hold, with their ending.
 const TEXT_OF: &[(&str, &str)] = &[
     ("tests/corpus", "jsonl"),
@@ -180,6 +189,10 @@ const TEXT_OF: &[(&str, &str)] = &[
     ("src/observe/page", "js"),
     ("packaging/prometheus", "yml"),
     ("packaging/grafana", "json"),
+    ("packaging/systemd", "service"),
+    ("packaging/systemd", "socket"),
+    ("packaging/etc", "conf"),
+    ("packaging/debian", ""),
 ];
 /// The only folder of files that are no text: what senders sent, compressed.
 const CAPTURES: &str = "tests/captures";
