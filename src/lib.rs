@@ -23,6 +23,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod deliver;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod journal;
 pub mod net;

@@ -60,7 +60,10 @@ fn main() -> ExitCode {
         Some(command) => command,
     };
     // The demo's screen shows what the log would.
+    #[cfg(feature = "demo")]
     let level = if matches!(command, Command::Demo) { "off" } else { "info" };
+    #[cfg(not(feature = "demo"))]
+    let level = "info";
     log_format::start(level, LogFormat::Text, BoxMakeWriter::new(io::stderr));
     let ended = match command {
         Command::Backend { name, action, config, data_dir } => {
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::Generate { kind, folder } => generate(kind, &folder)
             .map_err(|error| (FAILED, error))
             .and_then(|files| print(&files.iter().map(|file| format!("{}\n", file.display())).collect::<String>())),
+        #[cfg(feature = "demo")]
         Command::Demo => demo(),
     };
     // Where nobody reads the error, the code still tells.
@@ -380,6 +384,7 @@ fn convert(file: &Path) -> Ended {
     print(&converted.commented())
 }
 
+#[cfg(feature = "demo")]
 fn demo() -> Ended {
     match twinflux::demo::run() {
         Ok(true) => Ok(()),

@@ -167,6 +167,7 @@ pub enum Command {
     Drain(Drain),
     /// Look at the machine and each backend, and say what is wrong and which command mends it; exit code 1 if something is
     Doctor(Doctor),
+    #[cfg(feature = "demo")]
     /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived
     Demo,
     /// Have a running relay forget a host that is gone for good: it is shown again once it sends

@@ -131,7 +131,7 @@ fn logged(arguments: &[&str], is_journal: bool) -> Vec<String> {
     let relay = Started::with_log(command, log.into(), folder.path());
     relay.send_line();
     relay.signal("-TERM");
-    drop(relay.end_quietly());
+    assert_eq!(relay.end_quietly(), Some(0));
     let text = std::fs::read_to_string(folder.path().join("log")).expect("text");
     text.lines().map(str::to_owned).collect()
 }

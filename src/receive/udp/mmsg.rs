@@ -129,16 +129,17 @@ impl Slots {
 
     fn receive_many(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let count = length(self.headers.len());
+        #[allow(
+            clippy::useless_conversion,
+            clippy::unnecessary_cast,
+            clippy::cast_sign_loss,
+            reason = "musl's flags are unsigned"
+        )]
+        let flags = libc::MSG_DONTWAIT as _;
         // SAFETY: the headers, and the vectors, buffers and names they point to, live as long as `self`, are not
         // moved on the heap, and are borrowed mutably for the call; `count` is their number.
         let received = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                count,
-                libc::MSG_DONTWAIT,
-                std::ptr::null_mut(),
-            )
+            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags, std::ptr::null_mut())
         };
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
