@@ -92,6 +92,11 @@ fn main() -> ExitCode {
         Command::Restore(command) => restore(&command),
         Command::Convert { file } => convert(&file),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Reload(of) => of
+            .folder()
+            .map_err(|error| (BAD_CONFIGURATION, error))
+            .and_then(|folder| maintenance::reload(&folder).map_err(not_changed))
+            .and_then(|text| print(&text)),
         Command::Drain(_) => unreachable!("BUG: it has a log of its own"),
         Command::Generate { kind, folder } => generate(kind, &folder)
             .map_err(|error| (FAILED, error))
@@ -164,6 +169,13 @@ fn run(options: &Run, log: &Arc<Log>) -> Ended {
         let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
         (code, error.to_string())
     })?;
+    if options.relay_config.is_none() {
+        let options = options.clone();
+        relay.reload().read_by(move || {
+            let overrides = options.overrides()?;
+            Config::load(options.config.as_deref(), overrides).map_err(|error| error.to_string())
+        });
+    }
     let hurry = relay.hurry();
     let stop =
         follow_signals(hurry.clone(), Arc::clone(log), relay.reload()).map_err(|error| (FAILED, error.to_string()))?;
@@ -289,8 +301,9 @@ impl Signals {
                 _ = self.interrupt.recv() => return,
                 _ = self.hangup.recv() => {
                     notify::reloading();
-                    tracing::info!("SIGHUP: users, tokens and certificates are read again; restart to change settings");
-                    reload.look();
+                    tracing::info!("SIGHUP: reading the configuration again");
+                    // What went wrong has been told.
+                    drop(reload.run());
                     notify::ready();
                 }
             }
@@ -376,7 +389,11 @@ fn check(file: &Path) -> Ended {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }
     let text = toml::to_string(&config).map_err(|error| bad(error.to_string()))?;
-    print(&format!("# {} is fine; with all defaults it says:\n{text}", file.display()))
+    print(&format!(
+        "# {} is fine; with all defaults it says:\n# (twinflux reload and SIGHUP change allow, and of [query] max_lag, incomplete, \
+         timeout and sticky;\n# and read users, tokens and certificates again. Everything else needs a restart.)\n{text}",
+        file.display()
+    ))
 }
 
 fn convert(file: &Path) -> Ended {

@@ -105,10 +105,8 @@ pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<Stri
     let request = Request::DeadLetters { action, filter: letters.filter() };
     let (lines, is_all) = match ask(data_dir, &request).map_err(ChangeError::Unreachable)? {
         Answer::Failed { error } => return Err(ChangeError::Failed(error)),
-        Answer::Backend { .. } | Answer::Passed { .. } | Answer::Status { .. } => {
-            return Err(ChangeError::Failed("the relay is of another version".to_owned()));
-        }
         Answer::Done { lines, is_all } => (lines, is_all),
+        _ => return Err(ChangeError::Failed("the relay is of another version".to_owned())),
     };
     let more = if is_all { "" } else { "There are more: run this again when these are delivered.\n" };
     Ok(match action {

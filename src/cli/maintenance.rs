@@ -19,9 +19,7 @@ pub fn change(data_dir: &Path, name: &str, action: BackendAction) -> Result<(Str
             Ok((format!("{name} is {state}{reason}\n"), state == "up" || (state == "unknown" && is_silent)))
         }
         Answer::Failed { error } => Err(ChangeError::Failed(error)),
-        Answer::Done { .. } | Answer::Passed { .. } | Answer::Status { .. } => {
-            Err(ChangeError::Failed("the relay is of another version".to_owned()))
-        }
+        _ => Err(ChangeError::Failed("the relay is of another version".to_owned())),
     }
 }
 
@@ -34,6 +32,18 @@ pub fn forget_host(data_dir: &Path, address: IpAddr) -> Result<String, ChangeErr
         Answer::Done { lines: 0, .. } => Err(ChangeError::Failed(format!("no host at {address} is known"))),
         Answer::Done { .. } => Ok(format!("{address} is forgotten until it sends again\n")),
         Answer::Failed { error } => Err(ChangeError::Failed(error)),
+        _ => Err(ChangeError::Failed("the relay is of another version".to_owned())),
+    }
+}
+
+/// Has the running relay read its configuration again; what it did, a sentence a line.
+///
+/// # Errors
+/// Nobody answers; or the configuration cannot be used.
+pub fn reload(data_dir: &Path) -> Result<String, ChangeError> {
+    match ask(data_dir, &Request::Reload).map_err(ChangeError::Unreachable)? {
+        Answer::Reloaded { reloaded } => Ok(reloaded.iter().map(|sentence| format!("{sentence}\n")).collect()),
+        Answer::Failed { error } => Err(ChangeError::Failed(format!("nothing was changed: {error}"))),
         _ => Err(ChangeError::Failed("the relay is of another version".to_owned())),
     }
 }

@@ -42,7 +42,7 @@ pub struct Cli {
 }
 
 /// What the relay is told on the command line; it overrides the file.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Run {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
@@ -182,6 +182,8 @@ pub enum Command {
     /// Look at lines that a backend will never take, send them again, or discard them
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Have a running relay read its configuration again, as SIGHUP does; says what that changed, and what needs a restart
+    Reload(OfDataDir),
     /// Write man pages or completions into a folder
     Generate {
         /// What to write

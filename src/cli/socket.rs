@@ -58,6 +58,8 @@ pub enum Request {
     },
     /// What `/api/status` says.
     Status,
+    /// The configuration is to be read again.
+    Reload,
     /// Lines as they pass, until whoever asks goes away: an answer a second, or sooner.
     Tail {
         /// Which.
@@ -116,6 +118,11 @@ pub enum Answer {
         /// Whether these were all; else the same request goes on.
         is_all: bool,
     },
+    /// What a reload did, and what it could not.
+    Reloaded {
+        /// A sentence for each.
+        reloaded: Vec<String>,
+    },
     /// A backend's state after the request.
     Backend {
         /// Its state.
@@ -142,11 +149,25 @@ pub enum Answer {
     },
 }
 
+/// Reads the configuration again.
+pub type Reloader = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
+
+/// What requests are about.
+#[derive(Clone)]
+pub struct Parts {
+    /// What there is to see.
+    pub view: View,
+    /// What backends will never take.
+    pub letters: Arc<DeadLetters>,
+    /// Reads the configuration again.
+    pub reload: Reloader,
+}
+
 /// Serves a data folder's socket on this runtime, until that ends. Where there can be none, the relay does without.
-pub fn start(runtime: &Handle, data_dir: &Path, view: &View, letters: &Arc<DeadLetters>) -> Option<SocketFile> {
+pub fn start(runtime: &Handle, data_dir: &Path, parts: Parts) -> Option<SocketFile> {
     match Control::bind(data_dir) {
         Ok((control, file)) => {
-            drop(runtime.spawn(control.serve(view.clone(), Arc::clone(letters))));
+            drop(runtime.spawn(control.serve(parts)));
             Some(file)
         }
         Err(error) => {
@@ -183,7 +204,7 @@ impl Control {
     }
 
     /// Serves until the runtime ends.
-    async fn serve(self, view: View, letters: Arc<DeadLetters>) {
+    async fn serve(self, parts: Parts) {
         let listener = match tokio::net::UnixListener::from_std(self.0) {
             Ok(listener) => listener,
             Err(error) => {
@@ -198,10 +219,10 @@ impl Control {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let (view, letters) = (view.clone(), Arc::clone(&letters));
+            let parts = parts.clone();
             tokio::spawn(async move {
                 // Clients that go away are not logged.
-                drop(attend(stream, view, letters).await);
+                drop(attend(stream, parts).await);
                 drop(place);
             });
         }
@@ -214,7 +235,8 @@ impl Drop for SocketFile {
     }
 }
 
-async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLetters>) -> io::Result<()> {
+async fn attend(stream: tokio::net::UnixStream, parts: Parts) -> io::Result<()> {
+    let Parts { view, letters, reload } = parts;
     let (reader, mut writer) = stream.into_split();
     let mut request = String::new();
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
@@ -225,6 +247,11 @@ async fn attend(stream: tokio::net::UnixStream, view: View, letters: Arc<DeadLet
             None => Err("somebody else looks at the lines: one may at a time".to_owned()),
         },
         Ok(Request::ForgetHost { address }) => Ok(forget_host(&view, address)),
+        Ok(Request::Reload) => {
+            // Files may be on a disk that hangs.
+            let done = tokio::task::spawn_blocking(move || reload()).await.map_err(io::Error::other)?;
+            done.map(|reloaded| Answer::Reloaded { reloaded })
+        }
         Ok(Request::Status) => Ok(Answer::Status { status: Box::new(view.status()) }),
         Ok(Request::Backend { name, action }) => of_backend(&name, action, &view).await,
         Ok(Request::DeadLetters { action, filter }) => {

@@ -22,7 +22,7 @@ use crate::journal::disk::MAX_NAME_BYTES;
 use crate::net::tls::{self, Certificate};
 use crate::protocol;
 use crate::protocol::line::{LONGEST_LINE_BYTES, MAX_LINE_BYTES};
-use crate::receive::{IntakeSetup, Setup, http, tcp, udp};
+use crate::receive::{Allow, IntakeSetup, Setup, http, tcp, udp};
 
 /// More threads than any machine has use for.
 const MOST_WORKERS: u16 = 64;
@@ -248,7 +248,7 @@ impl Common<'_> {
             mapping: self.mapping()?,
             max_line: usize::try_from(max_line).unwrap_or(LONGEST_LINE_BYTES),
             unsigned: self.unsigned,
-            allow: allow::canonical(self.allow),
+            allow: Allow::new(allow::canonical(self.allow)),
         })
     }
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
@@ -65,7 +66,7 @@ pub struct Settings {
 pub struct Readers {
     backends: Vec<Arc<Backend>>,
     journal: Journal,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
 }
 
 /// How asking one backend ended without an answer that can be passed on.
@@ -83,10 +84,17 @@ impl Readers {
         journal: Journal,
         settings: Settings,
     ) -> Self {
+        let most = settings.max_concurrent;
         let backends = backends.into_iter().map(|(name, place, upstream, health, is_open)| {
-            Arc::new(Backend::new((name, place), upstream, health, is_open, settings.max_concurrent))
+            Arc::new(Backend::new((name, place), upstream, health, is_open, most))
         });
-        Self { backends: backends.collect(), journal, settings }
+        let backends = backends.collect();
+        Self { backends, journal, settings: ArcSwap::from_pointee(settings) }
+    }
+
+    /// Answers by these settings from now on; how many questions a backend gets at a time stays.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// Whether there is a backend at all.
@@ -114,13 +122,17 @@ impl Readers {
         for _ in 0..2 {
             let candidates: Vec<Candidate> =
                 (0..self.backends.len()).map(|place| self.candidate(place, &databases, &question.points)).collect();
-            let order =
-                choose::order(&candidates, self.settings.max_lag, start_of(question.source), self.settings.is_sticky);
+            let order = choose::order(
+                &candidates,
+                self.settings.load().max_lag,
+                start_of(question.source),
+                self.settings.load().is_sticky,
+            );
             let Some(place) = order.into_iter().find(|place| !tried.contains(place)) else { break };
             let (backend, candidate) = (&self.backends[place], &candidates[place]);
-            let is_complete = candidate.has_all(self.settings.max_lag);
-            let is_near = candidate.grade(self.settings.max_lag) <= Grade::Edge;
-            if !is_complete && !is_near && !self.settings.serves_incomplete {
+            let is_complete = candidate.has_all(self.settings.load().max_lag);
+            let is_near = candidate.grade(self.settings.load().max_lag) <= Grade::Edge;
+            if !is_complete && !is_near && !self.settings.load().serves_incomplete {
                 return self.no_complete_copy(&candidates);
             }
             let Some(slot) = backend.slots.enter(question.source, LONGEST_IN_LINE).await else {
@@ -136,7 +148,7 @@ impl Readers {
                 Ok(response) => return self.told(response, backend, candidate),
                 Err(Failed::Slow) => {
                     backend.note_failure();
-                    let seconds = self.settings.timeout.as_secs();
+                    let seconds = self.settings.load().timeout.as_secs();
                     let text = format!("{} did not answer within {seconds} s (twinflux [query] timeout)", backend.name);
                     return refusal(StatusCode::GATEWAY_TIMEOUT, &text);
                 }
@@ -166,10 +178,10 @@ impl Readers {
         let lag = since.map_or(Duration::ZERO, |since| Duration::from_nanos(now.saturating_sub(since)));
         // One that was far behind is asked again once it has nearly caught up; a question about old points tells nothing of that.
         let tells_lag = points.until >= i64::try_from(now).unwrap_or(i64::MAX);
-        if tells_lag && lag >= self.settings.max_lag {
+        if tells_lag && lag >= self.settings.load().max_lag {
             backend.is_away.store(true, Ordering::Relaxed);
             backend.put_on_trial();
-        } else if tells_lag && lag < self.settings.max_lag / 2 {
+        } else if tells_lag && lag < self.settings.load().max_lag / 2 {
             backend.is_away.store(false, Ordering::Relaxed);
         }
         Candidate {
@@ -190,7 +202,7 @@ impl Readers {
         question: &Question,
         slot: Slot,
     ) -> Result<Response<UnsyncBoxBody<Bytes, io::Error>>, Failed> {
-        let deadline = tokio::time::Instant::now() + self.settings.timeout;
+        let deadline = tokio::time::Instant::now() + self.settings.load().timeout;
         let asked = timeout_at(deadline, backend.send(question)).await.map_err(|_| Failed::Slow)?;
         let (link, response) = asked.map_err(|text| {
             backend.note_failure();
@@ -213,7 +225,7 @@ impl Readers {
         let begin = first.flatten();
         let is_elsewhere =
             head.status == StatusCode::OK && (is_empty || tells_not_here(&head.headers, begin.as_deref()));
-        let passing = Passing::new(begin, incoming, link, Arc::clone(backend), slot, self.settings.timeout);
+        let passing = Passing::new(begin, incoming, link, Arc::clone(backend), slot, self.settings.load().timeout);
         let response = Response::from_parts(head, passing.boxed_unsync());
         match response.status() {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
@@ -240,7 +252,7 @@ impl Readers {
         candidate: &Candidate,
     ) -> Reply {
         let mut response = response;
-        let is_complete = candidate.has_all(self.settings.max_lag);
+        let is_complete = candidate.has_all(self.settings.load().max_lag);
         let headers = response.headers_mut();
         remove_hop_by_hop(headers);
         let mut insert = |name: &'static str, text: &str| {
@@ -269,7 +281,7 @@ impl Readers {
     /// No copy is complete, and whoever asks wants none that is not.
     fn no_complete_copy(&self, candidates: &[Candidate]) -> Reply {
         let reasons = self.backends.iter().zip(candidates).map(|(backend, candidate)| {
-            let (_, reason) = candidate.serves(self.settings.max_lag);
+            let (_, reason) = candidate.serves(self.settings.load().max_lag);
             format!("{} {}", backend.name, reason.unwrap_or_else(|| "complete".to_owned()))
         });
         let text = format!("no complete copy: {}", reasons.collect::<Vec<_>>().join(", "));
@@ -278,7 +290,7 @@ impl Readers {
 
     /// Notes whether a copy may answer anything now, and tells when that changes.
     fn note_serves(&self, place: usize, candidate: &Candidate) -> Serves {
-        let (word, reason) = candidate.serves(self.settings.max_lag);
+        let (word, reason) = candidate.serves(self.settings.load().max_lag);
         let backend = &self.backends[place];
         let (serves, before) = backend.figures.note_serves(word, reason);
         if let Some(before) = before {

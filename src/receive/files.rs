@@ -96,7 +96,7 @@ mod tests {
                 mapping: Mapping::path(),
                 max_line: MAX_LINE_BYTES,
                 unsigned: Unsigned::Refuse,
-                allow: Vec::new(),
+                allow: crate::receive::Allow::default(),
             },
             proxies: Vec::new(),
             tls: None,

@@ -11,13 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use ipnet::IpNet;
 
 #[cfg(test)]
 pub(super) use body::Sample;
 pub(super) use body::{Body, Told};
 
-use super::{Arrival, Counters, Sources, Tally, Tap};
+use super::{Allow, Arrival, Counters, Sources, Tally, Tap};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received, Time};
 use crate::protocol::{
     Format, Found, Line, Mapping, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned, cure,
@@ -42,8 +41,8 @@ pub struct Setup {
     pub max_line: usize,
     /// What becomes of unsigned integers.
     pub unsigned: Unsigned,
-    /// Networks whose bytes are taken; empty: all.
-    pub allow: Vec<IpNet>,
+    /// Networks whose bytes are taken.
+    pub allow: Allow,
 }
 
 impl Setup {
@@ -59,8 +58,7 @@ impl Setup {
     /// Whether bytes of this source are taken.
     #[inline]
     pub(super) fn allows(&self, source: Option<IpAddr>) -> bool {
-        let is_in = |source: IpAddr| self.allow.iter().any(|network| network.contains(&source));
-        self.allow.is_empty() || source.is_some_and(is_in)
+        self.allow.lets_in(source)
     }
 }
 

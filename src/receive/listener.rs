@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::{Inherited, IntakeSetup, Pulse, Sources, Tally, Tap, http, tcp, udp};
+use super::{Allow, Inherited, IntakeSetup, Pulse, Sources, Tally, Tap, http, tcp, udp};
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
 use crate::net::tls::Certificate;
 
@@ -151,6 +151,15 @@ impl Listener {
         }
     }
 
+    /// Networks whose bytes it takes.
+    pub fn allow(&self) -> &Allow {
+        match self {
+            Self::Udp(listener) => listener.allow(),
+            Self::Tcp(listener) => listener.allow(),
+            Self::Http(listener) => listener.allow(),
+        }
+    }
+
     /// The sums of its counters.
     pub fn tally(&self) -> Tally {
         match self {
@@ -219,7 +228,7 @@ mod tests {
             mapping: Mapping::path(),
             max_line: MAX_LINE_BYTES,
             unsigned: Unsigned::Refuse,
-            allow: Vec::new(),
+            allow: crate::receive::Allow::default(),
         };
         // An address of this process's own: where several workers share a port, other processes' could share it as well.
         let [_, _, high, low] = std::process::id().to_be_bytes();

@@ -6,6 +6,7 @@
 //! A UDP worker never waits for what comes behind it: a batch that finds no room is a counted drop. Streams and requests
 //! do: their senders wait, and part of the room is kept for datagrams.
 
+mod allow;
 mod counters;
 mod crowd;
 mod crowd_logs;
@@ -26,6 +27,7 @@ pub mod tap;
 pub mod tcp;
 pub mod udp;
 
+pub use allow::Allow;
 pub use counters::{ANSWERS, Counters, Tally};
 pub use door::Door;
 pub use inherited::Inherited;

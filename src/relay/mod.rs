@@ -23,6 +23,7 @@ mod reading;
 mod reload;
 
 pub use reload::Reload;
+use reload::Running;
 
 use std::io;
 use std::net::SocketAddr;
@@ -168,14 +169,14 @@ impl Relay {
         let mut setups_of_listeners = config.listeners(auth.as_ref()).map_err(StartError::Mapping)?;
         let admin_certificate = config.admin_certificate().map_err(StartError::Mapping)?;
         let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned());
-        let certificates = certificates.chain(admin_certificate.clone()).collect();
+        let certificates = certificates.chain(admin_certificate.clone());
         let access = Access {
             hosts: config.admin.hosts.clone(),
             certificate: admin_certificate,
             auth: auth.clone().filter(|_| config.admin.users),
         };
-        let reload = Arc::new(Reload { auth, certificates });
-        reload.warn(&setups_of_listeners);
+        let certificates: Vec<Arc<Certificate>> = certificates.collect();
+        reload::warn(auth.as_ref(), &certificates, &setups_of_listeners);
         let admin_connections = files::share(&mut setups_of_listeners);
         if setups_of_listeners.iter().any(|setup| setup.intake().splits_charts_at_dots()) {
             tracing::info!(
@@ -205,11 +206,19 @@ impl Relay {
         let healths: Vec<Arc<Health>> = config.backend.iter().map(|_| Arc::default()).collect();
         let readers = Arc::new(reading::readers(config, &backends, &healths, &journal)?);
         let behind = (&letters, &statements, &readers);
-        let view = view(config, listeners, &journal, &ring, (&healths, behind), reload.certificates.clone());
+        let view = view(config, listeners, &journal, &ring, (&healths, behind), certificates.clone());
+        let running =
+            Running { config: config.clone(), listeners: Arc::clone(&view.listeners), readers: Arc::clone(&readers) };
+        let reload = Arc::new(Reload::new(auth, certificates, running));
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, access)));
         drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
         drop(admin_runtime.spawn(observer::run(view.clone())));
-        let socket_file = socket::start(admin_runtime.handle(), &config.data_dir, &view, &letters);
+        let socket_file = {
+            let reload = Arc::clone(&reload);
+            let reload: socket::Reloader = Arc::new(move || reload.run());
+            let parts = socket::Parts { view: view.clone(), letters: Arc::clone(&letters), reload };
+            socket::start(admin_runtime.handle(), &config.data_dir, parts)
+        };
 
         let (closing, _) = watch::channel(false);
         opening::hold_moved(&journal, &view);

@@ -28,14 +28,18 @@ pub(super) fn readers(
             asked.push((known.name.clone(), place, upstream, Arc::clone(health), known.query));
         }
     }
-    let settings = Settings {
+    Ok(Readers::new(asked, journal.clone(), settings(config)))
+}
+
+/// How questions are answered.
+pub(super) fn settings(config: &Config) -> Settings {
+    Settings {
         max_lag: config.query.max_lag,
         serves_incomplete: config.query.incomplete == Incomplete::Serve,
         timeout: config.query.timeout,
         max_concurrent: usize::from(config.query.max_concurrent),
         is_sticky: config.query.sticky,
-    };
-    Ok(Readers::new(asked, journal.clone(), settings))
+    }
 }
 
 /// What listeners ask: questions on their own thread, statements on the backends' runtime.

@@ -1,13 +1,18 @@
-//! What is read again while the relay runs, when its file changes and on SIGHUP: users, tokens, certificates.
+//! What is read again while the relay runs: users, tokens and certificates when their files change; on SIGHUP and
+//! `twinflux reload` also the configuration.
 //!
-//! A file that cannot be used changes nothing, and is told.
+//! A file that cannot be used changes nothing, and is told. So is what only a restart changes.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::auth::Auth;
+use crate::config::{Config, Query};
 use crate::net::tls::Certificate;
-use crate::receive::Setup;
+use crate::query::Readers;
+use crate::receive::{Listener, Setup};
 
 /// How often to look whether a file has changed.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -15,13 +20,78 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Everything that can be read again.
-#[derive(Debug, Default)]
 pub struct Reload {
-    pub(super) auth: Option<Arc<Auth>>,
-    pub(super) certificates: Vec<Arc<Certificate>>,
+    auth: Option<Arc<Auth>>,
+    certificates: Vec<Arc<Certificate>>,
+    /// What runs by the configuration.
+    running: Mutex<Running>,
+    /// How the configuration is read again; none where it came from no file.
+    source: OnceLock<Source>,
 }
 
+/// Reads the configuration again.
+type Source = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// The configuration as it runs, and what can be changed by it.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) config: Config,
+    pub(super) listeners: Arc<Vec<Listener>>,
+    pub(super) readers: Arc<Readers>,
+}
+
+/// The keys that a reload changes, but for what the files named in `[auth]` and of certificates hold.
+const CHANGEABLE: [&str; 5] = ["allow", "max_lag", "incomplete", "timeout", "sticky"];
+
 impl Reload {
+    /// Of what runs by a configuration.
+    pub(super) fn new(auth: Option<Arc<Auth>>, certificates: Vec<Arc<Certificate>>, running: Running) -> Self {
+        Self { auth, certificates, running: Mutex::new(running), source: OnceLock::new() }
+    }
+
+    /// Reads the configuration by this from now on.
+    pub fn read_by(&self, source: impl Fn() -> Result<Config, String> + Send + Sync + 'static) {
+        self.source.set(Box::new(source)).ok();
+    }
+
+    /// Reads the configuration again, and does what it says; see [`Self::reload`].
+    ///
+    /// # Errors
+    /// The configuration cannot be used: nothing was changed.
+    pub fn run(&self) -> Result<Vec<String>, String> {
+        match self.source.get() {
+            Some(source) => self.reload(source()),
+            None => self.reload(Ok(self.running.lock().unwrap_or_else(PoisonError::into_inner).config.clone())),
+        }
+    }
+
+    /// Takes what can be changed of a configuration that was read again, and reads the files that it names; says what
+    /// it did, a sentence for each.
+    ///
+    /// # Errors
+    /// The configuration cannot be used: nothing was changed.
+    fn reload(&self, read: Result<Config, String>) -> Result<Vec<String>, String> {
+        let read = read.and_then(|config| Ok((config.listeners(None)?, config)));
+        let (setups, config) = read.inspect_err(|error| tracing::error!(error, "the configuration stays as it was"))?;
+        self.look();
+        let mut done = vec!["users, tokens and certificates were read again".to_owned()];
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = differing(&running.config, &config);
+        if changed.is_empty() {
+            done.push("the configuration is as it was".to_owned());
+        }
+        let is_taken = |key: &&String| key.rsplit('.').next().is_some_and(|last| CHANGEABLE.contains(&last));
+        let has_same_listeners = listens(&running.config) == listens(&config);
+        if has_same_listeners {
+            running.take(&setups, config);
+            done.extend(changed.iter().filter(is_taken).map(|key| format!("{key} was changed")));
+        }
+        let left = changed.iter().filter(|key| !has_same_listeners || !is_taken(key));
+        done.extend(left.map(|key| format!("{key} differs, and is changed by a restart only")));
+        done.iter().for_each(|sentence| tracing::info!("reload: {sentence}"));
+        Ok(done)
+    }
+
     /// Reads again what has changed.
     pub fn look(&self) {
         if let Some(auth) = &self.auth {
@@ -53,31 +123,111 @@ impl Reload {
             drop(tokio::task::spawn_blocking(move || this.look()).await);
         }
     }
+}
 
-    /// Says what is likely a mistake, or not what whoever set up users expects of these listeners.
-    pub(super) fn warn(&self, listeners: &[Setup]) {
-        if self.auth.is_some() {
-            for setup in listeners.iter().filter(|setup| !matches!(setup, Setup::Http(_))) {
-                let (kind, listen) = (setup.kind(), setup.listen());
-                tracing::warn!(kind, %listen, "this listener knows no users: whoever is in allow may write to it");
-            }
-            for setup in listeners.iter().filter(|setup| matches!(setup, Setup::Http(http) if http.tls.is_none())) {
-                if !setup.listen().ip().is_loopback() {
-                    tracing::warn!(listen = %setup.listen(), "passwords and tokens come here in clear: set tls_cert_file");
-                }
+impl fmt::Debug for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reload").field("running", &self.running).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// Takes what can be changed; listeners are the same.
+    fn take(&mut self, setups: &[Setup], config: Config) {
+        for (listener, setup) in self.listeners.iter().zip(setups) {
+            listener.allow().replace(setup.intake().allow.networks());
+        }
+        for (known, new) in self.config.udp.iter_mut().zip(config.udp) {
+            known.allow = new.allow;
+        }
+        for (known, new) in self.config.tcp.iter_mut().zip(config.tcp) {
+            known.allow = new.allow;
+        }
+        for (known, new) in self.config.http.iter_mut().zip(config.http) {
+            known.allow = new.allow;
+        }
+        let most = self.config.query.max_concurrent;
+        self.config.query = Query { max_concurrent: most, ..config.query };
+        self.readers.set(super::reading::settings(&self.config));
+    }
+}
+
+/// Says what is likely a mistake, or not what whoever set up users expects of these listeners.
+pub(super) fn warn(auth: Option<&Arc<Auth>>, certificates: &[Arc<Certificate>], listeners: &[Setup]) {
+    if auth.is_some() {
+        for setup in listeners.iter().filter(|setup| !matches!(setup, Setup::Http(_))) {
+            let (kind, listen) = (setup.kind(), setup.listen());
+            tracing::warn!(kind, %listen, "this listener knows no users: whoever is in allow may write to it");
+        }
+        for setup in listeners.iter().filter(|setup| matches!(setup, Setup::Http(http) if http.tls.is_none())) {
+            if !setup.listen().ip().is_loopback() {
+                tracing::warn!(listen = %setup.listen(), "passwords and tokens come here in clear: set tls_cert_file");
             }
         }
-        for name in self.auth.iter().flat_map(|auth| auth.strangers()) {
-            tracing::warn!(name, "auth.right names somebody whom no file has");
+    }
+    for name in auth.iter().flat_map(|auth| auth.strangers()) {
+        tracing::warn!(name, "auth.right names somebody whom no file has");
+    }
+    for certificate in certificates {
+        let (file, expires) = (certificate.file().display(), certificate.expires());
+        let at = humantime::format_rfc3339_seconds(expires);
+        if expires <= SystemTime::now() {
+            tracing::warn!(%file, %at, "the certificate has expired: clients will refuse it");
+        } else if expires <= SystemTime::now() + SOON {
+            tracing::warn!(%file, %at, "the certificate expires soon");
         }
-        for certificate in &self.certificates {
-            let (file, expires) = (certificate.file().display(), certificate.expires());
-            let at = humantime::format_rfc3339_seconds(expires);
-            if expires <= SystemTime::now() {
-                tracing::warn!(%file, %at, "the certificate has expired: clients will refuse it");
-            } else if expires <= SystemTime::now() + SOON {
-                tracing::warn!(%file, %at, "the certificate expires soon");
+    }
+}
+
+/// Kind and address of each listener.
+fn listens(config: &Config) -> Vec<(&'static str, std::net::SocketAddr)> {
+    let of_udp = config.udp.iter().map(|one| ("udp", one.listen));
+    let of_tcp = config.tcp.iter().map(|one| ("tcp", one.listen));
+    of_udp.chain(of_tcp).chain(config.http.iter().map(|one| ("http", one.listen))).collect()
+}
+
+/// The keys in which two configurations differ, as `udp[0].allow`.
+fn differing(one: &Config, other: &Config) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let values = [one, other].map(|config| toml::Value::try_from(config).ok());
+    compare(&mut found, "", values.each_ref().map(Option::as_ref));
+    found
+}
+
+fn compare(found: &mut BTreeSet<String>, path: &str, values: [Option<&toml::Value>; 2]) {
+    use toml::Value::{Array, Table};
+    match values {
+        [one, other] if one == other => {}
+        [Some(Table(one)), Some(Table(other))] => {
+            for key in one.keys().chain(other.keys()).collect::<BTreeSet<_>>() {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(found, &path, [one.get(key), other.get(key)]);
             }
         }
+        [Some(Array(one)), Some(Array(other))] if one.iter().chain(other).all(toml::Value::is_table) => {
+            for place in 0..one.len().max(other.len()) {
+                compare(found, &format!("{path}[{place}]"), [one.get(place), other.get(place)]);
+            }
+        }
+        _ => drop(found.insert(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Udp;
+
+    #[test]
+    fn what_differs_is_named_by_its_key() {
+        let mut one = Config::default();
+        one.udp.push(Udp::default());
+        let mut other = one.clone();
+        assert!(differing(&one, &other).is_empty());
+        other.udp[0].allow = vec!["10.0.0.0/8".parse().expect("a network")];
+        other.query.max_lag = Duration::from_secs(3);
+        other.udp.push(Udp::default());
+        let found: Vec<String> = differing(&one, &other).into_iter().collect();
+        assert_eq!(found, ["query.max_lag", "udp[0].allow", "udp[1]"]);
     }
 }

@@ -44,6 +44,7 @@ mod program;
 mod reaching;
 mod reads;
 mod receiving;
+mod reload;
 mod restore;
 mod returning;
 mod secrets;

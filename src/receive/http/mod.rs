@@ -233,6 +233,11 @@ impl Listener {
         &self.door
     }
 
+    /// Networks whose bytes it takes.
+    pub fn allow(&self) -> &crate::receive::Allow {
+        &self.setup.intake.allow
+    }
+
     /// Where lines go whose request does not say.
     pub fn destination(&self) -> &Destination {
         &self.setup.intake.destination

@@ -97,6 +97,11 @@ impl Listener {
         &self.door
     }
 
+    /// Networks whose bytes it takes.
+    pub fn allow(&self) -> &crate::receive::Allow {
+        &self.setup.intake.allow
+    }
+
     /// Where its lines go.
     pub fn destination(&self) -> &Destination {
         &self.setup.intake.destination
@@ -149,7 +154,7 @@ mod tests {
                     mapping: Mapping::path(),
                     max_line: MAX_LINE_BYTES,
                     unsigned: Unsigned::Refuse,
-                    allow: Vec::new(),
+                    allow: crate::receive::Allow::default(),
                 },
                 proxies: Vec::new(),
                 tls: None,

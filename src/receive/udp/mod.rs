@@ -131,6 +131,11 @@ impl Listener {
         self.address
     }
 
+    /// Networks whose bytes it takes.
+    pub fn allow(&self) -> &crate::receive::Allow {
+        &self.setup.intake.allow
+    }
+
     /// Where its lines go.
     pub fn destination(&self) -> &Destination {
         &self.setup.intake.destination
@@ -249,7 +254,7 @@ mod tests {
                 mapping: Mapping::default(),
                 max_line: MAX_LINE_BYTES,
                 unsigned: Unsigned::Refuse,
-                allow: Vec::new(),
+                allow: crate::receive::Allow::default(),
             },
             workers,
             receive_buffer: 1 << 16,

@@ -250,7 +250,7 @@ mod tests {
                 mapping: Mapping::default(),
                 max_line: MAX_LINE_BYTES,
                 unsigned: Unsigned::Refuse,
-                allow: Vec::new(),
+                allow: crate::receive::Allow::default(),
             };
             let pool = Pool::new(1, Builder::least_buffer_bytes());
             let out = Few(room, Arc::clone(&taken), Arc::clone(&state.shown));
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn who_is_not_allowed_is_counted_and_not_read() {
         let Bench { state, sender, taken, mut parts } = Bench::new(64, 1_000, 10);
-        parts.setup.allow = vec!["192.0.2.0/24".parse().expect("a network")];
+        parts.setup.allow.replace(vec!["192.0.2.0/24".parse().expect("a network")]);
         for _ in 0..3 {
             sender.send(b"m v=1 1\n").expect("send");
         }
