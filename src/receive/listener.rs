@@ -228,7 +228,7 @@ mod tests {
             mapping: Mapping::path(),
             max_line: MAX_LINE_BYTES,
             unsigned: Unsigned::Refuse,
-            allow: crate::receive::Allow::default(),
+            allow: Allow::default(),
         };
         // An address of this process's own: where several workers share a port, other processes' could share it as well.
         let [_, _, high, low] = std::process::id().to_be_bytes();

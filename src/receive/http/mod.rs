@@ -54,7 +54,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 
 use super::intake::{self, Intake};
-use super::{Door, Inherited};
+use super::{Allow, Door, Inherited};
 use crate::auth::Auth;
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
 use crate::net::tls::Certificate;
@@ -234,7 +234,7 @@ impl Listener {
     }
 
     /// Networks whose bytes it takes.
-    pub fn allow(&self) -> &crate::receive::Allow {
+    pub fn allow(&self) -> &Allow {
         &self.setup.intake.allow
     }
 

@@ -53,7 +53,7 @@ fn setup() -> Setup {
         mapping: Mapping::default(),
         max_line: MAX_LINE_BYTES,
         unsigned: Unsigned::Refuse,
-        allow: crate::receive::Allow::default(),
+        allow: Allow::default(),
     }
 }
 
@@ -110,7 +110,7 @@ fn is_told(throttle: &Throttle, now: Instant) -> bool {
 
 #[test]
 fn who_is_not_of_the_networks_is_not_allowed() {
-    let mut setup = setup();
+    let setup = setup();
     assert!(setup.allows(Some(host(1))) && setup.allows(None), "without networks everybody is");
     setup.allow.replace(vec!["10.0.0.0/30".parse().expect("a network"), "192.168.0.0/16".parse().expect("a network")]);
     assert!(setup.allows(Some(host(1))) && setup.allows(Some([192, 168, 7, 7].into())));

@@ -23,7 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::intake::{self, Intake};
-use super::{Door, Inherited};
+use super::{Allow, Door, Inherited};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 use crate::net::tls::Certificate;
 pub use patient::Order;
@@ -98,7 +98,7 @@ impl Listener {
     }
 
     /// Networks whose bytes it takes.
-    pub fn allow(&self) -> &crate::receive::Allow {
+    pub fn allow(&self) -> &Allow {
         &self.setup.intake.allow
     }
 
@@ -154,7 +154,7 @@ mod tests {
                     mapping: Mapping::path(),
                     max_line: MAX_LINE_BYTES,
                     unsigned: Unsigned::Refuse,
-                    allow: crate::receive::Allow::default(),
+                    allow: Allow::default(),
                 },
                 proxies: Vec::new(),
                 tls: None,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::intake::{self, Intake, Shown};
-use super::{Inherited, Pulse, Sources, Tally, Tap};
+use super::{Allow, Inherited, Pulse, Sources, Tally, Tap};
 use crate::batch::{Destination, HandOver, Limits, Pool};
 
 use multicast::Group;
@@ -132,7 +132,7 @@ impl Listener {
     }
 
     /// Networks whose bytes it takes.
-    pub fn allow(&self) -> &crate::receive::Allow {
+    pub fn allow(&self) -> &Allow {
         &self.setup.intake.allow
     }
 
@@ -254,7 +254,7 @@ mod tests {
                 mapping: Mapping::default(),
                 max_line: MAX_LINE_BYTES,
                 unsigned: Unsigned::Refuse,
-                allow: crate::receive::Allow::default(),
+                allow: Allow::default(),
             },
             workers,
             receive_buffer: 1 << 16,

@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn who_is_not_allowed_is_counted_and_not_read() {
-        let Bench { state, sender, taken, mut parts } = Bench::new(64, 1_000, 10);
+        let Bench { state, sender, taken, parts } = Bench::new(64, 1_000, 10);
         parts.setup.allow.replace(vec!["192.0.2.0/24".parse().expect("a network")]);
         for _ in 0..3 {
             sender.send(b"m v=1 1\n").expect("send");
