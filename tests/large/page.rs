@@ -144,6 +144,8 @@ fn the_page_shows_each_state_as_the_status_has_it() {
     }
     wait_for("a thousand hosts", || (stand.program.status().sources.known > 1000).then_some(()));
     let shown = stand.look(&client, Some("host-777"));
+    // With it, the browser is given a full history.
+    assert_eq!(shown[0]["points"], 360);
     let rows = shown[0]["sources"].as_array().expect("rows");
     assert!(rows.len() == 1 && rows[0][0] == "host-777" && rows[0][1] == "127.1.3.28 (udp)", "{rows:?}");
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use twinflux::observe::Status;
 
 use crate::program::{PROGRAM, Started, run, text};
-use crate::support::{Scripted, free_address, no_content, wait_for};
+use crate::support::{Scripted, free_address, left_out, no_content, wait_for};
 
 /// A relay with one backend that answers writes with this status.
 struct Stand {
@@ -108,6 +108,30 @@ fn the_status_is_drawn_again_and_again() {
     let (_watching, mut lines) = stand.follow(&["status", "--data-dir", "data", "--watch"]);
     let heads = lines.by_ref().filter(|line| line.starts_with("Twinflux "));
     assert_eq!(heads.take(2).count(), 2);
+}
+
+/// As a terminal has it.
+#[test]
+fn a_terminal_shows_the_status_and_draws_over_it() {
+    let stand = Stand::new();
+    let socket = stand.folder.path().join("tmux");
+    let tmux = |arguments: &[&str]| Command::new("tmux").arg("-S").arg(&socket).args(arguments).output();
+    let watch = format!("{PROGRAM} status --watch --data-dir {}", stand.folder.path().join("data").display());
+    let Ok(started) = tmux(&["new-session", "-d", "-x", "130", "-y", "40", &watch]) else {
+        left_out("a_terminal_shows_the_status_and_draws_over_it", "there is no tmux");
+        return;
+    };
+    assert!(started.status.success(), "{started:?}");
+    let screen = || text(&tmux(&["capture-pane", "-p"]).expect("tmux").stdout);
+    wait_for("the status", || screen().contains(": all is well").then_some(()));
+    stand.status.store(500, Ordering::Relaxed);
+    stand.send(b"m v=1");
+    wait_for("the trouble", || screen().contains("1 to do").then_some(()));
+    let shown = screen();
+    tmux(&["kill-server"]).expect("tmux");
+    // What was there before is gone.
+    assert!(!shown.contains(": all is well") && shown.starts_with("Twinflux "), "{shown}");
+    assert_eq!(shown.matches("Twinflux ").count(), 1, "{shown}");
 }
 
 #[test]
@@ -289,6 +313,24 @@ fn the_doctor_says_what_is_wrong_and_what_mends_it() {
     assert_eq!(std::fs::read_dir(folder.path().join("data")).expect("folder").count(), 0, "it leaves nothing behind");
     let (code, said) = doctor(folder.path(), &config, Some("+100s"));
     assert!(code == Some(1) && said.contains("s behind of this machine's"), "{said}");
+    // Few files, a user that may write nothing, and one whom the backend does not know.
+    let many = config.clone() + "[[http]]\nlisten = \"127.0.0.1:0\"\n";
+    let few = |arguments: &[&str]| {
+        let mut command = Command::new(arguments[0]);
+        let output =
+            command.args(&arguments[1..]).args([PROGRAM, "doctor", "--config", "c.toml"]).current_dir(folder.path());
+        let output = output.output().expect("the program");
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    std::fs::write(folder.path().join("c.toml"), &many).expect("write");
+    let said = few(&["sh", "-c", "ulimit -n 500; exec \"$@\"", "sh"]);
+    assert!(said.contains("500 files may be open") && said.contains("LimitNOFILE="), "{said}");
+    let refusing = Scripted::start(|_, request| match request.uri.path() {
+        "/ping" => no_content(),
+        _ => (401, Vec::new(), "{\"error\":\"unable to parse authentication credentials\"}".to_owned()),
+    });
+    let (code, said) = doctor(folder.path(), &config.replace(&well.url(), &refusing.url()), None);
+    assert!(code == Some(1) && said.contains("telegraf takes no lines") && said.contains("cannot be read"), "{said}");
     // Nobody there, and no such file.
     let (code, said) = doctor(folder.path(), &config.replace(&well.url(), &format!("http://{}", free_address())), None);
     assert!(code == Some(1) && said.contains("start the server"), "{said}");
