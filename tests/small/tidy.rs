@@ -192,6 +192,7 @@ const TEXT_OF: &[(&str, &str)] = &[
     ("packaging/systemd", "service"),
     ("packaging/systemd", "socket"),
     ("packaging/etc", "conf"),
+    ("packaging/sysusers.d", "conf"),
     ("packaging/debian", ""),
 ];
 /// The only folder of files that are no text: what senders sent, compressed.
