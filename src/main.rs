@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -221,6 +222,12 @@ fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
     let config = Config::load(options.config.as_deref(), overrides);
     let mut config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
     (config.udp, config.tcp, config.http) = Default::default();
+    if !config.data_dir.join("journal").is_dir() {
+        return Err((
+            FAILED,
+            format!("there is no journal in {}: is that the data folder?", config.data_dir.display()),
+        ));
+    }
     if config.holds_secrets() {
         dumps::forbid();
     }
@@ -294,20 +301,36 @@ impl Signals {
     }
 
     /// Waits for a signal to end. SIGHUP is none: it has files read again, and a terminal that closes takes no relay along.
-    async fn next(&mut self, reload: &Reload) {
+    async fn next(&mut self, reload: &Arc<Reload>) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    notify::reloading();
-                    tracing::info!("SIGHUP: reading the configuration again");
-                    // What went wrong has been told.
-                    drop(reload.run());
-                    notify::ready();
-                }
+                _ = self.hangup.recv() => read_again(reload),
             }
         }
+    }
+}
+
+/// Reads the configuration again on a thread of its own: a file may be on a disk that hangs, and signals are heeded meanwhile.
+fn read_again(reload: &Arc<Reload>) {
+    static IS_READING: AtomicBool = AtomicBool::new(false);
+    if IS_READING.swap(true, Ordering::AcqRel) {
+        tracing::warn!("SIGHUP: still reading the configuration that the last one asked for");
+        return;
+    }
+    notify::reloading();
+    tracing::info!("SIGHUP: reading the configuration again");
+    let reload = Arc::clone(reload);
+    let reading = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        // What went wrong has been told.
+        drop(reload.run());
+        notify::ready();
+        IS_READING.store(false, Ordering::Release);
+    });
+    if let Err(error) = reading {
+        tracing::error!(%error, "cannot read the configuration again");
+        IS_READING.store(false, Ordering::Release);
     }
 }
 

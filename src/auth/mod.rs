@@ -90,11 +90,11 @@ impl Auth {
     ///
     /// # Errors
     /// What is wrong with one of them. Then everything stays as it was.
-    pub fn reload(&self) -> Result<bool, String> {
+    pub fn reload(&self, is_asked: bool) -> Result<bool, String> {
         let now = written(&self.setup);
         {
             let mut before = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            if *before == now {
+            if *before == now && !is_asked {
                 return Ok(false);
             }
             // A file that cannot be used is told once.
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn files_that_change_are_read_again_and_broken_ones_change_nothing() {
         let Files { auth, folder } = files();
-        assert_eq!(auth.reload(), Ok(false));
+        assert_eq!(auth.reload(false), Ok(false));
         assert!(auth.check(&credentials("me", "right")).is_some());
         let users = folder.path().join("users");
         let write = |text: &str, seconds| {
@@ -265,11 +265,11 @@ mod tests {
             std::fs::File::options().write(true).open(&users).expect("open").set_modified(time).expect("a time");
         };
         write("me:plain\n", 10);
-        assert!(auth.reload().expect_err("no hash").contains("line 1"));
+        assert!(auth.reload(false).expect_err("no hash").contains("line 1"));
         assert!(matches!(auth.known(&credentials("me", "right")), Known::Right(_)), "as it was");
-        assert_eq!(auth.reload(), Ok(false), "it is told once");
+        assert_eq!(auth.reload(false), Ok(false), "it is told once");
         write(&format!("me:{}\n", bcrypt::hash("new", 4).expect("a hash")), 20);
-        assert_eq!(auth.reload(), Ok(true));
+        assert_eq!(auth.reload(false), Ok(true));
         assert_eq!(auth.known(&credentials("me", "right")), Known::Unknown, "nothing is remembered");
         assert!(auth.check(&credentials("me", "right")).is_none() && auth.check(&credentials("me", "new")).is_some());
     }

@@ -249,9 +249,14 @@ fn ports(config: &Config, is_running: bool) -> Vec<Found> {
         let (kind, address) = (setup.kind(), setup.listen());
         match crate::receive::Listener::bind(setup, &mut Inherited::default()) {
             Ok(_) => Found::Well(format!("{kind} {address} is free")),
+            // It may be the relay's own, which this user cannot ask, or systemd's for it.
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Found::Doubtful(
+                format!("{kind} {address} cannot be had: something has it"),
+                format!("see that it is the relay, or systemd for it: ss -lnp 'sport = {}'", address.port()),
+            ),
             Err(error) => Found::Wrong(
                 format!("{kind} {address} cannot be had: {error}"),
-                format!("see who has it: ss -lnp 'sport = {}'", address.port()),
+                "correct the address: ip -brief address".to_owned(),
             ),
         }
     });

@@ -17,11 +17,18 @@ pub type Ended = Result<(), (u8, String)>;
 /// # Errors
 /// The output cannot be written, such as to a full disk.
 pub fn print(text: &str) -> Ended {
+    print_on(text).map(drop)
+}
+
+/// Prints a part of what a command goes on to print; false once nobody reads it any more.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_on(text: &str) -> Result<bool, (u8, String)> {
     let printed = io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     match printed {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err((FAILED, format!("cannot write the output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err((FAILED, format!("cannot write the output: {error}"))),
     }
 }

@@ -363,7 +363,10 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
         }
     }
     let state = health.state();
-    Ok(Answer::Backend { state: state.name().to_owned(), error: health.last_error().filter(|_| state != State::Up) })
+    Ok(Answer::Backend {
+        state: state.name().to_owned(),
+        error: health.last_error().filter(|_| state != State::Up && !health.is_aside()),
+    })
 }
 
 fn of_letters(action: Action, filter: &Filter, view: &View, letters: &DeadLetters) -> Result<Answer, String> {

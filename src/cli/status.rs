@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::journal::data_dir as data_dir_of;
-use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print};
+use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print, print_on};
 use crate::cli::socket;
 use crate::config::listen::parse_admin;
 use crate::observe::findings::Severity;
@@ -91,7 +91,9 @@ impl StatusOptions {
                 Err((BAD_CONFIGURATION, error)) => return Err((BAD_CONFIGURATION, error)),
                 Err((_, error)) => format!("{error}\n"),
             };
-            print(&format!("{before}{text}"))?;
+            if !print_on(&format!("{before}{text}"))? {
+                return Ok(());
+            }
             std::thread::sleep(REDRAW);
         }
     }

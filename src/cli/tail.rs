@@ -8,7 +8,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::cli::OfDataDir;
-use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print};
+use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print_on};
 use crate::cli::socket::{Answer, Request, follow};
 use crate::receive::tap::{Filter, Passed};
 use crate::sys::text::{printable, write_line};
@@ -54,17 +54,17 @@ impl Tail {
         let folder = self.of.folder().map_err(|error| (BAD_CONFIGURATION, error))?;
         let Self { source, measurement, listener, refused, .. } = self.clone();
         let request = Request::Tail { filter: Filter { source, measurement, listener, refused } };
-        let (mut ended, mut left, mut pace) = (Ok(()), self.lines, Pace::new(self.rate));
+        let (mut ended, mut left, mut pace) = (Ok(true), self.lines, Pace::new(self.rate));
         let followed = follow(&folder, &request, |answer| {
             ended = match answer {
-                Answer::Passed { passed, left_out } => print(&pace.text(passed, left_out, &mut left)),
+                Answer::Passed { passed, left_out } => print_on(&pace.text(passed, left_out, &mut left)),
                 Answer::Failed { error } => Err((FAILED, error)),
                 answer => Err((FAILED, format!("the relay shows no lines: {answer:?}"))),
             };
-            ended.is_ok() && left != Some(0)
+            ended == Ok(true) && left != Some(0)
         });
         followed.map_err(|error| (UNREACHABLE, error))?;
-        ended
+        ended.map(drop)
     }
 }
 

@@ -105,7 +105,13 @@ async fn of_database(signs: &mut Vec<Sign>, influx: &mut Influx, destination: &D
             let (_, to_do) = advice(&outcome, destination);
             signs.push(Sign::Wrong(format!("{database} takes no lines: {}", outcome.text), to_do));
         }
-        _ => signs.push(Sign::Well(format!("{database} takes lines"))),
+        Fate::Delivered | Fate::Rejected { .. } | Fate::TooLarge => {
+            signs.push(Sign::Well(format!("{database} takes lines")));
+        }
+        _ => {
+            let to_do = "look at the server's log, and at what stands before it".to_owned();
+            signs.push(Sign::Doubtful(format!("{database} may take no lines: {}", outcome.text), to_do));
+        }
     }
 }
 

@@ -155,9 +155,11 @@ impl Held {
 impl Health {
     /// The state now.
     pub fn state(&self) -> State {
-        if self.is_aside() {
-            return State::Held;
-        }
+        if self.is_aside() { State::Held } else { self.found_state() }
+    }
+
+    /// The state now, whether or not an operator holds it.
+    pub fn found_state(&self) -> State {
         let [state, found] =
             [&self.state, &self.found].map(|state| State::ALL[usize::from(state.load(Ordering::Relaxed))]);
         match (state, found) {
@@ -262,8 +264,11 @@ impl Health {
         if self.requests().0 != requests || !matches!(of_flusher, State::Unknown | State::Up) {
             return false;
         }
-        if let Some(error) = error {
-            self.note_error(error);
+        match error {
+            Some(error) => self.note_error(error),
+            // One that gives no answer has no success either that would tell that an error is over.
+            None if state == State::Unknown => *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None,
+            None => {}
         }
         let is_unreached = self.state() == State::Unknown && state == State::Down;
         self.has_missed.store(error.is_some(), Ordering::Relaxed);

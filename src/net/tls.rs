@@ -93,11 +93,11 @@ impl Certificate {
     ///
     /// # Errors
     /// Why they cannot be used. Then everything stays as it was.
-    pub fn reload(&self) -> Result<bool, String> {
+    pub fn reload(&self, is_asked: bool) -> Result<bool, String> {
         let now = written(&self.setup);
         {
             let mut before = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            if *before == now {
+            if *before == now && !is_asked {
                 return Ok(false);
             }
             // Files that cannot be used are told once.

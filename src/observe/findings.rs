@@ -144,6 +144,11 @@ fn of_backend(found: &mut Vec<Finding>, backend: &Backend, status: &Status) {
         }
         _ => {}
     }
+    if backend.recent_lost > 0 {
+        let what = format!("{} for {name} were lost in the last 5 minutes", counted(backend.recent_lost, "line"));
+        let to_do = "look at the log: the machine is too slow for the journal, or dead_letters.disk too small";
+        found.push(finding(Severity::Problem, name, what, to_do));
+    }
     let letters = &backend.dead_letters;
     if letters.kept > 0 {
         let what = format!("{name} refused {} for good, kept as dead letters", counted(letters.kept, "line"));
@@ -226,8 +231,7 @@ fn of_journal(found: &mut Vec<Finding>, journal: &JournalStatus) {
 
 fn of_listener(found: &mut Vec<Finding>, receive: &Receive) {
     let about = format!("{} {}", receive.kind, receive.listen);
-    let Receive { recent_kernel_dropped: dropped, recent_refused: refused, receive_buffer_wanted: wanted, .. } =
-        *receive;
+    let Receive { recent_kernel_dropped: dropped, receive_buffer_wanted: wanted, .. } = *receive;
     let is_small = receive.receive_buffer < wanted;
     let sysctl = format!("sysctl -w net.core.rmem_max={wanted}; then restart");
     if dropped > 0 {
@@ -243,11 +247,10 @@ fn of_listener(found: &mut Vec<Finding>, receive: &Receive) {
         let what = format!("the receive buffer of {about} has {got} bytes instead of {wanted}: a burst may be dropped");
         found.push(finding(Severity::Note, &about, what, &sysctl));
     }
+    let refused = sum(receive.recent_refused.values());
     if refused > 0 {
-        let reasons: Vec<&str> =
-            receive.refused.iter().filter(|(_, lines)| **lines > 0).map(|(reason, _)| reason.as_str()).collect();
-        let what =
-            format!("{about} refused {} in the last 5 minutes ({})", counted(refused, "line"), reasons.join(", "));
+        let reasons = receive.recent_refused.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let what = format!("{about} refused {} in the last 5 minutes ({reasons})", counted(refused, "line"));
         found.push(finding(
             Severity::Warning,
             &about,
@@ -293,4 +296,98 @@ fn of_sources(found: &mut Vec<Finding>, status: &Status) {
 
 fn points_of(hosts: u64) -> String {
     if hosts == 1 { "a host sends points".to_owned() } else { format!("{hosts} hosts send points") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(change: impl FnOnce(&mut serde_json::Value)) -> Status {
+        let mut json = serde_json::json!({
+            "version": "0.1.0", "uptime_seconds": 1.0, "accepted_lines": 9, "certificates": [],
+            "receive": [{
+                "kind": "udp", "listen": "0.0.0.0:8089", "database": "telegraf", "datagrams": 9, "bytes": 9, "kernel_dropped": 0,
+                "truncated": 0, "denied": 0, "empty": 0, "connections": 0, "open_connections": 0, "limited": 0, "displaced": 0,
+                "timed_out": 0, "converted": 0, "skipped": 0, "ignored_tags": 0, "lines": 9, "refused": {}, "receive_queue": 0,
+                "receive_buffer_wanted": 8, "receive_buffer": 8
+            }],
+            "backends": [{
+                "name": "b", "url": "", "state": "up", "recovered_lines": 0, "delivered_lines": 9, "delivered_bytes": 0,
+                "rejected_lines": {}, "dropped_lines": {}, "pending_lines": 0, "pending_bytes": 0, "pending_on_disk_lines": 0,
+                "oldest_pending_seconds": 0.0, "requests": 0, "retries": 0, "last_error": null,
+                "latency_ms": { "p50": 0.0, "p99": 0.0, "max": 0.0 }
+            }],
+            "journal": {
+                "durability": "written", "memory_bytes": 0, "memory_bound_bytes": 9, "disk_bytes": 0, "disk_bound_bytes": 100,
+                "segments": 0, "state": "ok", "last_error": null, "syncs": 0, "sync_errors": 0, "write_errors": 0,
+                "read_errors": 0, "sync_ms": { "p50": 0.0, "p99": 0.0, "max": 0.0 }, "orphans": {}, "gaps": [],
+                "recovery": serde_json::to_value(crate::journal::disk::Report::default()).expect("JSON")
+            },
+            "sources": { "known": 0, "silent": 0, "top": [], "rest": serde_json::to_value(
+                crate::observe::sources::RestStatus::default()).expect("JSON") }
+        });
+        change(&mut json);
+        serde_json::from_value(json).expect("a status")
+    }
+
+    /// What is found, where one thing is changed.
+    fn found(pointer: &str, value: serde_json::Value) -> Vec<(Severity, String)> {
+        let status = status(|json| {
+            let (table, key) = pointer.rsplit_once('/').expect("a key");
+            json.pointer_mut(table).expect("a table")[key] = value;
+        });
+        findings(&status).into_iter().map(|one| (one.severity, one.what + "; " + &one.to_do)).collect()
+    }
+
+    #[test]
+    fn health_finds_nothing_and_each_trouble_says_itself() {
+        use Severity::{Note, Problem, Warning};
+        assert_eq!(findings(&status(|_| ())), []);
+        let gap = serde_json::json!([{
+            "backend": "b", "database": "db", "retention_policy": "", "from": "2026-11-27T03:00:00Z",
+            "until": "2026-11-27T04:00:00Z", "points_from": null, "points_until": null, "lines": 7, "reason": "quota"
+        }]);
+        for (pointer, value, severity, says) in [
+            ("/backends/0/state", "down".into(), Problem, "twinflux backend b try"),
+            ("/backends/0/state", "retrying".into(), Warning, "does not take lines now"),
+            ("/backends/0/delivered_lines", 8.into(), Problem, "1 lines were lost without being counted"),
+            ("/backends/0/recent_lost", 3.into(), Problem, "3 lines for b were lost"),
+            ("/backends/0/lag_seconds", 90.0.into(), Warning, "does not catch up"),
+            ("/journal/gaps", gap, Warning, "b lacks 7 lines in 1 gap (quota)"),
+            ("/journal/state", "full".into(), Problem, "the journal's disk is full"),
+            ("/journal/disk_bytes", 81.into(), Problem, "81 % full"),
+            ("/journal/orphans", serde_json::json!({ "old": 4 }), Warning, "twinflux journal forget old"),
+            ("/receive/0/recent_kernel_dropped", 2.into(), Problem, "the kernel dropped 2 datagrams"),
+            (
+                "/receive/0/recent_refused",
+                serde_json::json!({ "too_long": 2 }),
+                Warning,
+                "refused 2 lines in the last 5 minutes (too_long)",
+            ),
+            ("/receive/0/receive_buffer", 4.into(), Note, "sysctl -w net.core.rmem_max=8"),
+            ("/sources/silent", 1.into(), Note, "silent"),
+            (
+                "/certificates",
+                serde_json::json!([{ "file": "/a", "expires": "", "days_left": -1 }]),
+                Problem,
+                "has expired",
+            ),
+            (
+                "/certificates",
+                serde_json::json!([{ "file": "/a", "expires": "", "days_left": 5 }]),
+                Warning,
+                "in 5 days",
+            ),
+            ("/log_lines_dropped", 5.into(), Note, "5 lines of the log"),
+        ] {
+            let found = found(pointer, value);
+            assert!(found.len() == 1 && found[0].0 == severity && found[0].1.contains(says), "{pointer}: {found:?}");
+        }
+        // What was long ago, and is over, is no trouble.
+        for (pointer, value) in
+            [("/receive/0/refused", serde_json::json!({ "too_long": 2 })), ("/receive/0/kernel_dropped", 5.into())]
+        {
+            assert_eq!(found(pointer, value), []);
+        }
+    }
 }

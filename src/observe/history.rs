@@ -10,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::protocol::Refusal;
+
 /// The time from one sample to the next.
 pub const STEP: Duration = Duration::from_secs(10);
 /// Samples in a minute: rates are taken over so many.
@@ -30,6 +32,8 @@ pub(super) struct Sample {
     pub(super) disk_bytes: u64,
     /// In the order of the listeners.
     pub(super) listeners: Vec<ListenerSample>,
+    /// Lines that found no room between the listeners and the journal.
+    pub(super) ring_full: u64,
     /// In the order of the backends.
     pub(super) backends: Vec<BackendSample>,
 }
@@ -37,7 +41,8 @@ pub(super) struct Sample {
 /// A listener's figures at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ListenerSample {
-    pub(super) refused: u64,
+    /// By [`Refusal::index`].
+    pub(super) refused: [u64; Refusal::COUNT],
     pub(super) kernel_dropped: u64,
 }
 
@@ -47,6 +52,8 @@ pub(super) struct BackendSample {
     pub(super) delivered: u64,
     pub(super) pending: u64,
     pub(super) oldest_seconds: f64,
+    /// Dead letters that were given up for want of room.
+    pub(super) evicted: u64,
     /// Since the start, in microseconds.
     pub(super) latency: Histogram<u64>,
 }
@@ -58,6 +65,8 @@ pub struct History(Mutex<Rings>);
 #[derive(Debug)]
 struct Rings {
     names: Vec<String>,
+    /// The last one, with its histograms.
+    last: Option<Arc<Sample>>,
     /// The last minute, without histograms.
     steps: VecDeque<Arc<Sample>>,
     /// The last minutes, newest last.
@@ -104,6 +113,7 @@ impl History {
         let plots = || Plots { series: vec![VecDeque::new(); series], next: vec![0.0; series], count: 0 };
         Self(Mutex::new(Rings {
             names,
+            last: None,
             steps: VecDeque::new(),
             minutes: VecDeque::new(),
             samples: 0,
@@ -116,7 +126,7 @@ impl History {
     pub(super) fn note(&self, sample: Sample) {
         let mut rings = self.lock();
         let sample = Arc::new(sample);
-        if let Some(before) = rings.steps.back().cloned() {
+        if let Some(before) = rings.last.replace(Arc::clone(&sample)) {
             let values = values(&before, &sample);
             rings.hour.push(&values, 1);
             rings.day.push(&values, DAY_STEP);
@@ -205,13 +215,14 @@ fn values(before: &Sample, now: &Sample) -> Vec<f32> {
     let grown = |value: fn(&ListenerSample) -> u64| rate(sum(before, value), sum(now, value), time);
     let mut values = vec![
         rate(before.accepted, now.accepted, time),
-        grown(|listener| listener.refused),
+        grown(|listener| listener.refused.iter().sum()),
         grown(|listener| listener.kernel_dropped),
         now.memory_bytes as f64,
         now.disk_bytes as f64,
     ];
     for (before, now) in before.backends.iter().zip(&now.backends) {
-        let p99 = now.latency.value_at_quantile(0.99) as f64 / 1000.0;
+        let recent = between(&before.latency, &now.latency);
+        let p99 = recent.map_or(0.0, |recent| recent.value_at_quantile(0.99) as f64 / 1000.0);
         values.extend([rate(before.delivered, now.delivered, time), now.pending as f64, now.oldest_seconds, p99]);
     }
     #[expect(clippy::cast_possible_truncation, reason = "a plot needs no more")]
@@ -241,8 +252,15 @@ mod tests {
             accepted,
             memory_bytes: 7,
             disk_bytes: 8,
-            listeners: vec![ListenerSample { refused: u64::from(step) * 20, kernel_dropped: 0 }],
-            backends: vec![BackendSample { delivered: accepted / 2, pending, oldest_seconds: 1.5, latency }],
+            listeners: vec![ListenerSample { refused: [u64::from(step); Refusal::COUNT], kernel_dropped: 0 }],
+            ring_full: 0,
+            backends: vec![BackendSample {
+                delivered: accepted / 2,
+                pending,
+                oldest_seconds: 1.5,
+                evicted: 0,
+                latency,
+            }],
         }
     }
 
@@ -259,12 +277,14 @@ mod tests {
         };
         assert_eq!((shown["hour"]["step"].as_u64(), shown["day"]["step"].as_u64()), (Some(10), Some(240)));
         assert_eq!(series("hour", "accepted"), vec![100.0; PLOT]);
-        assert_eq!(series("hour", "refused"), vec![2.0; PLOT]);
+        assert_eq!(series("hour", "refused")[0], series("hour", "refused")[PLOT - 1]);
         assert_eq!(series("hour", "delivered:a"), vec![50.0; PLOT]);
         assert_eq!(series("hour", "pending:a").last(), Some(&400.0));
         assert_eq!(series("day", "accepted"), vec![100.0; 16], "400 samples are 16 values of 24");
         // The largest of the time that a value is about.
         assert_eq!(series("day", "pending:a")[..2], [24.0, 48.0]);
+        // Of what came between two samples, not since the start: a thousandth of a second, as a histogram has it.
+        assert!(series("hour", "p99_ms:a").iter().all(|value| (0.9..1.1).contains(value)));
         assert_eq!((series("day", "memory_bytes")[0], series("day", "oldest_seconds:a")[0]), (7.0, 1.5));
     }
 

@@ -51,9 +51,9 @@ pub struct Receive {
     /// Lines whose points are far from the clock: an hour ahead, or a day behind.
     #[serde(default)]
     pub implausible: u64,
-    /// Lines refused in the last five minutes or so.
+    /// Lines refused in the last five minutes or so, by reason.
     #[serde(default)]
-    pub recent_refused: u64,
+    pub recent_refused: BTreeMap<String, u64>,
     /// Datagrams that the kernel dropped in the last five minutes or so.
     #[serde(default)]
     pub recent_kernel_dropped: u64,

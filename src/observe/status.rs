@@ -104,6 +104,10 @@ pub struct Backend {
     pub rejected_lines: BTreeMap<String, u64>,
     /// Lines given up, by reason.
     pub dropped_lines: BTreeMap<String, u64>,
+    /// Lines that were lost for it in the last five minutes or so without a gap: before the journal, or as dead letters for
+    /// want of room.
+    #[serde(default)]
+    pub recent_lost: u64,
     /// Lines it has not yet acknowledged, wherever they are.
     pub pending_lines: u64,
     /// Bytes of those in the journal.
@@ -235,10 +239,12 @@ pub struct Held {
     pub what_to_do: String,
 }
 
-impl From<crate::deliver::Held> for Held {
-    fn from(held: crate::deliver::Held) -> Self {
+impl Held {
+    /// What a backend of this name holds.
+    fn of(held: crate::deliver::Held, name: &str) -> Self {
         let crate::deliver::Held { database, retention_policy, reason, answer, since, what_to_do } = held;
         let since = humantime::format_rfc3339_seconds(since).to_string();
+        let what_to_do = what_to_do.replace("backend NAME ", &format!("backend {name} "));
         Self { database, retention_policy, reason: reason.to_owned(), answer, since, what_to_do }
     }
 }
@@ -267,6 +273,7 @@ impl Backend {
             rejected_lines: rejected.map(|(class, lines)| (class.name().to_owned(), lines)).collect(),
             dropped_lines: dropped.collect(),
             pending_lines: u64::try_from(i128::from(ledger.pending) + on_the_way).unwrap_or(0),
+            recent_lost: 0,
             pending_bytes: ledger.pending_bytes,
             pending_on_disk_lines: 0,
             oldest_pending_seconds: oldest,
@@ -280,7 +287,7 @@ impl Backend {
             max_batch_bytes,
             last_error: view.health.last_error(),
             last_error_at: times.last_error_at.map(time),
-            held: view.health.held().into_iter().map(Held::from).collect(),
+            held: view.health.held().into_iter().map(|held| Held::of(held, &view.name)).collect(),
             statements_pending: view.statements.as_ref().map_or(0, |statements| statements.pending(&view.name)),
             statements_differed: view.statements.as_ref().map_or(0, |statements| statements.differed(&view.name)),
             read: view.readers.as_ref().and_then(|readers| readers.reading(&view.name)).map(Read::new),

@@ -8,14 +8,13 @@ use std::time::Instant;
 use crate::deliver::statements::Statements;
 use crate::deliver::{Health, dead_letters};
 use crate::journal::ring::Producer;
-use crate::journal::{Durability, Journal, Ledger, Snapshot};
+use crate::journal::{DropReason, Durability, Journal, Ledger, Snapshot};
 use crate::net::tls::Certificate;
 use crate::observe::findings::findings;
 use crate::observe::history::{BackendSample, History, ListenerSample, Sample, between, rate};
 use crate::observe::sources::{Forgotten, SourcesStatus};
 use crate::observe::status::{Backend, CertificateStatus, JournalStatus, Latency, Receive, Status};
-use crate::observe::text::sum;
-use crate::protocol::Span;
+use crate::protocol::{Refusal, Span};
 use crate::query::Readers;
 use crate::receive::{Listener, Tally};
 use crate::sys::log;
@@ -120,11 +119,12 @@ impl View {
         let journal = self.journal.snapshot();
         let accepted = self.listeners.iter().map(|listener| listener.tally().accepted).sum();
         let listener = |one: &Listener| ListenerSample {
-            refused: one.tally().refused.iter().sum(),
+            refused: one.tally().refused,
             kernel_dropped: if let Listener::Udp(udp) = one { udp.kernel_drops() } else { 0 },
         };
         let ledgers = journal.ledgers.into_iter().zip(&journal.oldest_pending_seconds);
-        let backend = |(ledger, oldest): (Ledger, &f64)| BackendSample {
+        let backend = |((ledger, oldest), view): ((Ledger, &f64), &BackendView)| BackendSample {
+            evicted: view.letters.as_ref().map_or(0, |letters| letters.figures(&view.name).evicted),
             delivered: ledger.delivered,
             pending: ledger.pending,
             oldest_seconds: *oldest,
@@ -136,7 +136,8 @@ impl View {
             memory_bytes: journal.memory_bytes,
             disk_bytes: journal.disk.as_ref().map_or(0, |disk| disk.bytes),
             listeners: self.listeners.iter().map(listener).collect(),
-            backends: ledgers.map(backend).collect(),
+            ring_full: self.listeners.iter().map(|listener| listener.tally().ring_full).sum(),
+            backends: ledgers.zip(self.backends.iter()).map(backend).collect(),
         }
     }
 
@@ -171,8 +172,18 @@ impl Status {
     /// What happened since a sample that is some minutes old.
     fn note_recent(&mut self, before: &Sample, ledgers: &[Ledger]) {
         for (receive, before) in self.receive.iter_mut().zip(&before.listeners) {
-            receive.recent_refused = sum(receive.refused.values()).saturating_sub(before.refused);
+            let grown = Refusal::ALL.into_iter().filter_map(|reason| {
+                let (name, before) = (reason.name(), before.refused[reason.index()]);
+                let grown = receive.refused.get(name).copied().unwrap_or(0).saturating_sub(before);
+                (grown > 0).then(|| (name.to_owned(), grown))
+            });
+            receive.recent_refused = grown.collect();
             receive.recent_kernel_dropped = receive.kernel_dropped.saturating_sub(before.kernel_dropped);
+        }
+        for (backend, before_it) in self.backends.iter_mut().zip(&before.backends) {
+            let ring_full = backend.dropped_lines.get(DropReason::RingFull.name()).copied().unwrap_or(0);
+            backend.recent_lost = ring_full.saturating_sub(before.ring_full)
+                + backend.dead_letters.evicted.saturating_sub(before_it.evicted);
         }
         for ((backend, before), ledger) in self.backends.iter_mut().zip(&before.backends).zip(ledgers) {
             backend.recent_latency_ms = between(&before.latency, &ledger.latency).map(|recent| Latency::new(&recent));

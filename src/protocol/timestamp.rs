@@ -200,6 +200,11 @@ impl Stamper {
         self.plausible = (first, (MOST_BEHIND + MOST_AHEAD) / unit + 1);
     }
 
+    /// The unit of the stamps.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Whether a point of this time may come now: it is no more than an hour ahead of the clock and a day behind it.
     #[inline]
     pub fn is_plausible(&self, time: i64) -> bool {

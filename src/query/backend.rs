@@ -66,7 +66,7 @@ impl Backend {
     /// Whether it can be asked: it answers, as far as is known, and does not rest.
     pub(super) fn is_well(&self) -> bool {
         let rests = self.failures.lock().unwrap_or_else(PoisonError::into_inner).1;
-        let is_down = self.health.state() == State::Down;
+        let is_down = self.health.found_state() == State::Down;
         if is_down {
             self.put_on_trial();
         }

@@ -134,7 +134,7 @@ impl<H: HandOver> Intake<H> {
             builder: Builder::new(Arc::clone(&setup.destination), Arc::clone(pool), limits),
             out,
             tally: Tally::default(),
-            logs: Logs::new(listen, precision),
+            logs: Logs::new(listen),
             received: Received::now(),
             source: None,
             arrival: Arrival::default(),
@@ -226,7 +226,11 @@ impl<H: HandOver> Intake<H> {
         let Some(address) = self.lines.source else { return };
         let source = self.sources.note(address, self.lines.arrival, self.lines.received.monotonic);
         if self.lines.arrival.implausible > 0 {
-            source.implausible = Some((self.lines.received.monotonic, self.lines.note_implausible(address)));
+            let unit = self.lines.note_implausible(address);
+            // A stream or a request may be of old points; a datagram is of now.
+            if unit.is_some() || self.lines.arrival.datagrams > 0 {
+                source.implausible = Some((self.lines.received.monotonic, unit));
+            }
         }
         if let Some((format, place)) = first
             && source.wants_name()
@@ -300,8 +304,11 @@ impl<H: HandOver> Lines<H> {
     fn note_implausible(&mut self, source: IpAddr) -> Option<Precision> {
         self.tally.implausible += self.arrival.implausible;
         let likely = self.stamper.likely_precision(self.implausible);
-        self.logs.implausible(source, self.implausible, likely, self.received.monotonic);
-        likely.filter(|unit| *unit != self.logs.precision)
+        let other = likely.filter(|unit| *unit != self.stamper.precision());
+        if other.is_some() || self.arrival.datagrams > 0 {
+            self.logs.implausible(source, self.implausible, other, self.received.monotonic);
+        }
+        other
     }
 
     /// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody sees a
@@ -360,7 +367,6 @@ impl<H: HandOver> Sink for Lines<H> {
 #[derive(Debug)]
 struct Logs {
     listen: SocketAddr,
-    precision: Precision,
     refused: Throttle,
     ring_full: Throttle,
     hint: Throttle,
@@ -368,9 +374,9 @@ struct Logs {
 }
 
 impl Logs {
-    fn new(listen: SocketAddr, precision: Precision) -> Self {
+    fn new(listen: SocketAddr) -> Self {
         let (refused, ring_full, hint, implausible) = Default::default();
-        Self { listen, precision, refused, ring_full, hint, implausible }
+        Self { listen, refused, ring_full, hint, implausible }
     }
 
     fn refused(&self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
@@ -390,7 +396,7 @@ impl Logs {
 
     fn implausible(&self, source: IpAddr, time: i64, likely: Option<Precision>, now: Instant) {
         let Some(Leave { untold }) = self.implausible.pass_at(now) else { return };
-        let advice = match likely.filter(|unit| *unit != self.precision) {
+        let advice = match likely {
             Some(unit) => format!("it probably sends {unit}: set the precision of a listener for it"),
             None => "its clock is probably off".to_owned(),
         };

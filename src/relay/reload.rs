@@ -41,7 +41,13 @@ pub(super) struct Running {
 }
 
 /// The keys that a reload changes, but for what the files named in `[auth]` and of certificates hold.
-const CHANGEABLE: [&str; 5] = ["allow", "max_lag", "incomplete", "timeout", "sticky"];
+const CHANGEABLE: [&str; 4] = ["query.max_lag", "query.incomplete", "query.timeout", "query.sticky"];
+
+/// Whether a reload changes this key, as `udp[0].allow`.
+fn is_changeable(key: &str) -> bool {
+    let is_listeners = ["udp[", "tcp[", "http["].iter().any(|kind| key.starts_with(kind));
+    CHANGEABLE.contains(&key) || (is_listeners && key.ends_with("].allow"))
+}
 
 impl Reload {
     /// Of what runs by a configuration.
@@ -69,18 +75,21 @@ impl Reload {
     /// it did, a sentence for each.
     ///
     /// # Errors
-    /// The configuration cannot be used: nothing was changed.
+    /// The configuration, or a file that it names, cannot be used: nothing else was changed.
     fn reload(&self, read: Result<Config, String>) -> Result<Vec<String>, String> {
         let read = read.and_then(|config| Ok((config.listeners(None)?, config)));
         let (setups, config) = read.inspect_err(|error| tracing::error!(error, "the configuration stays as it was"))?;
-        self.look();
+        let wrong = self.look(true);
+        if !wrong.is_empty() {
+            return Err(wrong.join("; "));
+        }
         let mut done = vec!["users, tokens and certificates were read again".to_owned()];
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = differing(&running.config, &config);
         if changed.is_empty() {
             done.push("the configuration is as it was".to_owned());
         }
-        let is_taken = |key: &&String| key.rsplit('.').next().is_some_and(|last| CHANGEABLE.contains(&last));
+        let is_taken = |key: &&String| is_changeable(key);
         let has_same_listeners = listens(&running.config) == listens(&config);
         if has_same_listeners {
             running.take(&setups, config);
@@ -92,23 +101,32 @@ impl Reload {
         Ok(done)
     }
 
-    /// Reads again what has changed.
-    pub fn look(&self) {
+    /// Reads the files of users, tokens and certificates again: those that have changed, or all of them. What is wrong with
+    /// one is told, and returned.
+    fn look(&self, is_asked: bool) -> Vec<String> {
+        let mut wrong = Vec::new();
         if let Some(auth) = &self.auth {
-            match auth.reload() {
+            match auth.reload(is_asked) {
                 Ok(false) => {}
                 Ok(true) => tracing::info!("read users and tokens again"),
-                Err(error) => tracing::error!(error, "users and tokens stay as they were"),
+                Err(error) => {
+                    tracing::error!(error, "users and tokens stay as they were");
+                    wrong.push(format!("users and tokens stay as they were: {error}"));
+                }
             }
         }
         for certificate in &self.certificates {
             let file = certificate.file().display();
-            match certificate.reload() {
+            match certificate.reload(is_asked) {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(%file, "read a certificate again; new connections get it"),
-                Err(error) => tracing::error!(error, "the certificate stays as it was"),
+                Err(error) => {
+                    tracing::error!(error, "the certificate stays as it was");
+                    wrong.push(format!("the certificate {file} stays as it was: {error}"));
+                }
             }
         }
+        wrong
     }
 
     /// Looks every so often, until the runtime ends.
@@ -120,7 +138,7 @@ impl Reload {
             tokio::time::sleep(INTERVAL).await;
             let this = Arc::clone(&self);
             // Files may be on a disk that hangs.
-            drop(tokio::task::spawn_blocking(move || this.look()).await);
+            drop(tokio::task::spawn_blocking(move || this.look(false)).await);
         }
     }
 }
@@ -146,8 +164,8 @@ impl Running {
         for (known, new) in self.config.http.iter_mut().zip(config.http) {
             known.allow = new.allow;
         }
-        let most = self.config.query.max_concurrent;
-        self.config.query = Query { max_concurrent: most, ..config.query };
+        let Query { max_concurrent, select_into, .. } = self.config.query;
+        self.config.query = Query { max_concurrent, select_into, ..config.query };
         self.readers.set(super::reading::settings(&self.config));
     }
 }
@@ -229,5 +247,13 @@ mod tests {
         other.udp.push(Udp::default());
         let found: Vec<String> = differing(&one, &other).into_iter().collect();
         assert_eq!(found, ["query.max_lag", "udp[0].allow", "udp[1]"]);
+        for (key, expected) in [
+            ("udp[0].allow", true),
+            ("query.timeout", true),
+            ("backend[1].timeout", false),
+            ("query.select_into", false),
+        ] {
+            assert_eq!(is_changeable(key), expected, "{key}");
+        }
     }
 }

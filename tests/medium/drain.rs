@@ -63,4 +63,8 @@ fn what_cannot_be_delivered_stays_and_a_signal_ends_it() {
     let output = run(&["drain", "--data-dir", "data", "--backend", &other.url()], folder.path());
     assert_eq!((output.status.code(), other.text().contains("m v=")), (Some(1), false));
     assert_eq!(run(&["drain", "--backend", "nonsense"], folder.path()).status.code(), Some(2));
+    // A mistyped folder is not made, and not taken for a journal that is empty.
+    let output = run(&["drain", "--data-dir", "dato", "--backend", &url], folder.path());
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("no journal in"), "{output:?}");
+    assert!(!folder.path().join("dato").exists());
 }

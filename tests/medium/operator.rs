@@ -102,6 +102,23 @@ fn monitoring_is_told_in_one_line_and_an_exit_code() {
     assert_eq!(run(&[status, "--live", "--check"], folder.path()).status.code(), Some(2));
 }
 
+/// Once nobody reads what they print, they end.
+#[test]
+fn what_goes_on_ends_with_its_reader() {
+    let stand = Stand::new();
+    for arguments in [&["tail", "--data-dir", "data"][..], &["status", "--watch", "--data-dir", "data"]] {
+        let (mut following, mut lines) = stand.follow(arguments);
+        if arguments[0] == "status" {
+            lines.next().expect("a line");
+        }
+        drop(lines);
+        wait_for("the end", || {
+            stand.send(b"m v=1");
+            following.0.try_wait().expect("a child").map(|status| assert_eq!(status.code(), Some(0)))
+        });
+    }
+}
+
 #[test]
 fn the_status_is_drawn_again_and_again() {
     let stand = Stand::new();
@@ -215,13 +232,14 @@ fn an_operator_holds_a_backend_and_releases_it() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         text(&output.stdout)
     };
-    assert!(order("hold").contains(" is held"));
+    assert_eq!(order("hold"), format!("{name} is held\n"));
     stand.send(b"m v=1");
     wait_for("a line that waits", || (stand.json().backends[0].pending_lines == 1).then_some(()));
     let (code, line) = stand.status("--check");
     assert!(code == Some(1) && line.contains("is held: an operator holds it"), "{line}");
     let held = stand.json().backends[0].held.clone();
     assert_eq!((held.len(), &*held[0].reason), (1, "operator"));
+    assert_eq!(held[0].what_to_do, format!("twinflux backend {name} release"));
     assert_eq!(stand.json().backends[0].delivered_lines, 0);
     assert!(order("release").contains(" is up"));
     wait_for("the line", || (stand.json().backends[0].delivered_lines == 1).then_some(()));

@@ -33,6 +33,29 @@ fn is_taken(relay: &Started) -> bool {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_again_is_told_as_often_as_somebody_asks() {
+    let folder = tempfile::tempdir().expect("folder");
+    let folder = folder.path();
+    std::fs::write(folder.join("tokens"), "grafana:secret\n").expect("write");
+    write(folder, "", "[auth]\ntokens_file = \"tokens\"");
+    let mut command = Command::new(PROGRAM);
+    command.args(["--config", "c.toml"]);
+    let relay = Started::from(command, folder);
+    assert_eq!(reload(folder).0, Some(0));
+    std::fs::write(folder.join("tokens"), "garbage\n").expect("write");
+    for _ in 0..2 {
+        let (code, said) = reload(folder);
+        assert!(code == Some(1) && said.contains("users and tokens stay as they were"), "{said}");
+    }
+    // A file that gives nothing holds up no other signal.
+    std::fs::remove_file(folder.join("c.toml")).expect("remove");
+    assert!(Command::new("mkfifo").arg(folder.join("c.toml")).status().expect("mkfifo").success());
+    relay.signal("-HUP");
+    relay.signal("-TERM");
+    assert_eq!(relay.end().0, Some(0));
+}
+
+#[test]
 fn a_reload_changes_what_it_can_and_names_what_it_cannot() {
     let folder = tempfile::tempdir().expect("folder");
     let folder = folder.path();

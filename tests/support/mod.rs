@@ -174,7 +174,7 @@ impl Running {
 
     /// Has what has changed read again, as SIGHUP does.
     pub fn reload(&self) {
-        self.relay.as_ref().expect("running").reload().look();
+        self.relay.as_ref().expect("running").reload().run().ok();
     }
 
     /// Has it do something with a backend, through the control socket.
