@@ -93,7 +93,9 @@ fn root() -> &'static Path {
 fn pages() -> Vec<Page> {
     let book = fs::read_dir(root().join(BOOK)).expect("a book");
     let names = book.map(|entry| entry.expect("an entry").file_name());
-    let book = names.map(|name| Path::new(BOOK).join(name));
+    let book = names
+        .map(|name| Path::new(BOOK).join(name))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"));
     let top = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from);
     top.into_iter().chain(book).map(Page::read).collect()
 }

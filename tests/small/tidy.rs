@@ -174,6 +174,7 @@ const NAMES: &[&str] = &[
     "LICENSE",
     "packaging/build",
     "packaging/image",
+    "packaging/try",
     "tests/mutants",
     "tests/run",
 ];
@@ -203,6 +204,9 @@ fn is_strange(path: &Path, content: &[u8]) -> Option<&'static str> {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     if path.parent() == Some(Path::new(CAPTURES)) && ending == "gz" {
         return (!content.starts_with(&[0x1f, 0x8b])).then_some("is not compressed");
+    }
+    if path.parent() == Some(Path::new("docs/src")) && ending == "png" {
+        return (!content.starts_with(b"\x89PNG")).then_some("is no picture");
     }
     let is_of_folder = TEXT_OF.contains(&(path.parent().and_then(Path::to_str).unwrap_or_default(), ending));
     if !TEXT.contains(&ending) && !is_of_folder && !NAMES.iter().any(|name| path == Path::new(name)) {
@@ -240,6 +244,8 @@ fn a_stray_package_is_of_no_known_kind() {
         ("tests/captures/more/a.gz", b"\x1f\x8b", false),
         ("tests/captures/a.bin.gz", b"\x1f\x8b", true),
         ("tests/captures/a.bin.gz", b"plain", false),
+        ("docs/src/page.png", b"\x89PNG\r\n", true),
+        ("page.png", b"\x89PNG\r\n", false),
         ("tests/corpus/lines.jsonl", b"{}\n", true),
         ("lines.jsonl", b"{}\n", false),
         ("tests/run", b"#!/usr/bin/env bash\n", true),

@@ -1,0 +1,101 @@
+//! Signals: SIGTERM and SIGINT end the program, SIGHUP has the configuration read again.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use twinflux::cli::outcome::FAILED;
+use twinflux::relay::{Reload, notify};
+use twinflux::sys::log::Log;
+
+use crate::LAST_LINES;
+
+/// How long a hurried shutdown may take to write what memory holds: a disk that hangs is not waited for.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// Follows signals on a thread of its own, so that a second one is heeded whatever the first one's work hangs on.
+/// The first one to end is sent to the caller. The second one hurries the shutdown, and ends the process where that
+/// takes too long.
+pub(crate) fn follow_signals(
+    hurry: watch::Sender<bool>,
+    log: Arc<Log>,
+    reload: Arc<Reload>,
+) -> io::Result<Receiver<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let (stop, stopped): (SyncSender<()>, _) = sync_channel(1);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(signals.next(&reload));
+        if stop.send(()).is_err() {
+            return;
+        }
+        runtime.block_on(signals.next(&reload));
+        hurry.send_replace(true);
+        // Whichever comes first, a third signal or the end of the time.
+        drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next(&reload)).await }));
+        end_now(&log);
+    })?;
+    Ok(stopped)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the program's main file")]
+fn end_now(log: &Log) {
+    log.line(b"twinflux: ended at once; what was not yet written to the journal is lost\n");
+    log.flush(LAST_LINES);
+    std::process::exit(i32::from(FAILED));
+}
+
+/// SIGTERM and SIGINT, from now on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal to end. SIGHUP is none: it has files read again, and a terminal that closes takes no relay along.
+    async fn next(&mut self, reload: &Arc<Reload>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => read_again(reload),
+            }
+        }
+    }
+}
+
+/// Reads the configuration again on a thread of its own: a file may be on a disk that hangs, and signals are heeded meanwhile.
+fn read_again(reload: &Arc<Reload>) {
+    static IS_READING: AtomicBool = AtomicBool::new(false);
+    if IS_READING.swap(true, Ordering::AcqRel) {
+        tracing::warn!("SIGHUP: still reading the configuration that the last one asked for");
+        return;
+    }
+    notify::reloading();
+    tracing::info!("SIGHUP: reading the configuration again");
+    let reload = Arc::clone(reload);
+    let reading = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        // What went wrong has been told.
+        drop(reload.run());
+        notify::ready();
+        IS_READING.store(false, Ordering::Release);
+    });
+    if let Err(error) = reading {
+        tracing::error!(%error, "cannot read the configuration again");
+        IS_READING.store(false, Ordering::Release);
+    }
+}
