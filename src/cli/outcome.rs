@@ -23,7 +23,7 @@ pub fn print(text: &str) -> Ended {
 /// Prints a part of what a command goes on to print; false once nobody reads it any more.
 ///
 /// # Errors
-/// As [`print`].
+/// As `print`.
 pub fn print_on(text: &str) -> Result<bool, (u8, String)> {
     let printed = io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     match printed {

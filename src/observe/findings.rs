@@ -1,7 +1,7 @@
 //! What is wrong and what to do about it: the first thing that the page, `twinflux status` and `--check` say.
 //!
 //! A pure function of one [`Status`]. Bounds: one finding for each backend, listener, destination and reason; at most
-//! [`MOST_NAMED`] names in one.
+//! `MOST_NAMED` names in one.
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};

@@ -48,7 +48,7 @@ pub struct Receive {
     pub skipped: u64,
     /// Words of converted lines that stood among the tags and were none: without a key, or without `=`.
     pub ignored_tags: u64,
-    /// Lines whose points are far from the clock: an hour ahead, or a day behind.
+    /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in streams and requests.
     #[serde(default)]
     pub implausible: u64,
     /// Lines refused in the last five minutes or so, by reason.

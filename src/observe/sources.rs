@@ -20,7 +20,7 @@ const RECENT: Duration = Duration::from_secs(300);
 /// Sources that the page is sent every few seconds.
 const FEW: usize = 50;
 
-/// Addresses that an operator does not want to see any more, until they send again. Bounds: [`MOST_FORGOTTEN`].
+/// Addresses that an operator does not want to see any more, until they send again. Bounds: `MOST_FORGOTTEN`.
 #[derive(Debug, Default)]
 pub struct Forgotten(Mutex<HashMap<IpAddr, Instant>>);
 
@@ -82,7 +82,7 @@ pub struct SourceStatus {
     pub empty: u64,
     /// Connections made.
     pub connections: u64,
-    /// Lines whose points are far from the clock: an hour ahead, or a day behind.
+    /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in streams and requests.
     #[serde(default)]
     pub implausible: u64,
     /// The unit in which these probably are; none if no unit makes them plausible.

@@ -1,6 +1,6 @@
 //! The relay's own watch over its figures: it fills the history, and tells the log what stays wrong and what is over.
 //!
-//! Never does: anything about it. Bounds: one look each [`STEP`]; one line for each problem in [`REMINDER`].
+//! Never does: anything about it. Bounds: one look each [`STEP`]; one line for each problem in `REMINDER`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

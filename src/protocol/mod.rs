@@ -35,4 +35,4 @@ pub use line::{Line, Lines, Refused, Rules, Scanner, Unsigned};
 pub use reader::{Found, Reader, Sink, Stream};
 pub use refusal::Refusal;
 pub use span::Span;
-pub use timestamp::{Precision, Stamper};
+pub use timestamp::{Plausible, Precision, Stamper};

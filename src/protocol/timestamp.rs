@@ -171,14 +171,31 @@ pub struct Stamper {
     ahead: u64,
     now: u64,
     last: u64,
-    /// The first plausible time, and how many there are.
-    plausible: (i64, u64),
+    /// The clock in nanoseconds since 1970.
+    clock: u64,
+    /// Of what senders may have kept, and of what they send as they make it.
+    plausible: [Plausible; 2],
 }
 
-/// A point that comes is not so far ahead of the clock, in nanoseconds.
-const MOST_AHEAD: u64 = 3_600_000_000_000;
-/// A point that comes is not so far behind it: senders keep lines through an outage, and replay logs.
-const MOST_BEHIND: u64 = 24 * 3_600_000_000_000;
+/// Times that points may have when they come.
+#[derive(Clone, Copy, Debug)]
+pub struct Plausible {
+    first: i64,
+    count: u64,
+}
+
+impl Plausible {
+    /// Whether a point may have this time.
+    #[inline]
+    pub fn has(self, time: i64) -> bool {
+        time.wrapping_sub(self.first).cast_unsigned() <= self.count
+    }
+}
+
+/// A point that comes is not so far ahead of the clock, nor so far behind it if nothing can have kept it, in nanoseconds.
+const HOUR: u64 = 3_600_000_000_000;
+/// A point is not so far behind where senders keep lines through an outage, and replay logs.
+const DAY: u64 = 24 * HOUR;
 
 impl Stamper {
     /// A stamper for one worker of one listener.
@@ -188,16 +205,26 @@ impl Stamper {
             ahead: MAX_AHEAD_NANOSECONDS / precision.nanoseconds(),
             now: 0,
             last: 0,
-            plausible: (i64::MIN, u64::MAX),
+            clock: 0,
+            plausible: [Plausible { first: i64::MIN, count: u64::MAX }; 2],
         }
     }
 
     /// Sets the receive time of the lines to come, in nanoseconds since 1970.
     pub fn set_clock(&mut self, nanoseconds: u64) {
         let unit = self.precision.nanoseconds();
-        self.now = nanoseconds / unit;
-        let first = (nanoseconds.saturating_sub(MOST_BEHIND) / unit).cast_signed();
-        self.plausible = (first, (MOST_BEHIND + MOST_AHEAD) / unit + 1);
+        (self.now, self.clock) = (nanoseconds / unit, nanoseconds);
+        self.plausible = [DAY, HOUR].map(|behind| Plausible {
+            first: (nanoseconds.saturating_sub(behind) / unit).cast_signed(),
+            count: (behind + HOUR) / unit + 1,
+        });
+    }
+
+    /// The times that points may have which come now: no more than an hour ahead of the clock, and a day behind it, or an
+    /// hour if they are sent as they are made (`is_live`). All, before there is a clock.
+    #[inline]
+    pub fn plausible(&self, is_live: bool) -> Plausible {
+        self.plausible[usize::from(is_live)]
     }
 
     /// The unit of the stamps.
@@ -205,18 +232,12 @@ impl Stamper {
         self.precision
     }
 
-    /// Whether a point of this time may come now: it is no more than an hour ahead of the clock and a day behind it.
-    #[inline]
-    pub fn is_plausible(&self, time: i64) -> bool {
-        time.wrapping_sub(self.plausible.0).cast_unsigned() <= self.plausible.1
-    }
-
     /// The unit in which a time that is not plausible would be within a year of the clock; its own where the clock is off.
     pub fn likely_precision(&self, time: i64) -> Option<Precision> {
         const NEAR: u64 = 366 * 24 * 3_600_000_000_000;
         const UNITS: [Precision; 4] =
             [Precision::Nanoseconds, Precision::Microseconds, Precision::Milliseconds, Precision::Seconds];
-        let now = self.now.saturating_mul(self.precision.nanoseconds());
+        let now = self.clock;
         UNITS.into_iter().find(|unit| {
             let time = u64::try_from(time).ok().and_then(|time| time.checked_mul(unit.nanoseconds()));
             time.is_some_and(|time| time.abs_diff(now) <= NEAR)
@@ -287,16 +308,20 @@ mod tests {
                 (NOW + HOUR / 2, true),
                 (NOW + 2 * HOUR, false),
             ] {
-                assert_eq!(stamper.is_plausible(time / unit), is_plausible, "{time} {precision}");
+                assert_eq!(stamper.plausible(false).has(time / unit), is_plausible, "{time} {precision}");
+            }
+            // What is sent as it is made is not hours old.
+            for (time, is_plausible) in [(NOW - HOUR / 2, true), (NOW - 2 * HOUR, false), (NOW + 2 * HOUR, false)] {
+                assert_eq!(stamper.plausible(true).has(time / unit), is_plausible, "{time} {precision}");
             }
             for other in [Nanoseconds, Microseconds, Milliseconds, Seconds] {
                 let time = NOW / other.nanoseconds().cast_signed();
-                assert_eq!(stamper.is_plausible(time), other == precision);
+                assert_eq!(stamper.plausible(true).has(time), other == precision);
                 assert_eq!(stamper.likely_precision(time), Some(other));
             }
-            assert_eq!((stamper.is_plausible(0), stamper.likely_precision(0)), (false, None));
+            assert_eq!((stamper.plausible(false).has(0), stamper.likely_precision(0)), (false, None));
         }
-        assert!(Stamper::new(Seconds).is_plausible(0), "nothing is known before there is a clock");
+        assert!(Stamper::new(Seconds).plausible(true).has(0), "nothing is known before there is a clock");
     }
 
     proptest::proptest! {

@@ -69,7 +69,7 @@ pub struct Tally {
     pub skipped: u64,
     /// Words of converted lines that stood among the tags and were none.
     pub ignored_tags: u64,
-    /// Lines whose points are far from the clock: an hour ahead, or a day behind.
+    /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in streams and requests.
     pub implausible: u64,
     /// Requests answered.
     pub requests: u64,

@@ -19,7 +19,7 @@ pub(super) use body::{Body, Told};
 use super::{Allow, Arrival, Counters, Sources, Tally, Tap};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received, Time};
 use crate::protocol::{
-    Format, Found, Line, Mapping, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned, cure,
+    Format, Found, Line, Mapping, Plausible, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned, cure,
 };
 use crate::sys::{Leave, Throttle};
 
@@ -110,7 +110,8 @@ struct Lines<H> {
     arrival: Arrival,
     /// Whether somebody looks at the lines.
     is_tapped: bool,
-    /// The last point's time that is far from the clock.
+    /// Times that the arrival's points may have, and the last one's that has none of these.
+    plausible: Plausible,
     implausible: i64,
     /// Of the request at hand.
     told: Told,
@@ -139,6 +140,7 @@ impl<H: HandOver> Intake<H> {
             source: None,
             arrival: Arrival::default(),
             is_tapped: false,
+            plausible: Stamper::new(precision).plausible(false),
             implausible: 0,
             told: Told::default(),
             elsewhere: 0,
@@ -291,6 +293,7 @@ impl<H: HandOver> Lines<H> {
     fn begin(&mut self, source: Option<IpAddr>, arrival: Arrival) {
         (self.source, self.arrival) = (source, arrival);
         self.is_tapped = self.shown.tap.is_open();
+        self.plausible = self.stamper.plausible(arrival.datagrams > 0);
     }
 
     fn count(&mut self, found: Found) {
@@ -335,7 +338,7 @@ impl<H: HandOver> Sink for Lines<H> {
     fn line(&mut self, line: Line<'_>) {
         let time = line.time.map_or_else(|| Time::Stamp(self.stamper.next_stamp()), Time::Own);
         if let Time::Own(time) = time
-            && !self.stamper.is_plausible(time)
+            && !self.plausible.has(time)
         {
             self.arrival.implausible += 1;
             self.implausible = time;

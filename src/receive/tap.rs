@@ -1,8 +1,8 @@
 //! Lines as they pass, for whoever looks (`twinflux tail`), and the last refused line of each reason.
 //!
 //! Each worker has one. While nobody looks it costs a load for each datagram or piece. The worker never waits: where the
-//! queue is full, or somebody takes from it, a line is left out and counted. Bounds: [`MOST_LINES`] of [`LINE_BYTES`]; one
-//! refused line for each reason, written down at most once in [`SAMPLE_INTERVAL`].
+//! queue is full, or somebody takes from it, a line is left out and counted. Bounds: `MOST_LINES` of `LINE_BYTES`; one
+//! refused line for each reason, written down at most once in `SAMPLE_INTERVAL`.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -60,7 +60,7 @@ impl Reload {
         self.source.set(Box::new(source)).ok();
     }
 
-    /// Reads the configuration again, and does what it says; see [`Self::reload`].
+    /// Reads the configuration again, and takes of it what can be changed; says what it did, a sentence for each.
     ///
     /// # Errors
     /// The configuration cannot be used: nothing was changed.

@@ -103,6 +103,13 @@ fn metrics_and_rules_are_as_prometheus_wants_them() {
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
     let output = Command::new("promtool").args(["check", "rules", RULES]).output().expect("promtool");
     assert!(output.status.success(), "{output:?}");
+    // The page of the book names each.
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/metrics.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    for series in scrape(&program).keys() {
+        let name = series.split('{').next().expect("a name");
+        assert!(page.contains(&format!("| `{name}` |")), "docs/src/metrics.md lacks {name}");
+    }
     // The dashboard asks for nothing that is not there.
     let board = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/grafana/twinflux.json");
     let board = std::fs::read_to_string(board).expect("the dashboard");
