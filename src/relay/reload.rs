@@ -65,10 +65,11 @@ impl Reload {
     /// # Errors
     /// The configuration cannot be used: nothing was changed.
     pub fn run(&self) -> Result<Vec<String>, String> {
-        match self.source.get() {
-            Some(source) => self.reload(source()),
-            None => self.reload(Ok(self.running.lock().unwrap_or_else(PoisonError::into_inner).config.clone())),
-        }
+        let read = match self.source.get() {
+            Some(source) => source(),
+            None => Ok(self.running.lock().unwrap_or_else(PoisonError::into_inner).config.clone()),
+        };
+        self.reload(read)
     }
 
     /// Takes what can be changed of a configuration that was read again, and reads the files that it names; says what
