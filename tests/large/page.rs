@@ -23,6 +23,11 @@ struct Stand {
 
 impl Stand {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With more in its configuration.
+    fn with(more: &str) -> Self {
         let statuses = [204, 204].map(|status| Arc::new(AtomicU16::new(status)));
         let backends = statuses.each_ref().map(|status| {
             let status = Arc::clone(status);
@@ -34,7 +39,7 @@ impl Stand {
             })
         });
         let urls = backends.each_ref().map(|backend| (backend.url(), ""));
-        let program = Program::with(Command::new(env!("CARGO_BIN_EXE_twinflux")), "", &urls);
+        let program = Program::with(Command::new(env!("CARGO_BIN_EXE_twinflux")), more, &urls);
         for name in ["a", "b"] {
             program.wait_state(name, "up");
         }
@@ -148,6 +153,43 @@ fn the_page_shows_each_state_as_the_status_has_it() {
     assert_eq!(shown[0]["points"], 360);
     let rows = shown[0]["sources"].as_array().expect("rows");
     assert!(rows.len() == 1 && rows[0][0] == "host-777" && rows[0][1] == "127.1.3.28 (udp)", "{rows:?}");
+}
+
+#[test]
+fn the_page_shows_a_full_disk_and_hosts_that_are_silent() {
+    const TEST: &str = "the_page_shows_a_full_disk_and_hosts_that_are_silent";
+    let Some(client) = Client::find("page.js", TEST) else { return };
+    if !std::path::Path::new("/usr/bin/chromium").exists() {
+        left_out(TEST, "there is no /usr/bin/chromium");
+        return;
+    }
+    let journal = "[journal]\ndisk = \"8MiB\"\nmemory = \"4MiB\"\nfull = \"drop_newest\"\n";
+    let stand = Stand::with(journal);
+    // A host that sends regularly, and then does not.
+    let host = UdpSocket::bind("127.2.0.1:0").expect("bind");
+    for _ in 0..6 {
+        host.send_to(b"cpu,host=quiet v=1", stand.program.listener("udp")).expect("sent");
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    wait_for("a silent host", || (stand.program.status().sources.silent > 0).then_some(()));
+    let shown = stand.look(&client, None);
+    let sources = shown[0]["sources"].as_array().expect("rows");
+    assert!(sources[0][0] == "quiet" && sources[0][2].to_string().contains("silent"), "silent ones first: {sources:?}");
+    assert!(
+        texts(&shown[0]["findings"]).iter().any(|finding| finding.contains("1 of 1 host silent: quiet")),
+        "{shown:?}"
+    );
+    stand.set(1, 503);
+    wait_for("a full disk", || {
+        stand.program.send(20_000);
+        (stand.program.status().journal.state == twinflux::journal::disk::Condition::Full).then_some(())
+    });
+    let shown = stand.look(&client, None);
+    assert!(
+        texts(&shown[0]["findings"]).iter().any(|finding| finding.contains("the journal's disk is full")),
+        "{shown:?}"
+    );
+    assert_eq!(texts(&shown[0]["journal"])[0], "full");
 }
 
 /// Each reads what it is sent for so long, and returns how many events that were.

@@ -193,11 +193,16 @@ fn keep_segments(
 fn points_of(segments: &[Found], place: usize, log: &Log, ends: &[(Destination, Position)]) -> Span {
     let (found, destination) = (&segments[place], &*log.destination);
     let known = match segments.get(place + 1) {
-        // What is missing behind a segment counts as a part of it.
-        Some(next) => next.points_before.as_ref().filter(|_| next.name.number == found.name.number + 1),
+        // What is missing behind a segment counts as a part of it. So does what is missing before one whose head cannot be
+        // read: where that begins is not known.
+        Some(next) => {
+            let follows = next.name.number == found.name.number + 1 && found.header.is_some();
+            next.points_before.as_ref().filter(|_| follows)
+        }
         None => {
             let end = ends.iter().find(|(known, _)| known == destination).map(|(_, end)| *end);
-            found.points.as_ref().filter(|_| end.unwrap_or_default() == log.written)
+            let is_whole = found.header.is_some() && end.unwrap_or_default() == log.written;
+            found.points.as_ref().filter(|_| is_whole)
         }
     };
     let of_destination = |known: &Vec<(Destination, Span)>| {
