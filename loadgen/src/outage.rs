@@ -197,12 +197,13 @@ pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
                 } else if last.is_none() {
                     last = Some(revive(last_address, &stores[1]).await?);
                 }
-                kills.push(now());
                 blocking(move || {
                     relay.kill();
                     Ok(())
                 })
                 .await?;
+                // Until it is gone it takes lines that go with it.
+                kills.push(now());
                 let (next, took) = start(setup.program.clone(), Arc::clone(&folder), socket.try_clone()?).await?;
                 (relay, restarts) = (next, [restarts, vec![took]].concat());
                 door.set(relay.requests.unwrap_or(target));
