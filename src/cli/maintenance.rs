@@ -1,4 +1,4 @@
-//! `twinflux backend NAME ACTION`: has a running relay do something with a backend.
+//! `twinflux backend`, `forget-host` and `reload`: have a running relay do something.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -43,7 +43,7 @@ pub fn forget_host(data_dir: &Path, address: IpAddr) -> Result<String, ChangeErr
 pub fn reload(data_dir: &Path) -> Result<String, ChangeError> {
     match ask(data_dir, &Request::Reload).map_err(ChangeError::Unreachable)? {
         Answer::Reloaded { reloaded } => Ok(reloaded.iter().map(|sentence| format!("{sentence}\n")).collect()),
-        Answer::Failed { error } => Err(ChangeError::Failed(format!("nothing was changed: {error}"))),
+        Answer::Failed { error } => Err(ChangeError::Failed(error)),
         _ => Err(ChangeError::Failed("the relay is of another version".to_owned())),
     }
 }

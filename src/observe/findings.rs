@@ -12,8 +12,8 @@ use crate::observe::text::{counted, sum, whole_seconds};
 
 /// Names of hosts in one finding.
 const MOST_NAMED: usize = 5;
-/// A certificate that expires within so many days is to be renewed.
-const SOON_DAYS: i64 = 30;
+/// A certificate that expires within so many days is to be renewed: whoever renews by himself does so 30 days before.
+pub const CERTIFICATE_SOON_DAYS: u64 = 14;
 /// The part of its disk that a journal may fill before an operator is told, in percent.
 const FULL_PERCENT: u64 = 80;
 /// A backend that lags so long is told of, though it is up.
@@ -58,7 +58,7 @@ pub fn findings(status: &Status) -> Vec<Finding> {
         of_listener(&mut found, receive);
     }
     of_sources(&mut found, status);
-    for certificate in status.certificates.iter().filter(|one| one.days_left < SOON_DAYS) {
+    for certificate in status.certificates.iter().filter(|one| one.days_left < CERTIFICATE_SOON_DAYS.cast_signed()) {
         let (file, days) = (&certificate.file, certificate.days_left);
         let (severity, what) = match days {
             ..0 => (Severity::Problem, format!("the certificate {file} has expired")),

@@ -11,13 +11,14 @@ use std::time::{Duration, SystemTime};
 use crate::auth::Auth;
 use crate::config::{Config, Query};
 use crate::net::tls::Certificate;
+use crate::observe::findings::CERTIFICATE_SOON_DAYS;
 use crate::query::Readers;
 use crate::receive::{Listener, Setup};
 
 /// How often to look whether a file has changed.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// A certificate that expires so soon is told at the start.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// A certificate that expires so soon is told at the start, and by the status.
+const SOON: Duration = Duration::from_secs(CERTIFICATE_SOON_DAYS * 24 * 3600);
 
 /// Everything that can be read again.
 pub struct Reload {
@@ -40,13 +41,13 @@ pub(super) struct Running {
     pub(super) readers: Arc<Readers>,
 }
 
-/// The keys that a reload changes, but for what the files named in `[auth]` and of certificates hold.
+/// The keys of readers that a reload changes.
 const CHANGEABLE: [&str; 4] = ["query.max_lag", "query.incomplete", "query.timeout", "query.sticky"];
 
-/// Whether a reload changes this key, as `udp[0].allow`.
-fn is_changeable(key: &str) -> bool {
+/// Whether a reload changes this key, as `udp[0].allow`: a listener's only where the listeners are the same.
+fn is_changeable(key: &str, has_same_listeners: bool) -> bool {
     let is_listeners = ["udp[", "tcp[", "http["].iter().any(|kind| key.starts_with(kind));
-    CHANGEABLE.contains(&key) || (is_listeners && key.ends_with("].allow"))
+    CHANGEABLE.contains(&key) || (has_same_listeners && is_listeners && key.ends_with("].allow"))
 }
 
 impl Reload {
@@ -60,46 +61,46 @@ impl Reload {
         self.source.set(Box::new(source)).ok();
     }
 
-    /// Reads the configuration again, and takes of it what can be changed; says what it did, a sentence for each.
+    /// Reads the configuration again, and the files of users, tokens and certificates that it named at the start. Takes what
+    /// can be changed, and says what it did, a sentence for each.
     ///
     /// # Errors
-    /// The configuration cannot be used: nothing was changed.
+    /// The configuration, or one of the files, cannot be used: what stays as it was, and why.
     pub fn run(&self) -> Result<Vec<String>, String> {
         let read = match self.source.get() {
             Some(source) => source(),
             None => Ok(self.running.lock().unwrap_or_else(PoisonError::into_inner).config.clone()),
         };
-        self.reload(read)
-    }
-
-    /// Takes what can be changed of a configuration that was read again, and reads the files that it names; says what
-    /// it did, a sentence for each.
-    ///
-    /// # Errors
-    /// The configuration, or a file that it names, cannot be used: nothing else was changed.
-    fn reload(&self, read: Result<Config, String>) -> Result<Vec<String>, String> {
-        let read = read.and_then(|config| Ok((config.listeners(None)?, config)));
-        let (setups, config) = read.inspect_err(|error| tracing::error!(error, "the configuration stays as it was"))?;
+        let (setups, config) = read.and_then(|config| Ok((config.listeners(None)?, config))).map_err(|error| {
+            tracing::error!(error, "the configuration stays as it was");
+            format!("nothing was changed: {error}")
+        })?;
         let wrong = self.look(true);
         if !wrong.is_empty() {
-            return Err(wrong.join("; "));
+            return Err(format!("{}; the configuration stays as it was", wrong.join("; ")));
         }
         let mut done = vec!["users, tokens and certificates were read again".to_owned()];
+        done.extend(self.take(&setups, config));
+        done.iter().for_each(|sentence| tracing::info!("reload: {sentence}"));
+        Ok(done)
+    }
+
+    /// Takes what can be changed; what was, and what needs a restart.
+    fn take(&self, setups: &[Setup], config: Config) -> Vec<String> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = differing(&running.config, &config);
         if changed.is_empty() {
-            done.push("the configuration is as it was".to_owned());
+            return vec!["the configuration is as it was".to_owned()];
         }
-        let is_taken = |key: &&String| is_changeable(key);
         let has_same_listeners = listens(&running.config) == listens(&config);
+        running.take_query(&config);
         if has_same_listeners {
-            running.take(&setups, config);
-            done.extend(changed.iter().filter(is_taken).map(|key| format!("{key} was changed")));
+            running.take_allow(setups, config);
         }
-        let left = changed.iter().filter(|key| !has_same_listeners || !is_taken(key));
-        done.extend(left.map(|key| format!("{key} differs, and is changed by a restart only")));
-        done.iter().for_each(|sentence| tracing::info!("reload: {sentence}"));
-        Ok(done)
+        let (taken, left): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|key| is_changeable(key, has_same_listeners));
+        let taken = taken.into_iter().map(|key| format!("{key} was changed"));
+        taken.chain(left.into_iter().map(|key| format!("{key} differs, and is changed by a restart only"))).collect()
     }
 
     /// Reads the files of users, tokens and certificates again: those that have changed, or all of them. What is wrong with
@@ -151,8 +152,14 @@ impl fmt::Debug for Reload {
 }
 
 impl Running {
-    /// Takes what can be changed; listeners are the same.
-    fn take(&mut self, setups: &[Setup], config: Config) {
+    fn take_query(&mut self, config: &Config) {
+        let Query { max_concurrent, select_into, .. } = self.config.query;
+        self.config.query = Query { max_concurrent, select_into, ..config.query.clone() };
+        self.readers.set(super::reading::settings(&self.config));
+    }
+
+    /// Takes who may write; the listeners are the same.
+    fn take_allow(&mut self, setups: &[Setup], config: Config) {
         for (listener, setup) in self.listeners.iter().zip(setups) {
             listener.allow().replace(setup.intake().allow.networks());
         }
@@ -165,9 +172,6 @@ impl Running {
         for (known, new) in self.config.http.iter_mut().zip(config.http) {
             known.allow = new.allow;
         }
-        let Query { max_concurrent, select_into, .. } = self.config.query;
-        self.config.query = Query { max_concurrent, select_into, ..config.query };
-        self.readers.set(super::reading::settings(&self.config));
     }
 }
 
@@ -254,7 +258,8 @@ mod tests {
             ("backend[1].timeout", false),
             ("query.select_into", false),
         ] {
-            assert_eq!(is_changeable(key), expected, "{key}");
+            assert_eq!(is_changeable(key, true), expected, "{key}");
         }
+        assert!(is_changeable("query.timeout", false) && !is_changeable("udp[0].allow", false));
     }
 }

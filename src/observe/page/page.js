@@ -230,7 +230,7 @@ function sources() {
 function certificates() {
   $("tls").hidden = !status.certificates.length;
   table("certificates", "Of listeners with TLS", [["file", "", true], ["expires", "", true], ["days left", ""]],
-    status.certificates.map((one) => [one.file, one.expires, el("span", { class: one.days_left < 30 ? "bad" : "well" }, String(one.days_left))]));
+    status.certificates.map((one) => [one.file, one.expires, el("span", { class: one.days_left < 14 ? "bad" : "well" }, String(one.days_left))]));
 }
 
 function draw() {
