@@ -1,7 +1,7 @@
 //! Checks credentials for a listener: what is known at once, the rest on threads that may block.
 //!
-//! Bounds: two slow checks at a time, [`MOST_WAITING`] credentials that wait, however many requests come with the same ones; [`MOST_MISSES`] slow checks that failed from one source in
-//! [`MISS_WINDOW`], so that whoever guesses costs little.
+//! Bounds: two slow checks at a time, [`MOST_WAITING`] credentials that wait, however many requests come with the same ones;
+//! [`MOST_MISSES`] slow checks that failed from one source in [`MISS_WINDOW`], so that whoever guesses costs little.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -267,7 +267,7 @@ impl Health {
         match error {
             Some(error) => self.note_error(error),
             // One that gives no answer has no success either that would tell that an error is over.
-            None if state == State::Unknown => *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None,
+            None if state == State::Unknown => self.forget_error(),
             None => {}
         }
         let is_unreached = self.state() == State::Unknown && state == State::Down;
@@ -334,6 +334,11 @@ impl Health {
         let kept = Some(cut(error, TEXT_BYTES).to_owned());
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = kept;
         self.lock_times().last_error_at = Some(SystemTime::now());
+    }
+
+    fn forget_error(&self) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.lock_times().last_error_at = None;
     }
 
     fn change(&self, state: State) -> State {
@@ -449,6 +454,9 @@ mod tests {
         let health = Health::default();
         health.find(0, State::Down, Some("refused"), &[]);
         assert_eq!((health.state(), health.last_error().as_deref()), (State::Unknown, Some("refused")));
+        // As of one that gives no answer, but whose name has an address again.
+        health.find(0, State::Unknown, None, &[]);
+        assert!(health.last_error().is_none() && health.times().last_error_at.is_none());
         health.find(0, State::Up, None, &[]);
         assert_eq!(health.state(), State::Up);
         assert_eq!(health.fail(State::Held, "no database"), State::Up);
