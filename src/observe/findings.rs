@@ -14,8 +14,6 @@ use crate::observe::text::{counted, sum, whole_seconds};
 const MOST_NAMED: usize = 5;
 /// A certificate that expires within so many days is to be renewed: whoever renews by himself does so 30 days before.
 pub const CERTIFICATE_SOON_DAYS: u64 = 14;
-/// The part of its disk that a journal may fill before an operator is told, in percent.
-const FULL_PERCENT: u64 = 80;
 /// A backend that lags so long is told of, though it is up.
 const LAG_SECONDS: f64 = 60.0;
 
@@ -94,6 +92,27 @@ fn of_backend(found: &mut Vec<Finding>, backend: &Backend, status: &Status) {
             format!("; {lines} ({bytes}) wait, {} of them on disk", backend.pending_on_disk_lines)
         }
     };
+    of_state(found, backend, &waits);
+    if backend.recent_lost > 0 {
+        let what = format!("{} for {name} were lost in the last 5 minutes", counted(backend.recent_lost, "line"));
+        let to_do = "look at the log: the machine is too slow for the journal, or dead_letters.disk too small";
+        found.push(finding(Severity::Problem, name, what, to_do));
+    }
+    let letters = &backend.dead_letters;
+    if letters.kept > 0 {
+        let what = format!("{name} refused {} for good, kept as dead letters", counted(letters.kept, "line"));
+        let to_do = format!("twinflux dead-letters list --backend {name}; then resend or discard");
+        found.push(finding(Severity::Warning, name, what, &to_do));
+    }
+    if backend.statements_differed > 0 {
+        let what = format!("{name} refused {} statements that another backend ran", backend.statements_differed);
+        found.push(finding(Severity::Note, name, what, ""));
+    }
+}
+
+/// What keeps lines from a backend; `waits` says how many wait.
+fn of_state(found: &mut Vec<Finding>, backend: &Backend, waits: &str) {
+    let name = &backend.name;
     let since = backend.down_since.clone();
     for held in &backend.held {
         let what = match held.database.as_str() {
@@ -143,21 +162,6 @@ fn of_backend(found: &mut Vec<Finding>, backend: &Backend, status: &Status) {
             found.push(finding(severity, name, format!("{name} lags {lag}{waits}; {eta}"), ""));
         }
         _ => {}
-    }
-    if backend.recent_lost > 0 {
-        let what = format!("{} for {name} were lost in the last 5 minutes", counted(backend.recent_lost, "line"));
-        let to_do = "look at the log: the machine is too slow for the journal, or dead_letters.disk too small";
-        found.push(finding(Severity::Problem, name, what, to_do));
-    }
-    let letters = &backend.dead_letters;
-    if letters.kept > 0 {
-        let what = format!("{name} refused {} for good, kept as dead letters", counted(letters.kept, "line"));
-        let to_do = format!("twinflux dead-letters list --backend {name}; then resend or discard");
-        found.push(finding(Severity::Warning, name, what, &to_do));
-    }
-    if backend.statements_differed > 0 {
-        let what = format!("{name} refused {} statements that another backend ran", backend.statements_differed);
-        found.push(finding(Severity::Note, name, what, ""));
     }
 }
 
@@ -209,8 +213,7 @@ fn of_journal(found: &mut Vec<Finding>, journal: &JournalStatus) {
             ));
         }
     }
-    let percent = (journal.disk_bytes * 100).checked_div(journal.disk_bound_bytes).unwrap_or(0);
-    if journal.state == Condition::Ok && percent >= FULL_PERCENT {
+    if let Some(percent) = journal.nearly_full().filter(|_| journal.state == Condition::Ok) {
         let full_in = journal.full_in_seconds.map_or_else(String::new, |seconds| {
             format!(", full in about {} at the present rate", whole_seconds(seconds))
         });
@@ -299,10 +302,11 @@ fn points_of(hosts: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn status(change: impl FnOnce(&mut serde_json::Value)) -> Status {
+    /// A relay that is well, but for what is changed.
+    pub(in crate::observe) fn status(change: impl FnOnce(&mut serde_json::Value)) -> Status {
         let mut json = serde_json::json!({
             "version": "0.1.0", "uptime_seconds": 1.0, "accepted_lines": 9, "certificates": [],
             "receive": [{

@@ -77,12 +77,19 @@ struct Rings {
 }
 
 /// Every series over one span of time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Plots {
-    series: Vec<VecDeque<f32>>,
-    /// What the next value is made of: the sum for rates, the largest for the others.
-    next: Vec<f32>,
+    series: Vec<Series>,
+    /// Samples in the next value of each.
     count: u32,
+}
+
+#[derive(Debug)]
+struct Series {
+    kind: Kind,
+    /// What the next value is made of: a rate's sum, the largest of a level.
+    next: f32,
+    values: VecDeque<f32>,
 }
 
 /// The plots as the page gets them.
@@ -102,15 +109,34 @@ struct ShownPlots {
     series: BTreeMap<String, Vec<f32>>,
 }
 
-/// The series of the relay, and of each backend; rates a second first.
-const RELAY: [&str; 5] = ["accepted", "refused", "kernel_dropped", "memory_bytes", "disk_bytes"];
-const BACKEND: [&str; 4] = ["delivered", "pending", "oldest_seconds", "p99_ms"];
+/// What a series' values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A rate a second: a longer time has the mean.
+    Rate,
+    /// A level: a longer time has the largest.
+    Level,
+}
+
+/// The series of the relay.
+const RELAY: [(&str, Kind); 5] = [
+    ("accepted", Kind::Rate),
+    ("refused", Kind::Rate),
+    ("kernel_dropped", Kind::Rate),
+    ("memory_bytes", Kind::Level),
+    ("disk_bytes", Kind::Level),
+];
+/// The series of each backend.
+const BACKEND: [(&str, Kind); 4] =
+    [("delivered", Kind::Rate), ("pending", Kind::Level), ("oldest_seconds", Kind::Level), ("p99_ms", Kind::Level)];
 
 impl History {
     /// Of these backends.
     pub fn new(names: Vec<String>) -> Self {
-        let series = RELAY.len() + BACKEND.len() * names.len();
-        let plots = || Plots { series: vec![VecDeque::new(); series], next: vec![0.0; series], count: 0 };
+        let kinds: Vec<Kind> =
+            RELAY.into_iter().chain(names.iter().flat_map(|_| BACKEND)).map(|(_, kind)| kind).collect();
+        let series = || kinds.iter().map(|kind| Series { kind: *kind, next: 0.0, values: VecDeque::new() }).collect();
+        let plots = || Plots { series: series(), count: 0 };
         Self(Mutex::new(Rings {
             names,
             last: None,
@@ -156,13 +182,17 @@ impl History {
         let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let names: Vec<String> = RELAY
             .iter()
-            .map(|name| (*name).to_owned())
-            .chain(rings.names.iter().flat_map(|backend| BACKEND.iter().map(move |name| format!("{name}:{backend}"))))
+            .map(|(name, _)| (*name).to_owned())
+            .chain(rings.names.iter().flat_map(|backend| BACKEND.map(|(name, _)| format!("{name}:{backend}"))))
             .collect();
         let shown = |plots: &Plots, steps: u32| ShownPlots {
             step: STEP.as_secs() * u64::from(steps),
             until,
-            series: names.iter().cloned().zip(plots.series.iter().map(|one| one.iter().copied().collect())).collect(),
+            series: names
+                .iter()
+                .cloned()
+                .zip(plots.series.iter().map(|one| one.values.iter().copied().collect()))
+                .collect(),
         };
         Shown { hour: shown(&rings.hour, 1), day: shown(&rings.day, DAY_STEP) }
     }
@@ -175,18 +205,21 @@ impl History {
 impl Plots {
     /// Adds a sample's values; a value is made of so many.
     fn push(&mut self, values: &[f32], steps: u32) {
-        for (place, (next, value)) in self.next.iter_mut().zip(values).enumerate() {
-            *next = if is_rate(place) { *next + *value } else { next.max(*value) };
+        for (series, value) in self.series.iter_mut().zip(values) {
+            series.next = match series.kind {
+                Kind::Rate => series.next + *value,
+                Kind::Level => series.next.max(*value),
+            };
         }
         self.count += 1;
         if self.count < steps {
             return;
         }
-        for (place, (series, next)) in self.series.iter_mut().zip(&mut self.next).enumerate() {
+        for series in &mut self.series {
             #[expect(clippy::cast_precision_loss, reason = "a few dozen")]
-            let value = if is_rate(place) { *next / self.count as f32 } else { *next };
-            keep(series, value, PLOT);
-            *next = 0.0;
+            let value = if series.kind == Kind::Rate { series.next / self.count as f32 } else { series.next };
+            keep(&mut series.values, value, PLOT);
+            series.next = 0.0;
         }
         self.count = 0;
     }
@@ -202,10 +235,6 @@ pub(super) fn between(before: &Histogram<u64>, now: &Histogram<u64>) -> Option<H
 /// How much a counter grew a second.
 pub(super) fn rate(before: u64, now: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { now.saturating_sub(before) as f64 / time.as_secs_f64() }
-}
-
-fn is_rate(place: usize) -> bool {
-    place < 3 || (place >= RELAY.len() && (place - RELAY.len()).is_multiple_of(BACKEND.len()))
 }
 
 /// The values of all series, from one sample to the next.

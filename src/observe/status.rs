@@ -43,6 +43,8 @@ impl CertificateStatus {
 
 /// A day, in seconds.
 const DAY: u64 = 24 * 3600;
+/// The part of its disk that a journal may fill before an operator is told, in percent.
+const NEARLY_FULL_PERCENT: u64 = 80;
 
 /// All figures since the start, as `/api/status` gives them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -316,6 +318,12 @@ impl Backend {
 }
 
 impl JournalStatus {
+    /// How full the disk is, in percent, where an operator is to know.
+    pub(super) fn nearly_full(&self) -> Option<u64> {
+        let bytes = self.disk_bytes.saturating_mul(100);
+        bytes.checked_div(self.disk_bound_bytes).filter(|percent| *percent >= NEARLY_FULL_PERCENT)
+    }
+
     pub(super) fn new(durability: Durability, journal: &Snapshot) -> Self {
         let disk = journal.disk.as_ref();
         let figure = |value: fn(&DiskFigures) -> u64| disk.map_or(0, value);

@@ -21,8 +21,6 @@ const SAMPLE_BYTES: usize = 120;
 const LEAST_NAME_WIDTH: usize = 8;
 /// The width of the backends' names, at most: that of the longest name which a configuration may have.
 const MOST_NAME_WIDTH: usize = 255;
-/// Silent sources that are named.
-const MOST_SILENT: usize = 10;
 
 impl Status {
     /// The picture in a few lines of text, the ledger of each backend as one row.
@@ -124,12 +122,6 @@ fn write_backlog(text: &mut String, backend: &Backend) {
 
 fn write_sources(text: &mut String, sources: &SourcesStatus) {
     write_line(text, format_args!("sources  {}, {} of them silent", sources.known, sources.silent));
-    for source in sources.top.iter().filter(|source| source.silent).take(MOST_SILENT) {
-        write_line(text, format_args!("    silent: {}", source.describe_silence()));
-    }
-    if sources.silent > MOST_SILENT as u64 {
-        write_line(text, format_args!("    and more: see /api/status"));
-    }
 }
 
 fn write_journal(text: &mut String, journal: &JournalStatus) {
@@ -186,15 +178,6 @@ fn write_receive(text: &mut String, receive: &Receive) {
             let cure = cure.as_ref().map_or_else(String::new, |cure| format!(": {cure}"));
             write_line(text, format_args!("        {source} sent {}{cure}", cut(line, SAMPLE_BYTES)));
         }
-    }
-    if receive.receive_buffer < receive.receive_buffer_wanted {
-        write_line(
-            text,
-            format_args!(
-                "    receive buffer {} bytes instead of {}: sysctl -w net.core.rmem_max={}",
-                receive.receive_buffer, receive.receive_buffer_wanted, receive.receive_buffer_wanted
-            ),
-        );
     }
 }
 

@@ -117,9 +117,9 @@ impl View {
     /// Takes a sample for the history.
     pub(super) fn sample(&self) -> Sample {
         let journal = self.journal.snapshot();
-        let accepted = self.listeners.iter().map(|listener| listener.tally().accepted).sum();
-        let listener = |one: &Listener| ListenerSample {
-            refused: one.tally().refused,
+        let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
+        let listener = |(one, tally): (&Listener, &Tally)| ListenerSample {
+            refused: tally.refused,
             kernel_dropped: if let Listener::Udp(udp) = one { udp.kernel_drops() } else { 0 },
         };
         let ledgers = journal.ledgers.into_iter().zip(&journal.oldest_pending_seconds);
@@ -132,11 +132,11 @@ impl View {
         };
         Sample {
             at: Instant::now(),
-            accepted,
+            accepted: tallies.iter().map(|tally| tally.accepted).sum(),
             memory_bytes: journal.memory_bytes,
             disk_bytes: journal.disk.as_ref().map_or(0, |disk| disk.bytes),
-            listeners: self.listeners.iter().map(listener).collect(),
-            ring_full: self.listeners.iter().map(|listener| listener.tally().ring_full).sum(),
+            listeners: self.listeners.iter().zip(&tallies).map(listener).collect(),
+            ring_full: tallies.iter().map(|tally| tally.ring_full).sum(),
             backends: ledgers.zip(self.backends.iter()).map(backend).collect(),
         }
     }
@@ -188,5 +188,69 @@ impl Status {
         for ((backend, before), ledger) in self.backends.iter_mut().zip(&before.backends).zip(ledgers) {
             backend.recent_latency_ms = between(&before.latency, &ledger.latency).map(|recent| Latency::new(&recent));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::observe::findings::tests::status;
+
+    /// What the status above was some time ago: nothing but 100 lines and 10 bytes of the journal that were there.
+    fn before(seconds: u64) -> Sample {
+        let mut refused = [0; Refusal::COUNT];
+        refused[Refusal::TooLong.index()] = 2;
+        let mut latency = Ledger::default().latency;
+        latency.record_n(500_000, 1000).expect("in range");
+        Sample {
+            at: Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a time"),
+            accepted: 0,
+            memory_bytes: 0,
+            disk_bytes: 10,
+            listeners: vec![ListenerSample { refused, kernel_dropped: 1 }],
+            ring_full: 4,
+            backends: vec![BackendSample { delivered: 400, pending: 900, oldest_seconds: 0.0, evicted: 1, latency }],
+        }
+    }
+
+    #[test]
+    fn rates_and_remaining_times_follow_from_a_minute() {
+        let mut now = status(|json| {
+            json["backends"][0]["delivered_lines"] = 1000.into();
+            json["backends"][0]["pending_lines"] = 600.into();
+            json["journal"]["disk_bytes"] = 40.into();
+        });
+        now.note_rates(&before(60));
+        let about =
+            |value: f64, expected: f64| assert!((value / expected - 1.0).abs() < 0.5, "{value}, not {expected}");
+        about(now.backends[0].delivered_per_second, 10.0);
+        about(now.backends[0].eta_seconds.expect("it shrinks"), 120.0);
+        about(now.journal.full_in_seconds.expect("it grows"), 120.0);
+        // What grows is not caught up, and what shrinks is not full.
+        (now.backends[0].pending_lines, now.journal.disk_bytes) = (1000, 5);
+        now.note_rates(&before(60));
+        assert_eq!((now.backends[0].eta_seconds, now.journal.full_in_seconds), (None, None));
+    }
+
+    #[test]
+    fn what_is_recent_is_what_came_since_the_sample() {
+        let mut now = status(|json| {
+            json["receive"][0]["refused"] = serde_json::json!({ "too_long": 5, "bad_number": 0 });
+            json["receive"][0]["kernel_dropped"] = 8.into();
+            json["backends"][0]["dropped_lines"] = serde_json::json!({ "ring_full": 10 });
+        });
+        now.backends[0].dead_letters.evicted = 3;
+        let before = before(300);
+        let mut ledger = Ledger { latency: before.backends[0].latency.clone(), ..Ledger::default() };
+        now.note_recent(&before, std::slice::from_ref(&ledger));
+        assert!(now.backends[0].recent_latency_ms.is_none(), "nothing came since");
+        ledger.latency.record(2000).expect("in range");
+        now.note_recent(&before, std::slice::from_ref(&ledger));
+        assert_eq!(now.receive[0].recent_refused.iter().collect::<Vec<_>>(), [(&"too_long".to_owned(), &3)]);
+        assert_eq!((now.receive[0].recent_kernel_dropped, now.backends[0].recent_lost), (7, 6 + 2));
+        // Not the half second of what came long ago.
+        assert!(now.backends[0].recent_latency_ms.expect("one").p99 < 3.0);
     }
 }

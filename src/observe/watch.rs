@@ -15,8 +15,6 @@ use crate::observe::view::View;
 const REMINDER: Duration = Duration::from_secs(15 * 60);
 /// A backend that lags less has caught up, in seconds.
 const NEAR_SECONDS: f64 = 10.0;
-/// The part of its disk that a journal may fill before that is told, in percent; it is told again after it fell below.
-const FULL_PERCENT: u64 = 80;
 
 /// Watches a relay until the runtime ends.
 pub async fn run(view: View) {
@@ -37,6 +35,7 @@ struct Watch {
     due: HashMap<(String, String), Instant>,
     /// Since when a backend is behind, and the most lines that waited for it.
     behind: HashMap<String, (Instant, u64)>,
+    /// Told once, until the journal falls below that.
     is_nearly_full: bool,
 }
 
@@ -47,9 +46,9 @@ impl Watch {
             self.follow(backend, now);
         }
         let journal = &status.journal;
-        let percent = (journal.disk_bytes * 100).checked_div(journal.disk_bound_bytes).unwrap_or(0);
-        let was_nearly_full = std::mem::replace(&mut self.is_nearly_full, percent >= FULL_PERCENT);
-        if self.is_nearly_full && !was_nearly_full {
+        let nearly_full = journal.nearly_full();
+        let was_nearly_full = std::mem::replace(&mut self.is_nearly_full, nearly_full.is_some());
+        if let Some(percent) = nearly_full.filter(|_| !was_nearly_full) {
             let full_in = journal.full_in_seconds.map(whole_seconds);
             tracing::warn!(percent, full_in, "the journal's disk is nearly full: then its oldest lines are given up");
         }
@@ -92,6 +91,7 @@ mod tests {
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
+    use crate::observe::findings::tests::status;
 
     /// The log of a test.
     #[derive(Clone, Default)]
@@ -166,12 +166,6 @@ mod tests {
     }
 
     fn backend(state: &str) -> Backend {
-        let json = serde_json::json!({
-            "name": "b", "url": "", "state": state, "recovered_lines": 0, "delivered_lines": 0, "delivered_bytes": 0,
-            "rejected_lines": {}, "dropped_lines": {}, "pending_lines": 0, "pending_bytes": 0, "pending_on_disk_lines": 0,
-            "oldest_pending_seconds": 0.0, "requests": 0, "retries": 0, "last_error": null,
-            "latency_ms": { "p50": 0.0, "p99": 0.0, "max": 0.0 },
-        });
-        serde_json::from_value(json).expect("a backend")
+        status(|json| json["backends"][0]["state"] = state.into()).backends.remove(0)
     }
 }
