@@ -17,16 +17,12 @@ use signals::follow_signals;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use twinflux::cli::dead_letters;
 use twinflux::cli::generate::generate;
-use twinflux::cli::journal::{Stopped, data_dir as data_dir_of};
+use twinflux::cli::journal::Stopped;
 use twinflux::cli::maintenance::{self, ChangeError};
 use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print};
 use twinflux::cli::socket::{Action, BackendAction};
-use twinflux::cli::{
-    BackendActionName, Cli, Command, DeadLettersCommand, Drain, JournalCommand, OneBackend, Restore, Run,
-};
-use twinflux::config::Config;
-use twinflux::config::Format;
-use twinflux::config::relay_toml;
+use twinflux::cli::{Cli, Command, DeadLettersCommand, Drain, JournalCommand, OneBackend, Restore, Run};
+use twinflux::config::{Config, Format, relay_toml};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
 use twinflux::journal::Durability;
@@ -52,36 +48,42 @@ const FIRST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let command = match cli.command {
-        None => return with_log(cli.run.log_format, |log| run(&cli.run, log)),
-        Some(Command::Drain(options)) => return with_log(LogFormat::Text, |log| drain(&options, log)),
-        Some(command) => command,
+    let (level, format) = match &cli.command {
+        None => ("info", cli.run.log_format),
+        // Its screen shows what the log would.
+        #[cfg(feature = "demo")]
+        Some(Command::Demo) => ("off", LogFormat::Text),
+        Some(_) => ("info", LogFormat::Text),
     };
-    // The demo's screen shows what the log would.
-    #[cfg(feature = "demo")]
-    let level = if matches!(command, Command::Demo) { "off" } else { "info" };
-    #[cfg(not(feature = "demo"))]
-    let level = "info";
-    log_format::start(level, LogFormat::Text, BoxMakeWriter::new(io::stderr));
-    let ended = match command {
-        Command::Backend { name, action, config, data_dir } => {
-            let action = match action {
-                BackendActionName::Try => BackendAction::Try,
-                BackendActionName::Reads => BackendAction::Reads,
-                BackendActionName::NoReads => BackendAction::NoReads,
-                BackendActionName::Vouch => BackendAction::Vouch,
-                BackendActionName::Hold => BackendAction::Hold,
-                BackendActionName::Release => BackendAction::Release,
-            };
-            data_dir_of(config.as_deref(), data_dir)
-                .map_err(|error| (BAD_CONFIGURATION, error))
-                .and_then(|data_dir| backend(&data_dir, &name, action))
+    with_log(level, format, |log| match cli.command {
+        None => run(&cli.run, log),
+        Some(command) => perform(command, log),
+    })
+}
+
+/// Does something whose log is written by a thread of its own: whoever reads it late holds up nothing.
+fn with_log(level: &str, format: LogFormat, work: impl FnOnce(&Arc<Log>) -> Ended) -> ExitCode {
+    let log = match Log::start(io::stderr()) {
+        Ok(log) => Arc::new(log),
+        Err(error) => {
+            let ended = Err((FAILED, format!("cannot start a thread: {error}")));
+            return conclude(ended, |error| drop(io::stderr().write_all(error)));
         }
-        Command::ForgetHost { address, of } => of
-            .folder()
-            .map_err(|error| (BAD_CONFIGURATION, error))
-            .and_then(|folder| maintenance::forget_host(&folder, address).map_err(not_changed))
-            .and_then(|text| print(&text)),
+    };
+    log_format::start(level, format, BoxMakeWriter::new(Arc::clone(&log)));
+    log_panics(&log);
+    // Where nobody reads the error, the code still tells.
+    let code = conclude(work(&log), |error| log.line(error));
+    log.flush(LAST_LINES);
+    code
+}
+
+fn perform(command: Command, log: &Arc<Log>) -> Ended {
+    match command {
+        Command::Backend { name, action, of } => backend(&of.folder()?, &name, action),
+        Command::ForgetHost { address, of } => {
+            print(&maintenance::forget_host(&of.folder()?, address).map_err(not_changed)?)
+        }
         Command::Check { config } => check(&config),
         Command::Status(options) => options.run(),
         Command::Tail(options) => options.run(),
@@ -90,36 +92,15 @@ fn main() -> ExitCode {
         Command::Restore(command) => restore(&command),
         Command::Convert { file } => convert(&file),
         Command::Doctor(doctor) => doctor.run(),
-        Command::Reload(of) => of
-            .folder()
-            .map_err(|error| (BAD_CONFIGURATION, error))
-            .and_then(|folder| maintenance::reload(&folder).map_err(not_changed))
-            .and_then(|text| print(&text)),
-        Command::Drain(_) => unreachable!("BUG: it has a log of its own"),
-        Command::Generate { kind, folder } => generate(kind, &folder)
-            .map_err(|error| (FAILED, error))
-            .and_then(|files| print(&files.iter().map(|file| format!("{}\n", file.display())).collect::<String>())),
+        Command::Reload(of) => print(&maintenance::reload(&of.folder()?).map_err(not_changed)?),
+        Command::Drain(options) => drain(&options, log),
+        Command::Generate { kind, folder } => {
+            let files = generate(kind, &folder).map_err(|error| (FAILED, error))?;
+            print(&files.iter().map(|file| format!("{}\n", file.display())).collect::<String>())
+        }
         #[cfg(feature = "demo")]
         Command::Demo => demo(),
-    };
-    // Where nobody reads the error, the code still tells.
-    conclude(ended, |error| drop(io::stderr().write_all(error)))
-}
-
-/// Does something whose log is written by a thread of its own: whoever reads it late holds up nothing.
-fn with_log(format: LogFormat, work: impl FnOnce(&Arc<Log>) -> Ended) -> ExitCode {
-    let log = match Log::start(io::stderr()) {
-        Ok(log) => Arc::new(log),
-        Err(error) => {
-            let ended = Err((FAILED, format!("cannot start a thread: {error}")));
-            return conclude(ended, |error| drop(io::stderr().write_all(error)));
-        }
-    };
-    log_format::start("info", format, BoxMakeWriter::new(Arc::clone(&log)));
-    log_panics(&log);
-    let code = conclude(work(&log), |error| log.line(error));
-    log.flush(LAST_LINES);
-    code
+    }
 }
 
 /// Writes panics to the log: standard error itself may hold a thread for ever.
@@ -357,8 +338,7 @@ fn dead_letters(command: &DeadLettersCommand) -> Ended {
     | DeadLettersCommand::Show(letters)
     | DeadLettersCommand::Resend(letters)
     | DeadLettersCommand::Discard(letters)) = command;
-    let data_dir = data_dir_of(letters.config.as_deref(), letters.data_dir.clone());
-    let data_dir = data_dir.map_err(|error| (BAD_CONFIGURATION, error))?;
+    let data_dir = letters.of.folder()?;
     let change = |action| dead_letters::change(&data_dir, letters, action).map_err(not_changed);
     let text = match command {
         DeadLettersCommand::List(_) => dead_letters::list(&data_dir, letters).map_err(|error| (FAILED, error)),
@@ -418,8 +398,7 @@ fn journal(command: JournalCommand) -> Ended {
 }
 
 fn open_journal_of(backend: &OneBackend) -> Result<Stopped, (u8, String)> {
-    let folder = data_dir_of(backend.config.as_deref(), backend.data_dir.clone());
-    Stopped::open(&folder.map_err(|error| (BAD_CONFIGURATION, error))?).map_err(|error| (FAILED, error))
+    Stopped::open(&backend.of.folder()?).map_err(|error| (FAILED, error))
 }
 
 fn restore(command: &Restore) -> Ended {

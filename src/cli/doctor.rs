@@ -22,6 +22,7 @@ use crate::deliver::Backend;
 use crate::deliver::examination::Sign;
 use crate::observe::Status;
 use crate::receive::Inherited;
+use crate::sys::dumps;
 use crate::sys::text::{printable, write_line};
 
 /// What is written to see how fast the disk is.
@@ -43,15 +44,6 @@ pub struct Doctor {
     config: Option<PathBuf>,
 }
 
-/// What was found of one thing.
-enum Found {
-    Well(String),
-    Wrong(String, String),
-    Doubtful(String, String),
-    /// This user, or a hardened unit, may not see it.
-    Unseen(String),
-}
-
 /// What was found of all.
 #[derive(Default)]
 struct Report {
@@ -64,14 +56,14 @@ impl Report {
         write_line(&mut self.text, format_args!("{about}"));
     }
 
-    fn add(&mut self, found: &Found) {
-        let (word, what, to_do) = match found {
-            Found::Well(what) => ("ok", what, None),
-            Found::Wrong(what, to_do) => ("WRONG", what, Some(to_do)),
-            Found::Doubtful(what, to_do) => ("doubt", what, Some(to_do)),
-            Found::Unseen(what) => ("cannot see", what, None),
+    fn add(&mut self, sign: &Sign) {
+        let (word, what, to_do) = match sign {
+            Sign::Well(what) => ("ok", what, None),
+            Sign::Wrong(what, to_do) => ("WRONG", what, Some(to_do)),
+            Sign::Doubtful(what, to_do) => ("doubt", what, Some(to_do)),
+            Sign::Unseen(what) => ("cannot see", what, None),
         };
-        self.wrong += usize::from(matches!(found, Found::Wrong(..)));
+        self.wrong += usize::from(matches!(sign, Sign::Wrong(..)));
         write_line(&mut self.text, format_args!("  {word:<10} {what}"));
         if let Some(to_do) = to_do.filter(|to_do| !to_do.is_empty()) {
             write_line(&mut self.text, format_args!("  {:<10} do: {to_do}", ""));
@@ -88,13 +80,16 @@ impl Doctor {
         let (begun, wall) = (Instant::now(), SystemTime::now());
         let config = Config::load(self.config.as_deref(), Overrides::default());
         let config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+        if config.holds_secrets() {
+            dumps::forbid();
+        }
         let mut report = Report::default();
         report.head("configuration");
         let warnings = config.warnings();
         if warnings.is_empty() {
-            report.add(&Found::Well("nothing to say".to_owned()));
+            report.add(&Sign::Well("nothing to say".to_owned()));
         }
-        warnings.into_iter().for_each(|warning| report.add(&Found::Doubtful(warning, String::new())));
+        warnings.into_iter().for_each(|warning| report.add(&Sign::Doubtful(warning, String::new())));
         report.head("machine");
         let running = socket::status(&config.data_dir).ok();
         receive_buffers(&config, running.as_ref()).into_iter().for_each(|found| report.add(&found));
@@ -117,19 +112,19 @@ impl Doctor {
 }
 
 /// The largest buffer that a socket may ask for, beside what the listeners want.
-fn receive_buffers(config: &Config, running: Option<&Status>) -> Vec<Found> {
+fn receive_buffers(config: &Config, running: Option<&Status>) -> Vec<Sign> {
     const FILE: &str = "/proc/sys/net/core/rmem_max";
     let Some(wanted) = config.udp.iter().map(|udp| udp.receive_buffer.as_u64()).max() else { return Vec::new() };
     let of_udp = |status: &Status| status.receive.iter().filter(|one| one.kind == "udp").count();
     let has_all = |status: &Status| status.receive.iter().all(|one| one.receive_buffer >= one.receive_buffer_wanted);
     // What the relay was given counts for more than what others would be: it may have the right to more.
     if running.is_some_and(|status| of_udp(status) > 0 && has_all(status)) {
-        return vec![Found::Well("the relay's receive buffers have what was asked for".to_owned())];
+        return vec![Sign::Well("the relay's receive buffers have what was asked for".to_owned())];
     }
     vec![match read_number(FILE) {
-        None => Found::Unseen(format!("{FILE}, the largest receive buffer")),
-        Some(most) if most >= wanted => Found::Well(format!("receive buffers may have {}", ByteSize::b(most))),
-        Some(most) => Found::Wrong(
+        None => Sign::Unseen(format!("{FILE}, the largest receive buffer")),
+        Some(most) if most >= wanted => Sign::Well(format!("receive buffers may have {}", ByteSize::b(most))),
+        Some(most) => Sign::Wrong(
             format!(
                 "receive buffers may have {} only, and {} is asked for: bursts are dropped",
                 ByteSize::b(most),
@@ -143,41 +138,41 @@ fn receive_buffers(config: &Config, running: Option<&Status>) -> Vec<Found> {
 }
 
 /// Files that may be open, beside the connections that listeners may have.
-fn files(config: &Config) -> Found {
+fn files(config: &Config) -> Sign {
     let of_tcp = config.tcp.iter().map(|tcp| u64::from(tcp.max_connections));
     let connections: u64 = of_tcp.chain(config.http.iter().map(|http| u64::from(http.max_connections))).sum();
     let wanted = crate::receive::files::wanted(connections);
     match getrlimit(Resource::Nofile).maximum {
-        Some(most) if most < wanted => Found::Doubtful(
+        Some(most) if most < wanted => Sign::Doubtful(
             format!("{most} files may be open, and {wanted} are wanted: listeners take fewer connections"),
             format!("in the unit: LimitNOFILE={wanted}; else: ulimit -n {wanted}, or lower max_connections"),
         ),
-        _ => Found::Well(format!("{wanted} files may be open")),
+        _ => Sign::Well(format!("{wanted} files may be open")),
     }
 }
 
-fn disk(config: &Config) -> Vec<Found> {
+fn disk(config: &Config) -> Vec<Sign> {
     let folder = &config.data_dir;
     let own = format!("install -d -m 700 -o twinflux {}", folder.display());
     // Where there is no folder yet, the relay makes it.
     let Some(there) = folder.ancestors().find(|folder| folder.exists()) else {
-        return vec![Found::Wrong("it cannot be made".to_owned(), own)];
+        return vec![Sign::Wrong("it cannot be made".to_owned(), own)];
     };
     let mut found = Vec::new();
     match rustix::fs::statvfs(there) {
-        Err(error) => found.push(Found::Unseen(format!("its room: {error}"))),
+        Err(error) => found.push(Sign::Unseen(format!("its room: {error}"))),
         Ok(volume) => {
             let free = volume.f_bavail * volume.f_frsize;
             let held = folder_bytes(&folder.join("journal"));
             let bound = config.journal.disk.as_u64();
             found.push(if free + held >= bound {
-                Found::Well(format!(
+                Sign::Well(format!(
                     "{} are free, and the journal takes {} at most",
                     ByteSize::b(free),
                     ByteSize::b(bound)
                 ))
             } else {
-                Found::Doubtful(
+                Sign::Doubtful(
                     format!(
                         "{} are free, less than the {} that the journal may take",
                         ByteSize::b(free),
@@ -194,20 +189,20 @@ fn disk(config: &Config) -> Vec<Found> {
                 let speed =
                     format!("writes {}/s, syncs in {:.1} ms", ByteSize::b(per_second), sync.as_secs_f64() * 1000.0);
                 match config.journal.durability {
-                    crate::journal::Durability::Synced if sync > SLOW_SYNC => Found::Doubtful(
+                    crate::journal::Durability::Synced if sync > SLOW_SYNC => Sign::Doubtful(
                         format!("{speed}: slow for durability = \"synced\""),
                         "use a faster disk, or durability = \"written\"".to_owned(),
                     ),
-                    _ => Found::Well(speed),
+                    _ => Sign::Well(speed),
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                Found::Unseen(format!("whether the relay's user can write: this one cannot ({error})"))
+                Sign::Unseen(format!("whether the relay's user can write: this one cannot ({error})"))
             }
-            Err(error) => Found::Wrong(format!("cannot be written: {error}"), own),
+            Err(error) => Sign::Wrong(format!("cannot be written: {error}"), own),
         });
     } else {
-        found.push(Found::Well(format!("is not there yet: the relay makes it in {}", there.display())));
+        found.push(Sign::Well(format!("is not there yet: the relay makes it in {}", there.display())));
     }
     found
 }
@@ -237,24 +232,24 @@ fn timed(mut file: &File) -> std::io::Result<(u64, Duration)> {
 }
 
 /// Whether the listeners' ports are the relay's, or free for it.
-fn ports(config: &Config, is_running: bool) -> Vec<Found> {
+fn ports(config: &Config, is_running: bool) -> Vec<Sign> {
     if is_running {
-        return vec![Found::Well("the relay runs, and has its ports".to_owned())];
+        return vec![Sign::Well("the relay runs, and has its ports".to_owned())];
     }
     let setups = match config.listeners(None) {
         Ok(setups) => setups,
-        Err(error) => return vec![Found::Wrong(error, "correct the configuration".to_owned())],
+        Err(error) => return vec![Sign::Wrong(error, "correct the configuration".to_owned())],
     };
     let found = setups.into_iter().map(|setup| {
         let (kind, address) = (setup.kind(), setup.listen());
         match crate::receive::Listener::bind(setup, &mut Inherited::default()) {
-            Ok(_) => Found::Well(format!("{kind} {address} is free")),
+            Ok(_) => Sign::Well(format!("{kind} {address} is free")),
             // It may be the relay's own, which this user cannot ask, or systemd's for it.
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Found::Doubtful(
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Sign::Doubtful(
                 format!("{kind} {address} cannot be had: something has it"),
                 format!("see that it is the relay, or systemd for it: ss -lnp 'sport = {}'", address.port()),
             ),
-            Err(error) => Found::Wrong(
+            Err(error) => Sign::Wrong(
                 format!("{kind} {address} cannot be had: {error}"),
                 "correct the address: ip -brief address".to_owned(),
             ),
@@ -264,19 +259,19 @@ fn ports(config: &Config, is_running: bool) -> Vec<Found> {
 }
 
 /// Whether a firewall that drops what it does not name names the UDP ports, as far as that can be seen.
-fn firewall(config: &Config) -> Found {
+fn firewall(config: &Config) -> Sign {
     let listed = Command::new("nft").args(["-s", "list", "ruleset"]).output();
     let Some(rules) = listed.ok().filter(|listed| listed.status.success()) else {
-        return Found::Unseen("the firewall's rules (nft -s list ruleset)".to_owned());
+        return Sign::Unseen("the firewall's rules (nft -s list ruleset)".to_owned());
     };
     let rules = String::from_utf8_lossy(&rules.stdout);
     if !rules.lines().any(|line| line.contains("hook input") && line.contains("policy drop")) {
-        return Found::Well("no firewall on this machine drops what comes in".to_owned());
+        return Sign::Well("no firewall on this machine drops what comes in".to_owned());
     }
     let ports = config.udp.iter().map(|udp| udp.listen.port());
     let unnamed: Vec<u16> = ports.filter(|port| !rules.contains(&port.to_string())).collect();
-    let Some(port) = unnamed.first() else { return Found::Well("the firewall's rules name each UDP port".to_owned()) };
-    Found::Doubtful(
+    let Some(port) = unnamed.first() else { return Sign::Well("the firewall's rules name each UDP port".to_owned()) };
+    Sign::Doubtful(
         format!("the firewall drops what its rules do not name, and none names UDP port {port}"),
         format!("nft add rule inet filter input udp dport {port} accept"),
     )
@@ -295,13 +290,7 @@ fn backends(config: &Config, report: &mut Report) {
                 tokio::time::timeout(LONGEST, backend.examine(&destinations)).await.unwrap_or_else(|_| late())
             }),
         };
-        for sign in signs {
-            report.add(&match sign {
-                Sign::Well(what) => Found::Well(what),
-                Sign::Wrong(what, to_do) => Found::Wrong(what, to_do),
-                Sign::Doubtful(what, to_do) => Found::Doubtful(what, to_do),
-            });
-        }
+        signs.iter().for_each(|sign| report.add(sign));
     }
 }
 
@@ -319,29 +308,29 @@ fn destinations(config: &Config) -> Vec<Arc<Destination>> {
 }
 
 /// Whether the clock stepped while the doctor looked.
-fn clock(begun: Instant, wall: SystemTime) -> Found {
+fn clock(begun: Instant, wall: SystemTime) -> Sign {
     let passed = begun.elapsed();
     let shown = SystemTime::now().duration_since(wall).unwrap_or_default();
     if passed.abs_diff(shown) > MOST_STEP {
         let what = format!("it stepped by {} ms meanwhile", passed.abs_diff(shown).as_millis());
-        return Found::Wrong(what, "let one program set it: chrony or systemd-timesyncd".to_owned());
+        return Sign::Wrong(what, "let one program set it: chrony or systemd-timesyncd".to_owned());
     }
-    Found::Well("it did not step meanwhile".to_owned())
+    Sign::Well("it did not step meanwhile".to_owned())
 }
 
 /// Whether something keeps the clock right, as far as that can be seen.
-fn synchronisation() -> Found {
+fn synchronisation() -> Sign {
     const TIMESYNCD: &str = "/run/systemd/timesync/synchronized";
     if Path::new(TIMESYNCD).exists() {
-        return Found::Well("systemd-timesyncd keeps it right".to_owned());
+        return Sign::Well("systemd-timesyncd keeps it right".to_owned());
     }
     match Command::new("chronyc").arg("tracking").output() {
         Ok(said) if said.status.success() => {
             let said = String::from_utf8_lossy(&said.stdout).into_owned();
             let offset = said.lines().find_map(|line| line.strip_prefix("System time     : "));
-            Found::Well(format!("chrony keeps it right: {}", printable(offset.unwrap_or("it does not tell how well"))))
+            Sign::Well(format!("chrony keeps it right: {}", printable(offset.unwrap_or("it does not tell how well"))))
         }
-        _ => Found::Unseen("what keeps it right (neither systemd-timesyncd nor chronyc answers)".to_owned()),
+        _ => Sign::Unseen("what keeps it right (neither systemd-timesyncd nor chronyc answers)".to_owned()),
     }
 }
 

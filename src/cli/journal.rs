@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::batch::Destination;
@@ -174,15 +174,6 @@ impl Stopped {
     fn survey(&self) -> Result<Survey, String> {
         inspect::survey(&self.storage, |_, _| Ok(())).map_err(|error| error.to_string())
     }
-}
-
-/// The data folder that the options name.
-///
-/// # Errors
-/// What is wrong with the configuration.
-pub fn data_dir(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<PathBuf, String> {
-    let overrides = super::Overrides { data_dir, ..super::Overrides::default() };
-    crate::config::Config::load(config, overrides).map(|config| config.data_dir).map_err(|error| error.to_string())
 }
 
 fn totals(survey: &Survey) -> (u64, u64) {

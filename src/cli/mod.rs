@@ -16,12 +16,14 @@ mod tail;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::cli::dead_letters::Since;
-use crate::config::Overrides;
+use crate::cli::outcome::BAD_CONFIGURATION;
+use crate::cli::socket::BackendAction;
 use crate::config::listen::{parse_admin, parse_data};
 use crate::config::url::BackendUrl;
+use crate::config::{Config, Overrides};
 use crate::sys::log_format::LogFormat;
 pub use doctor::Doctor;
 pub use status::StatusOptions;
@@ -142,13 +144,10 @@ pub enum Command {
         name: String,
         /// What to do
         #[arg(value_name = "ACTION")]
-        action: BackendActionName,
-        /// The configuration file that names the data folder
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// The data folder
-        #[arg(long, value_name = "FOLDER")]
-        data_dir: Option<PathBuf>,
+        action: BackendAction,
+        /// The relay
+        #[command(flatten)]
+        of: OfDataDir,
     },
     /// Check a configuration and print it with all defaults
     Check {
@@ -220,27 +219,12 @@ impl OfDataDir {
     /// The data folder.
     ///
     /// # Errors
-    /// What is wrong with the configuration.
-    pub fn folder(&self) -> Result<PathBuf, String> {
-        journal::data_dir(self.config.as_deref(), self.data_dir.clone())
+    /// The configuration cannot be used.
+    pub fn folder(&self) -> Result<PathBuf, (u8, String)> {
+        let overrides = Overrides { data_dir: self.data_dir.clone(), ..Overrides::default() };
+        let config = Config::load(self.config.as_deref(), overrides);
+        config.map(|config| config.data_dir).map_err(|error| (BAD_CONFIGURATION, error.to_string()))
     }
-}
-
-/// What to do with a backend.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum BackendActionName {
-    /// Try it now instead of at the next time; exit code 0 where it takes lines, 1 where it does not
-    Try,
-    /// Send readers to it again
-    Reads,
-    /// Send no readers to it, until the next start or `reads`
-    NoReads,
-    /// Say that its copy is complete: its gaps are closed, and it answers readers
-    Vouch,
-    /// Send no lines to it until the next start or `release`: they wait in the journal
-    Hold,
-    /// Send lines to it again
-    Release,
 }
 
 /// What is put back, and where.
@@ -309,12 +293,9 @@ pub struct Letters {
     /// Letters since this time: "2h" for two hours ago, or "2026-11-27T03:00:00Z"
     #[arg(long, value_name = "TIME")]
     pub since: Option<Since>,
-    /// The configuration file that names the data folder
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The data folder
-    #[arg(long, value_name = "FOLDER")]
-    pub data_dir: Option<PathBuf>,
+    /// The relay
+    #[command(flatten)]
+    pub of: OfDataDir,
 }
 
 /// What to do with a stopped relay's journal.
@@ -350,10 +331,7 @@ pub struct OneBackend {
     /// The backend's name
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// The configuration file that names the data folder
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The data folder
-    #[arg(long, value_name = "FOLDER")]
-    pub data_dir: Option<PathBuf>,
+    /// The relay
+    #[command(flatten)]
+    pub of: OfDataDir,
 }

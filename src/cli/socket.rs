@@ -1,10 +1,11 @@
-//! The control socket: commands that change a running relay, from its own machine and its own user.
+//! The control socket: commands that change a running relay or look into it, from its own machine and its own user.
 //!
-//! `control` in `data_dir`, a Unix socket (0600). One request and one answer to a connection, a line of JSON each:
+//! `control` in `data_dir`, a Unix socket (0600). One request to a connection, and one answer, a line of JSON each:
 //! `{"dead_letters":{"action":"resend","filter":{"backend":"a"}}}` is answered with `{"lines":3,"is_all":true}`, or with
-//! `{"error":"…"}`.
+//! `{"error":"…"}`. `tail` alone gets answers for as long as it reads them.
 //!
-//! Never does: anything that the admin listener's readers could ask for. Bounds: connections, a request's bytes, the time for it.
+//! The admin listener changes nothing: whoever may read there has no way here. Bounds: connections, a request's bytes, the
+//! time for it, one `tail`.
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
@@ -80,20 +82,20 @@ pub enum Request {
 }
 
 /// What is to be done with a backend.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendAction {
-    /// Try it at once, and say what came of it.
+    /// Try it now instead of at the next time; exit code 0 where it takes lines, 1 where it does not
     Try,
-    /// Send readers to it again.
+    /// Send readers to it again
     Reads,
-    /// Send no readers to it.
+    /// Send no readers to it, until the next start or `reads`
     NoReads,
-    /// Its copy is complete: close its gaps.
+    /// Say that its copy is complete: its gaps are closed, and it answers readers
     Vouch,
-    /// Send no lines to it; they wait.
+    /// Send no lines to it until the next start or `release`: they wait in the journal
     Hold,
-    /// Send lines to it again.
+    /// Send lines to it again
     Release,
 }
 
@@ -171,7 +173,7 @@ pub fn start(runtime: &Handle, data_dir: &Path, parts: Parts) -> Option<SocketFi
             Some(file)
         }
         Err(error) => {
-            tracing::warn!(%error, "cannot make the control socket in data_dir: dead letters cannot be resent or discarded");
+            tracing::warn!(%error, "cannot make the control socket in data_dir: this relay can be asked for nothing but its status");
             None
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::journal::data_dir as data_dir_of;
+use crate::cli::OfDataDir;
 use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print, print_on};
 use crate::cli::socket;
 use crate::config::listen::parse_admin;
@@ -77,9 +77,8 @@ impl StatusOptions {
                 |error| format!("no status from {admin}: {error}; is the relay running, with this --admin?");
             return Status::fetch(admin).map_err(|error| (UNREACHABLE, unreachable(error)));
         }
-        let folder = data_dir_of(self.config.as_deref(), self.data_dir.clone());
-        let folder = folder.map_err(|error| (BAD_CONFIGURATION, error))?;
-        socket::status(&folder).map_err(|error| (UNREACHABLE, error))
+        let of = OfDataDir { config: self.config.clone(), data_dir: self.data_dir.clone() };
+        socket::status(&of.folder()?).map_err(|error| (UNREACHABLE, error))
     }
 
     /// Draws until the process is ended.

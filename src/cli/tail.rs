@@ -8,7 +8,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::cli::OfDataDir;
-use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print_on};
+use crate::cli::outcome::{Ended, FAILED, UNREACHABLE, print_on};
 use crate::cli::socket::{Answer, Request, follow};
 use crate::receive::tap::{Filter, Passed};
 use crate::sys::text::{printable, write_line};
@@ -51,7 +51,7 @@ impl Tail {
     /// # Errors
     /// No relay answers, or it shows no lines now.
     pub fn run(&self) -> Ended {
-        let folder = self.of.folder().map_err(|error| (BAD_CONFIGURATION, error))?;
+        let folder = self.of.folder()?;
         let Self { source, measurement, listener, refused, .. } = self.clone();
         let request = Request::Tail { filter: Filter { source, measurement, listener, refused } };
         let (mut ended, mut left, mut pace) = (Ok(true), self.lines, Pace::new(self.rate));

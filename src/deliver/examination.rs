@@ -22,8 +22,10 @@ pub enum Sign {
     Well(String),
     /// It is wrong: what, and what to do.
     Wrong(String, String),
-    /// It may be wrong.
+    /// It may be wrong: what, and what to do.
     Doubtful(String, String),
+    /// This user, or a hardened unit, may not see it.
+    Unseen(String),
 }
 
 /// Looks at what is asked, for these destinations.
@@ -182,7 +184,7 @@ mod tests {
         let sign = |policy: &str| {
             let (database, retention_policy) = ("db".to_owned(), policy.to_owned());
             match of_retention(answer, &Destination { database, retention_policy, precision: Precision::Nanoseconds }) {
-                Sign::Well(what) | Sign::Wrong(what, _) | Sign::Doubtful(what, _) => what,
+                Sign::Well(what) | Sign::Wrong(what, _) | Sign::Doubtful(what, _) | Sign::Unseen(what) => what,
             }
         };
         assert_eq!(sign(""), "db can be read; week keeps points for 168h0m0s: older points are refused");
