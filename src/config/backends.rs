@@ -6,8 +6,9 @@ use crate::batch::Builder;
 use crate::config::Backend;
 use crate::config::load::{LEAST_DISK, LONGEST_TIMEOUT, MOST_DISK, TOO_SHORT, is_too_short};
 use crate::config::url::{self, BackendUrl};
-use crate::deliver::{Api, InfluxSetup, MAX_DATAGRAM_BYTES, SecretFile, Times, Tls};
+use crate::deliver::{Api, InfluxSetup, MAX_DATAGRAM_BYTES};
 use crate::journal::disk::{MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
+use crate::net::{SecretFile, Times, Tls};
 
 /// What is wrong with a backend: the key and what would be right.
 pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {

@@ -14,12 +14,11 @@ use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderVa
 use http::{Method, Request, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::client::{Answer, Client, ClientError, Payload, Times};
 use super::outcome::{EXPECTS_TLS, Fate, of_answer};
-use super::secret::SecretFile;
-use super::tls::Tls;
 use super::{Outcome, SetupError};
 use crate::batch::Destination;
+use crate::net::client::{Answer, Client, ClientError, Payload, Times};
+use crate::net::{SecretFile, Tls};
 use crate::protocol::influxql::quoted;
 use crate::sys::text::cut;
 

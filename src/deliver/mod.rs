@@ -7,9 +7,7 @@
 //! Bounds: `concurrency` requests at a time to each backend (and a probe), with time limits; 64 KiB of any answer, and
 //! 500 bytes of what is shown of it.
 
-mod addresses;
 mod archive;
-mod client;
 pub mod dead_letters;
 mod division;
 pub mod examination;
@@ -17,16 +15,13 @@ mod flusher;
 pub mod header;
 mod health;
 mod influx;
-mod opening;
 pub mod outcome;
 mod probe;
 mod reading;
 mod relay;
 pub mod resend;
 pub mod restore;
-mod secret;
 pub mod statements;
-mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +34,7 @@ use tokio::task::JoinHandle;
 
 use crate::batch::Destination;
 use crate::journal::{Limits, Reader, Rejection};
+use crate::net::ClientTlsError;
 use crate::sys::text::cut;
 use archive::Archive;
 use dead_letters::DeadLetters;
@@ -51,13 +47,10 @@ use relay::Relay;
 use statements::Statements;
 
 pub use archive::{Bounds, MAX_FOLDER_BYTES, folder_bytes};
-pub use client::Times;
 pub use health::{Health, Held, State};
 pub use influx::{Api, Setup as InfluxSetup};
 pub use reading::{Link, Reads, Upstream};
 pub use relay::MAX_DATAGRAM_BYTES;
-pub use secret::{Secret, SecretFile};
-pub use tls::Tls;
 
 /// How much of what a backend or the system said is kept, in bytes.
 const TEXT_BYTES: usize = 500;
@@ -99,6 +92,12 @@ pub enum Target {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SetupError(pub(crate) String);
+
+impl From<ClientTlsError> for SetupError {
+    fn from(error: ClientTlsError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// A backend ready to be started: its secrets and certificates are read.
 #[derive(Debug)]

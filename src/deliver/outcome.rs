@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use super::client::ANSWER_BYTES;
 use crate::journal::Rejection;
+use crate::net::client::ANSWER_BYTES;
 
 /// The longest time that a backend may ask for with `Retry-After`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);

@@ -11,9 +11,9 @@ use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 
 use super::SetupError;
-use super::client::{Client, Connection};
 use super::influx::{Influx, basic, secret_value};
-use super::secret::SecretFile;
+use crate::net::SecretFile;
+use crate::net::client::{Client, Connection};
 
 /// A user, or a token, that statements of readers run as.
 #[derive(Clone, Debug)]

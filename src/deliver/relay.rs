@@ -11,10 +11,10 @@ use bytes::Bytes;
 use tokio::net::UdpSocket;
 
 use super::Outcome;
-use super::addresses::Addresses;
 use super::outcome::Fate;
 use crate::batch::Destination;
 use crate::journal::Rejection;
+use crate::net::addresses::Addresses;
 use crate::protocol::Scanner;
 
 /// The largest payload of a datagram over IPv4.

@@ -7,8 +7,9 @@ use tokio::runtime::Handle;
 use super::StartError;
 use crate::config::{Backend as BackendConfig, Config, Incomplete, SelectInto};
 use crate::deliver::statements::{Asker, NotRun, Scope, Statements};
-use crate::deliver::{Backend, Health, Reads, SecretFile};
+use crate::deliver::{Backend, Health, Reads};
 use crate::journal::Journal;
+use crate::net::SecretFile;
 use crate::query::{Readers, Settings};
 use crate::receive::http::{Order, Reader, Refused};
 

@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("batch", &["protocol"]),
     ("journal", &["sys", "protocol", "batch"]),
     ("receive", &["sys", "net", "auth", "protocol", "batch"]),
-    ("deliver", &["sys", "protocol", "batch", "journal"]),
+    ("deliver", &["sys", "net", "protocol", "batch", "journal"]),
     ("query", &["sys", "protocol", "batch", "journal", "receive", "deliver"]),
     ("config", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver"]),
     ("observe", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "query", "config"]),

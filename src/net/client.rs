@@ -1,4 +1,4 @@
-//! One HTTP connection to one backend, with a limit on everything: connecting, the first byte, the whole answer,
+//! One HTTP connection to one server, with a limit on everything: connecting, the first byte, the whole answer,
 //! the answer's size, with all that a server sends before its end.
 //!
 //! Never follows a redirect, never decodes, never keeps more than one connection.
@@ -34,7 +34,7 @@ use super::addresses::Addresses;
 use super::opening::{Heard, Listening, Opening};
 
 /// How much of an answer's body is read.
-pub(super) const ANSWER_BYTES: usize = 64 * 1024;
+pub(crate) const ANSWER_BYTES: usize = 64 * 1024;
 /// What comes before an answer's body may have, in bytes on the wire: its head, and 1xx answers before it. As much again
 /// may frame the body.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -47,7 +47,7 @@ const MOST_INFORMATIONAL: u32 = 16;
 
 /// What went wrong before there was a whole answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     /// No connection: refused, unreachable, unknown name.
     #[error("cannot connect to {0}: {1}")]
     Connect(String, io::Error),
@@ -55,10 +55,10 @@ pub(super) enum ClientError {
     #[error("no connection to {0} within {1:?}")]
     ConnectTimeout(String, Duration),
     /// The URL says `https`, the server speaks HTTP without TLS.
-    #[error("{0} speaks plain HTTP: write http:// in the backend's url")]
+    #[error("{0} speaks plain HTTP: write http:// in its url")]
     SpeaksPlain(String),
     /// The URL says `http`, the server speaks TLS.
-    #[error("{0} speaks TLS: write https:// in the backend's url")]
+    #[error("{0} speaks TLS: write https:// in its url")]
     SpeaksTls(String),
     /// The server's certificate is not to be trusted.
     #[error("TLS to {0} failed: {1}; check ca_file and the server's certificate")]
@@ -76,7 +76,7 @@ pub(super) enum ClientError {
 
 /// An answer, as far as it is of use.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The status.
     pub status: StatusCode,
     /// The text of the header `Retry-After`.
@@ -89,14 +89,14 @@ pub(super) struct Answer {
     pub body: String,
 }
 
-/// The client of one backend.
+/// The client of one server.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     host: String,
     port: u16,
     /// Whether the URL names the port.
     is_port_named: bool,
-    /// Shared by all clients of the backend.
+    /// Shared by all clients of the server.
     addresses: Arc<Mutex<Addresses>>,
     /// How to speak TLS, and the name to ask the certificate for.
     tls: Option<(Arc<ClientConfig>, String)>,
@@ -117,7 +117,7 @@ pub struct Times {
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     sender: SendRequest<Payload>,
     heard: Heard,
     opened: Instant,
@@ -129,7 +129,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection ended before that, or the head is too long.
-    pub(super) async fn ask(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, hyper::Error> {
+    pub(crate) async fn ask(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, hyper::Error> {
         self.heard.grant(HEAD_BYTES);
         let answered = self.sender.send_request(request).await;
         self.heard.grant(usize::MAX);
@@ -137,7 +137,7 @@ impl Connection {
     }
 
     /// Whether another request may be sent.
-    pub(super) async fn is_ready(&mut self) -> bool {
+    pub(crate) async fn is_ready(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
 }
@@ -152,7 +152,7 @@ impl Drop for Connection {
 impl Client {
     /// A client for the host and port of this URL, over TLS where a configuration is given, with the name that the
     /// certificate is for where that is not the host.
-    pub(super) fn new(url: &Uri, tls: Option<(Arc<ClientConfig>, Option<String>)>, times: Times) -> Self {
+    pub(crate) fn new(url: &Uri, tls: Option<(Arc<ClientConfig>, Option<String>)>, times: Times) -> Self {
         let usual_port = if tls.is_some() { 443 } else { 80 };
         let port = url.port_u16().unwrap_or(usual_port);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -168,7 +168,7 @@ impl Client {
     ///
     /// # Errors
     /// What went wrong; the connection is then closed, and the request may or may not have arrived.
-    pub(super) async fn send(&mut self, request: impl Fn() -> Request<Payload>) -> Result<Answer, ClientError> {
+    pub(crate) async fn send(&mut self, request: impl Fn() -> Request<Payload>) -> Result<Answer, ClientError> {
         if let Some(mut kept) = self.connection.take()
             && kept.opened.elapsed() < self.times.lifetime
             && matches!(timeout(self.times.answer, kept.sender.ready()).await, Ok(Ok(())))
@@ -217,7 +217,7 @@ impl Client {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn connect(&self) -> Result<Connection, ClientError> {
+    pub(crate) async fn connect(&self) -> Result<Connection, ClientError> {
         let limit = tokio::time::Instant::now() + self.times.connect;
         let late = |_| ClientError::ConnectTimeout(self.address(), self.times.connect);
         // A server may have moved.
@@ -270,8 +270,8 @@ impl Client {
         io::Error::new(error.kind(), format!("{error}; the url names no port, and an InfluxDB's is 8086"))
     }
 
-    /// A client of the same backend with a connection of its own.
-    pub(super) fn another(&self) -> Self {
+    /// A client of the same server with a connection of its own.
+    pub(crate) fn another(&self) -> Self {
         let Self { host, port, is_port_named, addresses, tls, times, .. } = self;
         Self {
             host: host.clone(),
@@ -285,13 +285,13 @@ impl Client {
     }
 
     /// The same client, which waits longer for answers.
-    pub(super) fn patient(self, answer: Duration) -> Self {
+    pub(crate) fn patient(self, answer: Duration) -> Self {
         let times = Times { answer, ..self.times };
         Self { times, ..self }
     }
 
-    /// The backend's host and port.
-    pub(super) fn address(&self) -> String {
+    /// The server's host and port.
+    pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 }
@@ -330,7 +330,7 @@ async fn read_answer(response: Response<Incoming>) -> Result<(Answer, bool), hyp
 
 /// A request's body: the records' own bytes, one behind the other, never joined.
 #[derive(Debug, Default)]
-pub(super) struct Payload {
+pub(crate) struct Payload {
     parts: VecDeque<Bytes>,
     bytes: u64,
 }

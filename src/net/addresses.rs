@@ -27,7 +27,7 @@ type Query = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 type Resolve = Box<dyn Fn(String) -> Query + Send + Sync>;
 
 /// The addresses of one `name:port`.
-pub(super) struct Addresses {
+pub(crate) struct Addresses {
     host: String,
     resolve: Resolve,
     longest: Duration,
@@ -45,7 +45,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// Of `name:port`, as the system resolves it.
-    pub(super) fn new(host: String) -> Self {
+    pub(crate) fn new(host: String) -> Self {
         let resolve = |host| -> Query { Box::pin(async move { Ok(tokio::net::lookup_host(host).await?.collect()) }) };
         Self::with(host, Box::new(resolve), LONGEST)
     }
@@ -59,7 +59,7 @@ impl Addresses {
     ///
     /// # Errors
     /// The name has no address, and never had one.
-    pub(super) async fn current(&mut self) -> io::Result<SocketAddr> {
+    pub(crate) async fn current(&mut self) -> io::Result<SocketAddr> {
         let is_old = self.current.is_none() || self.has_failed || self.due <= Instant::now();
         let starts = is_old && self.query.is_none();
         if starts {
@@ -79,7 +79,7 @@ impl Addresses {
     ///
     /// # Errors
     /// The name has no address, and never had one.
-    pub(super) async fn all(&mut self) -> io::Result<Vec<SocketAddr>> {
+    pub(crate) async fn all(&mut self) -> io::Result<Vec<SocketAddr>> {
         self.due = Instant::now();
         self.current().await?;
         let mut all = self.answers.clone();
@@ -88,7 +88,7 @@ impl Addresses {
     }
 
     /// Tells that an address did not work: the others are tried first, until none of them works either.
-    pub(super) fn avoid(&mut self, address: SocketAddr) {
+    pub(crate) fn avoid(&mut self, address: SocketAddr) {
         self.avoided.retain(|avoided| *avoided != address && self.answers.contains(avoided));
         self.avoided.push(address);
         if self.answers.iter().all(|answer| self.avoided.contains(answer)) {
@@ -97,7 +97,7 @@ impl Addresses {
     }
 
     /// Tells that the current address did not work.
-    pub(super) fn fail(&mut self) {
+    pub(crate) fn fail(&mut self) {
         self.has_failed = true;
     }
 

@@ -1,4 +1,4 @@
-//! TLS to a backend: whom to trust, and who we are.
+//! TLS to a server: whom to trust, and who we are.
 //!
 //! Owns the one exception to the rules of certificates: a server's own certificate may stand in `ca_file`, whether or not it
 //! calls itself a CA, as `openssl req -x509` makes it. Never skips a check.
@@ -16,9 +16,12 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
-use super::SetupError;
+/// A file that TLS cannot use: which, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ClientTlsError(String);
 
-/// What TLS to a backend needs beside its name.
+/// What TLS to a server needs beside its name.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
     /// Certificates to trust instead of the system's, in PEM.
@@ -34,18 +37,18 @@ impl Tls {
     ///
     /// # Errors
     /// What is wrong with one of them.
-    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, SetupError> {
+    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, ClientTlsError> {
         if let Some(name) = &self.server_name {
             ServerName::try_from(name.as_str())
-                .map_err(|_| SetupError(format!("tls_server_name {name:?} is no name and no address")))?;
+                .map_err(|_| ClientTlsError(format!("tls_server_name {name:?} is no name and no address")))?;
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| SetupError(format!("TLS: {error}")))?;
+        let builder = builder.map_err(|error| ClientTlsError(format!("TLS: {error}")))?;
         let builder = match &self.ca_file {
             Some(path) => {
                 let verifier = Trusted::new(certificates("ca_file", path)?, provider)
-                    .map_err(|what| SetupError(format!("ca_file {}: {what}", path.display())))?;
+                    .map_err(|what| ClientTlsError(format!("ca_file {}: {what}", path.display())))?;
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
             None => {
@@ -55,7 +58,7 @@ impl Tls {
             }
         };
         let Some((certificate, key)) = &self.client else { return Ok(Arc::new(builder.with_no_client_auth())) };
-        let bad = |error: &dyn std::fmt::Display| SetupError(format!("client_key_file {}: {error}", key.display()));
+        let bad = |error: &dyn std::fmt::Display| ClientTlsError(format!("client_key_file {}: {error}", key.display()));
         let chain = certificates("client_cert_file", certificate)?;
         let key = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(&error))?;
         Ok(Arc::new(builder.with_client_auth_cert(chain, key).map_err(|error| bad(&error))?))
@@ -63,8 +66,8 @@ impl Tls {
 }
 
 /// The certificates in a file, at least one.
-fn certificates(name: &str, path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let bad = |what: String| SetupError(format!("{name} {}: {what}", path.display()));
+fn certificates(name: &str, path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
+    let bad = |what: String| ClientTlsError(format!("{name} {}: {what}", path.display()));
     let found = CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?;
     let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| bad(error.to_string()))?;
     if found.is_empty() {
