@@ -28,6 +28,7 @@ pub mod demo;
 pub mod journal;
 pub mod net;
 pub mod observe;
+pub mod pair;
 pub mod protocol;
 pub mod query;
 pub mod receive;

@@ -229,6 +229,7 @@ impl Config {
             return Err(source.at("admin", 0, "hosts", &what));
         }
         self.check_query(source)?;
+        self.pair.setup().map_err(|(key, what)| source.at("pair", 0, key, what))?;
         let mut addresses = HashSet::new();
         for (table, place, listener) in self.each_listener() {
             if let Err((key, what)) = listener.check(&self.backend) {

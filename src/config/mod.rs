@@ -13,6 +13,7 @@ pub(crate) mod listen;
 mod listener;
 mod listeners;
 mod load;
+mod pair;
 pub mod relay_toml;
 mod size;
 mod source;
@@ -32,6 +33,7 @@ pub(crate) use backends::{check_backend, influx_setup};
 pub(crate) use listener::{Common, DEFAULT_SEPARATOR};
 pub use listener::{DefaultTags, Errors, Format, Http, Mapping, NamedMapping, Partial, Tcp, Udp};
 pub use load::{ConfigError, Overrides};
+pub use pair::Pair;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -61,6 +63,9 @@ pub struct Config {
     pub journal: Journal,
     /// Lines that a backend will never take.
     pub dead_letters: DeadLetters,
+    /// The other relay of a pair.
+    #[serde(skip_serializing_if = "Pair::is_empty")]
+    pub pair: Pair,
 }
 
 impl Default for Config {
@@ -77,6 +82,7 @@ impl Default for Config {
             query: Query::default(),
             journal: Journal::default(),
             dead_letters: DeadLetters::default(),
+            pair: Pair::default(),
         }
     }
 }

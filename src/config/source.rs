@@ -14,6 +14,7 @@ fn hint(key: &str) -> &'static str {
         "separator" => "; write a text: \"_\"",
         "netdata_host_parts" => "; write a number between 1 and 16",
         "unsigned" => "; write \"refuse\", \"keep\" or \"signed\"",
+        "address" => "; write an address without a port: \"192.0.2.10\"",
         "[tcp]" => "; there may be several: write [[tcp]]",
         "[udp]" => "; there may be several: write [[udp]]",
         "[backend]" => "; there may be several: write [[backend]]",

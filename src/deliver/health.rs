@@ -93,8 +93,6 @@ pub struct Health {
     retries: AtomicU64,
     /// Outcomes of requests and probes.
     outcomes: AtomicU64,
-    has_delivered: AtomicBool,
-    has_failed: AtomicBool,
     /// Requests under way.
     in_flight: AtomicU64,
     /// The bytes of a request, at most, as it is now.
@@ -218,11 +216,6 @@ impl Health {
         held
     }
 
-    /// Whether it took a write or has not yet failed.
-    pub fn is_ready(&self) -> bool {
-        self.has_delivered.load(Ordering::Relaxed) || !self.has_failed.load(Ordering::Relaxed)
-    }
-
     /// Notes, before anything is sent, that an operator must act first: why, and what to do.
     pub fn hold(&self, why: &str, what_to_do: &str) {
         self.set_held(vec![Held::backend("moved", why, what_to_do)]);
@@ -317,14 +310,12 @@ impl Health {
     /// Notes a success, and the state it leaves the backend in. Returns the state before, and whether a probe had told that
     /// something is wrong.
     pub(super) fn succeed(&self, state: State) -> (State, bool) {
-        self.has_delivered.store(true, Ordering::Relaxed);
         let before = self.change(state);
         (before, self.has_missed.swap(false, Ordering::Relaxed))
     }
 
     /// Notes a failure and its text; returns the state before.
     pub(super) fn fail(&self, state: State, error: &str) -> State {
-        self.has_failed.store(true, Ordering::Relaxed);
         self.note_error(error);
         self.change(state)
     }
@@ -405,13 +396,10 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_is_ready_until_it_fails_and_again_once_it_took_a_write() {
+    fn an_error_is_over_once_it_took_a_write() {
         let health = Health::default();
-        assert!(health.is_ready());
         assert_eq!(health.fail(State::Down, "refused"), State::Unknown);
-        assert!(!health.is_ready());
         assert_eq!(health.succeed(State::Up), (State::Down, false));
-        assert!(health.is_ready());
         assert_eq!((health.state(), health.last_error().as_deref()), (State::Up, Some("refused")));
         assert!(health.times().unwell_since.is_none() && health.times().last_error_at.is_some());
         health.fail(State::Down, "refused");
@@ -434,10 +422,10 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_held_before_anything_was_sent_is_not_ready() {
+    fn a_backend_may_be_held_before_anything_was_sent() {
         let health = Health::default();
         health.hold("no password", "write one");
-        assert_eq!((health.state(), health.is_ready()), (State::Held, false));
+        assert_eq!(health.state(), State::Held);
         assert_eq!(health.last_error().as_deref(), Some("no password"));
         let held = health.held();
         assert_eq!((held.len(), &*held[0].answer, &*held[0].what_to_do), (1, "no password", "write one"));

@@ -44,6 +44,7 @@ use crate::batch::{Batch, Received, Span};
 use disk::{DiskOptions, DiskThreads, OpenError, Storage, Syncer, Writer};
 use ring::Consumer;
 use shared::{Files, Shared};
+use state::gaps::Gaps;
 use state::{Backend, State};
 
 pub use reader::Reader;
@@ -51,7 +52,7 @@ pub use ring::ring;
 pub use state::BackendSetup;
 pub use state::complete::Completeness;
 pub use state::figures::Snapshot;
-pub use state::gaps::{Gap, GapReason};
+pub use state::gaps::{Gap, GapReason, Suspicion};
 pub use state::lease::Lease;
 pub use state::ledger::{DropReason, Ledger, Rejection};
 pub use state::limits::Limits;
@@ -214,12 +215,34 @@ impl Journal {
 
     /// A backend's copy is complete, says somebody who knows: its gaps are closed. Returns how many there were.
     pub fn vouch(&self, backend: usize) -> usize {
+        self.change_gaps(backend, Gaps::vouch)
+    }
+
+    /// The pair's other relay is gone, and owed a backend lines that it may lack.
+    pub fn note_suspicion(&self, backend: usize, suspicion: Suspicion) {
+        self.change_gaps(backend, |gaps, name| gaps.note_suspicion(name, suspicion));
+    }
+
+    /// The other relay has delivered what it owed a backend. Returns how many gaps that closes.
+    pub fn close_suspicions(&self, backend: usize) -> usize {
+        self.change_gaps(backend, Gaps::close_suspicions)
+    }
+
+    /// Until when the other relay had received what a backend may lack, in nanoseconds since 1970; none if nothing is suspected.
+    pub fn suspected_until(&self, backend: usize) -> Option<u64> {
+        let state = self.shared.lock();
+        let name = &state.backends[backend].name;
+        let suspected = state.gaps.iter().filter(|gap| gap.reason == GapReason::Peer && gap.backend == *name);
+        suspected.map(|gap| gap.until).max()
+    }
+
+    fn change_gaps<T>(&self, backend: usize, change: impl FnOnce(&mut Gaps, &str) -> T) -> T {
         let mut state = self.shared.lock();
         let name = state.backends[backend].name.clone();
-        let closed = state.gaps.vouch(&name);
+        let changed = change(&mut state.gaps, &name);
         drop(state);
         self.shared.sync.notify_all();
-        closed
+        changed
     }
 
     /// Ends all waiting for more: from now on [`Reader::next`] leases what there is, and then returns none.

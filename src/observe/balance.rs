@@ -11,14 +11,13 @@ use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
 use crate::config::{Config, Http, Tcp, Udp};
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, BackendSetup, Durability, Journal, Rejection, ring};
-use crate::observe::history::History;
 use crate::observe::metrics;
 use crate::observe::status::Status;
-use crate::observe::view::{BackendView, View};
-use crate::receive::Inherited;
-use crate::receive::Listener;
+use crate::observe::view::View;
+use crate::observe::view::tests::view;
 use crate::receive::http::Host;
 use crate::receive::tcp::Order;
+use crate::receive::{Inherited, Listener};
 
 /// Longer than the busiest machine needs.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -39,27 +38,9 @@ fn parts(ring_batches: usize) -> Parts {
     let listeners = setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound"));
     let backends = ["a", "b"].map(str::to_owned);
     let setup = |name| BackendSetup { name, address: String::new(), replay_share: 0.5 };
-    let shown = |name| BackendView {
-        name,
-        url: String::new(),
-        health: Arc::default(),
-        letters: None,
-        statements: None,
-        readers: None,
-    };
     let (ring, consumer) = ring(ring_batches);
-    let view = View {
-        started: Instant::now(),
-        listeners: Arc::new(listeners.collect()),
-        ring,
-        journal: Journal::new(1 << 30, &backends.clone().map(setup)),
-        durability: Durability::Memory,
-        backends: Arc::new(backends.map(shown).into()),
-        certificates: Arc::default(),
-        history: Arc::new(History::new(Vec::new())),
-        forgotten: Arc::default(),
-        data_dir: "".into(),
-    };
+    let journal = Journal::new(1 << 30, &backends.clone().map(setup));
+    let view = view(listeners.collect(), ring, journal, Durability::Memory, &backends);
     Parts { view, consumer }
 }
 

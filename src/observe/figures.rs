@@ -3,22 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::config::{Config, Http, Tcp, Udp};
-use crate::deliver::Health;
 use crate::journal::disk::Folder;
 use crate::journal::{BackendSetup, DropReason, Durability, Journal, Rejection, ring};
 use crate::observe::findings::findings;
-use crate::observe::history::History;
 use crate::observe::metrics;
 use crate::observe::status::{Backend, JournalStatus, Latency, Receive, Status};
-use crate::observe::view::{BackendView, View};
+use crate::observe::view::BackendView;
+use crate::observe::view::tests::view;
 use crate::protocol::Refusal;
-use crate::receive::Inherited;
-use crate::receive::{Listener, Tally};
+use crate::receive::{Inherited, Listener, Tally};
 
 /// A listener of each kind: UDP, TCP.
 fn listeners() -> Vec<Listener> {
@@ -34,29 +32,9 @@ fn listeners() -> Vec<Listener> {
 /// A picture with three listeners and two backends, as JSON, in which no two numbers are the same.
 fn picture() -> Value {
     let names = ["a", "b"].map(str::to_owned);
-    let backend = |name: &String| BackendView {
-        name: name.clone(),
-        url: String::new(),
-        health: Arc::<Health>::default(),
-        letters: None,
-        statements: None,
-        readers: None,
-    };
-    let view = View {
-        started: Instant::now(),
-        listeners: Arc::new(listeners()),
-        ring: ring(1).0,
-        journal: Journal::new(
-            1 << 20,
-            &names.clone().map(|name| BackendSetup { name, address: String::new(), replay_share: 0.5 }),
-        ),
-        durability: Durability::Written,
-        backends: Arc::new(names.iter().map(backend).collect()),
-        certificates: Arc::default(),
-        history: Arc::new(History::new(Vec::new())),
-        forgotten: Arc::default(),
-        data_dir: "".into(),
-    };
+    let setup = |name| BackendSetup { name, address: String::new(), replay_share: 0.5 };
+    let journal = Journal::new(1 << 20, &names.clone().map(setup));
+    let view = view(listeners(), ring(1).0, journal, Durability::Written, &names);
     let mut picture = serde_json::to_value(view.status()).expect("JSON");
     picture["journal"]["orphans"] = serde_json::json!({ "gone": 0 });
     picture["journal"]["gaps"] = serde_json::json!([{
@@ -64,6 +42,11 @@ fn picture() -> Value {
         "points_from": "", "points_until": "", "lines": 0, "reason": "quota"
     }]);
     picture["certificates"] = serde_json::json!([{ "file": "/a.pem", "expires": "", "days_left": 0 }]);
+    picture["pair"] = serde_json::json!({
+        "peer": "http://b:1", "state": "up", "since": "", "address": "192.0.2.9", "role": "active", "peer_role": "active",
+        "is_odd": true, "is_self": false, "is_far_apart": false, "version": "0.1.0", "strangers": [], "uptime_seconds": 0,
+        "backends": [{ "name": "a", "state": "up", "pending_lines": 0, "lag_seconds": 0, "complete": true }]
+    });
     let mut next = 1000;
     fill(&mut picture, &mut next);
     // What cannot be is not shown: of the lines seen, some were refused.
@@ -232,6 +215,11 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
     for severity in ["problem", "warning", "note"] {
         add("findings", format!("{{severity=\"{severity}\"}}"), 0.0);
     }
+    add("peer_up", "{peer=\"http://b:1\"}".to_owned(), 1.0);
+    add("pair_address_held", String::new(), 1.0);
+    add("pair_address_odd", String::new(), 1.0);
+    add("peer_pending_lines", "{backend=\"a\"}".to_owned(), number(picture, "/pair/backends/0/pending_lines"));
+    add("peer_lag_seconds", "{backend=\"a\"}".to_owned(), number(picture, "/pair/backends/0/lag_seconds"));
     add("certificate_days_left", "{file=\"/a.pem\"}".to_owned(), number(picture, "/certificates/0/days_left"));
     expected
 }

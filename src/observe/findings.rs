@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::disk::Condition;
+use crate::observe::pair::PairStatus;
 use crate::observe::status::{Backend, JournalStatus, Receive, Status};
 use crate::observe::text::{counted, sum, whole_seconds};
 
@@ -56,6 +57,7 @@ pub fn findings(status: &Status) -> Vec<Finding> {
         of_listener(&mut found, receive);
     }
     of_sources(&mut found, status);
+    found.extend(status.pair.iter().flat_map(PairStatus::findings));
     for certificate in status.certificates.iter().filter(|one| one.days_left < CERTIFICATE_SOON_DAYS.cast_signed()) {
         let (file, days) = (&certificate.file, certificate.days_left);
         let (severity, what) = match days {
@@ -72,7 +74,7 @@ pub fn findings(status: &Status) -> Vec<Finding> {
     found
 }
 
-fn finding(severity: Severity, about: &str, what: String, to_do: &str) -> Finding {
+pub(super) fn finding(severity: Severity, about: &str, what: String, to_do: &str) -> Finding {
     Finding { severity, about: about.to_owned(), what, since: None, to_do: to_do.to_owned() }
 }
 
@@ -173,7 +175,9 @@ fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
         let until = gaps.iter().map(|gap| gap.until.as_str()).max().unwrap_or_default();
         let reasons: std::collections::BTreeSet<&str> = gaps.iter().map(|gap| gap.reason.as_str()).collect();
         let reasons = reasons.into_iter().collect::<Vec<_>>().join(", ");
-        let what = if lines == 0 && reasons == "joined" {
+        let what = if reasons == "peer" {
+            format!("{name} may lack {}, which the other relay owed it when it went", counted(lines, "line"))
+        } else if lines == 0 && reasons == "joined" {
             format!("{name} came later than the journal: what was written before it came is not in its copy")
         } else {
             format!(
@@ -183,7 +187,11 @@ fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
                 first.from
             )
         };
-        let to_do = format!("copy what is missing from the other backend; then: twinflux backend {name} vouch");
+        let to_do = if reasons == "peer" {
+            format!("start the other relay, or drain its data folder; then: twinflux backend {name} vouch")
+        } else {
+            format!("copy what is missing from the other backend; then: twinflux backend {name} vouch")
+        };
         let since = Some(first.from.clone());
         found.push(Finding { since, ..finding(Severity::Warning, name, what, &to_do) });
     }

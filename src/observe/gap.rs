@@ -32,7 +32,7 @@ pub struct Gap {
     /// How many; 0 if that is not known.
     pub lines: u64,
     /// `memory_full`, `quota`, `age` or `corrupt`; `joined` for a backend that came later than the journal,
-    /// `made` for a database that was gone.
+    /// `made` for a database that was gone, `peer` for what the pair's other relay owed when it went.
     pub reason: String,
 }
 

@@ -66,6 +66,7 @@ impl Collector for Metrics {
         self.encode_backends(&mut encoder)?;
         self.encode_journal(&mut encoder)?;
         self.encode_reading(&mut encoder)?;
+        self.encode_pair(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -250,6 +251,21 @@ impl Metrics {
             ["yes", "edge", "no"].map(|word| (with(&labels, "serves", word), u64::from(read.serves == word)))
         });
         gauge(out, "read_serves", "1 for whether the backend's copy answers readers", states.collect())
+    }
+
+    fn encode_pair(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(pair) = &self.status.pair else { return Ok(()) };
+        let peer = |value| vec![(vec![("peer", pair.peer.as_str())], value)];
+        gauge(out, "peer_up", "1 if the pair's other relay answers", peer(u64::from(pair.state == "up")))?;
+        let held = pair.role.as_ref().map(|role| (Vec::new(), u64::from(role == "active")));
+        gauge(out, "pair_address_held", "1 if this machine holds the pair's address", held.into_iter().collect())?;
+        let odd = vec![(Vec::new(), u64::from(pair.is_odd))];
+        gauge(out, "pair_address_odd", "1 if both relays hold the pair's address, or none", odd)?;
+        let owed = pair.backends.iter().map(|one| (vec![("backend", one.name.as_str())], one));
+        let lines = owed.clone().map(|(labels, one)| (labels, one.pending_lines)).collect();
+        gauge(out, "peer_pending_lines", "Lines that the other relay owes the backend", lines)?;
+        let lag = owed.map(|(labels, one)| (labels, one.lag_seconds)).collect();
+        gauge(out, "peer_lag_seconds", "How long the oldest of them has waited", lag)
     }
 
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

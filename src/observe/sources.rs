@@ -156,7 +156,7 @@ impl Status {
         let top = first.into_iter().take(FEW).cloned().collect();
         let sources = SourcesStatus { known, silent, top, rest: rest.clone() };
         // Without copying what is left out.
-        let Self { version, receive, backends, journal, certificates, findings, .. } = self;
+        let Self { version, receive, backends, journal, certificates, pair, findings, .. } = self;
         Self {
             version: version.clone(),
             uptime_seconds: self.uptime_seconds,
@@ -167,6 +167,7 @@ impl Status {
             sources,
             certificates: certificates.clone(),
             log_lines_dropped: self.log_lines_dropped,
+            pair: pair.clone(),
             findings: findings.clone(),
         }
     }

@@ -12,6 +12,7 @@ use crate::journal::{DropReason, Durability, Ledger, Rejection, Snapshot};
 use crate::net::tls::Certificate;
 use crate::observe::findings::Finding;
 use crate::observe::gap::Gap;
+use crate::observe::pair::PairStatus;
 use crate::observe::reading::Read;
 pub use crate::observe::receiving::{Receive, RefusedSample};
 use crate::observe::sources::SourcesStatus;
@@ -69,6 +70,9 @@ pub struct Status {
     /// Lines of the log that nobody will read: nobody read it in time, or it could not be written.
     #[serde(default)]
     pub log_lines_dropped: u64,
+    /// The pair's other relay; none where there is none.
+    #[serde(default)]
+    pub pair: Option<PairStatus>,
     /// What is wrong and what to do about it, what matters most first.
     #[serde(default)]
     pub findings: Vec<Finding>,

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 
 use crate::journal::Durability;
 use crate::observe::findings::{Finding, Severity};
+use crate::observe::pair::PairStatus;
 use crate::observe::sources::SourcesStatus;
 use crate::observe::status::{Backend, JournalStatus, Receive, RefusedSample, Status};
 use crate::sys::text::{cut, write_line};
@@ -37,6 +38,7 @@ impl Status {
         write_line(&mut text, format_args!("accepted {} lines", self.accepted_lines));
         write_sources(&mut text, &self.sources);
         write_journal(&mut text, &self.journal);
+        text.extend(self.pair.iter().map(PairStatus::to_text));
         write_line(&mut text, format_args!(""));
         text.push_str(&self.ledger());
         for backend in self.backends.iter().filter(|backend| backend.pending_lines > 0) {

@@ -3,6 +3,7 @@
 //! Owns: [`View`], the running parts. Never does: changing anything. Bounds: one short hold of the journal's lock.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::deliver::statements::Statements;
@@ -12,11 +13,13 @@ use crate::journal::{DropReason, Durability, Journal, Ledger, Snapshot};
 use crate::net::tls::Certificate;
 use crate::observe::findings::findings;
 use crate::observe::history::{BackendSample, History, ListenerSample, Sample, between, rate};
+use crate::observe::pair::PairStatus;
 use crate::observe::sources::{Forgotten, SourcesStatus};
 use crate::observe::status::{Backend, CertificateStatus, JournalStatus, Latency, Receive, Status};
+use crate::pair::Pair;
 use crate::protocol::{Refusal, Span};
 use crate::query::Readers;
-use crate::receive::{Listener, Tally};
+use crate::receive::{Listener, Pulse, Tally};
 use crate::sys::log;
 
 /// The running parts that the picture is taken of. Clones share them.
@@ -42,6 +45,12 @@ pub struct View {
     pub forgotten: Arc<Forgotten>,
     /// The data folder.
     pub data_dir: Arc<str>,
+    /// The other relay of the pair; none where there is none.
+    pub pair: Option<Arc<Pair>>,
+    /// The pulse of the thread that numbers batches.
+    pub journal_pulse: Arc<Pulse>,
+    /// Whether it stops: it takes nothing any more.
+    pub is_stopping: Arc<AtomicBool>,
 }
 
 /// A backend's name, address and health.
@@ -64,16 +73,9 @@ pub struct BackendView {
 impl View {
     /// Takes the picture.
     pub fn status(&self) -> Status {
-        // Lines are counted where they are, so that one that is lost shows. What was popped goes with the journal's
-        // figures, in which it is, and what was pushed with the figures of its worker, which had it before. The workers are
-        // read last: each batch that was popped is known to its worker, as handed over or, a moment earlier, as still held.
-        // Either way it is counted once.
-        let (journal, popped) = self.journal.snapshot_with(|| self.ring.popped_lines());
-        let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
+        let (journal, tallies, on_the_way) = self.figures();
         let sum = |lines: fn(&Tally) -> u64| tallies.iter().map(lines).sum::<u64>();
         let (accepted, ring_full) = (sum(|tally| tally.accepted), sum(|tally| tally.ring_full));
-        let on_the_way = i128::from(sum(|tally| tally.held) + sum(|tally| tally.handed_over)) - i128::from(popped);
-
         let receive = self.listeners.iter().zip(&tallies).map(|(listener, tally)| Receive::new(listener, tally));
         let figures = journal.oldest_pending_seconds.iter().zip(&journal.memory_only_lines);
         let ledgers = journal.ledgers.iter().zip(figures);
@@ -95,14 +97,32 @@ impl View {
             sources: SourcesStatus::of(&self.listeners, &self.forgotten),
             certificates: self.certificates.iter().map(|one| CertificateStatus::of(one)).collect(),
             log_lines_dropped: log::lines_dropped(),
+            pair: self.pair.as_ref().map(|pair| PairStatus::new(pair.seen())),
             findings: Vec::new(),
         };
         self.with_history(status, &journal)
     }
 
+    /// The journal's figures, the listeners', and the lines on the way from these to that.
+    pub(super) fn figures(&self) -> (Snapshot, Vec<Tally>, i128) {
+        // Lines are counted where they are, so that one that is lost shows. What was popped goes with the journal's
+        // figures, in which it is, and what was pushed with the figures of its worker, which had it before. The workers are
+        // read last: each batch that was popped is known to its worker, as handed over or, a moment earlier, as still held.
+        // Either way it is counted once.
+        let (journal, popped) = self.journal.snapshot_with(|| self.ring.popped_lines());
+        let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
+        let handed = tallies.iter().map(|tally| tally.held + tally.handed_over).sum::<u64>();
+        (journal, tallies, i128::from(handed) - i128::from(popped))
+    }
+
+    /// The journal's number, as text.
+    pub(super) fn identity(&self) -> Option<String> {
+        self.journal.identity().map(|number| format!("{number:016x}"))
+    }
+
     /// Adds what follows from figures that are some time old, and what is to be said of it all.
     fn with_history(&self, mut status: Status, journal: &Snapshot) -> Status {
-        status.journal.identity = self.journal.identity().map(|number| format!("{number:016x}"));
+        status.journal.identity = self.identity();
         status.journal.data_dir = self.data_dir.to_string();
         if let Some(before) = self.history.minute_ago() {
             status.note_rates(&before);
@@ -147,9 +167,10 @@ impl View {
         self.journal.completeness(place, None, &Span::ALWAYS, &others).is_current()
     }
 
-    /// Whether the relay is of use: at least one backend took a write or has not yet failed.
-    pub fn is_ready(&self) -> bool {
-        self.backends.iter().any(|backend| backend.health.is_ready())
+    /// The pulses of the threads that lines pass through, but for the runtime's and the disk's.
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        let receiving = self.listeners.iter().flat_map(Listener::pulses);
+        receiving.chain([Arc::clone(&self.journal_pulse)]).collect()
     }
 }
 
@@ -192,10 +213,43 @@ impl Status {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    /// Of these parts and backends, and of nothing else.
+    pub(in crate::observe) fn view(
+        listeners: Vec<Listener>,
+        ring: Producer,
+        journal: Journal,
+        durability: Durability,
+        backends: &[String],
+    ) -> View {
+        let shown = |name: &String| BackendView {
+            name: name.clone(),
+            url: String::new(),
+            health: Arc::default(),
+            letters: None,
+            statements: None,
+            readers: None,
+        };
+        View {
+            started: Instant::now(),
+            listeners: Arc::new(listeners),
+            ring,
+            journal,
+            durability,
+            backends: Arc::new(backends.iter().map(shown).collect()),
+            certificates: Arc::default(),
+            history: Arc::new(History::new(Vec::new())),
+            forgotten: Arc::default(),
+            data_dir: "".into(),
+            pair: None,
+            journal_pulse: Arc::new(Pulse::new("journal")),
+            is_stopping: Arc::default(),
+        }
+    }
     use crate::observe::findings::tests::status;
 
     /// What the status above was some time ago: nothing but 100 lines and 10 bytes of the journal that were there.

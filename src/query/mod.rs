@@ -31,6 +31,7 @@ use tokio::time::timeout_at;
 
 use crate::deliver::{Health, Upstream};
 use crate::journal::{Completeness, Journal};
+use crate::pair::Pair;
 use crate::protocol::{Span, influxql};
 use crate::receive::http::{Question, Reply};
 use answer::Passing;
@@ -66,6 +67,8 @@ pub struct Settings {
 pub struct Readers {
     backends: Vec<Arc<Backend>>,
     journal: Journal,
+    /// The other relay, which has lines of its own.
+    pair: Option<Arc<Pair>>,
     settings: ArcSwap<Settings>,
 }
 
@@ -81,7 +84,7 @@ impl Readers {
     /// Sends questions to these backends: name, place in the journal, what reads from it, its health, and whether it is asked.
     pub fn new(
         backends: impl IntoIterator<Item = (String, usize, Upstream, Arc<Health>, bool)>,
-        journal: Journal,
+        (journal, pair): (Journal, Option<Arc<Pair>>),
         settings: Settings,
     ) -> Self {
         let most = settings.max_concurrent;
@@ -89,7 +92,7 @@ impl Readers {
             Arc::new(Backend::new((name, place), upstream, health, is_open, most))
         });
         let backends = backends.collect();
-        Self { backends, journal, settings: ArcSwap::from_pointee(settings) }
+        Self { backends, journal, pair, settings: ArcSwap::from_pointee(settings) }
     }
 
     /// Answers by these settings from now on; how many questions a backend gets at a time stays.
@@ -167,11 +170,12 @@ impl Readers {
         let others: Vec<usize> =
             self.backends.iter().map(|other| other.place).filter(|other| *other != backend.place).collect();
         let lacks = |database| self.journal.completeness(backend.place, database, points, &others);
-        let lacks: Vec<Completeness> = if databases.is_empty() {
+        let mut lacks: Vec<Completeness> = if databases.is_empty() {
             vec![lacks(None)]
         } else {
             databases.iter().map(|database| lacks(Some(database))).collect()
         };
+        lacks.extend(self.pair.as_ref().and_then(|pair| pair.lacks(&backend.name, points)));
         let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
         let now = now.unwrap_or(u64::MAX);
         let since = lacks.iter().filter_map(|one| one.pending_since).min();

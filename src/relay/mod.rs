@@ -52,6 +52,7 @@ use crate::observe::history::History;
 use crate::observe::status::Status;
 use crate::observe::view::{BackendView, View};
 use crate::observe::watch as observer;
+use crate::pair::Pair;
 use crate::query::Readers;
 use crate::receive::Inherited;
 use crate::receive::http::{Claim, Creator, Host};
@@ -80,6 +81,9 @@ pub enum StartError {
     /// A listener's mapping cannot be read.
     #[error("{0}")]
     Mapping(String),
+    /// The other relay of the pair cannot be asked.
+    #[error("{0}")]
+    Pair(String),
     /// Another process works on the data folder.
     #[error("{0} is in use by another process: give each relay its own data_dir")]
     Locked(String),
@@ -129,7 +133,6 @@ pub struct Relay {
     admin: SocketAddr,
     workers: Vec<JoinHandle<()>>,
     journal_thread: JoinHandle<()>,
-    journal_pulse: Arc<Pulse>,
     disk_threads: Option<DiskThreads>,
     ring: Producer,
     journal_stop: Arc<AtomicBool>,
@@ -204,15 +207,17 @@ impl Relay {
             .map_err(|error| StartError::DataDir(config.data_dir.display().to_string(), error))?;
         let statements = Arc::new(statements);
         let healths: Vec<Arc<Health>> = config.backend.iter().map(|_| Arc::default()).collect();
-        let readers = Arc::new(reading::readers(config, &backends, &healths, &journal)?);
+        let pair = opening::pair(config, &journal)?;
+        let readers = Arc::new(reading::readers(config, &backends, &healths, (&journal, pair.clone()))?);
         let behind = (&letters, &statements, &readers);
-        let view = view(config, listeners, &journal, &ring, (&healths, behind), certificates.clone());
+        let view = view(config, listeners, &journal, &ring, (&healths, behind), (certificates.clone(), pair.clone()));
         let running =
             Running { config: config.clone(), listeners: Arc::clone(&view.listeners), readers: Arc::clone(&readers) };
         let reload = Arc::new(Reload::new(auth, certificates, running));
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, access)));
         drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
         drop(admin_runtime.spawn(observer::run(view.clone())));
+        drop(pair.map(|pair| admin_runtime.spawn(pair.watch())));
         let socket_file = {
             let reload = Arc::clone(&reload);
             let reload: socket::Reloader = Arc::new(move || reload.run());
@@ -242,10 +247,7 @@ impl Relay {
         let journal_stop = Arc::new(AtomicBool::new(false));
         let ours = Arc::clone(&data_dir);
         let disk_threads = journal.start_disk(move || ours.keep()).map_err(StartError::Thread)?;
-        let wake = ring.clone();
-        let journal_pulse = Arc::new(Pulse::new("journal").woken_by(move || wake.wake()));
-        let journal_thread =
-            opening::start(&view, consumer, &journal_stop, Arc::clone(&journal_pulse)).map_err(StartError::Thread)?;
+        let journal_thread = opening::start(&view, consumer, &journal_stop).map_err(StartError::Thread)?;
         let reader = reading::reader(&readers, &statements, runtime.handle(), config);
         let host = Host { claim: claim(&view), create: create(&statements, runtime.handle()), reader };
         let answers = (step(config.journal.durability), host);
@@ -258,7 +260,6 @@ impl Relay {
             admin: address,
             workers,
             journal_thread,
-            journal_pulse,
             disk_threads,
             ring,
             journal_stop,
@@ -283,8 +284,7 @@ impl Relay {
 
     /// The pulses of the threads that lines pass through, but for the runtime's and the disk's.
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
-        let receiving = self.view.listeners.iter().flat_map(Listener::pulses);
-        receiving.chain([Arc::clone(&self.journal_pulse)]).collect()
+        self.view.pulses()
     }
 
     /// The runtime that flushers run on.
@@ -305,6 +305,7 @@ impl Relay {
     /// Stops receiving once the sockets are empty, delivers what can be delivered in the configured time, or until it
     /// is to hurry, and returns the last figures.
     pub fn shutdown(mut self) -> Status {
+        self.view.is_stopping.store(true, Ordering::Release);
         for listener in self.view.listeners.iter() {
             listener.stop();
         }
@@ -372,7 +373,7 @@ fn view(
     journal: &Journal,
     ring: &Producer,
     (healths, behind): (&[Arc<Health>], Behind<'_>),
-    certificates: Vec<Arc<Certificate>>,
+    (certificates, pair): (Vec<Arc<Certificate>>, Option<Arc<Pair>>),
 ) -> View {
     let (letters, statements, readers) = behind;
     let backends = config.backend.iter().zip(healths).map(|(backend, health)| BackendView {
@@ -394,6 +395,12 @@ fn view(
         history: Arc::new(History::new(config.backend.iter().map(|backend| backend.name.clone()).collect())),
         forgotten: Arc::default(),
         data_dir: config.data_dir.display().to_string().into(),
+        pair,
+        journal_pulse: {
+            let wake = ring.clone();
+            Arc::new(Pulse::new("journal").woken_by(move || wake.wake()))
+        },
+        is_stopping: Arc::default(),
     }
 }
 

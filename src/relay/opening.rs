@@ -15,7 +15,7 @@ use crate::journal::disk::{Report, Storage};
 use crate::journal::ring::Consumer;
 use crate::journal::{BackendSetup, Journal, Snapshot};
 use crate::observe::view::{BackendView, View};
-use crate::receive::Pulse;
+use crate::pair::Pair;
 use crate::sys::throttle;
 
 /// How often to look for dropped lines, to log them; the journal's thread wakes for that if for nothing else.
@@ -81,6 +81,14 @@ fn report_opening(found: &Snapshot, backends: &[BackendSetup]) {
     }
 }
 
+/// The other relay of the pair; none where the configuration names none.
+pub(super) fn pair(config: &Config, journal: &Journal) -> Result<Option<Arc<Pair>>, StartError> {
+    let Ok(Some(setup)) = config.pair.setup() else { return Ok(None) };
+    let names = config.backend.iter().map(|backend| backend.name.clone()).collect();
+    let pair = Pair::new(setup, journal.clone(), names, &config.data_dir);
+    pair.map(|pair| Some(Arc::new(pair))).map_err(|error| StartError::Pair(format!("pair: {error}")))
+}
+
 /// Holds the backends whose address has changed since the journal last saw them, and says what to do.
 pub(super) fn hold_moved(journal: &Journal, view: &View) {
     let ledgers = journal.snapshot().ledgers;
@@ -103,14 +111,9 @@ pub(super) fn hold_moved(journal: &Journal, view: &View) {
     }
 }
 
-pub(super) fn start(
-    view: &View,
-    ring: Consumer,
-    stop: &Arc<AtomicBool>,
-    pulse: Arc<Pulse>,
-) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
     let stop = Arc::clone(stop);
-    let View { journal, backends, .. } = view.clone();
+    let View { journal, backends, journal_pulse: pulse, .. } = view.clone();
     std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
         let mut logged = vec![0; backends.len()];
         let mut log_next = Instant::now();

@@ -10,6 +10,7 @@ use crate::deliver::statements::{Asker, NotRun, Scope, Statements};
 use crate::deliver::{Backend, Health, Reads};
 use crate::journal::Journal;
 use crate::net::SecretFile;
+use crate::pair::Pair;
 use crate::query::{Readers, Settings};
 use crate::receive::http::{Order, Reader, Refused};
 
@@ -18,7 +19,7 @@ pub(super) fn readers(
     config: &Config,
     backends: &[Backend],
     healths: &[Arc<Health>],
-    journal: &Journal,
+    (journal, pair): (&Journal, Option<Arc<Pair>>),
 ) -> Result<Readers, StartError> {
     let mut asked = Vec::new();
     let all = config.backend.iter().zip(backends).zip(healths).enumerate();
@@ -29,7 +30,7 @@ pub(super) fn readers(
             asked.push((known.name.clone(), place, upstream, Arc::clone(health), known.query));
         }
     }
-    Ok(Readers::new(asked, journal.clone(), settings(config)))
+    Ok(Readers::new(asked, (journal.clone(), pair), settings(config)))
 }
 
 /// How questions are answered.

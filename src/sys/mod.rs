@@ -7,9 +7,11 @@ pub mod dumps;
 pub mod log;
 pub mod log_format;
 pub mod monotonic;
+mod replace;
 pub mod text;
 pub mod throttle;
 pub mod wildcard;
 
 pub use clock::SteadyClock;
+pub use replace::replace;
 pub use throttle::{Leave, Throttle};

@@ -21,6 +21,7 @@ mod mirror;
 mod network;
 mod overload;
 mod page;
+mod pair;
 mod readers;
 mod reads;
 mod refusals;

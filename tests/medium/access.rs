@@ -3,8 +3,10 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
+use bytesize::ByteSize;
 use socket2::{Domain, Socket, Type};
 use twinflux::config::Tcp;
+use twinflux::journal::Durability;
 
 use crate::support::{Running, Scripted, config, wait_for};
 
@@ -86,16 +88,20 @@ fn idle_connections_to_the_admin_page_lock_nobody_out() {
 }
 
 #[test]
-fn one_backend_that_takes_writes_is_enough_to_be_ready() {
-    let (alive, dead) = (Scripted::accepting(), "http://127.0.0.1:1".to_owned());
-    let relay = Running::start(config(&[dead.clone(), alive.url()]));
-    assert_eq!(relay.get("/ready"), (200, "ready\n".to_owned()));
-    relay.send(&["m v=1 1\n"]);
-    relay.wait_delivered("b", 1);
-    relay.wait_state("a", "down");
-    assert_eq!(relay.get("/ready"), (200, "ready\n".to_owned()));
-    let relay = Running::start(config(&[dead]));
+fn a_relay_is_ready_until_it_cannot_keep_what_it_is_given() {
+    let mut config = config(&["http://127.0.0.1:1".to_owned()]);
+    config.journal.durability = Durability::Memory;
+    config.journal.memory = ByteSize::mib(4);
+    let relay = Running::start(config);
     relay.send(&["m v=1 1\n"]);
     relay.wait_state("a", "down");
-    assert_eq!((relay.get("/ready").0, relay.get("/health").0), (503, 200));
+    assert_eq!(relay.get("/ready"), (200, "ready\n".to_owned()), "a backend that is down is no reason");
+    let line = format!("m text=\"{}\" 1\n", "x".repeat(60_000));
+    let told = wait_for("a full journal", || {
+        relay.send(&[line.as_str(); 20]);
+        let (status, told) = relay.get("/ready");
+        (status != 200).then_some((status, told))
+    });
+    assert_eq!(told, (503, "the journal is full, and no backend makes room\n".to_owned()));
+    assert_eq!(relay.get("/health").0, 200);
 }

@@ -38,6 +38,7 @@ mod multicast;
 mod operator;
 mod orders;
 mod packages;
+mod pair;
 mod probing;
 mod process;
 mod program;

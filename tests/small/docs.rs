@@ -169,7 +169,7 @@ fn the_readme_is_short() {
 }
 
 /// The tables of a configuration: the page's heading, and a file with an unknown key there.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 11] = [
     ("Top level", "nonsense = 1"),
     ("admin", "[admin]\nnonsense = 1"),
     ("udp", "[[udp]]\nnonsense = 1"),
@@ -180,6 +180,7 @@ const TABLES: [(&str, &str); 10] = [
     ("backend", "[[backend]]\nnonsense = 1"),
     ("journal", "[journal]\nnonsense = 1"),
     ("dead_letters", "[dead_letters]\nnonsense = 1"),
+    ("pair", "[pair]\nnonsense = 1"),
 ];
 
 #[test]

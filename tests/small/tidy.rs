@@ -40,12 +40,19 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("journal", &["sys", "protocol", "batch"]),
     ("receive", &["sys", "net", "auth", "protocol", "batch"]),
     ("deliver", &["sys", "net", "protocol", "batch", "journal"]),
-    ("query", &["sys", "protocol", "batch", "journal", "receive", "deliver"]),
-    ("config", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver"]),
-    ("observe", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "query", "config"]),
+    ("pair", &["sys", "net", "protocol", "journal"]),
+    ("query", &["sys", "protocol", "batch", "journal", "receive", "deliver", "pair"]),
+    ("config", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "pair"]),
+    (
+        "observe",
+        &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "pair", "query", "config"],
+    ),
     (
         "cli",
-        &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "query", "config", "observe"],
+        &[
+            "sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "pair", "query", "config",
+            "observe",
+        ],
     ),
 ];
 

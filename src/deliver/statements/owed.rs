@@ -2,20 +2,18 @@
 //!
 //! The file is replaced and synced with each change. Bounds: `MOST_OWED` statements.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::influxql::Create;
+use crate::sys::replace;
 
 /// Statements that are owed, of all backends together, at most.
 pub(super) const MOST_OWED: usize = 1000;
 /// The file in the data folder. Statements may hold passwords: nobody else reads it.
 pub(super) const NAME: &str = "statements.json";
-const MODE: u32 = 0o600;
 
 /// The lines that are there before a statement runs, and those that come after it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -243,14 +241,8 @@ impl List {
         saved
     }
 
-    /// Replaces the file: a crash leaves the old one, or the new one.
     fn save(&self) -> io::Result<()> {
-        let new = self.path.with_extension("tmp");
-        let mut file = File::options().write(true).create(true).truncate(true).mode(MODE).open(&new)?;
-        file.write_all(&serde_json::to_vec(&self.owed)?)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &self.path)?;
-        File::open(self.path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
+        replace(&self.path, &serde_json::to_vec(&self.owed)?)
     }
 }
 
@@ -294,7 +286,7 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             file.permissions().mode() & 0o777
         });
-        assert_eq!(mode.expect("a file"), MODE);
+        assert_eq!(mode.expect("a file"), 0o600);
     }
 
     #[test]

@@ -22,6 +22,8 @@ const MOST_NAMED: usize = 3;
 pub struct Completeness {
     /// The earliest point that it has not acknowledged yet may be so early, in nanoseconds since 1970; none if it has all.
     pub pending_from: Option<i64>,
+    /// The latest such point may be so late; none if it has all.
+    pub pending_until: Option<i64>,
     /// Its oldest line in the range that is not acknowledged was received at this time by the wall clock; 0 if that is not known.
     pub pending_since: Option<u64>,
     /// Another backend has something of the range that this one has not acknowledged yet.
@@ -95,6 +97,8 @@ impl State {
         let mut add = |points: &Span, since: u64, sequences: Range<u64>| {
             let from = points.from.max(range.from);
             found.pending_from = Some(found.pending_from.map_or(from, |known| known.min(from)));
+            let until = points.until.min(range.until);
+            found.pending_until = Some(found.pending_until.map_or(until, |known| known.max(until)));
             found.pending_since = Some(found.pending_since.map_or(since, |known| known.min(since)));
             // After a crash, others may have what is told as pending.
             let may_have = |other: &usize| {

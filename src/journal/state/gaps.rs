@@ -30,6 +30,8 @@ pub enum GapReason {
     Joined,
     /// Its database was gone, and had to be made again.
     Made,
+    /// The pair's other relay owed it lines and is gone: whether it has them is not known.
+    Peer,
 }
 
 impl GapReason {
@@ -39,13 +41,14 @@ impl GapReason {
             Self::Dropped(reason) => reason.name(),
             Self::Joined => "joined",
             Self::Made => "made",
+            Self::Peer => "peer",
         }
     }
 
     /// The reason of this name.
     pub(in crate::journal) fn of_name(name: &str) -> Option<Self> {
         let dropped = DropReason::ALL.into_iter().map(Self::Dropped);
-        dropped.chain([Self::Joined, Self::Made]).find(|reason| reason.name() == name)
+        dropped.chain([Self::Joined, Self::Made, Self::Peer]).find(|reason| reason.name() == name)
     }
 }
 
@@ -74,6 +77,17 @@ impl<'a> Loss<'a> {
         let (destination, lines) = (&batch.destination, batch.lines);
         Self { destination, lines, received: (wall, wall), points, is_unsure: false }
     }
+}
+
+/// What the pair's other relay owed a backend when it was last heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspicion {
+    /// When the lines were received: from, and until; nanoseconds since 1970.
+    pub received: (u64, u64),
+    /// The times of their points.
+    pub points: Span,
+    /// How many they were.
+    pub lines: u64,
 }
 
 /// Lines that a backend does not have.
@@ -199,12 +213,20 @@ impl Gaps {
         self.note(Gap { destination, is_unsure: false, ..gap });
     }
 
+    /// The other relay is gone with lines that it owed a backend.
+    pub(in crate::journal) fn note_suspicion(&mut self, backend: &str, suspicion: Suspicion) {
+        let Suspicion { received: (from, until), points, lines } = suspicion;
+        self.note(Gap { from, points, lines, ..Gap::of_anything(backend, until, GapReason::Peer) });
+    }
+
+    /// The other relay has delivered whatever it owed a backend. Returns how many gaps that closes.
+    pub(in crate::journal) fn close_suspicions(&mut self, backend: &str) -> usize {
+        self.close(|gap| gap.backend == backend && gap.reason == GapReason::Peer)
+    }
+
     /// A backend's copy is complete, says somebody who knows. Returns how many gaps that closes.
     pub(in crate::journal) fn vouch(&mut self, backend: &str) -> usize {
-        let before = self.gaps.len();
-        self.gaps.retain(|gap| gap.backend != backend);
-        self.note_change();
-        before - self.gaps.len()
+        self.close(|gap| gap.backend == backend)
     }
 
     /// Notes a gap, under a number of its own unless it belongs to one that is known.
@@ -252,6 +274,16 @@ impl Gaps {
     /// Since when there is something to save; none where there is not.
     pub(in crate::journal) fn changed(&self) -> Option<Instant> {
         self.changed
+    }
+
+    fn close(&mut self, is_closed: impl Fn(&Gap) -> bool) -> usize {
+        let before = self.gaps.len();
+        self.gaps.retain(|gap| !is_closed(gap));
+        let closed = before - self.gaps.len();
+        if closed > 0 {
+            self.note_change();
+        }
+        closed
     }
 
     fn join_oldest(&mut self) {
@@ -307,6 +339,22 @@ mod tests {
             gaps.iter().last().map(|gap| (gap.id, gap.points, gap.reason.name())),
             Some((3, Span::ALWAYS, "joined"))
         );
+    }
+
+    #[test]
+    fn what_the_other_relay_owed_is_a_gap_until_it_has_delivered_that() {
+        let mut gaps = Gaps::default();
+        gaps.note(gap("a", 0, 1));
+        let points = Span { from: 3, until: 9 };
+        gaps.note_suspicion("a", Suspicion { received: (5, 8), points, lines: 40 });
+        let known = gaps.iter().last().cloned().expect("a gap");
+        assert_eq!((known.reason.name(), known.from, known.until, known.lines), ("peer", 5, 8, 40));
+        assert!(known.is_unsure && known.points == points && known.touches("any", &Span { from: 9, until: 10 }));
+        // Both backends may lack it, and one of them may not.
+        gaps.note_suspicion("b", Suspicion { received: (5, 8), points, lines: 40 });
+        assert!(!known.is_shared_by(gaps.iter().last().expect("a gap")));
+        assert_eq!(GapReason::of_name("peer"), Some(GapReason::Peer));
+        assert_eq!((gaps.close_suspicions("a"), gaps.close_suspicions("a"), gaps.iter().len()), (1, 0, 2));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::metrics;
+use super::{json, metrics};
 use crate::auth::Auth;
 use crate::net::tls::{Certificate, answer_plain_http, begins_as_tls};
 use crate::observe::view::View;
@@ -93,6 +93,7 @@ impl Admin {
             .route("/api/events", get(page::events))
             .route("/api/history", get(page::history))
             .route("/api/status", get(status))
+            .route("/api/pair", get(pair))
             .route("/metrics", get(metrics))
             .route("/health", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
@@ -200,6 +201,11 @@ async fn status(State(snapshots): State<Arc<Snapshots>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], snapshots.next().await.json())
 }
 
+/// What this relay says to the other one of its pair.
+async fn pair(State(snapshots): State<Arc<Snapshots>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], json::render(&*snapshots.report().await))
+}
+
 async fn metrics(State(snapshots): State<Arc<Snapshots>>, headers: HeaderMap) -> impl IntoResponse {
     let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match snapshots.next().await.metrics() {
@@ -213,10 +219,9 @@ async fn metrics(State(snapshots): State<Arc<Snapshots>>, headers: HeaderMap) ->
     }
 }
 
-async fn ready(State(snapshots): State<Arc<Snapshots>>) -> (StatusCode, &'static str) {
-    if snapshots.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "no backend takes writes\n")
+async fn ready(State(snapshots): State<Arc<Snapshots>>) -> (StatusCode, String) {
+    match snapshots.unready().await {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }

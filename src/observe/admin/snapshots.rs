@@ -1,23 +1,31 @@
 //! Snapshots of the state, at most ten a second however many ask: each costs locks that receiving and delivery need.
 //!
 //! Whoever asks gets a snapshot that was taken after the question, so that what was done before shows. Those who ask too
-//! soon after the last one wait for the next one, and share it.
+//! soon after the last one wait for the next one, and share it. Readiness is asked of the threads as seldom.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::{json, metrics};
 use crate::observe::history::History;
 use crate::observe::status::Status;
 use crate::observe::view::View;
+use crate::pair::Report;
+use crate::receive::Pulse;
 
 /// The time from one snapshot to the next, at least.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A thread that takes longer for one turn of its loop reads no socket.
+const LONGEST_TURN: Duration = Duration::from_secs(2);
+/// How often to look whether the threads have answered.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// One snapshot, and what is made of it once somebody asks for that.
 #[derive(Debug)]
@@ -33,11 +41,14 @@ pub(super) struct Snapshot {
 pub(super) struct Snapshots {
     view: View,
     shared: Shared<Snapshot>,
+    reports: Shared<Report>,
+    /// When readiness was asked for last, and the answer.
+    readiness: Mutex<Option<(Instant, Option<String>)>>,
 }
 
 impl Snapshots {
     pub(super) fn new(view: View) -> Self {
-        Self { view, shared: Shared::default() }
+        Self { view, shared: Shared::default(), reports: Shared::default(), readiness: Mutex::default() }
     }
 
     /// A snapshot taken after this was called.
@@ -45,14 +56,37 @@ impl Snapshots {
         self.shared.next(|| Snapshot::of(self.view.status())).await
     }
 
+    /// What this relay says to the other one of its pair, taken after this was called.
+    pub(super) async fn report(&self) -> Arc<Report> {
+        self.reports.next(|| self.view.report()).await
+    }
+
     /// What the figures were.
     pub(super) fn history(&self) -> &History {
         &self.view.history
     }
 
-    /// Whether the relay is of use, which costs nothing.
-    pub(super) fn is_ready(&self) -> bool {
-        self.view.is_ready()
+    /// Why the relay is of no use to senders; none if it is: its sockets are read, and it can keep what it is given.
+    pub(super) async fn unready(&self) -> Option<String> {
+        if self.view.is_stopping.load(Ordering::Acquire) {
+            return Some("the relay stops".to_owned());
+        }
+        let mut asked = self.readiness.lock().await;
+        if let Some((at, answer)) = &*asked
+            && at.elapsed() < INTERVAL
+        {
+            return answer.clone();
+        }
+        let answer = self.ask_threads().await;
+        *asked = Some((Instant::now(), answer.clone()));
+        answer
+    }
+
+    async fn ask_threads(&self) -> Option<String> {
+        if let Some(silent) = silent(&self.view.pulses()).await {
+            return Some(format!("the thread {silent} has stood still for {} s", LONGEST_TURN.as_secs()));
+        }
+        self.view.journal.is_full().then(|| "the journal is full, and no backend makes room".to_owned())
     }
 }
 
@@ -108,11 +142,33 @@ impl<T> Shared<T> {
     }
 }
 
+/// A thread that does not answer in time.
+async fn silent(pulses: &[Arc<Pulse>]) -> Option<&str> {
+    pulses.iter().for_each(|pulse| pulse.ask());
+    let until = Instant::now() + LONGEST_TURN;
+    loop {
+        let silent = pulses.iter().find(|pulse| !pulse.is_answered())?;
+        if Instant::now() >= until {
+            return Some(silent.name());
+        }
+        sleep(LOOK).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_stands_still_is_named() {
+        let (udp, journal) = (Arc::new(Pulse::new("udp-0")), Arc::new(Pulse::new("journal")));
+        let answering = Arc::clone(&journal);
+        tokio::spawn(async move { answering.answer().await });
+        assert_eq!(silent(&[Arc::clone(&journal)]).await, None);
+        assert_eq!(silent(&[journal, udp]).await, Some("udp-0"));
+    }
 
     #[test]
     fn however_many_ask_they_share_what_is_taken_after_the_question() {

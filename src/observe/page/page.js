@@ -227,6 +227,29 @@ function sources() {
   }));
 }
 
+function pair() {
+  const one = status.pair;
+  $("pair").hidden = !one;
+  if (!one) return;
+  const kind = one.state === "up" ? "well" : one.state === "gone" ? "bad" : "warn";
+  const link = el("a", { href: one.peer, rel: "noreferrer" }, one.peer);
+  $("peer").replaceChildren(el("article", { class: "card" },
+    el("h3", {}, link, el("span", { class: `badge ${kind}` }, one.state), " ", el("small", {}, ago(one.since))),
+    list([
+      ["its role", one.peer_role || "–", "active: its machine holds the pair's address"],
+      ["this relay's role", one.role || "–", "active: this machine holds the pair's address", one.is_odd ? "bad" : ""],
+      ["address", one.address || "none configured", "The one that hosts send to"],
+      ["version", one.version || "–", "Of its program", one.is_far_apart ? "warn" : ""],
+      ["up", one.uptime_seconds === null ? "–" : time(one.uptime_seconds), "Since its start, when it was heard last"],
+      ["its journal", one.journal || "–", "The journal's own number"],
+      ["last error", one.last_error || "none", "Why it did not answer the last time", one.last_error ? "warn" : ""]])));
+  const columns = [["backend", "The same name in both relays", true], ["state", "As the other relay sees it", true],
+    ["waiting", "Lines that the other relay owes it"], ["lag", "How long the oldest of them has waited"],
+    ["complete", "Whether it has all that the other relay was given", true]];
+  table("owed", "What the other relay owes", columns, one.backends.map((owed) => [owed.name, owed.state,
+    count(owed.pending_lines), time(owed.lag_seconds), el("span", { class: owed.complete ? "well" : "bad" }, owed.complete ? "yes" : "no")]));
+}
+
 function certificates() {
   $("tls").hidden = !status.certificates.length;
   table("certificates", "Of listeners with TLS", [["file", "", true], ["expires", "", true], ["days left", ""]],
@@ -237,7 +260,7 @@ function draw() {
   $("version").textContent = `${status.version}, up ${time(status.uptime_seconds)}`;
   headline();
   $("backends").replaceChildren(...status.backends.map(backend));
-  ledger(); listeners(); journal(); gaps(); sources(); certificates();
+  ledger(); listeners(); journal(); gaps(); sources(); pair(); certificates();
 }
 
 async function fetchJson(path) {
