@@ -3,17 +3,17 @@
 //!
 //! A reader of the output that goes away (`twinflux journal dump DIR | head`) has read what it wanted: that is no
 //! failure. Output that cannot be written for another reason, such as a full disk, is one.
+mod run;
 mod signals;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use clap::Parser;
-use signals::follow_signals;
+use run::{drain, run};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use twinflux::cli::dead_letters;
 use twinflux::cli::generate::generate;
@@ -21,16 +21,11 @@ use twinflux::cli::journal::Stopped;
 use twinflux::cli::maintenance::{self, ChangeError};
 use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print};
 use twinflux::cli::socket::{Action, BackendAction};
-use twinflux::cli::{Cli, Command, DeadLettersCommand, Drain, JournalCommand, OneBackend, Restore, Run};
-use twinflux::config::{Config, Format, relay_toml};
+use twinflux::cli::{Cli, Command, DeadLettersCommand, JournalCommand, OneBackend, Restore};
+use twinflux::config::{Config, relay_toml};
 use twinflux::deliver::Backend;
 use twinflux::deliver::restore::RestoreError;
-use twinflux::journal::Durability;
-use twinflux::observe::Status;
-use twinflux::receive::Inherited;
-use twinflux::receive::udp::use_small_pages;
-use twinflux::relay::notify;
-use twinflux::relay::{Relay, StartError};
+use twinflux::relay::CHANGEABLE;
 use twinflux::sys::dumps;
 use twinflux::sys::log::Log;
 use twinflux::sys::log_format::{self, LogFormat};
@@ -39,12 +34,8 @@ use twinflux::sys::text::printable_lines;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How often a drain looks whether something is pending.
-const DRAIN_LOOK: Duration = Duration::from_millis(200);
 /// How long the process waits at its end for its last lines to be read.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// How long the relay waits for the lines of its start to be read.
-const FIRST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -129,173 +120,6 @@ fn conclude(ended: Ended, write: impl FnOnce(&[u8])) -> ExitCode {
     }
 }
 
-fn run(options: &Run, log: &Arc<Log>) -> Ended {
-    use_small_pages();
-    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
-    let loaded = match &options.relay_config {
-        Some(file) => Config::load_relays(file, overrides),
-        None => Config::load(options.config.as_deref(), overrides).map(|config| (config, Vec::new())),
-    };
-    let (config, differs) = loaded.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
-    for sentence in differs {
-        tracing::info!("other than influxdb-relay: {sentence}");
-    }
-    if config.holds_secrets() {
-        dumps::forbid();
-    }
-    let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
-    let relay = Relay::start(&config, inherited).map_err(|error| {
-        let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
-        (code, error.to_string())
-    })?;
-    if options.relay_config.is_none() {
-        let options = options.clone();
-        relay.reload().read_by(move || {
-            let overrides = options.overrides()?;
-            Config::load(options.config.as_deref(), overrides).map_err(|error| error.to_string())
-        });
-    }
-    let hurry = relay.hurry();
-    let stop =
-        follow_signals(hurry.clone(), Arc::clone(log), relay.reload()).map_err(|error| (FAILED, error.to_string()))?;
-    print_start(describe_start(&relay, &config));
-    notify::ready();
-    let watchdog = notify::watchdog_period().map(|period| {
-        let watchdog = notify::watchdog(relay.pulses(), period);
-        relay.runtime().spawn(watchdog)
-    });
-    stop.recv().map_err(|_| (FAILED, "BUG: the thread that follows signals ended".to_owned()))?;
-    notify::stopping();
-    if let Some(watchdog) = watchdog {
-        watchdog.abort();
-    }
-    tracing::info!("stopping: emptying the sockets and delivering what is pending; a second signal ends it at once");
-    let last = relay.shutdown();
-    for backend in &last.backends {
-        let (name, lines) = (&backend.name, backend.pending_lines);
-        match config.journal.durability {
-            _ if lines == 0 => {}
-            Durability::Memory => tracing::warn!(backend = name, lines, "lost: they were only in memory"),
-            _ => tracing::info!(backend = name, lines, "kept in the journal for the next start"),
-        }
-        tracing::info!(
-            backend = backend.name,
-            delivered = backend.delivered_lines,
-            rejected = backend.rejected(),
-            dropped = backend.dropped(),
-            pending = backend.pending_lines,
-            "stopped"
-        );
-    }
-    if *hurry.borrow() {
-        return Err((FAILED, "ended by a second signal, before everything could be delivered".to_owned()));
-    }
-    Ok(())
-}
-
-/// Delivers what a journal keeps, and ends when nothing is pending, or at a signal.
-fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
-    use_small_pages();
-    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
-    let config = Config::load(options.config.as_deref(), overrides);
-    let mut config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
-    (config.udp, config.tcp, config.http) = Default::default();
-    if !config.data_dir.join("journal").is_dir() {
-        return Err((
-            FAILED,
-            format!("there is no journal in {}: is that the data folder?", config.data_dir.display()),
-        ));
-    }
-    if config.holds_secrets() {
-        dumps::forbid();
-    }
-    let relay = Relay::start(&config, Inherited::default()).map_err(|error| {
-        let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
-        (code, error.to_string())
-    })?;
-    let stop = follow_signals(relay.hurry(), Arc::clone(log), relay.reload());
-    let stop = stop.map_err(|error| (FAILED, error.to_string()))?;
-    let pending = |status: &Status| {
-        status.backends.iter().map(|backend| backend.pending_lines + backend.statements_pending).sum::<u64>()
-    };
-    tracing::info!(lines = pending(&relay.view().status()), admin = %relay.admin(), "draining the journal");
-    while pending(&relay.view().status()) > 0 {
-        match stop.recv_timeout(DRAIN_LOOK) {
-            Err(RecvTimeoutError::Timeout) => {}
-            _ => break,
-        }
-    }
-    let last = relay.shutdown();
-    print(&last.ledger())?;
-    let left = pending(&last) + last.journal.orphans.values().sum::<u64>();
-    for (name, lines) in &last.journal.orphans {
-        tracing::warn!(backend = name, lines, "is not configured: its lines stay in the journal");
-    }
-    if left > 0 { Err((FAILED, format!("{left} lines stay in the journal"))) } else { Ok(()) }
-}
-
-/// Prints the lines of the start. Output that nobody reads delays the start for a moment, and holds up nothing else.
-fn print_start(text: String) {
-    let (done, printed) = sync_channel(1);
-    let printing = std::thread::Builder::new().name("start".to_owned()).spawn(move || {
-        // Whoever closed the output does not want to read it.
-        drop(print(&text));
-        done.send(()).ok();
-    });
-    if printing.is_ok() {
-        printed.recv_timeout(FIRST_LINES).ok();
-    }
-}
-
-/// Says in five lines what it listens on, where the data goes, how to send a first line and where to look.
-fn describe_start(relay: &Relay, config: &Config) -> String {
-    let listeners = &relay.view().listeners;
-    let listens: Vec<String> = listeners
-        .iter()
-        .map(|one| match one.destination().database.as_str() {
-            "" => format!("{} {} (database of each request)", one.kind(), one.address()),
-            database => format!("{} {} (database {database})", one.kind(), one.address()),
-        })
-        .collect();
-    let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
-    let (kind, first) =
-        listeners.first().map_or_else(|| ("udp", ([127, 0, 0, 1], 8089).into()), |one| (one.kind(), one.address()));
-    let host = if first.ip().is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { first.ip() };
-    let port = first.port();
-    let format = config.udp.first().map(|one| one.format).or_else(|| config.tcp.first().map(|one| one.format));
-    let line = match format {
-        Some(Format::Graphite) => "me.cpu.usage 1.5",
-        Some(Format::Opentsdb) => "put cpu.usage 1795400726 1.5 host=me",
-        Some(Format::NetdataJson) => {
-            r#"{"hostname":"me","chart_name":"cpu","name":"usage","value":1.5,"timestamp":1795400726}"#
-        }
-        Some(Format::Auto | Format::Influx) | None => "cpu,host=me usage=1.5",
-    };
-    let first = match kind {
-        "http" => {
-            let is_tls = config.http.first().is_some_and(|one| one.tls_cert_file.is_some());
-            let scheme = if is_tls { "https" } else { "http" };
-            format!("curl -d '{line}' '{scheme}://{host}:{port}/write?db=telegraf'")
-        }
-        _ => format!("echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)"),
-    };
-    let (listens, writes, admin) = (listens.join(", "), backends.join(", "), relay.admin());
-    let version = env!("CARGO_PKG_VERSION");
-    let scheme = if config.admin.tls_cert_file.is_some() { "https" } else { "http" };
-    let how = match config.admin.users || config.admin.tls_cert_file.is_some() {
-        true => format!("--data-dir {}", config.data_dir.display()),
-        false => format!("--admin {admin}"),
-    };
-    [
-        format!("Twinflux {version}: every line to every backend\n"),
-        format!("  listening on  {listens}\n"),
-        format!("  writing to    {writes}\n"),
-        format!("  try           {first}\n"),
-        format!("  look at       {scheme}://{admin}/ in a browser; or: twinflux status {how}\n"),
-    ]
-    .concat()
-}
-
 fn check(file: &Path) -> Ended {
     let bad = |error: String| (BAD_CONFIGURATION, error);
     let config =
@@ -313,9 +137,9 @@ fn check(file: &Path) -> Ended {
     }
     let text = toml::to_string(&config).map_err(|error| bad(error.to_string()))?;
     print(&format!(
-        "# {} is fine; with all defaults it says:\n# (twinflux reload and SIGHUP change allow, and of [query] max_lag, incomplete, \
-         timeout and sticky;\n# and read users, tokens and certificates again. Everything else needs a restart.)\n{text}",
-        file.display()
+        "# {} is fine; with all defaults it says:\n# {}\n{text}",
+        file.display(),
+        CHANGEABLE.replace(". ", ".\n# ")
     ))
 }
 

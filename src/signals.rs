@@ -1,46 +1,64 @@
 //! Signals: SIGTERM and SIGINT end the program, SIGHUP has the configuration read again.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use twinflux::cli::outcome::FAILED;
-use twinflux::relay::{Reload, notify};
+use twinflux::relay::{Relay, Reload, notify};
 use twinflux::sys::log::Log;
 
 use crate::LAST_LINES;
+use crate::run::Wish;
 
 /// How long a hurried shutdown may take to write what memory holds: a disk that hangs is not waited for.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
+/// The relay that signals are for: another one may take its place.
+pub(crate) struct Current(Mutex<(Arc<Reload>, watch::Sender<bool>)>);
+
+impl Current {
+    pub(crate) fn new(relay: &Relay) -> Self {
+        Self(Mutex::new((relay.reload(), relay.hurry())))
+    }
+
+    /// Another one has taken its place.
+    pub(crate) fn set(&self, relay: &Relay) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (relay.reload(), relay.hurry());
+    }
+
+    fn reload(&self) -> Arc<Reload> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    fn hurry(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.send_replace(true);
+    }
+}
+
 /// Follows signals on a thread of its own, so that a second one is heeded whatever the first one's work hangs on.
 /// The first one to end is sent to the caller. The second one hurries the shutdown, and ends the process where that
 /// takes too long.
-pub(crate) fn follow_signals(
-    hurry: watch::Sender<bool>,
-    log: Arc<Log>,
-    reload: Arc<Reload>,
-) -> io::Result<Receiver<()>> {
+pub(crate) fn follow_signals(current: Arc<Current>, wishes: SyncSender<Wish>, log: Arc<Log>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
-    let (stop, stopped): (SyncSender<()>, _) = sync_channel(1);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(signals.next(&reload));
-        if stop.send(()).is_err() {
+        runtime.block_on(signals.next(&current));
+        if wishes.send(Wish::Stop).is_err() {
             return;
         }
-        runtime.block_on(signals.next(&reload));
-        hurry.send_replace(true);
+        runtime.block_on(signals.next(&current));
+        current.hurry();
         // Whichever comes first, a third signal or the end of the time.
-        drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next(&reload)).await }));
+        drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next(&current)).await }));
         end_now(&log);
     })?;
-    Ok(stopped)
+    Ok(())
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the program's main file")]
@@ -67,19 +85,19 @@ impl Signals {
     }
 
     /// Waits for a signal to end. SIGHUP is none: it has files read again, and a terminal that closes takes no relay along.
-    async fn next(&mut self, reload: &Arc<Reload>) {
+    async fn next(&mut self, current: &Current) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => read_again(reload),
+                _ = self.hangup.recv() => read_again(current.reload()),
             }
         }
     }
 }
 
 /// Reads the configuration again on a thread of its own: a file may be on a disk that hangs, and signals are heeded meanwhile.
-fn read_again(reload: &Arc<Reload>) {
+fn read_again(reload: Arc<Reload>) {
     static IS_READING: AtomicBool = AtomicBool::new(false);
     if IS_READING.swap(true, Ordering::AcqRel) {
         tracing::warn!("SIGHUP: still reading the configuration that the last one asked for");
@@ -87,11 +105,13 @@ fn read_again(reload: &Arc<Reload>) {
     }
     notify::reloading();
     tracing::info!("SIGHUP: reading the configuration again");
-    let reload = Arc::clone(reload);
     let reading = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
         // What went wrong has been told.
-        drop(reload.run());
+        let is_read = reload.run().is_ok();
         notify::ready();
+        if is_read {
+            reload.succeed();
+        }
         IS_READING.store(false, Ordering::Release);
     });
     if let Err(error) = reading {

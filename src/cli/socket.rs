@@ -153,6 +153,8 @@ pub enum Answer {
 
 /// Reads the configuration again.
 pub type Reloader = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
+/// Has another relay take this one's place, where the configuration needs that.
+pub type Successor = Arc<dyn Fn() + Send + Sync>;
 
 /// What requests are about.
 #[derive(Clone)]
@@ -163,6 +165,8 @@ pub struct Parts {
     pub letters: Arc<DeadLetters>,
     /// Reads the configuration again.
     pub reload: Reloader,
+    /// What follows once that is answered.
+    pub succeed: Successor,
 }
 
 /// Serves a data folder's socket on this runtime, until that ends. Where there can be none, the relay does without.
@@ -238,7 +242,7 @@ impl Drop for SocketFile {
 }
 
 async fn attend(stream: tokio::net::UnixStream, parts: Parts) -> io::Result<()> {
-    let Parts { view, letters, reload } = parts;
+    let Parts { view, letters, reload, succeed } = parts;
     let (reader, mut writer) = stream.into_split();
     let mut request = String::new();
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
@@ -252,7 +256,13 @@ async fn attend(stream: tokio::net::UnixStream, parts: Parts) -> io::Result<()> 
         Ok(Request::Reload) => {
             // Files may be on a disk that hangs.
             let done = tokio::task::spawn_blocking(move || reload()).await.map_err(io::Error::other)?;
-            done.map(|reloaded| Answer::Reloaded { reloaded })
+            let answer = match done {
+                Ok(reloaded) => Answer::Reloaded { reloaded },
+                Err(error) => Answer::Failed { error },
+            };
+            let written = write(&mut writer, &answer).await;
+            succeed();
+            return written;
         }
         Ok(Request::Status) => Ok(Answer::Status { status: Box::new(view.status()) }),
         Ok(Request::Backend { name, action }) => of_backend(&name, action, &view).await,

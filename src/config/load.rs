@@ -191,6 +191,14 @@ impl Config {
         }
     }
 
+    /// Whether it can work; one that was loaded can.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn verify(&self) -> Result<(), ConfigError> {
+        self.check(&Source { name: String::new(), text: String::new() })
+    }
+
     fn check(&self, source: &Source) -> Result<(), ConfigError> {
         if !self.auth.right.is_empty() && self.auth.users_file.is_none() && self.auth.tokens_file.is_none() {
             return Err(ConfigError("[[auth.right]] needs users_file or tokens_file in [auth]".to_owned()));

@@ -23,7 +23,7 @@ const BACKLOG: i32 = 4096;
 pub struct Door {
     name: &'static str,
     address: SocketAddr,
-    /// None once the thread has it.
+    /// None once the listener is to stop: connections that come then are refused, unless somebody else holds the socket, too.
     pub(super) socket: Mutex<Option<TcpListener>>,
     pub(super) shown: Arc<Shown>,
     pub(super) open: Arc<AtomicU64>,
@@ -54,14 +54,23 @@ impl Door {
         parks: impl Fn() + Send + Sync + 'static,
         serve: impl FnOnce(&Runtime, TcpListener) + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let socket = socket.ok_or_else(|| io::Error::other("BUG: a listener is started once"))?;
+        let socket = self.share()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(parks).build()?;
         std::thread::Builder::new().name(self.name.to_owned()).spawn(move || serve(&runtime, socket))
     }
 
+    /// The socket, for somebody who serves it as well, or later.
+    ///
+    /// # Errors
+    /// The listener has stopped, or what the system says.
+    pub(super) fn share(&self) -> io::Result<TcpListener> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.as_ref().ok_or_else(|| io::Error::other("the listener has stopped"))?.try_clone()
+    }
+
     /// Tells the thread to accept no more, to take what has come on every connection, to hand over what it has, and end.
     pub fn stop(&self) {
+        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.stop.send_replace(true);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Datagrams and connections queue in such a socket while the process is replaced, so that a restart loses none that its
 //! buffer, or its queue, has room for. The protocol is systemd's (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`, see
-//! `sd_listen_fds(3)`). A passed socket belongs to the listener of its kind whose address it has.
+//! `sd_listen_fds(3)`). A passed socket belongs to the listener of its kind whose address it has. A relay that is taken up anew
+//! in the same process gets the sockets of the one before in the same way.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -59,6 +60,31 @@ impl Inherited {
             }
         }
         Ok(inherited)
+    }
+
+    /// Keeps a socket for the listener of this address that comes next.
+    pub(super) fn keep_datagrams(&mut self, address: SocketAddr, socket: UdpSocket) {
+        self.datagrams.push(Named { name: "kept".to_owned(), address, socket });
+    }
+
+    /// The same for a TCP listener's.
+    pub(super) fn keep_stream(&mut self, address: SocketAddr, socket: TcpListener) {
+        self.streams.push(Named { name: "kept".to_owned(), address, socket });
+    }
+
+    /// The same sockets once more.
+    ///
+    /// # Errors
+    /// What the system says: there is no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let mut other = Self::default();
+        for Named { address, socket, .. } in &self.datagrams {
+            other.keep_datagrams(*address, socket.try_clone()?);
+        }
+        for Named { address, socket, .. } in &self.streams {
+            other.keep_stream(*address, socket.try_clone()?);
+        }
+        Ok(other)
     }
 
     /// Takes the UDP sockets that have this address.

@@ -106,6 +106,27 @@ impl Listener {
         }
     }
 
+    /// The sockets of these listeners, for those that come after them. To be called before they stop.
+    ///
+    /// # Errors
+    /// What the system says: there is no descriptor left.
+    pub fn share(listeners: &[Self]) -> io::Result<Inherited> {
+        let mut kept = Inherited::default();
+        for listener in listeners {
+            let address = listener.address();
+            match listener {
+                Self::Udp(listener) => {
+                    for socket in listener.share()? {
+                        kept.keep_datagrams(address, socket);
+                    }
+                }
+                Self::Tcp(listener) => kept.keep_stream(address, listener.door().share()?),
+                Self::Http(listener) => kept.keep_stream(address, listener.door().share()?),
+            }
+        }
+        Ok(kept)
+    }
+
     /// Tells its threads to take what has come, to hand it over, and to end.
     pub fn stop(&self) {
         match self {

@@ -19,9 +19,11 @@
 
 pub mod notify;
 mod opening;
+mod plan;
 mod reading;
 mod reload;
 
+pub use plan::{CHANGEABLE, Successor};
 pub use reload::Reload;
 use reload::Running;
 
@@ -69,6 +71,11 @@ const BATCH_BYTES: u64 = 256 * 1024;
 const BATCH_AGE: Duration = Duration::from_millis(45);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
+/// How long requests that are under way have when another relay takes this one's place: a socket's buffer holds what 500 hosts
+/// send meanwhile.
+const HAND_OVER_TIME: Duration = Duration::from_millis(500);
+/// How long what still works on a file or holds an address is waited for then.
+const LAST_TASKS: Duration = Duration::from_millis(500);
 /// The version of InfluxDB to claim while no backend's is known: the last of 1.x that every client knows.
 const UNKNOWN_VERSION: &str = "1.8.10";
 
@@ -211,8 +218,12 @@ impl Relay {
         let readers = Arc::new(reading::readers(config, &backends, &healths, (&journal, pair.clone()))?);
         let behind = (&letters, &statements, &readers);
         let view = view(config, listeners, &journal, &ring, (&healths, behind), (certificates.clone(), pair.clone()));
-        let running =
-            Running { config: config.clone(), listeners: Arc::clone(&view.listeners), readers: Arc::clone(&readers) };
+        let running = Running {
+            config: config.clone(),
+            listeners: Arc::clone(&view.listeners),
+            readers: Arc::clone(&readers),
+            admin: address,
+        };
         let reload = Arc::new(Reload::new(auth, certificates, running));
         drop(admin_runtime.spawn(admin.serve(view.clone(), admin_connections, access)));
         drop(admin_runtime.spawn(Arc::clone(&reload).watch()));
@@ -220,8 +231,10 @@ impl Relay {
         drop(pair.map(|pair| admin_runtime.spawn(pair.watch())));
         let socket_file = {
             let reload = Arc::clone(&reload);
+            let succeed = Arc::clone(&reload);
             let reload: socket::Reloader = Arc::new(move || reload.run());
-            let parts = socket::Parts { view: view.clone(), letters: Arc::clone(&letters), reload };
+            let succeed: socket::Successor = Arc::new(move || succeed.succeed());
+            let parts = socket::Parts { view: view.clone(), letters: Arc::clone(&letters), reload, succeed };
             socket::start(admin_runtime.handle(), &config.data_dir, parts)
         };
 
@@ -304,7 +317,28 @@ impl Relay {
 
     /// Stops receiving once the sockets are empty, delivers what can be delivered in the configured time, or until it
     /// is to hurry, and returns the last figures.
-    pub fn shutdown(mut self) -> Status {
+    pub fn shutdown(self) -> Status {
+        let time = self.shutdown_timeout;
+        self.end(time, Duration::ZERO)
+    }
+
+    /// Stops for one that takes its place, which gets the sockets: what comes meanwhile waits there. Nothing is waited for but
+    /// what is under way.
+    ///
+    /// # Errors
+    /// The system gives no descriptor; the relay then goes on.
+    pub fn hand_over(self) -> Result<Inherited, (Box<Self>, io::Error)> {
+        match Listener::share(&self.view.listeners) {
+            Ok(sockets) => {
+                self.end(HAND_OVER_TIME, LAST_TASKS);
+                Ok(sockets)
+            }
+            Err(error) => Err((Box::new(self), error)),
+        }
+    }
+
+    /// Ends within this time, and waits for this long for what still works on a file.
+    fn end(mut self, time: Duration, last_tasks: Duration) -> Status {
         self.view.is_stopping.store(true, Ordering::Release);
         for listener in self.view.listeners.iter() {
             listener.stop();
@@ -319,7 +353,7 @@ impl Relay {
         self.closing.send_replace(true);
         let mut hurried = self.hurry.subscribe();
         self.runtime.block_on(async {
-            let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
+            let deadline = tokio::time::Instant::now() + time;
             let delivering = async {
                 for flusher in &mut self.flushers {
                     // Whatever is not delivered by then shows as pending.
@@ -340,8 +374,8 @@ impl Relay {
             report_panic(&threads.stop());
         }
         let status = self.view.status();
-        self.runtime.shutdown_background();
-        self.admin_runtime.shutdown_background();
+        self.runtime.shutdown_timeout(last_tasks);
+        self.admin_runtime.shutdown_timeout(last_tasks);
         status
     }
 }

@@ -3,13 +3,14 @@
 //!
 //! A file that cannot be used changes nothing, and is told. So is what only a restart changes.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::plan::{Plan, Successor};
 use crate::auth::Auth;
-use crate::config::{Config, Query};
+use crate::config::Config;
 use crate::net::tls::Certificate;
 use crate::observe::findings::CERTIFICATE_SOON_DAYS;
 use crate::query::Readers;
@@ -28,10 +29,16 @@ pub struct Reload {
     running: Mutex<Running>,
     /// How the configuration is read again; none where it came from no file.
     source: OnceLock<Source>,
+    /// What has another relay take this one's place; none where nobody does.
+    succeed: OnceLock<Succeed>,
+    /// The configuration of the relay that is to take this one's place.
+    successor: Mutex<Option<Box<Successor>>>,
 }
 
 /// Reads the configuration again.
 type Source = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+/// Has a relay take this one's place.
+type Succeed = Box<dyn Fn(Box<Successor>) + Send + Sync>;
 
 /// The configuration as it runs, and what can be changed by it.
 #[derive(Debug)]
@@ -39,21 +46,15 @@ pub(super) struct Running {
     pub(super) config: Config,
     pub(super) listeners: Arc<Vec<Listener>>,
     pub(super) readers: Arc<Readers>,
-}
-
-/// The keys of readers that a reload changes.
-const CHANGEABLE: [&str; 4] = ["query.max_lag", "query.incomplete", "query.timeout", "query.sticky"];
-
-/// Whether a reload changes this key, as `udp[0].allow`: a listener's only where the listeners are the same.
-fn is_changeable(key: &str, has_same_listeners: bool) -> bool {
-    let is_listeners = ["udp[", "tcp[", "http["].iter().any(|kind| key.starts_with(kind));
-    CHANGEABLE.contains(&key) || (has_same_listeners && is_listeners && key.ends_with("].allow"))
+    /// Where the admin listener is.
+    pub(super) admin: SocketAddr,
 }
 
 impl Reload {
     /// Of what runs by a configuration.
     pub(super) fn new(auth: Option<Arc<Auth>>, certificates: Vec<Arc<Certificate>>, running: Running) -> Self {
-        Self { auth, certificates, running: Mutex::new(running), source: OnceLock::new() }
+        let (source, succeed, successor) = Default::default();
+        Self { auth, certificates, running: Mutex::new(running), source, succeed, successor }
     }
 
     /// Reads the configuration by this from now on.
@@ -61,17 +62,35 @@ impl Reload {
         self.source.set(Box::new(source)).ok();
     }
 
+    /// Has this put another relay in this one's place where a change needs that.
+    pub fn succeed_by(&self, succeed: impl Fn(Box<Successor>) + Send + Sync + 'static) {
+        self.succeed.set(Box::new(succeed)).ok();
+    }
+
+    /// The configuration is this one, for whoever compares it with a file.
+    pub fn stands_for(&self, config: Config) {
+        self.lock().config = config;
+    }
+
     /// Reads the configuration again, and the files of users, tokens and certificates that it named at the start. Takes what
-    /// can be changed, and says what it did, a sentence for each.
+    /// can be changed, and says what it did, a sentence for each. What needs another relay waits for [`Self::succeed`].
     ///
     /// # Errors
     /// The configuration, or one of the files, cannot be used: what stays as it was, and why.
     pub fn run(&self) -> Result<Vec<String>, String> {
         let read = match self.source.get() {
             Some(source) => source(),
-            None => Ok(self.running.lock().unwrap_or_else(PoisonError::into_inner).config.clone()),
+            None => Ok(self.lock().config.clone()),
         };
-        let (setups, config) = read.and_then(|config| Ok((config.listeners(None)?, config))).map_err(|error| {
+        let prepared = read.and_then(|config| {
+            let setups = config.listeners(None)?;
+            let running = self.lock();
+            let plan = Plan::new(&running.config, &config, self.succeed.get().is_some());
+            let addresses: Vec<SocketAddr> = running.listeners.iter().map(Listener::address).collect();
+            let successor = plan.successor(&addresses, running.admin)?;
+            Ok((setups, plan, successor))
+        });
+        let (setups, plan, successor) = prepared.map_err(|error| {
             tracing::error!(error, "the configuration stays as it was");
             format!("nothing was changed: {error}")
         })?;
@@ -79,28 +98,24 @@ impl Reload {
         if !wrong.is_empty() {
             return Err(format!("{}; the configuration stays as it was", wrong.join("; ")));
         }
+        self.lock().take(&plan, &setups);
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor;
         let mut done = vec!["users, tokens and certificates were read again".to_owned()];
-        done.extend(self.take(&setups, config));
+        done.extend(plan.sentences());
         done.iter().for_each(|sentence| tracing::info!("reload: {sentence}"));
         Ok(done)
     }
 
-    /// Takes what can be changed; what was, and what needs a restart.
-    fn take(&self, setups: &[Setup], config: Config) -> Vec<String> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = differing(&running.config, &config);
-        if changed.is_empty() {
-            return vec!["the configuration is as it was".to_owned()];
+    /// Has a relay take this one's place, where the last [`Self::run`] asked for that.
+    pub fn succeed(&self) {
+        let successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(successor), Some(succeed)) = (successor, self.succeed.get()) {
+            succeed(successor);
         }
-        let has_same_listeners = listens(&running.config) == listens(&config);
-        running.take_query(&config);
-        if has_same_listeners {
-            running.take_allow(setups, config);
-        }
-        let (taken, left): (Vec<_>, Vec<_>) =
-            changed.into_iter().partition(|key| is_changeable(key, has_same_listeners));
-        let taken = taken.into_iter().map(|key| format!("{key} was changed"));
-        taken.chain(left.into_iter().map(|key| format!("{key} differs, and is changed by a restart only"))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the files of users, tokens and certificates again: those that have changed, or all of them. What is wrong with
@@ -152,25 +167,13 @@ impl fmt::Debug for Reload {
 }
 
 impl Running {
-    fn take_query(&mut self, config: &Config) {
-        let Query { max_concurrent, select_into, .. } = self.config.query;
-        self.config.query = Query { max_concurrent, select_into, ..config.query.clone() };
+    /// Takes what is changed at once.
+    fn take(&mut self, plan: &Plan, setups: &[Setup]) {
+        let has_same_listeners = plan.has_same_listeners;
+        self.config = plan.at_once_of(&self.config);
         self.readers.set(super::reading::settings(&self.config));
-    }
-
-    /// Takes who may write; the listeners are the same.
-    fn take_allow(&mut self, setups: &[Setup], config: Config) {
-        for (listener, setup) in self.listeners.iter().zip(setups) {
+        for (listener, setup) in self.listeners.iter().zip(setups).filter(|_| has_same_listeners) {
             listener.allow().replace(setup.intake().allow.networks());
-        }
-        for (known, new) in self.config.udp.iter_mut().zip(config.udp) {
-            known.allow = new.allow;
-        }
-        for (known, new) in self.config.tcp.iter_mut().zip(config.tcp) {
-            known.allow = new.allow;
-        }
-        for (known, new) in self.config.http.iter_mut().zip(config.http) {
-            known.allow = new.allow;
         }
     }
 }
@@ -199,67 +202,5 @@ pub(super) fn warn(auth: Option<&Arc<Auth>>, certificates: &[Arc<Certificate>], 
         } else if expires <= SystemTime::now() + SOON {
             tracing::warn!(%file, %at, "the certificate expires soon");
         }
-    }
-}
-
-/// Kind and address of each listener.
-fn listens(config: &Config) -> Vec<(&'static str, std::net::SocketAddr)> {
-    let of_udp = config.udp.iter().map(|one| ("udp", one.listen));
-    let of_tcp = config.tcp.iter().map(|one| ("tcp", one.listen));
-    of_udp.chain(of_tcp).chain(config.http.iter().map(|one| ("http", one.listen))).collect()
-}
-
-/// The keys in which two configurations differ, as `udp[0].allow`.
-fn differing(one: &Config, other: &Config) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let values = [one, other].map(|config| toml::Value::try_from(config).ok());
-    compare(&mut found, "", values.each_ref().map(Option::as_ref));
-    found
-}
-
-fn compare(found: &mut BTreeSet<String>, path: &str, values: [Option<&toml::Value>; 2]) {
-    use toml::Value::{Array, Table};
-    match values {
-        [one, other] if one == other => {}
-        [Some(Table(one)), Some(Table(other))] => {
-            for key in one.keys().chain(other.keys()).collect::<BTreeSet<_>>() {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                compare(found, &path, [one.get(key), other.get(key)]);
-            }
-        }
-        [Some(Array(one)), Some(Array(other))] if one.iter().chain(other).all(toml::Value::is_table) => {
-            for place in 0..one.len().max(other.len()) {
-                compare(found, &format!("{path}[{place}]"), [one.get(place), other.get(place)]);
-            }
-        }
-        _ => drop(found.insert(path.to_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Udp;
-
-    #[test]
-    fn what_differs_is_named_by_its_key() {
-        let mut one = Config::default();
-        one.udp.push(Udp::default());
-        let mut other = one.clone();
-        assert!(differing(&one, &other).is_empty());
-        other.udp[0].allow = vec!["10.0.0.0/8".parse().expect("a network")];
-        other.query.max_lag = Duration::from_secs(3);
-        other.udp.push(Udp::default());
-        let found: Vec<String> = differing(&one, &other).into_iter().collect();
-        assert_eq!(found, ["query.max_lag", "udp[0].allow", "udp[1]"]);
-        for (key, expected) in [
-            ("udp[0].allow", true),
-            ("query.timeout", true),
-            ("backend[1].timeout", false),
-            ("query.select_into", false),
-        ] {
-            assert_eq!(is_changeable(key, true), expected, "{key}");
-        }
-        assert!(is_changeable("query.timeout", false) && !is_changeable("udp[0].allow", false));
     }
 }

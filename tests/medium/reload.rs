@@ -1,8 +1,15 @@
 //! `twinflux reload` and SIGHUP: what a changed configuration changes while the relay runs.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use loadgen::send::{Pace, Plan, Progress, send};
+use loadgen::sink::{Sink, Store};
+use loadgen::workload::Shape;
 
 use crate::program::{PROGRAM, Started, run, text};
 use crate::support::{get, wait_for};
@@ -66,20 +73,20 @@ fn a_reload_changes_what_it_can_and_names_what_it_cannot() {
     assert!(is_taken(&relay));
     let (code, said) = reload(folder);
     assert!(code == Some(0) && said.contains("the configuration is as it was"), "{said}");
-    write(folder, "\"10.0.0.0/8\"", "[query]\nmax_lag = \"3s\"\nmax_concurrent = 3");
+    write(folder, "\"10.0.0.0/8\"", "[query]\nmax_lag = \"3s\"\n[journal]\nmemory = \"32MiB\"");
     let (code, said) = reload(folder);
     assert_eq!(code, Some(0), "{said}");
     for sentence in [
         "udp[0].allow was changed",
         "query.max_lag was changed",
-        "query.max_concurrent differs, and is changed by a restart only",
+        "journal.memory differs, and is changed by a restart only",
     ] {
         assert!(said.contains(sentence), "{sentence}: {said}");
     }
     assert!(!is_taken(&relay));
     // What needs a restart is named again; what was taken is not.
     let (_, said) = reload(folder);
-    assert!(said.contains("max_concurrent differs") && !said.contains("was changed"), "{said}");
+    assert!(said.contains("journal.memory differs") && !said.contains("was changed"), "{said}");
     // A broken file changes nothing.
     write(folder, "\"127.0.0.0/8\"", "nonsense = 1");
     let (code, said) = reload(folder);
@@ -106,4 +113,97 @@ fn a_reload_changes_what_it_can_and_names_what_it_cannot() {
         "{log}"
     );
     assert_eq!(reload(folder).0, Some(3));
+}
+
+/// The configuration of a relay with these backends.
+fn write_backends(folder: &Path, listen: SocketAddr, backends: &[(&str, String)]) {
+    let backends = backends.iter().map(|(name, url)| format!("[[backend]]\nname = \"{name}\"\nurl = \"{url}\"\n"));
+    let file = format!(
+        "data_dir = \"data\"\n[[udp]]\nlisten = \"{listen}\"\n[[http]]\nlisten = \"127.0.0.1:0\"\n{}",
+        backends.collect::<String>()
+    );
+    std::fs::write(folder.join("c.toml"), file).expect("write");
+}
+
+/// None where nobody answers, or not to the end.
+fn try_status(admin: SocketAddr) -> Option<serde_json::Value> {
+    let mut stream = TcpStream::connect(admin).ok()?;
+    stream.write_all(b"GET /api/status HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+}
+
+#[test]
+fn backends_come_and_go_under_load_and_no_line_is_lost() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
+    let sinks: Vec<(Arc<Store>, Sink)> = (0..3)
+        .map(|_| {
+            let store = Arc::new(Store::default());
+            let sink = runtime.block_on(Sink::start(any, Arc::clone(&store))).expect("sink");
+            (store, sink)
+        })
+        .collect();
+    let of = |place: usize, name: &'static str| (name, format!("http://{}", sinks[place].1.address()));
+    let folder = tempfile::tempdir().expect("folder");
+    let folder = folder.path();
+    write_backends(folder, any, &[of(0, "a"), of(1, "b")]);
+    let mut command = Command::new(PROGRAM);
+    command.args(["--config", "c.toml"]);
+    let relay = Started::from(command, folder);
+    // While one gives way to the other, nobody answers.
+    let status = || wait_for("an answer", || try_status(relay.admin));
+    let plan = Plan {
+        target: relay.target,
+        hosts: 50,
+        first_host: 0,
+        shape: Shape::default(),
+        pace: Pace::Rate(5_000.0),
+        // It is stopped once the last one listens.
+        duration: Duration::from_secs(3600),
+        payload: None,
+    };
+    let progress = Arc::new(Progress::default());
+    let shared = Arc::clone(&progress);
+    let hosts = std::thread::spawn(move || send(&plan, &shared));
+    let stored = |place: usize| sinks[place].0.ledger.counts().distinct;
+    let wait_more = |place: usize| {
+        let before = stored(place);
+        wait_for("lines to be stored", || (stored(place) > before + 500).then_some(()));
+    };
+    wait_more(1);
+    // One goes, another one comes.
+    write_backends(folder, any, &[of(0, "a"), of(2, "c")]);
+    let (code, said) = reload(folder);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("b was removed") && said.contains("c was added"), "{said}");
+    wait_more(2);
+    let names = |status: &serde_json::Value| -> Vec<String> {
+        let backends = status["backends"].as_array().expect("backends").iter();
+        backends.map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(names(&status()), ["a", "c"]);
+    // By a signal as well; the new one is not taken for complete.
+    write_backends(folder, any, &[of(0, "a"), of(1, "b"), of(2, "c")]);
+    relay.signal("-HUP");
+    wait_for("the third", || (names(&status()).len() == 3).then_some(()));
+    wait_more(1);
+    assert_eq!(status()["backends"][2]["complete"], false);
+    // What cannot work changes nothing, and ends nothing.
+    write_backends(folder, any, &[of(0, "a"), ("d", "http://127.0.0.1:1\"\ntoken_file = \"nowhere".to_owned())]);
+    let (code, said) = reload(folder);
+    assert!(code == Some(1) && said.contains("nothing was changed") && said.contains("nowhere"), "{said}");
+    wait_more(2);
+    progress.stop();
+    hosts.join().expect("no panic").expect("sent");
+    let sent = progress.sent();
+    wait_for("everything to be stored or counted", || {
+        let dropped = status()["receive"][0]["kernel_dropped"].as_u64().expect("a number");
+        (stored(0) + dropped == sent.lines).then_some(())
+    });
+    eprintln!("{} sent; {} in b, {} in c", sent.lines, stored(1), stored(2));
+    relay.signal("-TERM");
+    let (code, log) = relay.end();
+    assert!(code == Some(0) && log.contains("the relay works by the new configuration"), "{log}");
 }

@@ -116,6 +116,14 @@ impl Listener {
         Ok(threads)
     }
 
+    /// Its sockets, for somebody who reads them later.
+    ///
+    /// # Errors
+    /// What the system says: there is no descriptor left.
+    pub(super) fn share(&self) -> io::Result<Vec<UdpSocket>> {
+        self.workers.iter().filter_map(|worker| worker.socket.open()).map(|socket| socket.try_clone()).collect()
+    }
+
     /// Tells the workers to empty their sockets, hand over what they have, and end.
     pub fn stop(&self) {
         self.workers.iter().for_each(|worker| worker.stop.set());

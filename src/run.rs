@@ -1,0 +1,260 @@
+//! The relay's life as a process: start, signals, a relay that takes another one's place, the end; and a drain, which is the same
+//! without listeners.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, print};
+use twinflux::cli::{Drain, Run};
+use twinflux::config::{Config, Format};
+use twinflux::journal::Durability;
+use twinflux::observe::Status;
+use twinflux::receive::Inherited;
+use twinflux::receive::udp::use_small_pages;
+use twinflux::relay::{Relay, StartError, Successor, notify};
+use twinflux::sys::dumps;
+use twinflux::sys::log::Log;
+
+use crate::signals::{Current, follow_signals};
+
+/// How often a drain looks whether something is pending.
+const DRAIN_LOOK: Duration = Duration::from_millis(200);
+/// How long the relay waits for the lines of its start to be read.
+const FIRST_LINES: Duration = Duration::from_secs(1);
+
+/// What the relay is to do next.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// End.
+    Stop,
+    /// Give way to another one.
+    GiveWay(Box<Successor>),
+}
+
+/// Runs the relay until a signal ends it.
+pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
+    use_small_pages();
+    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
+    let loaded = match &options.relay_config {
+        Some(file) => Config::load_relays(file, overrides),
+        None => Config::load(options.config.as_deref(), overrides).map(|config| (config, Vec::new())),
+    };
+    let (mut config, differs) = loaded.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    for sentence in differs {
+        tracing::info!("other than influxdb-relay: {sentence}");
+    }
+    let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
+    let mut relay = start(&config, inherited)?;
+    let current = Arc::new(Current::new(&relay));
+    // Whatever is wished for while one wish is granted waits.
+    let (wishes, wished) = sync_channel(4);
+    follow_signals(Arc::clone(&current), wishes.clone(), Arc::clone(log))
+        .map_err(|error| (FAILED, error.to_string()))?;
+    prepare(&relay, options, &wishes);
+    print_start(describe_start(&relay, &config));
+    loop {
+        let wish = attend(&relay, &wished);
+        match wish.ok_or_else(|| (FAILED, "BUG: the thread that follows signals ended".to_owned()))? {
+            Wish::Stop => break,
+            Wish::GiveWay(successor) => {
+                (relay, config) = give_way(relay, config, *successor)?;
+                prepare(&relay, options, &wishes);
+                current.set(&relay);
+            }
+        }
+    }
+    notify::stopping();
+    tracing::info!("stopping: emptying the sockets and delivering what is pending; a second signal ends it at once");
+    let hurry = relay.hurry();
+    tell_end(&relay.shutdown(), config.journal.durability);
+    if *hurry.borrow() {
+        return Err((FAILED, "ended by a second signal, before everything could be delivered".to_owned()));
+    }
+    Ok(())
+}
+
+fn start(config: &Config, inherited: Inherited) -> Result<Relay, (u8, String)> {
+    if config.holds_secrets() {
+        dumps::forbid();
+    }
+    Relay::start(config, inherited).map_err(|error| {
+        let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
+        (code, error.to_string())
+    })
+}
+
+/// Says how the relay reads its configuration again, and who has another one take its place.
+fn prepare(relay: &Relay, options: &Run, wishes: &SyncSender<Wish>) {
+    // What another program's file says is not compared with ours.
+    if options.relay_config.is_some() {
+        return;
+    }
+    let (options, wishes) = (options.clone(), wishes.clone());
+    relay.reload().read_by(move || {
+        let overrides = options.overrides()?;
+        Config::load(options.config.as_deref(), overrides).map_err(|error| error.to_string())
+    });
+    relay.reload().succeed_by(move |successor| {
+        if wishes.try_send(Wish::GiveWay(successor)).is_err() {
+            tracing::error!("too much is to be done at a time: reload again");
+        }
+    });
+}
+
+/// Gives signs of life until there is something to do.
+fn attend(relay: &Relay, wished: &Receiver<Wish>) -> Option<Wish> {
+    notify::ready();
+    let watchdog = notify::watchdog_period().map(|period| {
+        let watchdog = notify::watchdog(relay.pulses(), period);
+        relay.runtime().spawn(watchdog)
+    });
+    let wish = wished.recv().ok();
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
+    }
+    wish
+}
+
+/// Puts another relay in this one's place, on the same sockets. One that does not start leaves the place to the one before.
+fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay, Config), (u8, String)> {
+    tracing::info!("another relay takes this one's place: what comes meanwhile waits in the sockets");
+    notify::reloading();
+    let sockets = match relay.hand_over() {
+        Ok(sockets) => sockets,
+        Err((relay, error)) => {
+            tracing::error!(%error, "cannot keep the sockets; the configuration stays as it was");
+            return Ok((*relay, config));
+        }
+    };
+    let again = sockets.try_clone().map_err(|error| (FAILED, format!("cannot keep the sockets: {error}")))?;
+    let Successor { config: new, file } = successor;
+    match start(&new, sockets) {
+        Ok(relay) => {
+            relay.reload().stands_for(file);
+            tracing::info!("the relay works by the new configuration");
+            Ok((relay, new))
+        }
+        Err((_, error)) => {
+            tracing::error!(error, "the new configuration cannot be used; the one before is");
+            start(&config, again).map(|relay| (relay, config))
+        }
+    }
+}
+
+fn tell_end(last: &Status, durability: Durability) {
+    for backend in &last.backends {
+        let (name, lines) = (&backend.name, backend.pending_lines);
+        match durability {
+            _ if lines == 0 => {}
+            Durability::Memory => tracing::warn!(backend = name, lines, "lost: they were only in memory"),
+            _ => tracing::info!(backend = name, lines, "kept in the journal for the next start"),
+        }
+        tracing::info!(
+            backend = backend.name,
+            delivered = backend.delivered_lines,
+            rejected = backend.rejected(),
+            dropped = backend.dropped(),
+            pending = backend.pending_lines,
+            "stopped"
+        );
+    }
+}
+
+/// Delivers what a journal keeps, and ends when nothing is pending, or at a signal.
+pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
+    use_small_pages();
+    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
+    let config = Config::load(options.config.as_deref(), overrides);
+    let mut config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    (config.udp, config.tcp, config.http) = Default::default();
+    if !config.data_dir.join("journal").is_dir() {
+        return Err((
+            FAILED,
+            format!("there is no journal in {}: is that the data folder?", config.data_dir.display()),
+        ));
+    }
+    let relay = start(&config, Inherited::default())?;
+    let (wishes, wished) = sync_channel(4);
+    let signals = follow_signals(Arc::new(Current::new(&relay)), wishes, Arc::clone(log));
+    signals.map_err(|error| (FAILED, error.to_string()))?;
+    let pending = |status: &Status| {
+        status.backends.iter().map(|backend| backend.pending_lines + backend.statements_pending).sum::<u64>()
+    };
+    tracing::info!(lines = pending(&relay.view().status()), admin = %relay.admin(), "draining the journal");
+    while pending(&relay.view().status()) > 0 {
+        match wished.recv_timeout(DRAIN_LOOK) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => break,
+        }
+    }
+    let last = relay.shutdown();
+    print(&last.ledger())?;
+    let left = pending(&last) + last.journal.orphans.values().sum::<u64>();
+    for (name, lines) in &last.journal.orphans {
+        tracing::warn!(backend = name, lines, "is not configured: its lines stay in the journal");
+    }
+    if left > 0 { Err((FAILED, format!("{left} lines stay in the journal"))) } else { Ok(()) }
+}
+
+/// Prints the lines of the start. Output that nobody reads delays the start for a moment, and holds up nothing else.
+fn print_start(text: String) {
+    let (done, printed) = sync_channel(1);
+    let printing = std::thread::Builder::new().name("start".to_owned()).spawn(move || {
+        // Whoever closed the output does not want to read it.
+        drop(print(&text));
+        done.send(()).ok();
+    });
+    if printing.is_ok() {
+        printed.recv_timeout(FIRST_LINES).ok();
+    }
+}
+
+/// Says in five lines what it listens on, where the data goes, how to send a first line and where to look.
+fn describe_start(relay: &Relay, config: &Config) -> String {
+    let listeners = &relay.view().listeners;
+    let listens: Vec<String> = listeners
+        .iter()
+        .map(|one| match one.destination().database.as_str() {
+            "" => format!("{} {} (database of each request)", one.kind(), one.address()),
+            database => format!("{} {} (database {database})", one.kind(), one.address()),
+        })
+        .collect();
+    let backends: Vec<String> = config.backend.iter().map(|one| format!("{} = {}", one.name, one.url)).collect();
+    let (kind, first) =
+        listeners.first().map_or_else(|| ("udp", ([127, 0, 0, 1], 8089).into()), |one| (one.kind(), one.address()));
+    let host = if first.ip().is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { first.ip() };
+    let port = first.port();
+    let format = config.udp.first().map(|one| one.format).or_else(|| config.tcp.first().map(|one| one.format));
+    let line = match format {
+        Some(Format::Graphite) => "me.cpu.usage 1.5",
+        Some(Format::Opentsdb) => "put cpu.usage 1795400726 1.5 host=me",
+        Some(Format::NetdataJson) => {
+            r#"{"hostname":"me","chart_name":"cpu","name":"usage","value":1.5,"timestamp":1795400726}"#
+        }
+        Some(Format::Auto | Format::Influx) | None => "cpu,host=me usage=1.5",
+    };
+    let first = match kind {
+        "http" => {
+            let is_tls = config.http.first().is_some_and(|one| one.tls_cert_file.is_some());
+            let scheme = if is_tls { "https" } else { "http" };
+            format!("curl -d '{line}' '{scheme}://{host}:{port}/write?db=telegraf'")
+        }
+        _ => format!("echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)"),
+    };
+    let (listens, writes, admin) = (listens.join(", "), backends.join(", "), relay.admin());
+    let version = env!("CARGO_PKG_VERSION");
+    let scheme = if config.admin.tls_cert_file.is_some() { "https" } else { "http" };
+    let how = match config.admin.users || config.admin.tls_cert_file.is_some() {
+        true => format!("--data-dir {}", config.data_dir.display()),
+        false => format!("--admin {admin}"),
+    };
+    [
+        format!("Twinflux {version}: every line to every backend\n"),
+        format!("  listening on  {listens}\n"),
+        format!("  writing to    {writes}\n"),
+        format!("  try           {first}\n"),
+        format!("  look at       {scheme}://{admin}/ in a browser; or: twinflux status {how}\n"),
+    ]
+    .concat()
+}
