@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use run::{drain, run};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use twinflux::cli::dead_letters;
 use twinflux::cli::generate::generate;
@@ -40,11 +41,11 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let (level, format) = match &cli.command {
-        None => ("info", cli.run.log_format),
+        None => (LevelFilter::INFO, cli.run.log_format),
         // Its screen shows what the log would.
         #[cfg(feature = "demo")]
-        Some(Command::Demo) => ("off", LogFormat::Text),
-        Some(_) => ("info", LogFormat::Text),
+        Some(Command::Demo) => (LevelFilter::OFF, LogFormat::Text),
+        Some(_) => (LevelFilter::INFO, LogFormat::Text),
     };
     with_log(level, format, |log| match cli.command {
         None => run(&cli.run, log),
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 /// Does something whose log is written by a thread of its own: whoever reads it late holds up nothing.
-fn with_log(level: &str, format: LogFormat, work: impl FnOnce(&Arc<Log>) -> Ended) -> ExitCode {
+fn with_log(level: LevelFilter, format: LogFormat, work: impl FnOnce(&Arc<Log>) -> Ended) -> ExitCode {
     let log = match Log::start(io::stderr()) {
         Ok(log) => Arc::new(log),
         Err(error) => {

@@ -260,21 +260,37 @@ fn ports(config: &Config, is_running: bool) -> Vec<Sign> {
 
 /// Whether a firewall that drops what it does not name names the UDP ports, as far as that can be seen.
 fn firewall(config: &Config) -> Sign {
-    let listed = Command::new("nft").args(["-s", "list", "ruleset"]).output();
-    let Some(rules) = listed.ok().filter(|listed| listed.status.success()) else {
-        return Sign::Unseen("the firewall's rules (nft -s list ruleset)".to_owned());
-    };
-    let rules = String::from_utf8_lossy(&rules.stdout);
-    if !rules.lines().any(|line| line.contains("hook input") && line.contains("policy drop")) {
-        return Sign::Well("no firewall on this machine drops what comes in".to_owned());
+    // Both may be there, and Debian's iptables writes nftables.
+    let commands: [&[&str]; 3] =
+        [&["nft", "-s", "list", "ruleset"], &["iptables", "-S", "INPUT"], &["ip6tables", "-S", "INPUT"]];
+    let listed = commands.iter().filter_map(|command| {
+        let listed = Command::new(command[0]).args(&command[1..]).output().ok()?;
+        listed.status.success().then(|| String::from_utf8_lossy(&listed.stdout).into_owned())
+    });
+    let rules: Vec<String> = listed.collect();
+    if rules.is_empty() {
+        return Sign::Unseen("the firewall's rules (nft -s list ruleset, iptables -S INPUT)".to_owned());
     }
-    let ports = config.udp.iter().map(|udp| udp.listen.port());
-    let unnamed: Vec<u16> = ports.filter(|port| !rules.contains(&port.to_string())).collect();
-    let Some(port) = unnamed.first() else { return Sign::Well("the firewall's rules name each UDP port".to_owned()) };
-    Sign::Doubtful(
+    let ports: Vec<u16> = config.udp.iter().map(|udp| udp.listen.port()).collect();
+    let wrong = rules.iter().find_map(|rules| unnamed(rules, &ports));
+    wrong.unwrap_or_else(|| Sign::Well("no firewall that this machine shows keeps the UDP ports from hosts".to_owned()))
+}
+
+/// A port that these rules do not name, though they drop what they do not name.
+fn unnamed(rules: &str, ports: &[u16]) -> Option<Sign> {
+    let is_of_nft = rules.lines().any(|line| line.contains("hook input") && line.contains("policy drop"));
+    let is_of_iptables = rules.lines().any(|line| line.starts_with("-P INPUT DROP"));
+    let names = |port: u16| rules.split(|c: char| !c.is_ascii_digit()).any(|word| word == port.to_string());
+    let port = ports.iter().find(|port| !names(**port)).filter(|_| is_of_nft || is_of_iptables)?;
+    let to_do = if is_of_nft {
+        format!("nft add rule inet filter input udp dport {port} accept")
+    } else {
+        format!("iptables -I INPUT -p udp --dport {port} -j ACCEPT")
+    };
+    Some(Sign::Doubtful(
         format!("the firewall drops what its rules do not name, and none names UDP port {port}"),
-        format!("nft add rule inet filter input udp dport {port} accept"),
-    )
+        to_do,
+    ))
 }
 
 fn backends(config: &Config, report: &mut Report) {
@@ -342,4 +358,29 @@ fn read_number(file: &str) -> Option<u64> {
 fn folder_bytes(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_firewall_that_drops_is_told_with_the_rule_that_is_missing() {
+        let nft = "table inet filter {\n chain input {\n  type filter hook input priority 0; policy drop;\n  udp dport 8089 accept\n";
+        let iptables = "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n-A INPUT -p udp -m udp --dport 8089 -j ACCEPT\n";
+        for (rules, port, expected) in [
+            (nft, 8089, None),
+            (nft, 808, Some("nft add rule inet filter input udp dport 808 accept")),
+            (iptables, 8089, None),
+            (iptables, 8090, Some("iptables -I INPUT -p udp --dport 8090 -j ACCEPT")),
+            ("-P INPUT ACCEPT\n", 8090, None),
+            ("table inet filter {\n chain input {\n  type filter hook input priority 0; policy accept;\n", 8090, None),
+        ] {
+            let found = unnamed(rules, &[port]).map(|sign| match sign {
+                Sign::Doubtful(_, to_do) => to_do,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(found.as_deref(), expected, "{rules}");
+        }
+    }
 }

@@ -15,6 +15,9 @@ use crate::protocol::influxql::quoted;
 /// A backend's clock may differ by so many seconds: the answer's has none smaller.
 const MOST_SECONDS: u64 = 3;
 
+/// A certificate that expires sooner is to be renewed, in days: as with our own.
+const SOON_DAYS: u64 = 14;
+
 /// Something that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sign {
@@ -64,11 +67,24 @@ async fn of_influx(influx: &mut Influx, destinations: &[Arc<Destination>]) -> Ve
     };
     let version = pong.version.as_deref().unwrap_or("without a version");
     let mut signs = vec![Sign::Well(format!("InfluxDB {version} answers"))];
+    if let Ok(Some(expires)) = influx.certificate_expires().await {
+        signs.push(of_certificate(expires, SystemTime::now()));
+    }
     signs.extend(pong.date.map(|date| of_clock(date, begun, SystemTime::now())));
     for destination in destinations {
         of_database(&mut signs, influx, destination).await;
     }
     signs
+}
+
+/// A certificate that is trusted, and when it expires.
+fn of_certificate(expires: SystemTime, now: SystemTime) -> Sign {
+    let days = expires.duration_since(now).unwrap_or_default().as_secs() / (24 * 3600);
+    let what = format!("its certificate is trusted, and expires in {days} days");
+    if days < SOON_DAYS {
+        return Sign::Doubtful(what, "renew it on the server: once it has expired, its lines wait".to_owned());
+    }
+    Sign::Well(what)
 }
 
 /// The server's clock, of whole seconds, beside ours when it was asked and when it had answered.
@@ -157,6 +173,14 @@ mod tests {
 
     use super::*;
     use crate::protocol::Precision;
+
+    #[test]
+    fn a_certificate_that_expires_soon_is_told() {
+        let now = SystemTime::UNIX_EPOCH;
+        let in_days = |days: u64| of_certificate(now + Duration::from_secs(days * 24 * 3600 + 1), now);
+        assert!(matches!(in_days(14), Sign::Well(what) if what.ends_with("in 14 days")));
+        assert!(matches!(in_days(13), Sign::Doubtful(what, _) if what.ends_with("in 13 days")));
+    }
 
     #[test]
     fn clocks_may_differ_by_what_an_answer_cannot_tell() {

@@ -145,6 +145,14 @@ impl Influx {
         }
     }
 
+    /// When its certificate expires; none without TLS.
+    ///
+    /// # Errors
+    /// Why it was not reached.
+    pub(super) async fn certificate_expires(&self) -> Result<Option<SystemTime>, ClientError> {
+        self.client.certificate_expires().await
+    }
+
     /// Asks whether it is there; returns what it says of itself.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
+use tokio_rustls::client::TlsStream;
 
 use super::addresses::Addresses;
 use super::opening::{Heard, Listening, Opening};
@@ -230,17 +231,56 @@ impl Client {
         opened
     }
 
+    /// When the server's certificate expires, on a connection of its own; none without TLS.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub(crate) async fn certificate_expires(&self) -> Result<Option<SystemTime>, ClientError> {
+        let Some(tls) = &self.tls else { return Ok(None) };
+        let limit = tokio::time::Instant::now() + self.times.connect;
+        let late = |_| ClientError::ConnectTimeout(self.address(), self.times.connect);
+        let seen = async {
+            let addresses = self.addresses.lock().await.all().await.map_err(|error| self.not_connected(error))?;
+            let (stream, heard) = self.dial(&addresses).await?;
+            let encrypted = self.encrypt(tls, stream, &heard).await?;
+            let certificates = encrypted.get_ref().1.peer_certificates();
+            Ok(certificates.and_then(|chain| super::tls::expires(chain.first()?).ok()))
+        };
+        timeout_at(limit, seen).await.map_err(late)?
+    }
+
     async fn open(&self, addresses: &[SocketAddr]) -> Result<Connection, ClientError> {
+        let (stream, heard) = self.dial(addresses).await?;
+        match &self.tls {
+            Some(tls) => {
+                let encrypted = self.encrypt(tls, stream, &heard).await?;
+                self.handshake(encrypted, heard).await
+            }
+            None => self.handshake(stream, heard).await,
+        }
+    }
+
+    async fn dial(&self, addresses: &[SocketAddr]) -> Result<(Listening, Heard), ClientError> {
         let failed = |error| self.not_connected(error);
         let stream = TcpStream::connect(addresses).await.map_err(failed)?;
         set_options(&stream, self.times.answer).map_err(failed)?;
         let stream = Listening::new(stream, HANDSHAKE_BYTES);
         let heard = stream.heard();
-        let Some((config, name)) = &self.tls else { return self.handshake(stream, heard).await };
+        Ok((stream, heard))
+    }
+
+    /// Speaks TLS on a stream.
+    async fn encrypt(
+        &self,
+        (config, name): &(Arc<ClientConfig>, String),
+        stream: Listening,
+        heard: &Heard,
+    ) -> Result<TlsStream<Listening>, ClientError> {
+        let failed = |error| self.not_connected(error);
         let name = ServerName::try_from(name.clone()).map_err(|error| failed(io::Error::other(error)))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         match connector.connect(name, stream).await {
-            Ok(stream) => self.handshake(stream, heard).await,
+            Ok(stream) => Ok(stream),
             Err(_) if heard.opening() == Opening::Http => Err(ClientError::SpeaksPlain(self.address())),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(ClientError::Tls(self.address(), error)),
             Err(error) => Err(failed(error)),

@@ -133,14 +133,22 @@ fn read(Setup { cert_file, key_file }: &Setup) -> Result<Pair, String> {
     let Some(first) = chain.first() else {
         return Err(bad_cert("no certificate in it: it must hold one or more in PEM".to_owned()));
     };
-    let (_, parsed) = x509_parser::parse_x509_certificate(first).map_err(|error| bad_cert(error.to_string()))?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    let expires = UNIX_EPOCH + Duration::from_secs(seconds);
+    let expires = expires(first).map_err(bad_cert)?;
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| bad_key(error.to_string()))?;
     let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| bad_key(error.to_string()))?;
     let key = CertifiedKey::new(chain.clone(), key);
     key.keys_match().map_err(|_| format!("tls_key_file {key_name} is not the key of tls_cert_file {cert_name}"))?;
     Ok(Pair { key: Arc::new(key), expires })
+}
+
+/// When a certificate expires.
+///
+/// # Errors
+/// It is none.
+pub(super) fn expires(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 fn written(Setup { cert_file, key_file }: &Setup) -> [Option<SystemTime>; 2] {

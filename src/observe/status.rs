@@ -164,6 +164,9 @@ pub struct Backend {
     /// Lines that it will never take.
     #[serde(default)]
     pub dead_letters: dead_letters::Figures,
+    /// The last of them for each class.
+    #[serde(default)]
+    pub rejected_samples: BTreeMap<String, dead_letters::Sample>,
     /// Receive to acknowledged.
     pub latency_ms: Latency,
     /// The same for the last five minutes or so; none if nothing was acknowledged then.
@@ -298,6 +301,7 @@ impl Backend {
             statements_differed: view.statements.as_ref().map_or(0, |statements| statements.differed(&view.name)),
             read: view.readers.as_ref().and_then(|readers| readers.reading(&view.name)).map(Read::new),
             dead_letters: view.letters.as_ref().map(|letters| letters.figures(&view.name)).unwrap_or_default(),
+            rejected_samples: view.letters.as_ref().map(|letters| letters.samples(&view.name)).unwrap_or_default(),
             latency_ms: Latency::new(&ledger.latency),
             recent_latency_ms: None,
         }

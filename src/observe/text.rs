@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::deliver::dead_letters::Sample;
 use crate::journal::Durability;
 use crate::observe::findings::{Finding, Severity};
 use crate::observe::pair::PairStatus;
@@ -48,6 +49,12 @@ impl Status {
             for (reason, lines) in backend.dropped_lines.iter().filter(|(_, lines)| **lines > 0) {
                 write_line(&mut text, format_args!("{} dropped {lines} lines: {reason}", backend.name));
             }
+        }
+        for backend in &self.backends {
+            backend
+                .rejected_samples
+                .iter()
+                .for_each(|(class, sample)| write_rejected(&mut text, &backend.name, class, sample));
         }
         for backend in self.backends.iter().filter(|backend| backend.statements_pending > 0) {
             let (name, count) = (&backend.name, backend.statements_pending);
@@ -105,6 +112,17 @@ fn write_finding(text: &mut String, finding: &Finding) {
     if !to_do.is_empty() {
         write_line(text, format_args!("       do: {to_do}"));
     }
+}
+
+/// A line that a backend will never take.
+fn write_rejected(text: &mut String, name: &str, class: &str, sample: &Sample) {
+    let Sample { id, database, line, answer, at, hosts } = sample;
+    let line = cut(line, SAMPLE_BYTES);
+    write_line(text, format_args!("{name} refused as {class} at {at}, for {database}: {line}"));
+    if !hosts.is_empty() {
+        write_line(text, format_args!("    from {}", hosts.join(", ")));
+    }
+    write_line(text, format_args!("    it said: {}; twinflux dead-letters show {id}", answer.trim_end()));
 }
 
 /// What waits for a backend, and when it will have it.

@@ -32,7 +32,7 @@ pub use cure::cure;
 pub use format::Format;
 pub use json_list::JsonList;
 pub use line::{Line, Lines, Refused, Rules, Scanner, Unsigned};
-pub use reader::{Found, Reader, Sink, Stream};
+pub use reader::{Found, Reader, Sink, Stream, host_of};
 pub use refusal::Refusal;
 pub use span::Span;
 pub use timestamp::{Plausible, Precision, Stamper};

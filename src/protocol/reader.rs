@@ -139,17 +139,26 @@ impl Reader {
     /// The host that a line names, as far as its format tells.
     pub fn host<'a>(&self, format: Format, line: &'a [u8]) -> Option<&'a [u8]> {
         let behind = |text: &[u8]| memchr::memmem::find(line, text).map(|at| &line[at + text.len()..]);
-        let until = |rest: &'a [u8], ends: &[u8]| {
-            let end = rest.iter().position(|byte| ends.contains(byte)).unwrap_or(rest.len());
-            Some(&rest[..end]).filter(|host| !host.is_empty())
-        };
         match format {
-            Format::Influx => until(behind(b",host=")?, b", "),
+            Format::Influx => host_of(line),
             Format::Opentsdb => until(behind(b" host=")?, b" \r\n"),
             Format::NetdataJson => until(behind(b"\"hostname\":\"")?, b"\""),
             Format::Graphite => self.others.mapping().host_in(until(line, b"; \t")?),
         }
     }
+}
+
+/// The host that a line of line protocol names by the tag `host`.
+pub fn host_of(line: &[u8]) -> Option<&[u8]> {
+    const TAG: &[u8] = b",host=";
+    let at = memchr::memmem::find(line, TAG)?;
+    until(&line[at + TAG.len()..], b", ")
+}
+
+/// What stands before the first of these bytes; none if that is nothing.
+fn until<'a>(rest: &'a [u8], ends: &[u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|byte| ends.contains(byte)).unwrap_or(rest.len());
+    Some(&rest[..end]).filter(|host| !host.is_empty())
 }
 
 /// The reading of one datagram, or of one piece of a stream.

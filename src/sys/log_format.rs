@@ -2,16 +2,17 @@
 //!
 //! A journal (`sd-daemon(3)`) takes `<4>` at a line's beginning for its level, and has times of its own.
 
-use std::fmt;
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use tracing_subscriber::fmt::{FmtContext, format};
+use tracing_subscriber::fmt::{self, FmtContext, format};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What a line of the log is written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -23,22 +24,22 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts the log of this process. Lines below `level` are left out, unless `RUST_LOG` says otherwise.
-pub fn start(level: &str, format: LogFormat, writer: BoxMakeWriter) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // A log that cannot be written is no reason to stop relaying.
-        .log_internal_errors(false)
-        .with_writer(writer);
-    match format {
-        LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
+/// Starts the log of this process. Lines below `level` are left out, unless `RUST_LOG` says otherwise, as in
+/// `debug` or `info,twinflux=debug`.
+pub fn start(level: LevelFilter, format: LogFormat, writer: BoxMakeWriter) {
+    let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(level));
+    // A log that cannot be written is no reason to stop relaying.
+    let lines = fmt::layer().log_internal_errors(false).with_target(false).with_writer(writer);
+    let log = match format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text if is_for_journal() => {
             let plain = format::format().without_time().with_target(false).with_level(false).with_ansi(false);
-            log.with_ansi(false).event_format(Leveled(plain)).init();
+            lines.with_ansi(false).event_format(Leveled(plain)).boxed()
         }
-        LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
-    }
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+    };
+    tracing_subscriber::registry().with(log.with_filter(filter)).init();
 }
 
 /// Whether standard error is a journal's stream: systemd names its device and inode.
@@ -57,7 +58,12 @@ where
     N: for<'a> FormatFields<'a> + 'static,
     F: FormatEvent<S, N>,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
         let level = match *event.metadata().level() {
             Level::ERROR => 3,
             Level::WARN => 4,

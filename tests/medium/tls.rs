@@ -12,6 +12,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::program::{run, text};
 use crate::support::{Running, config, left_out};
 
 /// A server that takes every write over TLS, and counts them.
@@ -183,4 +184,27 @@ fn a_server_that_asks_for_a_clients_certificate_gets_it() {
     (config.backend[0].client_cert_file, config.backend[0].client_key_file) = (Some(client), Some(broken));
     let error = Running::try_start(config).map(|_| ()).expect_err("refused");
     assert!(error.contains("client_key_file") && error.contains("broken.key"), "{error}");
+}
+
+#[test]
+fn the_doctor_says_when_a_backends_certificate_expires() {
+    let folder = tempfile::tempdir().expect("folder");
+    let folder = folder.path();
+    for (days, expected) in [("2", "doubt"), ("40", "ok")] {
+        let Some((certificate, key)) = self_signed(folder, "influx.example", &["-days", days]) else {
+            left_out("the_doctor_says_when_a_backends_certificate_expires", "no openssl here");
+            return;
+        };
+        let server = Server::start(&certificate, &key, None);
+        let file = format!(
+            "data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\n[[backend]]\nname = \"a\"\nurl = \"https://{}\"\n\
+             ca_file = \"{}\"\ntls_server_name = \"influx.example\"\n",
+            server.address,
+            certificate.display()
+        );
+        std::fs::write(folder.join("c.toml"), file).expect("write");
+        let said = text(&run(&["doctor", "--config", "c.toml"], folder).stdout);
+        let line = said.lines().find(|line| line.contains("its certificate is trusted, and expires in"));
+        assert!(line.is_some_and(|line| line.trim_start().starts_with(expected)), "{days} days: {said}");
+    }
 }

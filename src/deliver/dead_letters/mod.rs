@@ -9,6 +9,7 @@
 //! letter that is gone from a file that is still there.
 
 mod file;
+mod sample;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -23,6 +24,9 @@ use serde::{Deserialize, Serialize};
 use super::division::Refused;
 use crate::batch::{Destination, Received};
 use file::{Entry, Refusal};
+use sample::Samples;
+
+pub use sample::Sample;
 
 /// Files that the folder is made of.
 const FILES: u64 = 8;
@@ -118,6 +122,7 @@ struct State {
     /// Letters that are owed to their backends again, and their bytes.
     owed: HashMap<u64, u64>,
     figures: BTreeMap<String, Figures>,
+    samples: Samples,
 }
 
 /// A file.
@@ -181,6 +186,11 @@ impl DeadLetters {
     /// A backend's figures.
     pub fn figures(&self, backend: &str) -> Figures {
         self.lock().figures.get(backend).copied().unwrap_or_default()
+    }
+
+    /// The last refused line of each class, of one backend.
+    pub fn samples(&self, backend: &str) -> BTreeMap<String, Sample> {
+        self.lock().samples.of(backend)
     }
 
     /// Takes letters of these backends that fit and are not owed already, as many as may wait in memory; they are kept until
@@ -287,6 +297,7 @@ impl State {
             Entry::Refused(refusal) => {
                 self.next = self.next.max(refusal.first + refusal.lines.len() as u64);
                 note(&mut kept.of_backends, &mut self.figures, &refusal);
+                self.samples.note(&refusal);
             }
             Entry::Gone(ids) => gone.extend(ids),
         })?;
@@ -322,6 +333,7 @@ impl State {
         if let (Entry::Refused(refusal), Some(kept)) = (&entry, self.files.back_mut()) {
             self.next += refusal.lines.len() as u64;
             note(&mut kept.of_backends, &mut self.figures, refusal);
+            self.samples.note(refusal);
         }
         Ok(())
     }
@@ -363,6 +375,7 @@ impl State {
             let end = self.files.front().map_or(self.next, |kept| kept.first);
             self.gone.retain(|id| !(oldest.first..end).contains(id));
             self.owed.retain(|id, _| !(oldest.first..end).contains(id));
+            self.samples.forget_below(end);
             for (backend, (lines, bytes)) in oldest.of_backends {
                 let figures = self.figures.entry(backend).or_default();
                 figures.kept -= lines;
@@ -382,6 +395,7 @@ impl State {
         if !self.gone.insert(id) {
             return;
         }
+        self.samples.forget(id);
         let place = self.files.partition_point(|kept| kept.first <= id);
         let kept = place.checked_sub(1).and_then(|place| self.files.get_mut(place));
         if let Some((lines, sum)) = kept.and_then(|kept| kept.of_backends.get_mut(backend)) {

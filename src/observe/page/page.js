@@ -128,9 +128,12 @@ function backend(one) {
     rows.push(["last error", `${one.last_error} ${one.last_error_at ? `at ${one.last_error_at}` : ""}${one.state === "up" ? ", over" : ""}`, "The last error's text; over, if the backend is up again"]);
   }
   const held = one.held.map((held) => el("p", { class: "bad" }, `held: ${held.database || "everything"}: ${held.answer} ${ago(held.since)}. `, ...withCommands(held.what_to_do)));
+  const refused = Object.entries(one.rejected_samples).map(([reason, sample]) => el("p", { class: "warn" }, `refused as ${reason}: `,
+    el("code", {}, sample.line), ` for ${sample.database}${sample.hosts.length ? `, from ${sample.hosts.join(", ")}` : ""}: ${sample.answer} `,
+    el("code", {}, `twinflux dead-letters show ${sample.id}`)));
   return el("article", { class: "card" },
     el("h3", {}, one.name, el("span", { class: `badge ${kind}` }, one.state), " ", el("small", {}, one.down_since ? ago(one.down_since) : one.url)),
-    ...held, list(rows),
+    ...held, ...refused, list(rows),
     plot(`delivered:${one.name}`, "lines/s delivered", rate), plot(`pending:${one.name}`, "lines waiting", count),
     plot(`p99_ms:${one.name}`, "latency p99, ms", rate));
 }
