@@ -210,3 +210,21 @@ fn a_refusal_for_good_and_a_full_journal_fire_their_alerts() {
         assert!(fired.contains(&format!("Twinflux{alert}")), "{fired:?}");
     }
 }
+
+#[test]
+fn a_pair_without_its_other_relay_or_its_address_fires_its_alerts() {
+    if !has_promtool("a_pair_without_its_other_relay_or_its_address_fires_its_alerts") {
+        return;
+    }
+    let pair = |peer: &str| format!("[pair]\npeer = \"{peer}\"\naddress = \"192.0.2.77\"\n");
+    let other = stand(204, &pair("http://127.0.0.1:1"));
+    let (program, _status, _backends) = stand(204, &pair(&format!("http://{}", other.0.admin())));
+    let state =
+        |wanted: &str| wait_for(wanted, || program.status().pair.filter(|pair| pair.state == wanted).map(|_| ()));
+    state("up");
+    wait_for("the address to be missed", || program.status().pair.filter(|pair| pair.is_odd).map(|_| ()));
+    assert_fires(&around(&program, || ()), &["PairAddress"]);
+    drop(other);
+    state("gone");
+    assert_fires(&around(&program, || ()), &["PeerGone"]);
+}

@@ -132,6 +132,15 @@ fn the_page_shows_each_state_as_the_status_has_it() {
     wait_for("a dead letter", || (stand.program.backend("b").dead_letters.kept > 0).then_some(()));
     let shown = stand.look(&client, None);
     assert!(texts(&shown[0]["commands"]).contains(&"twinflux dead-letters list --backend b".to_owned()), "{shown:?}");
+    let card = &texts(&shown[0]["backends"])[1];
+    for part in [
+        "refused as field_type: m,host=h",
+        "for telegraf, from h",
+        "field type conflict",
+        "twinflux dead-letters show 1",
+    ] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
     stand.set(1, 204);
     // Garbage, with a name that would like to be markup.
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
@@ -153,6 +162,41 @@ fn the_page_shows_each_state_as_the_status_has_it() {
     assert_eq!(shown[0]["points"], 360);
     let rows = shown[0]["sources"].as_array().expect("rows");
     assert!(rows.len() == 1 && rows[0][0] == "host-777" && rows[0][1] == "127.1.3.28 (udp)", "{rows:?}");
+}
+
+#[test]
+fn the_page_shows_the_other_relay_of_a_pair() {
+    const TEST: &str = "the_page_shows_the_other_relay_of_a_pair";
+    let Some(client) = Client::find("page.js", TEST) else { return };
+    if !std::path::Path::new("/usr/bin/chromium").exists() {
+        left_out(TEST, "there is no /usr/bin/chromium");
+        return;
+    }
+    let other = Stand::new();
+    let peer = format!("http://{}", other.program.admin());
+    let stand = Stand::with(&format!("[pair]\npeer = \"{peer}\"\n"));
+    wait_for("the other one", || stand.program.status().pair.filter(|pair| pair.state == "up").map(|_| ()));
+    other.set(1, 503);
+    other.program.send(30);
+    let owes = |lines: u64| {
+        wait_for("what it owes", || {
+            let pair = stand.program.status().pair.expect("a pair");
+            pair.backends.iter().any(|one| one.name == "b" && one.pending_lines == lines && !one.complete).then_some(())
+        });
+    };
+    owes(30);
+    let shown = stand.look(&client, None);
+    assert_eq!(texts(&shown[0]["owed"][1])[..3], ["b", "retrying", "30"], "{shown:?}");
+    let card = &texts(&shown[0]["peer"])[0];
+    assert!(card.contains(&peer) && card.contains("up"), "{card}");
+    // It goes with what it owed.
+    drop(other);
+    wait_for("its end", || stand.program.status().pair.filter(|pair| pair.state == "gone").map(|_| ()));
+    let shown = stand.look(&client, None);
+    let findings = texts(&shown[0]["findings"]);
+    assert!(findings[0].contains("the other relay") && findings[0].contains("is gone"), "{findings:?}");
+    assert!(findings.iter().any(|finding| finding.contains("b may lack 30 lines")), "{findings:?}");
+    assert_eq!(texts(&shown[0]["gaps"][0])[6], "peer");
 }
 
 #[test]

@@ -39,7 +39,7 @@ const axe = require("axe-core").source;
       const paint = performance.getEntriesByName("first-contentful-paint")[0];
       return {
         headline: text("h1")[0], findings: text("#findings li"), commands: text("#findings code"), backends: text("#backends article"),
-        ledger: rows("ledger"), listeners: rows("listeners"), gaps: rows("gaps"), sources: rows("sources"),
+        ledger: rows("ledger"), listeners: rows("listeners"), gaps: rows("gaps"), owed: rows("owed"), peer: text("#peer article"), sources: rows("sources"),
         journal: text("#journal dd"), plots: document.querySelectorAll("svg[role=img][aria-label]").length,
         points: Math.max(...[...document.querySelectorAll("svg path")].map((path) => path.getAttribute("d").split(/[ML]/).length - 1)),
         overflow: document.documentElement.scrollWidth - window.innerWidth,
