@@ -12,6 +12,7 @@ use crate::journal::disk::Folder;
 use crate::journal::{BackendSetup, DropReason, Durability, Journal, Rejection, ring};
 use crate::observe::findings::findings;
 use crate::observe::metrics;
+use crate::observe::receiving::COUNTERS;
 use crate::observe::status::{Backend, JournalStatus, Latency, Receive, Status};
 use crate::observe::view::BackendView;
 use crate::observe::view::tests::view;
@@ -90,25 +91,10 @@ fn difference(picture: &Value, place: usize) -> f64 {
     number(picture, "/accepted_lines") + of("recovered_lines") + of("resent_lines") - gone
 }
 
-/// Each metric of a listener, and the field that it shows.
+/// Each metric of a listener that no counter of a worker is, and the field that it shows.
 const RECEIVE: &[(&str, &str)] = &[
-    ("datagrams_total", "datagrams"),
-    ("received_bytes_total", "bytes"),
     ("kernel_dropped_datagrams_total", "kernel_dropped"),
-    ("truncated_datagrams_total", "truncated"),
-    ("denied_datagrams_total", "denied"),
-    ("empty_datagrams_total", "empty"),
-    ("connections_total", "connections"),
-    ("limited_connections_total", "limited"),
-    ("displaced_connections_total", "displaced"),
-    ("timed_out_connections_total", "timed_out"),
-    ("converted_lines_total", "converted"),
-    ("skipped_lines_total", "skipped"),
-    ("ignored_tags_total", "ignored_tags"),
-    ("implausible_lines_total", "implausible"),
     ("lines_total", "lines"),
-    ("http_requests_total", "requests"),
-    ("auth_failures_total", "auth_failures"),
     ("receive_queue_bytes", "receive_queue"),
     ("open_connections", "open_connections"),
     ("receive_buffer_bytes", "receive_buffer"),
@@ -168,6 +154,10 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
         let labels = format!("kind=\"{kind}\",listen=\"{listen}\"");
         for (name, field) in RECEIVE {
             add(name, format!("{{{labels}}}"), number(picture, &format!("/receive/{place}/{field}")));
+        }
+        for one in COUNTERS.iter().filter(|one| one.kinds.contains(&kind)) {
+            let value = number(picture, &format!("/receive/{place}/{}", one.field));
+            add(&format!("{}_total", one.metric), format!("{{{labels}}}"), value);
         }
         for (reason, lines) in receive["refused"].as_object().expect("reasons") {
             let labels = format!("{{{labels},reason=\"{reason}\"}}");

@@ -15,6 +15,7 @@ use crate::deliver::State;
 use crate::journal::disk::Condition;
 use crate::observe::findings::Severity;
 use crate::observe::reading::Read;
+use crate::observe::receiving::{COUNTERS, Counter};
 use crate::observe::status::Status;
 
 /// The content type of [`render`].
@@ -82,36 +83,15 @@ impl Metrics {
         let one = |name, help, value: fn(&crate::observe::status::Receive) -> u64| {
             (name, help, listeners().map(|(labels, receive)| (labels, value(receive))).collect::<Vec<_>>())
         };
+        for Counter { metric, help, kinds, value, .. } in COUNTERS {
+            let having = listeners().filter(|(_, receive)| kinds.contains(&receive.kind.as_str()));
+            counter(out, metric, help, having.map(|(labels, receive)| (labels, value(receive))).collect())?;
+        }
         for (name, help, values) in [
-            one("datagrams", "Datagrams taken from the socket", |receive| receive.datagrams),
-            one("received_bytes", "Bytes taken from the sockets", |receive| receive.bytes),
             one("kernel_dropped_datagrams", "Datagrams the kernel dropped: the receive buffer was full", |receive| {
                 receive.kernel_dropped
             }),
-            one("truncated_datagrams", "Datagrams larger than a slot", |receive| receive.truncated),
-            one("denied_datagrams", "Datagrams, or connections, from addresses that are not allowed", |receive| {
-                receive.denied
-            }),
-            one("empty_datagrams", "Datagrams without payload", |receive| receive.empty),
-            one("connections", "Connections accepted", |receive| receive.connections),
-            one("limited_connections", "Connections turned away: there were too many", |receive| receive.limited),
-            one("displaced_connections", "Connections ended to make room for one of a source with fewer", |receive| {
-                receive.displaced
-            }),
-            one(
-                "timed_out_connections",
-                "Connections ended: nothing came, no first line, or no line's end",
-                |receive| receive.timed_out,
-            ),
-            one("converted_lines", "Lines of other formats that became line protocol", |receive| receive.converted),
-            one("skipped_lines", "Lines of other formats that held nothing to store", |receive| receive.skipped),
-            one("ignored_tags", "Tags without a key or a =, left out of converted lines", |receive| {
-                receive.ignored_tags
-            }),
-            one("implausible_lines", "Lines whose points are far from the clock", |receive| receive.implausible),
             one("lines", "Lines seen: accepted and refused", |receive| receive.lines),
-            one("http_requests", "Requests of senders, answered", |receive| receive.requests),
-            one("auth_failures", "Requests without the right password or token", |receive| receive.auth_failures),
         ] {
             counter(out, name, help, values)?;
         }

@@ -6,79 +6,81 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::Refusal;
 use crate::receive::tap::Sample;
-use crate::receive::{ANSWERS, Listener, Tally};
+use crate::receive::{ANSWERS, Listener, Tally, each_counter};
 
-/// A listener's figures. Those of another kind are 0.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-pub struct Receive {
-    /// `udp`, `tcp` or `http`
-    pub kind: String,
-    /// The address it listens on.
-    pub listen: String,
-    /// The database its lines go to.
-    pub database: String,
-    /// Datagrams taken from the socket, whatever became of them.
-    pub datagrams: u64,
-    /// Bytes taken from the sockets.
-    pub bytes: u64,
-    /// Datagrams that the kernel dropped because the receive buffer was full.
-    pub kernel_dropped: u64,
-    /// Datagrams that were larger than the largest slot.
-    pub truncated: u64,
-    /// Datagrams, or connections, from addresses that are not allowed.
-    pub denied: u64,
-    /// The last of these addresses; none if there was none.
-    #[serde(default)]
-    pub denied_address: Option<String>,
-    /// Datagrams without payload.
-    pub empty: u64,
-    /// Connections accepted.
-    pub connections: u64,
-    /// Connections that are open.
-    pub open_connections: u64,
-    /// Connections turned away because there were too many.
-    pub limited: u64,
-    /// Connections ended to make room for one of a source with fewer.
-    pub displaced: u64,
-    /// Connections ended because nothing came, no first line, or no line's end.
-    pub timed_out: u64,
-    /// Lines of other formats that became line protocol; several may have become one line.
-    pub converted: u64,
-    /// Lines of other formats that held nothing to store (`null`).
-    pub skipped: u64,
-    /// Words of converted lines that stood among the tags and were none: without a key, or without `=`.
-    pub ignored_tags: u64,
-    /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in streams and requests.
-    #[serde(default)]
-    pub implausible: u64,
-    /// Lines refused in the last five minutes or so, by reason.
-    #[serde(default)]
-    pub recent_refused: BTreeMap<String, u64>,
-    /// Datagrams that the kernel dropped in the last five minutes or so.
-    #[serde(default)]
-    pub recent_kernel_dropped: u64,
-    /// Requests answered.
-    #[serde(default)]
-    pub requests: u64,
-    /// Answers by their status.
-    #[serde(default)]
-    pub answers: BTreeMap<String, u64>,
-    /// Requests without the right password or token.
-    #[serde(default)]
-    pub auth_failures: u64,
-    /// Lines seen: accepted and refused.
-    pub lines: u64,
-    /// Lines refused, by reason.
-    pub refused: BTreeMap<String, u64>,
-    /// The last refused line of each reason.
-    #[serde(default)]
-    pub refused_samples: BTreeMap<String, RefusedSample>,
-    /// What waits in the receive buffers, in bytes as the kernel charges them.
-    pub receive_queue: u64,
-    /// The receive buffer that was asked for, in bytes.
-    pub receive_buffer_wanted: u64,
-    /// The receive buffer that each worker got, in bytes.
-    pub receive_buffer: u64,
+macro_rules! define {
+    ($($(#[$doc:meta])* $field:ident: $metric:literal, $help:literal, $kinds:tt;)*) => {
+        /// A listener's figures. Those of another kind are 0.
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+        #[serde(default)]
+        pub struct Receive {
+            /// `udp`, `tcp` or `http`
+            pub kind: String,
+            /// The address it listens on.
+            pub listen: String,
+            /// The database its lines go to.
+            pub database: String,
+            $($(#[$doc])* pub $field: u64,)*
+            /// Datagrams that the kernel dropped because the receive buffer was full.
+            pub kernel_dropped: u64,
+            /// The last address that is not allowed; none if there was none.
+            pub denied_address: Option<String>,
+            /// Connections that are open.
+            pub open_connections: u64,
+            /// Lines refused in the last five minutes or so, by reason.
+            pub recent_refused: BTreeMap<String, u64>,
+            /// Datagrams that the kernel dropped in the last five minutes or so.
+            pub recent_kernel_dropped: u64,
+            /// Answers by their status.
+            pub answers: BTreeMap<String, u64>,
+            /// Lines seen: accepted and refused.
+            pub lines: u64,
+            /// Lines refused, by reason.
+            pub refused: BTreeMap<String, u64>,
+            /// The last refused line of each reason.
+            pub refused_samples: BTreeMap<String, RefusedSample>,
+            /// What waits in the receive buffers, in bytes as the kernel charges them.
+            pub receive_queue: u64,
+            /// The receive buffer that was asked for, in bytes.
+            pub receive_buffer_wanted: u64,
+            /// The receive buffer that each worker got, in bytes.
+            pub receive_buffer: u64,
+        }
+
+        impl Receive {
+            /// The plain counters.
+            fn counted(tally: &Tally) -> Self {
+                Self { $($field: tally.$field,)* ..Self::default() }
+            }
+        }
+
+        /// The plain counters as metrics.
+        pub(super) const COUNTERS: &[Counter] = &[$(Counter {
+            metric: $metric,
+            #[cfg(test)]
+            field: stringify!($field),
+            help: $help,
+            kinds: &$kinds,
+            value: |receive| receive.$field,
+        },)*];
+    };
+}
+each_counter!(define);
+
+/// A listener's counter as a metric.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counter {
+    /// The metric's name.
+    pub(super) metric: &'static str,
+    /// The name in `/api/status`.
+    #[cfg(test)]
+    pub(super) field: &'static str,
+    /// What it counts.
+    pub(super) help: &'static str,
+    /// The kinds of listeners that have it.
+    pub(super) kinds: &'static [&'static str],
+    /// Its value.
+    pub(super) value: fn(&Receive) -> u64,
 }
 
 /// A line that was refused.
@@ -99,26 +101,11 @@ impl Receive {
             kind: listener.kind().to_owned(),
             listen: listener.address().to_string(),
             database: listener.destination().database.clone(),
-            datagrams: tally.datagrams,
-            bytes: tally.bytes,
-            truncated: tally.truncated,
-            denied: tally.denied,
             denied_address: denied_address(listener),
-            empty: tally.empty,
-            connections: tally.connections,
-            limited: tally.limited,
-            displaced: tally.displaced,
-            timed_out: tally.timed_out,
-            converted: tally.converted,
-            skipped: tally.skipped,
-            ignored_tags: tally.ignored_tags,
-            implausible: tally.implausible,
-            requests: tally.requests,
-            auth_failures: tally.auth_failures,
             lines: tally.lines(),
             refused_samples: refused_samples(listener),
             refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), tally.refused[reason.index()])).into(),
-            ..Self::default()
+            ..Self::counted(tally)
         };
         match listener {
             Listener::Tcp(listener) => Self { open_connections: listener.door().open_connections(), ..shown },

@@ -14,80 +14,106 @@ const SPINS: u32 = 64;
 /// Statuses that have a counter of their own; 0 is any other.
 pub const ANSWERS: [u16; 14] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 500, 503, 0];
 
-/// The published counters of one worker. Only that worker adds to them; anybody reads.
-#[derive(Debug, Default)]
-pub struct Counters {
-    datagrams: AtomicU64,
-    bytes: AtomicU64,
-    empty: AtomicU64,
-    truncated: AtomicU64,
-    denied: AtomicU64,
-    connections: AtomicU64,
-    limited: AtomicU64,
-    displaced: AtomicU64,
-    timed_out: AtomicU64,
-    converted: AtomicU64,
-    skipped: AtomicU64,
-    ignored_tags: AtomicU64,
-    implausible: AtomicU64,
-    requests: AtomicU64,
-    answers: [AtomicU64; ANSWERS.len()],
-    auth_failures: AtomicU64,
-    /// Odd while the next four are being changed.
-    version: AtomicU64,
-    accepted: AtomicU64,
-    held: AtomicU64,
-    handed_over: AtomicU64,
-    ring_full: AtomicU64,
-    refused: [AtomicU64; Refusal::COUNT],
+/// The plain counters of listeners, each declared once: its field, the metric's name and what it counts, and which kinds of
+/// listeners have it. What is published, `/api/status` and `/metrics` are made of this table.
+macro_rules! each_counter {
+    ($then:ident) => {
+        $then! {
+            /// Datagrams taken from the socket, whatever became of them.
+            datagrams: "datagrams", "Datagrams taken from the socket", ["udp"];
+            /// Bytes taken from the sockets.
+            bytes: "received_bytes", "Bytes taken from the sockets", ["udp", "tcp", "http"];
+            /// Datagrams without payload.
+            empty: "empty_datagrams", "Datagrams without payload", ["udp"];
+            /// Datagrams that did not fit the slot.
+            truncated: "truncated_datagrams", "Datagrams larger than a slot", ["udp"];
+            /// Datagrams, or connections, from addresses that are not allowed.
+            denied: "denied_datagrams", "Datagrams, or connections, from addresses that are not allowed", ["udp", "tcp", "http"];
+            /// Connections accepted.
+            connections: "connections", "Connections accepted", ["tcp", "http"];
+            /// Connections turned away because there were too many.
+            limited: "limited_connections", "Connections turned away: there were too many", ["tcp", "http"];
+            /// Connections ended to make room for one of a source with fewer.
+            displaced: "displaced_connections", "Connections ended to make room for one of a source with fewer", ["tcp", "http"];
+            /// Connections ended because nothing came, no first line, or no line's end.
+            timed_out: "timed_out_connections", "Connections ended: nothing came, no first line, or no line's end", ["tcp", "http"];
+            /// Lines of other formats that became line protocol; several may have become one line.
+            converted: "converted_lines", "Lines of other formats that became line protocol", ["udp", "tcp", "http"];
+            /// Lines of other formats that held nothing to store (`null`).
+            skipped: "skipped_lines", "Lines of other formats that held nothing to store", ["udp", "tcp", "http"];
+            /// Words of converted lines that stood among the tags and were none: without a key, or without `=`.
+            ignored_tags: "ignored_tags", "Tags without a key or a =, left out of converted lines", ["udp", "tcp", "http"];
+            /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in streams and requests.
+            implausible: "implausible_lines", "Lines whose points are far from the clock", ["udp", "tcp", "http"];
+            /// Requests answered.
+            requests: "http_requests", "Requests of senders, answered", ["http"];
+            /// Requests without the right password or token.
+            auth_failures: "auth_failures", "Requests without the right password or token", ["http"];
+        }
+    };
 }
+pub(crate) use each_counter;
 
-/// One reading, or one worker's sums since the last publishing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Datagrams taken from the socket, whatever became of them.
-    pub datagrams: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Datagrams without payload.
-    pub empty: u64,
-    /// Datagrams that did not fit the slot.
-    pub truncated: u64,
-    /// Datagrams, and connections, from addresses that are not allowed.
-    pub denied: u64,
-    /// Connections accepted.
-    pub connections: u64,
-    /// Connections turned away because there were too many.
-    pub limited: u64,
-    /// Connections ended to make room for one of another source.
-    pub displaced: u64,
-    /// Connections ended because nothing came, no first line, or no line's end.
-    pub timed_out: u64,
-    /// Lines of other formats that became line protocol; several may have become one line.
-    pub converted: u64,
-    /// Lines that held nothing to store.
-    pub skipped: u64,
-    /// Words of converted lines that stood among the tags and were none.
-    pub ignored_tags: u64,
-    /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in streams and requests.
-    pub implausible: u64,
-    /// Requests answered.
-    pub requests: u64,
-    /// Answers by their status, as [`ANSWERS`] lists them; the last is any other.
-    pub answers: [u64; ANSWERS.len()],
-    /// Requests without the right password or token.
-    pub auth_failures: u64,
-    /// Lines accepted.
-    pub accepted: u64,
-    /// Accepted lines that the worker has not handed over yet; a reading's, never tallied.
-    pub held: u64,
-    /// Accepted lines that the ring took, by its own count; a reading's, never tallied.
-    pub handed_over: u64,
-    /// Accepted lines that found no room in the ring.
-    pub ring_full: u64,
-    /// Lines refused, by [`Refusal::index`].
-    pub refused: [u64; Refusal::COUNT],
+macro_rules! define {
+    ($($(#[$doc:meta])* $field:ident: $metric:literal, $help:literal, $kinds:tt;)*) => {
+        /// The published counters of one worker. Only that worker adds to them; anybody reads.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($field: AtomicU64,)*
+            answers: [AtomicU64; ANSWERS.len()],
+            /// Odd while the next four are being changed.
+            version: AtomicU64,
+            accepted: AtomicU64,
+            held: AtomicU64,
+            handed_over: AtomicU64,
+            ring_full: AtomicU64,
+            refused: [AtomicU64; Refusal::COUNT],
+        }
+
+        /// One reading, or one worker's sums since the last publishing.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Tally {
+            $($(#[$doc])* pub $field: u64,)*
+            /// Answers by their status, as [`ANSWERS`] lists them; the last is any other.
+            pub answers: [u64; ANSWERS.len()],
+            /// Lines accepted.
+            pub accepted: u64,
+            /// Accepted lines that the worker has not handed over yet; a reading's, never tallied.
+            pub held: u64,
+            /// Accepted lines that the ring took, by its own count; a reading's, never tallied.
+            pub handed_over: u64,
+            /// Accepted lines that found no room in the ring.
+            pub ring_full: u64,
+            /// Lines refused, by [`Refusal::index`].
+            pub refused: [u64; Refusal::COUNT],
+        }
+
+        impl Counters {
+            /// Each plain counter, beside its sum.
+            fn plain<'a>(&'a self, sums: &Tally) -> impl Iterator<Item = (&'a AtomicU64, u64)> + use<'a> {
+                [$((&self.$field, sums.$field)),*].into_iter()
+            }
+
+            /// The plain counters.
+            fn read_plain(&self) -> Tally {
+                Tally { $($field: self.$field.load(Ordering::Relaxed),)* ..Tally::default() }
+            }
+        }
+
+        impl Tally {
+            fn add_plain(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+            }
+
+            /// Each plain counter, to be set by a test.
+            #[cfg(test)]
+            fn plain_mut(&mut self) -> impl Iterator<Item = &mut u64> {
+                [$(&mut self.$field),*].into_iter()
+            }
+        }
+    };
 }
+each_counter!(define);
 
 impl Counters {
     /// Adds a worker's sums and sets them to zero; says how many lines the worker has, and how many the ring has taken.
@@ -102,25 +128,8 @@ impl Counters {
         self.handed_over.store(handed_over, Ordering::Relaxed);
         self.ring_full.fetch_add(sums.ring_full, Ordering::Relaxed);
         self.version.store(version + 2, Ordering::Release);
-        self.datagrams.fetch_add(sums.datagrams, Ordering::Relaxed);
-        self.bytes.fetch_add(sums.bytes, Ordering::Relaxed);
-        let seldom = [
-            (&self.empty, sums.empty),
-            (&self.truncated, sums.truncated),
-            (&self.denied, sums.denied),
-            (&self.connections, sums.connections),
-            (&self.limited, sums.limited),
-            (&self.displaced, sums.displaced),
-            (&self.timed_out, sums.timed_out),
-            (&self.converted, sums.converted),
-            (&self.skipped, sums.skipped),
-            (&self.ignored_tags, sums.ignored_tags),
-            (&self.implausible, sums.implausible),
-            (&self.requests, sums.requests),
-            (&self.auth_failures, sums.auth_failures),
-        ];
         let by_kind = self.refused.iter().zip(sums.refused).chain(self.answers.iter().zip(sums.answers));
-        for (counter, sum) in seldom.into_iter().chain(by_kind) {
+        for (counter, sum) in self.plain(&sums).chain(by_kind) {
             if sum > 0 {
                 counter.fetch_add(sum, Ordering::Relaxed);
             }
@@ -153,27 +162,13 @@ impl Counters {
     pub fn read(&self) -> Tally {
         let [accepted, held, handed_over, ring_full] = self.read_accepted();
         Tally {
-            datagrams: self.datagrams.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            empty: self.empty.load(Ordering::Relaxed),
-            truncated: self.truncated.load(Ordering::Relaxed),
-            denied: self.denied.load(Ordering::Relaxed),
-            connections: self.connections.load(Ordering::Relaxed),
-            limited: self.limited.load(Ordering::Relaxed),
-            displaced: self.displaced.load(Ordering::Relaxed),
-            timed_out: self.timed_out.load(Ordering::Relaxed),
-            converted: self.converted.load(Ordering::Relaxed),
-            skipped: self.skipped.load(Ordering::Relaxed),
-            ignored_tags: self.ignored_tags.load(Ordering::Relaxed),
-            implausible: self.implausible.load(Ordering::Relaxed),
-            requests: self.requests.load(Ordering::Relaxed),
             answers: std::array::from_fn(|place| self.answers[place].load(Ordering::Relaxed)),
-            auth_failures: self.auth_failures.load(Ordering::Relaxed),
             accepted,
             held,
             handed_over,
             ring_full,
             refused: std::array::from_fn(|place| self.refused[place].load(Ordering::Relaxed)),
+            ..self.read_plain()
         }
     }
 }
@@ -192,21 +187,7 @@ impl Tally {
 
     /// Adds another worker's reading.
     pub fn add(&mut self, other: &Self) {
-        self.datagrams += other.datagrams;
-        self.bytes += other.bytes;
-        self.empty += other.empty;
-        self.truncated += other.truncated;
-        self.denied += other.denied;
-        self.connections += other.connections;
-        self.limited += other.limited;
-        self.displaced += other.displaced;
-        self.timed_out += other.timed_out;
-        self.converted += other.converted;
-        self.skipped += other.skipped;
-        self.ignored_tags += other.ignored_tags;
-        self.implausible += other.implausible;
-        self.requests += other.requests;
-        self.auth_failures += other.auth_failures;
+        self.add_plain(other);
         for (sum, more) in self.answers.iter_mut().zip(other.answers) {
             *sum += more;
         }
@@ -230,29 +211,12 @@ mod tests {
     fn tally(first: u64) -> Tally {
         let mut sums = first..;
         let mut sum = || sums.next().expect("a number");
-        Tally {
-            datagrams: sum(),
-            bytes: sum(),
-            empty: sum(),
-            truncated: sum(),
-            denied: sum(),
-            connections: sum(),
-            limited: sum(),
-            displaced: sum(),
-            timed_out: sum(),
-            converted: sum(),
-            skipped: sum(),
-            ignored_tags: sum(),
-            implausible: sum(),
-            requests: sum(),
-            answers: std::array::from_fn(|_| sum()),
-            auth_failures: sum(),
-            accepted: sum(),
-            held: sum(),
-            handed_over: sum(),
-            ring_full: sum(),
-            refused: std::array::from_fn(|_| sum()),
-        }
+        let mut tally = Tally::default();
+        tally.plain_mut().for_each(|plain| *plain = sum());
+        tally.answers = std::array::from_fn(|_| sum());
+        (tally.accepted, tally.held, tally.handed_over, tally.ring_full) = (sum(), sum(), sum(), sum());
+        tally.refused = std::array::from_fn(|_| sum());
+        tally
     }
 
     #[test]
@@ -276,19 +240,15 @@ mod tests {
         sum.add(&one);
         assert_eq!(sum, one);
         sum.add(&other);
-        // Each sum is 999 more in the other.
-        assert_eq!((sum.datagrams, sum.bytes, sum.empty, sum.truncated), (1001, 1003, 1005, 1007));
-        assert_eq!((sum.denied, sum.connections, sum.limited, sum.displaced), (1009, 1011, 1013, 1015));
-        assert_eq!((sum.timed_out, sum.converted, sum.skipped, sum.ignored_tags), (1017, 1019, 1021, 1023));
-        assert_eq!(sum.implausible, 1025);
-        let from = |first: u64| (0..).map(move |place| first + 2 * place);
-        let answers: Vec<u64> = from(1029).take(ANSWERS.len()).collect();
-        assert_eq!((sum.requests, &sum.answers[..]), (1027, &answers[..]));
-        let next = from(1029).nth(ANSWERS.len()).expect("a number");
-        let accepted = [sum.auth_failures, sum.accepted, sum.held, sum.handed_over, sum.ring_full];
-        assert_eq!(accepted, [next, next + 2, next + 4, next + 6, next + 8]);
-        let refused: Vec<u64> = from(next + 10).take(Refusal::COUNT).collect();
-        assert_eq!((&sum.refused[..], sum.lines()), (&refused[..], next + 2 + refused.iter().sum::<u64>()));
+        // Each sum is 999 more in the other, and they follow one another.
+        let mut next = (0..).map(|place| 1001 + 2 * place);
+        let mut expect = |sum: u64| assert_eq!(Some(sum), next.next());
+        sum.plain_mut().for_each(|plain| expect(*plain));
+        sum.answers.into_iter().for_each(&mut expect);
+        [sum.accepted, sum.held, sum.handed_over, sum.ring_full].into_iter().for_each(&mut expect);
+        sum.refused.into_iter().for_each(expect);
+        assert_eq!(sum.lines(), sum.accepted + sum.refused.iter().sum::<u64>());
+        assert_eq!((sum.datagrams, sum.bytes), (1001, 1003));
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod tcp;
 pub mod udp;
 
 pub use allow::Allow;
+pub(crate) use counters::each_counter;
 pub use counters::{ANSWERS, Counters, Tally};
 pub use door::Door;
 pub use inherited::Inherited;
