@@ -17,12 +17,14 @@
 //! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given, and
 //! what is left is written and synced.
 
+mod error;
 pub mod notify;
 mod opening;
 mod plan;
 mod reading;
 mod reload;
 
+pub use error::StartError;
 pub use plan::{CHANGEABLE, Successor};
 pub use reload::Reload;
 use reload::Running;
@@ -44,8 +46,8 @@ use crate::config::Config;
 use crate::config::data_dir::{DataDir, LockError};
 use crate::deliver::dead_letters::DeadLetters;
 use crate::deliver::statements::{Asker, Statements};
-use crate::deliver::{self, Around, Backend, Health, SetupError};
-use crate::journal::disk::{DiskThreads, Folder, OpenError, Storage};
+use crate::deliver::{self, Around, Backend, Health};
+use crate::journal::disk::{DiskThreads, Folder, Storage};
 use crate::journal::ring::Producer;
 use crate::journal::{Durability, Journal, ring};
 use crate::net::tls::Certificate;
@@ -78,57 +80,6 @@ const HAND_OVER_TIME: Duration = Duration::from_millis(500);
 const LAST_TASKS: Duration = Duration::from_millis(500);
 /// The version of InfluxDB to claim while no backend's is known: the last of 1.x that every client knows.
 const UNKNOWN_VERSION: &str = "1.8.10";
-
-/// What keeps a relay from starting.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The configuration names something that cannot be used.
-    #[error("{0}")]
-    Setup(#[from] SetupError),
-    /// A listener's mapping cannot be read.
-    #[error("{0}")]
-    Mapping(String),
-    /// The other relay of the pair cannot be asked.
-    #[error("{0}")]
-    Pair(String),
-    /// Another process works on the data folder.
-    #[error("{0} is in use by another process: give each relay its own data_dir")]
-    Locked(String),
-    /// The data folder cannot be used.
-    #[error("cannot use the data folder {0}: {1}; create it, or give another with --data-dir")]
-    DataDir(String, io::Error),
-    /// The journal cannot be opened.
-    #[error("cannot open the journal in {0}: {1}")]
-    Journal(String, OpenError),
-    /// A listener's address cannot be used.
-    #[error("cannot listen on {kind} {address}: {error}{}", advice(.kind, .error))]
-    Listen {
-        /// `udp`, `tcp` or `admin`.
-        kind: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A passed socket is of no use.
-    #[error("socket activation: {0}")]
-    Inherited(String),
-    /// The system gives no thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
-}
-
-fn advice(kind: &str, error: &io::Error) -> String {
-    let what = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another program has it, or another listener of this configuration: stop that one, or change"
-        }
-        io::ErrorKind::AddrNotAvailable => "no interface of this machine has this address: change",
-        _ => return String::new(),
-    };
-    let option = if kind == "tcp" { String::new() } else { format!(" (--{kind})") };
-    format!("; {what} {kind}.listen{option}")
-}
 
 /// A running relay.
 #[derive(Debug)]

@@ -1,0 +1,58 @@
+//! What keeps a relay from starting, and what to do about it.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::deliver::SetupError;
+use crate::journal::disk::OpenError;
+
+/// What keeps a relay from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration names something that cannot be used.
+    #[error("{0}")]
+    Setup(#[from] SetupError),
+    /// A listener's mapping cannot be read.
+    #[error("{0}")]
+    Mapping(String),
+    /// The other relay of the pair cannot be asked.
+    #[error("{0}")]
+    Pair(String),
+    /// Another process works on the data folder.
+    #[error("{0} is in use by another process: give each relay its own data_dir")]
+    Locked(String),
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {0}: {1}; create it, or give another with --data-dir")]
+    DataDir(String, io::Error),
+    /// The journal cannot be opened.
+    #[error("cannot open the journal in {0}: {1}")]
+    Journal(String, OpenError),
+    /// A listener's address cannot be used.
+    #[error("cannot listen on {kind} {address}: {error}{}", advice(.kind, .error))]
+    Listen {
+        /// `udp`, `tcp` or `admin`.
+        kind: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A passed socket is of no use.
+    #[error("socket activation: {0}")]
+    Inherited(String),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+fn advice(kind: &str, error: &io::Error) -> String {
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program has it, or another listener of this configuration: stop that one, or change"
+        }
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has this address: change",
+        _ => return String::new(),
+    };
+    let option = if kind == "tcp" { String::new() } else { format!(" (--{kind})") };
+    format!("; {what} {kind}.listen{option}")
+}
