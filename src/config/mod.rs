@@ -243,7 +243,7 @@ pub struct Journal {
     /// How long written lines stay unsynced: what a power cut may cost. A disk is synced earlier after 4 MiB.
     #[serde(with = "duration")]
     pub sync_interval: Duration,
-    /// Less disk for more CPU. Off: the backlog of an outage is rare and short, the CPU is always needed.
+    /// Less disk for more CPU: what lies on the disk for long takes a sixth, and what does not costs nothing.
     pub compression: Compression,
     /// What gives way when there is no room on the disk: fresh metrics are worth more than old ones.
     pub full: WhenFull,

@@ -302,6 +302,48 @@ fn a_stop_gives_up_what_it_cannot_keep_and_says_so() {
 }
 
 /// A UDP port that nobody has now.
+#[test]
+fn what_waits_for_long_takes_a_fraction_of_the_disk_and_what_does_not_is_written_as_it_is() {
+    let (folder, alive, dead) = (tempfile::tempdir().expect("folder"), Scripted::accepting(), free_address());
+    let urls = [alive.url(), format!("http://{dead}")];
+    let relay = start(folder.path(), &urls, |config| config.journal.memory = ByteSize::mib(4));
+    let mut host = loadgen::workload::Host::new(1, loadgen::workload::Shape::default());
+    let mut round = 0;
+    let mut send = |mebibytes: usize| {
+        let (mut datagrams, mut bytes) = (Vec::new(), 0);
+        while bytes < mebibytes << 20 {
+            round += 1;
+            host.render(1_795_400_726_000_000_000 + round * 10_000_000_000);
+            let lines = host.lines().iter().map(|line| host.bytes()[line.clone()].to_vec());
+            datagrams.extend(lines.inspect(|line| bytes += line.len()));
+        }
+        relay.send(&datagrams);
+        datagrams.len() as u64
+    };
+    let disk = || relay.status().journal.disk_bytes;
+    // Until the memory is full, nobody needs the disk.
+    let first = send(2);
+    relay.wait_delivered("a", first);
+    let plain = disk();
+    assert!(plain > 2 << 20, "{plain} bytes");
+    let lines = first + send(4);
+    relay.wait_delivered("a", lines);
+    let before = disk();
+    let more = send(6);
+    relay.wait_delivered("a", lines + more);
+    let grown = disk() - before;
+    eprintln!(
+        "{:.1} bytes a line as it is, {:.1} once a backend is behind",
+        plain as f64 / first as f64,
+        grown as f64 / more as f64
+    );
+    assert!(grown < (6 << 20) / 3, "{grown} bytes");
+    let revived = Scripted::start_at(dead, |_, _| no_content());
+    relay.wait_delivered("b", lines + more);
+    let stored: usize = revived.requests().iter().map(|request| request.text().lines().count()).sum();
+    assert_eq!(stored as u64, lines + more);
+}
+
 fn free_udp() -> SocketAddr {
     std::net::UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
 }

@@ -25,7 +25,7 @@ proptest! {
         memory in prop_oneof![Just(1_u64 << 30), 40_000..100_000_u64],
         quota in prop_oneof![Just(1_u64 << 40), 80_000..200_000_u64],
         replay_share in prop_oneof![Just(0.5), Just(1.0)],
-        compression in prop_oneof![Just(Compression::None), Just(Compression::Lz4), Just(Compression::Zstd)],
+        compression in prop_oneof![Just(Compression::None), Just(Compression::Auto), Just(Compression::Lz4), Just(Compression::Zstd)],
         keeps_oldest in any::<bool>(),
     ) {
         let full = if keeps_oldest { WhenFull::DropNewest } else { WhenFull::DropOldest };

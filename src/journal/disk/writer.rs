@@ -41,6 +41,8 @@ pub struct Writer {
     /// The bytes of the next write.
     buffer: Vec<u8>,
     compressor: Compressor,
+    /// Somebody needs what is on the disk only.
+    is_behind: bool,
     /// When the volume's free space and the oldest segment's age are looked at next.
     look_next: Instant,
     /// Writing failed, and is tried again then.
@@ -89,6 +91,7 @@ impl Writer {
             active,
             buffer: Vec::new(),
             compressor,
+            is_behind: false,
             look_next: Instant::now(),
             retry_at: None,
             save_at: None,
@@ -136,6 +139,7 @@ impl Writer {
     fn next_jobs(&mut self) -> (Vec<Job>, u64) {
         self.retry_at = None;
         let mut state = self.shared.lock();
+        self.is_behind = state.is_disk_needed();
         (state.next_to_write(WRITE_BYTES), state.disk().epoch())
     }
 
@@ -258,7 +262,7 @@ impl Writer {
 
     fn encode(&mut self, key: &Key, place: u64, job: &Job) {
         let batch = &job.record.batch;
-        let (codec, stored) = self.compressor.compress(&batch.bytes);
+        let (codec, stored) = self.compressor.compress(&batch.bytes, self.is_behind);
         let frame = Frame {
             kind: Kind::Record,
             codec,

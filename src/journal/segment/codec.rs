@@ -8,8 +8,10 @@ use super::frame::Codec;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Not at all.
+    /// Zstandard while a backend is so far behind that it needs the disk; else not at all.
     #[default]
+    Auto,
+    /// Not at all.
     None,
     /// LZ4 blocks.
     Lz4,
@@ -23,6 +25,7 @@ const ZSTD_LEVEL: i32 = 1;
 /// Compresses into a buffer that it keeps.
 pub(in crate::journal) struct Compressor {
     compression: Compression,
+    /// None until it is needed.
     zstd: Option<zstd::bulk::Compressor<'static>>,
     buffer: Vec<u8>,
 }
@@ -35,30 +38,36 @@ impl std::fmt::Debug for Compressor {
 
 impl Compressor {
     pub(in crate::journal) fn new(compression: Compression) -> Self {
-        let zstd = match compression {
-            Compression::Zstd => zstd::bulk::Compressor::new(ZSTD_LEVEL).ok(),
-            Compression::None | Compression::Lz4 => None,
-        };
-        Self { compression, zstd, buffer: Vec::new() }
+        Self { compression, zstd: None, buffer: Vec::new() }
     }
 
-    /// The payload as it is to be stored: as it is, where nothing makes it smaller.
-    pub(in crate::journal) fn compress<'a>(&'a mut self, payload: &'a [u8]) -> (Codec, &'a [u8]) {
-        let (codec, length) = match (self.compression, &mut self.zstd) {
-            (Compression::Lz4, _) => {
+    /// The payload as it is to be stored: as it is, where nothing makes it smaller. `is_behind`: a backend needs what is on
+    /// the disk only, so that this record will lie there for a while, too.
+    pub(in crate::journal) fn compress<'a>(&'a mut self, payload: &'a [u8], is_behind: bool) -> (Codec, &'a [u8]) {
+        let (codec, length) = match self.compression {
+            Compression::Lz4 => {
                 self.buffer.resize(lz4_flex::block::get_maximum_output_size(payload.len()), 0);
                 (Codec::Lz4, lz4_flex::block::compress_into(payload, &mut self.buffer).ok())
             }
-            (Compression::Zstd, Some(zstd)) => {
-                self.buffer.resize(zstd::zstd_safe::compress_bound(payload.len()), 0);
-                (Codec::Zstd, zstd.compress_to_buffer(payload, &mut self.buffer[..]).ok())
-            }
-            _ => (Codec::Plain, None),
+            Compression::Zstd => self.zstd(payload),
+            Compression::Auto if is_behind => self.zstd(payload),
+            Compression::Auto | Compression::None => (Codec::Plain, None),
         };
         match length.filter(|length| *length < payload.len()) {
             Some(length) => (codec, &self.buffer[..length]),
             None => (Codec::Plain, payload),
         }
+    }
+
+    /// Compresses into the buffer; how much that gave, where it is possible.
+    fn zstd(&mut self, payload: &[u8]) -> (Codec, Option<usize>) {
+        if self.zstd.is_none() {
+            self.zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        }
+        self.buffer.resize(zstd::zstd_safe::compress_bound(payload.len()), 0);
+        let buffer = &mut self.buffer[..];
+        let compressed = self.zstd.as_mut().and_then(|zstd| zstd.compress_to_buffer(payload, buffer).ok());
+        (Codec::Zstd, compressed)
     }
 }
 
@@ -95,12 +104,16 @@ mod tests {
     fn what_is_compressed_is_smaller_and_comes_back_and_what_is_not_stays() {
         let lines = b"cpu,host=a usage=1 1\n".repeat(1000);
         let noise: Vec<u8> = (0..1000).map(|_| fastrand::u8(..)).collect();
-        for (compression, codec) in
-            [(Compression::None, Codec::Plain), (Compression::Lz4, Codec::Lz4), (Compression::Zstd, Codec::Zstd)]
-        {
+        for (compression, is_behind, codec) in [
+            (Compression::None, true, Codec::Plain),
+            (Compression::Lz4, false, Codec::Lz4),
+            (Compression::Zstd, false, Codec::Zstd),
+            (Compression::Auto, false, Codec::Plain),
+            (Compression::Auto, true, Codec::Zstd),
+        ] {
             let mut compressor = Compressor::new(compression);
             for (payload, expected) in [(&lines, codec), (&noise, Codec::Plain)] {
-                let (codec, stored) = compressor.compress(payload);
+                let (codec, stored) = compressor.compress(payload, is_behind);
                 assert_eq!(codec, expected);
                 assert!(codec == Codec::Plain || stored.len() < payload.len() / 20);
                 let frame = frame(codec, stored.len(), payload.len());

@@ -131,6 +131,11 @@ impl State {
         needed.chain(self.orphaned_from()).min()
     }
 
+    /// Whether a backend needs what is on the disk and not in memory.
+    pub(in crate::journal) fn is_disk_needed(&self) -> bool {
+        self.needed_from_disk().is_some()
+    }
+
     /// From which sequences on backends that are no longer configured need the log.
     pub(super) fn orphaned_from(&self) -> impl Iterator<Item = u64> {
         let orphans = self.orphans.iter().flat_map(|orphan| &orphan.destinations);
