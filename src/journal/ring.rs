@@ -1,4 +1,4 @@
-//! The bounded ring between the workers and the journal's thread: lock-free, and full is full.
+//! The bounded channel between the workers and the journal's thread: lock-free, and full is full.
 //!
 //! Batches, never lines, pass here. A worker pushes and never waits; what finds no room is the worker's to count.
 //! Those that could wait (TCP listeners) are to leave half of the room to those that cannot, and all of it while the
@@ -7,38 +7,33 @@
 //! Lines are counted where they pass: by each producer when it pushes, and by the consumer when it pops. What was pushed
 //! and not popped is in the ring.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
+use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
 
 use crate::batch::{Batch, HandOver};
 
 /// Makes a ring with room for this many batches.
 pub fn ring(batches: usize) -> (Producer, Consumer) {
-    let ring = Arc::new(Ring {
-        queue: ArrayQueue::new(batches),
-        is_pressed: AtomicBool::new(false),
-        is_full: AtomicBool::new(false),
-        popped_lines: AtomicU64::new(0),
-        consumer: OnceLock::new(),
-    });
-    (Producer::of(&ring), Consumer { ring })
+    let ((batches, taken), (wake, woken)) = (bounded(batches), bounded(1));
+    let (is_pressed, is_full, popped_lines) = Default::default();
+    let ring = Arc::new(Ring { batches, wake, is_pressed, is_full, popped_lines });
+    (Producer::of(&ring), Consumer { ring, batches: taken, woken })
 }
 
 #[derive(Debug)]
 struct Ring {
-    queue: ArrayQueue<Batch>,
+    batches: Sender<Batch>,
+    /// Ends a wait of the consumer.
+    wake: Sender<()>,
     /// Whether the consumer takes batches faster than it can keep them safe.
     is_pressed: AtomicBool,
     /// Whether what comes now would be lost.
     is_full: AtomicBool,
     /// Lines that were popped.
     popped_lines: AtomicU64,
-    /// The thread to wake; set by the first wait.
-    consumer: OnceLock<Thread>,
 }
 
 /// A worker's end. A clone is the end of another worker: it shares the ring, and counts for itself.
@@ -57,15 +52,14 @@ impl Clone for Producer {
 
 impl HandOver for Producer {
     fn has_room(&self) -> bool {
-        let Ring { queue, is_pressed, .. } = &*self.ring;
-        queue.len() < queue.capacity() / 2 && !is_pressed.load(Ordering::Relaxed)
+        let Ring { batches, is_pressed, .. } = &*self.ring;
+        batches.len() < batches.capacity().unwrap_or(0) / 2 && !is_pressed.load(Ordering::Relaxed)
     }
 
     fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
         let lines = batch.lines;
-        self.ring.queue.push(batch)?;
+        self.ring.batches.try_send(batch).map_err(TrySendError::into_inner)?;
         self.pushed_lines.fetch_add(lines, Ordering::Relaxed);
-        self.wake();
         Ok(())
     }
 
@@ -90,9 +84,8 @@ impl Producer {
 
     /// Wakes the consumer, whether or not there is a batch.
     pub fn wake(&self) {
-        if let Some(thread) = self.ring.consumer.get() {
-            thread.unpark();
-        }
+        // One that was woken already and has not looked yet need not be woken again.
+        self.ring.wake.try_send(()).ok();
     }
 }
 
@@ -100,12 +93,14 @@ impl Producer {
 #[derive(Debug)]
 pub struct Consumer {
     ring: Arc<Ring>,
+    batches: Receiver<Batch>,
+    woken: Receiver<()>,
 }
 
 impl Consumer {
     /// The oldest batch.
     pub fn pop(&self) -> Option<Batch> {
-        let batch = self.ring.queue.pop()?;
+        let batch = self.batches.try_recv().ok()?;
         self.ring.popped_lines.fetch_add(batch.lines, Ordering::Relaxed);
         Some(batch)
     }
@@ -120,12 +115,13 @@ impl Consumer {
         self.ring.is_full.store(is_full, Ordering::Relaxed);
     }
 
-    /// Waits on the calling thread, always the same one, until a batch may be there or the time is over.
+    /// Waits until there is a batch, somebody wakes it, or the time is over.
     pub fn wait(&self, limit: Duration) {
-        self.ring.consumer.get_or_init(std::thread::current);
-        // A push between the last pop and here left its token, and `park` returns at once.
-        if self.ring.queue.is_empty() {
-            std::thread::park_timeout(limit);
+        let mut waiting = Select::new();
+        waiting.recv(&self.batches);
+        let woken = waiting.recv(&self.woken);
+        if waiting.ready_timeout(limit) == Ok(woken) {
+            self.woken.try_recv().ok();
         }
     }
 }

@@ -68,7 +68,7 @@ fn a_relay_that_is_killed_again_and_again_keeps_all_that_it_answered_for_over_ht
     let form = Form { lines: 50, is_gzip: true, ..Form::default() };
     let target = http::Target::new(target);
     let plan = http::Plan { target, hosts, first_host, shape, form, pace, duration, connections: None, prepared: None };
-    let times = if effort::is_exhaustive() { 50 } else { 5 };
+    let times = effort::times(5, 50, 300);
     let report = rehearse_with(Some(plan), Victim::Relay, times, Duration::from_millis(400));
     eprint!("{}", report.to_text());
     let answers = report.answers.as_ref().expect("answers");

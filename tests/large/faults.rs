@@ -203,7 +203,7 @@ fn servers_that_are_killed_again_and_again_under_load_have_every_point() {
     let (a, b, program) = pair(Setup::default(), "");
     let mut servers = [a, b];
     program.send_while(3000, || {
-        for kill in 0..if effort::is_exhaustive() { 20 } else { 5 } {
+        for kill in 0..effort::times(5, 20, 200) {
             let before = program.sent();
             wait_for("load", || (program.sent() > before + 1500).then_some(()));
             let victim = kill % 2;

@@ -189,7 +189,7 @@ fn a_copy_that_lags_answers_nothing_that_the_other_one_knows_better() {
     let queries: u32 = std::env::var("TWINFLUX_QUERIES")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| if effort::is_exhaustive() { 1000 } else { 300 });
+        .unwrap_or_else(|| effort::times(300, 1000, 10_000));
     let balancer = Balancer::before(stand.servers.each_ref().map(|server| server.address));
     let (mut point, mut stale, mut whole, mut stale_beside) = (0_i64, 0, 0, 0);
     let mut write = |stand: &Stand, count: i64| {
@@ -278,7 +278,7 @@ fn a_backend_that_is_killed_during_queries_costs_no_answer_that_had_not_begun() 
     let kills: usize = std::env::var("TWINFLUX_KILLS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| if effort::is_exhaustive() { 20 } else { 4 });
+        .unwrap_or_else(|| effort::times(4, 20, 100));
     let request = get(&format!("/query?db=telegraf&q={}", encoded("SELECT v FROM m")));
     let expected = ask(stand.servers[0].address, &request).expect("an answer").body;
     let (is_over, address) = (AtomicBool::new(false), stand.address);
