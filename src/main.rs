@@ -133,6 +133,7 @@ fn check(file: &Path) -> Ended {
     }
     config.auth().map_err(bad)?;
     config.listeners(None).map_err(bad)?;
+    config.pair.check().map_err(|error| bad(format!("{}: {error}", file.display())))?;
     for setup in config.backends() {
         Backend::new(setup).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     }

@@ -12,7 +12,7 @@ use twinflux::journal::Durability;
 use twinflux::observe::Status;
 use twinflux::receive::Inherited;
 use twinflux::receive::udp::use_small_pages;
-use twinflux::relay::{Relay, StartError, Successor, notify};
+use twinflux::relay::{Legacy, Relay, StartError, Successor, notify};
 use twinflux::sys::dumps;
 use twinflux::sys::log::Log;
 
@@ -22,6 +22,9 @@ use crate::signals::{Current, follow_signals};
 const DRAIN_LOOK: Duration = Duration::from_millis(200);
 /// How long the relay waits for the lines of its start to be read.
 const FIRST_LINES: Duration = Duration::from_secs(1);
+
+/// What may wait while one wish is granted.
+const MOST_WISHES: usize = 64;
 
 /// What the relay is to do next.
 #[derive(Debug)]
@@ -47,8 +50,7 @@ pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
     let mut relay = start(&config, inherited)?;
     let current = Arc::new(Current::new(&relay));
-    // Whatever is wished for while one wish is granted waits.
-    let (wishes, wished) = sync_channel(4);
+    let (wishes, wished) = sync_channel(MOST_WISHES);
     follow_signals(Arc::clone(&current), wishes.clone(), Arc::clone(log))
         .map_err(|error| (FAILED, error.to_string()))?;
     prepare(&relay, options, &wishes);
@@ -74,11 +76,11 @@ pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     Ok(())
 }
 
-fn start(config: &Config, inherited: Inherited) -> Result<Relay, (u8, String)> {
+fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Relay, (u8, String)> {
     if config.holds_secrets() {
         dumps::forbid();
     }
-    Relay::start(config, inherited).map_err(|error| {
+    Relay::start(config, legacy).map_err(|error| {
         let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
         (code, error.to_string())
     })
@@ -120,24 +122,27 @@ fn attend(relay: &Relay, wished: &Receiver<Wish>) -> Option<Wish> {
 fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay, Config), (u8, String)> {
     tracing::info!("another relay takes this one's place: what comes meanwhile waits in the sockets");
     notify::reloading();
-    let sockets = match relay.hand_over() {
-        Ok(sockets) => sockets,
+    let before = relay.reload().standing();
+    let (legacy, last) = match relay.hand_over() {
+        Ok(left) => left,
         Err((relay, error)) => {
-            tracing::error!(%error, "cannot keep the sockets; the configuration stays as it was");
+            tracing::error!(error, "the configuration stays as it was: reload again later");
             return Ok((*relay, config));
         }
     };
-    let again = sockets.try_clone().map_err(|error| (FAILED, format!("cannot keep the sockets: {error}")))?;
-    let Successor { config: new, file } = successor;
-    match start(&new, sockets) {
+    tell_end(&last, config.journal.durability);
+    let again = legacy.try_clone().map_err(|error| (FAILED, format!("cannot keep the sockets: {error}")))?;
+    match start(&successor.config, legacy) {
         Ok(relay) => {
-            relay.reload().stands_for(file);
+            relay.reload().stands_for(successor.file);
             tracing::info!("the relay works by the new configuration");
-            Ok((relay, new))
+            Ok((relay, successor.config))
         }
         Err((_, error)) => {
             tracing::error!(error, "the new configuration cannot be used; the one before is");
-            start(&config, again).map(|relay| (relay, config))
+            let relay = start(&before.config, again)?;
+            relay.reload().stands_for(before.file);
+            Ok((relay, before.config))
         }
     }
 }
@@ -175,7 +180,7 @@ pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
         ));
     }
     let relay = start(&config, Inherited::default())?;
-    let (wishes, wished) = sync_channel(4);
+    let (wishes, wished) = sync_channel(MOST_WISHES);
     let signals = follow_signals(Arc::new(Current::new(&relay)), wishes, Arc::clone(log));
     signals.map_err(|error| (FAILED, error.to_string()))?;
     let pending = |status: &Status| {

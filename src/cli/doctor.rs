@@ -260,37 +260,65 @@ fn ports(config: &Config, is_running: bool) -> Vec<Sign> {
 
 /// Whether a firewall that drops what it does not name names the UDP ports, as far as that can be seen.
 fn firewall(config: &Config) -> Sign {
-    // Both may be there, and Debian's iptables writes nftables.
-    let commands: [&[&str]; 3] =
-        [&["nft", "-s", "list", "ruleset"], &["iptables", "-S", "INPUT"], &["ip6tables", "-S", "INPUT"]];
-    let listed = commands.iter().filter_map(|command| {
-        let listed = Command::new(command[0]).args(&command[1..]).output().ok()?;
-        listed.status.success().then(|| String::from_utf8_lossy(&listed.stdout).into_owned())
-    });
-    let rules: Vec<String> = listed.collect();
-    if rules.is_empty() {
-        return Sign::Unseen("the firewall's rules (nft -s list ruleset, iptables -S INPUT)".to_owned());
+    let is_for = |listen: std::net::IpAddr, is_ipv6: bool| listen.is_unspecified() || listen.is_ipv6() == is_ipv6;
+    let ports = |is_ipv6: bool| -> Vec<u16> {
+        config.udp.iter().filter(|udp| is_for(udp.listen.ip(), is_ipv6)).map(|udp| udp.listen.port()).collect()
+    };
+    let all: Vec<u16> = config.udp.iter().map(|udp| udp.listen.port()).collect();
+    // Where iptables writes nftables, its own words are the better advice.
+    let seen = [
+        ("iptables", &["-S"][..], ports(false)),
+        ("ip6tables", &["-S"], ports(true)),
+        ("nft", &["-s", "list", "ruleset"], all),
+    ];
+    let mut is_seen = false;
+    for (tool, arguments, ports) in seen {
+        let Ok(listed) = Command::new(tool).args(arguments).output() else { continue };
+        if !listed.status.success() {
+            continue;
+        }
+        is_seen = true;
+        if let Some(sign) = unnamed(tool, &String::from_utf8_lossy(&listed.stdout), &ports) {
+            return sign;
+        }
     }
-    let ports: Vec<u16> = config.udp.iter().map(|udp| udp.listen.port()).collect();
-    let wrong = rules.iter().find_map(|rules| unnamed(rules, &ports));
-    wrong.unwrap_or_else(|| Sign::Well("no firewall that this machine shows keeps the UDP ports from hosts".to_owned()))
+    if is_seen {
+        return Sign::Well("no firewall that this machine shows keeps the UDP ports from hosts".to_owned());
+    }
+    Sign::Unseen("the firewall's rules (iptables -S, nft -s list ruleset)".to_owned())
 }
 
 /// A port that these rules do not name, though they drop what they do not name.
-fn unnamed(rules: &str, ports: &[u16]) -> Option<Sign> {
-    let is_of_nft = rules.lines().any(|line| line.contains("hook input") && line.contains("policy drop"));
-    let is_of_iptables = rules.lines().any(|line| line.starts_with("-P INPUT DROP"));
+fn unnamed(tool: &str, rules: &str, ports: &[u16]) -> Option<Sign> {
     let names = |port: u16| rules.split(|c: char| !c.is_ascii_digit()).any(|word| word == port.to_string());
-    let port = ports.iter().find(|port| !names(**port)).filter(|_| is_of_nft || is_of_iptables)?;
-    let to_do = if is_of_nft {
-        format!("nft add rule inet filter input udp dport {port} accept")
+    let port = ports.iter().find(|port| !names(**port))?;
+    let to_do = if tool == "nft" {
+        let (table, chain) = dropping_chain(rules)?;
+        format!("nft add rule {table} {chain} udp dport {port} accept")
     } else {
-        format!("iptables -I INPUT -p udp --dport {port} -j ACCEPT")
+        rules.lines().find(|line| line.starts_with("-P INPUT DROP"))?;
+        format!("{tool} -I INPUT -p udp --dport {port} -j ACCEPT, or the same in the words of ufw or firewalld")
     };
     Some(Sign::Doubtful(
         format!("the firewall drops what its rules do not name, and none names UDP port {port}"),
         to_do,
     ))
+}
+
+/// The table (family and name) and chain of nftables that drop what comes in and is not named.
+fn dropping_chain(rules: &str) -> Option<(String, String)> {
+    let (mut table, mut chain) = (String::new(), String::new());
+    for line in rules.lines().map(str::trim) {
+        let named = |word: &str| line.strip_prefix(word).map(|rest| rest.trim_end_matches('{').trim().to_owned());
+        if let Some(name) = named("table ") {
+            table = name;
+        } else if let Some(name) = named("chain ") {
+            chain = name;
+        } else if line.contains("hook input") && line.contains("policy drop") {
+            return Some((table, chain));
+        }
+    }
+    None
 }
 
 fn backends(config: &Config, report: &mut Report) {
@@ -366,21 +394,32 @@ mod tests {
 
     #[test]
     fn a_firewall_that_drops_is_told_with_the_rule_that_is_missing() {
-        let nft = "table inet filter {\n chain input {\n  type filter hook input priority 0; policy drop;\n  udp dport 8089 accept\n";
-        let iptables = "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n-A INPUT -p udp -m udp --dport 8089 -j ACCEPT\n";
-        for (rules, port, expected) in [
-            (nft, 8089, None),
-            (nft, 808, Some("nft add rule inet filter input udp dport 808 accept")),
-            (iptables, 8089, None),
-            (iptables, 8090, Some("iptables -I INPUT -p udp --dport 8090 -j ACCEPT")),
-            ("-P INPUT ACCEPT\n", 8090, None),
-            ("table inet filter {\n chain input {\n  type filter hook input priority 0; policy accept;\n", 8090, None),
+        let nft = "table ip other {\n}\ntable inet site {\n chain incoming {\n  type filter hook input priority 0; policy drop;\n  \
+                   udp dport 8089 accept\n";
+        let iptables =
+            "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n-A ufw-user-input -p udp -m udp --dport 8089 -j ACCEPT\n";
+        for (tool, rules, port, expected) in [
+            ("nft", nft, 8089, None),
+            ("nft", nft, 808, Some("nft add rule inet site incoming udp dport 808 accept")),
+            ("iptables", iptables, 8089, None),
+            ("ip6tables", iptables, 8090, Some("ip6tables -I INPUT -p udp --dport 8090 -j ACCEPT, or")),
+            ("iptables", "-P INPUT ACCEPT\n", 8090, None),
+            (
+                "nft",
+                "table inet filter {\n chain input {\n  type filter hook input priority 0; policy accept;\n",
+                8090,
+                None,
+            ),
         ] {
-            let found = unnamed(rules, &[port]).map(|sign| match sign {
+            let found = unnamed(tool, rules, &[port]).map(|sign| match sign {
                 Sign::Doubtful(_, to_do) => to_do,
                 other => panic!("{other:?}"),
             });
-            assert_eq!(found.as_deref(), expected, "{rules}");
+            let is_expected = match (&found, expected) {
+                (Some(found), Some(expected)) => found.starts_with(expected),
+                (found, expected) => found.is_none() && expected.is_none(),
+            };
+            assert!(is_expected, "{tool}: {found:?}");
         }
     }
 }

@@ -7,6 +7,8 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use http::Uri;
+
 use crate::config::url::BackendUrl;
 use crate::config::{Backend, Config};
 
@@ -27,6 +29,22 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             warnings.extend(folder(path, &who));
         }
         warnings.extend(of_credentials(backend, &who));
+    }
+    warnings.extend(of_pair(config));
+    warnings
+}
+
+/// The pair's token may administer the other relay.
+fn of_pair(config: &Config) -> Vec<String> {
+    let Some(path) = &config.pair.token_file else { return Vec::new() };
+    let mut warnings: Vec<String> =
+        open_file(path, "token_file of pair").into_iter().chain(replaceable(path, "token_file of pair")).collect();
+    let peer: Option<Uri> = config.pair.peer.as_ref().and_then(|peer| peer.parse().ok());
+    let plain = peer.filter(|peer| peer.scheme_str() == Some("http"));
+    if let Some(host) = plain.as_ref().and_then(Uri::host).filter(|host| !is_here(host)) {
+        warnings.push(format!(
+            "the token of pair goes to {host} over plain http://, readable by whoever is on the way: use https://"
+        ));
     }
     warnings
 }

@@ -88,9 +88,9 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether a backend has a password or a token.
+    /// Whether a backend has a password or a token, or the pair has one.
     pub fn holds_secrets(&self) -> bool {
-        self.backend.iter().any(exposure::holds_secrets)
+        self.pair.token_file.is_some() || self.backend.iter().any(exposure::holds_secrets)
     }
 }
 

@@ -33,6 +33,17 @@ impl Pair {
         self.peer.is_none() && self.token_file.is_none() && self.ca_file.is_none() && self.address.is_none()
     }
 
+    /// Whether the files that it names can be used.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong with one of them.
+    pub fn check(&self) -> Result<(), String> {
+        match self.setup() {
+            Ok(Some(setup)) => crate::pair::check(&setup).map_err(|error| format!("pair: {error}")),
+            _ => Ok(()),
+        }
+    }
+
     /// How the other relay is reached; none where there is none.
     ///
     /// # Errors

@@ -218,22 +218,29 @@ impl Journal {
         self.change_gaps(backend, Gaps::vouch)
     }
 
-    /// The pair's other relay is gone, and owed a backend lines that it may lack.
-    pub fn note_suspicion(&self, backend: usize, suspicion: Suspicion) {
-        self.change_gaps(backend, |gaps, name| gaps.note_suspicion(name, suspicion));
+    /// What the pair's other relay owed a backend when it went, instead of what was suspected before; none: nothing.
+    pub fn replace_suspicion(&self, backend: usize, suspicion: Option<Suspicion>) {
+        self.change_gaps(backend, |gaps, name| gaps.replace_suspicion(name, suspicion));
     }
 
-    /// The other relay has delivered what it owed a backend. Returns how many gaps that closes.
-    pub fn close_suspicions(&self, backend: usize) -> usize {
-        self.change_gaps(backend, Gaps::close_suspicions)
-    }
-
-    /// Until when the other relay had received what a backend may lack, in nanoseconds since 1970; none if nothing is suspected.
-    pub fn suspected_until(&self, backend: usize) -> Option<u64> {
+    /// What is suspected of a backend; none if nothing is, or an operator has vouched for it.
+    pub fn suspicion(&self, backend: usize) -> Option<Suspicion> {
         let state = self.shared.lock();
         let name = &state.backends[backend].name;
-        let suspected = state.gaps.iter().filter(|gap| gap.reason == GapReason::Peer && gap.backend == *name);
-        suspected.map(|gap| gap.until).max()
+        let gap = state.gaps.iter().find(|gap| gap.reason == GapReason::Peer && gap.backend == *name)?;
+        Some(Suspicion { received: (gap.from, gap.until), points: gap.points, lines: gap.lines })
+    }
+
+    /// Waits until everything that was appended is written; whether that was so in time. Always so without a disk.
+    pub fn wait_written(&self, limit: Duration) -> bool {
+        let (until, sequence) = (Instant::now() + limit, self.shared.lock().next_sequence);
+        while !self.shared.lock().is_written_below(sequence) {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(BARRIER_LOOK);
+        }
+        true
     }
 
     fn change_gaps<T>(&self, backend: usize, change: impl FnOnce(&mut Gaps, &str) -> T) -> T {

@@ -176,7 +176,12 @@ fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
         let reasons: std::collections::BTreeSet<&str> = gaps.iter().map(|gap| gap.reason.as_str()).collect();
         let reasons = reasons.into_iter().collect::<Vec<_>>().join(", ");
         let what = if reasons == "peer" {
-            format!("{name} may lack {}, which the other relay owed it when it went", counted(lines, "line"))
+            match lines {
+                0 => format!("{name} may lack lines: the other relay knew of a gap when it went"),
+                lines => {
+                    format!("{name} may lack {}, which the other relay owed it when it went", counted(lines, "line"))
+                }
+            }
         } else if lines == 0 && reasons == "joined" {
             format!("{name} came later than the journal: what was written before it came is not in its copy")
         } else {
@@ -188,7 +193,10 @@ fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
             )
         };
         let to_do = if reasons == "peer" {
-            format!("start the other relay, or drain its data folder; then: twinflux backend {name} vouch")
+            format!(
+                "start the other relay, and this ends by itself; if its machine is lost, drain its data folder, or copy from \
+                 the other backend, and then: twinflux backend {name} vouch"
+            )
         } else {
             format!("copy what is missing from the other backend; then: twinflux backend {name} vouch")
         };

@@ -4,9 +4,10 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::Received;
 use crate::observe::findings::{Finding, Severity, finding};
 use crate::observe::text::whole_seconds;
-use crate::observe::view::View;
+use crate::observe::view::{BackendView, View};
 use crate::pair::{Owed, Report, Seen, are_far_apart};
 use crate::protocol::Span;
 use crate::sys::text::write_line;
@@ -28,6 +29,9 @@ pub struct PairStatus {
     pub role: Option<String>,
     /// The same of the other relay, as it said last.
     pub peer_role: Option<String>,
+    /// It answers, and has not said for some seconds how it is.
+    #[serde(default)]
+    pub is_mute: bool,
     /// Both hold the address, or none does, for longer than a switch takes.
     pub is_odd: bool,
     /// The peer is this relay itself.
@@ -75,6 +79,7 @@ impl PairStatus {
             address: seen.address.map(|address| address.to_string()),
             role: role(seen.holds_address),
             peer_role: role(report.as_ref().and_then(|report| report.holds_address)),
+            is_mute: seen.is_mute,
             is_odd,
             is_self,
             is_far_apart: version.as_ref().is_some_and(|version| are_far_apart(version, env!("CARGO_PKG_VERSION"))),
@@ -103,6 +108,11 @@ impl PairStatus {
                 Severity::Warning,
                 format!("the other relay {peer} was not reached yet: {error}"),
                 "start it, or correct [pair] peer; its [admin] listen must be reachable from here",
+            ),
+            "up" if self.is_mute => add(
+                Severity::Warning,
+                format!("the other relay {peer} answers, and does not say how it is: {error}"),
+                "see [pair] token_file here, and [admin] users and hosts there",
             ),
             _ => {}
         }
@@ -155,12 +165,19 @@ impl PeerBackend {
 }
 
 impl View {
+    /// The backends that readers may be sent to instead of this one, as they are compared for them.
+    fn mirrors_of(&self, place: usize) -> Vec<usize> {
+        let answers = |view: &BackendView| view.readers.as_ref().is_some_and(|readers| readers.knows(&view.name));
+        let all = self.backends.iter().enumerate();
+        all.filter(|(other, view)| *other != place && answers(view)).map(|(other, _)| other).collect()
+    }
+
     /// What this relay says to the other one of its pair.
     pub(super) fn report(&self) -> Report {
         let (journal, _, on_the_way) = self.figures();
         let ledgers = journal.ledgers.iter().zip(&journal.oldest_pending_seconds);
         let owed = self.backends.iter().enumerate().zip(ledgers).map(|((place, view), (ledger, oldest))| {
-            let others: Vec<usize> = (0..self.backends.len()).filter(|other| *other != place).collect();
+            let others = self.mirrors_of(place);
             Owed {
                 name: view.name.clone(),
                 state: view.health.state().name().to_owned(),
@@ -172,8 +189,9 @@ impl View {
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             identity: self.identity(),
-            process: self.pair.as_ref().map_or(0, |pair| pair.process()),
+            process: self.reports.process,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            wall: Received::now().wall,
             holds_address: self.pair.as_ref().and_then(|pair| pair.holds_address()),
             backends: owed.collect(),
         }

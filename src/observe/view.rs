@@ -2,9 +2,9 @@
 //!
 //! Owns: [`View`], the running parts. Never does: changing anything. Bounds: one short hold of the journal's lock.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::deliver::statements::Statements;
 use crate::deliver::{Health, dead_letters};
@@ -51,7 +51,45 @@ pub struct View {
     pub journal_pulse: Arc<Pulse>,
     /// Whether it stops: it takes nothing any more.
     pub is_stopping: Arc<AtomicBool>,
+    /// The reports that the other relay of a pair was given.
+    pub reports: Arc<Reports>,
 }
+
+/// How often the other relay of a pair has asked, and when.
+#[derive(Debug)]
+pub struct Reports {
+    /// This process's own number.
+    pub(super) process: u64,
+    count: AtomicU64,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Reports {
+    /// Of the process with this number.
+    pub fn new(process: u64) -> Self {
+        Self { process, count: AtomicU64::new(0), last: Mutex::new(None) }
+    }
+
+    /// It has asked.
+    pub(super) fn note(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.count.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often it has asked.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether it asks: it did within the last seconds.
+    pub fn is_recent(&self) -> bool {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < RECENT)
+    }
+}
+
+/// Whoever asks each second has asked within this time.
+const RECENT: Duration = Duration::from_secs(4);
 
 /// A backend's name, address and health.
 #[derive(Debug)]
@@ -214,8 +252,6 @@ impl Status {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Of these parts and backends, and of nothing else.
@@ -248,6 +284,7 @@ pub(super) mod tests {
             pair: None,
             journal_pulse: Arc::new(Pulse::new("journal")),
             is_stopping: Arc::default(),
+            reports: Arc::new(Reports::new(1)),
         }
     }
     use crate::observe::findings::tests::status;

@@ -41,7 +41,7 @@ pub(super) struct Heard {
 }
 
 /// What a try changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Change {
     /// Nothing that anybody must be told.
     Nothing,
@@ -49,8 +49,10 @@ pub(super) enum Change {
     Reached,
     /// It answers again, after so long.
     Back(Duration),
-    /// It is gone.
-    Gone,
+    /// Another one answers in its place, whose journal is not the one before: this is what that one said last.
+    Replaced(Box<Heard>),
+    /// It is gone: this is what it said last.
+    Gone(Box<Heard>),
 }
 
 /// What is known of the other relay.
@@ -78,12 +80,23 @@ impl Link {
         if before != LinkState::Up {
             self.since = heard.wall;
         }
-        self.heard = Some(heard);
-        match before {
-            LinkState::Unknown => Change::Reached,
-            LinkState::Up => Change::Nothing,
-            LinkState::Gone => Change::Back(silent),
+        let new = heard.report.clone();
+        let last = self.heard.replace(heard);
+        let is_other = |last: &Heard| {
+            let has_journal = new.identity.is_some() && new.identity == last.report.identity;
+            last.report.process != new.process && !has_journal
+        };
+        match (before, last) {
+            (LinkState::Unknown, _) => Change::Reached,
+            (LinkState::Up, Some(last)) if is_other(&last) => Change::Replaced(Box::new(last)),
+            (LinkState::Up, _) => Change::Nothing,
+            (LinkState::Gone, _) => Change::Back(silent),
         }
+    }
+
+    /// It answers, and does not say how it is.
+    pub(super) fn note_refusal(&mut self, error: String) {
+        (self.failures, self.error) = (0, Some(error));
     }
 
     /// It did not answer.
@@ -95,7 +108,7 @@ impl Link {
             return Change::Nothing;
         }
         (self.state, self.since) = (LinkState::Gone, heard.wall);
-        Change::Gone
+        Change::Gone(Box::new(heard.clone()))
     }
 }
 
@@ -111,20 +124,36 @@ mod tests {
         let mut link = Link::new(wall);
         let fail = |link: &mut Link, seconds| link.note_failure("refused".to_owned(), at(seconds));
         for seconds in 0..20 {
-            assert_eq!(fail(&mut link, seconds), Change::Nothing, "nobody was there");
+            assert!(matches!(fail(&mut link, seconds), Change::Nothing), "nobody was there");
         }
-        assert_eq!(
-            (link.state, link.note_heard(heard(20)), link.note_heard(heard(21))),
-            (LinkState::Unknown, Change::Reached, Change::Nothing)
-        );
+        assert_eq!(link.state, LinkState::Unknown);
+        assert!(matches!(link.note_heard(heard(20)), Change::Reached));
+        assert!(matches!(link.note_heard(heard(21)), Change::Nothing));
         // One try that takes long is no sign, and neither are many within a moment.
-        assert_eq!((fail(&mut link, 40), fail(&mut link, 40)), (Change::Nothing, Change::Nothing));
-        assert_eq!((link.note_heard(heard(41)), link.error.is_none()), (Change::Nothing, true));
+        assert!(matches!(fail(&mut link, 40), Change::Nothing) && matches!(fail(&mut link, 40), Change::Nothing));
+        assert!(matches!(link.note_heard(heard(41)), Change::Nothing) && link.error.is_none());
         for _ in 0..9 {
-            assert_eq!(fail(&mut link, 45), Change::Nothing);
+            assert!(matches!(fail(&mut link, 45), Change::Nothing));
         }
-        assert_eq!((fail(&mut link, 46), fail(&mut link, 47)), (Change::Gone, Change::Nothing));
+        // One that says no is there.
+        link.note_refusal("403".to_owned());
+        assert!(matches!(fail(&mut link, 46), Change::Nothing) && matches!(fail(&mut link, 46), Change::Nothing));
+        assert!(matches!(fail(&mut link, 46), Change::Gone(_)) && matches!(fail(&mut link, 47), Change::Nothing));
         assert_eq!((link.state.name(), link.since), ("gone", wall));
-        assert_eq!(link.note_heard(heard(101)), Change::Back(Duration::from_secs(60)));
+        assert!(matches!(link.note_heard(heard(101)), Change::Back(time) if time == Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_relay_that_comes_back_at_once_with_another_journal_is_another_one() {
+        let says = |process: u64, identity: Option<&str>| {
+            let report = Report { process, identity: identity.map(str::to_owned), ..Report::default() };
+            Heard { report, at: Instant::now(), wall: SystemTime::now() }
+        };
+        let mut link = Link::new(SystemTime::now());
+        link.note_heard(says(1, Some("x")));
+        assert!(matches!(link.note_heard(says(2, Some("x"))), Change::Nothing), "a restart");
+        assert!(matches!(link.note_heard(says(3, Some("y"))), Change::Replaced(last) if last.report.process == 2));
+        assert!(matches!(link.note_heard(says(4, None)), Change::Replaced(_)));
+        assert!(matches!(link.note_heard(says(5, None)), Change::Replaced(_)), "what memory held is gone");
     }
 }

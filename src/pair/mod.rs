@@ -7,11 +7,12 @@
 //! |---|---|
 //! | answers, and owes a backend nothing older than [`NEAR_SECONDS`] | nothing |
 //! | answers, and owes it more, or knows of a gap | readers are sent elsewhere, or told ([`Pair::lacks`]) |
-//! | is gone, and owed it something when it was heard last | the same, as a gap of the reason `peer` |
+//! | is gone, and owed it something when it was heard last | the same, as a gap of the reason `peer` (`suspicions.rs`) |
 //! | is back with the same journal, and has delivered what it had then | the gap is closed |
 //! | is back with another journal | the gap stays: whoever repairs the copy closes it |
 //!
-//! What the other one received within the last second before a question is not known here: an answer may lack it.
+//! Not known here: what the other one received within the last second before a question; and what it takes while only the way
+//! between both is cut.
 //!
 //! Never does: changing the other relay; moving the address (keepalived does). Bounds: one request a second, with time limits,
 //! 64 KiB of an answer.
@@ -19,26 +20,30 @@
 mod holder;
 mod link;
 mod report;
+mod suspicions;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use http::{Request, StatusCode, Uri};
 
-use crate::journal::{Completeness, Journal, Suspicion};
+use crate::journal::{Completeness, Journal};
 use crate::net::client::{Client, Payload};
-use crate::net::{ClientTlsError, SecretFile, Times, Tls};
+use crate::net::{ClientTlsError, Secret, SecretFile, Times, Tls};
 use crate::protocol::Span;
 use crate::sys::replace;
 use crate::sys::text::{cut, printable};
 use link::{Change, Heard, Link};
+use suspicions::Suspicions;
 
 pub use link::LinkState;
 pub use report::{Owed, Report, are_far_apart};
 
+/// What it is asked.
+const PATH: &str = "/api/pair";
 /// How often the other relay is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long it may take to connect, and to answer.
@@ -46,12 +51,8 @@ const TIMES: Times =
     Times { connect: Duration::from_secs(2), answer: Duration::from_secs(2), lifetime: Duration::from_secs(50) };
 /// What it has owed a backend for so long is told to readers: less is on its way, and always there.
 pub const NEAR_SECONDS: f64 = 2.0;
-/// Before the oldest line that it owed, others may have been taken that it had not counted yet.
-const MARGIN: Duration = Duration::from_secs(1);
 /// How much of an error is kept, in bytes.
 const ERROR_BYTES: usize = 500;
-/// The file that says whose lines are suspected to be missing, in the data folder.
-const FILE: &str = "peer";
 
 /// How the other relay is reached.
 #[derive(Clone, Debug)]
@@ -73,7 +74,6 @@ pub struct Pair {
     journal: Journal,
     /// The backends' names, in the journal's order.
     backends: Vec<String>,
-    file: PathBuf,
     /// This process's own number.
     process: u64,
     known: Mutex<Known>,
@@ -86,8 +86,15 @@ struct Known {
     holds_address: Option<bool>,
     /// Since when both hold the address, or none.
     odd_since: Option<Instant>,
-    /// Whose lines are suspected to be missing: the journal's number.
-    suspected: Option<String>,
+    suspicions: Suspicions,
+}
+
+/// Why there is no report.
+enum Missed {
+    /// Nobody answers.
+    Silent(String),
+    /// Somebody answers, and does not say how the other relay is.
+    Refused(String),
 }
 
 /// What there is to see of a pair.
@@ -103,6 +110,8 @@ pub struct Seen {
     pub error: Option<String>,
     /// What it said last.
     pub report: Option<Report>,
+    /// It should have said more by now: it answers something else, or has not for some seconds.
+    pub is_mute: bool,
     /// The address that one of both holds.
     pub address: Option<IpAddr>,
     /// Whether this machine holds it.
@@ -117,29 +126,32 @@ pub struct Seen {
 
 impl Pair {
     /// Of a relay with these backends, in the journal's order.
-    ///
-    /// # Errors
-    /// What is wrong with a secret or certificate file.
-    pub fn new(setup: Setup, journal: Journal, backends: Vec<String>, data_dir: &Path) -> Result<Self, String> {
-        // Whoever cannot be asked is told of at the start.
-        client(&setup).map_err(|error| error.to_string())?;
-        setup.token.as_ref().map_or(Ok(()), |file| file.read().map(|_| ()))?;
-        let file = data_dir.join(FILE);
-        let suspected = std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned());
-        let known = Known { link: Link::new(SystemTime::now()), holds_address: None, odd_since: None, suspected };
-        Ok(Self { setup, journal, backends, file, process: fastrand::u64(..), known: Mutex::new(known) })
+    pub fn new(setup: Setup, journal: Journal, backends: Vec<String>, data_dir: &Path) -> Self {
+        let now = SystemTime::now();
+        let suspicions = Suspicions::open(data_dir, now);
+        let known = Known { link: Link::new(now), holds_address: None, odd_since: None, suspicions };
+        for (place, name) in backends.iter().enumerate() {
+            journal.replace_suspicion(place, known.suspicions.of(name));
+        }
+        Self { setup, journal, backends, process: fastrand::u64(..), known: Mutex::new(known) }
     }
 
     /// Watches the other relay until the runtime ends.
     pub async fn watch(self: Arc<Self>) {
         let Ok(mut client) = client(&self.setup) else { return };
+        let mut token = self.setup.token.as_ref().and_then(|file| file.read().ok());
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let asked = self.ask(&mut client).await;
+            let asked = self.ask(&mut client, token.as_ref()).await;
+            if let (Err(Missed::Refused(_)), Some(file)) = (&asked, self.setup.token.clone()) {
+                // Whoever changes it need not restart anything. The file may be on a disk that hangs.
+                token = tokio::task::spawn_blocking(move || file.read().ok()).await.ok().flatten();
+            }
             let holds_address = self.setup.address.and_then(holder::holds);
-            self.note(asked, holds_address).await;
+            self.note(asked, holds_address);
+            self.save().await;
         }
     }
 
@@ -159,6 +171,8 @@ impl Pair {
             state: known.link.state,
             since: known.link.since,
             error: known.link.error.clone(),
+            is_mute: known.link.error.is_some()
+                && known.link.heard.as_ref().is_some_and(|heard| heard.at.elapsed() >= link::GONE_AFTER),
             is_self: report.as_ref().is_some_and(|report| report.process == self.process),
             report,
             address: self.setup.address,
@@ -184,20 +198,15 @@ impl Pair {
         let known = self.lock();
         let heard = known.link.heard.as_ref().filter(|_| known.link.state == LinkState::Up)?;
         let owed = heard.report.backends.iter().find(|one| one.name == backend)?;
-        lacks_of(owed, heard, range)
+        let silent = known.link.error.as_ref().map_or(0.0, |_| heard.at.elapsed().as_secs_f64());
+        lacks_of(owed, heard, range, silent)
     }
 
-    async fn ask(&self, client: &mut Client) -> Result<Report, String> {
-        let path = "/api/pair";
-        // It is read each time: who changes it need not restart anything.
-        let token = match &self.setup.token {
-            Some(file) => Some(file.read()?),
-            None => None,
-        };
+    async fn ask(&self, client: &mut Client, token: Option<&Secret>) -> Result<Report, Missed> {
         let authority = self.setup.peer.authority().map(ToString::to_string).unwrap_or_default();
         let request = || {
             let mut request = Request::new(Payload::default());
-            *request.uri_mut() = Uri::from_static(path);
+            *request.uri_mut() = Uri::from_static(PATH);
             let headers = request.headers_mut();
             headers.extend(HeaderValue::from_str(&authority).ok().map(|host| (HOST, host)));
             headers.insert(USER_AGENT, HeaderValue::from_static(concat!("twinflux/", env!("CARGO_PKG_VERSION"))));
@@ -209,123 +218,122 @@ impl Pair {
             }));
             request
         };
-        let answer = client.send(request).await.map_err(|error| error.to_string())?;
-        let shown = || printable(cut(answer.body.trim(), ERROR_BYTES)).into_owned();
+        let answer = client.send(request).await.map_err(|error| Missed::Silent(error.to_string()))?;
+        let shown = |text: &str| printable(cut(text.trim(), ERROR_BYTES)).into_owned();
         match answer.status {
             StatusCode::OK => serde_json::from_str(&answer.body).map_err(|error| {
-                let error = error.to_string();
-                format!("what answers there is no relay ({})", printable(cut(&error, ERROR_BYTES)))
+                Missed::Refused(format!("what answers there is no relay ({})", shown(&error.to_string())))
             }),
-            StatusCode::UNAUTHORIZED => {
-                Err("it asks for a user: set token_file to a token that may administer there".to_owned())
-            }
-            status => Err(format!("it answered {status}: {}", shown())),
+            StatusCode::UNAUTHORIZED => Err(Missed::Refused(
+                "it asks for a user: set token_file to a token that may administer there".to_owned(),
+            )),
+            status => Err(Missed::Refused(format!("it answered {status}: {}", shown(&answer.body)))),
         }
     }
 
-    /// Notes what came of a try.
-    async fn note(&self, asked: Result<Report, String>, holds_address: Option<bool>) {
-        let (change, heard) = {
-            let mut known = self.lock();
-            known.holds_address = holds_address;
-            let change = match asked {
-                Ok(report) => known.link.note_heard(Heard { report, at: Instant::now(), wall: SystemTime::now() }),
-                Err(error) => known.link.note_failure(error, Instant::now()),
-            };
-            let theirs = known.link.heard.as_ref().filter(|_| known.link.state == LinkState::Up);
-            let is_odd =
-                theirs.is_some_and(|heard| holds_address.is_some() && heard.report.holds_address == holds_address);
-            known.odd_since = is_odd.then(|| known.odd_since.unwrap_or_else(Instant::now));
-            (change, known.link.heard.clone())
+    /// Notes what came of a try, and what follows for the backends' copies: at once, so that no reader comes in between.
+    fn note(&self, asked: Result<Report, Missed>, holds_address: Option<bool>) {
+        let mut known = self.lock();
+        let is_heard = asked.is_ok();
+        let change = match asked {
+            Ok(report) => known.link.note_heard(Heard { report, at: Instant::now(), wall: SystemTime::now() }),
+            Err(Missed::Silent(error)) => known.link.note_failure(error, Instant::now()),
+            Err(Missed::Refused(error)) => {
+                known.link.note_refusal(error);
+                Change::Nothing
+            }
         };
-        let Some(heard) = heard else { return };
+        known.holds_address = holds_address;
+        let theirs = known.link.heard.clone().filter(|_| known.link.state == LinkState::Up);
+        let is_odd =
+            theirs.as_ref().is_some_and(|heard| holds_address.is_some() && heard.report.holds_address == holds_address);
+        known.odd_since = is_odd.then(|| known.odd_since.unwrap_or_else(Instant::now));
+        self.tell(&change);
+        if let Change::Gone(last) | Change::Replaced(last) = &change {
+            for owed in last.report.backends.iter().filter(|owed| !owed.is_settled() && self.has(&owed.name)) {
+                known.suspicions.note_gone(last, owed, SystemTime::now());
+                tell_owed(owed);
+            }
+        }
+        if let Some(heard) = theirs.filter(|_| is_heard) {
+            for owed in heard.report.backends.iter().filter(|owed| self.has(&owed.name)) {
+                known.suspicions.note_heard(&heard, owed, is_behind(owed));
+            }
+        }
+        self.apply(&mut known);
+    }
+
+    /// Brings the journal's gaps to what is suspected; what an operator has vouched for is not.
+    fn apply(&self, known: &mut Known) {
+        for (place, name) in self.backends.iter().enumerate() {
+            let (suspicion, was) = (known.suspicions.of(name), self.journal.suspicion(place));
+            match (suspicion, was) {
+                (one, other) if one == other => {}
+                (Some(_), None) if !known.suspicions.has_changed() => known.suspicions.forget(name),
+                (suspicion, _) => {
+                    if suspicion.is_none() {
+                        tracing::info!(backend = name, "the other relay has delivered what it owed: the gap is closed");
+                    }
+                    self.journal.replace_suspicion(place, suspicion);
+                }
+            }
+        }
+    }
+
+    async fn save(&self) {
+        let Some((file, content)) = self.lock().suspicions.take_change() else { return };
+        let shown = file.display().to_string();
+        let saved = tokio::task::spawn_blocking(move || replace(&file, &content));
+        if let Ok(Err(error)) = saved.await {
+            tracing::warn!(file = shown, %error, "cannot remember what the other relay owes");
+        }
+    }
+
+    fn tell(&self, change: &Change) {
         let peer = &self.setup.peer;
         match change {
             Change::Nothing => {}
-            Change::Reached => tracing::info!(%peer, version = heard.report.version, "reached the other relay"),
+            Change::Reached => tracing::info!(%peer, "reached the other relay"),
             Change::Back(silent) => tracing::info!(%peer, silent_seconds = silent.as_secs(), "the other relay is back"),
-            Change::Gone => {
-                tracing::warn!(%peer, "the other relay is gone");
-                self.suspect(&heard).await;
-                return;
+            Change::Replaced(_) => {
+                tracing::warn!(%peer, "the other relay was started anew with another journal, or with one in memory");
             }
-        }
-        if self.lock().link.error.is_none() {
-            self.clear(&heard).await;
+            Change::Gone(_) => tracing::warn!(%peer, "the other relay is gone"),
         }
     }
 
-    /// Notes what the other relay owed when it was heard last.
-    async fn suspect(&self, heard: &Heard) {
-        let owing: Vec<(usize, &Owed)> = heard
-            .report
-            .backends
-            .iter()
-            .filter(|owed| !owed.is_settled())
-            .filter_map(|owed| Some((self.backends.iter().position(|name| *name == owed.name)?, owed)))
-            .collect();
-        if owing.is_empty() {
-            return;
-        }
-        self.remember(heard.report.identity.clone()).await;
-        for (place, owed) in owing {
-            let (backend, lines) = (&owed.name, owed.pending_lines);
-            self.journal.note_suspicion(place, suspicion(owed, heard));
-            tracing::warn!(
-                backend,
-                lines,
-                "the other relay owed this backend lines: until it is back and has delivered them, the copy counts as \
-                 incomplete; if it will not come back: twinflux drain its data folder, or copy from the other backend, and \
-                 then: twinflux backend {backend} vouch"
-            );
-        }
-    }
-
-    /// Closes the gaps of what the other relay has delivered meanwhile.
-    async fn clear(&self, heard: &Heard) {
-        let is_same = {
-            let known = self.lock();
-            known.suspected.is_some() && known.suspected == heard.report.identity
-        };
-        if !is_same {
-            return;
-        }
-        let mut is_left = false;
-        for (place, name) in self.backends.iter().enumerate() {
-            let Some(until) = self.journal.suspected_until(place) else { continue };
-            let owed = heard.report.backends.iter().find(|owed| owed.name == *name);
-            if owed.is_some_and(|owed| owed.pending_lines == 0 || oldest(owed, heard) > until) {
-                let gaps = self.journal.close_suspicions(place);
-                tracing::info!(backend = name, gaps, "the other relay has delivered what it owed");
-            } else {
-                is_left = true;
-            }
-        }
-        if !is_left {
-            self.remember(None).await;
-        }
-    }
-
-    /// Remembers whose lines are suspected to be missing.
-    async fn remember(&self, identity: Option<String>) {
-        self.lock().suspected.clone_from(&identity);
-        let file = self.file.clone();
-        let saved = tokio::task::spawn_blocking(move || match identity {
-            Some(identity) => replace(&file, identity.as_bytes()),
-            None => std::fs::remove_file(&file).or_else(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            }),
-        });
-        if let Ok(Err(error)) = saved.await {
-            let file = self.file.display();
-            tracing::warn!(%file, %error, "cannot remember whose lines are suspected to be missing");
-        }
+    fn has(&self, backend: &str) -> bool {
+        self.backends.iter().any(|name| name == backend)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a setup can be used: its files can be read.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub fn check(setup: &Setup) -> Result<(), String> {
+    client(setup).map_err(|error| error.to_string())?;
+    setup.token.as_ref().map_or(Ok(()), |file| file.read().map(|_| ()))
+}
+
+/// Whether a backend is owed more than what is on its way.
+fn is_behind(owed: &Owed) -> bool {
+    (owed.pending_lines > 0 && owed.oldest_seconds > NEAR_SECONDS) || owed.lacks.gap_count > 0
+}
+
+fn tell_owed(owed: &Owed) {
+    let (backend, lines) = (&owed.name, owed.pending_lines);
+    tracing::warn!(
+        backend,
+        lines,
+        "the other relay had not delivered everything to this backend: until it is back and has, this copy counts as incomplete; \
+         if it will not come back, drain its data folder, or copy from the other backend, and then: twinflux backend {backend} \
+         vouch"
+    );
 }
 
 fn client(setup: &Setup) -> Result<Client, ClientTlsError> {
@@ -344,10 +352,11 @@ fn nanoseconds(time: SystemTime) -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn lacks_of(owed: &Owed, heard: &Heard, range: &Span) -> Option<Completeness> {
+/// `silent`: how long it has not said how it is, though it should have, in seconds.
+fn lacks_of(owed: &Owed, heard: &Heard, range: &Span, silent: f64) -> Option<Completeness> {
     let Completeness { pending_from, pending_until, gaps, gap_count, has_statement, .. } = &owed.lacks;
     let pending = Span { from: pending_from.unwrap_or(i64::MIN), until: pending_until.unwrap_or(i64::MAX) };
-    let is_behind = owed.pending_lines > 0 && owed.oldest_seconds > NEAR_SECONDS && pending.meets(range);
+    let is_behind = owed.pending_lines > 0 && owed.oldest_seconds + silent > NEAR_SECONDS && pending.meets(range);
     // Not all gaps are named.
     let met = gaps.iter().filter(|(from, until)| Span { from: *from, until: *until }.meets(range)).count() as u64;
     let gap_count = met + gap_count.saturating_sub(gaps.len() as u64);
@@ -361,23 +370,4 @@ fn lacks_of(owed: &Owed, heard: &Heard, range: &Span) -> Option<Completeness> {
         has_statement: *has_statement,
     };
     (!found.is_complete()).then_some(found)
-}
-
-/// What may be missing once a relay is gone that said this: what it owed, and what it received until it was found gone.
-fn suspicion(owed: &Owed, heard: &Heard) -> Suspicion {
-    let until = nanoseconds(SystemTime::now());
-    let margin = u64::try_from(MARGIN.as_nanos()).unwrap_or(u64::MAX);
-    let from = oldest(owed, heard).saturating_sub(margin);
-    // What came later has points of its own time, as far as anybody knows.
-    let signed = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
-    let (earliest, latest) = (signed(from), signed(until));
-    let points = if owed.lacks.gap_count > 0 {
-        Span::ALWAYS
-    } else {
-        Span {
-            from: owed.lacks.pending_from.map_or(earliest, |known| known.min(earliest)),
-            until: owed.lacks.pending_until.map_or(latest, |known| known.max(latest)),
-        }
-    };
-    Suspicion { received: (from, until), points, lines: owed.pending_lines }
 }

@@ -17,6 +17,9 @@ pub struct Report {
     pub process: u64,
     /// Since its start.
     pub uptime_seconds: f64,
+    /// Its clock, in nanoseconds since 1970.
+    #[serde(default)]
+    pub wall: u64,
     /// Whether its machine holds the pair's address; none if it knows of none.
     #[serde(default)]
     pub holds_address: Option<bool>,

@@ -111,6 +111,16 @@ impl Readers {
         found.inspect(|backend| backend.is_closed.store(!is_open, Ordering::Relaxed)).is_some()
     }
 
+    /// Whether a backend answers queries at all.
+    pub fn knows(&self, name: &str) -> bool {
+        self.backends.iter().any(|backend| backend.name == name)
+    }
+
+    /// Whether no readers are to be sent to a backend, as the configuration or an operator says.
+    pub fn is_closed(&self, name: &str) -> bool {
+        self.backends.iter().any(|backend| backend.name == name && backend.is_closed.load(Ordering::Relaxed))
+    }
+
     /// What is to be seen of a backend's readers; none if it answers no queries.
     pub fn reading(&self, name: &str) -> Option<Reading> {
         let place = self.backends.iter().position(|backend| backend.name == name)?;

@@ -24,6 +24,8 @@ struct Named<S> {
     name: String,
     address: SocketAddr,
     socket: S,
+    /// Of the kernel's counter of dropped datagrams, what an earlier relay of this process has counted.
+    drops: u32,
 }
 
 impl Inherited {
@@ -42,13 +44,13 @@ impl Inherited {
                 Ok(Type::DGRAM) => {
                     let socket = UdpSocket::from(descriptor);
                     let address = socket.local_addr().map_err(no_address)?;
-                    inherited.datagrams.push(Named { name, address, socket });
+                    inherited.datagrams.push(Named { name, address, socket, drops: 0 });
                 }
                 Ok(Type::STREAM) if SockRef::from(&descriptor).is_listener().unwrap_or(false) => {
                     let socket = TcpListener::from(descriptor);
                     let address = socket.local_addr().map_err(no_address)?;
                     socket.set_nonblocking(true)?;
-                    inherited.streams.push(Named { name, address, socket });
+                    inherited.streams.push(Named { name, address, socket, drops: 0 });
                 }
                 _ => {
                     let what = format!(
@@ -64,12 +66,19 @@ impl Inherited {
 
     /// Keeps a socket for the listener of this address that comes next.
     pub(super) fn keep_datagrams(&mut self, address: SocketAddr, socket: UdpSocket) {
-        self.datagrams.push(Named { name: "kept".to_owned(), address, socket });
+        self.datagrams.push(Named { name: "kept".to_owned(), address, socket, drops: 0 });
     }
 
     /// The same for a TCP listener's.
     pub(super) fn keep_stream(&mut self, address: SocketAddr, socket: TcpListener) {
-        self.streams.push(Named { name: "kept".to_owned(), address, socket });
+        self.streams.push(Named { name: "kept".to_owned(), address, socket, drops: 0 });
+    }
+
+    /// What was counted of the kernel's drops, of each UDP socket in the order in which they were kept.
+    pub(super) fn note_drops(&mut self, drops: impl Iterator<Item = u32>) {
+        for (kept, drops) in self.datagrams.iter_mut().zip(drops) {
+            kept.drops = drops;
+        }
     }
 
     /// The same sockets once more.
@@ -81,20 +90,21 @@ impl Inherited {
         for Named { address, socket, .. } in &self.datagrams {
             other.keep_datagrams(*address, socket.try_clone()?);
         }
+        other.note_drops(self.datagrams.iter().map(|kept| kept.drops));
         for Named { address, socket, .. } in &self.streams {
             other.keep_stream(*address, socket.try_clone()?);
         }
         Ok(other)
     }
 
-    /// Takes the UDP sockets that have this address.
-    pub(super) fn take_datagrams(&mut self, listen: SocketAddr) -> Vec<UdpSocket> {
+    /// Takes the UDP sockets that have this address, with what was counted of their drops.
+    pub(super) fn take_datagrams(&mut self, listen: SocketAddr) -> Vec<(UdpSocket, u32)> {
         take(&mut self.datagrams, listen)
     }
 
     /// Takes a TCP listener that has this address.
     pub(super) fn take_stream(&mut self, listen: SocketAddr) -> Option<TcpListener> {
-        take(&mut self.streams, listen).pop()
+        take(&mut self.streams, listen).pop().map(|(socket, _)| socket)
     }
 
     /// Sockets that no listener took: what they are for, their names and addresses.
@@ -107,12 +117,12 @@ impl Inherited {
 
 /// Takes those that have this address. Wildcards are one address: `[::]` is what systemd binds where only a port is given, and
 /// takes IPv4, too.
-fn take<S>(sockets: &mut Vec<Named<S>>, listen: SocketAddr) -> Vec<S> {
+fn take<S>(sockets: &mut Vec<Named<S>>, listen: SocketAddr) -> Vec<(S, u32)> {
     let is_same = |address: SocketAddr| {
         let both_wild = address.ip().is_unspecified() && listen.ip().is_unspecified();
         address.port() == listen.port() && (address.ip() == listen.ip() || both_wild)
     };
-    sockets.extract_if(.., |one| is_same(one.address)).map(|one| one.socket).collect()
+    sockets.extract_if(.., |one| is_same(one.address)).map(|one| (one.socket, one.drops)).collect()
 }
 
 #[cfg(test)]
@@ -123,7 +133,7 @@ pub(super) mod tests {
     pub(in super::super) fn of(sockets: impl IntoIterator<Item = UdpSocket>) -> Inherited {
         let sockets = sockets.into_iter().map(|socket| {
             let address = socket.local_addr().expect("address");
-            Named { name: "passed".to_owned(), address, socket }
+            Named { name: "passed".to_owned(), address, socket, drops: 0 }
         });
         Inherited { datagrams: sockets.collect(), streams: Vec::new() }
     }

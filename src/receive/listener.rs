@@ -127,6 +127,13 @@ impl Listener {
         Ok(kept)
     }
 
+    /// Notes what these listeners, which have ended, counted of the kernel's drops: whoever gets the sockets goes on from there.
+    pub fn note_last_drops(listeners: &[Self], kept: &mut Inherited) {
+        let of_udp =
+            listeners.iter().filter_map(|one| if let Self::Udp(udp) = one { Some(udp.last_drops()) } else { None });
+        kept.note_drops(of_udp.flatten());
+    }
+
     /// Tells its threads to take what has come, to hand it over, and to end.
     pub fn stop(&self) {
         match self {

@@ -17,6 +17,7 @@
 //! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given, and
 //! what is left is written and synced.
 
+mod ending;
 mod error;
 pub mod notify;
 mod opening;
@@ -24,6 +25,7 @@ mod plan;
 mod reading;
 mod reload;
 
+pub use ending::Legacy;
 pub use error::StartError;
 pub use plan::{CHANGEABLE, Successor};
 pub use reload::Reload;
@@ -33,7 +35,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -53,8 +55,7 @@ use crate::journal::{Durability, Journal, ring};
 use crate::net::tls::Certificate;
 use crate::observe::admin::{Access, Admin};
 use crate::observe::history::History;
-use crate::observe::status::Status;
-use crate::observe::view::{BackendView, View};
+use crate::observe::view::{BackendView, Reports, View};
 use crate::observe::watch as observer;
 use crate::pair::Pair;
 use crate::query::Readers;
@@ -73,11 +74,6 @@ const BATCH_BYTES: u64 = 256 * 1024;
 const BATCH_AGE: Duration = Duration::from_millis(45);
 /// Idle buffers kept: as many as are under way to two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
-/// How long requests that are under way have when another relay takes this one's place: a socket's buffer holds what 500 hosts
-/// send meanwhile.
-const HAND_OVER_TIME: Duration = Duration::from_millis(500);
-/// How long what still works on a file or holds an address is waited for then.
-const LAST_TASKS: Duration = Duration::from_millis(500);
 /// The version of InfluxDB to claim while no backend's is known: the last of 1.x that every client knows.
 const UNKNOWN_VERSION: &str = "1.8.10";
 
@@ -89,7 +85,8 @@ pub struct Relay {
     view: View,
     reload: Arc<Reload>,
     admin: SocketAddr,
-    workers: Vec<JoinHandle<()>>,
+    /// With the places of their listeners.
+    workers: Vec<(usize, JoinHandle<()>)>,
     journal_thread: JoinHandle<()>,
     disk_threads: Option<DiskThreads>,
     ring: Producer,
@@ -103,12 +100,12 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts everything, on sockets of its own and on those that were passed.
+    /// Starts everything, on sockets of its own and on those that were passed, or that an earlier relay left.
     ///
     /// # Errors
     /// What keeps it from starting. Where it is the system that gives no thread, those it gave end with the process.
-    pub fn start(config: &Config, inherited: Inherited) -> Result<Self, StartError> {
-        Self::start_on(config, inherited, |folder| Ok(Arc::new(Folder::open(folder)?)))
+    pub fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Self, StartError> {
+        Self::start_on(config, legacy, |folder| Ok(Arc::new(Folder::open(folder)?)))
     }
 
     /// The same with the journal on what `open` makes of its folder, for disks that misbehave.
@@ -117,9 +114,10 @@ impl Relay {
     /// As [`Self::start`].
     pub fn start_on(
         config: &Config,
-        mut inherited: Inherited,
+        legacy: impl Into<Legacy>,
         open: impl FnOnce(&Path) -> io::Result<Arc<dyn Storage>>,
     ) -> Result<Self, StartError> {
+        let mut legacy = legacy.into();
         let setups = config.backends();
         let backends = setups.iter().cloned().map(Backend::new).collect::<Result<Vec<_>, _>>()?;
         let data_dir = Arc::new(lock_data_dir(&config.data_dir)?);
@@ -145,9 +143,9 @@ impl Relay {
                  OpenTSDB's formats: let hosts with such charts send JSON ([json:NAME] in exporting.conf)"
             );
         }
-        let listeners = setups_of_listeners.into_iter().map(|setup| bind(setup, &mut inherited));
+        let listeners = setups_of_listeners.into_iter().map(|setup| bind(setup, &mut legacy.sockets));
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
-        for (kind, name, address) in inherited.left_over() {
+        for (kind, name, address) in legacy.sockets.left_over() {
             tracing::warn!(
                 name,
                 "no listener has the address of this passed socket: set {kind}.listen = \"{address}\", or what comes there waits \
@@ -164,9 +162,12 @@ impl Relay {
         let statements = Statements::open(&config.data_dir, &journal, &names)
             .map_err(|error| StartError::DataDir(config.data_dir.display().to_string(), error))?;
         let statements = Arc::new(statements);
-        let healths: Vec<Arc<Health>> = config.backend.iter().map(|_| Arc::default()).collect();
+        let healths: Vec<Arc<Health>> = names.iter().map(|name| legacy.health(name)).collect();
         let pair = opening::pair(config, &journal)?;
         let readers = Arc::new(reading::readers(config, &backends, &healths, (&journal, pair.clone()))?);
+        for name in &legacy.closed {
+            readers.open(name, false);
+        }
         let behind = (&letters, &statements, &readers);
         let view = view(config, listeners, &journal, &ring, (&healths, behind), (certificates.clone(), pair.clone()));
         let running = Running {
@@ -265,70 +266,6 @@ impl Relay {
     pub fn hurry(&self) -> watch::Sender<bool> {
         self.hurry.clone()
     }
-
-    /// Stops receiving once the sockets are empty, delivers what can be delivered in the configured time, or until it
-    /// is to hurry, and returns the last figures.
-    pub fn shutdown(self) -> Status {
-        let time = self.shutdown_timeout;
-        self.end(time, Duration::ZERO)
-    }
-
-    /// Stops for one that takes its place, which gets the sockets: what comes meanwhile waits there. Nothing is waited for but
-    /// what is under way.
-    ///
-    /// # Errors
-    /// The system gives no descriptor; the relay then goes on.
-    pub fn hand_over(self) -> Result<Inherited, (Box<Self>, io::Error)> {
-        match Listener::share(&self.view.listeners) {
-            Ok(sockets) => {
-                self.end(HAND_OVER_TIME, LAST_TASKS);
-                Ok(sockets)
-            }
-            Err(error) => Err((Box::new(self), error)),
-        }
-    }
-
-    /// Ends within this time, and waits for this long for what still works on a file.
-    fn end(mut self, time: Duration, last_tasks: Duration) -> Status {
-        self.view.is_stopping.store(true, Ordering::Release);
-        for listener in self.view.listeners.iter() {
-            listener.stop();
-        }
-        for worker in self.workers {
-            report_panic(&worker.join());
-        }
-        self.journal_stop.store(true, Ordering::Release);
-        self.ring.wake();
-        report_panic(&self.journal_thread.join());
-        self.view.journal.close();
-        self.closing.send_replace(true);
-        let mut hurried = self.hurry.subscribe();
-        self.runtime.block_on(async {
-            let deadline = tokio::time::Instant::now() + time;
-            let delivering = async {
-                for flusher in &mut self.flushers {
-                    // Whatever is not delivered by then shows as pending.
-                    drop(tokio::time::timeout_at(deadline, flusher).await);
-                }
-            };
-            tokio::select! {
-                () = delivering => {}
-                Ok(_) = hurried.wait_for(|is_hurried| *is_hurried) => {}
-            }
-            for flusher in self.flushers.into_iter().filter(|flusher| !flusher.is_finished()) {
-                flusher.abort();
-                drop(flusher.await);
-            }
-        });
-        self.view.journal.requeue_leases();
-        if let Some(threads) = self.disk_threads {
-            report_panic(&threads.stop());
-        }
-        let status = self.view.status();
-        self.runtime.shutdown_timeout(last_tasks);
-        self.admin_runtime.shutdown_timeout(last_tasks);
-        status
-    }
 }
 
 /// A runtime of one thread: enough for what it does, and it leaves the other CPU to the hosts' datagrams.
@@ -361,6 +298,8 @@ fn view(
     (certificates, pair): (Vec<Arc<Certificate>>, Option<Arc<Pair>>),
 ) -> View {
     let (letters, statements, readers) = behind;
+    // Whoever hears its own number of the other relay of a pair asks itself.
+    let process = pair.as_ref().map_or_else(|| fastrand::u64(..), |pair| pair.process());
     let backends = config.backend.iter().zip(healths).map(|(backend, health)| BackendView {
         name: backend.name.clone(),
         url: backend.url.to_string(),
@@ -386,6 +325,7 @@ fn view(
             Arc::new(Pulse::new("journal").woken_by(move || wake.wake()))
         },
         is_stopping: Arc::default(),
+        reports: Arc::new(Reports::new(process)),
     }
 }
 
@@ -418,15 +358,16 @@ fn start_workers(
     backends: &[deliver::Setup],
     ring: &Producer,
     (step, host): &(Step, Host),
-) -> io::Result<Vec<JoinHandle<()>>> {
+) -> io::Result<Vec<(usize, JoinHandle<()>)>> {
     // A record is never split, so that it must fit the smallest request of any backend.
     let bytes = backends.iter().map(|setup| setup.limits.bytes).fold(BATCH_BYTES, u64::min);
     let lines = backends.iter().map(|setup| setup.limits.lines).min().unwrap_or(u64::MAX);
     let buffer_bytes = usize::try_from(bytes).unwrap_or(usize::MAX).max(Builder::least_buffer_bytes());
     let pool = Pool::new(IDLE_BUFFERS, buffer_bytes);
     let (mut threads, order) = (Vec::new(), tcp::Order::default());
-    for listener in listeners {
-        threads.extend(listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, host))?);
+    for (place, listener) in listeners.iter().enumerate() {
+        let started = listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, host))?;
+        threads.extend(started.into_iter().map(|thread| (place, thread)));
     }
     Ok(threads)
 }
@@ -470,10 +411,4 @@ fn create(statements: &Arc<Statements>, runtime: &Handle) -> Creator {
 fn numbers(version: &str) -> Vec<u64> {
     let parts = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
     parts.map_while(|part| part.parse().ok()).collect()
-}
-
-fn report_panic(ended: &std::thread::Result<()>) {
-    if ended.is_err() {
-        tracing::error!("BUG: a thread panicked; its last batch may be missing");
-    }
 }

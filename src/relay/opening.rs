@@ -84,9 +84,9 @@ fn report_opening(found: &Snapshot, backends: &[BackendSetup]) {
 /// The other relay of the pair; none where the configuration names none.
 pub(super) fn pair(config: &Config, journal: &Journal) -> Result<Option<Arc<Pair>>, StartError> {
     let Ok(Some(setup)) = config.pair.setup() else { return Ok(None) };
+    config.pair.check().map_err(StartError::Pair)?;
     let names = config.backend.iter().map(|backend| backend.name.clone()).collect();
-    let pair = Pair::new(setup, journal.clone(), names, &config.data_dir);
-    pair.map(|pair| Some(Arc::new(pair))).map_err(|error| StartError::Pair(format!("pair: {error}")))
+    Ok(Some(Arc::new(Pair::new(setup, journal.clone(), names, &config.data_dir))))
 }
 
 /// Holds the backends whose address has changed since the journal last saw them, and says what to do.

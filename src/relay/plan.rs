@@ -6,27 +6,16 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use crate::config::url::BackendUrl;
 use crate::config::{Backend, Config, ConfigError, Query};
 use crate::deliver;
 use crate::journal::Durability;
 
-/// Keys of listeners that another relay takes, where it has the same listeners.
-const LIMITS: [&str; 9] = [
-    "max_connections",
-    "max_connections_per_source",
-    "idle_timeout",
-    "line_timeout",
-    "first_line_timeout",
-    "max_body",
-    "max_databases",
-    "max_destinations",
-    "databases",
-];
 /// What a reload changes, as `check` says it.
 pub const CHANGEABLE: &str = "\
 twinflux reload and SIGHUP change at once: allow of listeners; of [query] max_lag, incomplete, timeout and sticky; and read users, tokens \
 and certificates again. They put another relay in this one's place, on the same sockets, for: backends added, removed or changed; the rest of \
-[query]; [pair]; [[auth.right]]; databases, limits and time-outs of listeners. Everything else needs a restart.";
+[query]; [pair]; [[auth.right]]; databases, limits and time-outs of listeners. Everything else needs a restart, a backend's new address too.";
 
 /// The configuration of a relay that takes another one's place.
 #[derive(Clone, Debug)]
@@ -37,18 +26,36 @@ pub struct Successor {
     pub file: Config,
 }
 
+impl Successor {
+    /// By this configuration, where the listeners have these addresses.
+    pub(super) fn new(file: Config, listeners: &[SocketAddr], admin: SocketAddr) -> Self {
+        let mut config = file.clone();
+        let of_udp = config.udp.iter_mut().map(|one| &mut one.listen);
+        let of_tcp = config.tcp.iter_mut().map(|one| &mut one.listen);
+        let of_http = config.http.iter_mut().map(|one| &mut one.listen);
+        for (listen, address) in of_udp.chain(of_tcp).chain(of_http).zip(listeners) {
+            // A wildcard stays one: the kernel shows IPv4's for both.
+            listen.set_port(address.port());
+        }
+        config.admin.listen = admin;
+        Self { config, file }
+    }
+}
+
 /// What is to be done about a changed configuration.
 #[derive(Debug)]
 pub(super) struct Plan {
-    at_once: Vec<String>,
-    /// Sentences.
+    /// Keys that are changed at once.
+    changed: BTreeSet<String>,
+    /// What another relay changes, a sentence for each.
     anew: Vec<String>,
-    left: Vec<String>,
+    /// Keys that only a restart changes.
+    left: BTreeSet<String>,
     /// Whether listeners keep their addresses.
     pub(super) has_same_listeners: bool,
-    /// The new configuration.
-    new: Config,
-    /// The configuration afterwards, with what cannot be changed as it was.
+    /// The running configuration with what is changed at once.
+    pub(super) at_once: Config,
+    /// The same with what another relay changes.
     file: Config,
 }
 
@@ -58,37 +65,26 @@ impl Plan {
         let has_same_listeners = listens(running) == listens(new);
         // What is only in memory would be lost.
         let can_succeed = can_succeed && running.journal.durability != Durability::Memory;
-        let (mut at_once, mut by_another, mut left) = (Vec::new(), Vec::new(), Vec::new());
-        for key in differing(running, new) {
-            match change(&key, has_same_listeners) {
-                Change::AtOnce => at_once.push(key),
-                Change::Anew if can_succeed => by_another.push(key),
-                _ => left.push(key),
-            }
-        }
-        let file = merged(running, new, (has_same_listeners, !by_another.is_empty()));
-        let mut anew = of_backends(&running.backend, &file.backend);
-        let others = by_another.iter().filter(|key| !key.starts_with("backend["));
+        let at_once = with_what_is_at_once(running, new, has_same_listeners);
+        let file = if can_succeed { with_what_is_anew(&at_once, new, has_same_listeners) } else { at_once.clone() };
+        let mut anew = of_backends(&at_once.backend, &file.backend);
+        let others = differing(&at_once, &file).into_iter().filter(|key| !key.starts_with("backend["));
         anew.extend(others.map(|key| format!("{key} was changed")));
-        if anew.is_empty() && !by_another.is_empty() {
+        if anew.is_empty() && !differing(&at_once, &file).is_empty() {
             anew.push("the backends' order was changed".to_owned());
         }
-        Self { at_once, anew, left, has_same_listeners, new: new.clone(), file }
+        let (changed, left) = (differing(running, &at_once), differing(&file, new));
+        Self { changed, anew, left, has_same_listeners, at_once, file }
     }
 
     /// What it does, and what it cannot, a sentence for each.
     pub(super) fn sentences(&self) -> Vec<String> {
-        let at_once = self.at_once.iter().map(|key| format!("{key} was changed"));
+        let at_once = self.changed.iter().map(|key| format!("{key} was changed"));
         let place = "another relay takes this one's place in this process: sockets stay open, connections end, figures begin anew";
         let place = (!self.anew.is_empty()).then(|| place.to_owned());
         let left = self.left.iter().map(|key| format!("{key} differs, and is changed by a restart only"));
         let sentences: Vec<String> = at_once.chain(self.anew.iter().cloned()).chain(left).chain(place).collect();
         if sentences.is_empty() { vec!["the configuration is as it was".to_owned()] } else { sentences }
-    }
-
-    /// The running configuration with what is changed at once.
-    pub(super) fn at_once_of(&self, running: &Config) -> Config {
-        merged(running, &self.new, (self.has_same_listeners, false))
     }
 
     /// The relay that is to take this one's place, whose listeners have these addresses; none where that is not needed.
@@ -103,95 +99,71 @@ impl Plan {
         if self.anew.is_empty() {
             return Ok(None);
         }
-        let (mut config, file) = (self.file.clone(), self.file.clone());
-        let of_udp = config.udp.iter_mut().map(|one| &mut one.listen);
-        let of_tcp = config.tcp.iter_mut().map(|one| &mut one.listen);
-        let of_http = config.http.iter_mut().map(|one| &mut one.listen);
-        for (listen, address) in of_udp.chain(of_tcp).chain(of_http).zip(listeners) {
-            // A wildcard stays one: the kernel shows IPv4's for both.
-            listen.set_port(address.port());
-        }
-        config.admin.listen = admin;
+        let successor = Successor::new(self.file.clone(), listeners, admin);
+        let config = &successor.config;
         config.verify().map_err(|error: ConfigError| error.to_string())?;
         for setup in config.backends() {
             deliver::Backend::new(setup).map_err(|error| error.to_string())?;
         }
         config.auth()?;
-        Ok(Some(Box::new(Successor { config, file })))
+        config.pair.check()?;
+        Ok(Some(Box::new(successor)))
     }
 }
 
-/// How a key is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    AtOnce,
-    Anew,
-    Restart,
-}
-
-/// How a key is changed, as `udp[0].allow`: a listener's only where the listeners are the same.
-fn change(key: &str, has_same_listeners: bool) -> Change {
-    let is_listeners = ["udp[", "tcp[", "http["].iter().any(|kind| key.starts_with(kind));
-    let ends_with = |name: &str| key.rsplit_once("].").is_some_and(|(_, last)| last == name);
-    if ["query.max_lag", "query.incomplete", "query.timeout", "query.sticky"].contains(&key) {
-        Change::AtOnce
-    } else if ["backend", "query", "pair", "auth.right"].iter().any(|table| is_below(key, table)) {
-        Change::Anew
-    } else if !is_listeners || !has_same_listeners {
-        Change::Restart
-    } else if ends_with("allow") {
-        Change::AtOnce
-    } else if LIMITS.iter().any(|limit| ends_with(limit)) {
-        Change::Anew
-    } else {
-        Change::Restart
-    }
-}
-
-/// Whether a key is of this table.
-fn is_below(key: &str, table: &str) -> bool {
-    key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
-/// The running configuration with what can be changed as the new one has it.
-fn merged(running: &Config, new: &Config, (has_same_listeners, is_anew): (bool, bool)) -> Config {
+/// The configuration with what is changed while it runs.
+fn with_what_is_at_once(running: &Config, new: &Config, has_same_listeners: bool) -> Config {
     let mut config = running.clone();
     let Query { max_concurrent, select_into, .. } = running.query;
     config.query = Query { max_concurrent, select_into, ..new.query.clone() };
-    if is_anew {
-        config.query = new.query.clone();
-        config.backend.clone_from(&new.backend);
-        config.pair = new.pair.clone();
-        config.auth.right.clone_from(&new.auth.right);
-    }
-    if !has_same_listeners {
-        return config;
-    }
-    for (known, new) in config.udp.iter_mut().zip(&new.udp) {
-        known.allow.clone_from(&new.allow);
-    }
-    for (known, new) in config.tcp.iter_mut().zip(&new.tcp) {
-        known.allow.clone_from(&new.allow);
-        if is_anew {
-            known.max_connections = new.max_connections;
-            known.max_connections_per_source = new.max_connections_per_source;
-            known.idle_timeout = new.idle_timeout;
-            known.line_timeout = new.line_timeout;
-            known.first_line_timeout = new.first_line_timeout;
+    if has_same_listeners {
+        for (known, new) in config.udp.iter_mut().zip(&new.udp) {
+            known.allow.clone_from(&new.allow);
         }
-    }
-    for (known, new) in config.http.iter_mut().zip(&new.http) {
-        known.allow.clone_from(&new.allow);
-        if is_anew {
-            known.max_connections = new.max_connections;
-            known.max_connections_per_source = new.max_connections_per_source;
-            known.max_body = new.max_body;
-            known.max_databases = new.max_databases;
-            known.max_destinations = new.max_destinations;
-            known.databases.clone_from(&new.databases);
+        for (known, new) in config.tcp.iter_mut().zip(&new.tcp) {
+            known.allow.clone_from(&new.allow);
+        }
+        for (known, new) in config.http.iter_mut().zip(&new.http) {
+            known.allow.clone_from(&new.allow);
         }
     }
     config
+}
+
+/// The configuration with what another relay changes.
+fn with_what_is_anew(running: &Config, new: &Config, has_same_listeners: bool) -> Config {
+    let mut config = running.clone();
+    config.query = new.query.clone();
+    config.backend =
+        new.backend.iter().map(|backend| Backend { url: url_of(backend, running), ..backend.clone() }).collect();
+    config.pair = new.pair.clone();
+    config.auth.right.clone_from(&new.auth.right);
+    if !has_same_listeners {
+        return config;
+    }
+    for (known, new) in config.tcp.iter_mut().zip(&new.tcp) {
+        known.max_connections = new.max_connections;
+        known.max_connections_per_source = new.max_connections_per_source;
+        known.idle_timeout = new.idle_timeout;
+        known.line_timeout = new.line_timeout;
+        known.first_line_timeout = new.first_line_timeout;
+    }
+    for (known, new) in config.http.iter_mut().zip(&new.http) {
+        known.max_connections = new.max_connections;
+        known.max_connections_per_source = new.max_connections_per_source;
+        known.max_body = new.max_body;
+        known.max_databases = new.max_databases;
+        known.max_destinations = new.max_destinations;
+        known.databases.clone_from(&new.databases);
+    }
+    config
+}
+
+/// A backend's URL, which stays as it was if it is another server's: whose the lines in the journal are must be said first.
+fn url_of(backend: &Backend, running: &Config) -> BackendUrl {
+    let known = running.backend.iter().find(|known| known.name == backend.name);
+    let known = known.filter(|known| known.url.address() != backend.url.address());
+    known.map_or_else(|| backend.url.clone(), |known| known.url.clone())
 }
 
 /// What becomes of the backends, a sentence for each.
@@ -201,8 +173,8 @@ fn of_backends(running: &[Backend], new: &[Backend]) -> Vec<String> {
     let removed = running.iter().filter(|one| named(new, &one.name).is_none()).map(|one| {
         let name = &one.name;
         format!(
-            "backend {name} was removed: what the journal keeps for it stays there, until you stop the relay and run: \
-             twinflux journal forget {name}"
+            "backend {name} was removed: the journal keeps what it is owed, and what comes, until it is configured again, or you \
+             stop the relay and run: twinflux journal forget {name}"
         )
     });
     let others = new.iter().filter_map(|one| {
@@ -275,28 +247,51 @@ mod tests {
 
     #[test]
     fn each_key_has_its_way() {
-        for (key, expected) in [
-            ("udp[0].allow", Change::AtOnce),
-            ("query.timeout", Change::AtOnce),
-            ("query.select_into", Change::Anew),
-            ("backend[1].timeout", Change::Anew),
-            ("backend[2]", Change::Anew),
-            ("auth.right[0].write", Change::Anew),
-            ("auth.users_file", Change::Restart),
-            ("pair", Change::Anew),
-            ("http[1].max_body", Change::Anew),
-            ("http[1].databases", Change::Anew),
-            ("http[1].database", Change::Restart),
-            ("tcp[0].first_line_timeout", Change::Anew),
-            ("tcp[0].format", Change::Restart),
-            ("journal.memory", Change::Restart),
-            ("data_dir", Change::Restart),
+        let base = "[[udp]]\n[[tcp]]\n[[http]]\n[[backend]]\nname = \"a\"\nurl = \"http://a:8086\"\n";
+        let load = |text: &str| toml::from_str::<Config>(text).expect("a configuration");
+        let running = load(base);
+        for (table, more, key, how) in [
+            ("[[udp]]", "allow = [\"10.0.0.0/8\"]", "udp[0].allow", "at once"),
+            ("[[http]]", "max_body = \"1MB\"", "http[0].max_body", "anew"),
+            ("[[http]]", "databases = [\"x\"]", "http[0].databases", "anew"),
+            ("[[http]]", "database = \"x\"", "http[0].database", "restart"),
+            ("[[tcp]]", "first_line_timeout = \"1s\"", "tcp[0].first_line_timeout", "anew"),
+            ("[[tcp]]", "format = \"graphite\"", "tcp[0].format", "restart"),
+            ("[[backend]]", "gzip = true", "backend a", "anew"),
         ] {
-            assert_eq!(change(key, true), expected, "{key}");
+            let new = load(&base.replacen(table, &format!("{table}\n{more}"), 1));
+            assert_way(&running, &new, key, how);
         }
-        assert_eq!(change("udp[0].allow", false), Change::Restart);
-        assert_eq!(change("tcp[0].max_connections", false), Change::Restart);
-        assert_eq!(change("query.timeout", false), Change::AtOnce);
+        for (more, key, how) in [
+            ("[query]\ntimeout = \"9s\"", "query.timeout", "at once"),
+            ("[query]\nselect_into = \"all\"", "query.select_into", "anew"),
+            ("[pair]\npeer = \"http://b:9097\"", "pair", "anew"),
+            ("[[auth.right]]\nname = \"x\"", "auth", "anew"),
+            ("[journal]\nmemory = \"99MiB\"", "journal.memory", "restart"),
+            ("[[udp]]\nlisten = \"0.0.0.0:1\"", "udp[1]", "restart"),
+        ] {
+            assert_way(&running, &load(&format!("{base}{more}\n")), key, how);
+        }
+        // Other listeners need a restart, with whoever may write to them.
+        let text = "[[udp]]\nlisten = \"0.0.0.0:1\"\nallow = [\"10.0.0.0/8\"]\n";
+        assert_way(&running, &load(&base.replacen("[[udp]]\n", text, 1)), "udp[0].allow", "restart");
+        // A backend at another address is another server, until somebody says so.
+        let elsewhere = load(&base.replace("http://a:8086", "http://b:8086"));
+        assert_way(&running, &elsewhere, "backend[0].url", "restart");
+        assert!(Plan::new(&running, &elsewhere, true).anew.is_empty());
+    }
+
+    fn assert_way(running: &Config, new: &Config, key: &str, how: &str) {
+        let plan = Plan::new(running, new, true);
+        let is_in =
+            |mut sentences: std::collections::btree_set::Iter<'_, String>| sentences.any(|one| one.starts_with(key));
+        let ways = [
+            ("at once", is_in(plan.changed.iter())),
+            ("anew", plan.anew.iter().any(|one| one.starts_with(key))),
+            ("restart", is_in(plan.left.iter())),
+        ];
+        let found: Vec<&str> = ways.iter().filter(|(_, is_so)| *is_so).map(|(how, _)| *how).collect();
+        assert_eq!(found, [how], "{key}: {plan:?}");
     }
 
     fn backend(name: &str) -> Backend {
@@ -320,13 +315,13 @@ mod tests {
         assert_eq!(successor.config.backend.len(), 2);
         assert_eq!((successor.config.udp[0].listen.port(), successor.file.udp[0].listen.port()), (9999, 8089));
         assert_eq!(successor.config.journal.memory, running.journal.memory, "what needs a restart stays as it was");
-        assert_eq!(plan.at_once_of(&running).backend.len(), 2);
+        assert_eq!(plan.at_once.backend.len(), 2);
         // Without somebody who does that, or with lines in memory only, it needs a restart.
         running.journal.durability = Durability::Memory;
         new.journal.durability = Durability::Memory;
         for plan in [Plan::new(&running, &new, true), Plan::new(&running, &new, false)] {
             assert!(plan.successor(&[bound], bound).expect("fine").is_none());
-            assert!(plan.sentences().iter().any(|one| one.contains("backend[0]") && one.contains("restart only")));
+            assert!(plan.sentences().iter().any(|one| one.starts_with("backend[0]") && one.contains("restart only")));
         }
         // Whoever could not start is told before anything is changed.
         running.journal.durability = Durability::Written;

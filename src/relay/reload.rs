@@ -67,6 +67,13 @@ impl Reload {
         self.succeed.set(Box::new(succeed)).ok();
     }
 
+    /// The configuration as it runs, for one that takes this relay's place after all.
+    pub fn standing(&self) -> Successor {
+        let running = self.lock();
+        let addresses: Vec<SocketAddr> = running.listeners.iter().map(Listener::address).collect();
+        Successor::new(running.config.clone(), &addresses, running.admin)
+    }
+
     /// The configuration is this one, for whoever compares it with a file.
     pub fn stands_for(&self, config: Config) {
         self.lock().config = config;
@@ -170,7 +177,7 @@ impl Running {
     /// Takes what is changed at once.
     fn take(&mut self, plan: &Plan, setups: &[Setup]) {
         let has_same_listeners = plan.has_same_listeners;
-        self.config = plan.at_once_of(&self.config);
+        self.config.clone_from(&plan.at_once);
         self.readers.set(super::reading::settings(&self.config));
         for (listener, setup) in self.listeners.iter().zip(setups).filter(|_| has_same_listeners) {
             listener.allow().replace(setup.intake().allow.networks());

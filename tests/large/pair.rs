@@ -170,6 +170,8 @@ impl Site {
         let (_, recipe) = book.split_once("```text\nglobal_defs").expect("keepalived.conf");
         let recipe = format!("global_defs{}", recipe.split("```").next().expect("its end"));
         let file = self.write(&format!("keepalived-{place}.conf"), &recipe.replace("192.0.2.100", SHARED));
+        let checked = self.run(place, &["keepalived", "-t", "-f", &file]);
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
         let (pid, vrrp) = (self.path(&format!("k{place}.pid")), self.path(&format!("k{place}-vrrp.pid")));
         let (pid, vrrp) = (pid.display().to_string(), vrrp.display().to_string());
         let command = ["keepalived", "-n", "-l", "-D", "-f", &file, "-p", &pid, "-r", &vrrp];

@@ -301,7 +301,6 @@ fn a_stop_gives_up_what_it_cannot_keep_and_says_so() {
     assert_eq!(gaps, last.dropped_lines["quota"]);
 }
 
-/// A UDP port that nobody has now.
 #[test]
 fn what_waits_for_long_takes_a_fraction_of_the_disk_and_what_does_not_is_written_as_it_is() {
     let (folder, alive, dead) = (tempfile::tempdir().expect("folder"), Scripted::accepting(), free_address());
@@ -344,6 +343,7 @@ fn what_waits_for_long_takes_a_fraction_of_the_disk_and_what_does_not_is_written
     assert_eq!(stored as u64, lines + more);
 }
 
+/// A UDP port that nobody has now.
 fn free_udp() -> SocketAddr {
     std::net::UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
 }

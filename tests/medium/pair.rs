@@ -157,3 +157,57 @@ fn an_address_that_neither_holds_is_told() {
         assert!(relay.get("/metrics").1.contains("twinflux_pair_address_odd 1"));
     }
 }
+
+#[test]
+fn a_relay_that_ends_cleanly_and_owes_nothing_leaves_no_gap() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (a, b) = (Scripted::accepting(), Scripted::accepting());
+    let (urls, admin) = ([a.url(), b.url()], free_address());
+    let leaving = other(folder.path(), admin, &urls);
+    let here = watching(&format!("http://{admin}"), &urls, |_| ());
+    wait_for("the other one", || here.status().pair.filter(|pair| pair.state == "up").map(|_| ()));
+    // Lines that wait for others when the other one says last how it is.
+    let target = leaving.target;
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                send(target, 20);
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        leaving.signal("-TERM");
+        assert_eq!(leaving.end_quietly(), Some(0));
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    finding(&here, "is gone");
+    assert!(here.status().journal.gaps.is_empty(), "{:?}", here.status().journal.gaps);
+}
+
+#[test]
+fn a_relay_that_comes_back_at_once_with_nothing_is_told_from_a_restart() {
+    let folder = tempfile::tempdir().expect("folder");
+    let a = Scripted::accepting();
+    let urls = [a.url(), format!("http://{}", free_address())];
+    let admin = free_address();
+    let gone = other(folder.path(), admin, &urls);
+    let here = watching(&format!("http://{admin}"), &urls, |_| ());
+    send(gone.target, 30);
+    wait_for("what it owes", || {
+        let owed: Vec<u64> = here.status().pair?.backends.iter().map(|one| one.pending_lines).collect();
+        (owed == [0, 30]).then_some(())
+    });
+    gone.signal("-KILL");
+    gone.end_quietly();
+    std::fs::remove_dir_all(folder.path().join("data")).expect("remove");
+    let _anew = other(folder.path(), admin, &urls);
+    let gap = wait_for("the gap", || here.status().journal.gaps.pop());
+    assert_eq!((gap.backend.as_str(), gap.reason.as_str(), gap.lines), ("b", "peer", 30));
+    // It owes nothing now, and has not delivered what the other journal held.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(here.status().journal.gaps.len(), 1);
+    here.change("b", twinflux::cli::socket::BackendAction::Vouch);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(here.status().journal.gaps.is_empty(), "an operator's word counts");
+}

@@ -184,12 +184,19 @@ fn backends_come_and_go_under_load_and_no_line_is_lost() {
         backends.map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
     };
     assert_eq!(names(&status()), ["a", "c"]);
+    // What an operator said stays.
+    assert_eq!(run(&["backend", "a", "no-reads", "--data-dir", "data"], folder).status.code(), Some(0));
+    run(&["backend", "c", "hold", "--data-dir", "data"], folder);
+    wait_for("a hold", || (status()["backends"][1]["held"][0]["reason"] == "operator").then_some(()));
     // By a signal as well; the new one is not taken for complete.
     write_backends(folder, any, &[of(0, "a"), of(1, "b"), of(2, "c")]);
     relay.signal("-HUP");
     wait_for("the third", || (names(&status()).len() == 3).then_some(()));
     wait_more(1);
-    assert_eq!(status()["backends"][2]["complete"], false);
+    let now = status();
+    assert_eq!((&now["backends"][2]["complete"], &now["backends"][2]["state"]), (&false.into(), &"held".into()));
+    assert_eq!(now["backends"][0]["read"]["serves"], "no");
+    run(&["backend", "c", "release", "--data-dir", "data"], folder);
     // What cannot work changes nothing, and ends nothing.
     write_backends(folder, any, &[of(0, "a"), ("d", "http://127.0.0.1:1\"\ntoken_file = \"nowhere".to_owned())]);
     let (code, said) = reload(folder);

@@ -13,6 +13,8 @@ use crate::sys::text::cut;
 
 /// Hosts that are named, at most.
 const MOST_HOSTS: usize = 5;
+/// Lines that are looked at for them.
+const MOST_LOOKED: usize = 100;
 /// How much of a line and of an answer is shown, in bytes.
 const SHOWN_BYTES: usize = 200;
 
@@ -42,14 +44,16 @@ impl Samples {
     pub(super) fn note(&mut self, refusal: &Refusal) {
         let Some((last, line)) = (refusal.first..).zip(&refusal.lines).last() else { return };
         let sample = self.0.entry((refusal.backend.clone(), refusal.class.clone())).or_default();
-        let mut hosts = std::mem::take(&mut sample.hosts);
-        for line in &refusal.lines {
-            let host = host_of(line.as_bytes()).map(|host| cut(&String::from_utf8_lossy(host), SHOWN_BYTES).to_owned());
-            if let Some(host) = host.filter(|host| !hosts.contains(host)) {
+        // The last ones first, so that no more are looked at than are shown.
+        let named = refusal.lines.iter().rev().filter_map(|line| host_of(line.as_bytes()));
+        let named = named.take(MOST_LOOKED).map(|host| cut(&String::from_utf8_lossy(host), SHOWN_BYTES).to_owned());
+        let mut hosts: Vec<String> = Vec::new();
+        for host in named.chain(std::mem::take(&mut sample.hosts).into_iter().rev()) {
+            if hosts.len() < MOST_HOSTS && !hosts.contains(&host) {
                 hosts.push(host);
             }
         }
-        hosts.drain(..hosts.len().saturating_sub(MOST_HOSTS));
+        hosts.reverse();
         *sample = Sample {
             id: last,
             database: refusal.database.clone(),

@@ -213,15 +213,14 @@ impl Gaps {
         self.note(Gap { destination, is_unsure: false, ..gap });
     }
 
-    /// The other relay is gone with lines that it owed a backend.
-    pub(in crate::journal) fn note_suspicion(&mut self, backend: &str, suspicion: Suspicion) {
-        let Suspicion { received: (from, until), points, lines } = suspicion;
-        self.note(Gap { from, points, lines, ..Gap::of_anything(backend, until, GapReason::Peer) });
-    }
-
-    /// The other relay has delivered whatever it owed a backend. Returns how many gaps that closes.
-    pub(in crate::journal) fn close_suspicions(&mut self, backend: &str) -> usize {
-        self.close(|gap| gap.backend == backend && gap.reason == GapReason::Peer)
+    /// What the other relay owed a backend when it went: this instead of what was suspected before. Returns whether there was
+    /// something before.
+    pub(in crate::journal) fn replace_suspicion(&mut self, backend: &str, suspicion: Option<Suspicion>) -> bool {
+        let closed = self.close(|gap| gap.backend == backend && gap.reason == GapReason::Peer);
+        if let Some(Suspicion { received: (from, until), points, lines }) = suspicion {
+            self.note(Gap { from, points, lines, ..Gap::of_anything(backend, until, GapReason::Peer) });
+        }
+        closed > 0
     }
 
     /// A backend's copy is complete, says somebody who knows. Returns how many gaps that closes.
@@ -342,19 +341,23 @@ mod tests {
     }
 
     #[test]
-    fn what_the_other_relay_owed_is_a_gap_until_it_has_delivered_that() {
+    fn what_the_other_relay_owed_is_one_gap_until_it_has_delivered_that() {
         let mut gaps = Gaps::default();
         gaps.note(gap("a", 0, 1));
         let points = Span { from: 3, until: 9 };
-        gaps.note_suspicion("a", Suspicion { received: (5, 8), points, lines: 40 });
+        let suspicion = Suspicion { received: (5, 8), points, lines: 40 };
+        assert!(!gaps.replace_suspicion("a", Some(suspicion)));
+        // Told again, it is the same.
+        assert!(gaps.replace_suspicion("a", Some(suspicion)));
         let known = gaps.iter().last().cloned().expect("a gap");
         assert_eq!((known.reason.name(), known.from, known.until, known.lines), ("peer", 5, 8, 40));
         assert!(known.is_unsure && known.points == points && known.touches("any", &Span { from: 9, until: 10 }));
         // Both backends may lack it, and one of them may not.
-        gaps.note_suspicion("b", Suspicion { received: (5, 8), points, lines: 40 });
+        gaps.replace_suspicion("b", Some(suspicion));
         assert!(!known.is_shared_by(gaps.iter().last().expect("a gap")));
         assert_eq!(GapReason::of_name("peer"), Some(GapReason::Peer));
-        assert_eq!((gaps.close_suspicions("a"), gaps.close_suspicions("a"), gaps.iter().len()), (1, 0, 2));
+        assert!(gaps.replace_suspicion("a", None) && !gaps.replace_suspicion("a", None));
+        assert_eq!(gaps.iter().len(), 2);
     }
 
     #[test]

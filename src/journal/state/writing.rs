@@ -83,6 +83,12 @@ impl State {
         jobs
     }
 
+    /// Whether records below this sequence are written, or gone, and the disk takes more; always so without a disk.
+    pub(in crate::journal) fn is_written_below(&self, sequence: u64) -> bool {
+        let Some(disk) = &self.disk else { return true };
+        disk.writing_is == Condition::Ok && !disk.sync_fails && disk.next_write >= sequence
+    }
+
     /// Whether there is something to write.
     pub(in crate::journal) fn has_work(&self) -> bool {
         let Some(disk) = &self.disk else { return false };

@@ -58,7 +58,9 @@ impl Snapshots {
 
     /// What this relay says to the other one of its pair, taken after this was called.
     pub(super) async fn report(&self) -> Arc<Report> {
-        self.reports.next(|| self.view.report()).await
+        let report = self.reports.next(|| self.view.report()).await;
+        self.view.reports.note();
+        report
     }
 
     /// What the figures were.

@@ -124,6 +124,11 @@ impl Listener {
         self.workers.iter().filter_map(|worker| worker.socket.open()).map(|socket| socket.try_clone()).collect()
     }
 
+    /// What was counted of the kernel's drops, of each of its sockets.
+    pub(super) fn last_drops(&self) -> impl Iterator<Item = u32> {
+        self.workers.iter().map(|worker| worker.socket.last_drops())
+    }
+
     /// Tells the workers to empty their sockets, hand over what they have, and end.
     pub fn stop(&self) {
         self.workers.iter().for_each(|worker| worker.stop.set());
@@ -206,12 +211,12 @@ fn bind_all(setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-fn adopt_all(passed: Vec<UdpSocket>, setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {
+fn adopt_all(passed: Vec<(UdpSocket, u32)>, setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {
     if group.is_some() && passed.len() > 1 {
         let what = "several passed sockets have this multicast address, and each would get every datagram: pass one";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
-    let adopt = |socket| Socket::adopt(socket, setup.receive_buffer);
+    let adopt = |(socket, drops)| Ok(Socket::adopt(socket, setup.receive_buffer)?.after(drops));
     let sockets = passed.into_iter().map(adopt).collect::<io::Result<Vec<_>>>()?;
     join(&sockets, group)?;
     Ok(sockets)

@@ -59,6 +59,18 @@ impl Socket {
         Ok(Self { address, charged_bytes, seen: Mutex::new(seen) })
     }
 
+    /// The same socket, of whose drops so many were counted before.
+    #[must_use]
+    pub fn after(self, drops: u32) -> Self {
+        self.lock().last_drops = drops;
+        self
+    }
+
+    /// The kernel's counter of drops as it was read last.
+    pub fn last_drops(&self) -> u32 {
+        self.lock().last_drops
+    }
+
     /// The address it listens on, with the port that the kernel gave.
     pub fn address(&self) -> SocketAddr {
         self.address

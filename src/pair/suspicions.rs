@@ -1,0 +1,247 @@
+//! What the other relay owed the backends and may never deliver.
+//!
+//! An entry is *open* while that relay is there and owes a backend more than what is on its way, and *closed* once it is gone:
+//! then it is a gap in the journal. A file in the data folder keeps them, since whoever was away may be back when this relay has
+//! been restarted, and both may have lost power at once. Entries of several journals stand beside each other: a relay that
+//! comes back with a new one has not delivered what the old one held.
+//!
+//! Bounds: [`MOST`] entries; one for each journal and backend. The file is written when an entry comes or goes.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Suspicion;
+use crate::pair::link::Heard;
+use crate::pair::report::Owed;
+use crate::pair::{nanoseconds, oldest};
+use crate::protocol::Span;
+
+/// Entries kept: the oldest go first.
+const MOST: usize = 100;
+/// Before the oldest line that was owed, others may have been taken that were not counted yet, in nanoseconds.
+const MARGIN: u64 = 1_000_000_000;
+/// The file's name.
+const NAME: &str = "peer.json";
+
+/// All entries.
+#[derive(Debug)]
+pub(super) struct Suspicions {
+    entries: Vec<Entry>,
+    file: PathBuf,
+    has_changed: bool,
+}
+
+/// What one journal owes, or owed, one backend.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+struct Entry {
+    /// The journal's number; none of one that is in memory only: nobody comes back with that.
+    journal: Option<String>,
+    backend: String,
+    /// When the oldest line was received; nanoseconds since 1970.
+    from: u64,
+    /// When the last one was, at most; none while that relay is there.
+    until: Option<u64>,
+    /// The times of the points.
+    points: (i64, i64),
+    lines: u64,
+}
+
+impl Suspicions {
+    /// Those that the data folder keeps. Whoever owed something when this relay ended is suspected until it is heard.
+    pub(super) fn open(data_dir: &Path, now: SystemTime) -> Self {
+        let file = data_dir.join(NAME);
+        let mut entries: Vec<Entry> =
+            std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        entries.truncate(MOST);
+        entries.iter_mut().for_each(|entry| entry.close(nanoseconds(now)));
+        Self { entries, file, has_changed: false }
+    }
+
+    /// The other relay is there. What it has delivered is not suspected any more; `is_behind` says whether it owes this backend
+    /// more than what is on its way.
+    pub(super) fn note_heard(&mut self, heard: &Heard, owed: &Owed, is_behind: bool) {
+        let journal = &heard.report.identity;
+        let is_own = |entry: &Entry| entry.journal == *journal && entry.backend == owed.name;
+        // Ages are told by that machine's clock. One that is off says nothing.
+        let is_clock_right = heard.report.wall.abs_diff(nanoseconds(heard.wall)) < 60_000_000_000;
+        let is_delivered = |until: u64| {
+            owed.pending_lines == 0 || (is_clock_right && oldest(owed, heard) > until.saturating_add(MARGIN))
+        };
+        let before = self.entries.len();
+        if journal.is_some() {
+            self.entries.retain(|entry| {
+                !is_own(entry)
+                    || match entry.until {
+                        Some(until) => !is_delivered(until),
+                        None => is_behind,
+                    }
+            });
+        }
+        let is_known = self.entries.iter().any(|entry| is_own(entry) && entry.until.is_none());
+        if is_behind && !is_known {
+            self.entries.push(Entry::new(journal.clone(), owed, heard));
+        }
+        self.has_changed |= before != self.entries.len() || (is_behind && !is_known);
+        self.bound();
+    }
+
+    /// The other relay is gone, and so is what it owed this backend when it was heard last.
+    pub(super) fn note_gone(&mut self, heard: &Heard, owed: &Owed, now: SystemTime) {
+        let entry = Entry::new(heard.report.identity.clone(), owed, heard);
+        let known =
+            self.entries.iter().position(|known| known.journal == entry.journal && known.backend == entry.backend);
+        let mut entry = match known.map(|place| self.entries.remove(place)) {
+            Some(known) => Entry {
+                from: known.from.min(entry.from),
+                points: (known.points.0.min(entry.points.0), known.points.1.max(entry.points.1)),
+                ..entry
+            },
+            None => entry,
+        };
+        entry.close(nanoseconds(now));
+        self.entries.push(entry);
+        self.has_changed = true;
+        self.bound();
+    }
+
+    /// Somebody vouches for a backend.
+    pub(super) fn forget(&mut self, backend: &str) {
+        let before = self.entries.len();
+        self.entries.retain(|entry| entry.backend != backend || entry.until.is_none());
+        self.has_changed |= before != self.entries.len();
+    }
+
+    /// What may be missing from a backend's copy; none if nothing is suspected.
+    pub(super) fn of(&self, backend: &str) -> Option<Suspicion> {
+        let closed = self.entries.iter().filter(|entry| entry.backend == backend).filter_map(|entry| {
+            let points = Span { from: entry.points.0, until: entry.points.1 };
+            Some(Suspicion { received: (entry.from, entry.until?), points, lines: entry.lines })
+        });
+        closed.reduce(|one, other| Suspicion {
+            received: (one.received.0.min(other.received.0), one.received.1.max(other.received.1)),
+            points: one.points.and(other.points),
+            lines: one.lines + other.lines,
+        })
+    }
+
+    /// Whether something came or went that was not saved yet.
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_changed
+    }
+
+    /// The file and what is to be in it, where that has changed.
+    pub(super) fn take_change(&mut self) -> Option<(PathBuf, Vec<u8>)> {
+        std::mem::take(&mut self.has_changed)
+            .then(|| (self.file.clone(), serde_json::to_vec(&self.entries).unwrap_or_default()))
+    }
+
+    fn bound(&mut self) {
+        self.entries.drain(..self.entries.len().saturating_sub(MOST));
+    }
+}
+
+impl Entry {
+    /// Of what is owed, and still grows.
+    fn new(journal: Option<String>, owed: &Owed, heard: &Heard) -> Self {
+        let from = oldest(owed, heard).saturating_sub(MARGIN);
+        let lacks = &owed.lacks;
+        let is_anything = lacks.gap_count > 0 || lacks.has_statement;
+        let (earliest, latest) = if is_anything { (i64::MIN, i64::MAX) } else { (signed(from), signed(from)) };
+        let points = (
+            lacks.pending_from.map_or(earliest, |known| known.min(earliest)),
+            lacks.pending_until.map_or(latest, |known| known.max(latest)),
+        );
+        Self { journal, backend: owed.name.clone(), from, until: None, points, lines: owed.pending_lines }
+    }
+
+    /// No more comes. What came last has points of its own time, as far as anybody knows.
+    fn close(&mut self, now: u64) {
+        if self.until.is_none() {
+            (self.until, self.points.1) = (Some(now), self.points.1.max(signed(now)));
+        }
+    }
+}
+
+fn signed(time: u64) -> i64 {
+    i64::try_from(time).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::pair::report::Report;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn at(seconds: u64) -> SystemTime {
+        NOW + Duration::from_secs(1_000_000 + seconds)
+    }
+
+    fn heard(journal: &str, seconds: u64) -> Heard {
+        let wall = at(seconds);
+        let report = Report { identity: Some(journal.to_owned()), wall: nanoseconds(wall), ..Report::default() };
+        Heard { report, at: Instant::now(), wall }
+    }
+
+    fn owed(lines: u64, age: f64) -> Owed {
+        Owed { name: "b".to_owned(), pending_lines: lines, oldest_seconds: age, ..Owed::default() }
+    }
+
+    #[test]
+    fn what_was_owed_is_suspected_until_the_same_journal_has_delivered_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut known = Suspicions::open(folder.path(), at(0));
+        known.note_heard(&heard("x", 0), &owed(40, 0.3), false);
+        assert!(known.take_change().is_none() && known.of("b").is_none(), "what is on its way is no news");
+        known.note_gone(&heard("x", 10), &owed(40, 5.0), at(16));
+        // Told again after a blip, it is not twice as much.
+        known.note_gone(&heard("x", 10), &owed(40, 5.0), at(20));
+        let found = known.of("b").expect("suspected");
+        assert_eq!((found.lines, found.received), (40, (nanoseconds(at(4)), nanoseconds(at(20)))));
+        assert_eq!(found.points, Span { from: signed(nanoseconds(at(4))), until: signed(nanoseconds(at(20))) });
+        // Another journal has delivered nothing of it, and may owe something of its own.
+        known.note_heard(&heard("y", 30), &owed(0, 0.0), false);
+        known.note_gone(&heard("y", 40), &owed(2, 1.0), at(46));
+        assert_eq!(known.of("b").map(|found| found.lines), Some(42));
+        known.note_heard(&heard("y", 50), &owed(0, 0.0), false);
+        assert_eq!(known.of("b").map(|found| found.lines), Some(40));
+        // The first one is back: what it has now is as old, then younger.
+        known.note_heard(&heard("x", 60), &owed(40, 50.0), true);
+        assert!(known.of("b").is_some());
+        let mut slow = heard("x", 61);
+        slow.report.wall = nanoseconds(at(0));
+        slow.report.wall -= 3_600_000_000_000;
+        known.note_heard(&slow, &owed(40, 0.0), false);
+        assert!(known.of("b").is_some(), "a clock that is off says nothing");
+        known.note_heard(&heard("x", 62), &owed(7, 1.0), false);
+        assert!(known.of("b").is_none());
+    }
+
+    #[test]
+    fn whoever_owed_something_when_both_lost_power_is_suspected() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut known = Suspicions::open(folder.path(), at(0));
+        known.note_heard(&heard("x", 0), &owed(40, 9.0), true);
+        known.note_heard(&heard("x", 1), &owed(50, 10.0), true);
+        assert!(known.of("b").is_none(), "it is there");
+        let (file, content) = known.take_change().expect("a change");
+        assert!(known.take_change().is_none());
+        std::fs::write(&file, content).expect("write");
+        let mut again = Suspicions::open(folder.path(), at(500));
+        assert_eq!(again.of("b").map(|found| found.received.1), Some(nanoseconds(at(500))));
+        again.note_heard(&heard("x", 510), &owed(0, 0.0), false);
+        assert!(again.of("b").is_none() && again.take_change().is_some());
+        // An operator's word ends it as well.
+        again.note_gone(&heard("x", 520), &owed(3, 3.0), at(530));
+        again.forget("b");
+        assert!(again.of("b").is_none());
+        for number in 0..300 {
+            again.note_gone(&heard(&number.to_string(), 540), &owed(1, 1.0), at(550));
+        }
+        assert_eq!(again.entries.len(), MOST);
+    }
+}
