@@ -1,8 +1,8 @@
 //! Whether the other relay is there: a pure function of what was heard of it, and when.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::pair::report::Report;
+use crate::pair::report::{Owed, Report};
 
 /// A relay that was silent for so long is gone: a restart takes less.
 pub(super) const GONE_AFTER: Duration = Duration::from_secs(5);
@@ -38,6 +38,20 @@ pub(super) struct Heard {
     pub(super) report: Report,
     pub(super) at: Instant,
     pub(super) wall: SystemTime,
+}
+
+impl Heard {
+    /// When the oldest line that is owed was received, by this machine's clock; nanoseconds since 1970.
+    pub(super) fn oldest(&self, owed: &Owed) -> u64 {
+        let age = Duration::try_from_secs_f64(owed.oldest_seconds).unwrap_or_default();
+        nanoseconds(self.wall.checked_sub(age).unwrap_or(UNIX_EPOCH))
+    }
+}
+
+/// A time in nanoseconds since 1970.
+pub(super) fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What a try changed.

@@ -25,7 +25,7 @@ mod suspicions;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use http::{Request, StatusCode, Uri};
@@ -341,17 +341,6 @@ fn client(setup: &Setup) -> Result<Client, ClientTlsError> {
     Ok(Client::new(&setup.peer, tls, TIMES))
 }
 
-/// When the oldest line that is owed was received, by this machine's clock; nanoseconds since 1970.
-fn oldest(owed: &Owed, heard: &Heard) -> u64 {
-    let age = Duration::try_from_secs_f64(owed.oldest_seconds).unwrap_or_default();
-    nanoseconds(heard.wall.checked_sub(age).unwrap_or(UNIX_EPOCH))
-}
-
-fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// `silent`: how long it has not said how it is, though it should have, in seconds.
 fn lacks_of(owed: &Owed, heard: &Heard, range: &Span, silent: f64) -> Option<Completeness> {
     let Completeness { pending_from, pending_until, gaps, gap_count, has_statement, .. } = &owed.lacks;
@@ -363,7 +352,7 @@ fn lacks_of(owed: &Owed, heard: &Heard, range: &Span, silent: f64) -> Option<Com
     let found = Completeness {
         pending_from: Some(pending.from).filter(|_| is_behind),
         pending_until: Some(pending.until).filter(|_| is_behind),
-        pending_since: Some(oldest(owed, heard)).filter(|_| is_behind),
+        pending_since: Some(heard.oldest(owed)).filter(|_| is_behind),
         is_behind,
         gaps: Vec::new(),
         gap_count,

@@ -13,9 +13,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Suspicion;
-use crate::pair::link::Heard;
+use crate::pair::link::{Heard, nanoseconds};
 use crate::pair::report::Owed;
-use crate::pair::{nanoseconds, oldest};
 use crate::protocol::Span;
 
 /// Entries kept: the oldest go first.
@@ -67,7 +66,7 @@ impl Suspicions {
         // Ages are told by that machine's clock. One that is off says nothing.
         let is_clock_right = heard.report.wall.abs_diff(nanoseconds(heard.wall)) < 60_000_000_000;
         let is_delivered = |until: u64| {
-            owed.pending_lines == 0 || (is_clock_right && oldest(owed, heard) > until.saturating_add(MARGIN))
+            owed.pending_lines == 0 || (is_clock_right && heard.oldest(owed) > until.saturating_add(MARGIN))
         };
         let before = self.entries.len();
         if journal.is_some() {
@@ -145,7 +144,7 @@ impl Suspicions {
 impl Entry {
     /// Of what is owed, and still grows.
     fn new(journal: Option<String>, owed: &Owed, heard: &Heard) -> Self {
-        let from = oldest(owed, heard).saturating_sub(MARGIN);
+        let from = heard.oldest(owed).saturating_sub(MARGIN);
         let lacks = &owed.lacks;
         let is_anything = lacks.gap_count > 0 || lacks.has_statement;
         let (earliest, latest) = if is_anything { (i64::MIN, i64::MAX) } else { (signed(from), signed(from)) };
