@@ -98,6 +98,11 @@ pub trait HandOver: Send {
     /// The batch, where there is no room; its lines are the caller's to count as dropped.
     fn hand_over(&self, batch: Batch) -> Result<(), Batch>;
 
+    /// A batch found no room, and its lines are counted as dropped: whoever shows what is missing is to know which.
+    fn lose(&self, batch: &Batch) {
+        let _ = batch;
+    }
+
     /// Lines of all batches that it has taken from this worker, by its own count.
     fn handed_over(&self) -> u64;
 

@@ -42,9 +42,9 @@ use tokio::sync::Notify;
 
 use crate::batch::{Batch, Received, Span};
 use disk::{DiskOptions, DiskThreads, OpenError, Storage, Syncer, Writer};
-use ring::Consumer;
+use ring::{Consumer, RingLoss};
 use shared::{Files, Shared};
-use state::gaps::Gaps;
+use state::gaps::{Gaps, Loss};
 use state::{Backend, State};
 
 pub use reader::Reader;
@@ -213,6 +213,20 @@ impl Journal {
         self.shared.wake[backend].notify_one();
     }
 
+    /// Notes what found no room in the ring: no backend has it.
+    pub fn note_lost(&self, lost: &[RingLoss]) {
+        if !lost.is_empty() {
+            self.shared.lock().note_lost(lost.iter().map(|one| Loss {
+                destination: &one.destination,
+                lines: one.lines,
+                received: one.received,
+                points: one.points,
+                is_unsure: false,
+            }));
+            self.shared.sync.notify_all();
+        }
+    }
+
     /// A backend's copy is complete, says somebody who knows: its gaps are closed. Returns how many there were.
     pub fn vouch(&self, backend: usize) -> usize {
         self.change_gaps(backend, Gaps::vouch)
@@ -331,5 +345,24 @@ mod tests {
         // What is lost is not pending for ever: the identity fails.
         journal.shared.lock().logs[0].records.pop_back();
         assert_eq!(pending(), (20, 40));
+    }
+
+    #[test]
+    fn what_found_no_room_is_every_backends_gap_and_makes_none_worse() {
+        let setup = |name: &str| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 };
+        let journal = Journal::new(1 << 20, &[setup("a"), setup("b")]);
+        let (database, retention_policy) = ("db".to_owned(), String::new());
+        let destination = Destination { database, retention_policy, precision: Precision::Nanoseconds };
+        let points = Span { from: 5, until: 9 };
+        journal.note_lost(&[]);
+        journal.note_lost(&[RingLoss { destination, lines: 7, received: (1, 2), points }]);
+        let gaps = journal.shared.lock().gaps.iter().cloned().collect::<Vec<_>>();
+        let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.reason.name())).collect();
+        assert_eq!(seen, [("a", 7, "ring_full"), ("b", 7, "ring_full")]);
+        assert!(journal.completeness(0, Some("db"), &points, &[1]).is_complete());
+        assert_eq!(journal.dropped_lines(), [0, 0], "whoever lost them counts them");
+        // Where one copy was mended, the other one lacks them.
+        journal.vouch(1);
+        assert_eq!(journal.completeness(0, Some("db"), &points, &[1]).gap_count, 1);
     }
 }

@@ -5,21 +5,26 @@
 //! consumer says that it is hard pressed.
 //!
 //! Lines are counted where they pass: by each producer when it pushes, and by the consumer when it pops. What was pushed
-//! and not popped is in the ring.
+//! and not popped is in the ring. What was lost for want of room is summed up for each destination, so that it is a gap.
+//!
+//! Bounds: the batches; destinations of which losses are told apart.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
 
-use crate::batch::{Batch, HandOver};
+use crate::batch::{Batch, Destination, HandOver, Span};
+
+/// Destinations of which losses are told apart.
+const MOST_LOST: usize = 64;
 
 /// Makes a ring with room for this many batches.
 pub fn ring(batches: usize) -> (Producer, Consumer) {
     let ((batches, taken), (wake, woken)) = (bounded(batches), bounded(1));
-    let (is_pressed, is_full, popped_lines) = Default::default();
-    let ring = Arc::new(Ring { batches, wake, is_pressed, is_full, popped_lines });
+    let (is_pressed, is_full, popped_lines, lost) = Default::default();
+    let ring = Arc::new(Ring { batches, wake, is_pressed, is_full, popped_lines, lost });
     (Producer::of(&ring), Consumer { ring, batches: taken, woken })
 }
 
@@ -34,6 +39,21 @@ struct Ring {
     is_full: AtomicBool,
     /// Lines that were popped.
     popped_lines: AtomicU64,
+    /// What found no room, since the consumer looked last: seldom anything.
+    lost: Mutex<Vec<RingLoss>>,
+}
+
+/// Lines of one destination that found no room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingLoss {
+    /// Where they were to go; an empty database stands for several.
+    pub destination: Destination,
+    /// How many they are.
+    pub lines: u64,
+    /// When they were received: from, and until; nanoseconds since 1970.
+    pub received: (u64, u64),
+    /// The times of their points.
+    pub points: Span,
 }
 
 /// A worker's end. A clone is the end of another worker: it shares the ring, and counts for itself.
@@ -61,6 +81,31 @@ impl HandOver for Producer {
         self.ring.batches.try_send(batch).map_err(TrySendError::into_inner)?;
         self.pushed_lines.fetch_add(lines, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn lose(&self, batch: &Batch) {
+        let mut lost = self.ring.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let wall = batch.received.wall;
+        let known = lost.iter().position(|known| known.destination == *batch.destination);
+        // Beyond so many, one stands for all.
+        let known = known.or_else(|| (lost.len() >= MOST_LOST).then_some(0));
+        match known.and_then(|place| lost.get_mut(place)) {
+            Some(known) => {
+                if known.destination != *batch.destination {
+                    known.destination.database.clear();
+                    known.destination.retention_policy.clear();
+                }
+                known.lines += batch.lines;
+                known.received = (known.received.0.min(wall), known.received.1.max(wall));
+                known.points = known.points.and(batch.points);
+            }
+            None => lost.push(RingLoss {
+                destination: (*batch.destination).clone(),
+                lines: batch.lines,
+                received: (wall, wall),
+                points: batch.points,
+            }),
+        }
     }
 
     fn handed_over(&self) -> u64 {
@@ -105,6 +150,11 @@ impl Consumer {
         Some(batch)
     }
 
+    /// What found no room since this was called last.
+    pub fn take_lost(&self) -> Vec<RingLoss> {
+        std::mem::take(&mut *self.ring.lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Says whether batches come faster than they can be kept safe.
     pub fn set_pressed(&self, is_pressed: bool) {
         self.ring.is_pressed.store(is_pressed, Ordering::Relaxed);
@@ -129,7 +179,7 @@ impl Consumer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Destination, Received, Span};
+    use crate::batch::Received;
     use crate::protocol::Precision;
 
     fn batch() -> Batch {
@@ -176,6 +226,33 @@ mod tests {
         consumer.pop().expect("a batch");
         assert!(consumer.pop().is_none());
         assert_eq!(one.popped_lines(), 75);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_summed_up_for_each_destination() {
+        let (producer, consumer) = ring(1);
+        let of = |database: &str, wall: u64| {
+            let destination = Destination { database: database.to_owned(), ..(*batch().destination).clone() };
+            let received = Received { wall, ..Received::now() };
+            let points = Span { from: wall.cast_signed(), until: wall.cast_signed() };
+            Batch { destination: Arc::new(destination), received, points, ..batch() }
+        };
+        assert!(consumer.take_lost().is_empty());
+        for (database, wall) in [("a", 5), ("b", 6), ("a", 9), ("a", 3)] {
+            producer.lose(&of(database, wall));
+        }
+        let lost = consumer.take_lost();
+        let seen: Vec<_> =
+            lost.iter().map(|one| (one.destination.database.as_str(), one.lines, one.received)).collect();
+        assert_eq!(seen, [("a", 3, (3, 9)), ("b", 1, (6, 6))]);
+        assert_eq!(lost[0].points, Span { from: 3, until: 9 });
+        assert!(consumer.take_lost().is_empty());
+        for number in 0..MOST_LOST as u64 + 10 {
+            producer.lose(&of(&number.to_string(), number));
+        }
+        let lost = consumer.take_lost();
+        assert_eq!((lost.len(), lost[0].destination.database.as_str(), lost[0].lines), (MOST_LOST, "", 11));
+        assert_eq!(lost.iter().map(|one| one.lines).sum::<u64>(), MOST_LOST as u64 + 10);
     }
 
     #[test]

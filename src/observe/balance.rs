@@ -108,6 +108,7 @@ fn the_ledger_balances_at_every_look_while_everything_moves() {
         loop {
             let is_last = taking.load(Ordering::Acquire);
             while journal.take(&consumer) {}
+            journal.note_lost(&consumer.take_lost());
             if is_last {
                 return;
             }
@@ -159,6 +160,9 @@ fn the_ledger_balances_at_every_look_while_everything_moves() {
         assert_eq!(backend.pending_lines, 0);
         let gone = backend.delivered_lines + backend.rejected() + backend.dropped_lines["ring_full"];
         assert_eq!(gone, last.accepted_lines);
+        // Each loss is a gap.
+        let gaps = last.journal.gaps.iter().filter(|gap| gap.backend == backend.name && gap.reason == "ring_full");
+        assert_eq!(gaps.map(|gap| gap.lines).sum::<u64>(), backend.dropped_lines["ring_full"]);
     }
 }
 

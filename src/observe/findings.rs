@@ -6,7 +6,9 @@
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::journal::DropReason;
 use crate::journal::disk::Condition;
+use crate::observe::gap::Gap;
 use crate::observe::pair::PairStatus;
 use crate::observe::status::{Backend, JournalStatus, Receive, Status};
 use crate::observe::text::{counted, sum, whole_seconds};
@@ -52,6 +54,7 @@ pub fn findings(status: &Status) -> Vec<Finding> {
         of_backend(&mut found, backend, status);
     }
     of_gaps(&mut found, status);
+    of_what_nobody_has(&mut found, status);
     of_journal(&mut found, &status.journal);
     for receive in &status.receive {
         of_listener(&mut found, receive);
@@ -169,7 +172,9 @@ fn of_state(found: &mut Vec<Finding>, backend: &Backend, waits: &str) {
 
 fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
     for backend in &status.backends {
-        let gaps: Vec<_> = status.journal.gaps.iter().filter(|gap| gap.backend == backend.name).collect();
+        // What no backend has, no other one can give.
+        let is_own = |gap: &&Gap| gap.backend == backend.name && gap.reason != DropReason::RingFull.name();
+        let gaps: Vec<_> = status.journal.gaps.iter().filter(is_own).collect();
         let Some(first) = gaps.first() else { continue };
         let (name, lines) = (&backend.name, sum(gaps.iter().map(|gap| &gap.lines)));
         let until = gaps.iter().map(|gap| gap.until.as_str()).max().unwrap_or_default();
@@ -203,6 +208,24 @@ fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
         let since = Some(first.from.clone());
         found.push(Finding { since, ..finding(Severity::Warning, name, what, &to_do) });
     }
+}
+
+/// What found no room in front of the journal is a gap of every backend.
+fn of_what_nobody_has(found: &mut Vec<Finding>, status: &Status) {
+    let gaps = &status.journal.gaps;
+    let Some(first) = gaps.iter().find(|gap| gap.reason == DropReason::RingFull.name()) else { return };
+    let same = gaps.iter().filter(|gap| gap.reason == first.reason && gap.backend == first.backend);
+    let (mut lines, mut until) = (0, first.until.as_str());
+    for gap in same {
+        (lines, until) = (lines + gap.lines, until.max(gap.until.as_str()));
+    }
+    let what = format!(
+        "{} found no room in front of the journal, received from {} to {until}: no backend has them",
+        counted(lines, "line"),
+        first.from
+    );
+    let to_do = "give the machine more CPU; twinflux backend NAME vouch, for each backend, takes this off the list";
+    found.push(finding(Severity::Note, "journal", what, to_do));
 }
 
 fn of_journal(found: &mut Vec<Finding>, journal: &JournalStatus) {

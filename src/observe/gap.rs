@@ -31,7 +31,7 @@ pub struct Gap {
     pub points_until: Option<String>,
     /// How many; 0 if that is not known.
     pub lines: u64,
-    /// `memory_full`, `quota`, `age` or `corrupt`; `joined` for a backend that came later than the journal,
+    /// `ring_full`, `memory_full`, `quota`, `age` or `corrupt`; `joined` for a backend that came later than the journal,
     /// `made` for a database that was gone, `peer` for what the pair's other relay owed when it went.
     pub reason: String,
 }

@@ -321,6 +321,7 @@ impl<H: HandOver> Lines<H> {
         self.publish(batch.lines);
         if let Err(batch) = self.out.hand_over(batch) {
             self.tally.ring_full += batch.lines;
+            self.out.lose(&batch);
             self.logs.ring_full(&batch);
         }
         self.publish(0);

@@ -124,6 +124,7 @@ pub(super) fn start(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::
             while journal.take(&ring) {
                 ring.set_pressed(journal.is_pressed());
             }
+            journal.note_lost(&ring.take_lost());
             let is_pressed = journal.is_pressed();
             ring.set_pressed(is_pressed);
             ring.set_full(journal.is_full());

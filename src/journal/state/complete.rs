@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::gaps::Gap;
+use super::gaps::{Gap, Loss};
 use super::lease::Lease;
+use super::ledger::DropReason;
 use super::{Backend, Log, State};
 use crate::batch::Span;
 
@@ -146,6 +147,15 @@ impl State {
     pub(in crate::journal) fn note_partly(&mut self, backend: usize, lease: &Lease) {
         if lease.letters.is_none() {
             self.backends[backend].partly.extend(lease.records.iter().map(|record| record.sequence));
+        }
+    }
+
+    /// Lines found no room in front of the journal: every backend lacks them. The ledger has them from whoever lost them.
+    pub(in crate::journal) fn note_lost<'a>(&mut self, losses: impl Iterator<Item = Loss<'a>>) {
+        for loss in losses {
+            for backend in &self.backends {
+                self.gaps.note(Gap::of(&backend.name, loss, DropReason::RingFull));
+            }
         }
     }
 

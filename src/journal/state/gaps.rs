@@ -1,6 +1,6 @@
 //! The gap ledger: what a backend lacks, when that was received, and the times of its points. It says which questions a copy
 //! can answer, and is the work list for repairing a mirror from its twin. Lines that never reached the journal (`ring_full`)
-//! are not in it: no twin has them.
+//! are every backend's gap: no twin has them, and no copy is worse for them than another.
 //!
 //! A backend that came later than the journal has a gap from the beginning of time, until an operator vouches for its copy.
 //!

@@ -45,6 +45,7 @@ impl<H: HandOver> Shelf<H> {
     pub(super) fn lose(&self, batch: &Batch) -> u64 {
         self.0.waiting.fetch_sub(batch.lines, Ordering::Relaxed);
         batch.lose();
+        self.0.out.lose(batch);
         batch.lines
     }
 }
