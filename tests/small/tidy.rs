@@ -179,6 +179,7 @@ const NAMES: &[&str] = &[
     ".gitignore",
     "Cargo.lock",
     "LICENSE",
+    "benches/record/run",
     "packaging/build",
     "packaging/image",
     "packaging/try",
