@@ -207,7 +207,7 @@ fn the_page_shows_a_full_disk_and_hosts_that_are_silent() {
         left_out(TEST, "there is no /usr/bin/chromium");
         return;
     }
-    let journal = "[journal]\ndisk = \"8MiB\"\nmemory = \"4MiB\"\nfull = \"drop_newest\"\n";
+    let journal = "[journal]\ndisk = \"8MiB\"\nmemory = \"4MiB\"\nfull = \"drop_newest\"\ncompression = \"none\"\n";
     let stand = Stand::with(journal);
     // A host that sends regularly, and then does not.
     let host = UdpSocket::bind("127.2.0.1:0").expect("bind");
