@@ -247,7 +247,11 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
         }
         _ => format!("echo '{line}' > /dev/{kind}/{host}/{port}    (in bash)"),
     };
-    let (listens, writes, admin) = (listens.join(", "), backends.join(", "), relay.admin());
+    let mut admin = relay.admin();
+    if admin.ip().is_unspecified() {
+        admin.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let (listens, writes) = (listens.join(", "), backends.join(", "));
     let version = env!("CARGO_PKG_VERSION");
     let scheme = if config.admin.tls_cert_file.is_some() { "https" } else { "http" };
     let how = match config.admin.users || config.admin.tls_cert_file.is_some() {

@@ -100,6 +100,7 @@ impl Doctor {
         ports(&config, running.is_some()).into_iter().for_each(|found| report.add(&found));
         report.add(&firewall(&config));
         backends(&config, &mut report);
+        pair(&config, &mut report);
         report.head("clock");
         report.add(&clock(begun, wall));
         report.add(&synchronisation());
@@ -336,6 +337,20 @@ fn backends(config: &Config, report: &mut Report) {
         };
         signs.iter().for_each(|sign| report.add(sign));
     }
+}
+
+/// The pair's other relay.
+fn pair(config: &Config, report: &mut Report) {
+    let Ok(Some(setup)) = config.pair.setup() else { return };
+    report.head("pair");
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    report.add(&match runtime.block_on(crate::pair::look(&setup)) {
+        Ok(said) => Sign::Well(format!("{} answers: a relay of version {}", setup.peer, said.version)),
+        Err(error) => Sign::Wrong(
+            format!("{} does not say how it is: {error}", setup.peer),
+            "start it, or see [pair] here, and [admin] listen, users and hosts there".to_owned(),
+        ),
+    });
 }
 
 /// Where the listeners' lines go, one for each database.

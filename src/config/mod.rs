@@ -88,6 +88,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether its only backend is the archive that a file without backends has.
+    pub fn has_default_backend(&self) -> bool {
+        matches!(&self.backend[..], [Backend { name, url: url::BackendUrl::Archive(path), .. }]
+            if name == "archive" && path.ends_with("archive"))
+    }
+
     /// Whether a backend has a password or a token, or the pair has one.
     pub fn holds_secrets(&self) -> bool {
         self.pair.token_file.is_some() || self.backend.iter().any(exposure::holds_secrets)

@@ -35,6 +35,10 @@ pub enum Sign {
 pub(super) async fn examine(probed: Probed, destinations: &[Arc<Destination>]) -> Vec<Sign> {
     match probed {
         Probed::Influx(mut influx) => of_influx(&mut influx, destinations).await,
+        Probed::Archive(archive) if !archive.folder().exists() => {
+            let folder = archive.folder().display();
+            vec![Sign::Well(format!("{folder} is not there yet: the relay makes it"))]
+        }
         Probed::Archive(archive) => match archive.check().await {
             Ok(what) => vec![Sign::Well(what)],
             Err(error) => vec![Sign::Wrong(error, "let the relay's user write there, and make room".to_owned())],

@@ -205,7 +205,8 @@ fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
         } else {
             format!("copy what is missing from the other backend; then: twinflux backend {name} vouch")
         };
-        let since = Some(first.from.clone());
+        // From the beginning of time is no news.
+        let since = Some(first.from.clone()).filter(|_| reasons != "joined");
         found.push(Finding { since, ..finding(Severity::Warning, name, what, &to_do) });
     }
 }

@@ -236,7 +236,12 @@ impl Metrics {
     fn encode_pair(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Some(pair) = &self.status.pair else { return Ok(()) };
         let peer = |value| vec![(vec![("peer", pair.peer.as_str())], value)];
-        gauge(out, "peer_up", "1 if the pair's other relay answers", peer(u64::from(pair.state == "up")))?;
+        gauge(
+            out,
+            "peer_up",
+            "1 if the pair's other relay answers",
+            peer(u64::from(pair.state == "up" && !pair.is_mute)),
+        )?;
         let held = pair.role.as_ref().map(|role| (Vec::new(), u64::from(role == "active")));
         gauge(out, "pair_address_held", "1 if this machine holds the pair's address", held.into_iter().collect())?;
         let odd = vec![(Vec::new(), u64::from(pair.is_odd))];

@@ -8,7 +8,7 @@ use crate::batch::Received;
 use crate::observe::findings::{Finding, Severity, finding};
 use crate::observe::text::whole_seconds;
 use crate::observe::view::{BackendView, View};
-use crate::pair::{Owed, Report, Seen, are_far_apart};
+use crate::pair::{LinkState, Owed, Report, Seen, are_far_apart};
 use crate::protocol::Span;
 use crate::sys::text::write_line;
 
@@ -70,6 +70,7 @@ impl PairStatus {
         let Seen { report, is_odd, is_self, strangers, .. } = seen;
         let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
         let role = |holds: Option<bool>| holds.map(|holds| if holds { "active" } else { "standby" }.to_owned());
+        let is_up = seen.state == LinkState::Up;
         let version = report.as_ref().map(|report| report.version.clone());
         Self {
             peer: seen.peer,
@@ -78,7 +79,7 @@ impl PairStatus {
             last_error: seen.error,
             address: seen.address.map(|address| address.to_string()),
             role: role(seen.holds_address),
-            peer_role: role(report.as_ref().and_then(|report| report.holds_address)),
+            peer_role: role(report.as_ref().and_then(|report| report.holds_address).filter(|_| is_up)),
             is_mute: seen.is_mute,
             is_odd,
             is_self,
@@ -104,15 +105,16 @@ impl PairStatus {
                 format!("the other relay {peer} is gone: {error}"),
                 "start it; this one takes what hosts send here",
             ),
+            "up" | "unknown" if self.is_mute => add(
+                Severity::Warning,
+                format!("the other relay {peer} answers, and does not say how it is: {error}"),
+                "see [pair] peer and token_file here, and [admin] users and hosts there; until then readers are told that \
+                 copies may lack something",
+            ),
             "unknown" if self.last_error.is_some() => add(
                 Severity::Warning,
                 format!("the other relay {peer} was not reached yet: {error}"),
                 "start it, or correct [pair] peer; its [admin] listen must be reachable from here",
-            ),
-            "up" if self.is_mute => add(
-                Severity::Warning,
-                format!("the other relay {peer} answers, and does not say how it is: {error}"),
-                "see [pair] token_file here, and [admin] users and hosts there",
             ),
             _ => {}
         }
@@ -151,7 +153,11 @@ impl PairStatus {
         for owed in self.backends.iter().filter(|owed| owed.pending_lines > 0 || !owed.complete) {
             let PeerBackend { name, pending_lines, lag_seconds, .. } = owed;
             let lag = whole_seconds(*lag_seconds);
-            write_line(&mut text, format_args!("    it owes {name} {pending_lines} lines, the oldest for {lag}"));
+            let (owes, when) = if self.state == "gone" { ("owed", " when it was heard last") } else { ("owes", "") };
+            write_line(
+                &mut text,
+                format_args!("    it {owes} {name} {pending_lines} lines, the oldest for {lag}{when}"),
+            );
         }
         text
     }

@@ -51,6 +51,8 @@ pub struct View {
     pub journal_pulse: Arc<Pulse>,
     /// Whether it stops: it takes nothing any more.
     pub is_stopping: Arc<AtomicBool>,
+    /// Whether another relay takes its place: what comes meanwhile waits.
+    pub is_followed: Arc<AtomicBool>,
     /// The reports that the other relay of a pair was given.
     pub reports: Arc<Reports>,
 }
@@ -284,6 +286,7 @@ pub(super) mod tests {
             pair: None,
             journal_pulse: Arc::new(Pulse::new("journal")),
             is_stopping: Arc::default(),
+            is_followed: Arc::default(),
             reports: Arc::new(Reports::new(1)),
         }
     }

@@ -78,18 +78,20 @@ pub(super) struct Link {
     pub(super) heard: Option<Heard>,
     /// Why the last try failed; none if it did not.
     pub(super) error: Option<String>,
+    /// Since when it answers something else than how it is; none if it does not.
+    pub(super) refused_since: Option<SystemTime>,
     failures: u32,
 }
 
 impl Link {
     pub(super) fn new(now: SystemTime) -> Self {
-        Self { state: LinkState::default(), since: now, heard: None, error: None, failures: 0 }
+        Self { state: LinkState::default(), since: now, heard: None, error: None, refused_since: None, failures: 0 }
     }
 
     /// It answered.
     pub(super) fn note_heard(&mut self, heard: Heard) -> Change {
         let before = std::mem::replace(&mut self.state, LinkState::Up);
-        (self.failures, self.error) = (0, None);
+        (self.failures, self.error, self.refused_since) = (0, None, None);
         let silent = self.heard.as_ref().map_or(Duration::ZERO, |last| heard.at.saturating_duration_since(last.at));
         if before != LinkState::Up {
             self.since = heard.wall;
@@ -109,8 +111,16 @@ impl Link {
     }
 
     /// It answers, and does not say how it is.
-    pub(super) fn note_refusal(&mut self, error: String) {
-        (self.failures, self.error) = (0, Some(error));
+    pub(super) fn note_refusal(&mut self, error: String, now: SystemTime) {
+        self.failures = 0;
+        self.error = Some(error);
+        self.refused_since.get_or_insert(now);
+    }
+
+    /// Since when nothing is known of what it owes, though it is there, or was; none if something is.
+    pub(super) fn blind_since(&self) -> Option<SystemTime> {
+        let since = self.refused_since?;
+        Some(self.heard.as_ref().map_or(since, |heard| heard.wall))
     }
 
     /// It did not answer.
@@ -150,7 +160,8 @@ mod tests {
             assert!(matches!(fail(&mut link, 45), Change::Nothing));
         }
         // One that says no is there.
-        link.note_refusal("403".to_owned());
+        link.note_refusal("403".to_owned(), wall);
+        assert_eq!(link.blind_since(), Some(wall));
         assert!(matches!(fail(&mut link, 46), Change::Nothing) && matches!(fail(&mut link, 46), Change::Nothing));
         assert!(matches!(fail(&mut link, 46), Change::Gone(_)) && matches!(fail(&mut link, 47), Change::Nothing));
         assert_eq!((link.state.name(), link.since), ("gone", wall));

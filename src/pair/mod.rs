@@ -36,7 +36,7 @@ use crate::net::{ClientTlsError, Secret, SecretFile, Times, Tls};
 use crate::protocol::Span;
 use crate::sys::replace;
 use crate::sys::text::{cut, printable};
-use link::{Change, Heard, Link};
+use link::{Change, Heard, Link, nanoseconds};
 use suspicions::Suspicions;
 
 pub use link::LinkState;
@@ -87,6 +87,8 @@ struct Known {
     /// Since when both hold the address, or none.
     odd_since: Option<Instant>,
     suspicions: Suspicions,
+    /// That the other relay cannot be asked was told.
+    is_told: bool,
 }
 
 /// Why there is no report.
@@ -110,7 +112,7 @@ pub struct Seen {
     pub error: Option<String>,
     /// What it said last.
     pub report: Option<Report>,
-    /// It should have said more by now: it answers something else, or has not for some seconds.
+    /// It answers, and does not say how it is.
     pub is_mute: bool,
     /// The address that one of both holds.
     pub address: Option<IpAddr>,
@@ -129,7 +131,7 @@ impl Pair {
     pub fn new(setup: Setup, journal: Journal, backends: Vec<String>, data_dir: &Path) -> Self {
         let now = SystemTime::now();
         let suspicions = Suspicions::open(data_dir, now);
-        let known = Known { link: Link::new(now), holds_address: None, odd_since: None, suspicions };
+        let known = Known { link: Link::new(now), holds_address: None, odd_since: None, suspicions, is_told: false };
         for (place, name) in backends.iter().enumerate() {
             journal.replace_suspicion(place, known.suspicions.of(name));
         }
@@ -144,7 +146,7 @@ impl Pair {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let asked = self.ask(&mut client, token.as_ref()).await;
+            let asked = ask(&self.setup, &mut client, token.as_ref()).await;
             if let (Err(Missed::Refused(_)), Some(file)) = (&asked, self.setup.token.clone()) {
                 // Whoever changes it need not restart anything. The file may be on a disk that hangs.
                 token = tokio::task::spawn_blocking(move || file.read().ok()).await.ok().flatten();
@@ -162,17 +164,16 @@ impl Pair {
         let strangers = report.as_ref().map_or_else(Vec::new, |report| {
             let theirs: Vec<&str> = report.backends.iter().map(|one| one.name.as_str()).collect();
             let ours = self.backends.iter().map(String::as_str);
-            let only_ours = ours.clone().filter(|name| !theirs.contains(name));
-            let only_theirs = theirs.iter().copied().filter(|name| !ours.clone().any(|known| known == *name));
-            only_ours.chain(only_theirs).map(str::to_owned).collect()
+            let only_ours = ours.clone().filter(|name| !theirs.contains(name)).map(|name| format!("{name} (here)"));
+            let only_theirs = theirs.iter().filter(|name| !ours.clone().any(|known| known == **name));
+            only_ours.chain(only_theirs.map(|name| format!("{name} (there)"))).collect()
         });
         Seen {
             peer: self.setup.peer.to_string().trim_end_matches('/').to_owned(),
             state: known.link.state,
             since: known.link.since,
             error: known.link.error.clone(),
-            is_mute: known.link.error.is_some()
-                && known.link.heard.as_ref().is_some_and(|heard| heard.at.elapsed() >= link::GONE_AFTER),
+            is_mute: known.link.refused_since.is_some() && known.link.state != LinkState::Gone,
             is_self: report.as_ref().is_some_and(|report| report.process == self.process),
             report,
             address: self.setup.address,
@@ -196,39 +197,23 @@ impl Pair {
     /// is gone, the journal's gaps tell.
     pub fn lacks(&self, backend: &str, range: &Span) -> Option<Completeness> {
         let known = self.lock();
+        // One that is there, and does not say what it owes, may owe anything that has come since it said so.
+        if let Some(since) = known.link.blind_since().filter(|_| known.link.state != LinkState::Gone) {
+            let since = nanoseconds(since);
+            let from = i64::try_from(since).unwrap_or(i64::MAX);
+            let unknown = Span { from, until: i64::MAX };
+            return unknown.meets(range).then(|| Completeness {
+                pending_from: Some(from),
+                pending_until: Some(i64::MAX),
+                pending_since: Some(since),
+                is_behind: true,
+                ..Completeness::default()
+            });
+        }
         let heard = known.link.heard.as_ref().filter(|_| known.link.state == LinkState::Up)?;
         let owed = heard.report.backends.iter().find(|one| one.name == backend)?;
         let silent = known.link.error.as_ref().map_or(0.0, |_| heard.at.elapsed().as_secs_f64());
         lacks_of(owed, heard, range, silent)
-    }
-
-    async fn ask(&self, client: &mut Client, token: Option<&Secret>) -> Result<Report, Missed> {
-        let authority = self.setup.peer.authority().map(ToString::to_string).unwrap_or_default();
-        let request = || {
-            let mut request = Request::new(Payload::default());
-            *request.uri_mut() = Uri::from_static(PATH);
-            let headers = request.headers_mut();
-            headers.extend(HeaderValue::from_str(&authority).ok().map(|host| (HOST, host)));
-            headers.insert(USER_AGENT, HeaderValue::from_static(concat!("twinflux/", env!("CARGO_PKG_VERSION"))));
-            let token =
-                token.as_ref().and_then(|token| HeaderValue::from_str(&format!("Token {}", token.expose())).ok());
-            headers.extend(token.map(|mut value| {
-                value.set_sensitive(true);
-                (AUTHORIZATION, value)
-            }));
-            request
-        };
-        let answer = client.send(request).await.map_err(|error| Missed::Silent(error.to_string()))?;
-        let shown = |text: &str| printable(cut(text.trim(), ERROR_BYTES)).into_owned();
-        match answer.status {
-            StatusCode::OK => serde_json::from_str(&answer.body).map_err(|error| {
-                Missed::Refused(format!("what answers there is no relay ({})", shown(&error.to_string())))
-            }),
-            StatusCode::UNAUTHORIZED => Err(Missed::Refused(
-                "it asks for a user: set token_file to a token that may administer there".to_owned(),
-            )),
-            status => Err(Missed::Refused(format!("it answered {status}: {}", shown(&answer.body)))),
-        }
     }
 
     /// Notes what came of a try, and what follows for the backends' copies: at once, so that no reader comes in between.
@@ -239,10 +224,11 @@ impl Pair {
             Ok(report) => known.link.note_heard(Heard { report, at: Instant::now(), wall: SystemTime::now() }),
             Err(Missed::Silent(error)) => known.link.note_failure(error, Instant::now()),
             Err(Missed::Refused(error)) => {
-                known.link.note_refusal(error);
+                known.link.note_refusal(error, SystemTime::now());
                 Change::Nothing
             }
         };
+        self.tell_trouble(&mut known);
         known.holds_address = holds_address;
         let theirs = known.link.heard.clone().filter(|_| known.link.state == LinkState::Up);
         let is_odd =
@@ -250,7 +236,10 @@ impl Pair {
         known.odd_since = is_odd.then(|| known.odd_since.unwrap_or_else(Instant::now));
         self.tell(&change);
         if let Change::Gone(last) | Change::Replaced(last) = &change {
-            for owed in last.report.backends.iter().filter(|owed| !owed.is_settled() && self.has(&owed.name)) {
+            // One that had not said for a while how it was may owe anything.
+            let is_blind = known.link.blind_since().is_some();
+            let owing = last.report.backends.iter().filter(|owed| is_blind || !owed.is_settled());
+            for owed in owing.filter(|owed| self.has(&owed.name)) {
                 known.suspicions.note_gone(last, owed, SystemTime::now());
                 tell_owed(owed);
             }
@@ -289,6 +278,18 @@ impl Pair {
         }
     }
 
+    /// Tells once that the other relay cannot be asked; that it is gone is told apart.
+    fn tell_trouble(&self, known: &mut Known) {
+        let is_trouble = known.link.refused_since.is_some() || known.link.state == LinkState::Unknown;
+        let Some(error) = known.link.error.as_ref().filter(|_| is_trouble) else {
+            known.is_told = false;
+            return;
+        };
+        if !std::mem::replace(&mut known.is_told, true) {
+            tracing::warn!(peer = %self.setup.peer, error, "cannot learn from the other relay what it owes");
+        }
+    }
+
     fn tell(&self, change: &Change) {
         let peer = &self.setup.peer;
         match change {
@@ -311,6 +312,18 @@ impl Pair {
     }
 }
 
+/// Asks the other relay once.
+///
+/// # Errors
+/// Why it does not say how it is, as a sentence.
+pub async fn look(setup: &Setup) -> Result<Report, String> {
+    let mut client = client(setup).map_err(|error| error.to_string())?;
+    let token = setup.token.as_ref().map(SecretFile::read).transpose()?;
+    ask(setup, &mut client, token.as_ref()).await.map_err(|missed| match missed {
+        Missed::Silent(error) | Missed::Refused(error) => error,
+    })
+}
+
 /// Whether a setup can be used: its files can be read.
 ///
 /// # Errors
@@ -318,6 +331,35 @@ impl Pair {
 pub fn check(setup: &Setup) -> Result<(), String> {
     client(setup).map_err(|error| error.to_string())?;
     setup.token.as_ref().map_or(Ok(()), |file| file.read().map(|_| ()))
+}
+
+/// Asks the other relay.
+async fn ask(setup: &Setup, client: &mut Client, token: Option<&Secret>) -> Result<Report, Missed> {
+    let authority = setup.peer.authority().map(ToString::to_string).unwrap_or_default();
+    let request = || {
+        let mut request = Request::new(Payload::default());
+        *request.uri_mut() = Uri::from_static(PATH);
+        let headers = request.headers_mut();
+        headers.extend(HeaderValue::from_str(&authority).ok().map(|host| (HOST, host)));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("twinflux/", env!("CARGO_PKG_VERSION"))));
+        let token = token.as_ref().and_then(|token| HeaderValue::from_str(&format!("Token {}", token.expose())).ok());
+        headers.extend(token.map(|mut value| {
+            value.set_sensitive(true);
+            (AUTHORIZATION, value)
+        }));
+        request
+    };
+    let answer = client.send(request).await.map_err(|error| Missed::Silent(error.to_string()))?;
+    let shown = |text: &str| printable(cut(text.trim(), ERROR_BYTES)).into_owned();
+    match answer.status {
+        StatusCode::OK => serde_json::from_str(&answer.body).map_err(|error| {
+            Missed::Refused(format!("what answers there is no relay ({})", shown(&error.to_string())))
+        }),
+        StatusCode::UNAUTHORIZED => {
+            Err(Missed::Refused("it asks for a user: set token_file to a token that may administer there".to_owned()))
+        }
+        status => Err(Missed::Refused(format!("it answered {status}: {}", shown(&answer.body)))),
+    }
 }
 
 /// Whether a backend is owed more than what is on its way.

@@ -96,7 +96,8 @@ impl Relay {
 
     /// Ends within this time. `followed`: somebody takes its place, and waits so long for what still works on a file.
     fn end(mut self, time: Duration, followed: Option<Duration>) -> Status {
-        self.view.is_stopping.store(true, Ordering::Release);
+        let is_ending = if followed.is_some() { &self.view.is_followed } else { &self.view.is_stopping };
+        is_ending.store(true, Ordering::Release);
         // Requests may take a while to end. Datagrams are read meanwhile.
         let (datagrams, streams): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.workers).into_iter().partition(|(listener, _)| self.is_of_datagrams(*listener));

@@ -325,6 +325,7 @@ fn view(
             Arc::new(Pulse::new("journal").woken_by(move || wake.wake()))
         },
         is_stopping: Arc::default(),
+        is_followed: Arc::default(),
         reports: Arc::new(Reports::new(process)),
     }
 }

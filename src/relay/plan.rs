@@ -51,6 +51,8 @@ pub(super) struct Plan {
     anew: Vec<String>,
     /// Keys that only a restart changes.
     left: BTreeSet<String>,
+    /// Whether lines are in memory only, which another relay would not have.
+    is_in_memory: bool,
     /// Whether listeners keep their addresses.
     pub(super) has_same_listeners: bool,
     /// The running configuration with what is changed at once.
@@ -64,7 +66,8 @@ impl Plan {
     pub(super) fn new(running: &Config, new: &Config, can_succeed: bool) -> Self {
         let has_same_listeners = listens(running) == listens(new);
         // What is only in memory would be lost.
-        let can_succeed = can_succeed && running.journal.durability != Durability::Memory;
+        let is_in_memory = running.journal.durability == Durability::Memory;
+        let can_succeed = can_succeed && !is_in_memory;
         let at_once = with_what_is_at_once(running, new, has_same_listeners);
         let file = if can_succeed { with_what_is_anew(&at_once, new, has_same_listeners) } else { at_once.clone() };
         let mut anew = of_backends(&at_once.backend, &file.backend);
@@ -74,7 +77,7 @@ impl Plan {
             anew.push("the backends' order was changed".to_owned());
         }
         let (changed, left) = (differing(running, &at_once), differing(&file, new));
-        Self { changed, anew, left, has_same_listeners, at_once, file }
+        Self { changed, anew, left, is_in_memory, has_same_listeners, at_once, file }
     }
 
     /// What it does, and what it cannot, a sentence for each.
@@ -82,7 +85,8 @@ impl Plan {
         let at_once = self.changed.iter().map(|key| format!("{key} was changed"));
         let place = "another relay takes this one's place in this process: sockets stay open, connections end, figures begin anew";
         let place = (!self.anew.is_empty()).then(|| place.to_owned());
-        let left = self.left.iter().map(|key| format!("{key} differs, and is changed by a restart only"));
+        let why = if self.is_in_memory { " (durability is \"memory\")" } else { "" };
+        let left = self.left.iter().map(|key| format!("{key} differs, and is changed by a restart only{why}"));
         let sentences: Vec<String> = at_once.chain(self.anew.iter().cloned()).chain(left).chain(place).collect();
         if sentences.is_empty() { vec!["the configuration is as it was".to_owned()] } else { sentences }
     }
@@ -98,6 +102,12 @@ impl Plan {
     ) -> Result<Option<Box<Successor>>, String> {
         if self.anew.is_empty() {
             return Ok(None);
+        }
+        // A file that is being written is empty for a moment. Whoever means it can say so.
+        if self.file.has_default_backend() && !self.at_once.has_default_backend() {
+            return Err(
+                "the file names no [[backend]]: lines would go to an archive only; name the backends".to_owned()
+            );
         }
         let successor = Successor::new(self.file.clone(), listeners, admin);
         let config = &successor.config;
@@ -181,8 +191,9 @@ fn of_backends(running: &[Backend], new: &[Backend]) -> Vec<String> {
         let name = &one.name;
         match named(running, name) {
             None => Some(format!(
-                "backend {name} was added: it gets what comes from now on, and readers are sent to it once its copy is \
-                 complete, which you say by: twinflux backend {name} vouch"
+                "backend {name} was added: it gets what comes from now on, and what the journal has kept for that name; if the \
+                 journal does not know it, readers are sent to it once you say that its copy is complete: twinflux backend \
+                 {name} vouch"
             )),
             Some(known) if text(&known) != text(one) => Some(format!("backend {name} was changed")),
             Some(_) => None,

@@ -349,6 +349,15 @@ fn the_doctor_says_what_is_wrong_and_what_mends_it() {
     });
     let (code, said) = doctor(folder.path(), &config.replace(&well.url(), &refusing.url()), None);
     assert!(code == Some(1) && said.contains("telegraf takes no lines") && said.contains("cannot be read"), "{said}");
+    // An archive is looked at, and not made.
+    let archive = format!("file://{}/archive", folder.path().display());
+    let (code, said) = doctor(folder.path(), &config.replace(&well.url(), &archive), None);
+    assert!(code == Some(0) && said.contains("archive is not there yet"), "{said}");
+    assert!(!folder.path().join("archive").exists());
+    // The pair's other relay.
+    let paired = format!("{config}[pair]\npeer = \"http://{}\"\n", free_address());
+    let (code, said) = doctor(folder.path(), &paired, None);
+    assert!(code == Some(1) && said.contains("does not say how it is: cannot connect"), "{said}");
     // Nobody there, and no such file.
     let (code, said) = doctor(folder.path(), &config.replace(&well.url(), &format!("http://{}", free_address())), None);
     assert!(code == Some(1) && said.contains("start the server"), "{said}");

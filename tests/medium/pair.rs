@@ -111,7 +111,7 @@ fn a_relay_that_cannot_be_asked_or_is_the_same_is_told() {
     let relay = watching(&format!("http://{nobody}"), &url, |_| ());
     assert!(finding(&relay, "was not reached yet").contains("[pair] peer"));
     let stranger = Scripted::start(|_, _| (200, Vec::new(), "hello".to_owned()));
-    assert!(finding(&watching(&stranger.url(), &url, |_| ()), "not reached").contains("is no relay"));
+    assert!(finding(&watching(&stranger.url(), &url, |_| ()), "does not say how it is").contains("is no relay"));
     // Other backends, and a token.
     let folder = tempfile::tempdir().expect("folder");
     let tokens = folder.path().join("tokens");
@@ -124,12 +124,16 @@ fn a_relay_that_cannot_be_asked_or_is_the_same_is_told() {
     guarded.admin.users = true;
     let guarded = Running::start(guarded);
     let peer = format!("http://{}", guarded.admin);
-    assert!(finding(&watching(&peer, &url, |_| ()), "not reached").contains("set token_file"));
+    let blind = watching(&peer, &url, |_| ());
+    assert!(finding(&blind, "does not say how it is").contains("set token_file"));
+    // Nobody knows what it owes: no copy is called complete for what comes now.
+    wait_for("readers to be told", || blind.backend("a").read.filter(|read| read.serves != "yes"));
+    assert!(blind.get("/metrics").1.contains("} 0\n"), "peer_up");
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "secret\n").expect("write");
     let relay = watching(&peer, &url, |pair| pair.token_file = Some(secret.clone()));
     let told = finding(&relay, "only one of both relays has the backends");
-    assert!(told.contains("a, other"), "{told}");
+    assert!(told.contains("a (here), other (there)"), "{told}");
     assert_eq!(relay.status().pair.expect("a pair").state, "up");
     // Itself.
     let admin = free_address();

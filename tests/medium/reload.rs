@@ -197,6 +197,15 @@ fn backends_come_and_go_under_load_and_no_line_is_lost() {
     assert_eq!((&now["backends"][2]["complete"], &now["backends"][2]["state"]), (&false.into(), &"held".into()));
     assert_eq!(now["backends"][0]["read"]["serves"], "no");
     run(&["backend", "c", "release", "--data-dir", "data"], folder);
+    // A file that is being written is empty for a moment.
+    std::fs::write(folder.join("c.toml"), "").expect("write");
+    let (code, said) = {
+        relay.signal("-HUP");
+        let output = run(&["reload", "--data-dir", "data"], folder);
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    assert!(code == Some(1) && said.contains("the file names no [[backend]]"), "{said}");
+    assert_eq!(names(&status()).len(), 3);
     // What cannot work changes nothing, and ends nothing.
     write_backends(folder, any, &[of(0, "a"), ("d", "http://127.0.0.1:1\"\ntoken_file = \"nowhere".to_owned())]);
     let (code, said) = reload(folder);

@@ -58,15 +58,21 @@ const LITTLE_ROOM: Duration = Duration::from_secs(14 * 24 * 3600);
 /// A backend that keeps lines in files. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Archive {
+    root: PathBuf,
     folders: Arc<Mutex<Folders>>,
 }
 
 impl Archive {
     /// An archive in this folder, which is made at the first write.
     pub(super) fn new(folder: PathBuf, bounds: Bounds) -> Self {
-        let folders =
-            Folders { room: Room::new(folder.clone(), bounds), root: folder, lock: None, open: HashMap::new() };
-        Self { folders: Arc::new(Mutex::new(folders)) }
+        let (root, room) = (folder.clone(), Room::new(folder.clone(), bounds));
+        let folders = Folders { room, root: folder, lock: None, open: HashMap::new() };
+        Self { root, folders: Arc::new(Mutex::new(folders)) }
+    }
+
+    /// Its folder, which may not be there yet.
+    pub(super) fn folder(&self) -> &Path {
+        &self.root
     }
 
     /// Appends lines, in parts that hold whole ones, and waits until they are on disk.

@@ -73,6 +73,9 @@ impl Snapshots {
         if self.view.is_stopping.load(Ordering::Acquire) {
             return Some("the relay stops".to_owned());
         }
+        if self.view.is_followed.load(Ordering::Acquire) {
+            return None;
+        }
         let mut asked = self.readiness.lock().await;
         if let Some((at, answer)) = &*asked
             && at.elapsed() < INTERVAL
