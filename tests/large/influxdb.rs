@@ -49,8 +49,17 @@ impl InfluxDb {
         let Setup { address, folder, http, data, within } = setup;
         let mut influx = Self { address, folder, within, child: None };
         influx.configure(http, data);
-        influx.revive();
-        influx
+        // Somebody else may have taken a port meanwhile that was free.
+        for _ in 0..3 {
+            if influx.try_revive() {
+                return influx;
+            }
+            if influx.within.is_empty() {
+                influx.address = free_port();
+            }
+            influx.configure(http, data);
+        }
+        panic!("influxd ended: {}", std::fs::read_to_string(influx.folder.path().join("log")).unwrap_or_default());
     }
 
     /// Writes its configuration, which holds from the next start on.
@@ -70,6 +79,11 @@ impl InfluxDb {
 
     /// Starts it again.
     pub(crate) fn revive(&mut self) {
+        assert!(self.try_revive(), "influxd ended");
+    }
+
+    /// Starts it; whether it listens.
+    fn try_revive(&mut self) -> bool {
         let log = std::fs::File::create(self.folder.path().join("log")).expect("log");
         let mut command: Vec<&str> = self.within.iter().map(String::as_str).collect();
         command.push("influxd");
@@ -85,9 +99,9 @@ impl InfluxDb {
         let child = self.child.as_mut().expect("just started");
         let address = self.address;
         wait_for("InfluxDB to listen", || {
-            assert!(matches!(child.try_wait(), Ok(None)), "influxd ended");
-            std::net::TcpStream::connect(address).ok()
-        });
+            let is_alive = matches!(child.try_wait(), Ok(None));
+            (!is_alive || std::net::TcpStream::connect(address).is_ok()).then_some(is_alive)
+        })
     }
 
     /// Ends it at once.
