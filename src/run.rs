@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     notify::stopping();
     tracing::info!("stopping: emptying the sockets and delivering what is pending; a second signal ends it at once");
     let hurry = relay.hurry();
-    tell_end(&relay.shutdown(), config.journal.durability);
+    tell_end(&relay.shutdown(), config.journal.durability, "for the next start");
     if *hurry.borrow() {
         return Err((FAILED, "ended by a second signal, before everything could be delivered".to_owned()));
     }
@@ -130,7 +130,7 @@ fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay
             return Ok((*relay, config));
         }
     };
-    tell_end(&last, config.journal.durability);
+    tell_end(&last, config.journal.durability, "for the relay that follows");
     let again = legacy.try_clone().map_err(|error| (FAILED, format!("cannot keep the sockets: {error}")))?;
     match start(&successor.config, legacy) {
         Ok(relay) => {
@@ -147,13 +147,14 @@ fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay
     }
 }
 
-fn tell_end(last: &Status, durability: Durability) {
+/// `whom`: for whom the journal keeps what is pending.
+fn tell_end(last: &Status, durability: Durability, whom: &str) {
     for backend in &last.backends {
         let (name, lines) = (&backend.name, backend.pending_lines);
         match durability {
             _ if lines == 0 => {}
             Durability::Memory => tracing::warn!(backend = name, lines, "lost: they were only in memory"),
-            _ => tracing::info!(backend = name, lines, "kept in the journal for the next start"),
+            _ => tracing::info!(backend = name, lines, "kept in the journal {whom}"),
         }
         tracing::info!(
             backend = backend.name,

@@ -22,6 +22,9 @@ use crate::query::Readers;
 use crate::receive::{Listener, Pulse, Tally};
 use crate::sys::log;
 
+/// Whoever asks each second has asked within this time.
+const RECENT: Duration = Duration::from_secs(4);
+
 /// The running parts that the picture is taken of. Clones share them.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -89,9 +92,6 @@ impl Reports {
         last.is_some_and(|last| last.elapsed() < RECENT)
     }
 }
-
-/// Whoever asks each second has asked within this time.
-const RECENT: Duration = Duration::from_secs(4);
 
 /// A backend's name, address and health.
 #[derive(Debug)]

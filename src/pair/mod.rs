@@ -5,7 +5,7 @@
 //!
 //! | the other relay | means here |
 //! |---|---|
-//! | answers, and owes a backend nothing older than [`NEAR_SECONDS`] | nothing |
+//! | answers, and owes a backend nothing older than `NEAR_SECONDS` | nothing |
 //! | answers, and owes it more, or knows of a gap | readers are sent elsewhere, or told ([`Pair::lacks`]) |
 //! | is gone, and owed it something when it was heard last | the same, as a gap of the reason `peer` (`suspicions.rs`) |
 //! | is back with the same journal, and has delivered what it had then | the gap is closed |
@@ -17,6 +17,7 @@
 //! Never does: changing the other relay; moving the address (keepalived does). Bounds: one request a second, with time limits,
 //! 64 KiB of an answer.
 
+mod ask;
 mod holder;
 mod link;
 mod report;
@@ -27,45 +28,21 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
-use http::{Request, StatusCode, Uri};
-
 use crate::journal::{Completeness, Journal};
-use crate::net::client::{Client, Payload};
-use crate::net::{ClientTlsError, Secret, SecretFile, Times, Tls};
 use crate::protocol::Span;
 use crate::sys::replace;
-use crate::sys::text::{cut, printable};
+use ask::{Missed, ask, client};
 use link::{Change, Heard, Link, nanoseconds};
 use suspicions::Suspicions;
 
+pub use ask::{Setup, check, look};
 pub use link::LinkState;
 pub use report::{Owed, Report, are_far_apart};
 
-/// What it is asked.
-const PATH: &str = "/api/pair";
 /// How often the other relay is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long it may take to connect, and to answer.
-const TIMES: Times =
-    Times { connect: Duration::from_secs(2), answer: Duration::from_secs(2), lifetime: Duration::from_secs(50) };
 /// What it has owed a backend for so long is told to readers: less is on its way, and always there.
-pub const NEAR_SECONDS: f64 = 2.0;
-/// How much of an error is kept, in bytes.
-const ERROR_BYTES: usize = 500;
-
-/// How the other relay is reached.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Its admin listener: `http` or `https`, host and port.
-    pub peer: Uri,
-    /// The file with a token that may administer there.
-    pub token: Option<SecretFile>,
-    /// Whom to trust.
-    pub tls: Tls,
-    /// The address that one of both holds.
-    pub address: Option<IpAddr>,
-}
+const NEAR_SECONDS: f64 = 2.0;
 
 /// The other relay, as this one knows it.
 #[derive(Debug)]
@@ -89,14 +66,6 @@ struct Known {
     suspicions: Suspicions,
     /// That the other relay cannot be asked was told.
     is_told: bool,
-}
-
-/// Why there is no report.
-enum Missed {
-    /// Nobody answers.
-    Silent(String),
-    /// Somebody answers, and does not say how the other relay is.
-    Refused(String),
 }
 
 /// What there is to see of a pair.
@@ -312,59 +281,14 @@ impl Pair {
     }
 }
 
-/// Asks the other relay once.
-///
-/// # Errors
-/// Why it does not say how it is, as a sentence.
-pub async fn look(setup: &Setup) -> Result<Report, String> {
-    let mut client = client(setup).map_err(|error| error.to_string())?;
-    let token = setup.token.as_ref().map(SecretFile::read).transpose()?;
-    ask(setup, &mut client, token.as_ref()).await.map_err(|missed| match missed {
-        Missed::Silent(error) | Missed::Refused(error) => error,
-    })
-}
-
-/// Whether a setup can be used: its files can be read.
-///
-/// # Errors
-/// What is wrong with one of them.
-pub fn check(setup: &Setup) -> Result<(), String> {
-    client(setup).map_err(|error| error.to_string())?;
-    setup.token.as_ref().map_or(Ok(()), |file| file.read().map(|_| ()))
-}
-
-/// Asks the other relay.
-async fn ask(setup: &Setup, client: &mut Client, token: Option<&Secret>) -> Result<Report, Missed> {
-    let authority = setup.peer.authority().map(ToString::to_string).unwrap_or_default();
-    let request = || {
-        let mut request = Request::new(Payload::default());
-        *request.uri_mut() = Uri::from_static(PATH);
-        let headers = request.headers_mut();
-        headers.extend(HeaderValue::from_str(&authority).ok().map(|host| (HOST, host)));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("twinflux/", env!("CARGO_PKG_VERSION"))));
-        let token = token.as_ref().and_then(|token| HeaderValue::from_str(&format!("Token {}", token.expose())).ok());
-        headers.extend(token.map(|mut value| {
-            value.set_sensitive(true);
-            (AUTHORIZATION, value)
-        }));
-        request
-    };
-    let answer = client.send(request).await.map_err(|error| Missed::Silent(error.to_string()))?;
-    let shown = |text: &str| printable(cut(text.trim(), ERROR_BYTES)).into_owned();
-    match answer.status {
-        StatusCode::OK => serde_json::from_str(&answer.body).map_err(|error| {
-            Missed::Refused(format!("what answers there is no relay ({})", shown(&error.to_string())))
-        }),
-        StatusCode::UNAUTHORIZED => {
-            Err(Missed::Refused("it asks for a user: set token_file to a token that may administer there".to_owned()))
-        }
-        status => Err(Missed::Refused(format!("it answered {status}: {}", shown(&answer.body)))),
-    }
-}
-
 /// Whether a backend is owed more than what is on its way.
 fn is_behind(owed: &Owed) -> bool {
-    (owed.pending_lines > 0 && owed.oldest_seconds > NEAR_SECONDS) || owed.lacks.gap_count > 0
+    is_late(owed, 0.0) || owed.lacks.gap_count > 0
+}
+
+/// Whether what is pending waits longer than it would on its way. `silent`: see [`lacks_of`].
+fn is_late(owed: &Owed, silent: f64) -> bool {
+    owed.pending_lines > 0 && owed.oldest_seconds + silent > NEAR_SECONDS
 }
 
 fn tell_owed(owed: &Owed) {
@@ -378,16 +302,11 @@ fn tell_owed(owed: &Owed) {
     );
 }
 
-fn client(setup: &Setup) -> Result<Client, ClientTlsError> {
-    let tls = if setup.peer.scheme_str() == Some("https") { Some((setup.tls.config()?, None)) } else { None };
-    Ok(Client::new(&setup.peer, tls, TIMES))
-}
-
 /// `silent`: how long it has not said how it is, though it should have, in seconds.
 fn lacks_of(owed: &Owed, heard: &Heard, range: &Span, silent: f64) -> Option<Completeness> {
     let Completeness { pending_from, pending_until, gaps, gap_count, has_statement, .. } = &owed.lacks;
     let pending = Span { from: pending_from.unwrap_or(i64::MIN), until: pending_until.unwrap_or(i64::MAX) };
-    let is_behind = owed.pending_lines > 0 && owed.oldest_seconds + silent > NEAR_SECONDS && pending.meets(range);
+    let is_behind = is_late(owed, silent) && pending.meets(range);
     // Not all gaps are named.
     let met = gaps.iter().filter(|(from, until)| Span { from: *from, until: *until }.meets(range)).count() as u64;
     let gap_count = met + gap_count.saturating_sub(gaps.len() as u64);

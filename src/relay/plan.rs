@@ -85,8 +85,15 @@ impl Plan {
         let at_once = self.changed.iter().map(|key| format!("{key} was changed"));
         let place = "another relay takes this one's place in this process: sockets stay open, connections end, figures begin anew";
         let place = (!self.anew.is_empty()).then(|| place.to_owned());
-        let why = if self.is_in_memory { " (durability is \"memory\")" } else { "" };
-        let left = self.left.iter().map(|key| format!("{key} differs, and is changed by a restart only{why}"));
+        let is_of_listener = |key: &str| ["udp", "tcp", "http"].iter().any(|kind| key.starts_with(kind));
+        let left = self.left.iter().map(|key| {
+            let why = match is_of_listener(key) {
+                true if !self.has_same_listeners => " (listeners were added, removed or moved)",
+                _ if self.is_in_memory => " (durability is \"memory\")",
+                _ => "",
+            };
+            format!("{key} differs, and is changed by a restart only{why}")
+        });
         let sentences: Vec<String> = at_once.chain(self.anew.iter().cloned()).chain(left).chain(place).collect();
         if sentences.is_empty() { vec!["the configuration is as it was".to_owned()] } else { sentences }
     }
@@ -286,6 +293,8 @@ mod tests {
         // Other listeners need a restart, with whoever may write to them.
         let text = "[[udp]]\nlisten = \"0.0.0.0:1\"\nallow = [\"10.0.0.0/8\"]\n";
         assert_way(&running, &load(&base.replacen("[[udp]]\n", text, 1)), "udp[0].allow", "restart");
+        let said = Plan::new(&running, &load(&base.replacen("[[udp]]\n", text, 1)), true).sentences();
+        assert!(said.iter().any(|one| one.contains("udp[0].allow") && one.contains("listeners were")), "{said:?}");
         // A backend at another address is another server, until somebody says so.
         let elsewhere = load(&base.replace("http://a:8086", "http://b:8086"));
         assert_way(&running, &elsewhere, "backend[0].url", "restart");

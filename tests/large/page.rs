@@ -60,6 +60,16 @@ impl Stand {
     }
 }
 
+/// What drives a browser; none, and said so, where there is no browser.
+fn browser(test: &str) -> Option<Client> {
+    let client = Client::find("page.js", test)?;
+    if !std::path::Path::new("/usr/bin/chromium").exists() {
+        left_out(test, "there is no /usr/bin/chromium");
+        return None;
+    }
+    Some(client)
+}
+
 fn texts(value: &Value) -> Vec<String> {
     value.as_array().expect("a list").iter().map(|one| one.as_str().expect("text").to_owned()).collect()
 }
@@ -99,11 +109,7 @@ fn assert_shows(shown: &Value, status: &Status) {
 #[test]
 fn the_page_shows_each_state_as_the_status_has_it() {
     const TEST: &str = "the_page_shows_each_state_as_the_status_has_it";
-    let Some(client) = Client::find("page.js", TEST) else { return };
-    if !std::path::Path::new("/usr/bin/chromium").exists() {
-        left_out(TEST, "there is no /usr/bin/chromium");
-        return;
-    }
+    let Some(client) = browser(TEST) else { return };
     let stand = Stand::new();
     let (status, page) = get(stand.program.admin(), "/");
     assert!(status == 200 && page.len() < 150_000, "{} bytes", page.len());
@@ -167,11 +173,7 @@ fn the_page_shows_each_state_as_the_status_has_it() {
 #[test]
 fn the_page_shows_the_other_relay_of_a_pair() {
     const TEST: &str = "the_page_shows_the_other_relay_of_a_pair";
-    let Some(client) = Client::find("page.js", TEST) else { return };
-    if !std::path::Path::new("/usr/bin/chromium").exists() {
-        left_out(TEST, "there is no /usr/bin/chromium");
-        return;
-    }
+    let Some(client) = browser(TEST) else { return };
     let other = Stand::new();
     let peer = format!("http://{}", other.program.admin());
     let stand = Stand::with(&format!("[pair]\npeer = \"{peer}\"\n"));
@@ -202,11 +204,7 @@ fn the_page_shows_the_other_relay_of_a_pair() {
 #[test]
 fn the_page_shows_a_full_disk_and_hosts_that_are_silent() {
     const TEST: &str = "the_page_shows_a_full_disk_and_hosts_that_are_silent";
-    let Some(client) = Client::find("page.js", TEST) else { return };
-    if !std::path::Path::new("/usr/bin/chromium").exists() {
-        left_out(TEST, "there is no /usr/bin/chromium");
-        return;
-    }
+    let Some(client) = browser(TEST) else { return };
     let journal = "[journal]\ndisk = \"8MiB\"\nmemory = \"4MiB\"\nfull = \"drop_newest\"\ncompression = \"none\"\n";
     let stand = Stand::with(journal);
     // A host that sends regularly, and then does not.
