@@ -105,6 +105,12 @@ impl Door {
     }
 }
 
+/// Waits until the listener is to stop.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // The other end is never gone before that.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
 fn bind_socket(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() && address.ip().is_unspecified() {

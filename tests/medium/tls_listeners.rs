@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use twinflux::config::{Auth, Right, Tcp};
 
-use crate::certificates::{certificate, connect};
+use crate::certificates::{certificate, client, connect};
 use crate::support::{Running, Scripted, config, http, wait_for};
 
 #[test]
@@ -87,6 +87,42 @@ fn a_stop_takes_what_came_over_tls_and_waits_for_no_handshake() {
     let tcp = last.receive.iter().find(|receive| receive.kind == "tcp").expect("a listener");
     assert_eq!(tcp.lines, 20_000);
     drop(silent);
+}
+
+#[test]
+fn a_stop_takes_lines_that_came_with_a_handshakes_last_word() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (cert, key, made) = certificate(folder.path(), "one");
+    let backend = Scripted::accepting();
+    let mut config = config(&[backend.url()]);
+    let listen = ([127, 0, 0, 1], 0).into();
+    let tcp = Tcp { listen, tls_cert_file: Some(cert), tls_key_file: Some(key), ..Tcp::default() };
+    config.tcp.push(tcp);
+    let mut relay = Running::start(config);
+    let address = relay.listener("tcp");
+    // So many that the listener is not done with the handshakes when it is told to stop.
+    let mut senders: Vec<_> = (0..50)
+        .map(|_| {
+            let (mut tls, mut stream) = (client(&made), TcpStream::connect(address).expect("connect"));
+            while tls.is_handshaking() {
+                while tls.wants_write() {
+                    tls.write_tls(&mut stream).expect("send");
+                }
+                tls.read_tls(&mut stream).expect("receive");
+                tls.process_new_packets().expect("TLS");
+            }
+            tls.writer().write_all(b"m v=1 1\nm v=2 2\n").expect("a few lines");
+            (tls, stream)
+        })
+        .collect();
+    for (tls, stream) in &mut senders {
+        while tls.wants_write() {
+            tls.write_tls(stream).expect("send");
+        }
+    }
+    let last = relay.stop();
+    let tcp = last.receive.iter().find(|receive| receive.kind == "tcp").expect("a listener");
+    assert_eq!(tcp.lines, 100);
 }
 
 #[test]

@@ -20,16 +20,20 @@ pub(crate) fn certificate(folder: &Path, name: &str) -> (PathBuf, PathBuf, Made)
     (cert, key, made)
 }
 
-/// A connection after the handshake.
-pub(crate) fn connect(address: SocketAddr, trusted: &Made) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+/// A client that has said nothing yet.
+pub(crate) fn client(trusted: &Made) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.cert.der().clone()).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
     let client = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
-    let mut connection =
-        ClientConnection::new(client, ServerName::try_from("localhost").expect("a name")).expect("TLS");
+    ClientConnection::new(client, ServerName::try_from("localhost").expect("a name")).expect("TLS")
+}
+
+/// A connection after the handshake.
+pub(crate) fn connect(address: SocketAddr, trusted: &Made) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+    let mut connection = client(trusted);
     let mut stream = TcpStream::connect(address).expect("connect");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
     while connection.is_handshaking() {

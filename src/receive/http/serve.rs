@@ -36,6 +36,7 @@ use crate::batch::{HandOver, Step};
 use crate::net::tls::answer_plain_http;
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member, settle};
+use crate::receive::door::stopped;
 use crate::receive::handshake::{Failed, shake_hands};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 use crate::receive::proxy::{is_trusted, read_header};
@@ -230,7 +231,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
         match &self.setup.tls {
             _ if named.is_none() => {}
             None => self.serve_requests(Socket(Rc::clone(&member)), &member, source).await,
-            Some(certificate) => match shake_hands(certificate, &member).await {
+            Some(certificate) => match shake_hands(certificate, &member, self.stop.clone()).await {
                 Ok(stream) => self.serve_requests(stream, &member, source).await,
                 Err(failed) => self.end_handshake(&failed, &member, source),
             },
@@ -271,6 +272,7 @@ impl<H: HandOver + Sync + 'static> Serving<H> {
                 answer_plain_http(&member.stream);
                 self.logs.other_protocol(source, "plain HTTP to a listener with TLS: write https:// at the sender");
             }
+            Failed::Stopped => {}
             Failed::TimedOut => {
                 self.intake.borrow_mut().tally().timed_out += 1;
                 self.logs.timed_out(source);
@@ -398,12 +400,6 @@ fn due_at(opened: Instant, has_asked: bool, progress: &Progress) -> Option<Insta
     };
     let written = progress.stuck.get().map(|since| since + LONGEST_STUCK);
     [read, written].into_iter().flatten().min()
-}
-
-/// Waits until the listener is to stop.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // The other end is never gone before that.
-    drop(stop.wait_for(|stop| *stop).await);
 }
 
 #[cfg(test)]

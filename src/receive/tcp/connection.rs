@@ -13,12 +13,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::MAX_TAIL_BYTES;
-use super::serve::{Serving, stopped};
+use super::serve::Serving;
 use super::turn::Turn;
 use super::wire::{Read, Wire};
 use crate::batch::{HandOver, Received};
 use crate::protocol::{Refusal, Refused, Stream};
 use crate::receive::crowd::Member;
+use crate::receive::door::stopped;
 use crate::receive::framer::{self, Framer};
 use crate::receive::intake::Intake;
 

@@ -25,6 +25,7 @@ use crate::batch::HandOver;
 use crate::protocol::{Refusal, Refused};
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member, settle};
+use crate::receive::door::stopped;
 use crate::receive::handshake::{Failed, shake_hands};
 use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 use crate::receive::proxy::{is_trusted, read_header};
@@ -187,12 +188,7 @@ impl<H: HandOver + 'static> Serving<H> {
     /// How the connection's bytes come, once hands are shaken; none if it is to end.
     async fn begin(&self, member: &Rc<Member<TcpStream>>, source: IpAddr) -> Option<Wire> {
         let Some(certificate) = &self.setup.tls else { return Some(Wire::Plain) };
-        let mut stop = self.stop.clone();
-        let shaken = tokio::select! {
-            biased;
-            () = stopped(&mut stop) => return None,
-            shaken = shake_hands(certificate, member) => shaken,
-        };
+        let shaken = shake_hands(certificate, member, self.stop.clone()).await;
         let begun = shaken.and_then(|stream| Wire::tls(stream.into_inner().1).map_err(Failed::Handshake));
         let failed = match begun {
             Ok(wire) => return Some(wire),
@@ -207,6 +203,7 @@ impl<H: HandOver + 'static> Serving<H> {
                 intake.refuse(Refused { reason: Refusal::WrongFormat, bytes: &bytes[..count] }, source);
                 self.logs.other_protocol(source, "plain text to a listener with TLS", "switch TLS on at the sender");
             }
+            Failed::Stopped => {}
             Failed::TimedOut => {
                 intake.tally().timed_out += 1;
                 self.logs.timed_out(source, "the TLS handshake");
@@ -285,10 +282,4 @@ impl<H> Serving<H> {
     fn show_open(&self) {
         self.open.store(self.crowd.borrow().open() as u64, Ordering::Relaxed);
     }
-}
-
-/// Waits until the listener is to stop.
-pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // The other end is never gone before that.
-    drop(stop.wait_for(|stop| *stop).await);
 }
