@@ -8,7 +8,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twinflux::batch::{Batch, Destination, HandOver, Received, Span};
 use twinflux::journal::disk::{Compression, DiskOptions, Folder, Next, WhenFull};
-use twinflux::journal::{BackendSetup, Journal, Limits, ring};
+use twinflux::journal::{BackendConfig, Journal, Limits, ring};
 use twinflux::protocol::Precision;
 
 /// Batches in one round, and lines in each: what 4 ms bring at 200,000 lines a second.
@@ -26,7 +26,7 @@ fn append_lease_settle(criterion: &mut Criterion) {
     let bytes = Bytes::from(vec![b'x'; 28_000]);
     let journal = Journal::new(
         64 << 20,
-        &["a", "b"].map(|name| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 }),
+        &["a", "b"].map(|name| BackendConfig { name: name.to_owned(), address: String::new(), replay_share: 0.5 }),
     );
     let mut readers = [journal.reader(0), journal.reader(1)];
     let (producer, consumer) = ring(64);
@@ -80,7 +80,7 @@ fn open_backlog(criterion: &mut Criterion) {
         clock: Received::now,
     };
     let setups =
-        ["a", "b"].map(|name| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 });
+        ["a", "b"].map(|name| BackendConfig { name: name.to_owned(), address: String::new(), replay_share: 0.5 });
     let folder = tempfile::tempdir().expect("a folder");
     let open = || {
         let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use twinflux::receive::{Arrival, Sources};
+use twinflux::intake::{Arrival, Sources};
 
 const HOSTS: u32 = 500;
 const DATAGRAMS: u32 = 40;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use loadgen::line::MAX_HOSTS;
 use loadgen::outage;
-use loadgen::run::{Setup, Under, run};
+use loadgen::run::{RunConfig, Under, run};
 use loadgen::send::{Pace, Plan, Progress, Sent, send};
 use loadgen::sink::{Behaviour, Sink, Store};
 use loadgen::workload::Shape;
@@ -65,7 +65,7 @@ enum Command {
     /// Keep a relay's TCP listener busy with greedy senders and unused connections, and report how long ordinary hosts wait
     Strain {
         #[command(flatten)]
-        setup: strain::Setup,
+        setup: strain::StrainConfig,
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
@@ -213,7 +213,7 @@ async fn rehearse(options: OutageOptions) -> Result<bool> {
     };
     let is_http = options.profile == Profile::Http;
     let requests = is_http.then(|| options.http.paced(&plan));
-    let setup = outage::Setup {
+    let setup = outage::OutageConfig {
         program: options.relay,
         journal: options.durability.map_or_else(String::new, |name| format!("durability = \"{name}\"")),
         plan,
@@ -236,7 +236,7 @@ async fn rehearse(options: OutageOptions) -> Result<bool> {
     Ok(report.is_good())
 }
 
-async fn strain_relay(setup: strain::Setup, json: bool) -> Result<bool> {
+async fn strain_relay(setup: strain::StrainConfig, json: bool) -> Result<bool> {
     let report = tokio::select! {
         report = strain::run(setup) => report?,
         () = end_asked_for() => bail!("interrupted"),
@@ -259,7 +259,7 @@ async fn run_all(options: RunOptions) -> Result<bool> {
         }
         _ => bail!("give --relay FILE, or --target, --admin and --sink"),
     };
-    let setup = Setup {
+    let setup = RunConfig {
         relay,
         sinks,
         last_sink: options.last_sink,

@@ -32,7 +32,7 @@ pub enum Victim {
 
 /// What is rehearsed.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct OutageConfig {
     /// The relay's program.
     pub program: PathBuf,
     /// TOML lines of its journal.
@@ -149,7 +149,7 @@ impl Report {
 ///
 /// # Errors
 /// What kept it from running to its end.
-pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
+pub async fn run(setup: OutageConfig, progress: Arc<Progress>) -> Result<Report> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let stores = [Arc::new(Store::default()), Arc::new(Store::default())];
     let steady = Sink::start(any, Arc::clone(&stores[0])).await.context("cannot start a sink")?;

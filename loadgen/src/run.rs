@@ -29,7 +29,7 @@ const HEAD_START: Duration = Duration::from_secs(1);
 
 /// What is run.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct RunConfig {
     /// The relay: a program to start, or one that runs.
     pub relay: Under,
     /// The sinks' addresses; port 0 lets the kernel choose.
@@ -79,7 +79,7 @@ pub enum Under {
 ///
 /// # Errors
 /// What kept it from running; lost lines are no error here.
-pub async fn run(setup: Setup, progress: Arc<Progress>) -> Result<Report> {
+pub async fn run(setup: RunConfig, progress: Arc<Progress>) -> Result<Report> {
     let mut sinks = Vec::new();
     for address in &setup.sinks {
         let store = Arc::new(Store::default());

@@ -61,7 +61,7 @@ impl Kind {
 
 /// What is done to the relay.
 #[derive(Args, Clone, Debug)]
-pub struct Setup {
+pub struct StrainConfig {
     /// The relay's program, which gets one sink
     #[arg(long, value_name = "FILE")]
     relay: PathBuf,
@@ -114,7 +114,7 @@ type Times = Arc<Mutex<Histogram<u64>>>;
 ///
 /// # Errors
 /// What kept it from being strained.
-pub async fn run(setup: Setup) -> Result<Report> {
+pub async fn run(setup: StrainConfig) -> Result<Report> {
     raise_file_limit();
     let sink = Sink::start(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(Store::default())).await?;
     let (program, backends) = (setup.relay.clone(), [sink.address()]);

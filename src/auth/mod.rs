@@ -27,7 +27,7 @@ const DUMMY: &str = "$2y$10$.vGA1O9wmRjrwAVXD98HNOgsNpDczlqm3Jq7KnEd1rVAGv3Fykk1
 
 /// Where the names are, and what each may do.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct AuthConfig {
     /// Users with bcrypt's hashes.
     pub users_file: Option<PathBuf>,
     /// Tokens.
@@ -67,7 +67,7 @@ pub enum Known {
 /// Users, tokens and rights.
 #[derive(Debug)]
 pub struct Auth {
-    setup: Setup,
+    setup: AuthConfig,
     names: RwLock<Arc<Names>>,
     /// When the files were last written to, as they were read.
     written: Mutex<Vec<Option<SystemTime>>>,
@@ -79,7 +79,7 @@ impl Auth {
     ///
     /// # Errors
     /// A sentence: what is wrong with one of them.
-    pub fn open(setup: Setup) -> Result<Self, String> {
+    pub fn open(setup: AuthConfig) -> Result<Self, String> {
         let written = written(&setup);
         let names = Names::read(setup.users_file.as_deref(), setup.tokens_file.as_deref())?;
         let names = RwLock::new(Arc::new(names));
@@ -177,7 +177,7 @@ impl Auth {
 }
 
 /// When the files were last written to.
-fn written(setup: &Setup) -> Vec<Option<SystemTime>> {
+fn written(setup: &AuthConfig) -> Vec<Option<SystemTime>> {
     let files = [&setup.users_file, &setup.tokens_file].into_iter().flatten();
     files.map(|path| std::fs::metadata(path).and_then(|data| data.modified()).ok()).collect()
 }
@@ -206,7 +206,7 @@ mod tests {
             admin,
             ..Right::default()
         };
-        let auth = Auth::open(Setup {
+        let auth = Auth::open(AuthConfig {
             users_file: Some(folder.path().join("users")),
             tokens_file: Some(folder.path().join("tokens")),
             rights: vec![

@@ -7,8 +7,8 @@ use crate::cli::Restore;
 use crate::config::Backend;
 use crate::config::exposure;
 use crate::config::url::BackendUrl;
-use crate::config::{check_backend, influx_setup};
-use crate::deliver::restore::{Figures, RestoreError, Setup, restore};
+use crate::config::{check_backend, influx_config};
+use crate::deliver::restore::{Figures, RestoreConfig, RestoreError, restore};
 use crate::sys::dumps;
 
 /// How often the progress is shown on a terminal, and elsewhere.
@@ -22,7 +22,7 @@ impl Restore {
     ///
     /// # Errors
     /// What is wrong with them. (A URL is parsed here, for an error of the command line's parser would repeat it.)
-    fn setup(&self) -> Result<Setup, String> {
+    fn setup(&self) -> Result<RestoreConfig, String> {
         let url: BackendUrl = self.to.parse().map_err(|error| format!("--to: {error}"))?;
         let BackendUrl::Influx { base, .. } = &url else {
             return Err("--to: lines go back into an InfluxDB: write http://HOST:8086 or https://HOST:8086".to_owned());
@@ -54,7 +54,7 @@ impl Restore {
         if patience > LONGEST_PATIENCE {
             return Err("--retry-for must be at most 1day".to_owned());
         }
-        Ok(Setup { influx: influx_setup(&backend, &base), creates_database: self.create_database, patience })
+        Ok(RestoreConfig { influx: influx_config(&backend, &base), creates_database: self.create_database, patience })
     }
 
     /// Puts everything back; true where the server took every line. Says on the way and in the end what became of them.

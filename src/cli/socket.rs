@@ -27,9 +27,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::deliver::State;
 use crate::deliver::dead_letters::{DeadLetters, Filter, Why};
 use crate::deliver::resend::resend;
+use crate::intake::tap;
 use crate::observe::status::Status;
 use crate::observe::view::View;
-use crate::receive::{Listener, tap};
+use crate::receive::Listener;
 
 /// The socket's file.
 const NAME: &str = "control";

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::cli::OfDataDir;
 use crate::cli::outcome::{Ended, FAILED, UNREACHABLE, print_on};
 use crate::cli::socket::{Answer, Request, follow};
-use crate::receive::tap::{Filter, Passed};
+use crate::intake::tap::{Filter, Passed};
 use crate::sys::text::{printable, write_line};
 
 /// Which lines are shown.

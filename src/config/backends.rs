@@ -6,7 +6,7 @@ use crate::batch::Builder;
 use crate::config::Backend;
 use crate::config::load::{LEAST_DISK, LONGEST_TIMEOUT, MOST_DISK, TOO_SHORT, is_too_short};
 use crate::config::url::{self, BackendUrl};
-use crate::deliver::{Api, InfluxSetup, MAX_DATAGRAM_BYTES};
+use crate::deliver::{Api, InfluxConfig, MAX_DATAGRAM_BYTES};
 use crate::journal::disk::{MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::net::{SecretFile, Times, Tls};
 
@@ -111,8 +111,8 @@ pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'st
     wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err((key, what)))
 }
 
-pub(crate) fn influx_setup(backend: &Backend, base: &http::Uri) -> InfluxSetup {
-    InfluxSetup {
+pub(crate) fn influx_config(backend: &Backend, base: &http::Uri) -> InfluxConfig {
+    InfluxConfig {
         url: base.clone(),
         api: api(backend),
         tls: Tls {

@@ -18,11 +18,12 @@ use crate::config::{
     Udp,
 };
 use crate::deliver::{MAX_FOLDER_BYTES, folder_bytes};
+use crate::intake::{Allow, IntakeConfig};
 use crate::journal::disk::MAX_NAME_BYTES;
 use crate::net::tls::{self, Certificate};
 use crate::protocol;
 use crate::protocol::line::{LONGEST_LINE_BYTES, MAX_LINE_BYTES};
-use crate::receive::{Allow, IntakeSetup, Setup, http, tcp, udp};
+use crate::receive::{ListenerConfig, http, tcp, udp};
 
 /// More threads than any machine has use for.
 const MOST_WORKERS: u16 = 64;
@@ -57,7 +58,7 @@ impl Config {
     ///
     /// # Errors
     /// A mapping cannot work; a configuration that was loaded has none of these.
-    pub fn listeners(&self, auth: Option<&Arc<Auth>>) -> Result<Vec<Setup>, String> {
+    pub fn listeners(&self, auth: Option<&Arc<Auth>>) -> Result<Vec<ListenerConfig>, String> {
         let setup = |listener: Listener<'_>| listener.setup(auth).map_err(|(key, what)| format!("{key} {what}"));
         self.each_listener().map(|(_, _, listener)| setup(listener)).collect()
     }
@@ -92,10 +93,10 @@ impl Listener<'_> {
         self.common().listen
     }
 
-    fn setup(&self, auth: Option<&Arc<Auth>>) -> Result<Setup, Wrong> {
+    fn setup(&self, auth: Option<&Arc<Auth>>) -> Result<ListenerConfig, Wrong> {
         let intake = self.common().intake(self.max_line())?;
         Ok(match self {
-            Self::Udp(one) => Setup::Udp(udp::Setup {
+            Self::Udp(one) => ListenerConfig::Udp(udp::UdpConfig {
                 listen: one.listen,
                 interface: one.interface.clone(),
                 intake,
@@ -106,7 +107,7 @@ impl Listener<'_> {
                 },
                 receive_buffer: u32::try_from(one.receive_buffer.as_u64()).unwrap_or(u32::MAX),
             }),
-            Self::Tcp(one) => Setup::Tcp(tcp::Setup {
+            Self::Tcp(one) => ListenerConfig::Tcp(tcp::TcpConfig {
                 listen: one.listen,
                 intake,
                 tls: certificate((&one.tls_cert_file, &one.tls_key_file), None).map_err(|what| ("tcp:", what))?,
@@ -118,7 +119,7 @@ impl Listener<'_> {
                 line_timeout: one.line_timeout,
                 first_line_timeout: one.first_line_timeout,
             }),
-            Self::Http(one) => Setup::Http(http::Setup {
+            Self::Http(one) => ListenerConfig::Http(http::HttpConfig {
                 listen: one.listen,
                 intake,
                 trusted_proxies: allow::canonical(&one.trusted_proxies),
@@ -235,8 +236,8 @@ impl Common<'_> {
         mapping.with_tags(default_tags(self.tags)?).map_err(|what| ("tags", what))
     }
 
-    fn intake(&self, max_line: u64) -> Result<IntakeSetup, Wrong> {
-        Ok(IntakeSetup {
+    fn intake(&self, max_line: u64) -> Result<IntakeConfig, Wrong> {
+        Ok(IntakeConfig {
             destination: Arc::new(self.destination()),
             format: match self.format {
                 Format::Auto => None,
@@ -321,7 +322,7 @@ pub(super) fn certificate(
     protocol: Option<&[u8]>,
 ) -> Result<Option<Arc<Certificate>>, String> {
     let Some((cert_file, key_file)) = cert_file.clone().zip(key_file.clone()) else { return Ok(None) };
-    Certificate::open(tls::Setup { cert_file, key_file }, protocol).map(|opened| Some(Arc::new(opened)))
+    Certificate::open(tls::CertificateFiles { cert_file, key_file }, protocol).map(|opened| Some(Arc::new(opened)))
 }
 
 /// Whether both files of a certificate are named, or none.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::auth::{self, Auth, Right};
 use crate::batch::Received;
-use crate::config::backends::{check_backend, influx_setup};
+use crate::config::backends::{check_backend, influx_config};
 use crate::config::exposure;
 use crate::config::host::is_host;
 use crate::config::listeners::{NO_MULTICAST, certificate, check_tls};
@@ -20,7 +20,7 @@ use crate::config::url::BackendUrl;
 use crate::config::{self, Backend, Config, Http, Journal, Query, Udp};
 use crate::deliver::{self, Bounds, MAX_DATAGRAM_BYTES, Target};
 use crate::journal::disk::DiskOptions;
-use crate::journal::{BackendSetup, Durability, Limits};
+use crate::journal::{BackendConfig, Durability, Limits};
 use crate::net::tls::Certificate;
 use crate::protocol::line::MAX_LINE_BYTES;
 
@@ -118,7 +118,7 @@ impl Config {
             admin: right.admin,
         });
         let (users_file, tokens_file) = (users_file.clone(), tokens_file.clone());
-        Auth::open(auth::Setup { users_file, tokens_file, rights: rights.collect() }).map(Some)
+        Auth::open(auth::AuthConfig { users_file, tokens_file, rights: rights.collect() }).map(Some)
     }
 
     /// The admin listener's certificate, if it speaks TLS.
@@ -324,8 +324,8 @@ impl Config {
     }
 
     /// The backends as the journal knows them.
-    pub fn journal_backends(&self) -> Vec<BackendSetup> {
-        let setup = |backend: &Backend| BackendSetup {
+    pub fn journal_backends(&self) -> Vec<BackendConfig> {
+        let setup = |backend: &Backend| BackendConfig {
             name: backend.name.clone(),
             address: backend.url.address(),
             replay_share: backend.replay_share,
@@ -334,11 +334,11 @@ impl Config {
     }
 
     /// The backends' setups.
-    pub fn backends(&self) -> Vec<deliver::Setup> {
-        self.backend.iter().map(|backend| self.backend_setup(backend)).collect()
+    pub fn backends(&self) -> Vec<deliver::DeliveryConfig> {
+        self.backend.iter().map(|backend| self.backend_config(backend)).collect()
     }
 
-    fn backend_setup(&self, backend: &Backend) -> deliver::Setup {
+    fn backend_config(&self, backend: &Backend) -> deliver::DeliveryConfig {
         let target = match &backend.url {
             BackendUrl::Archive(folder) => {
                 let bounds = Bounds {
@@ -349,9 +349,9 @@ impl Config {
                 Target::Archive(folder.clone(), bounds)
             }
             BackendUrl::Relay(host) => Target::Relay { host: host.clone(), mtu: usize::from(backend.mtu) },
-            BackendUrl::Influx { base, .. } => Target::Influx(Box::new(influx_setup(backend, base))),
+            BackendUrl::Influx { base, .. } => Target::Influx(Box::new(influx_config(backend, base))),
         };
-        deliver::Setup {
+        deliver::DeliveryConfig {
             name: backend.name.clone(),
             target,
             limits: Limits {

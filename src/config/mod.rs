@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::journal::Durability;
 use crate::journal::disk::{Compression, WhenFull};
 pub use backend::Backend;
-pub(crate) use backends::{check_backend, influx_setup};
+pub(crate) use backends::{check_backend, influx_config};
 pub(crate) use listener::{Common, DEFAULT_SEPARATOR};
 pub use listener::{DefaultTags, Errors, Format, Http, Mapping, NamedMapping, Partial, Tcp, Udp};
 pub use load::{ConfigError, Overrides};

@@ -7,7 +7,7 @@ use http::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::net::{SecretFile, Tls};
-use crate::pair::Setup;
+use crate::pair::PairConfig;
 
 /// The other relay of a pair.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -48,7 +48,7 @@ impl Pair {
     ///
     /// # Errors
     /// What is wrong: the key, and what would be right.
-    pub(crate) fn setup(&self) -> Result<Option<Setup>, (&'static str, &'static str)> {
+    pub(crate) fn setup(&self) -> Result<Option<PairConfig>, (&'static str, &'static str)> {
         let Some(peer) = &self.peer else {
             return if self.is_empty() { Ok(None) } else { Err(("peer", "is missing: \"https://other:9097\"")) };
         };
@@ -61,7 +61,7 @@ impl Pair {
         }
         let tls = Tls { ca_file: self.ca_file.clone(), ..Tls::default() };
         let token = self.token_file.clone().map(SecretFile::new);
-        Ok(Some(Setup { peer, token, tls, address: self.address }))
+        Ok(Some(PairConfig { peer, token, tls, address: self.address }))
     }
 }
 

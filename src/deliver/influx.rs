@@ -15,7 +15,7 @@ use http::{Method, Request, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::outcome::{EXPECTS_TLS, Fate, of_answer};
-use super::{Outcome, SetupError};
+use super::{BackendError, Outcome};
 use crate::batch::Destination;
 use crate::net::client::{Answer, Client, ClientError, Payload, Times};
 use crate::net::{SecretFile, Tls};
@@ -27,7 +27,7 @@ const VERSION_BYTES: usize = 64;
 
 /// How an InfluxDB is reached.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct InfluxConfig {
     /// `http` or `https`, host, port, and what may stand before `/write`.
     pub url: Uri,
     /// Which API, with its credentials.
@@ -91,7 +91,7 @@ pub(super) struct Pong {
 /// A backend that speaks InfluxDB's HTTP API.
 #[derive(Debug)]
 pub(super) struct Influx {
-    setup: Setup,
+    setup: InfluxConfig,
     client: Client,
     /// Shared by all connections to the backend.
     identity: Arc<Mutex<Identity>>,
@@ -112,8 +112,8 @@ impl Influx {
     ///
     /// # Errors
     /// What is wrong with a secret or certificate file.
-    pub(super) fn new(setup: Setup) -> Result<Self, SetupError> {
-        let authorization = setup.api.authorization().map_err(SetupError)?;
+    pub(super) fn new(setup: InfluxConfig) -> Result<Self, BackendError> {
+        let authorization = setup.api.authorization().map_err(BackendError)?;
         let tls = if setup.url.scheme_str() == Some("https") { Some(setup.tls.config()?) } else { None };
         let client = Client::new(&setup.url, tls.zip(Some(setup.tls.server_name.clone())), setup.times);
         let identity = Arc::new(Mutex::new(Identity { authorization, was_refused: false }));
@@ -375,7 +375,7 @@ pub(super) fn secret_value(text: &str) -> Result<HeaderValue, String> {
     Ok(value)
 }
 
-impl Setup {
+impl InfluxConfig {
     /// A write of these lines.
     fn write(&self, authorization: Option<&HeaderValue>, target: &str, parts: &[Bytes]) -> Request<Payload> {
         let mut request = self.request(Method::POST, authorization, target, parts);

@@ -48,7 +48,7 @@ use statements::Statements;
 
 pub use archive::{Bounds, MAX_FOLDER_BYTES, folder_bytes};
 pub use health::{Health, Held, State};
-pub use influx::{Api, Setup as InfluxSetup};
+pub use influx::{Api, InfluxConfig};
 pub use reading::{Link, Reads, Upstream};
 pub use relay::MAX_DATAGRAM_BYTES;
 
@@ -57,7 +57,7 @@ const TEXT_BYTES: usize = 500;
 
 /// How a backend is set up.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct DeliveryConfig {
     /// Its identity in the journal, in logs and metrics.
     pub name: String,
     /// What it is.
@@ -76,7 +76,7 @@ pub struct Setup {
 #[derive(Clone, Debug)]
 pub enum Target {
     /// An InfluxDB.
-    Influx(Box<InfluxSetup>),
+    Influx(Box<InfluxConfig>),
     /// A folder of line-protocol files, and what it may hold.
     Archive(PathBuf, Bounds),
     /// Another relay.
@@ -91,9 +91,9 @@ pub enum Target {
 /// A setup that cannot work: what is wrong and what would be right.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct SetupError(pub(crate) String);
+pub struct BackendError(pub(crate) String);
 
-impl From<ClientTlsError> for SetupError {
+impl From<ClientTlsError> for BackendError {
     fn from(error: ClientTlsError) -> Self {
         Self(error.to_string())
     }
@@ -102,7 +102,7 @@ impl From<ClientTlsError> for SetupError {
 /// A backend ready to be started: its secrets and certificates are read.
 #[derive(Debug)]
 pub struct Backend {
-    setup: Setup,
+    setup: DeliveryConfig,
     endpoint: Endpoint,
 }
 
@@ -111,8 +111,8 @@ impl Backend {
     ///
     /// # Errors
     /// What is wrong with a secret or certificate file.
-    pub fn new(setup: Setup) -> Result<Self, SetupError> {
-        let named = |error: SetupError| SetupError(format!("backend {:?}: {error}", setup.name));
+    pub fn new(setup: DeliveryConfig) -> Result<Self, BackendError> {
+        let named = |error: BackendError| BackendError(format!("backend {:?}: {error}", setup.name));
         let endpoint = match setup.target.clone() {
             Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(*influx).map_err(named)?)),
             Target::Archive(folder, bounds) => Endpoint::Archive(Archive::new(folder, bounds)),
@@ -125,10 +125,10 @@ impl Backend {
     ///
     /// # Errors
     /// What is wrong with the file of the reader's secret.
-    pub fn upstream(&self, reads: &Reads) -> Result<Option<Upstream>, SetupError> {
+    pub fn upstream(&self, reads: &Reads) -> Result<Option<Upstream>, BackendError> {
         match &self.endpoint {
             Endpoint::Influx(influx) => {
-                let named = |error: SetupError| SetupError(format!("backend {:?}: {error}", self.setup.name));
+                let named = |error: BackendError| BackendError(format!("backend {:?}: {error}", self.setup.name));
                 Upstream::new(influx, reads).map(Some).map_err(named)
             }
             _ => Ok(None),
@@ -151,7 +151,7 @@ impl Backend {
     /// ends once the journal is closed and what can be delivered is; `closing` becomes true at that time and ends its pauses.
     pub fn start(self, runtime: &Handle, reader: Reader, health: Arc<Health>, around: &Around) -> JoinHandle<()> {
         let Around { letters, statements, destinations, closing } = around.clone();
-        let Setup { name, limits, concurrency, retry_max, probe_interval, .. } = self.setup;
+        let DeliveryConfig { name, limits, concurrency, retry_max, probe_interval, .. } = self.setup;
         if let Endpoint::Archive(archive) = &self.endpoint {
             drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
         }

@@ -10,7 +10,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, USE
 use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 
-use super::SetupError;
+use super::BackendError;
 use super::influx::{Influx, basic, secret_value};
 use crate::net::SecretFile;
 use crate::net::client::{Client, Connection};
@@ -52,9 +52,9 @@ impl Upstream {
     ///
     /// # Errors
     /// What is wrong with the file of the reader's secret.
-    pub(super) fn new(influx: &Influx, reads: &Reads) -> Result<Self, SetupError> {
+    pub(super) fn new(influx: &Influx, reads: &Reads) -> Result<Self, BackendError> {
         let (client, url) = influx.reading();
-        let own = Mutex::new(reads.authorization().map_err(SetupError)?);
+        let own = Mutex::new(reads.authorization().map_err(BackendError)?);
         Ok(Self { client, prefix: prefix_of(&url), host: host_of(&url), reads: reads.clone(), own })
     }
 

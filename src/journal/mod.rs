@@ -49,7 +49,7 @@ use state::{Backend, State};
 
 pub use reader::Reader;
 pub use ring::ring;
-pub use state::BackendSetup;
+pub use state::BackendConfig;
 pub use state::complete::Completeness;
 pub use state::figures::Snapshot;
 pub use state::gaps::{Gap, GapReason, Suspicion};
@@ -83,7 +83,7 @@ pub struct Journal {
 
 impl Journal {
     /// An empty journal that keeps at most `memory` bytes of records, and nothing on a disk.
-    pub fn new(memory: u64, backends: &[BackendSetup]) -> Self {
+    pub fn new(memory: u64, backends: &[BackendConfig]) -> Self {
         Self::with(State::new(memory, backends.iter().map(Backend::new).collect()), None)
     }
 
@@ -95,7 +95,7 @@ impl Journal {
         storage: Arc<dyn Storage>,
         options: &DiskOptions,
         memory: u64,
-        backends: &[BackendSetup],
+        backends: &[BackendConfig],
     ) -> Result<Self, OpenError> {
         let (state, files) = disk::open(storage, options, memory, backends)?;
         Ok(Self::with(state, Some(files)))
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn pending_lines_are_counted_where_they_are() {
-        let backend = BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
+        let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 20, &[backend]);
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn what_found_no_room_is_every_backends_gap_and_makes_none_worse() {
-        let setup = |name: &str| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 };
+        let setup = |name: &str| BackendConfig { name: name.to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 20, &[setup("a"), setup("b")]);
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Destination { database, retention_policy, precision: Precision::Nanoseconds };

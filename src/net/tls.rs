@@ -41,7 +41,7 @@ pub fn answer_plain_http(stream: &TcpStream) {
 
 /// Where a listener's certificate and its key are, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setup {
+pub struct CertificateFiles {
     /// The certificate, and those that it was signed by.
     pub cert_file: PathBuf,
     /// Its key.
@@ -51,7 +51,7 @@ pub struct Setup {
 /// A listener's certificate, as it is now.
 #[derive(Debug)]
 pub struct Certificate {
-    setup: Setup,
+    setup: CertificateFiles,
     config: Arc<ServerConfig>,
     current: Arc<Current>,
     /// When the files were last written to, as they were read.
@@ -73,7 +73,7 @@ impl Certificate {
     ///
     /// # Errors
     /// A sentence: which file cannot be used, and why.
-    pub fn open(setup: Setup, protocol: Option<&[u8]>) -> Result<Self, String> {
+    pub fn open(setup: CertificateFiles, protocol: Option<&[u8]>) -> Result<Self, String> {
         let written = written(&setup);
         let current = Arc::new(Current(RwLock::new(read(&setup)?)));
         let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
@@ -124,7 +124,7 @@ impl ResolvesServerCert for Current {
     }
 }
 
-fn read(Setup { cert_file, key_file }: &Setup) -> Result<Pair, String> {
+fn read(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> Result<Pair, String> {
     let (cert_name, key_name) = (cert_file.display(), key_file.display());
     let bad_cert = |what: String| format!("tls_cert_file {cert_name}: {what}");
     let bad_key = |what: String| format!("tls_key_file {key_name}: {what}");
@@ -151,6 +151,6 @@ pub(super) fn expires(certificate: &CertificateDer<'_>) -> Result<SystemTime, St
     Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-fn written(Setup { cert_file, key_file }: &Setup) -> [Option<SystemTime>; 2] {
+fn written(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> [Option<SystemTime>; 2] {
     [cert_file, key_file].map(|path| std::fs::metadata(path).and_then(|data| data.modified()).ok())
 }

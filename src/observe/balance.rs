@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
 use crate::config::{Config, Http, Tcp, Udp};
 use crate::journal::ring::{Consumer, Producer};
-use crate::journal::{self, BackendSetup, Durability, Journal, Rejection, ring};
+use crate::journal::{self, BackendConfig, Durability, Journal, Rejection, ring};
 use crate::observe::metrics;
 use crate::observe::status::Status;
 use crate::observe::view::View;
@@ -37,7 +37,7 @@ fn parts(ring_batches: usize) -> Parts {
     let setups = config.listeners(None).expect("setups");
     let listeners = setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound"));
     let backends = ["a", "b"].map(str::to_owned);
-    let setup = |name| BackendSetup { name, address: String::new(), replay_share: 0.5 };
+    let setup = |name| BackendConfig { name, address: String::new(), replay_share: 0.5 };
     let (ring, consumer) = ring(ring_batches);
     let journal = Journal::new(1 << 30, &backends.clone().map(setup));
     let view = view(listeners.collect(), ring, journal, Durability::Memory, &backends);

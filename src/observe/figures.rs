@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::{Config, Http, Tcp, Udp};
+use crate::intake::Tally;
 use crate::journal::disk::Folder;
-use crate::journal::{BackendSetup, DropReason, Durability, Journal, Rejection, ring};
+use crate::journal::{BackendConfig, DropReason, Durability, Journal, Rejection, ring};
 use crate::observe::findings::findings;
 use crate::observe::metrics;
 use crate::observe::receiving::COUNTERS;
@@ -17,7 +18,7 @@ use crate::observe::status::{Backend, JournalStatus, Latency, Receive, Status};
 use crate::observe::view::BackendView;
 use crate::observe::view::tests::view;
 use crate::protocol::Refusal;
-use crate::receive::{Inherited, Listener, Tally};
+use crate::receive::{Inherited, Listener};
 
 /// A listener of each kind: UDP, TCP.
 fn listeners() -> Vec<Listener> {
@@ -33,7 +34,7 @@ fn listeners() -> Vec<Listener> {
 /// A picture with three listeners and two backends, as JSON, in which no two numbers are the same.
 fn picture() -> Value {
     let names = ["a", "b"].map(str::to_owned);
-    let setup = |name| BackendSetup { name, address: String::new(), replay_share: 0.5 };
+    let setup = |name| BackendConfig { name, address: String::new(), replay_share: 0.5 };
     let journal = Journal::new(1 << 20, &names.clone().map(setup));
     let view = view(listeners(), ring(1).0, journal, Durability::Written, &names);
     let mut picture = serde_json::to_value(view.status()).expect("JSON");
@@ -397,7 +398,7 @@ fn every_counter_of_a_listener_is_shown_under_its_own_name() {
 fn journal(folder: &std::path::Path) -> Journal {
     let storage = Arc::new(Folder::open(folder).expect("a folder"));
     let options = Config::default().disk().expect("a disk");
-    let backends = [BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 }];
+    let backends = [BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 }];
     Journal::open(storage, &options, 1 << 20, &backends).expect("a journal")
 }
 

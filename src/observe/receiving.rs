@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::intake::tap::Sample;
+use crate::intake::{ANSWERS, Tally, each_counter};
 use crate::protocol::Refusal;
-use crate::receive::tap::Sample;
-use crate::receive::{ANSWERS, Listener, Tally, each_counter};
+use crate::receive::Listener;
 
 macro_rules! define {
     ($($(#[$doc:meta])* $field:ident: $metric:literal, $help:literal, $kinds:tt;)*) => {

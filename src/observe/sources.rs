@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::intake::{Arrival, Source};
 use crate::observe::status::Status;
 use crate::observe::text::whole_seconds;
-use crate::receive::{Arrival, Listener, Source};
+use crate::receive::Listener;
 
 /// Sources that are listed; the others are summed.
 const MOST_LISTED: usize = 1000;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::deliver::statements::Statements;
 use crate::deliver::{Health, dead_letters};
+use crate::intake::Tally;
 use crate::journal::ring::Producer;
 use crate::journal::{DropReason, Durability, Journal, Ledger, Snapshot};
 use crate::net::tls::Certificate;
@@ -19,7 +20,7 @@ use crate::observe::status::{Backend, CertificateStatus, JournalStatus, Latency,
 use crate::pair::Pair;
 use crate::protocol::{Refusal, Span};
 use crate::query::Readers;
-use crate::receive::{Listener, Pulse, Tally};
+use crate::receive::{Listener, Pulse};
 use crate::sys::log;
 
 /// Whoever asks each second has asked within this time.

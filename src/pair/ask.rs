@@ -24,7 +24,7 @@ const ERROR_BYTES: usize = 500;
 
 /// How the other relay is reached.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct PairConfig {
     /// Its admin listener: `http` or `https`, host and port.
     pub peer: Uri,
     /// The file with a token that may administer there.
@@ -47,7 +47,7 @@ pub(super) enum Missed {
 ///
 /// # Errors
 /// Why it does not say how it is, as a sentence.
-pub async fn look(setup: &Setup) -> Result<Report, String> {
+pub async fn look(setup: &PairConfig) -> Result<Report, String> {
     let mut client = client(setup).map_err(|error| error.to_string())?;
     let token = setup.token.as_ref().map(SecretFile::read).transpose()?;
     ask(setup, &mut client, token.as_ref()).await.map_err(|missed| match missed {
@@ -59,13 +59,13 @@ pub async fn look(setup: &Setup) -> Result<Report, String> {
 ///
 /// # Errors
 /// What is wrong with one of them.
-pub fn check(setup: &Setup) -> Result<(), String> {
+pub fn check(setup: &PairConfig) -> Result<(), String> {
     client(setup).map_err(|error| error.to_string())?;
     setup.token.as_ref().map_or(Ok(()), |file| file.read().map(|_| ()))
 }
 
 /// Asks the other relay.
-pub(super) async fn ask(setup: &Setup, client: &mut Client, token: Option<&Secret>) -> Result<Report, Missed> {
+pub(super) async fn ask(setup: &PairConfig, client: &mut Client, token: Option<&Secret>) -> Result<Report, Missed> {
     let authority = setup.peer.authority().map(ToString::to_string).unwrap_or_default();
     let request = || {
         let mut request = Request::new(Payload::default());
@@ -97,7 +97,7 @@ pub(super) async fn ask(setup: &Setup, client: &mut Client, token: Option<&Secre
 ///
 /// # Errors
 /// What is wrong with the files of certificates.
-pub(super) fn client(setup: &Setup) -> Result<Client, ClientTlsError> {
+pub(super) fn client(setup: &PairConfig) -> Result<Client, ClientTlsError> {
     let tls = if setup.peer.scheme_str() == Some("https") { Some((setup.tls.config()?, None)) } else { None };
     Ok(Client::new(&setup.peer, tls, TIMES))
 }

@@ -35,7 +35,7 @@ use ask::{Missed, ask, client};
 use link::{Change, Heard, Link, nanoseconds};
 use suspicions::Suspicions;
 
-pub use ask::{Setup, check, look};
+pub use ask::{PairConfig, check, look};
 pub use link::LinkState;
 pub use report::{Owed, Report, are_far_apart};
 
@@ -47,7 +47,7 @@ const NEAR_SECONDS: f64 = 2.0;
 /// The other relay, as this one knows it.
 #[derive(Debug)]
 pub struct Pair {
-    setup: Setup,
+    setup: PairConfig,
     journal: Journal,
     /// The backends' names, in the journal's order.
     backends: Vec<String>,
@@ -97,7 +97,7 @@ pub struct Seen {
 
 impl Pair {
     /// Of a relay with these backends, in the journal's order.
-    pub fn new(setup: Setup, journal: Journal, backends: Vec<String>, data_dir: &Path) -> Self {
+    pub fn new(setup: PairConfig, journal: Journal, backends: Vec<String>, data_dir: &Path) -> Self {
         let now = SystemTime::now();
         let suspicions = Suspicions::open(data_dir, now);
         let known = Known { link: Link::new(now), holds_address: None, odd_since: None, suspicions, is_told: false };

@@ -12,8 +12,8 @@ use socket2::{Domain, Protocol, Type};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::intake::Shown;
-use super::{Pulse, Sources, Tally};
+use super::Pulse;
+use crate::intake::{Shown, Sources, Tally};
 
 /// Connections that wait to be accepted: all hosts of a site that start in the same second.
 const BACKLOG: i32 = 4096;

@@ -4,7 +4,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::Setup;
+use super::ListenerConfig;
 
 /// Files that are open beside connections: sockets, segments, what requests need, and a few connections to the admin listener.
 const OTHER_FILES: u64 = 256;
@@ -22,7 +22,7 @@ pub fn wanted(connections: u64) -> u64 {
 /// allows fewer, listeners take fewer connections: those that are open must leave files for delivery and the journal.
 ///
 /// Returns how many connections the admin listener may have.
-pub fn share(listeners: &mut [Setup]) -> usize {
+pub fn share(listeners: &mut [ListenerConfig]) -> usize {
     let wanted = wanted(connections(listeners));
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let Some(limit) = current.filter(|current| *current < wanted) else { return ADMIN_CONNECTIONS };
@@ -48,25 +48,25 @@ pub fn share(listeners: &mut [Setup]) -> usize {
 }
 
 /// The connections that all listeners may have.
-fn connections(listeners: &[Setup]) -> u64 {
+fn connections(listeners: &[ListenerConfig]) -> u64 {
     let connections = listeners.iter().map(|setup| match setup {
-        Setup::Udp(_) => 0,
-        Setup::Tcp(setup) => setup.max_connections as u64,
-        Setup::Http(setup) => setup.max_connections as u64,
+        ListenerConfig::Udp(_) => 0,
+        ListenerConfig::Tcp(setup) => setup.max_connections as u64,
+        ListenerConfig::Http(setup) => setup.max_connections as u64,
     });
     connections.sum()
 }
 
 /// Lowers each listener's connections in proportion, so that with this limit [`OTHER_FILES`] stay free, or three
 /// quarters of a limit too small for that.
-fn limit_connections(listeners: &mut [Setup], limit: u64) {
+fn limit_connections(listeners: &mut [ListenerConfig], limit: u64) {
     let room = limit.saturating_sub(OTHER_FILES).max(limit / 4);
     let wanted = connections(listeners).max(1);
     for setup in listeners {
         let most = match setup {
-            Setup::Udp(_) => continue,
-            Setup::Tcp(setup) => &mut setup.max_connections,
-            Setup::Http(setup) => &mut setup.max_connections,
+            ListenerConfig::Udp(_) => continue,
+            ListenerConfig::Tcp(setup) => &mut setup.max_connections,
+            ListenerConfig::Http(setup) => &mut setup.max_connections,
         };
         let share = u128::from(room) * *most as u128 / u128::from(wanted);
         *most = usize::try_from(share).unwrap_or(*most).max(1);
@@ -81,22 +81,23 @@ mod tests {
 
     use super::*;
     use crate::batch::Destination;
+    use crate::intake::IntakeConfig;
     use crate::protocol::line::MAX_LINE_BYTES;
     use crate::protocol::{Mapping, Precision, Unsigned};
-    use crate::receive::{intake, tcp};
+    use crate::receive::tcp;
 
-    fn listener(max_connections: usize) -> Setup {
+    fn listener(max_connections: usize) -> ListenerConfig {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        Setup::Tcp(tcp::Setup {
+        ListenerConfig::Tcp(tcp::TcpConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            intake: intake::Setup {
+            intake: IntakeConfig {
                 destination,
                 format: None,
                 mapping: Mapping::path(),
                 max_line: MAX_LINE_BYTES,
                 unsigned: Unsigned::Refuse,
-                allow: crate::receive::Allow::default(),
+                allow: crate::intake::Allow::default(),
             },
             proxies: Vec::new(),
             tls: None,
@@ -118,7 +119,7 @@ mod tests {
             (&[900, 1], 64, &[15, 1]),
             (&[1, 1], 4, &[1, 1]),
         ] {
-            let mut setups: Vec<Setup> = most.iter().copied().map(listener).collect();
+            let mut setups: Vec<ListenerConfig> = most.iter().copied().map(listener).collect();
             limit_connections(&mut setups, limit);
             let got: Vec<u64> = setups.iter().map(|setup| connections(std::slice::from_ref(setup))).collect();
             assert_eq!(got, expected, "{most:?} with {limit} files");

@@ -5,19 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::{Allow, Inherited, IntakeSetup, Pulse, Sources, Tally, Tap, http, tcp, udp};
+use super::{Inherited, Pulse, http, tcp, udp};
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use crate::intake::{Allow, IntakeConfig, Sources, Tally, Tap};
 use crate::net::tls::Certificate;
 
 /// How a listener is set up.
 #[derive(Clone, Debug)]
-pub enum Setup {
+pub enum ListenerConfig {
     /// For datagrams.
-    Udp(udp::Setup),
+    Udp(udp::UdpConfig),
     /// For streams.
-    Tcp(tcp::Setup),
+    Tcp(tcp::TcpConfig),
     /// For requests.
-    Http(http::Setup),
+    Http(http::HttpConfig),
 }
 
 /// A bound listener.
@@ -31,7 +32,7 @@ pub enum Listener {
     Http(http::Listener),
 }
 
-impl Setup {
+impl ListenerConfig {
     /// The address to listen on.
     pub fn listen(&self) -> SocketAddr {
         match self {
@@ -51,7 +52,7 @@ impl Setup {
     }
 
     /// How the bytes are taken.
-    pub fn intake(&self) -> &IntakeSetup {
+    pub fn intake(&self) -> &IntakeConfig {
         match self {
             Self::Udp(setup) => &setup.intake,
             Self::Tcp(setup) => &setup.intake,
@@ -60,7 +61,7 @@ impl Setup {
     }
 }
 
-impl Setup {
+impl ListenerConfig {
     /// The certificate, if it speaks TLS.
     pub fn certificate(&self) -> Option<&Arc<Certificate>> {
         match self {
@@ -76,11 +77,11 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says, `AddrInUse` where another process has the port.
-    pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
+    pub fn bind(setup: ListenerConfig, inherited: &mut Inherited) -> io::Result<Self> {
         match setup {
-            Setup::Udp(setup) => udp::Listener::bind(setup, inherited).map(Self::Udp),
-            Setup::Tcp(setup) => tcp::Listener::bind(setup, inherited).map(Self::Tcp),
-            Setup::Http(setup) => http::Listener::bind(setup, inherited).map(Self::Http),
+            ListenerConfig::Udp(setup) => udp::Listener::bind(setup, inherited).map(Self::Udp),
+            ListenerConfig::Tcp(setup) => tcp::Listener::bind(setup, inherited).map(Self::Tcp),
+            ListenerConfig::Http(setup) => http::Listener::bind(setup, inherited).map(Self::Http),
         }
     }
 
@@ -248,9 +249,9 @@ mod tests {
     }
 
     /// A setup of each kind, on any port.
-    fn setups() -> [(&'static str, Setup); 2] {
+    fn setups() -> [(&'static str, ListenerConfig); 2] {
         let (database, retention_policy) = ("db".to_owned(), String::new());
-        let intake = IntakeSetup {
+        let intake = IntakeConfig {
             destination: Arc::new(Destination { database, retention_policy, precision: Precision::Milliseconds }),
             format: None,
             mapping: Mapping::path(),
@@ -261,9 +262,10 @@ mod tests {
         // An address of this process's own: where several workers share a port, other processes' could share it as well.
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let listen = SocketAddr::from(([127, 77, high, low], 0));
-        let udp = udp::Setup { listen, interface: None, intake: intake.clone(), workers: 2, receive_buffer: 1 << 20 };
+        let udp =
+            udp::UdpConfig { listen, interface: None, intake: intake.clone(), workers: 2, receive_buffer: 1 << 20 };
         let minute = Duration::from_secs(60);
-        let tcp = tcp::Setup {
+        let tcp = tcp::TcpConfig {
             listen,
             intake,
             proxies: Vec::new(),
@@ -274,7 +276,7 @@ mod tests {
             line_timeout: minute,
             first_line_timeout: minute,
         };
-        [("udp", Setup::Udp(udp)), ("tcp", Setup::Tcp(tcp))]
+        [("udp", ListenerConfig::Udp(udp)), ("tcp", ListenerConfig::Tcp(tcp))]
     }
 
     #[test]

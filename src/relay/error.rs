@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::deliver::SetupError;
+use crate::deliver::BackendError;
 use crate::journal::disk::OpenError;
 
 /// What keeps a relay from starting.
@@ -11,7 +11,7 @@ use crate::journal::disk::OpenError;
 pub enum StartError {
     /// The configuration names something that cannot be used.
     #[error("{0}")]
-    Setup(#[from] SetupError),
+    Setup(#[from] BackendError),
     /// A listener's mapping cannot be read.
     #[error("{0}")]
     Mapping(String),

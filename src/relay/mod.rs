@@ -337,7 +337,7 @@ fn lock_data_dir(folder: &Path) -> Result<DataDir, StartError> {
     })
 }
 
-fn bind(setup: receive::Setup, inherited: &mut Inherited) -> Result<Listener, StartError> {
+fn bind(setup: receive::ListenerConfig, inherited: &mut Inherited) -> Result<Listener, StartError> {
     let (kind, address) = (setup.kind(), setup.listen());
     let listener = Listener::bind(setup, inherited).map_err(|error| StartError::Listen { kind, address, error })?;
     if let Listener::Udp(listener) = &listener {
@@ -356,7 +356,7 @@ fn bind(setup: receive::Setup, inherited: &mut Inherited) -> Result<Listener, St
 
 fn start_workers(
     listeners: &[Listener],
-    backends: &[deliver::Setup],
+    backends: &[deliver::DeliveryConfig],
     ring: &Producer,
     (step, host): &(Step, Host),
 ) -> io::Result<Vec<(usize, JoinHandle<()>)>> {

@@ -13,7 +13,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::journal::disk::{Report, Storage};
 use crate::journal::ring::Consumer;
-use crate::journal::{BackendSetup, Journal, Snapshot};
+use crate::journal::{BackendConfig, Journal, Snapshot};
 use crate::observe::view::{BackendView, View};
 use crate::pair::Pair;
 use crate::sys::throttle;
@@ -46,7 +46,7 @@ pub(super) fn open(
     Ok(journal)
 }
 
-fn report_opening(found: &Snapshot, backends: &[BackendSetup]) {
+fn report_opening(found: &Snapshot, backends: &[BackendConfig]) {
     let Some(disk) = &found.disk else { return };
     let report = &disk.report;
     if report.segments == 0 {

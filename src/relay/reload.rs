@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::net::tls::Certificate;
 use crate::observe::findings::CERTIFICATE_SOON_DAYS;
 use crate::query::Readers;
-use crate::receive::{Listener, Setup};
+use crate::receive::{Listener, ListenerConfig};
 
 /// How often to look whether a file has changed.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -175,7 +175,7 @@ impl fmt::Debug for Reload {
 
 impl Running {
     /// Takes what is changed at once.
-    fn take(&mut self, plan: &Plan, setups: &[Setup]) {
+    fn take(&mut self, plan: &Plan, setups: &[ListenerConfig]) {
         let has_same_listeners = plan.has_same_listeners;
         self.config.clone_from(&plan.at_once);
         self.readers.set(super::reading::settings(&self.config));
@@ -186,13 +186,14 @@ impl Running {
 }
 
 /// Says what is likely a mistake, or not what whoever set up users expects of these listeners.
-pub(super) fn warn(auth: Option<&Arc<Auth>>, certificates: &[Arc<Certificate>], listeners: &[Setup]) {
+pub(super) fn warn(auth: Option<&Arc<Auth>>, certificates: &[Arc<Certificate>], listeners: &[ListenerConfig]) {
     if auth.is_some() {
-        for setup in listeners.iter().filter(|setup| !matches!(setup, Setup::Http(_))) {
+        for setup in listeners.iter().filter(|setup| !matches!(setup, ListenerConfig::Http(_))) {
             let (kind, listen) = (setup.kind(), setup.listen());
             tracing::warn!(kind, %listen, "this listener knows no users: whoever is in allow may write to it");
         }
-        for setup in listeners.iter().filter(|setup| matches!(setup, Setup::Http(http) if http.tls.is_none())) {
+        for setup in listeners.iter().filter(|setup| matches!(setup, ListenerConfig::Http(http) if http.tls.is_none()))
+        {
             if !setup.listen().ip().is_loopback() {
                 tracing::warn!(listen = %setup.listen(), "passwords and tokens come here in clear: set tls_cert_file");
             }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::influxdb::{Setup, free_port};
+use crate::influxdb::{ServerConfig, free_port};
 use crate::rig::{Program, server};
 use crate::support::wait_for;
 
@@ -78,7 +78,7 @@ impl Drop for Balancer {
 
 /// The relay with `more` for its HTTP listener, HAProxy before it; the host writes, nobody else may.
 fn assert_passed(more: &str, mode: &str, lines: &str, of_server: &str) {
-    let servers = [server(Setup::default()), server(Setup::default())];
+    let servers = [server(ServerConfig::default()), server(ServerConfig::default())];
     let backends = [0, 1].map(|number: usize| (servers[number].url(), ""));
     let listener = format!("[[http]]\nlisten = \"127.0.0.1:0\"\nallow = [\"{HOST}/32\"]\n{more}\n");
     let program = Program::with(Command::new(env!("CARGO_BIN_EXE_twinflux")), &listener, &backends);
@@ -119,7 +119,7 @@ fn haproxy_in_mode_tcp_says_whom_a_connection_is_from() {
 
 #[test]
 fn haproxy_passes_streams_on_and_says_whom_they_are_from() {
-    let servers = [server(Setup::default()), server(Setup::default())];
+    let servers = [server(ServerConfig::default()), server(ServerConfig::default())];
     let backends = [0, 1].map(|number: usize| (servers[number].url(), ""));
     let more = format!(
         "[[tcp]]\nlisten = \"127.0.0.1:0\"\nallow = [\"{HOST}/32\"]\n\

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::influxdb::{InfluxDb, Setup};
+use crate::influxdb::{InfluxDb, ServerConfig};
 use crate::rig::{Program, server};
 use crate::support::{http, http_bytes, left_out, wait_for};
 
@@ -24,7 +24,7 @@ pub(crate) struct Stand {
 impl Stand {
     /// With more in the listener's table.
     pub(crate) fn new(more: &str) -> Self {
-        let servers = [server(Setup::default()), server(Setup::default())];
+        let servers = [server(ServerConfig::default()), server(ServerConfig::default())];
         let more = format!("[[http]]\nlisten = \"127.0.0.1:0\"\n{more}\n");
         let backends = [0, 1].map(|number: usize| (servers[number].url(), "create_database = true"));
         let program = Program::with(Command::new(env!("CARGO_BIN_EXE_twinflux")), &more, &backends);
@@ -32,7 +32,7 @@ impl Stand {
             program.wait_state(name, "up");
         }
         let door = program.listener("http");
-        Self { servers, direct: server(Setup::default()), program, door }
+        Self { servers, direct: server(ServerConfig::default()), program, door }
     }
 
     /// Both servers hold what the third one holds; what a server refuses for want of a database is in both.

@@ -33,7 +33,7 @@ fn rehearse(victim: Victim, times: u32, every: Duration) -> outage::Report {
 }
 
 fn rehearse_with(requests: Option<http::Plan>, victim: Victim, times: u32, every: Duration) -> outage::Report {
-    let setup = outage::Setup {
+    let setup = outage::OutageConfig {
         program: Path::new(env!("CARGO_BIN_EXE_twinflux")).to_owned(),
         journal: String::new(),
         plan: plan(10_000.0, 0),

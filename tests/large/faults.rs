@@ -9,13 +9,13 @@ use rustix::process::Signal;
 
 use crate::disk::SmallDisk;
 use crate::effort;
-use crate::influxdb::{InfluxDb, Setup};
+use crate::influxdb::{InfluxDb, ServerConfig};
 use crate::rig::{Program, assert_numbers, server, stored};
 use crate::support::{left_out, wait_for};
 
 /// Two servers, of which the second is set up so, and a relay before them.
-fn pair(setup: Setup<'_>, more: &str) -> (InfluxDb, InfluxDb, Program) {
-    let (a, b) = (server(Setup::default()), server(setup));
+fn pair(setup: ServerConfig<'_>, more: &str) -> (InfluxDb, InfluxDb, Program) {
+    let (a, b) = (server(ServerConfig::default()), server(setup));
     let program = Program::start(&[(a.url(), more), (b.url(), more)]);
     (a, b, program)
 }
@@ -39,7 +39,7 @@ fn fill_the_disk(test: &str, before: u64, mend: impl FnOnce(&mut InfluxDb)) {
     };
     let seconds = std::env::var("TWINFLUX_FULL_DISK_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     let folder = tempfile::tempdir_in(disk.path()).expect("folder");
-    let (a, mut b, program) = pair(Setup { folder, ..Setup::default() }, "");
+    let (a, mut b, program) = pair(ServerConfig { folder, ..ServerConfig::default() }, "");
     program.send(before);
     program.wait_delivered("b");
     let ballast = fill(disk.path());
@@ -81,7 +81,7 @@ fn a_server_that_asks_for_a_password_gets_the_one_in_the_file() {
     let secrets = tempfile::tempdir().expect("folder");
     let password = secrets.path().join("password");
     std::fs::write(&password, "wrong").expect("write");
-    let (a, mut b) = (server(Setup::default()), server(Setup::default()));
+    let (a, mut b) = (server(ServerConfig::default()), server(ServerConfig::default()));
     let more = format!("username = \"writer\"\npassword_file = \"{}\"", password.display());
     let program = Program::start(&[(a.url(), ""), (b.url(), &more)]);
     program.send(500);
@@ -113,7 +113,7 @@ fn a_server_that_asks_for_a_password_gets_the_one_in_the_file() {
 
 #[test]
 fn a_database_and_a_retention_policy_that_are_made_later_get_their_lines() {
-    let (a, b) = (server(Setup::default()), server(Setup::default()));
+    let (a, b) = (server(ServerConfig::default()), server(ServerConfig::default()));
     let database = "CREATE DATABASE later";
     let policy = "CREATE RETENTION POLICY weeks ON later DURATION 52w REPLICATION 1";
     a.query("", database);
@@ -150,7 +150,7 @@ fn lines_over_a_servers_limits_of_series_are_dead_letters_and_no_other_is() {
     for (limit, says) in
         [("max-values-per-tag = 12", "max-values-per-tag"), ("max-series-per-database = 12", "max-series-per-database")]
     {
-        let (a, b, program) = pair(Setup { data: limit, ..Setup::default() }, "");
+        let (a, b, program) = pair(ServerConfig { data: limit, ..ServerConfig::default() }, "");
         // Of twenty hosts: the first lines fill the limit, so that each later line of the others is over it.
         program.send(12);
         program.wait_delivered("b");
@@ -172,7 +172,7 @@ fn lines_over_a_servers_limits_of_series_are_dead_letters_and_no_other_is() {
 #[test]
 fn a_server_whose_cache_is_full_gets_everything_once_it_has_room() {
     let data = "cache-max-memory-size = 200000\ncache-snapshot-write-cold-duration = \"1s\"";
-    let (a, b, program) = pair(Setup { data, ..Setup::default() }, "");
+    let (a, b, program) = pair(ServerConfig { data, ..ServerConfig::default() }, "");
     program.send(15_000);
     program.wait_delivered("a");
     let full = wait_for("the cache to be full", || program.backend("b").last_error);
@@ -182,7 +182,7 @@ fn a_server_whose_cache_is_full_gets_everything_once_it_has_room() {
 
 #[test]
 fn a_server_that_is_stopped_and_goes_on_misses_nothing() {
-    let (a, b, program) = pair(Setup::default(), "timeout = \"1s\"");
+    let (a, b, program) = pair(ServerConfig::default(), "timeout = \"1s\"");
     program.send(1000);
     program.wait_delivered("b");
     b.signal(Signal::STOP);
@@ -200,7 +200,7 @@ fn a_server_that_is_stopped_and_goes_on_misses_nothing() {
 
 #[test]
 fn servers_that_are_killed_again_and_again_under_load_have_every_point() {
-    let (a, b, program) = pair(Setup::default(), "");
+    let (a, b, program) = pair(ServerConfig::default(), "");
     let mut servers = [a, b];
     program.send_while(3000, || {
         for kill in 0..effort::times(5, 20, 200) {

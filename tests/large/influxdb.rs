@@ -21,7 +21,7 @@ pub(crate) struct InfluxDb {
 }
 
 /// How a server is started.
-pub(crate) struct Setup<'a> {
+pub(crate) struct ServerConfig<'a> {
     pub(crate) address: SocketAddr,
     /// Where its data are.
     pub(crate) folder: tempfile::TempDir,
@@ -32,7 +32,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) within: Vec<String>,
 }
 
-impl Default for Setup<'_> {
+impl Default for ServerConfig<'_> {
     fn default() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         Self { address: free_port(), folder, http: "", data: "", within: Vec::new() }
@@ -42,11 +42,11 @@ impl Default for Setup<'_> {
 impl InfluxDb {
     /// Starts a server; `http` is added to that section of its configuration.
     pub(crate) fn start(http: &str) -> Self {
-        Self::with(Setup { http, ..Setup::default() })
+        Self::with(ServerConfig { http, ..ServerConfig::default() })
     }
 
-    pub(crate) fn with(setup: Setup<'_>) -> Self {
-        let Setup { address, folder, http, data, within } = setup;
+    pub(crate) fn with(setup: ServerConfig<'_>) -> Self {
+        let ServerConfig { address, folder, http, data, within } = setup;
         let mut influx = Self { address, folder, within, child: None };
         influx.configure(http, data);
         // Somebody else may have taken a port meanwhile that was free.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::influxdb::{InfluxDb, Setup, free_port};
+use crate::influxdb::{InfluxDb, ServerConfig, free_port};
 use crate::rig::{Program, assert_numbers, server, stored};
 use crate::support::{left_out, wait_for};
 
@@ -98,7 +98,10 @@ fn a_server_that_vanishes_from_the_network_is_noticed_and_misses_nothing() {
         return;
     };
     let address = SocketAddr::new(far.far.into(), free_port().port());
-    let (a, b) = (server(Setup::default()), server(Setup { address, within: far.within(), ..Setup::default() }));
+    let (a, b) = (
+        server(ServerConfig::default()),
+        server(ServerConfig { address, within: far.within(), ..ServerConfig::default() }),
+    );
     // The one connection is open, and told of nothing.
     let program = Program::start(&[(a.url(), ""), (b.url(), "concurrency = 1")]);
     program.send(1000);
@@ -169,8 +172,8 @@ fn a_name_that_moves_is_followed_without_a_failure_and_a_resolver_that_fails_mov
     let name = "a_name_that_moves_is_followed_without_a_failure_and_a_resolver_that_fails_moves_nothing";
     let Some(names) = names(name, "127.0.0.1 influx-b.test") else { return };
     let [here, there] = two_addresses();
-    let (a, old) = (server(Setup::default()), server(Setup { address: here, ..Setup::default() }));
-    let mut new = server(Setup { address: there, ..Setup::default() });
+    let (a, old) = (server(ServerConfig::default()), server(ServerConfig { address: here, ..ServerConfig::default() }));
+    let mut new = server(ServerConfig { address: there, ..ServerConfig::default() });
     let program = by_name(&names, &a, here.port(), "1s");
     program.send(500);
     program.wait_delivered("b");
@@ -231,7 +234,8 @@ fn an_address_that_hears_nothing_does_not_hide_the_names_next() {
         let hosts = order.map(|number| format!("127.0.0.{number} influx-b.test")).join("\n");
         let Some(names) = names(name, &hosts) else { return };
         let [here, there] = two_addresses();
-        let (a, b) = (server(Setup::default()), server(Setup { address: there, ..Setup::default() }));
+        let (a, b) =
+            (server(ServerConfig::default()), server(ServerConfig { address: there, ..ServerConfig::default() }));
         let _silent = silent(here);
         let program = by_name(&names, &a, here.port(), "5m");
         program.send(500);
@@ -277,7 +281,7 @@ fn long_way(runtime: &tokio::runtime::Runtime, server: SocketAddr, delay: Durati
 #[test]
 fn a_server_a_tenth_of_a_second_away_keeps_up() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    let (a, b): (InfluxDb, InfluxDb) = (server(Setup::default()), server(Setup::default()));
+    let (a, b): (InfluxDb, InfluxDb) = (server(ServerConfig::default()), server(ServerConfig::default()));
     let far = long_way(&runtime, b.address, Duration::from_millis(50));
     let program = Program::start(&[(a.url(), ""), (format!("http://{far}"), "")]);
     program.send_while(5000, || {

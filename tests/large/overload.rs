@@ -8,7 +8,7 @@ use std::time::Duration;
 use loadgen::burst::{self, Transport};
 use loadgen::netdata::Format;
 use loadgen::relay::Listeners;
-use loadgen::run::{Report, Setup, Under, run};
+use loadgen::run::{Report, RunConfig, Under, run};
 use loadgen::send::{Pace, Plan, Progress};
 use loadgen::sink::Behaviour;
 use loadgen::workload::Shape;
@@ -17,7 +17,7 @@ use crate::support::LIMIT;
 
 fn drive(listener: &str, pace: Pace, duration: Duration, payload: Option<usize>, last_sink: Behaviour) -> Report {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let setup = Setup {
+    let setup = RunConfig {
         relay: Under::Program {
             path: PathBuf::from(env!("CARGO_BIN_EXE_twinflux")),
             listeners: Listeners { datagrams: listener.to_owned(), ..Listeners::default() },
@@ -44,7 +44,7 @@ fn burst(transport: Transport, format: Format, (dimensions, bursts): (u32, u32),
     let (interval, duration) = (Duration::from_secs(1), Duration::from_secs(1) * bursts);
     // Netdata's datagrams are large, and all there at once; Telegraf's fit into the default beside any burst of streams.
     let receive_buffer = if transport == Transport::Udp { "64MiB" } else { "8MiB" };
-    let setup = Setup {
+    let setup = RunConfig {
         relay: Under::Program {
             path: PathBuf::from(env!("CARGO_BIN_EXE_twinflux")),
             listeners: Listeners {

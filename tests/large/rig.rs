@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use twinflux::observe::status::{self, Status};
 
-use crate::influxdb::{InfluxDb, Setup};
+use crate::influxdb::{InfluxDb, ServerConfig};
 use crate::support::{get, wait_for};
 
 /// Points in one datagram, about 1,400 bytes.
@@ -202,7 +202,7 @@ impl Drop for End<'_> {
 }
 
 /// A server with the database.
-pub(crate) fn server(setup: Setup<'_>) -> InfluxDb {
+pub(crate) fn server(setup: ServerConfig<'_>) -> InfluxDb {
     let server = InfluxDb::with(setup);
     server.query("", "CREATE DATABASE telegraf");
     server

@@ -35,7 +35,7 @@ use clap::Parser;
 use loadgen::relay::Relay;
 use loadgen::send::{Pace, Plan, Progress, send};
 use loadgen::sink::{Behaviour, Sink, Store};
-use loadgen::strain::{self, Report, Setup};
+use loadgen::strain::{self, Report, StrainConfig};
 use loadgen::workload::Shape;
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use serde_json::Value;
@@ -152,7 +152,7 @@ fn with_a_full_log_and_a_flapping_backend_every_datagram_is_taken_or_counted_and
 #[derive(Parser)]
 struct Options {
     #[command(flatten)]
-    setup: Setup,
+    setup: StrainConfig,
 }
 
 fn strained(arguments: &[&str]) -> Report {

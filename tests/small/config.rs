@@ -7,7 +7,7 @@ use twinflux::config::Config;
 use twinflux::config::Overrides;
 use twinflux::journal::disk::{Compression, WhenFull};
 use twinflux::protocol::{Format, Mapping, Netdata, Precision};
-use twinflux::receive::Setup;
+use twinflux::receive::ListenerConfig;
 
 fn load(text: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().expect("folder");
@@ -113,10 +113,10 @@ fn listeners_of_both_kinds_have_defaults_and_mappings() {
     let setups = config.listeners(None).expect("setups");
     let kinds: Vec<&str> = setups.iter().map(|setup| setup.kind()).collect();
     assert_eq!(kinds, ["udp", "tcp"]);
-    let Setup::Udp(udp) = &setups[0] else { panic!("a UDP listener") };
+    let ListenerConfig::Udp(udp) = &setups[0] else { panic!("a UDP listener") };
     assert_eq!(udp.intake.format, Some(Format::NetdataJson));
     assert_eq!(udp.intake.mapping, Mapping::netdata(Netdata { keep_prefix: true, host_parts: 1 }));
-    let Setup::Tcp(tcp) = &setups[1] else { panic!("a TCP listener") };
+    let ListenerConfig::Tcp(tcp) = &setups[1] else { panic!("a TCP listener") };
     let templates = Mapping::templates(&["servers.* .host.measurement*", "measurement* region=eu"]);
     assert_eq!(Ok(&tcp.intake.mapping), templates.as_ref());
     let again = load(&toml::to_string(&config).expect("text")).expect("the same again");

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use twinflux::batch::{Batch, Destination, Received, Span};
 use twinflux::journal::disk::{self, Compression, Condition, DiskOptions, Next, Syncer, WhenFull, Writer};
-use twinflux::journal::{BackendSetup, DropReason, Journal, Lease, Limits, Reader, Rejection};
+use twinflux::journal::{BackendConfig, DropReason, Journal, Lease, Limits, Reader, Rejection};
 use twinflux::protocol::Precision;
 
 use crate::action::Action;
@@ -37,9 +37,9 @@ pub(crate) fn options() -> DiskOptions {
     }
 }
 
-pub(crate) fn backends(count: usize, replay_share: f64) -> Vec<BackendSetup> {
+pub(crate) fn backends(count: usize, replay_share: f64) -> Vec<BackendConfig> {
     let setup =
-        |place| BackendSetup { name: format!("b{place}"), address: format!("http://b{place}:8086"), replay_share };
+        |place| BackendConfig { name: format!("b{place}"), address: format!("http://b{place}:8086"), replay_share };
     (0..count).map(setup).collect()
 }
 

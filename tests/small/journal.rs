@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 use twinflux::batch::{Batch, Destination, Received, Span};
-use twinflux::journal::{BackendSetup, Journal, Lease, Limits, Reader, Rejection, Snapshot};
+use twinflux::journal::{BackendConfig, Journal, Lease, Limits, Reader, Rejection, Snapshot};
 use twinflux::protocol::Precision;
 
 use crate::effort;
 
 const LIMITS: Limits = Limits { lines: 10, bytes: 10_000, linger: Duration::ZERO };
 
-fn backends(count: usize) -> Vec<BackendSetup> {
+fn backends(count: usize) -> Vec<BackendConfig> {
     (0..count)
-        .map(|place| BackendSetup { name: format!("b{place}"), address: String::new(), replay_share: 0.5 })
+        .map(|place| BackendConfig { name: format!("b{place}"), address: String::new(), replay_share: 0.5 })
         .collect()
 }
 

@@ -38,20 +38,24 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("batch", &["protocol"]),
     ("journal", &["sys", "protocol", "batch"]),
-    ("receive", &["sys", "net", "auth", "protocol", "batch"]),
+    ("intake", &["sys", "protocol", "batch"]),
+    ("receive", &["sys", "net", "auth", "protocol", "batch", "intake"]),
     ("deliver", &["sys", "net", "protocol", "batch", "journal"]),
     ("pair", &["sys", "net", "protocol", "journal"]),
     ("query", &["sys", "protocol", "batch", "journal", "receive", "deliver", "pair"]),
-    ("config", &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "pair"]),
+    ("config", &["sys", "net", "auth", "protocol", "batch", "intake", "journal", "receive", "deliver", "pair"]),
     (
         "observe",
-        &["sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "pair", "query", "config"],
+        &[
+            "sys", "net", "auth", "protocol", "batch", "intake", "journal", "receive", "deliver", "pair", "query",
+            "config",
+        ],
     ),
     (
         "cli",
         &[
-            "sys", "net", "auth", "protocol", "batch", "journal", "receive", "deliver", "pair", "query", "config",
-            "observe",
+            "sys", "net", "auth", "protocol", "batch", "intake", "journal", "receive", "deliver", "pair", "query",
+            "config", "observe",
         ],
     ),
 ];

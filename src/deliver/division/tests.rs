@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use super::*;
 use crate::batch::{Batch, Destination, Received, Span};
 use crate::deliver::outcome::of_answer;
-use crate::journal::{BackendSetup, Journal, Limits};
+use crate::journal::{BackendConfig, Journal, Limits};
 use crate::protocol::Precision;
 
 /// A lease of these lines, in records of so many.
 fn lease(lines: &[String], of_record: usize) -> Lease {
-    let backend = BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
+    let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
     let journal = Journal::new(1 << 30, &[backend]);
     let (database, retention_policy) = ("db".to_owned(), String::new());
     let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });

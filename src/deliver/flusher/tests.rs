@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use super::sizes::LEAST_BYTES;
 use super::*;
 use crate::batch::{Batch, Destination, Received, Span};
-use crate::journal::{BackendSetup, Journal};
+use crate::journal::{BackendConfig, Journal};
 use crate::protocol::Precision;
 
 /// The most bytes of a request, as configured.
@@ -74,7 +74,7 @@ impl Bench {
     }
 
     fn delayed(concurrency: usize, answer: impl FnMut(&Request) -> (Duration, Outcome) + Send + 'static) -> Self {
-        let backend = BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
+        let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 30, &[backend]);
         let limits = Limits { lines: u64::MAX, bytes: MOST_BYTES, linger: Duration::ZERO };
         let script = Script(Arc::new(Mutex::new((Vec::new(), Box::new(answer)))), monotonic::now());

@@ -212,12 +212,12 @@ pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -
 mod tests {
     use super::*;
     use crate::batch::{Batch, Received, Span};
-    use crate::journal::{BackendSetup, Journal, Limits};
+    use crate::journal::{BackendConfig, Journal, Limits};
     use crate::protocol::Precision;
 
     /// A lease of one line for each of these databases, with the database's name as the retention policy, too.
     fn leases(databases: &[&str]) -> Vec<Lease> {
-        let backend = BackendSetup { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
+        let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 30, &[backend]);
         for database in databases {
             let (database, retention_policy) = ((*database).to_owned(), (*database).to_owned());

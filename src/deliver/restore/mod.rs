@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::health::Backoff;
 use super::influx::Influx;
 use super::outcome::Fate;
-use super::{InfluxSetup, SetupError};
+use super::{BackendError, InfluxConfig};
 use crate::protocol::influxql::quoted;
 use text::{Batch, Found, Text};
 
@@ -29,9 +29,9 @@ const MOST_NAMED: usize = 10;
 
 /// How lines are put back.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct RestoreConfig {
     /// Where.
-    pub influx: InfluxSetup,
+    pub influx: InfluxConfig,
     /// Whether a missing database is made.
     pub creates_database: bool,
     /// How long a request is tried again, where the server cannot take it now.
@@ -84,8 +84,8 @@ pub enum RestoreError {
     Failed(String),
 }
 
-impl From<SetupError> for RestoreError {
-    fn from(error: SetupError) -> Self {
+impl From<BackendError> for RestoreError {
+    fn from(error: BackendError) -> Self {
         Self::Usage(error.to_string())
     }
 }
@@ -97,7 +97,7 @@ impl From<SetupError> for RestoreError {
 /// Why not everything was sent.
 pub async fn restore(
     inputs: &[PathBuf],
-    setup: Setup,
+    setup: RestoreConfig,
     figures: &mut Figures,
     progress: impl FnMut(&Figures),
 ) -> Result<(), RestoreError> {
@@ -114,7 +114,7 @@ pub async fn restore(
 
 /// One run.
 struct Restore<'a, P> {
-    setup: Setup,
+    setup: RestoreConfig,
     influx: Influx,
     figures: &'a mut Figures,
     progress: P,

@@ -352,14 +352,14 @@ impl Asker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::BackendSetup;
+    use crate::journal::BackendConfig;
 
     #[test]
     fn after_a_restart_a_statement_is_a_barrier_again_where_lines_wait_for_it() {
         let folder = tempfile::tempdir().expect("folder");
         let open = || {
             let backend =
-                |name: &str| BackendSetup { name: name.to_owned(), address: String::new(), replay_share: 0.5 };
+                |name: &str| BackendConfig { name: name.to_owned(), address: String::new(), replay_share: 0.5 };
             let journal = Journal::new(1 << 20, &[backend("a"), backend("b")]);
             let statements = Statements::open(folder.path(), &journal, &["a", "b"]).expect("open");
             statements.note_absent("a".to_owned(), 0);

@@ -47,14 +47,14 @@ use crate::journal::state::lane::{End, Lane, SavedLane, cut_saved};
 use crate::journal::state::ledger::DropReason;
 use crate::journal::state::options::DiskOptions;
 use crate::journal::state::saved::{Cursors, SavedBackend};
-use crate::journal::state::{Backend, BackendSetup, Log, State};
+use crate::journal::state::{Backend, BackendConfig, Log, State};
 
 /// Opens the log in a folder for these backends.
 pub(in crate::journal) fn open(
     storage: Arc<dyn Storage>,
     options: &DiskOptions,
     memory: u64,
-    backends: &[BackendSetup],
+    backends: &[BackendConfig],
 ) -> Result<(State, Files), OpenError> {
     let begun = Instant::now();
     let mut report = Report::default();

@@ -57,7 +57,7 @@ use saved::{MovedAt, SavedBackend};
 
 /// A backend as the journal knows it.
 #[derive(Clone, Debug)]
-pub struct BackendSetup {
+pub struct BackendConfig {
     /// Its identity: under this name its cursors are kept.
     pub name: String,
     /// Where it is. A name that was elsewhere when the journal last saw it may be another server's: see
@@ -140,8 +140,8 @@ pub(in crate::journal) struct Backend {
 }
 
 impl Backend {
-    pub(in crate::journal) fn new(setup: &BackendSetup) -> Self {
-        let BackendSetup { name, address, replay_share } = setup.clone();
+    pub(in crate::journal) fn new(setup: &BackendConfig) -> Self {
+        let BackendConfig { name, address, replay_share } = setup.clone();
         Self { name, address, replay_share, ..Self::default() }
     }
 

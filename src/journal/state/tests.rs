@@ -27,7 +27,7 @@ fn destination(database: &str) -> Arc<Destination> {
 /// Two backends, and memory for so many records.
 fn state(records: u64, replay_share: f64) -> State {
     let backend =
-        |name: &str| Backend::new(&BackendSetup { name: name.to_owned(), address: String::new(), replay_share });
+        |name: &str| Backend::new(&BackendConfig { name: name.to_owned(), address: String::new(), replay_share });
     State::new(records * cost(&batch(&destination(""), Instant::now())), vec![backend("a"), backend("b")])
 }
 

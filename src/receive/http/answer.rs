@@ -16,8 +16,8 @@ use http_body_util::Full;
 
 use super::reading::Reply;
 use super::request::Api;
+use crate::intake::Told;
 use crate::protocol::Refusal;
-use crate::receive::intake::Told;
 
 /// How much of a refused line an answer repeats, in bytes: 3.x repeats 20.
 const LINE_BYTES: usize = 200;
@@ -264,7 +264,7 @@ fn words(reason: Refusal) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receive::intake::Sample;
+    use crate::intake::Sample;
 
     fn told(accepted: u64, refused: u64) -> Told {
         let sample = |number, line: &[u8], reason| Sample { number, line: line.to_vec(), reason };

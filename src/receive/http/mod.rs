@@ -53,10 +53,10 @@ use std::time::Instant;
 use http::HeaderValue;
 use ipnet::IpNet;
 
-use super::intake::{self, Intake};
-use super::{Allow, Door, Inherited};
+use super::{Door, Inherited};
 use crate::auth::Auth;
 use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use crate::intake::{Allow, Intake, IntakeConfig};
 use crate::net::tls::Certificate;
 pub use reading::{Order, Question, Reader, Refused, Reply};
 use shelf::Shelf;
@@ -66,11 +66,11 @@ const THREAD_NAME: &str = "http";
 
 /// How a listener is set up.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct HttpConfig {
     /// The address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
     /// How bytes are taken, and where lines go whose request does not say.
-    pub intake: intake::Setup,
+    pub intake: IntakeConfig,
     /// Whether writers are answered.
     pub takes_writes: bool,
     /// Whether readers are answered.
@@ -175,7 +175,7 @@ impl Host {
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
-    setup: Setup,
+    setup: HttpConfig,
     door: Door,
 }
 
@@ -184,7 +184,7 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says, `AddrInUse` if another process has the port.
-    pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
+    pub fn bind(setup: HttpConfig, inherited: &mut Inherited) -> io::Result<Self> {
         let door = Door::bind(setup.listen, THREAD_NAME, inherited.take_stream(setup.listen))?;
         Ok(Self { setup, door })
     }
@@ -213,7 +213,7 @@ impl Listener {
         };
         let reader = host.reader.clone().filter(|_| self.setup.takes_queries);
         let parts = serve::Parts {
-            setup: Setup { listen: address, ..self.setup.clone() },
+            setup: HttpConfig { listen: address, ..self.setup.clone() },
             host: Host { claim, create: host.create.clone(), reader },
             open: Arc::clone(&self.door.open),
             stop: self.door.stopping(),

@@ -31,14 +31,14 @@ use super::nap::Naps;
 use super::shelf::Shelf;
 use super::stream::{Other, Phase, Progress, Stream};
 use super::under_way::UnderWay;
-use super::{Host, Setup, kept};
+use super::{Host, HttpConfig, kept};
 use crate::batch::{HandOver, Step};
+use crate::intake::{Intake, PUBLISH_INTERVAL};
 use crate::net::tls::answer_plain_http;
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member, settle};
 use crate::receive::door::stopped;
 use crate::receive::handshake::{Failed, shake_hands};
-use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 use crate::receive::proxy::{is_trusted, read_header};
 use crate::receive::socket::Socket;
 
@@ -59,7 +59,7 @@ const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// What the thread is made of.
 pub(super) struct Parts<H> {
-    pub(super) setup: Setup,
+    pub(super) setup: HttpConfig,
     pub(super) host: Host,
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
@@ -113,7 +113,7 @@ pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdLi
 
 /// What all connections of a listener share; all of it is used on one thread.
 pub(super) struct Serving<H> {
-    pub(super) setup: Setup,
+    pub(super) setup: HttpConfig,
     pub(super) host: Host,
     open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,

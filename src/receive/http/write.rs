@@ -27,9 +27,9 @@ use super::kept::Part;
 use super::problem::Problem;
 use super::serve::Serving;
 use crate::batch::{Batch, Destination, HandOver, Received, Ticket};
+use crate::intake::framer::{self, Framer};
+use crate::intake::{Body, Intake, Told};
 use crate::protocol::{Format, JsonList, Precision, Refusal, Refused, Rules, Scanner};
-use crate::receive::framer::{self, Framer};
-use crate::receive::intake::{Body, Intake, Told};
 
 /// How long a body may take to come.
 const LONGEST_BODY: Duration = Duration::from_secs(60);

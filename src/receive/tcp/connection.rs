@@ -17,11 +17,11 @@ use super::serve::Serving;
 use super::turn::Turn;
 use super::wire::{Read, Wire};
 use crate::batch::{HandOver, Received};
+use crate::intake::Intake;
+use crate::intake::framer::{self, Framer};
 use crate::protocol::{Refusal, Refused, Stream};
 use crate::receive::crowd::Member;
 use crate::receive::door::stopped;
-use crate::receive::framer::{self, Framer};
-use crate::receive::intake::Intake;
 
 /// How long a connection may take to its first line while more than half of the connections are open; and how often one
 /// without a line looks whether they are.

@@ -22,9 +22,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::intake::{self, Intake};
-use super::{Allow, Door, Inherited};
+use super::{Door, Inherited};
 use crate::batch::{Destination, HandOver, Limits, Pool};
+use crate::intake::{Allow, Intake, IntakeConfig};
 use crate::net::tls::Certificate;
 pub use patient::Order;
 use patient::Patient;
@@ -36,11 +36,11 @@ const THREAD_NAME: &str = "tcp";
 
 /// How a listener is set up.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct TcpConfig {
     /// The address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
     /// How bytes are taken.
-    pub intake: intake::Setup,
+    pub intake: IntakeConfig,
     /// Networks whose connections begin with a header of PROXY protocol 2, which names the source.
     pub proxies: Vec<IpNet>,
     /// Its certificate, if it speaks TLS.
@@ -60,7 +60,7 @@ pub struct Setup {
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
-    setup: Setup,
+    setup: TcpConfig,
     door: Door,
 }
 
@@ -69,7 +69,7 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says, `AddrInUse` where another process has the port.
-    pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
+    pub fn bind(setup: TcpConfig, inherited: &mut Inherited) -> io::Result<Self> {
         let door = Door::bind(setup.listen, THREAD_NAME, inherited.take_stream(setup.listen))?;
         Ok(Self { setup, door })
     }
@@ -146,9 +146,9 @@ mod tests {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
         let listener = Listener::bind(
-            Setup {
+            TcpConfig {
                 listen: listen.parse().expect("an address"),
-                intake: intake::Setup {
+                intake: IntakeConfig {
                     destination,
                     format: None,
                     mapping: Mapping::path(),

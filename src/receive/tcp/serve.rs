@@ -16,18 +16,18 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until};
 
-use super::Setup;
+use super::TcpConfig;
 use super::connection::Connection;
 use super::logs::Logs;
 use super::turn::TURN_BYTES;
 use super::wire::Wire;
 use crate::batch::HandOver;
+use crate::intake::{Intake, PUBLISH_INTERVAL};
 use crate::protocol::{Refusal, Refused};
 use crate::receive::Pulse;
 use crate::receive::crowd::{Crowd, Entered, Member, settle};
 use crate::receive::door::stopped;
 use crate::receive::handshake::{Failed, shake_hands};
-use crate::receive::intake::{Intake, PUBLISH_INTERVAL};
 use crate::receive::proxy::{is_trusted, read_header};
 
 /// How long the thread waits where it cannot accept.
@@ -38,7 +38,7 @@ const SAMPLE_BYTES: usize = 512;
 
 /// What the thread is made of.
 pub(super) struct Parts<H> {
-    pub(super) setup: Setup,
+    pub(super) setup: TcpConfig,
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pulse: Arc<Pulse>,
@@ -68,7 +68,7 @@ pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener,
 
 /// What all connections of a listener share; all of it is used on one thread.
 pub(super) struct Serving<H> {
-    pub(super) setup: Setup,
+    pub(super) setup: TcpConfig,
     /// How many connections are open, for those who look.
     open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,

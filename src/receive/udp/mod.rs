@@ -18,9 +18,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::intake::{self, Intake, Shown};
-use super::{Allow, Inherited, Pulse, Sources, Tally, Tap};
+use super::{Inherited, Pulse};
 use crate::batch::{Destination, HandOver, Limits, Pool};
+use crate::intake::{Allow, Intake, IntakeConfig, Shown, Sources, Tally, Tap};
 
 use multicast::Group;
 use waiter::Stop;
@@ -38,13 +38,13 @@ pub const SLOT_BYTES: usize = 64 * 1024;
 
 /// How a listener is set up.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct UdpConfig {
     /// The address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
     /// The name or an address of the interface to join a multicast address on; none: the system's choice.
     pub interface: Option<String>,
     /// How datagrams are taken.
-    pub intake: intake::Setup,
+    pub intake: IntakeConfig,
     /// How many workers, at least 1; 1 for a multicast address.
     pub workers: usize,
     /// The receive buffer to ask for, in bytes, for each worker.
@@ -54,7 +54,7 @@ pub struct Setup {
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
-    setup: Setup,
+    setup: UdpConfig,
     address: SocketAddr,
     workers: Vec<Arc<WorkerState>>,
 }
@@ -74,7 +74,7 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says, `AddrInUse` where another process has the port.
-    pub fn bind(setup: Setup, inherited: &mut Inherited) -> io::Result<Self> {
+    pub fn bind(setup: UdpConfig, inherited: &mut Inherited) -> io::Result<Self> {
         let group = Group::of(setup.listen, setup.interface.as_deref())?;
         let passed = inherited.take_datagrams(setup.listen);
         let sockets = if passed.is_empty() {
@@ -198,7 +198,7 @@ fn thread_name(place: usize) -> String {
     format!("udp-{place}")
 }
 
-fn bind_all(setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {
+fn bind_all(setup: &UdpConfig, group: Option<&Group>) -> io::Result<Vec<Socket>> {
     let listen = group.map_or(setup.listen, Group::bind_address);
     socket::check_free(listen)?;
     let first = Socket::bind(listen, setup.receive_buffer)?;
@@ -211,7 +211,7 @@ fn bind_all(setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-fn adopt_all(passed: Vec<(UdpSocket, u32)>, setup: &Setup, group: Option<&Group>) -> io::Result<Vec<Socket>> {
+fn adopt_all(passed: Vec<(UdpSocket, u32)>, setup: &UdpConfig, group: Option<&Group>) -> io::Result<Vec<Socket>> {
     if group.is_some() && passed.len() > 1 {
         let what = "several passed sockets have this multicast address, and each would get every datagram: pass one";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -256,12 +256,12 @@ mod tests {
         }
     }
 
-    fn setup(listen: SocketAddr, workers: usize) -> Setup {
+    fn setup(listen: SocketAddr, workers: usize) -> UdpConfig {
         let (database, retention_policy) = ("db".to_owned(), String::new());
-        Setup {
+        UdpConfig {
             listen,
             interface: listen.ip().is_multicast().then(|| "127.0.0.1".to_owned()),
-            intake: intake::Setup {
+            intake: IntakeConfig {
                 destination: Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds }),
                 format: None,
                 mapping: Mapping::default(),

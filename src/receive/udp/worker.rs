@@ -9,7 +9,7 @@ use super::mmsg::{self, Datagram, Method, Slots};
 use super::pace::{Look, Pace, Wait};
 use super::{ROUNDS, SLOTS, WorkerState};
 use crate::batch::{HandOver, Received};
-use crate::receive::intake::{Intake, PUBLISH_INTERVAL, Setup};
+use crate::intake::{Intake, IntakeConfig, PUBLISH_INTERVAL};
 use crate::sys::{Leave, Throttle, throttle};
 
 /// Looks at a socket that never runs empty, at most, before a worker that is to stop gives up on it.
@@ -24,7 +24,7 @@ pub(super) struct Parts<H> {
     pub(super) state: Arc<WorkerState>,
     /// The largest datagram that is taken whole.
     pub(super) slot_bytes: usize,
-    pub(super) setup: Setup,
+    pub(super) setup: IntakeConfig,
     pub(super) intake: Intake<H>,
 }
 
@@ -181,12 +181,13 @@ mod tests {
 
     use super::*;
     use crate::batch::{Batch, Builder, Destination, Limits, Pool};
+    use crate::intake::Shown;
+    use crate::intake::Tally;
     use crate::protocol::line::MAX_LINE_BYTES;
     use crate::protocol::{Mapping, Precision, Unsigned};
-    use crate::receive::intake::Shown;
+    use crate::receive::Pulse;
     use crate::receive::udp::Socket;
     use crate::receive::udp::waiter::Stop;
-    use crate::receive::{Pulse, Tally};
 
     /// Takes batches until it has this many, and sees to it that nothing is given away before it was shown.
     struct Few(usize, Arc<Mutex<Vec<Batch>>>, Arc<Shown>);
@@ -244,13 +245,13 @@ mod tests {
                 stop: Arc::new(Stop::new().expect("an event")),
             });
             let taken = Arc::new(Mutex::new(Vec::new()));
-            let setup = Setup {
+            let setup = IntakeConfig {
                 destination,
                 format: None,
                 mapping: Mapping::default(),
                 max_line: MAX_LINE_BYTES,
                 unsigned: Unsigned::Refuse,
-                allow: crate::receive::Allow::default(),
+                allow: crate::intake::Allow::default(),
             };
             let pool = Pool::new(1, Builder::least_buffer_bytes());
             let out = Few(room, Arc::clone(&taken), Arc::clone(&state.shown));

@@ -112,7 +112,7 @@ impl Tap {
     }
 
     /// An address is not allowed.
-    pub(super) fn deny(&self, source: IpAddr, now: Instant) {
+    pub(crate) fn deny(&self, source: IpAddr, now: Instant) {
         if let Ok(mut denied) = self.denied.try_lock()
             && denied.is_none_or(|(at, _)| now.saturating_duration_since(at) >= SAMPLE_INTERVAL)
         {
@@ -122,19 +122,19 @@ impl Tap {
 
     /// Whether somebody looks.
     #[inline]
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
     /// An accepted line passes while somebody looks.
     #[cold]
-    pub(super) fn accept(&self, line: &[u8], source: Option<IpAddr>) {
+    pub(crate) fn accept(&self, line: &[u8], source: Option<IpAddr>) {
         self.offer(line, source, None);
     }
 
     /// A refused line passes.
     #[cold]
-    pub(super) fn refuse(&self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
+    pub(crate) fn refuse(&self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
         if let Ok(mut samples) = self.samples.try_lock() {
             let known = &mut samples[refused.reason.index()];
             if known.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= SAMPLE_INTERVAL) {

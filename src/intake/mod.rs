@@ -3,7 +3,13 @@
 //! Owns: the reader, the open batch, the tally, and what is logged of refusals. Never does: reading sockets, waiting
 //! (what takes the batches may). For a line nothing in it allocates, locks, logs, or reads a clock.
 
+mod allow;
 mod body;
+mod counters;
+pub(crate) mod framer;
+mod source;
+mod sources;
+pub mod tap;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,11 +18,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
+pub use allow::Allow;
 #[cfg(test)]
-pub(super) use body::Sample;
-pub(super) use body::{Body, Told};
+pub(crate) use body::Sample;
+pub(crate) use body::{Body, Told};
+pub(crate) use counters::each_counter;
+pub use counters::{ANSWERS, Counters, Tally};
+pub use source::{Arrival, Source};
+pub use sources::Sources;
+pub use tap::Tap;
 
-use super::{Allow, Arrival, Counters, Sources, Tally, Tap};
 use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received, Time};
 use crate::protocol::{
     Format, Found, Line, Mapping, Plausible, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned, cure,
@@ -24,13 +35,13 @@ use crate::protocol::{
 use crate::sys::{Leave, Throttle};
 
 /// The table of sources is published no more often: copying thousands of entries takes a good part of a millisecond.
-pub(super) const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// How much of a refused line is logged, in bytes.
 const SAMPLE_BYTES: usize = 200;
 
 /// How the bytes of a listener are taken.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct IntakeConfig {
     /// Where the lines go.
     pub destination: Arc<Destination>,
     /// What the bytes are written in; none: it is told apart.
@@ -45,7 +56,7 @@ pub struct Setup {
     pub allow: Allow,
 }
 
-impl Setup {
+impl IntakeConfig {
     fn rules(&self) -> Rules {
         Rules { precision: self.destination.precision, max_line: self.max_line, unsigned: self.unsigned }
     }
@@ -57,32 +68,32 @@ impl Setup {
 
     /// Whether bytes of this source are taken.
     #[inline]
-    pub(super) fn allows(&self, source: Option<IpAddr>) -> bool {
+    pub(crate) fn allows(&self, source: Option<IpAddr>) -> bool {
         self.allow.lets_in(source)
     }
 }
 
 /// What one worker shares with those who look at it.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
-    pub(super) counters: CachePadded<Counters>,
+pub(crate) struct Shown {
+    pub(crate) counters: CachePadded<Counters>,
     /// Lines for whoever looks.
-    pub(super) tap: Tap,
+    pub(crate) tap: Tap,
     /// A copy of the worker's table. The worker never waits for it.
     sources: Mutex<Sources>,
 }
 
 impl Shown {
     /// The table of sources as it was published last.
-    pub(super) fn sources(&self) -> MutexGuard<'_, Sources> {
+    pub(crate) fn sources(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes bytes, and hands batches over.
 #[derive(Debug)]
-pub(super) struct Intake<H> {
-    setup: Setup,
+pub(crate) struct Intake<H> {
+    setup: IntakeConfig,
     pool: Arc<Pool>,
     limits: Limits,
     /// Readers of requests' lines, and what stamps these, by what they are written in and the unit of their timestamps.
@@ -121,8 +132,8 @@ struct Lines<H> {
 
 impl<H: HandOver> Intake<H> {
     /// For a listener at this address.
-    pub(super) fn new(
-        (setup, listen): (&Setup, SocketAddr),
+    pub(crate) fn new(
+        (setup, listen): (&IntakeConfig, SocketAddr),
         shown: Arc<Shown>,
         pool: &Arc<Pool>,
         limits: Limits,
@@ -159,19 +170,19 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// What comes from now on was received at this time.
-    pub(super) fn set_clock(&mut self, received: Received) {
+    pub(crate) fn set_clock(&mut self, received: Received) {
         self.lines.stamper.set_clock(received.wall);
         self.lines.received = received;
     }
 
     /// The sums since the counters were published, for what is counted elsewhere.
-    pub(super) fn tally(&mut self) -> &mut Tally {
+    pub(crate) fn tally(&mut self) -> &mut Tally {
         &mut self.lines.tally
     }
 
     /// Takes a datagram that is allowed and not empty.
     #[inline]
-    pub(super) fn datagram(&mut self, bytes: &[u8], truncated: bool, source: Option<IpAddr>) {
+    pub(crate) fn datagram(&mut self, bytes: &[u8], truncated: bool, source: Option<IpAddr>) {
         self.lines.begin(source, Arrival { datagrams: 1, ..Arrival::default() });
         let found = self.reader.datagram(bytes, truncated, &mut self.lines);
         self.lines.count(found);
@@ -180,7 +191,7 @@ impl<H: HandOver> Intake<H> {
 
     /// Counts a datagram, or a connection, from an address that is not allowed.
     #[cold]
-    pub(super) fn deny(&mut self, source: Option<IpAddr>) {
+    pub(crate) fn deny(&mut self, source: Option<IpAddr>) {
         self.lines.tally.denied += 1;
         if let Some(source) = source {
             self.lines.shown.tap.deny(source, self.lines.received.monotonic);
@@ -188,14 +199,14 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// Counts a connection.
-    pub(super) fn connect(&mut self, source: IpAddr, now: Instant) {
+    pub(crate) fn connect(&mut self, source: IpAddr, now: Instant) {
         self.lines.tally.connections += 1;
         self.sources.connect(source, now);
         self.sources_changed(now);
     }
 
     /// Notes a datagram without payload.
-    pub(super) fn empty(&mut self, source: Option<IpAddr>) {
+    pub(crate) fn empty(&mut self, source: Option<IpAddr>) {
         self.lines.tally.empty += 1;
         let arrival = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
         let Some(address) = source else { return };
@@ -207,7 +218,7 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// Takes whole lines of a stream, as far as they are read ([`Found::consumed`]); with `is_end` all of them.
-    pub(super) fn stream(&mut self, bytes: &[u8], stream: &mut Stream, is_end: bool, source: IpAddr) -> Found {
+    pub(crate) fn stream(&mut self, bytes: &[u8], stream: &mut Stream, is_end: bool, source: IpAddr) -> Found {
         self.lines.begin(Some(source), Arrival::default());
         let found = self.reader.stream(bytes, stream, is_end, &mut self.lines);
         self.lines.count(found);
@@ -216,7 +227,7 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// Counts a line that was not even read.
-    pub(super) fn refuse(&mut self, refused: Refused<'_>, source: IpAddr) {
+    pub(crate) fn refuse(&mut self, refused: Refused<'_>, source: IpAddr) {
         self.lines.begin(Some(source), Arrival::default());
         self.lines.refused(refused);
         self.note(&[], None);
@@ -254,12 +265,12 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// When the table is to be published; none where it has not changed.
-    pub(super) fn sources_due(&self) -> Option<Instant> {
+    pub(crate) fn sources_due(&self) -> Option<Instant> {
         self.sources_due
     }
 
     /// Publishes the table where that is due. Where somebody looks at the last one, the next time will do.
-    pub(super) fn publish_sources(&mut self, now: Instant) {
+    pub(crate) fn publish_sources(&mut self, now: Instant) {
         if self.sources_due.is_none_or(|due| now < due) {
             return;
         }
@@ -272,17 +283,17 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// Makes the sums visible.
-    pub(super) fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         self.lines.publish(0);
     }
 
     /// When the open batch is due; none while it is empty.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.lines.builder.due()
     }
 
     /// Hands the open batch over, where there is one.
-    pub(super) fn seal(&mut self) {
+    pub(crate) fn seal(&mut self) {
         if let Some(batch) = self.lines.builder.seal() {
             self.lines.hand_over(batch);
         }

@@ -13,7 +13,7 @@ use crate::protocol::{Format, Found, Precision, Reader, Refusal, Refused, Rules,
 
 /// The lines of one request: where they go, and what became of them so far.
 #[derive(Debug)]
-pub(in crate::receive) struct Body {
+pub(crate) struct Body {
     kind: (Option<Format>, Precision),
     stream: Stream,
     builder: Builder,
@@ -22,35 +22,35 @@ pub(in crate::receive) struct Body {
 
 /// What a request's sender is to be told of its lines.
 #[derive(Debug, Default)]
-pub(in crate::receive) struct Told {
+pub(crate) struct Told {
     /// Lines accepted.
-    pub(in crate::receive) accepted: u64,
+    pub(crate) accepted: u64,
     /// Lines refused.
-    pub(in crate::receive) refused: u64,
+    pub(crate) refused: u64,
     /// The first of them.
-    pub(in crate::receive) samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
     /// How many samples are kept; 0 of anything but a request.
     most_samples: usize,
 }
 
 /// A refused line, for its sender.
 #[derive(Debug)]
-pub(in crate::receive) struct Sample {
+pub(crate) struct Sample {
     /// Its number among the lines, from 1 on.
-    pub(in crate::receive) number: u64,
+    pub(crate) number: u64,
     /// Its beginning.
-    pub(in crate::receive) line: Vec<u8>,
-    pub(in crate::receive) reason: Refusal,
+    pub(crate) line: Vec<u8>,
+    pub(crate) reason: Refusal,
 }
 
 impl Body {
     /// When what it has so far is to be handed over; none while it has nothing.
-    pub(in crate::receive) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.builder.due()
     }
 
     /// Notes a refused line that is counted nowhere else: of a body of which nothing is taken.
-    pub(in crate::receive) fn tell(&mut self, number: u64, refused: Refused<'_>) {
+    pub(crate) fn tell(&mut self, number: u64, refused: Refused<'_>) {
         self.told.refuse(refused);
         if let Some(sample) = self.told.samples.last_mut() {
             sample.number = number;
@@ -61,7 +61,7 @@ impl Body {
 impl<H: HandOver> Intake<H> {
     /// Begins a request, whose lines are of this format and go to this destination; so many refused ones are kept for its
     /// sender.
-    pub(in crate::receive) fn begin_body(
+    pub(crate) fn begin_body(
         &mut self,
         format: Option<Format>,
         destination: Arc<Destination>,
@@ -77,7 +77,7 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// Takes whole lines of a request, as [`Self::stream`] does.
-    pub(in crate::receive) fn body(&mut self, body: &mut Body, bytes: &[u8], is_end: bool, source: IpAddr) -> Found {
+    pub(crate) fn body(&mut self, body: &mut Body, bytes: &[u8], is_end: bool, source: IpAddr) -> Found {
         let mut stream = body.stream;
         let found = self.within(body, |intake| intake.stream(bytes, &mut stream, is_end, source));
         body.stream = stream;
@@ -85,12 +85,12 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// Counts a line of a request that was not even read.
-    pub(in crate::receive) fn refuse_in(&mut self, body: &mut Body, refused: Refused<'_>, source: IpAddr) {
+    pub(crate) fn refuse_in(&mut self, body: &mut Body, refused: Refused<'_>, source: IpAddr) {
         self.within(body, |intake| intake.refuse(refused, source));
     }
 
     /// Hands over what a request has so far, if it waits for as long as lines may. A slow request keeps no buffer.
-    pub(in crate::receive) fn seal_aged(&mut self, body: &mut Body, now: Instant) {
+    pub(crate) fn seal_aged(&mut self, body: &mut Body, now: Instant) {
         if body.builder.due().is_some_and(|due| due <= now) {
             let empty = Builder::small(Arc::clone(body.builder.destination()), Arc::clone(&self.pool), self.limits);
             self.finish(std::mem::replace(&mut body.builder, empty));
@@ -98,7 +98,7 @@ impl<H: HandOver> Intake<H> {
     }
 
     /// Hands over what a request has left, and says what its sender is to be told.
-    pub(in crate::receive) fn end_body(&mut self, body: Body) -> Told {
+    pub(crate) fn end_body(&mut self, body: Body) -> Told {
         let Body { builder, told, .. } = body;
         self.finish(builder);
         told
@@ -136,7 +136,7 @@ impl<H: HandOver> Intake<H> {
 }
 
 impl Told {
-    pub(super) fn refuse(&mut self, Refused { reason, bytes }: Refused<'_>) {
+    pub(crate) fn refuse(&mut self, Refused { reason, bytes }: Refused<'_>) {
         self.refused += 1;
         if self.samples.len() < self.most_samples {
             let line = bytes[..bytes.len().min(SAMPLE_BYTES)].trim_ascii_end().to_vec();

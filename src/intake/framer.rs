@@ -13,7 +13,7 @@ const UNCOUNTED_BYTES: usize = 4;
 const SPARE_BYTES: usize = 4096;
 
 /// What reads a stream's lines.
-pub(in crate::receive) trait Lines {
+pub(crate) trait Lines {
     /// Reads whole physical lines; returns how many bytes of them were read. The rest is a line whose string is still open,
     /// and comes again, with more behind it. With `is_end` all of it is read.
     fn read(&mut self, lines: &[u8], is_end: bool) -> usize;
@@ -24,7 +24,7 @@ pub(in crate::receive) trait Lines {
 
 /// What waits of one stream.
 #[derive(Debug)]
-pub(in crate::receive) struct Framer {
+pub(crate) struct Framer {
     max_line: usize,
     /// Lines of an open string, where there is one, and an unfinished physical line.
     tail: Vec<u8>,
@@ -36,27 +36,27 @@ pub(in crate::receive) struct Framer {
 
 impl Framer {
     /// A framer of lines of at most so many bytes.
-    pub(in crate::receive) fn new(max_line: usize) -> Self {
+    pub(crate) fn new(max_line: usize) -> Self {
         Self { max_line, tail: Vec::new(), joined: 0, is_skipping: false }
     }
 
     /// The memory that what waits holds, in bytes.
-    pub(in crate::receive) fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.tail.capacity()
     }
 
     /// Whether a line has begun and not ended.
-    pub(in crate::receive) fn is_within_line(&self) -> bool {
+    pub(crate) fn is_within_line(&self) -> bool {
         self.is_skipping || !self.tail.is_empty()
     }
 
     /// Whether a string is open that went over a line's end.
-    pub(in crate::receive) fn is_joining(&self) -> bool {
+    pub(crate) fn is_joining(&self) -> bool {
         self.joined > 0
     }
 
     /// Takes what came. True where what waits now began in it.
-    pub(in crate::receive) fn take(&mut self, mut input: &[u8], lines: &mut impl Lines) -> bool {
+    pub(crate) fn take(&mut self, mut input: &[u8], lines: &mut impl Lines) -> bool {
         let mut begins = !self.is_within_line();
         while self.is_within_line() {
             let feed = if self.joined > 0 { memchr::memrchr(b'\n', input) } else { memchr::memchr(b'\n', input) };
@@ -83,7 +83,7 @@ impl Framer {
     }
 
     /// Lets no line of an open string wait any longer.
-    pub(in crate::receive) fn end_joining(&mut self, lines: &mut impl Lines) {
+    pub(crate) fn end_joining(&mut self, lines: &mut impl Lines) {
         let unfinished = self.tail.split_off(self.joined);
         if !self.tail.is_empty() {
             self.read_tail(lines, true);
@@ -92,14 +92,14 @@ impl Framer {
     }
 
     /// The stream ends; returns what is left of it without an end.
-    pub(in crate::receive) fn finish(&mut self, lines: &mut impl Lines) -> Vec<u8> {
+    pub(crate) fn finish(&mut self, lines: &mut impl Lines) -> Vec<u8> {
         self.end_joining(lines);
         self.is_skipping = false;
         std::mem::take(&mut self.tail)
     }
 
     /// Forgets what waits.
-    pub(in crate::receive) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self::new(self.max_line);
     }
 

@@ -34,7 +34,7 @@ impl Allow {
 
     /// Whether bytes of this source are taken.
     #[inline]
-    pub(super) fn lets_in(&self, source: Option<IpAddr>) -> bool {
+    pub(crate) fn lets_in(&self, source: Option<IpAddr>) -> bool {
         let networks = self.0.load();
         let is_in = |source: IpAddr| networks.iter().any(|network| network.contains(&source));
         networks.is_empty() || source.is_some_and(is_in)

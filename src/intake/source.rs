@@ -79,7 +79,7 @@ pub struct Source {
 }
 
 impl Source {
-    pub(super) fn new(address: IpAddr, now: Instant) -> Self {
+    pub(crate) fn new(address: IpAddr, now: Instant) -> Self {
         Self {
             address,
             host: String::new(),
@@ -99,7 +99,7 @@ impl Source {
 
     /// Counts an arrival.
     #[inline]
-    pub(super) fn note(&mut self, arrival: Arrival, now: Instant) {
+    pub(crate) fn note(&mut self, arrival: Arrival, now: Instant) {
         self.sum.add(arrival);
         if now == self.last_seen && self.bursts > 0 {
             return;
@@ -135,7 +135,7 @@ impl Source {
     }
 
     /// Adds what the same source sent to another worker.
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         let (sum, rates) = (self.sum, [self.rate, other.rate].into_iter().flatten());
         let window = (self.window.0.min(other.window.0), self.window.1 + other.window.1);
         let rate = rates.reduce(|one, other| one + other);
@@ -167,7 +167,7 @@ impl Source {
     }
 
     /// Whether no new address may take its place.
-    pub(super) fn is_kept(&self, now: Instant) -> bool {
+    pub(crate) fn is_kept(&self, now: Instant) -> bool {
         let silence = now.saturating_duration_since(self.last_seen);
         let at_least = match self.standing() {
             0 => return false,
@@ -178,7 +178,7 @@ impl Source {
     }
 
     /// What it counts beside others that may make room: the one that counts least does.
-    pub(super) fn weight(&self, now: Instant) -> (bool, u8, u64) {
+    pub(crate) fn weight(&self, now: Instant) -> (bool, u8, u64) {
         let halves = now.saturating_duration_since(self.last_seen).as_secs() / HALF_AFTER.as_secs();
         let sum = self.sum.datagrams + self.sum.lines;
         (self.is_kept(now), self.standing(), sum.checked_shr(u32::try_from(halves).unwrap_or(u32::MAX)).unwrap_or(0))
@@ -237,7 +237,7 @@ impl Source {
 }
 
 impl Arrival {
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.lines += other.lines;
         self.refused += other.refused;
         self.datagrams += other.datagrams;

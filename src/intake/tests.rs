@@ -45,9 +45,9 @@ struct Bench {
     begun: Instant,
 }
 
-fn setup() -> Setup {
+fn setup() -> IntakeConfig {
     let (database, retention_policy) = ("db".to_owned(), String::new());
-    Setup {
+    IntakeConfig {
         destination: Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds }),
         format: None,
         mapping: Mapping::default(),
@@ -127,8 +127,12 @@ fn charts_are_split_at_dots_where_paths_are_netdatas() {
         (Some(Format::NetdataJson), false),
         (Some(Format::Influx), false),
     ] {
-        assert_eq!(Setup { format, mapping: netdata.clone(), ..setup() }.splits_charts_at_dots(), splits, "{format:?}");
-        assert!(!Setup { format, mapping: Mapping::path(), ..setup() }.splits_charts_at_dots(), "{format:?}");
+        assert_eq!(
+            IntakeConfig { format, mapping: netdata.clone(), ..setup() }.splits_charts_at_dots(),
+            splits,
+            "{format:?}"
+        );
+        assert!(!IntakeConfig { format, mapping: Mapping::path(), ..setup() }.splits_charts_at_dots(), "{format:?}");
     }
 }
 
