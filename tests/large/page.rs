@@ -52,8 +52,13 @@ impl Stand {
 
     /// What the browser shows, once without and once with a search; each time it fits what the status says.
     fn look(&self, client: &Client, search: Option<&str>) -> Vec<Value> {
-        let shown = client.run_at(self.program.admin(), search.as_slice());
-        let status = self.program.status();
+        // What is found may change while the browser looks.
+        let (shown, status) = wait_for("a look at one state", || {
+            let before = self.program.status();
+            let shown = client.run_at(self.program.admin(), search.as_slice());
+            let status = self.program.status();
+            (before.findings.len() == status.findings.len()).then_some((shown, status))
+        });
         assert_eq!(shown.len(), 2, "{shown:?}");
         shown.iter().for_each(|shown| assert_shows(shown, &status));
         shown
