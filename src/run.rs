@@ -48,11 +48,13 @@ pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
         tracing::info!("other than influxdb-relay: {sentence}");
     }
     let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
-    let mut relay = start(&config, inherited)?;
-    let current = Arc::new(Current::new(&relay));
+    // Before the listeners start: a signal in between would end the process with what they have received.
+    let current = Arc::new(Current::default());
     let (wishes, wished) = sync_channel(MOST_WISHES);
     follow_signals(Arc::clone(&current), wishes.clone(), Arc::clone(log))
         .map_err(|error| (FAILED, error.to_string()))?;
+    let mut relay = start(&config, inherited)?;
+    current.set(&relay);
     prepare(&relay, options, &wishes);
     print_start(describe_start(&relay, &config));
     loop {
@@ -180,10 +182,11 @@ pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
             format!("there is no journal in {}: is that the data folder?", config.data_dir.display()),
         ));
     }
-    let relay = start(&config, Inherited::default())?;
+    let current = Arc::new(Current::default());
     let (wishes, wished) = sync_channel(MOST_WISHES);
-    let signals = follow_signals(Arc::new(Current::new(&relay)), wishes, Arc::clone(log));
-    signals.map_err(|error| (FAILED, error.to_string()))?;
+    follow_signals(Arc::clone(&current), wishes, Arc::clone(log)).map_err(|error| (FAILED, error.to_string()))?;
+    let relay = start(&config, Inherited::default())?;
+    current.set(&relay);
     let pending = |status: &Status| {
         status.backends.iter().map(|backend| backend.pending_lines + backend.statements_pending).sum::<u64>()
     };

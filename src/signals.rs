@@ -19,25 +19,24 @@ use crate::run::Wish;
 /// How long a hurried shutdown may take to write what memory holds: a disk that hangs is not waited for.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// The relay that signals are for: another one may take its place.
-pub(crate) struct Current(Mutex<(Arc<Reload>, watch::Sender<bool>)>);
+/// The relay that signals are for: none until it has started, and later another one may replace it.
+#[derive(Default)]
+pub(crate) struct Current(Mutex<Option<(Arc<Reload>, watch::Sender<bool>)>>);
 
 impl Current {
-    pub(crate) fn new(relay: &Relay) -> Self {
-        Self(Mutex::new((relay.reload(), relay.hurry())))
-    }
-
-    /// Another one has taken its place.
+    /// From now on signals are for this one.
     pub(crate) fn set(&self, relay: &Relay) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (relay.reload(), relay.hurry());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((relay.reload(), relay.hurry()));
     }
 
-    fn reload(&self) -> Arc<Reload> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner).0)
+    fn reload(&self) -> Option<Arc<Reload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(reload, _)| Arc::clone(reload))
     }
 
     fn hurry(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.send_replace(true);
+        if let Some((_, hurry)) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            hurry.send_replace(true);
+        }
     }
 }
 
@@ -49,6 +48,9 @@ pub(crate) fn follow_signals(current: Arc<Current>, wishes: SyncSender<Wish>, lo
     let mut signals = runtime.block_on(async { Signals::new() })?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(signals.next(&current));
+        if current.reload().is_none() {
+            tracing::info!("stopping as soon as the start is done; a second signal ends it now");
+        }
         if wishes.send(Wish::Stop).is_err() {
             return;
         }
@@ -90,7 +92,10 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => read_again(current.reload()),
+                _ = self.hangup.recv() => match current.reload() {
+                    Some(reload) => read_again(reload),
+                    None => tracing::warn!("SIGHUP: still starting; reload again once the relay is ready"),
+                },
             }
         }
     }

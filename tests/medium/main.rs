@@ -49,6 +49,7 @@ mod reload;
 mod restore;
 mod returning;
 mod secrets;
+mod signals;
 mod stalls;
 mod strain;
 mod streams;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::support::{Running, Scripted, config, get, no_content, wait_for};
+use crate::support::{Running, Scripted, config, get, wait_for};
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_twinflux");
 
@@ -181,44 +181,6 @@ fn the_start_says_how_long_an_archive_will_last() {
     started.signal("-TERM");
     assert_eq!(started.end().0, Some(0));
     assert!(archive.join(format!("{stamp}.lp.gz")).exists(), "nothing is removed without bounds");
-}
-
-#[test]
-fn both_signals_deliver_what_is_pending_and_end_with_0() {
-    for signal in ["-TERM", "-INT"] {
-        // It takes its time, so that whoever does not wait for it has lines left.
-        let backend = Scripted::start(|_, _| {
-            std::thread::sleep(Duration::from_millis(500));
-            no_content()
-        });
-        let folder = tempfile::tempdir().expect("folder");
-        std::fs::write(folder.path().join("file.toml"), "data_dir = \"data\"\nshutdown_timeout = \"5m\"\n")
-            .expect("write");
-        let backends = ["--config", "file.toml", "--backend", &backend.url(), "--database", "db"];
-        let started = Started::new(&backends, folder.path());
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
-        for n in 0..500 {
-            socket.send_to(format!("m v={n} {n}\n").as_bytes(), started.target).expect("send");
-        }
-        // They are in the socket, or further; none was delivered yet, for lines linger a second.
-        started.signal(signal);
-        let (code, log) = started.end();
-        assert_eq!(code, Some(0), "{log}");
-        assert_eq!(backend.text().lines().count(), 500, "{log}");
-        assert!(log.contains("delivered=500") && log.contains("pending=0"), "{log}");
-    }
-}
-
-#[test]
-fn a_hangup_ends_nothing() {
-    let folder = tempfile::tempdir().expect("folder");
-    let started = Started::new(&[], folder.path());
-    started.signal("-HUP");
-    started.send_line();
-    started.signal("-TERM");
-    let (code, log) = started.end();
-    assert_eq!(code, Some(0));
-    assert!(log.contains("SIGHUP"), "{log}");
 }
 
 #[test]
