@@ -1,4 +1,4 @@
-//! Through the ring and the journal to two backends: numbered, leased, settled. Each measurement asserts that the
+//! Through the ring and the journal to two backends: numbered, leased, acked. Each measurement asserts that the
 //! ledger has every line.
 
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use twinflux::batch::{Batch, Destination, HandOver, Received, Span};
+use twinflux::batch::{Batch, Destination, Received, Span, Submit};
 use twinflux::journal::disk::{Compression, DiskOptions, Folder, Next, WhenFull};
-use twinflux::journal::{BackendConfig, Journal, Limits, ring};
+use twinflux::journal::{BackendConfig, BackendId, Journal, Limits, ring};
 use twinflux::protocol::Precision;
 
 /// Batches in one round, and lines in each: what 4 ms bring at 200,000 lines a second.
@@ -28,7 +28,7 @@ fn append_lease_settle(criterion: &mut Criterion) {
         64 << 20,
         &["a", "b"].map(|name| BackendConfig { name: name.to_owned(), address: String::new(), replay_share: 0.5 }),
     );
-    let mut readers = [journal.reader(0), journal.reader(1)];
+    let mut readers = [journal.reader(BackendId::new(0)), journal.reader(BackendId::new(1))];
     let (producer, consumer) = ring(64);
     let mut delivered = 0;
 
@@ -46,7 +46,7 @@ fn append_lease_settle(criterion: &mut Criterion) {
                     ticket: None,
                     points: Span::ALWAYS,
                 };
-                producer.hand_over(batch).expect("room");
+                producer.submit(batch).expect("room");
             }
             while let Some(batch) = consumer.pop() {
                 journal.append(batch);
@@ -54,7 +54,7 @@ fn append_lease_settle(criterion: &mut Criterion) {
             for reader in &mut readers {
                 let lease = runtime.block_on(reader.next(&limits)).expect("a lease");
                 assert_eq!(lease.lines, BATCHES * LINES);
-                reader.settle(lease, None);
+                reader.ack(lease, None);
             }
             delivered += BATCHES * LINES;
         });

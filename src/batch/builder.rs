@@ -143,7 +143,7 @@ impl Builder {
         }
         let batch = self.seal();
         if is_pooled {
-            self.pool.give_back(self.buffer);
+            self.pool.requeue(self.buffer);
         }
         batch
     }

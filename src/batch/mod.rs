@@ -1,7 +1,7 @@
 //! Lines of one destination, growing in one worker, then sealed and never changed again.
 //!
 //! Owns: the [`Destination`], the sealed [`Batch`], the [`Builder`] that grows one, the [`Pool`] of buffers
-//! that builders fill, the [`HandOver`] by which a worker gives a sealed batch away, and the [`Ticket`] that tells what became
+//! that builders fill, the [`Submit`] by which a worker gives a sealed batch away, and the [`Ticket`] that tells what became
 //! of it.
 //!
 //! Never does: I/O, parsing, waiting. The one copy of a line's bytes happens in [`Builder::append`].
@@ -88,15 +88,15 @@ impl Batch {
 }
 
 /// What takes sealed batches from a worker. It never waits, unless it is made for workers that can.
-pub trait HandOver: Send {
+pub trait Submit: Send {
     /// Whether a worker that can wait may give a batch away now: it is to leave room for those that cannot.
-    fn has_room(&self) -> bool;
+    fn has_capacity(&self) -> bool;
 
     /// Gives a batch away.
     ///
     /// # Errors
     /// The batch, where there is no room; its lines are the caller's to count as dropped.
-    fn hand_over(&self, batch: Batch) -> Result<(), Batch>;
+    fn submit(&self, batch: Batch) -> Result<(), Batch>;
 
     /// A batch found no room, and its lines are counted as dropped: whoever shows what is missing is to know which.
     fn lose(&self, batch: &Batch) {
@@ -104,7 +104,7 @@ pub trait HandOver: Send {
     }
 
     /// Lines of all batches that it has taken from this worker, by its own count.
-    fn handed_over(&self) -> u64;
+    fn submitted(&self) -> u64;
 
     /// Lines that the worker gave and that wait for room; they are the worker's still.
     fn waiting(&self) -> u64 {

@@ -29,7 +29,7 @@ impl Pool {
     }
 
     /// Takes a buffer back that is not needed any more.
-    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+    pub(super) fn requeue(&self, mut buffer: Vec<u8>) {
         buffer.clear();
         // A full pool has no place for it: then it is freed here.
         drop(self.idle.push(buffer));
@@ -54,7 +54,7 @@ impl AsRef<[u8]> for Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        self.home.give_back(std::mem::take(&mut self.buffer));
+        self.home.requeue(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
         let pool = Pool::new(1, 64);
         let mut buffer = pool.take();
         buffer.extend_from_slice(b"m v=1\n");
-        let place = buffer.as_ptr();
+        let index = buffer.as_ptr();
         let bytes = pool.freeze(buffer);
         let copy = bytes.clone();
         drop(bytes);
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(&copy[..], b"m v=1\n");
         drop(copy);
         let again = pool.take();
-        assert_eq!(again.as_ptr(), place);
+        assert_eq!(again.as_ptr(), index);
         assert!(again.is_empty());
     }
 

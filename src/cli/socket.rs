@@ -159,7 +159,7 @@ pub type Successor = Arc<dyn Fn() + Send + Sync>;
 
 /// What requests are about.
 #[derive(Clone)]
-pub struct Parts {
+pub struct SocketArgs {
     /// What there is to see.
     pub view: View,
     /// What backends will never take.
@@ -171,7 +171,7 @@ pub struct Parts {
 }
 
 /// Serves a data folder's socket on this runtime, until that ends. Where there can be none, the relay does without.
-pub fn start(runtime: &Handle, data_dir: &Path, parts: Parts) -> Option<SocketFile> {
+pub fn start(runtime: &Handle, data_dir: &Path, parts: SocketArgs) -> Option<SocketFile> {
     match Control::bind(data_dir) {
         Ok((control, file)) => {
             drop(runtime.spawn(control.serve(parts)));
@@ -211,7 +211,7 @@ impl Control {
     }
 
     /// Serves until the runtime ends.
-    async fn serve(self, parts: Parts) {
+    async fn serve(self, parts: SocketArgs) {
         let listener = match tokio::net::UnixListener::from_std(self.0) {
             Ok(listener) => listener,
             Err(error) => {
@@ -219,9 +219,9 @@ impl Control {
                 return;
             }
         };
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -230,7 +230,7 @@ impl Control {
             tokio::spawn(async move {
                 // Clients that go away are not logged.
                 drop(attend(stream, parts).await);
-                drop(place);
+                drop(permit);
             });
         }
     }
@@ -242,8 +242,8 @@ impl Drop for SocketFile {
     }
 }
 
-async fn attend(stream: tokio::net::UnixStream, parts: Parts) -> io::Result<()> {
-    let Parts { view, letters, reload, succeed } = parts;
+async fn attend(stream: tokio::net::UnixStream, parts: SocketArgs) -> io::Result<()> {
+    let SocketArgs { view, letters, reload, succeed } = parts;
     let (reader, mut writer) = stream.into_split();
     let mut request = String::new();
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
@@ -340,11 +340,11 @@ fn forget_host(view: &View, address: IpAddr) -> Answer {
 }
 
 async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, String> {
-    let Some(place) = view.backends.iter().position(|backend| backend.name == name) else {
+    let Some(index) = view.backends.iter().position(|backend| backend.name == name) else {
         let names: Vec<&str> = view.backends.iter().map(|backend| &*backend.name).collect();
         return Err(format!("there is no backend {name:?}; there are: {}", names.join(", ")));
     };
-    let backend = &view.backends[place];
+    let backend = &view.backends[index];
     let health = &backend.health;
     match action {
         BackendAction::Reads | BackendAction::NoReads => {
@@ -355,12 +355,12 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
             tracing::info!(backend = name, is_open, "an operator opens a copy to readers, or closes it");
         }
         BackendAction::Vouch => {
-            let gaps = view.journal.vouch(place);
+            let gaps = view.journal.vouch(crate::journal::BackendId::new(index));
             tracing::info!(backend = name, gaps, "an operator vouches for a copy: its gaps are closed");
         }
         BackendAction::Hold | BackendAction::Release => {
             let is_held = action == BackendAction::Hold;
-            health.set_aside(is_held);
+            health.hold_back(is_held);
             tracing::info!(backend = name, is_held, "an operator holds a backend, or releases it");
         }
         BackendAction::Try => {
@@ -378,7 +378,7 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
     let state = health.state();
     Ok(Answer::Backend {
         state: state.name().to_owned(),
-        error: health.last_error().filter(|_| state != State::Up && !health.is_aside()),
+        error: health.last_error().filter(|_| state != State::Up && !health.is_held_back()),
     })
 }
 

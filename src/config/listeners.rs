@@ -65,9 +65,9 @@ impl Config {
 
     /// The listeners, each with its table and its place there.
     pub(super) fn each_listener(&self) -> impl Iterator<Item = (&'static str, usize, Listener<'_>)> {
-        let udp = self.udp.iter().enumerate().map(|(place, one)| ("udp", place, Listener::Udp(one)));
-        let tcp = self.tcp.iter().enumerate().map(|(place, one)| ("tcp", place, Listener::Tcp(one)));
-        let http = self.http.iter().enumerate().map(|(place, one)| ("http", place, Listener::Http(one)));
+        let udp = self.udp.iter().enumerate().map(|(index, one)| ("udp", index, Listener::Udp(one)));
+        let tcp = self.tcp.iter().enumerate().map(|(index, one)| ("tcp", index, Listener::Tcp(one)));
+        let http = self.http.iter().enumerate().map(|(index, one)| ("http", index, Listener::Http(one)));
         udp.chain(tcp).chain(http)
     }
 }

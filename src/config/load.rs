@@ -239,16 +239,16 @@ impl Config {
         self.check_query(source)?;
         self.pair.setup().map_err(|(key, what)| source.at("pair", 0, key, what))?;
         let mut addresses = HashSet::new();
-        for (table, place, listener) in self.each_listener() {
+        for (table, index, listener) in self.each_listener() {
             if let Err((key, what)) = listener.check(&self.backend) {
-                return Err(source.at(table, place, key, &what));
+                return Err(source.at(table, index, key, &what));
             }
             if !addresses.insert((table, listener.listen())) && listener.listen().port() != 0 {
-                return Err(source.at(table, place, "listen", "is another listener's, too: give each its own port"));
+                return Err(source.at(table, index, "listen", "is another listener's, too: give each its own port"));
             }
         }
         let (mut names, mut urls) = (HashSet::new(), HashSet::new());
-        for (place, backend) in self.backend.iter().enumerate() {
+        for (index, backend) in self.backend.iter().enumerate() {
             let (key, what) = match check_backend(backend) {
                 Err(wrong) => wrong,
                 Ok(()) if !urls.insert(backend.url.address()) => {
@@ -257,7 +257,7 @@ impl Config {
                 Ok(()) if !names.insert(&backend.name) => ("name", "is taken by another backend: names must differ"),
                 Ok(()) => continue,
             };
-            return Err(source.at("backend", place, key, what));
+            return Err(source.at("backend", index, key, what));
         }
         Ok(())
     }

@@ -79,8 +79,8 @@ mod tests {
     #[test]
     fn every_name_comes_back_as_it_was() {
         let names = ["telegraf", " a ", "a: b", "a\nm v=1 1\n# CONTEXT-DATABASE: b", "\"\\\r", "ü # DML", "{}"];
-        for (place, database) in names.iter().enumerate() {
-            for policy in ["", names[names.len() - 1 - place]] {
+        for (index, database) in names.iter().enumerate() {
+            for policy in ["", names[names.len() - 1 - index]] {
                 let written = destination(database, policy, Precision::Minutes);
                 let header = write(&written);
                 assert!(header.lines().all(|line| line.starts_with("# ")), "{header}");

@@ -103,7 +103,7 @@ pub struct Health {
     held: Mutex<Vec<Held>>,
     found_held: Mutex<Vec<Held>>,
     /// Whether an operator holds it: it gets no lines until it is released.
-    is_aside: AtomicBool,
+    is_held_back: AtomicBool,
     /// How often somebody asked for a try, or held or released it.
     asked: watch::Sender<u64>,
 }
@@ -153,7 +153,7 @@ impl Held {
 impl Health {
     /// The state now.
     pub fn state(&self) -> State {
-        if self.is_aside() { State::Held } else { self.found_state() }
+        if self.is_held_back() { State::Held } else { self.found_state() }
     }
 
     /// The state now, whether or not an operator holds it.
@@ -201,12 +201,12 @@ impl Health {
         let [mut held, found] =
             [&self.held, &self.found_held].map(|held| held.lock().unwrap_or_else(PoisonError::into_inner).clone());
         for found in found {
-            let place = |one: &Held| (one.database.clone(), one.retention_policy.clone());
-            if !held.iter().any(|known| place(known) == place(&found)) {
+            let index = |one: &Held| (one.database.clone(), one.retention_policy.clone());
+            if !held.iter().any(|known| index(known) == index(&found)) {
                 held.push(found);
             }
         }
-        if self.is_aside() {
+        if self.is_held_back() {
             let since = self.times().unwell_since.unwrap_or_else(SystemTime::now);
             held.insert(
                 0,
@@ -228,15 +228,15 @@ impl Health {
     }
 
     /// Holds it, or releases it.
-    pub fn set_aside(&self, is_aside: bool) {
-        self.is_aside.store(is_aside, Ordering::Relaxed);
+    pub fn hold_back(&self, is_held_back: bool) {
+        self.is_held_back.store(is_held_back, Ordering::Relaxed);
         self.note_state();
         self.ask();
     }
 
     /// Whether an operator holds it.
-    pub fn is_aside(&self) -> bool {
-        self.is_aside.load(Ordering::Relaxed)
+    pub fn is_held_back(&self) -> bool {
+        self.is_held_back.load(Ordering::Relaxed)
     }
 
     /// Outcomes of requests and probes so far: with the next one something new is known.
@@ -412,12 +412,12 @@ mod tests {
     fn an_operator_holds_and_releases_it_whatever_else_is_so() {
         let health = Health::default();
         health.succeed(State::Up);
-        health.set_aside(true);
+        health.hold_back(true);
         assert_eq!((health.state(), health.held()[0].reason), (State::Held, "operator"));
         assert!(health.times().unwell_since.is_some());
         health.succeed(State::Up);
         assert_eq!(health.state(), State::Held);
-        health.set_aside(false);
+        health.hold_back(false);
         assert_eq!((health.state(), health.held().len(), health.times().unwell_since), (State::Up, 0, None));
     }
 

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::batch::Destination;
-use crate::journal::{Limits, Reader, Rejection};
+use crate::journal::{BackendId, Limits, Reader, Rejection};
 use crate::net::ClientTlsError;
 use crate::sys::text::cut;
 use archive::Archive;
@@ -140,10 +140,10 @@ impl Backend {
         examination::examine(self.endpoint.probed(), destinations).await
     }
 
-    /// Sends nothing, but has statements remembered for it; `place` is its place in the journal.
-    pub fn await_operator(self, place: usize, statements: &Statements) {
+    /// Sends nothing, but has statements remembered for it.
+    pub fn await_operator(self, id: BackendId, statements: &Statements) {
         if matches!(self.endpoint, Endpoint::Influx(_)) {
-            statements.note_absent(self.setup.name, place);
+            statements.note_absent(self.setup.name, id);
         }
     }
 
@@ -157,7 +157,7 @@ impl Backend {
         }
         if let Endpoint::Influx(influx) = &self.endpoint {
             let (shown, closing) = (Arc::clone(&health), closing.clone());
-            let known = (name.clone(), reader.place());
+            let known = (name.clone(), reader.backend());
             let serving = statements.serve(known, influx.another(), shown, closing, retry_max);
             drop(runtime.spawn(serving));
         }

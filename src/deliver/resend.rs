@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::dead_letters::{DeadLetters, Filter, Letter};
 use crate::batch::{Batch, Destination, Received, Span};
-use crate::journal::Journal;
+use crate::journal::{BackendId, Journal};
 use crate::protocol::Precision;
 
 /// Lines in one record.
@@ -23,17 +23,17 @@ const RECORD_LINES: usize = 1000;
 pub fn resend(letters: &DeadLetters, journal: &Journal, names: &[&str], filter: &Filter) -> io::Result<(u64, bool)> {
     let (taken, is_all) = letters.take(filter, names)?;
     let alike = |one: &Letter, other: &Letter| {
-        let place = |letter: &Letter| {
+        let index = |letter: &Letter| {
             let Letter { backend, database, retention_policy, precision, .. } = letter;
             (backend.clone(), database.clone(), retention_policy.clone(), precision.clone())
         };
-        place(one) == place(other)
+        index(one) == index(other)
     };
     for alike in taken.chunk_by(alike) {
         for letters in alike.chunks(RECORD_LINES) {
             let Letter { backend, database, retention_policy, precision, .. } = &letters[0];
-            let place = names.iter().position(|name| name == backend);
-            let (Some(place), Ok(precision)) = (place, precision.parse::<Precision>()) else {
+            let index = names.iter().position(|name| name == backend);
+            let (Some(index), Ok(precision)) = (index, precision.parse::<Precision>()) else {
                 continue;
             };
             let (database, retention_policy) = (database.clone(), retention_policy.clone());
@@ -48,7 +48,7 @@ pub fn resend(letters: &DeadLetters, journal: &Journal, names: &[&str], filter: 
                 ticket: None,
                 points: Span::ALWAYS,
             };
-            journal.resend(place, batch, letters.iter().map(|letter| letter.id).collect());
+            journal.resend(BackendId::new(index), batch, letters.iter().map(|letter| letter.id).collect());
         }
     }
     Ok((taken.len() as u64, is_all))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Intake, SAMPLE_BYTES};
-use crate::batch::{Builder, Destination, HandOver};
+use crate::batch::{Builder, Destination, Submit};
 use crate::protocol::{Format, Found, Precision, Reader, Refusal, Refused, Rules, Stamper, Stream};
 
 /// The lines of one request: where they go, and what became of them so far.
@@ -58,7 +58,7 @@ impl Body {
     }
 }
 
-impl<H: HandOver> Intake<H> {
+impl<H: Submit> Intake<H> {
     /// Begins a request, whose lines are of this format and go to this destination; so many refused ones are kept for its
     /// sender.
     pub(crate) fn begin_body(
@@ -107,7 +107,7 @@ impl<H: HandOver> Intake<H> {
     fn finish(&mut self, builder: Builder) {
         self.lines.elsewhere -= builder.lines();
         if let Some(batch) = builder.finish() {
-            self.lines.hand_over(batch);
+            self.lines.submit(batch);
         }
     }
 

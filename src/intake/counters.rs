@@ -1,6 +1,6 @@
 //! What one worker has seen: tallied in plain numbers, published once in a while.
 //!
-//! Four of the counters say what became of the accepted lines: `accepted = held + handed_over + ring_full`. They are
+//! Four of the counters say what became of the accepted lines: `accepted = held + submitted + ring_full`. They are
 //! read as they stood at one publishing, so that the sum can be trusted at every moment, and each is counted where its
 //! lines are: a line that is lost between two of these places makes the sum differ.
 
@@ -65,7 +65,7 @@ macro_rules! define {
             version: AtomicU64,
             accepted: AtomicU64,
             held: AtomicU64,
-            handed_over: AtomicU64,
+            submitted: AtomicU64,
             ring_full: AtomicU64,
             refused: [AtomicU64; Refusal::COUNT],
         }
@@ -81,7 +81,7 @@ macro_rules! define {
             /// Accepted lines that the worker has not handed over yet; a reading's, never tallied.
             pub held: u64,
             /// Accepted lines that the ring took, by its own count; a reading's, never tallied.
-            pub handed_over: u64,
+            pub submitted: u64,
             /// Accepted lines that found no room in the ring.
             pub ring_full: u64,
             /// Lines refused, by [`Refusal::index`].
@@ -117,7 +117,7 @@ each_counter!(define);
 
 impl Counters {
     /// Adds a worker's sums and sets them to zero; says how many lines the worker has, and how many the ring has taken.
-    pub fn publish(&self, tally: &mut Tally, held: u64, handed_over: u64) {
+    pub fn publish(&self, tally: &mut Tally, held: u64, submitted: u64) {
         let sums = std::mem::take(tally);
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Relaxed);
@@ -125,7 +125,7 @@ impl Counters {
         fence(Ordering::Release);
         self.accepted.fetch_add(sums.accepted, Ordering::Relaxed);
         self.held.store(held, Ordering::Relaxed);
-        self.handed_over.store(handed_over, Ordering::Relaxed);
+        self.submitted.store(submitted, Ordering::Relaxed);
         self.ring_full.fetch_add(sums.ring_full, Ordering::Relaxed);
         self.version.store(version + 2, Ordering::Release);
         let by_kind = self.refused.iter().zip(sums.refused).chain(self.answers.iter().zip(sums.answers));
@@ -142,7 +142,7 @@ impl Counters {
         let mut looks = 0;
         loop {
             let version = self.version.load(Ordering::Acquire);
-            let counters = [&self.accepted, &self.held, &self.handed_over, &self.ring_full];
+            let counters = [&self.accepted, &self.held, &self.submitted, &self.ring_full];
             let values = counters.map(|counter| counter.load(Ordering::Relaxed));
             // The version is read after the values, whatever the processor would like.
             fence(Ordering::Acquire);
@@ -160,12 +160,12 @@ impl Counters {
 
     /// Reads all counters.
     pub fn read(&self) -> Tally {
-        let [accepted, held, handed_over, ring_full] = self.read_accepted();
+        let [accepted, held, submitted, ring_full] = self.read_accepted();
         Tally {
             answers: std::array::from_fn(|place| self.answers[place].load(Ordering::Relaxed)),
             accepted,
             held,
-            handed_over,
+            submitted,
             ring_full,
             refused: std::array::from_fn(|place| self.refused[place].load(Ordering::Relaxed)),
             ..self.read_plain()
@@ -193,7 +193,7 @@ impl Tally {
         }
         self.accepted += other.accepted;
         self.held += other.held;
-        self.handed_over += other.handed_over;
+        self.submitted += other.submitted;
         self.ring_full += other.ring_full;
         for (sum, more) in self.refused.iter_mut().zip(other.refused) {
             *sum += more;
@@ -214,7 +214,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.plain_mut().for_each(|plain| *plain = sum());
         tally.answers = std::array::from_fn(|_| sum());
-        (tally.accepted, tally.held, tally.handed_over, tally.ring_full) = (sum(), sum(), sum(), sum());
+        (tally.accepted, tally.held, tally.submitted, tally.ring_full) = (sum(), sum(), sum(), sum());
         tally.refused = std::array::from_fn(|_| sum());
         tally
     }
@@ -223,13 +223,13 @@ mod tests {
     fn what_is_read_is_the_sum_of_what_was_published() {
         let counters = Counters::default();
         counters.publish(&mut tally(100), 7, 8);
-        let published = Tally { held: 7, handed_over: 8, ..tally(100) };
+        let published = Tally { held: 7, submitted: 8, ..tally(100) };
         assert_eq!(counters.read(), published);
         let mut more = tally(1000);
         counters.publish(&mut more, 0, 30);
         assert_eq!(more, Tally::default(), "nothing is published twice");
         let mut both = published;
-        both.add(&Tally { held: 0, handed_over: 22, ..tally(1000) });
+        both.add(&Tally { held: 0, submitted: 22, ..tally(1000) });
         // Lines at hand are as many as there are now.
         assert_eq!(counters.read(), Tally { held: 0, ..both });
     }
@@ -245,7 +245,7 @@ mod tests {
         let mut expect = |sum: u64| assert_eq!(Some(sum), next.next());
         sum.plain_mut().for_each(|plain| expect(*plain));
         sum.answers.into_iter().for_each(&mut expect);
-        [sum.accepted, sum.held, sum.handed_over, sum.ring_full].into_iter().for_each(&mut expect);
+        [sum.accepted, sum.held, sum.submitted, sum.ring_full].into_iter().for_each(&mut expect);
         sum.refused.into_iter().for_each(expect);
         assert_eq!(sum.lines(), sum.accepted + sum.refused.iter().sum::<u64>());
         assert_eq!((sum.datagrams, sum.bytes), (1001, 1003));
@@ -269,15 +269,15 @@ mod tests {
                 for round in 1..200_000 {
                     let (held, ring_full) = (round % 10, u64::from(round % 3 == 0));
                     let before = counters.read();
-                    let handed_over = before.handed_over + before.held + 5;
-                    let accepted = handed_over + held + before.ring_full + ring_full - before.accepted;
-                    counters.publish(&mut Tally { accepted, ring_full, ..Tally::default() }, held, handed_over);
+                    let submitted = before.submitted + before.held + 5;
+                    let accepted = submitted + held + before.ring_full + ring_full - before.accepted;
+                    counters.publish(&mut Tally { accepted, ring_full, ..Tally::default() }, held, submitted);
                 }
                 is_over.store(true, Ordering::Relaxed);
             });
             while !is_over.load(Ordering::Relaxed) {
                 let sum = counters.read();
-                assert_eq!(sum.accepted, sum.held + sum.handed_over + sum.ring_full);
+                assert_eq!(sum.accepted, sum.held + sum.submitted + sum.ring_full);
             }
         });
     }

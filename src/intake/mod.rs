@@ -28,7 +28,7 @@ pub use source::{Arrival, Source};
 pub use sources::Sources;
 pub use tap::Tap;
 
-use crate::batch::{Batch, Builder, Destination, HandOver, Limits, Pool, Received, Time};
+use crate::batch::{Batch, Builder, Destination, Limits, Pool, Received, Submit, Time};
 use crate::protocol::{
     Format, Found, Line, Mapping, Plausible, Precision, Reader, Refused, Rules, Sink, Stamper, Stream, Unsigned, cure,
 };
@@ -130,7 +130,7 @@ struct Lines<H> {
     elsewhere: u64,
 }
 
-impl<H: HandOver> Intake<H> {
+impl<H: Submit> Intake<H> {
     /// For a listener at this address.
     pub(crate) fn new(
         (setup, listen): (&IntakeConfig, SocketAddr),
@@ -295,12 +295,12 @@ impl<H: HandOver> Intake<H> {
     /// Hands the open batch over, where there is one.
     pub(crate) fn seal(&mut self) {
         if let Some(batch) = self.lines.builder.seal() {
-            self.lines.hand_over(batch);
+            self.lines.submit(batch);
         }
     }
 }
 
-impl<H: HandOver> Lines<H> {
+impl<H: Submit> Lines<H> {
     fn begin(&mut self, source: Option<IpAddr>, arrival: Arrival) {
         (self.source, self.arrival) = (source, arrival);
         self.is_tapped = self.shown.tap.is_open();
@@ -328,9 +328,9 @@ impl<H: HandOver> Lines<H> {
     /// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody sees a
     /// line delivered or dropped that was not accepted.
     #[cold]
-    fn hand_over(&mut self, batch: Batch) {
+    fn submit(&mut self, batch: Batch) {
         self.publish(batch.lines);
-        if let Err(batch) = self.out.hand_over(batch) {
+        if let Err(batch) = self.out.submit(batch) {
             self.tally.ring_full += batch.lines;
             self.out.lose(&batch);
             self.logs.ring_full(&batch);
@@ -341,11 +341,11 @@ impl<H: HandOver> Lines<H> {
     /// Makes the sums visible, with the lines that are held: in the open batch, and in a sealed one that waits for room.
     fn publish(&mut self, sealed: u64) {
         let held = self.builder.lines() + sealed + self.elsewhere + self.out.waiting();
-        self.shown.counters.publish(&mut self.tally, held, self.out.handed_over());
+        self.shown.counters.publish(&mut self.tally, held, self.out.submitted());
     }
 }
 
-impl<H: HandOver> Sink for Lines<H> {
+impl<H: Submit> Sink for Lines<H> {
     #[inline]
     fn line(&mut self, line: Line<'_>) {
         let time = line.time.map_or_else(|| Time::Stamp(self.stamper.next_stamp()), Time::Own);
@@ -363,7 +363,7 @@ impl<H: HandOver> Sink for Lines<H> {
         self.told.accepted += 1;
         self.arrival.lines += 1;
         if let Some(batch) = sealed {
-            self.hand_over(batch);
+            self.submit(batch);
         }
     }
 

@@ -19,12 +19,12 @@ impl Out {
     }
 }
 
-impl HandOver for Out {
-    fn has_room(&self) -> bool {
+impl Submit for Out {
+    fn has_capacity(&self) -> bool {
         true
     }
 
-    fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&self, batch: Batch) -> Result<(), Batch> {
         let (room, taken) = &mut *self.lock();
         if taken.len() == *room {
             return Err(batch);
@@ -33,7 +33,7 @@ impl HandOver for Out {
         Ok(())
     }
 
-    fn handed_over(&self) -> u64 {
+    fn submitted(&self) -> u64 {
         self.lock().1.iter().map(|batch| batch.lines).sum()
     }
 }
@@ -147,7 +147,7 @@ fn every_line_is_refused_or_accepted_and_held_until_it_is_handed_over() {
     assert_eq!(found.consumed, 24);
     bench.intake.refuse(Refused { reason: Refusal::TooLong, bytes: b"m" }, host(2));
     let tally = bench.read();
-    assert_eq!((tally.accepted, tally.held, tally.handed_over, tally.ring_full), (4, 4, 0, 0));
+    assert_eq!((tally.accepted, tally.held, tally.submitted, tally.ring_full), (4, 4, 0, 0));
     assert_eq!((tally.lines(), tally.refused[Refusal::TooLong.index()]), (7, 1));
     // The batch is as old as its first line.
     assert_eq!(bench.intake.due(), Some(bench.begun + Duration::from_millis(5) + AGE));
@@ -156,7 +156,7 @@ fn every_line_is_refused_or_accepted_and_held_until_it_is_handed_over() {
     assert_eq!((bench.intake.due(), bench.text().as_str()), (None, "m v=1 1\nm v=3 3\nm v=4 4\nm v=5 5\n"));
     // What is handed over is told at once.
     let tally = bench.shown.counters.read();
-    assert_eq!((tally.accepted, tally.held, tally.handed_over, tally.ring_full), (4, 0, 4, 0));
+    assert_eq!((tally.accepted, tally.held, tally.submitted, tally.ring_full), (4, 0, 4, 0));
     bench.intake.seal();
     assert_eq!(bench.out.lock().1.len(), 1, "there is no batch without lines");
 }
@@ -168,7 +168,7 @@ fn a_full_batch_that_finds_no_room_is_dropped_and_told_with_its_lines() {
         bench.datagram(&"m v=1 1\n".repeat(5));
     }
     let tally = bench.read();
-    assert_eq!((tally.accepted, tally.held, tally.handed_over, tally.ring_full), (35, 5, 10, 20));
+    assert_eq!((tally.accepted, tally.held, tally.submitted, tally.ring_full), (35, 5, 10, 20));
     assert!(!bench.intake.lines.logs.ring_full.is_due(), "it is told");
 }
 

@@ -9,9 +9,9 @@
 //! * [`Journal::append`] numbers a sealed batch, [`Journal::take`] the ring's oldest. One thread appends.
 //! * [`Reader::next`] waits until a destination has enough to be worth a request and leases its consecutive
 //!   records, from memory or from the disk. Several leases may be out at once.
-//! * [`Reader::settle`] acknowledges a lease, in any order; [`Reader::give_back`] returns it, and it is leased
+//! * [`Reader::ack`] acknowledges a lease, in any order; [`Reader::requeue`] returns it, and it is leased
 //!   again before anything newer.
-//! * A record stays in memory until every backend has settled it, or until the memory is full. A written record is
+//! * A record stays in memory until every backend has acked it, or until the memory is full. A written record is
 //!   then read from the disk by whoever lags; one that is only in memory is lost to those backends, which count its
 //!   lines as dropped (`memory_full`).
 //!
@@ -53,6 +53,7 @@ pub use state::BackendConfig;
 pub use state::complete::Completeness;
 pub use state::figures::Snapshot;
 pub use state::gaps::{Gap, GapReason, Suspicion};
+pub use state::id::{BackendId, LogId};
 pub use state::lease::Lease;
 pub use state::ledger::{DropReason, Ledger, Rejection};
 pub use state::limits::Limits;
@@ -143,9 +144,9 @@ impl Journal {
         true
     }
 
-    fn wake(&self, woken: Vec<usize>) {
+    fn wake(&self, woken: Vec<BackendId>) {
         for backend in woken {
-            self.shared.wake[backend].notify_one();
+            self.shared.wake[backend.index()].notify_one();
         }
         self.shared.work.notify_one();
     }
@@ -162,13 +163,13 @@ impl Journal {
     }
 
     /// Owes lines to one backend once more, by the numbers of their dead letters. They wait in memory.
-    pub fn resend(&self, backend: usize, batch: Batch, letters: Vec<u64>) {
+    pub fn resend(&self, backend: BackendId, batch: Batch, letters: Vec<u64>) {
         self.shared.lock().resend(backend, batch, letters);
-        self.shared.wake[backend].notify_one();
+        self.shared.wake[backend.index()].notify_one();
     }
 
     /// The reading end of a backend. One is to be made for each.
-    pub fn reader(&self, backend: usize) -> Reader {
+    pub fn reader(&self, backend: BackendId) -> Reader {
         Reader::new(Arc::clone(&self.shared), backend)
     }
 
@@ -178,24 +179,30 @@ impl Journal {
     }
 
     /// What a backend lacks of a database's points in this range (of all databases without a name), beside the others of its
-    /// group: backends by their places.
-    pub fn completeness(&self, backend: usize, database: Option<&str>, range: &Span, others: &[usize]) -> Completeness {
+    /// group.
+    pub fn completeness(
+        &self,
+        backend: BackendId,
+        database: Option<&str>,
+        range: &Span,
+        others: &[BackendId],
+    ) -> Completeness {
         self.shared.lock().completeness(backend, database, range, others)
     }
 
     /// Sets a barrier behind all that was appended: these backends get nothing of the database that comes later before they
     /// [pass](Self::pass_barrier) it. Returns its sequence.
-    pub fn set_barrier(&self, backends: &[usize], database: Option<&str>) -> u64 {
+    pub fn set_barrier(&self, backends: &[BackendId], database: Option<&str>) -> u64 {
         self.shared.lock().set_barrier(backends, database)
     }
 
     /// Sets a barrier again that was set before a restart.
-    pub fn restore_barrier(&self, backends: &[usize], sequence: u64, database: Option<&str>) {
+    pub fn restore_barrier(&self, backends: &[BackendId], sequence: u64, database: Option<&str>) {
         self.shared.lock().restore_barrier(backends, sequence, database);
     }
 
     /// Waits until a backend has all that lies before a barrier.
-    pub async fn reach_barrier(&self, backend: usize, sequence: u64) {
+    pub async fn reach_barrier(&self, backend: BackendId, sequence: u64) {
         // Statements are few, and what lies before them takes a request at least.
         while !self.is_at_barrier(backend, sequence) {
             tokio::time::sleep(BARRIER_LOOK).await;
@@ -203,14 +210,14 @@ impl Journal {
     }
 
     /// Whether a backend has all that lies before a barrier.
-    pub fn is_at_barrier(&self, backend: usize, sequence: u64) -> bool {
+    pub fn is_at_barrier(&self, backend: BackendId, sequence: u64) -> bool {
         self.shared.lock().is_at_barrier(backend, sequence)
     }
 
     /// Lets a backend go on behind a barrier.
-    pub fn pass_barrier(&self, backend: usize, sequence: u64) {
+    pub fn pass_barrier(&self, backend: BackendId, sequence: u64) {
         self.shared.lock().pass_barrier(backend, sequence);
-        self.shared.wake[backend].notify_one();
+        self.shared.wake[backend.index()].notify_one();
     }
 
     /// Notes what found no room in the ring: no backend has it.
@@ -228,17 +235,17 @@ impl Journal {
     }
 
     /// A backend's copy is complete, says somebody who knows: its gaps are closed. Returns how many there were.
-    pub fn vouch(&self, backend: usize) -> usize {
+    pub fn vouch(&self, backend: BackendId) -> usize {
         self.change_gaps(backend, Gaps::vouch)
     }
 
     /// What the pair's other relay owed a backend when it went, instead of what was suspected before; none: nothing.
-    pub fn replace_suspicion(&self, backend: usize, suspicion: Option<Suspicion>) {
+    pub fn replace_suspicion(&self, backend: BackendId, suspicion: Option<Suspicion>) {
         self.change_gaps(backend, |gaps, name| gaps.replace_suspicion(name, suspicion));
     }
 
     /// What is suspected of a backend; none if nothing is, or an operator has vouched for it.
-    pub fn suspicion(&self, backend: usize) -> Option<Suspicion> {
+    pub fn suspicion(&self, backend: BackendId) -> Option<Suspicion> {
         let state = self.shared.lock();
         let name = &state.backends[backend].name;
         let gap = state.gaps.iter().find(|gap| gap.reason == GapReason::Peer && gap.backend == *name)?;
@@ -257,7 +264,7 @@ impl Journal {
         true
     }
 
-    fn change_gaps<T>(&self, backend: usize, change: impl FnOnce(&mut Gaps, &str) -> T) -> T {
+    fn change_gaps<T>(&self, backend: BackendId, change: impl FnOnce(&mut Gaps, &str) -> T) -> T {
         let mut state = self.shared.lock();
         let name = state.backends[backend].name.clone();
         let changed = change(&mut state.gaps, &name);
@@ -333,14 +340,14 @@ mod tests {
             (ledger.pending, ledger.pending_bytes)
         };
         assert_eq!(pending(), (321, 642));
-        let mut reader = journal.reader(0);
+        let mut reader = journal.reader(BackendId::new(0));
         let limits = Limits { lines: 1, bytes: 1 << 20, linger: Duration::ZERO };
         let lease = reader.try_next(&limits).expect("a lease");
         assert_eq!(pending(), (321, 642), "what is leased is pending");
-        reader.settle(lease, None);
+        reader.ack(lease, None);
         assert_eq!(pending(), (320, 640));
         let lease = reader.try_next(&limits).expect("a lease");
-        reader.give_back(lease);
+        reader.requeue(lease);
         assert_eq!(pending(), (320, 640));
         // What is lost is not pending for ever: the identity fails.
         journal.shared.lock().logs[0].records.pop_back();
@@ -359,10 +366,10 @@ mod tests {
         let gaps = journal.shared.lock().gaps.iter().cloned().collect::<Vec<_>>();
         let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.reason.name())).collect();
         assert_eq!(seen, [("a", 7, "ring_full"), ("b", 7, "ring_full")]);
-        assert!(journal.completeness(0, Some("db"), &points, &[1]).is_complete());
+        assert!(journal.completeness(BackendId::new(0), Some("db"), &points, &[BackendId::new(1)]).is_complete());
         assert_eq!(journal.dropped_lines(), [0, 0], "whoever lost them counts them");
         // Where one copy was mended, the other one lacks them.
-        journal.vouch(1);
-        assert_eq!(journal.completeness(0, Some("db"), &points, &[1]).gap_count, 1);
+        journal.vouch(BackendId::new(1));
+        assert_eq!(journal.completeness(BackendId::new(0), Some("db"), &points, &[BackendId::new(1)]).gap_count, 1);
     }
 }

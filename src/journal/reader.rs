@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::disk;
 use super::shared::Shared;
 use super::state::backlog::{Read, Request};
+use super::state::id::{BackendId, LogId};
 use super::state::lease::{Lease, Ready};
 use super::state::ledger::Rejection;
 use super::state::limits::Limits;
@@ -19,9 +20,9 @@ use crate::sys::monotonic;
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
-    backend: usize,
+    backend: BackendId,
     /// Destinations not to be leased before a time: their backend holds them up.
-    parked: HashMap<usize, Instant>,
+    parked: HashMap<LogId, Instant>,
     /// What is being read from the disk while a lease is out.
     ahead: Option<Ahead>,
     /// The disk is not read before this time.
@@ -31,7 +32,7 @@ pub struct Reader {
 /// A reading under way: for which log, and from which sequence on.
 #[derive(Debug)]
 struct Ahead {
-    log: usize,
+    log: LogId,
     from: u64,
     until: u64,
     reading: JoinHandle<Read>,
@@ -39,12 +40,12 @@ struct Ahead {
 
 impl Reader {
     /// The reading end of a backend, by its place among all.
-    pub(super) fn new(shared: Arc<Shared>, backend: usize) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, backend: BackendId) -> Self {
         Self { shared, backend, parked: HashMap::new(), ahead: None, read_from: monotonic::now() }
     }
 
-    /// The backend's place among all.
-    pub fn place(&self) -> usize {
+    /// Which backend it is.
+    pub fn backend(&self) -> BackendId {
         self.backend
     }
 
@@ -68,7 +69,7 @@ impl Reader {
 
     /// Waits for a reason to look again; one that came since the last look counts.
     async fn woken(&self) {
-        self.shared.wake[self.backend].notified().await;
+        self.shared.wake[self.backend.index()].notified().await;
     }
 
     /// Leases what is ready now; reads from the disk on the calling thread.
@@ -95,7 +96,7 @@ impl Reader {
         self.shared.lock().lease(self.backend, limits, &self.parked, self.read_from, now)
     }
 
-    fn take_read(&mut self, log: usize, read: Read, until: u64) -> Option<Lease> {
+    fn take_read(&mut self, log: LogId, read: Read, until: u64) -> Option<Lease> {
         let mut state = self.shared.lock();
         if read.failed {
             self.read_from = monotonic::now() + state.retry_after();
@@ -128,9 +129,9 @@ impl Reader {
 
     /// Acknowledges a lease: its lines are delivered, but for those that the backend rejected.
     #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
-    pub fn settle(&mut self, lease: Lease, rejected: impl IntoIterator<Item = (Rejection, u64)>) {
+    pub fn ack(&mut self, lease: Lease, rejected: impl IntoIterator<Item = (Rejection, u64)>) {
         let rejected: Vec<_> = rejected.into_iter().collect();
-        self.shared.lock().settle(self.backend, &lease, &rejected, monotonic::now());
+        self.shared.lock().ack(self.backend, &lease, &rejected, monotonic::now());
         self.shared.work.notify_one();
     }
 
@@ -147,17 +148,17 @@ impl Reader {
 
     /// Returns a lease, to be leased again.
     #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
-    pub fn give_back(&mut self, lease: Lease) {
-        self.shared.lock().give_back(self.backend, &lease);
+    pub fn requeue(&mut self, lease: Lease) {
+        self.shared.lock().requeue(self.backend, &lease);
     }
 
-    /// Leases nothing more of a destination, by its [`Lease::place`], before `until`. Others are leased. What is leased stays so.
-    pub fn park(&mut self, place: usize, until: Instant) {
-        self.parked.insert(place, until);
+    /// Leases nothing more of a destination, by its [`Lease::log`], before `until`. Others are leased. What is leased stays so.
+    pub fn park(&mut self, log: LogId, until: Instant) {
+        self.parked.insert(log, until);
     }
 
     /// Leases what was parked of a destination at once again.
-    pub fn unpark(&mut self, place: usize) {
-        self.parked.remove(&place);
+    pub fn unpark(&mut self, log: LogId) {
+        self.parked.remove(&log);
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
 
-use crate::batch::{Batch, Destination, HandOver, Span};
+use crate::batch::{Batch, Destination, Span, Submit};
 
 /// Destinations of which losses are told apart.
 const MOST_LOST: usize = 64;
@@ -70,13 +70,13 @@ impl Clone for Producer {
     }
 }
 
-impl HandOver for Producer {
-    fn has_room(&self) -> bool {
+impl Submit for Producer {
+    fn has_capacity(&self) -> bool {
         let Ring { batches, is_pressed, .. } = &*self.ring;
         batches.len() < batches.capacity().unwrap_or(0) / 2 && !is_pressed.load(Ordering::Relaxed)
     }
 
-    fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+    fn submit(&self, batch: Batch) -> Result<(), Batch> {
         let lines = batch.lines;
         self.ring.batches.try_send(batch).map_err(TrySendError::into_inner)?;
         self.pushed_lines.fetch_add(lines, Ordering::Relaxed);
@@ -89,7 +89,7 @@ impl HandOver for Producer {
         let known = lost.iter().position(|known| known.destination == *batch.destination);
         // Beyond so many, one stands for all.
         let known = known.or_else(|| (lost.len() >= MOST_LOST).then_some(0));
-        match known.and_then(|place| lost.get_mut(place)) {
+        match known.and_then(|index| lost.get_mut(index)) {
             Some(known) => {
                 if known.destination != *batch.destination {
                     known.destination.database.clear();
@@ -108,7 +108,7 @@ impl HandOver for Producer {
         }
     }
 
-    fn handed_over(&self) -> u64 {
+    fn submitted(&self) -> u64 {
         self.pushed_lines.load(Ordering::Relaxed)
     }
 
@@ -199,28 +199,28 @@ mod tests {
     #[test]
     fn those_that_can_wait_leave_half_of_the_room() {
         let (producer, consumer) = ring(4);
-        for place in 0..4 {
-            assert_eq!(producer.has_room(), place < 2);
-            producer.hand_over(batch()).expect("room");
+        for index in 0..4 {
+            assert_eq!(producer.has_capacity(), index < 2);
+            producer.submit(batch()).expect("room");
         }
-        producer.hand_over(batch()).expect_err("no room");
+        producer.submit(batch()).expect_err("no room");
         for _ in 0..3 {
             consumer.pop().expect("a batch");
         }
-        assert!(producer.has_room());
+        assert!(producer.has_capacity());
         consumer.set_pressed(true);
-        assert!(!producer.has_room());
-        producer.hand_over(batch()).expect("those that cannot wait go on");
+        assert!(!producer.has_capacity());
+        producer.submit(batch()).expect("those that cannot wait go on");
     }
 
     #[test]
     fn what_passes_is_counted_at_both_ends() {
         let (one, consumer) = ring(2);
         let other = one.clone();
-        one.hand_over(Batch { lines: 5, ..batch() }).expect("room");
-        other.hand_over(Batch { lines: 70, ..batch() }).expect("room");
-        one.hand_over(batch()).expect_err("no room");
-        assert_eq!((one.handed_over(), other.handed_over(), one.popped_lines()), (5, 70, 0));
+        one.submit(Batch { lines: 5, ..batch() }).expect("room");
+        other.submit(Batch { lines: 70, ..batch() }).expect("room");
+        one.submit(batch()).expect_err("no room");
+        assert_eq!((one.submitted(), other.submitted(), one.popped_lines()), (5, 70, 0));
         consumer.pop().expect("a batch");
         assert_eq!((one.popped_lines(), other.popped_lines()), (5, 5));
         consumer.pop().expect("a batch");
@@ -283,7 +283,7 @@ mod tests {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
-            producer.hand_over(batch()).expect("room");
+            producer.submit(batch()).expect("room");
         });
         assert!(looks.load(Ordering::Relaxed) < 1000);
         let (producer, consumer) = ring(2);
@@ -293,7 +293,7 @@ mod tests {
                     consumer.wait(HOUR);
                 }
             });
-            producer.hand_over(batch()).expect("room");
+            producer.submit(batch()).expect("room");
             waiting.join().expect("no panic");
         });
     }

@@ -159,8 +159,8 @@ impl Client {
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let tls = tls.map(|(config, name)| (config, name.unwrap_or_else(|| host.clone())));
         let is_port_named = url.port_u16().is_some();
-        let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let addresses = Arc::new(Mutex::new(Addresses::new(place)));
+        let index = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let addresses = Arc::new(Mutex::new(Addresses::new(index)));
         Self { host, port, is_port_named, addresses, tls, times, connection: None }
     }
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::batch::{Batch, Builder, HandOver, Limits, Pool, Step};
+use crate::batch::{Batch, Builder, Limits, Pool, Step, Submit};
 use crate::config::{Config, Http, Tcp, Udp};
+use crate::journal::BackendId;
 use crate::journal::ring::{Consumer, Producer};
 use crate::journal::{self, BackendConfig, Durability, Journal, Rejection, ring};
 use crate::observe::metrics;
@@ -23,12 +24,12 @@ use crate::receive::{Inherited, Listener};
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// A relay without disk and network: two UDP workers, a TCP and an HTTP listener, a ring, a journal with two backends.
-struct Parts {
+struct Rig {
     view: View,
     consumer: Consumer,
 }
 
-fn parts(ring_batches: usize) -> Parts {
+fn parts(ring_batches: usize) -> Rig {
     let any = ([127, 0, 0, 1], 0).into();
     let mut config = Config::default();
     config.udp.push(Udp { listen: any, workers: 2, ..Udp::default() });
@@ -41,11 +42,11 @@ fn parts(ring_batches: usize) -> Parts {
     let (ring, consumer) = ring(ring_batches);
     let journal = Journal::new(1 << 30, &backends.clone().map(setup));
     let view = view(listeners.collect(), ring, journal, Durability::Memory, &backends);
-    Parts { view, consumer }
+    Rig { view, consumer }
 }
 
 /// Starts the workers, with batches of at most three lines.
-fn start<H: HandOver + Clone + Sync + 'static>(view: &View, out: &H) -> Vec<JoinHandle<()>> {
+fn start<H: Submit + Clone + Sync + 'static>(view: &View, out: &H) -> Vec<JoinHandle<()>> {
     let pool = Pool::new(4, Builder::least_buffer_bytes());
     let (limits, order) = (Limits { lines: 3, age: Duration::from_millis(1) }, Order::default());
     let host = Host::of_test();
@@ -73,19 +74,19 @@ fn differences(status: &Status) -> Vec<i128> {
     status.backends.iter().map(|backend| backend.difference(status.accepted_lines)).collect()
 }
 
-/// Leases and settles until told to end, with a lease given back and a line rejected now and then.
+/// Leases and acks until told to end, with a lease given back and a line rejected now and then.
 fn deliver(journal: &Journal, backend: usize, ends: &AtomicBool) {
     let limits = journal::Limits { lines: 20, bytes: 1 << 20, linger: Duration::ZERO };
-    let mut reader = journal.reader(backend);
+    let mut reader = journal.reader(BackendId::new(backend));
     let mut turn = 0;
     loop {
         let is_last = ends.load(Ordering::Acquire);
         while let Some(lease) = reader.try_next(&limits) {
             turn += 1;
             match turn % 5 {
-                0 => reader.give_back(lease),
-                1 => reader.settle(lease, Some((Rejection::FieldType, 1))),
-                _ => reader.settle(lease, None),
+                0 => reader.requeue(lease),
+                1 => reader.ack(lease, Some((Rejection::FieldType, 1))),
+                _ => reader.ack(lease, None),
             }
         }
         if is_last {
@@ -98,9 +99,9 @@ fn deliver(journal: &Journal, backend: usize, ends: &AtomicBool) {
 #[test]
 fn the_ledger_balances_at_every_look_while_everything_moves() {
     // A ring so small that datagrams find it full.
-    let Parts { view, consumer } = parts(4);
+    let Rig { view, consumer } = parts(4);
     let workers = start(&view, &view.ring);
-    let [udp, tcp, http] = [0, 1, 2].map(|place| view.listeners[place].address());
+    let [udp, tcp, http] = [0, 1, 2].map(|index| view.listeners[index].address());
     let (ends, delivered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let journal = view.journal.clone();
     let taking = Arc::clone(&ends);
@@ -194,22 +195,22 @@ struct Losing {
     has_lost: Arc<AtomicBool>,
 }
 
-impl HandOver for Losing {
-    fn has_room(&self) -> bool {
+impl Submit for Losing {
+    fn has_capacity(&self) -> bool {
         true
     }
 
-    fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
-        if self.has_lost.swap(true, Ordering::Relaxed) { self.out.hand_over(batch) } else { Ok(()) }
+    fn submit(&self, batch: Batch) -> Result<(), Batch> {
+        if self.has_lost.swap(true, Ordering::Relaxed) { self.out.submit(batch) } else { Ok(()) }
     }
 
-    fn handed_over(&self) -> u64 {
-        self.out.handed_over()
+    fn submitted(&self) -> u64 {
+        self.out.submitted()
     }
 }
 
 /// Sends two batches' worth of lines through these parts, and ends the workers.
-fn send_two_batches<H: HandOver + Clone + Sync + 'static>(view: &View, out: &H) {
+fn send_two_batches<H: Submit + Clone + Sync + 'static>(view: &View, out: &H) {
     let workers = start(view, out);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
     let datagram = b"m v=1 1\nm v=2 2\nm v=3 3\nm v=4 4\nm v=5 5\nm v=6 6\n";
@@ -234,7 +235,7 @@ fn assert_told(view: &View, lines: i128) {
 
 #[test]
 fn a_batch_that_is_lost_before_the_ring_shows() {
-    let Parts { view, consumer } = parts(16);
+    let Rig { view, consumer } = parts(16);
     assert_told(&view, 0);
     send_two_batches(&view, &Losing { out: view.ring.clone(), has_lost: Arc::default() });
     assert_told(&view, 3);
@@ -244,7 +245,7 @@ fn a_batch_that_is_lost_before_the_ring_shows() {
 
 #[test]
 fn a_batch_that_is_lost_between_ring_and_journal_shows() {
-    let Parts { view, consumer } = parts(16);
+    let Rig { view, consumer } = parts(16);
     send_two_batches(&view, &view.ring);
     assert_told(&view, 0);
     drop(consumer.pop().expect("a batch"));
@@ -255,7 +256,7 @@ fn a_batch_that_is_lost_between_ring_and_journal_shows() {
 
 #[test]
 fn a_batch_that_is_appended_twice_shows() {
-    let Parts { view, consumer } = parts(16);
+    let Rig { view, consumer } = parts(16);
     send_two_batches(&view, &view.ring);
     let batch = consumer.pop().expect("a batch");
     view.journal.append(batch.clone());

@@ -52,8 +52,8 @@ fn picture() -> Value {
     let mut next = 1000;
     fill(&mut picture, &mut next);
     // What cannot be is not shown: of the lines seen, some were refused.
-    for (place, receive) in picture["receive"].as_array_mut().expect("listeners").iter_mut().enumerate() {
-        receive["lines"] = (1_000_000 + place).into();
+    for (index, receive) in picture["receive"].as_array_mut().expect("listeners").iter_mut().enumerate() {
+        receive["lines"] = (1_000_000 + index).into();
     }
     (picture["backends"][0]["eta_seconds"], picture["journal"]["full_in_seconds"]) = (77.into(), 78.into());
     picture["backends"][1]["state"] = "down".into();
@@ -85,9 +85,9 @@ fn sum(picture: &Value, pointer: &str) -> f64 {
 }
 
 /// What a backend's ledger does not balance by.
-fn difference(picture: &Value, place: usize) -> f64 {
-    let of = |field: &str| number(picture, &format!("/backends/{place}/{field}"));
-    let all = |field: &str| sum(picture, &format!("/backends/{place}/{field}"));
+fn difference(picture: &Value, index: usize) -> f64 {
+    let of = |field: &str| number(picture, &format!("/backends/{index}/{field}"));
+    let all = |field: &str| sum(picture, &format!("/backends/{index}/{field}"));
     let gone = of("delivered_lines") + all("rejected_lines") + all("dropped_lines") + of("pending_lines");
     number(picture, "/accepted_lines") + of("recovered_lines") + of("resent_lines") - gone
 }
@@ -150,14 +150,14 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
     let mut add = |name: &str, labels: String, value: f64| {
         assert!(expected.insert(format!("twinflux_{name}{labels}"), value).is_none(), "{name} is there once");
     };
-    for (place, receive) in picture["receive"].as_array().expect("listeners").iter().enumerate() {
+    for (index, receive) in picture["receive"].as_array().expect("listeners").iter().enumerate() {
         let (kind, listen) = (receive["kind"].as_str().expect("text"), receive["listen"].as_str().expect("text"));
         let labels = format!("kind=\"{kind}\",listen=\"{listen}\"");
         for (name, field) in RECEIVE {
-            add(name, format!("{{{labels}}}"), number(picture, &format!("/receive/{place}/{field}")));
+            add(name, format!("{{{labels}}}"), number(picture, &format!("/receive/{index}/{field}")));
         }
         for one in COUNTERS.iter().filter(|one| one.kinds.contains(&kind)) {
-            let value = number(picture, &format!("/receive/{place}/{}", one.field));
+            let value = number(picture, &format!("/receive/{index}/{}", one.field));
             add(&format!("{}_total", one.metric), format!("{{{labels}}}"), value);
         }
         for (reason, lines) in receive["refused"].as_object().expect("reasons") {
@@ -168,10 +168,10 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
             add("http_answers_total", format!("{{{labels},status=\"{status}\"}}"), count.as_f64().expect("a number"));
         }
     }
-    for (place, backend) in picture["backends"].as_array().expect("backends").iter().enumerate() {
+    for (index, backend) in picture["backends"].as_array().expect("backends").iter().enumerate() {
         let labels = format!("backend={}", backend["name"]);
         for (name, field) in BACKEND {
-            add(name, format!("{{{labels}}}"), number(picture, &format!("/backends/{place}/{field}")));
+            add(name, format!("{{{labels}}}"), number(picture, &format!("/backends/{index}/{field}")));
         }
         for (name, key, field) in
             [("rejected_lines_total", "class", "rejected_lines"), ("dropped_lines_total", "reason", "dropped_lines")]
@@ -181,10 +181,10 @@ fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
             }
         }
         for (percentile, field) in [("50", "p50"), ("99", "p99"), ("100", "max")] {
-            let milliseconds = number(picture, &format!("/backends/{place}/latency_ms/{field}"));
+            let milliseconds = number(picture, &format!("/backends/{index}/latency_ms/{field}"));
             add("latency_seconds", format!("{{{labels},percentile=\"{percentile}\"}}"), milliseconds / 1000.0);
         }
-        add("ledger_difference_lines", format!("{{{labels}}}"), difference(picture, place));
+        add("ledger_difference_lines", format!("{{{labels}}}"), difference(picture, index));
         add("held_destinations", format!("{{{labels}}}"), 0.0);
         add("backend_complete", format!("{{{labels}}}"), f64::from(u8::from(backend["complete"] == true)));
         for state in ["unknown", "up", "retrying", "held", "down"] {
@@ -243,7 +243,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
     let text = status.to_text();
     let at = |pointer: &str| number(&picture, pointer);
     let sum = |pointer: &str| sum(&picture, pointer);
-    let listens = [0, 1, 2].map(|place| picture["receive"][place]["listen"].as_str().expect("text").to_owned());
+    let listens = [0, 1, 2].map(|index| picture["receive"][index]["listen"].as_str().expect("text").to_owned());
     let seconds = status.uptime_seconds.floor();
     let mut expected = vec![
         format!("up {}", humantime::format_duration(Duration::from_secs_f64(seconds))),
@@ -294,8 +294,8 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
         format!("b is down: a sentence; {} lines", at("/backends/1/pending_lines")),
         format!("{} lines of the log were dropped", at("/log_lines_dropped")),
     ];
-    for place in [0, 1, 2] {
-        let receive = format!("/receive/{place}");
+    for index in [0, 1, 2] {
+        let receive = format!("/receive/{index}");
         let points = at(&format!("{receive}/lines")) - sum(&format!("{receive}/refused"));
         let converted = at(&format!("{receive}/converted"));
         expected.push(format!("{converted} values of other formats are among its {points} accepted lines"));
@@ -308,7 +308,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
         ] {
             expected.push(format!("{} {what}", at(&format!("{receive}/{field}"))));
         }
-        for (reason, lines) in picture["receive"][place]["refused"].as_object().expect("reasons") {
+        for (reason, lines) in picture["receive"][index]["refused"].as_object().expect("reasons") {
             expected.push(format!("refused {reason}: {lines}"));
         }
         let (got, wanted) = (at(&format!("{receive}/receive_buffer")), at(&format!("{receive}/receive_buffer_wanted")));
@@ -316,15 +316,15 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
             expected.push(format!("sysctl -w net.core.rmem_max={wanted}"));
         }
     }
-    for (place, backend) in picture["backends"].as_array().expect("backends").iter().enumerate() {
+    for (index, backend) in picture["backends"].as_array().expect("backends").iter().enumerate() {
         let name = backend["name"].as_str().expect("text");
         for (reason, lines) in backend["dropped_lines"].as_object().expect("reasons") {
             expected.push(format!("{name} dropped {lines} lines: {reason}"));
         }
-        let of = |field: &str| at(&format!("/backends/{place}/{field}"));
+        let of = |field: &str| at(&format!("/backends/{index}/{field}"));
         let (rejected, dropped) =
-            (sum(&format!("/backends/{place}/rejected_lines")), sum(&format!("/backends/{place}/dropped_lines")));
-        let differ = difference(&picture, place);
+            (sum(&format!("/backends/{index}/rejected_lines")), sum(&format!("/backends/{index}/dropped_lines")));
+        let differ = difference(&picture, index);
         expected.push(format!("the ledger of {name} does not balance: {} lines were ", differ.abs()));
         // In the order of the table's head.
         let columns = [
@@ -333,7 +333,7 @@ fn every_figure_of_the_terminal_is_its_own_fields() {
             rejected.to_string(),
             dropped.to_string(),
             of("pending_lines").to_string(),
-            if place == 0 { format!("{:.1}", of("recent_latency_ms/p99")) } else { "-".to_owned() },
+            if index == 0 { format!("{:.1}", of("recent_latency_ms/p99")) } else { "-".to_owned() },
             differ.to_string(),
         ];
         let row = text

@@ -23,8 +23,8 @@ struct Printable;
 impl Formatter for Printable {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some(place) = rest.find(is_active) {
-            let (before, from) = rest.split_at(place);
+        while let Some(index) = rest.find(is_active) {
+            let (before, from) = rest.split_at(index);
             writer.write_all(before.as_bytes())?;
             let mut chars = from.chars();
             if let Some(active) = chars.next() {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Received;
+use crate::journal::BackendId;
 use crate::observe::findings::{Finding, Severity, finding};
 use crate::observe::text::whole_seconds;
 use crate::observe::view::{BackendView, View};
@@ -172,24 +173,24 @@ impl PeerBackend {
 
 impl View {
     /// The backends that readers may be sent to instead of this one, as they are compared for them.
-    fn mirrors_of(&self, place: usize) -> Vec<usize> {
+    fn mirrors_of(&self, backend: BackendId) -> Vec<BackendId> {
         let answers = |view: &BackendView| view.readers.as_ref().is_some_and(|readers| readers.knows(&view.name));
-        let all = self.backends.iter().enumerate();
-        all.filter(|(other, view)| *other != place && answers(view)).map(|(other, _)| other).collect()
+        let all = BackendId::all().zip(self.backends.iter());
+        all.filter(|(other, view)| *other != backend && answers(view)).map(|(other, _)| other).collect()
     }
 
     /// What this relay says to the other one of its pair.
     pub(super) fn report(&self) -> Report {
         let (journal, _, on_the_way) = self.figures();
         let ledgers = journal.ledgers.iter().zip(&journal.oldest_pending_seconds);
-        let owed = self.backends.iter().enumerate().zip(ledgers).map(|((place, view), (ledger, oldest))| {
-            let others = self.mirrors_of(place);
+        let owed = BackendId::all().zip(self.backends.iter()).zip(ledgers).map(|((id, view), (ledger, oldest))| {
+            let others = self.mirrors_of(id);
             Owed {
                 name: view.name.clone(),
                 state: view.health.state().name().to_owned(),
                 pending_lines: u64::try_from(i128::from(ledger.pending) + on_the_way).unwrap_or(0),
                 oldest_seconds: *oldest,
-                lacks: self.journal.completeness(place, None, &Span::ALWAYS, &others),
+                lacks: self.journal.completeness(id, None, &Span::ALWAYS, &others),
             }
         });
         Report {

@@ -10,7 +10,7 @@ use crate::deliver::statements::Statements;
 use crate::deliver::{Health, dead_letters};
 use crate::intake::Tally;
 use crate::journal::ring::Producer;
-use crate::journal::{DropReason, Durability, Journal, Ledger, Snapshot};
+use crate::journal::{BackendId, DropReason, Durability, Journal, Ledger, Snapshot};
 use crate::net::tls::Certificate;
 use crate::observe::findings::findings;
 use crate::observe::history::{BackendSample, History, ListenerSample, Sample, between, rate};
@@ -128,10 +128,14 @@ impl View {
             accepted_lines: accepted,
             backends: backends
                 .enumerate()
-                .map(|(place, (view, (ledger, (oldest, memory_only))))| {
+                .map(|(index, (view, (ledger, (oldest, memory_only))))| {
                     let backend = Backend::new(view, ledger, *oldest, ring_full, on_the_way);
                     let on_disk = if journal.disk.is_some() { ledger.pending.saturating_sub(*memory_only) } else { 0 };
-                    Backend { pending_on_disk_lines: on_disk, complete: self.is_complete(place), ..backend }
+                    Backend {
+                        pending_on_disk_lines: on_disk,
+                        complete: self.is_complete(BackendId::new(index)),
+                        ..backend
+                    }
                 })
                 .collect(),
             journal: JournalStatus::new(self.durability, &journal),
@@ -152,7 +156,7 @@ impl View {
         // Either way it is counted once.
         let (journal, popped) = self.journal.snapshot_with(|| self.ring.popped_lines());
         let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
-        let handed = tallies.iter().map(|tally| tally.held + tally.handed_over).sum::<u64>();
+        let handed = tallies.iter().map(|tally| tally.held + tally.submitted).sum::<u64>();
         (journal, tallies, i128::from(handed) - i128::from(popped))
     }
 
@@ -203,9 +207,9 @@ impl View {
     }
 
     /// Whether a backend has whatever any other has.
-    fn is_complete(&self, place: usize) -> bool {
-        let others: Vec<usize> = (0..self.backends.len()).filter(|other| *other != place).collect();
-        self.journal.completeness(place, None, &Span::ALWAYS, &others).is_current()
+    fn is_complete(&self, backend: BackendId) -> bool {
+        let others: Vec<_> = BackendId::all().take(self.backends.len()).filter(|other| *other != backend).collect();
+        self.journal.completeness(backend, None, &Span::ALWAYS, &others).is_current()
     }
 
     /// The pulses of the threads that lines pass through, but for the runtime's and the disk's.

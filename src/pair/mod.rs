@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::journal::{Completeness, Journal};
+use crate::journal::{BackendId, Completeness, Journal};
 use crate::protocol::Span;
 use crate::sys::replace;
 use ask::{Missed, ask, client};
@@ -101,8 +101,8 @@ impl Pair {
         let now = SystemTime::now();
         let suspicions = Suspicions::open(data_dir, now);
         let known = Known { link: Link::new(now), holds_address: None, odd_since: None, suspicions, is_told: false };
-        for (place, name) in backends.iter().enumerate() {
-            journal.replace_suspicion(place, known.suspicions.of(name));
+        for (index, name) in backends.iter().enumerate() {
+            journal.replace_suspicion(BackendId::new(index), known.suspicions.of(name));
         }
         Self { setup, journal, backends, process: fastrand::u64(..), known: Mutex::new(known) }
     }
@@ -223,8 +223,8 @@ impl Pair {
 
     /// Brings the journal's gaps to what is suspected; what an operator has vouched for is not.
     fn apply(&self, known: &mut Known) {
-        for (place, name) in self.backends.iter().enumerate() {
-            let (suspicion, was) = (known.suspicions.of(name), self.journal.suspicion(place));
+        for (index, name) in self.backends.iter().enumerate() {
+            let (suspicion, was) = (known.suspicions.of(name), self.journal.suspicion(BackendId::new(index)));
             match (suspicion, was) {
                 (one, other) if one == other => {}
                 (Some(_), None) if !known.suspicions.has_changed() => known.suspicions.forget(name),
@@ -232,7 +232,7 @@ impl Pair {
                     if suspicion.is_none() {
                         tracing::info!(backend = name, "the other relay has delivered what it owed: the gap is closed");
                     }
-                    self.journal.replace_suspicion(place, suspicion);
+                    self.journal.replace_suspicion(BackendId::new(index), suspicion);
                 }
             }
         }

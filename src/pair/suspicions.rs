@@ -91,7 +91,7 @@ impl Suspicions {
         let entry = Entry::new(heard.report.identity.clone(), owed, heard);
         let known =
             self.entries.iter().position(|known| known.journal == entry.journal && known.backend == entry.backend);
-        let mut entry = match known.map(|place| self.entries.remove(place)) {
+        let mut entry = match known.map(|index| self.entries.remove(index)) {
             Some(known) => Entry {
                 from: known.from.min(entry.from),
                 points: (known.points.0.min(entry.points.0), known.points.1.max(entry.points.1)),

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::figures::Figures;
 use super::slots::Slots;
 use crate::deliver::{Health, Link, State, Upstream};
+use crate::journal::BackendId;
 use crate::receive::http::Question;
 
 /// Connections that are kept for the next question, for each backend.
@@ -31,7 +32,7 @@ const TRIALS: u8 = 2;
 pub(super) struct Backend {
     pub(super) name: String,
     /// Its place in the journal.
-    pub(super) place: usize,
+    pub(super) id: BackendId,
     upstream: Upstream,
     health: Arc<Health>,
     pub(super) slots: Arc<Slots>,
@@ -50,7 +51,7 @@ pub(super) struct Backend {
 impl Backend {
     /// A backend of this name, with its place in the journal; whether it is asked at all, and how many questions at a time.
     pub(super) fn new(
-        (name, place): (String, usize),
+        (name, id): (String, BackendId),
         upstream: Upstream,
         health: Arc<Health>,
         is_open: bool,
@@ -60,7 +61,7 @@ impl Backend {
         let (is_closed, is_away) = (AtomicBool::new(!is_open), AtomicBool::new(false));
         let slots = Slots::new(max_concurrent);
         let trials = AtomicU8::new(0);
-        Self { name, place, upstream, health, slots, kept, figures, is_closed, is_away, trials, failures }
+        Self { name, id, upstream, health, slots, kept, figures, is_closed, is_away, trials, failures }
     }
 
     /// Whether it can be asked: it answers, as far as is known, and does not rest.

@@ -68,14 +68,14 @@ impl Candidate {
 /// copy, whose cache knows its questions; with `is_sticky` also where that one has more to do.
 pub(super) fn order(copies: &[Candidate], max_lag: Duration, start: usize, is_sticky: bool) -> Vec<usize> {
     let count = copies.len().max(1);
-    let mut places: Vec<usize> = (0..copies.len()).filter(|place| !copies[*place].is_closed).collect();
-    places.sort_by_key(|place| {
-        let copy = &copies[*place];
+    let mut places: Vec<usize> = (0..copies.len()).filter(|index| !copies[*index].is_closed).collect();
+    places.sort_by_key(|index| {
+        let copy = &copies[*index];
         let grade = copy.grade(max_lag);
         // Of those that are whole, whoever has least to do.
         let missing = if grade <= Grade::Edge { Default::default() } else { copy.missing() };
         let lag = if grade == Grade::Edge { copy.lag } else { Duration::ZERO };
-        (grade, missing, lag, if is_sticky { 0 } else { copy.load }, (place + count - start % count) % count)
+        (grade, missing, lag, if is_sticky { 0 } else { copy.load }, (index + count - start % count) % count)
     });
     places
 }

@@ -30,7 +30,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout_at;
 
 use crate::deliver::{Health, Upstream};
-use crate::journal::{Completeness, Journal};
+use crate::journal::{BackendId, Completeness, Journal};
 use crate::pair::Pair;
 use crate::protocol::{Span, influxql};
 use crate::receive::http::{Question, Reply};
@@ -83,13 +83,13 @@ enum Failed {
 impl Readers {
     /// Sends questions to these backends: name, place in the journal, what reads from it, its health, and whether it is asked.
     pub fn new(
-        backends: impl IntoIterator<Item = (String, usize, Upstream, Arc<Health>, bool)>,
+        backends: impl IntoIterator<Item = (String, BackendId, Upstream, Arc<Health>, bool)>,
         (journal, pair): (Journal, Option<Arc<Pair>>),
         settings: Settings,
     ) -> Self {
         let most = settings.max_concurrent;
-        let backends = backends.into_iter().map(|(name, place, upstream, health, is_open)| {
-            Arc::new(Backend::new((name, place), upstream, health, is_open, most))
+        let backends = backends.into_iter().map(|(name, id, upstream, health, is_open)| {
+            Arc::new(Backend::new((name, id), upstream, health, is_open, most))
         });
         let backends = backends.collect();
         Self { backends, journal, pair, settings: ArcSwap::from_pointee(settings) }
@@ -123,9 +123,9 @@ impl Readers {
 
     /// What is to be seen of a backend's readers; none if it answers no queries.
     pub fn reading(&self, name: &str) -> Option<Reading> {
-        let place = self.backends.iter().position(|backend| backend.name == name)?;
-        let candidate = self.candidate(place, &[], &Span::ALWAYS);
-        Some(self.backends[place].figures.reading(self.note_serves(place, &candidate)))
+        let index = self.backends.iter().position(|backend| backend.name == name)?;
+        let candidate = self.candidate(index, &[], &Span::ALWAYS);
+        Some(self.backends[index].figures.reading(self.note_serves(index, &candidate)))
     }
 
     /// Answers a question, by the copy that has most of what it is about.
@@ -134,15 +134,15 @@ impl Readers {
         let (mut first, mut tried) = (None, Vec::new());
         for _ in 0..2 {
             let candidates: Vec<Candidate> =
-                (0..self.backends.len()).map(|place| self.candidate(place, &databases, &question.points)).collect();
+                (0..self.backends.len()).map(|index| self.candidate(index, &databases, &question.points)).collect();
             let order = choose::order(
                 &candidates,
                 self.settings.load().max_lag,
                 start_of(question.source),
                 self.settings.load().is_sticky,
             );
-            let Some(place) = order.into_iter().find(|place| !tried.contains(place)) else { break };
-            let (backend, candidate) = (&self.backends[place], &candidates[place]);
+            let Some(index) = order.into_iter().find(|index| !tried.contains(index)) else { break };
+            let (backend, candidate) = (&self.backends[index], &candidates[index]);
             let is_complete = candidate.has_all(self.settings.load().max_lag);
             let is_near = candidate.grade(self.settings.load().max_lag) <= Grade::Edge;
             if !is_complete && !is_near && !self.settings.load().serves_incomplete {
@@ -156,7 +156,7 @@ impl Readers {
                 return with(busy, RETRY_AFTER, HeaderValue::from_static("1"));
             };
             backend.figures.note_query(!is_complete);
-            tried.push(place);
+            tried.push(index);
             match self.ask(backend, &question, slot).await {
                 Ok(response) => return self.told(response, backend, candidate),
                 Err(Failed::Slow) => {
@@ -175,11 +175,11 @@ impl Readers {
     }
 
     /// What is known of one copy for a question about these databases; about all without one.
-    fn candidate(&self, place: usize, databases: &[&str], points: &Span) -> Candidate {
-        let backend = &self.backends[place];
-        let others: Vec<usize> =
-            self.backends.iter().map(|other| other.place).filter(|other| *other != backend.place).collect();
-        let lacks = |database| self.journal.completeness(backend.place, database, points, &others);
+    fn candidate(&self, index: usize, databases: &[&str], points: &Span) -> Candidate {
+        let backend = &self.backends[index];
+        let others: Vec<BackendId> =
+            self.backends.iter().map(|other| other.id).filter(|other| *other != backend.id).collect();
+        let lacks = |database| self.journal.completeness(backend.id, database, points, &others);
         let mut lacks: Vec<Completeness> = if databases.is_empty() {
             vec![lacks(None)]
         } else {
@@ -303,9 +303,9 @@ impl Readers {
     }
 
     /// Notes whether a copy may answer anything now, and tells when that changes.
-    fn note_serves(&self, place: usize, candidate: &Candidate) -> Serves {
+    fn note_serves(&self, index: usize, candidate: &Candidate) -> Serves {
         let (word, reason) = candidate.serves(self.settings.load().max_lag);
-        let backend = &self.backends[place];
+        let backend = &self.backends[index];
         let (serves, before) = backend.figures.note_serves(word, reason);
         if let Some(before) = before {
             let (name, reason) = (&backend.name, serves.reason.as_deref().unwrap_or("complete"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::{Inherited, Pulse, http, tcp, udp};
-use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use crate::batch::{Destination, Limits, Pool, Step, Submit};
 use crate::intake::{Allow, IntakeConfig, Sources, Tally, Tap};
 use crate::net::tls::Certificate;
 
@@ -98,7 +98,7 @@ impl Listener {
         answers: (Step, &http::Host),
     ) -> io::Result<Vec<JoinHandle<()>>>
     where
-        H: HandOver + Clone + Sync + 'static,
+        H: Submit + Clone + Sync + 'static,
     {
         match self {
             Self::Udp(listener) => listener.start(pool, limits, out),
@@ -233,17 +233,17 @@ mod tests {
     #[derive(Clone, Default)]
     struct Out(Arc<Mutex<Vec<Batch>>>);
 
-    impl HandOver for Out {
-        fn has_room(&self) -> bool {
+    impl Submit for Out {
+        fn has_capacity(&self) -> bool {
             true
         }
 
-        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+        fn submit(&self, batch: Batch) -> Result<(), Batch> {
             self.0.lock().expect("no panic").push(batch);
             Ok(())
         }
 
-        fn handed_over(&self) -> u64 {
+        fn submitted(&self) -> u64 {
             self.0.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
         }
     }
@@ -313,7 +313,7 @@ mod tests {
             listener.stop();
             threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
             let (tally, sources) = (listener.tally(), listener.sources());
-            assert_eq!((tally.accepted, tally.held, out.handed_over()), (1, 0, 1), "{kind}: it hands over what it has");
+            assert_eq!((tally.accepted, tally.held, out.submitted()), (1, 0, 1), "{kind}: it hands over what it has");
             let sent: Vec<_> = sources.entries().iter().map(|source| (source.address, source.sum.lines)).collect();
             assert_eq!(sent, [(SocketAddr::from(([127, 0, 0, 1], 0)).ip(), 1)], "{kind}");
         }

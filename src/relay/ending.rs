@@ -55,7 +55,7 @@ impl Legacy {
     pub(super) fn health(&self, name: &str) -> Arc<Health> {
         let health = Health::default();
         if self.held.iter().any(|held| held == name) {
-            health.set_aside(true);
+            health.hold_back(true);
         }
         Arc::new(health)
     }
@@ -87,7 +87,7 @@ impl Relay {
         let names = |is: fn(&crate::observe::view::BackendView) -> bool| {
             self.view.backends.iter().filter(|backend| is(backend)).map(|backend| backend.name.clone()).collect()
         };
-        let held = names(|backend| backend.health.is_aside());
+        let held = names(|backend| backend.health.is_held_back());
         let closed = names(|backend| backend.readers.as_ref().is_some_and(|readers| readers.is_closed(&backend.name)));
         let last = self.end(HAND_OVER_TIME, Some(LAST_TASKS));
         Listener::note_last_drops(&listeners, &mut sockets);

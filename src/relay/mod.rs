@@ -51,7 +51,7 @@ use crate::deliver::statements::{Asker, Statements};
 use crate::deliver::{self, Around, Backend, Health};
 use crate::journal::disk::{DiskThreads, Folder, Storage};
 use crate::journal::ring::Producer;
-use crate::journal::{Durability, Journal, ring};
+use crate::journal::{BackendId, Durability, Journal, ring};
 use crate::net::tls::Certificate;
 use crate::observe::admin::{Access, Admin};
 use crate::observe::history::History;
@@ -186,7 +186,7 @@ impl Relay {
             let succeed = Arc::clone(&reload);
             let reload: socket::Reloader = Arc::new(move || reload.run());
             let succeed: socket::Successor = Arc::new(move || succeed.succeed());
-            let parts = socket::Parts { view: view.clone(), letters: Arc::clone(&letters), reload, succeed };
+            let parts = socket::SocketArgs { view: view.clone(), letters: Arc::clone(&letters), reload, succeed };
             socket::start(admin_runtime.handle(), &config.data_dir, parts)
         };
 
@@ -200,13 +200,18 @@ impl Relay {
             closing: closing.subscribe(),
         };
         let flushers = backends.into_iter().zip(view.backends.iter()).enumerate();
-        let flushers = flushers.filter_map(|(place, (backend, shown))| {
+        let flushers = flushers.filter_map(|(index, (backend, shown))| {
             // What is owed to a server at another address is nobody else's.
-            if moved[place].is_some() {
-                backend.await_operator(place, &statements);
+            if moved[index].is_some() {
+                backend.await_operator(BackendId::new(index), &statements);
                 return None;
             }
-            Some(backend.start(runtime.handle(), journal.reader(place), Arc::clone(&shown.health), &around))
+            Some(backend.start(
+                runtime.handle(),
+                journal.reader(BackendId::new(index)),
+                Arc::clone(&shown.health),
+                &around,
+            ))
         });
         let flushers = flushers.collect();
         let journal_stop = Arc::new(AtomicBool::new(false));
@@ -366,9 +371,9 @@ fn start_workers(
     let buffer_bytes = usize::try_from(bytes).unwrap_or(usize::MAX).max(Builder::least_buffer_bytes());
     let pool = Pool::new(IDLE_BUFFERS, buffer_bytes);
     let (mut threads, order) = (Vec::new(), tcp::Order::default());
-    for (place, listener) in listeners.iter().enumerate() {
+    for (index, listener) in listeners.iter().enumerate() {
         let started = listener.start(&pool, Limits { lines, age: BATCH_AGE }, ring, &order, (*step, host))?;
-        threads.extend(started.into_iter().map(|thread| (place, thread)));
+        threads.extend(started.into_iter().map(|thread| (index, thread)));
     }
     Ok(threads)
 }

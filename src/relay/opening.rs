@@ -54,12 +54,12 @@ fn report_opening(found: &Snapshot, backends: &[BackendConfig]) {
     }
     let Report { segments, bytes, truncated_bytes, skipped_bytes, damaged_records, missing_segments, .. } = report;
     tracing::info!(segments, bytes, truncated_bytes, seconds = report.seconds, "opened the journal");
-    if skipped_bytes + damaged_records + missing_segments > 0 || !report.set_aside.is_empty() {
+    if skipped_bytes + damaged_records + missing_segments > 0 || !report.quarantined.is_empty() {
         tracing::warn!(
             skipped_bytes,
             damaged_records,
             missing_segments,
-            set_aside = ?report.set_aside,
+            quarantined = ?report.quarantined,
             "the journal is damaged: what is missing is counted as dropped (corrupt) when a backend comes to it"
         );
     }

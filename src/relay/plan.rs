@@ -83,8 +83,8 @@ impl Plan {
     /// What it does, and what it cannot, a sentence for each.
     pub(super) fn sentences(&self) -> Vec<String> {
         let at_once = self.changed.iter().map(|key| format!("{key} was changed"));
-        let place = "another relay takes this one's place in this process: sockets stay open, connections end, figures begin anew";
-        let place = (!self.anew.is_empty()).then(|| place.to_owned());
+        let succeeds = "another relay takes this one's place in this process: sockets stay open, connections end, figures begin anew";
+        let succeeds = (!self.anew.is_empty()).then(|| succeeds.to_owned());
         let is_of_listener = |key: &str| ["udp", "tcp", "http"].iter().any(|kind| key.starts_with(kind));
         let left = self.left.iter().map(|key| {
             let why = match is_of_listener(key) {
@@ -94,7 +94,7 @@ impl Plan {
             };
             format!("{key} differs, and is changed by a restart only{why}")
         });
-        let sentences: Vec<String> = at_once.chain(self.anew.iter().cloned()).chain(left).chain(place).collect();
+        let sentences: Vec<String> = at_once.chain(self.anew.iter().cloned()).chain(left).chain(succeeds).collect();
         if sentences.is_empty() { vec!["the configuration is as it was".to_owned()] } else { sentences }
     }
 
@@ -235,8 +235,8 @@ fn compare(found: &mut BTreeSet<String>, path: &str, values: [Option<&toml::Valu
             }
         }
         [Some(Array(one)), Some(Array(other))] if one.iter().chain(other).all(toml::Value::is_table) => {
-            for place in 0..one.len().max(other.len()) {
-                compare(found, &format!("{path}[{place}]"), [one.get(place), other.get(place)]);
+            for index in 0..one.len().max(other.len()) {
+                compare(found, &format!("{path}[{index}]"), [one.get(index), other.get(index)]);
             }
         }
         _ => drop(found.insert(path.to_owned())),

@@ -8,7 +8,7 @@ use super::StartError;
 use crate::config::{Backend as BackendConfig, Config, Incomplete, SelectInto};
 use crate::deliver::statements::{Asker, NotRun, Scope, Statements};
 use crate::deliver::{Backend, Health, Reads};
-use crate::journal::Journal;
+use crate::journal::{BackendId, Journal};
 use crate::net::SecretFile;
 use crate::pair::Pair;
 use crate::query::{Readers, Settings};
@@ -25,9 +25,9 @@ pub(super) fn readers(
     let all = config.backend.iter().zip(backends).zip(healths).enumerate();
     let moved = journal.moved_from();
     // Who is there now is not known before an operator says so.
-    for (place, ((known, backend), health)) in all.filter(|(place, _)| moved[*place].is_none()) {
+    for (index, ((known, backend), health)) in all.filter(|(index, _)| moved[*index].is_none()) {
         if let Some(upstream) = backend.upstream(&reads(known))? {
-            asked.push((known.name.clone(), place, upstream, Arc::clone(health), known.query));
+            asked.push((known.name.clone(), BackendId::new(index), upstream, Arc::clone(health), known.query));
         }
     }
     Ok(Readers::new(asked, (journal.clone(), pair), settings(config)))

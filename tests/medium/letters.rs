@@ -67,7 +67,7 @@ fn what_is_refused_is_kept_over_restarts_shown_sent_again_and_discarded() {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
     let started = Started::new(&options, folder);
     socket.send_to(b"m v=1 1\nm v=2i 2\nm v=3 3\nm v=4i 4\nm v=5i 5\n", started.target).expect("send");
-    let shown = wait_for("all to be settled", || {
+    let shown = wait_for("all to be acked", || {
         let shown = backend(started.admin, 0);
         (shown["delivered_lines"] == 2 && shown["pending_lines"] == 0).then_some(shown)
     });

@@ -9,7 +9,7 @@ use twinflux::config::{DefaultTags, Format, Mapping, NamedMapping, Tcp};
 
 use crate::captures;
 use crate::support::{Running, Scripted, free_address, no_content, wait_for};
-use crate::tcp::{connect, receive, settled, sorted, with_tcp};
+use crate::tcp::{acked, connect, receive, sorted, with_tcp};
 
 #[test]
 fn every_format_is_told_apart_by_its_connections_first_line() {
@@ -23,7 +23,7 @@ fn every_format_is_told_apart_by_its_connections_first_line() {
     ] {
         connect(&relay).write_all(text.as_bytes()).expect("send");
     }
-    let status = settled(&relay, 4);
+    let status = acked(&relay, 4);
     let expected = "cpu,host=a usage=1.5 1\ncpu,host=a usage=2.5 2\na.b,role=web value=1.5 1000000000\na.b value=2.5 2000000000\n\
                     a.c,host=h value=1.5 1000000000\na.c,host=h value=2.5 2001000000000\nnetdata.x.y.z,host=h value=1 1000000000\n";
     assert_eq!(sorted(&backend.text()), sorted(expected));
@@ -40,7 +40,7 @@ fn tags_that_are_none_cost_no_value_and_are_counted() {
     for text in ["put disk 1 5 host=h nico\nput disk 2 5 =x host=h\n", "a.b.c.d;t 1.5 1\na.b.c;=1;dc=us 2.5 2\n"] {
         connect(&relay).write_all(text.as_bytes()).expect("send");
     }
-    let status = settled(&relay, 2);
+    let status = acked(&relay, 2);
     let expected = "disk,host=h,dc=eu value=5 1000000000\ndisk,host=h,dc=eu value=5 2000000000\n\
                     b_c,dc=eu d=1.5 1000000000\nb,dc=us c=2.5 2000000000\n";
     assert_eq!(sorted(&backend.text()), sorted(expected));
@@ -71,7 +71,7 @@ fn captured_streams_arrive_whole_however_they_are_cut() {
             socket.write_all(piece).expect("send");
         }
         drop(socket);
-        let receive = settled(&relay, connection).receive[1].clone();
+        let receive = acked(&relay, connection).receive[1].clone();
         // The end without a line feed is counted, and never read.
         assert!(whole < stream.len());
         assert_eq!((receive.converted, receive.refused["truncated"]), (connection * lines, connection));
@@ -99,7 +99,7 @@ fn too_long_lines_are_skipped_and_counted() {
     socket.write_all(&vec![b'x'; 1 << 20]).expect("send");
     socket.write_all(b"\na.b 2 2\n").expect("send");
     drop(socket);
-    let status = settled(&relay, 1);
+    let status = acked(&relay, 1);
     assert_eq!(backend.text(), "a.b value=1 1000000000\na.b value=2 2000000000\n");
     assert_eq!((status.receive[1].refused["too_long"], status.receive[1].lines), (1, 3));
 }
@@ -112,7 +112,7 @@ fn longer_lines_are_taken_where_the_listener_says_so() {
     let line = |length: usize| format!("log,host=a message=\"{}\" 7\n", "x".repeat(length));
     let text = line(70_000) + &line(1) + &line((1 << 20) - 24) + &line(1 << 20) + &line(2);
     connect(&relay).write_all(text.as_bytes()).expect("send");
-    let status = settled(&relay, 1);
+    let status = acked(&relay, 1);
     assert_eq!((status.receive[1].refused["too_long"], status.accepted_lines), (1, 4));
     assert!(sorted(&backend.text()) == sorted(&text.replace(&line(1 << 20), "")));
     // A record of this size is written to the disk, and found there.
@@ -144,7 +144,7 @@ fn strings_with_line_feeds_arrive_whole_however_they_are_cut() {
         socket.set_nodelay(true).expect("option");
         text.as_bytes().chunks(size).for_each(|piece| socket.write_all(piece).expect("send"));
     }
-    let status = settled(&relay, 3);
+    let status = acked(&relay, 3);
     assert_eq!(backend.text().matches(text).count(), 3);
     assert_eq!((status.accepted_lines, status.receive[1].lines), (9, 9));
 }
@@ -163,7 +163,7 @@ fn a_quote_that_nobody_closes_costs_its_line_and_holds_nothing_back() {
     drop(socket);
     let long: String = (0..10_000).map(|n| format!("cpu v={n} 8\n")).collect();
     connect(&relay).write_all(format!("log message=\"never closed\n{long}").as_bytes()).expect("send");
-    let status = settled(&relay, 2);
+    let status = acked(&relay, 2);
     let refused = &status.receive[1].refused;
     assert_eq!((refused["unterminated_string"], refused["too_long"], status.accepted_lines), (3, 0, 10_003));
     assert!(backend.text().ends_with("cpu v=9999 8\n"));
@@ -181,7 +181,7 @@ fn a_bad_first_line_costs_no_other() {
         socket.shutdown(Shutdown::Write).expect("shut down");
         socket.read_to_end(&mut Vec::new()).expect("read");
     }
-    let status = settled(&relay, 5);
+    let status = acked(&relay, 5);
     assert_eq!((status.accepted_lines, status.receive[1].refused.values().sum::<u64>()), (100_000, 4));
     // A datagram's, too.
     relay.send(&["cpu,dc=a.b 1.5\ncpu,dc=a v=1 7\na.b 1 7", "\u{feff}a.b 1 7"]);
@@ -210,7 +210,7 @@ fn a_version_is_answered_and_http_is_turned_away() {
     let mut tls = connect(&relay);
     tls.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").expect("send");
     assert_eq!(tls.read(&mut [0]).unwrap_or(0), 0, "it is turned away at once");
-    let status = settled(&relay, 5);
+    let status = acked(&relay, 5);
     assert_eq!((status.receive[1].refused["wrong_format"], status.receive[1].lines, status.accepted_lines), (4, 4, 0));
 }
 
@@ -219,7 +219,7 @@ fn another_formats_lines_are_refused_by_their_kind_and_the_connection_goes_on() 
     let backend = Scripted::accepting();
     let relay = Running::start(with_tcp(&backend, Tcp { format: Format::Graphite, ..Tcp::default() }));
     connect(&relay).write_all(b"cpu,host=a usage=1 1\na.b nan 1\na.b 1 1\n{}\n").expect("send");
-    let status = settled(&relay, 1);
+    let status = acked(&relay, 1);
     let refused = &status.receive[1].refused;
     assert_eq!((refused["wrong_format"], refused["not_a_number"], status.accepted_lines), (2, 1, 1));
 }
@@ -237,7 +237,7 @@ fn broken_json_is_refused_and_null_is_skipped() {
     let text = [line("1", "s", "d"), line("2", "s", "15\" disk"), line("null", "s", "d"), line("3", "15\" disks", "d")]
         .concat();
     connect(&relay).write_all(text.as_bytes()).expect("send");
-    let receive = settled(&relay, 1).receive[1].clone();
+    let receive = acked(&relay, 1).receive[1].clone();
     assert_eq!((receive.refused["invalid_json"], receive.skipped, receive.converted), (1, 1, 2));
     assert_eq!(backend.text(), "p.c.d value=1 1000000000\np.c.d value=3 1000000000\n");
 }

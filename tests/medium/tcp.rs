@@ -30,7 +30,7 @@ pub(crate) fn connect(relay: &Running) -> TcpStream {
 }
 
 /// Waits until all connections are ended, and everything is delivered.
-pub(crate) fn settled(relay: &Running, connections: u64) -> Status {
+pub(crate) fn acked(relay: &Running, connections: u64) -> Status {
     wait_for("the connections to end", || {
         let status = relay.status();
         let receive = &status.receive[1];
@@ -74,9 +74,9 @@ fn connections_are_limited_and_strangers_are_turned_away() {
     }
     // Room that is made is room for others.
     drop(kept);
-    settled(&relay, 6);
+    acked(&relay, 6);
     from(1).write_all(b"a.b 1 1\n").expect("send");
-    let status = settled(&relay, 7);
+    let status = acked(&relay, 7);
     assert_eq!(status.accepted_lines, 1);
     assert_eq!(status.receive[1].connections, 7);
     wait_for("the sources", || {
@@ -108,7 +108,7 @@ fn endless_lines_are_ended_and_whole_ones_keep_a_connection() {
     lively.set_nonblocking(true).expect("nonblocking");
     assert_eq!(lively.read(&mut [0]).expect_err("open").kind(), std::io::ErrorKind::WouldBlock);
     drop(lively);
-    let status = settled(&relay, 3);
+    let status = acked(&relay, 3);
     assert_eq!((status.receive[1].timed_out, status.receive[1].refused["truncated"]), (2, 2));
     assert_eq!(status.accepted_lines, 11);
 }
@@ -159,7 +159,7 @@ fn unfinished_lines_of_many_connections_are_bounded_together() {
     // One with less than its share is none of them.
     modest.write_all(b" 1\n").expect("send");
     drop((modest, sockets));
-    let status = settled(&relay, 301);
+    let status = acked(&relay, 301);
     assert_eq!((backend.text().as_str(), status.receive[1].refused["truncated"]), ("a.b value=1 1000000000\n", 300));
 }
 
@@ -208,7 +208,7 @@ fn a_burst_waits_for_the_disk_and_nothing_is_dropped() {
     for sender in senders {
         sender.join().expect("no panic").expect("sent");
     }
-    let status = settled(&relay, 20);
+    let status = acked(&relay, 20);
     assert_eq!((status.accepted_lines, status.backends[0].delivered_lines), (800_000, 800_000));
     assert_eq!(status.backends[0].dropped(), 0, "{:?}", status.backends[0].dropped_lines);
 }
@@ -256,7 +256,7 @@ fn sources_are_listed_with_their_hosts_and_empty_datagrams() {
     let backend = Scripted::accepting();
     let relay = Running::start(with_tcp(&backend, Tcp::default()));
     connect(&relay).write_all(b"netdata.web-01.system.cpu.user 1 1\nbroken\n").expect("send");
-    settled(&relay, 1);
+    acked(&relay, 1);
     relay.send(&["cpu,host=web-02 usage=1 1", "cpu,host=web-02 usage", ""]);
     for _ in 0..2 {
         relay.send(&[b"".as_slice(), b"", b""]);
@@ -312,7 +312,7 @@ fn a_proxy_names_the_host_of_a_connection() {
     }
     // It looks whether anybody listens.
     drop(connect(&relay));
-    let status = settled(&relay, 5);
+    let status = acked(&relay, 5);
     let receive = &status.receive[1];
     assert_eq!((status.accepted_lines, receive.denied), (1, 2), "{receive:?}");
     assert_eq!(backend.text(), "taken v=1 1\n");

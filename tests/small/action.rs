@@ -30,7 +30,7 @@ pub(crate) enum Action {
     },
     Write,
     Sync,
-    /// The syncer comes before the writer: what was settled meanwhile is not saved.
+    /// The syncer comes before the writer: what was acked meanwhile is not saved.
     SyncAlone,
     /// The process ends, and what it had written is still there.
     Kill,

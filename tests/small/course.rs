@@ -1,7 +1,7 @@
 //! What a journal on a disk must keep to, beside a simple model: actions, and what follows from each.
 //!
 //! Whatever happens: no line is delivered that was not appended, or not as it was; each backend's ledger balances at
-//! every step, with as many lines delivered and rejected as were settled so; what is not delivered in the end was either
+//! every step, with as many lines delivered and rejected as were acked so; what is not delivered in the end was either
 //! dropped and counted, or not yet on the disk when the process (the power) ended; nothing that was safe is called corrupt;
 //! nothing is sent twice but what was under way at a crash; and once the faults end, all is delivered.
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use twinflux::batch::{Batch, Destination, Received, Span};
 use twinflux::journal::disk::{self, Compression, Condition, DiskOptions, Next, Syncer, WhenFull, Writer};
-use twinflux::journal::{BackendConfig, DropReason, Journal, Lease, Limits, Reader, Rejection};
+use twinflux::journal::{BackendConfig, BackendId, DropReason, Journal, Lease, Limits, Reader, Rejection};
 use twinflux::protocol::Precision;
 
 use crate::action::Action;
@@ -97,7 +97,7 @@ pub(crate) struct Known {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) leases: Vec<Lease>,
-    /// Leased in this life, and not settled.
+    /// Leased in this life, and not acked.
     held: BTreeSet<u64>,
     pub(crate) delivered: BTreeSet<u64>,
     /// Delivered, and not yet known to the disk, or known and not synced.
@@ -105,8 +105,8 @@ pub(crate) struct Seen {
     unsynced: BTreeSet<u64>,
     /// Delivered, and may come again.
     pub(crate) again: BTreeSet<u64>,
-    /// Lines that were settled in this life, and how many of them were rejected.
-    settled: u64,
+    /// Lines that were acked in this life, and how many of them were rejected.
+    acked: u64,
     rejected: u64,
     /// Where it waits: the sequence, the database, and how many batches had come.
     barriers: Vec<(u64, usize, u64)>,
@@ -176,21 +176,21 @@ impl World {
             }
             Action::Settle { backend, which } => {
                 if let Some(lease) = self.pick(backend, which) {
-                    self.settle(backend, lease, None);
+                    self.ack(backend, lease, None);
                 }
             }
             Action::Reject { backend, which, lines } => {
                 if let Some(lease) = self.pick(backend, which) {
-                    self.settle(backend, lease, Some((Rejection::Other, lines)));
+                    self.ack(backend, lease, Some((Rejection::Other, lines)));
                 }
             }
             Action::GiveBack { backend, which } => {
                 if let Some(lease) = self.pick(backend, which) {
-                    self.life.readers[backend].give_back(lease);
+                    self.life.readers[backend].requeue(lease);
                 }
             }
             Action::SetBarrier { database } => {
-                let (all, name) = ([0, 1], format!("db{database}"));
+                let (all, name) = ([0, 1].map(BackendId::new), format!("db{database}"));
                 let sequence = self.life.journal.set_barrier(&all, Some(&name));
                 let came = self.known.len() as u64;
                 self.seen.iter_mut().for_each(|seen| seen.barriers.push((sequence, database, came)));
@@ -312,9 +312,9 @@ impl World {
         true
     }
 
-    pub(crate) fn settle(&mut self, backend: usize, lease: Lease, rejected: Option<(Rejection, u64)>) {
+    pub(crate) fn ack(&mut self, backend: usize, lease: Lease, rejected: Option<(Rejection, u64)>) {
         let seen = &mut self.seen[backend];
-        seen.settled += lease.lines;
+        seen.acked += lease.lines;
         seen.rejected += rejected.map_or(0, |(_, lines)| lines.min(lease.lines));
         for record in &lease.records {
             let number = number(&record.batch.bytes);
@@ -324,7 +324,7 @@ impl World {
             seen.unsaved.insert(number);
             seen.unsynced.insert(number);
         }
-        self.life.readers[backend].settle(lease, rejected);
+        self.life.readers[backend].ack(lease, rejected);
     }
 
     /// Writes everything that can be written; true where that is all.
@@ -372,13 +372,17 @@ impl World {
             seen.leases.clear();
             seen.again.extend(again);
             seen.unsaved.clear();
-            (seen.settled, seen.rejected) = (0, 0);
+            (seen.acked, seen.rejected) = (0, 0);
         }
         self.known.iter_mut().filter(|known| !keeps(known)).for_each(|known| known.excused = true);
         self.life = Life::begin(&self.disk, &self.options, self.memory, self.replay_share);
         for (backend, seen) in self.seen.iter().enumerate() {
             for (sequence, database, _) in &seen.barriers {
-                self.life.journal.restore_barrier(&[backend], *sequence, Some(&format!("db{database}")));
+                self.life.journal.restore_barrier(
+                    &[BackendId::new(backend)],
+                    *sequence,
+                    Some(&format!("db{database}")),
+                );
             }
         }
     }
@@ -391,7 +395,7 @@ impl World {
         for (ledger, seen) in snapshot.ledgers.iter().zip(&self.seen) {
             assert!(ledger.dropped[DropReason::Corrupt as usize] <= unsafe_lines || may_lose, "{ledger:?}");
             let rejected = ledger.rejected.iter().sum::<u64>();
-            assert_eq!((ledger.delivered + rejected, rejected), (seen.settled, seen.rejected), "{ledger:?}");
+            assert_eq!((ledger.delivered + rejected, rejected), (seen.acked, seen.rejected), "{ledger:?}");
             let gone = ledger.delivered + rejected + ledger.dropped.iter().sum::<u64>();
             assert_eq!(snapshot.appended_lines + ledger.recovered, gone + ledger.pending, "{ledger:?}");
         }
@@ -418,7 +422,7 @@ impl World {
         self.disk.heal();
         for backend in 0..BACKENDS {
             for lease in std::mem::take(&mut self.seen[backend].leases) {
-                self.life.readers[backend].give_back(lease);
+                self.life.readers[backend].requeue(lease);
             }
         }
         for backend in 0..BACKENDS {
@@ -427,7 +431,7 @@ impl World {
                     continue;
                 }
                 let lease = self.seen[backend].leases.pop().expect("just leased");
-                self.settle(backend, lease, None);
+                self.ack(backend, lease, None);
                 self.write();
             }
         }
@@ -467,7 +471,7 @@ impl Life {
         let journal = Journal::open(disk.storage(), options, memory, &backends(BACKENDS, replay_share));
         let journal = journal.expect("content never keeps it from opening");
         let (writer, syncer) = (journal.writer().expect("a disk"), journal.syncer().expect("a disk"));
-        let readers = (0..BACKENDS).map(|backend| journal.reader(backend)).collect();
+        let readers = (0..BACKENDS).map(|backend| journal.reader(BackendId::new(backend))).collect();
         Self { journal, writer, syncer, readers }
     }
 }

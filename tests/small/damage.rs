@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use twinflux::journal::disk::{DiskOptions, Next};
-use twinflux::journal::{DropReason, Journal, Limits, Snapshot};
+use twinflux::journal::{BackendId, DropReason, Journal, Limits, Snapshot};
 
 use crate::course::{backends, batch, number, options, text};
 use crate::effort;
@@ -43,7 +43,7 @@ impl Written {
     /// What a start on this disk gives: the records' numbers, each of them as it was written.
     fn start(&self, disk: &FaultyDisk) -> (Vec<u64>, Snapshot) {
         let journal = Journal::open(disk.storage(), &self.options, 1 << 30, &backends(1, 0.5)).expect("opens");
-        let mut reader = journal.reader(0);
+        let mut reader = journal.reader(BackendId::new(0));
         let limits = Limits { lines: 100, bytes: 30_000, linger: Duration::ZERO };
         let mut numbers = Vec::new();
         while let Some(lease) = reader.try_next(&limits) {
@@ -54,7 +54,7 @@ impl Written {
                 assert_eq!((record.batch.lines, &lease.destination.database), (lines, &format!("db{database}")));
                 numbers.push(number);
             }
-            reader.settle(lease, None);
+            reader.ack(lease, None);
         }
         (numbers, journal.snapshot())
     }
@@ -173,7 +173,10 @@ fn a_missing_segment_is_a_counted_gap_and_an_unreadable_file_is_set_aside() {
     let (numbers, snapshot) = written.start(&disk);
     assert!(written.missing(&numbers, &snapshot) > 10);
     let report = snapshot.disk.expect("a disk").report;
-    assert_eq!((report.set_aside, disk.inner().aside.clone()), (vec![segments[1].clone()], vec![segments[1].clone()]));
+    assert_eq!(
+        (report.quarantined, disk.inner().quarantine.clone()),
+        (vec![segments[1].clone()], vec![segments[1].clone()])
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use twinflux::journal::disk::{self, Condition, DiskOptions, Next, Syncer, WhenFull, Writer, inspect};
-use twinflux::journal::{DropReason, Journal, Limits, Reader, Snapshot};
+use twinflux::journal::{BackendId, DropReason, Journal, Limits, Reader, Snapshot};
 
 use crate::course::{backends, batch, number, options};
 use crate::faulty::FaultyDisk;
@@ -50,7 +50,7 @@ impl Life {
 
     /// Everything there is for a backend, in the order it comes.
     pub(crate) fn drain(&self, backend: usize) -> Vec<u64> {
-        drain(&mut self.journal.reader(backend))
+        drain(&mut self.journal.reader(BackendId::new(backend)))
     }
 
     pub(crate) fn stop(mut self) {
@@ -70,7 +70,7 @@ pub(crate) fn drain(reader: &mut Reader) -> Vec<u64> {
     let mut numbers = Vec::new();
     while let Some(lease) = reader.try_next(&LIMITS) {
         numbers.extend(lease.records.iter().map(|record| number(&record.batch.bytes)));
-        reader.settle(lease, None);
+        reader.ack(lease, None);
     }
     numbers
 }
@@ -288,12 +288,12 @@ fn fresh_lines_do_not_wait_behind_a_backlog_unless_the_order_is_strict() {
         // Half of the memory is for records; the rest of what is written leaves it.
         let mut life = open(&disk, &options(), 40_000, &["a"], replay_share);
         life.append(0..200, 1_000);
-        let mut reader = life.journal.reader(0);
+        let mut reader = life.journal.reader(BackendId::new(0));
         let mut order = Vec::new();
         let mut next = 200;
         while let Some(lease) = reader.try_next(&LIMITS) {
             order.push(number(&lease.records[0].batch.bytes));
-            reader.settle(lease, None);
+            reader.ack(lease, None);
             if next < 210 {
                 life.append(next..next + 1, 1_000);
                 next += 1;
@@ -365,7 +365,7 @@ fn a_sync_that_takes_long_delays_no_append_no_write_and_no_delivery() {
     let disk = FaultyDisk::new();
     let journal = Journal::open(disk.storage(), &options(), PLENTY, &backends(1, 0.5)).expect("opens");
     let threads = journal.start_disk(|| Ok(())).expect("threads").expect("a disk");
-    let mut reader = journal.reader(0);
+    let mut reader = journal.reader(BackendId::new(0));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
     disk.inner().holds_syncs = true;
     journal.append(batch(0, 0, 1, 100));
@@ -378,9 +378,9 @@ fn a_sync_that_takes_long_delays_no_append_no_write_and_no_delivery() {
     while seen < 50 {
         let lease = runtime.block_on(reader.next(&LIMITS)).expect("open");
         seen += lease.records.len();
-        reader.settle(lease, None);
+        reader.ack(lease, None);
     }
-    // One that nobody reads: what is settled before it is written is never written.
+    // One that nobody reads: what is acked before it is written is never written.
     journal.append(batch(50, 0, 1, 100));
     let is_written = |name: &String| disk.read(name).windows(20).any(|part| part == b"00000000000000000050");
     wait_for(|| disk.segments().iter().any(is_written));
@@ -421,17 +421,17 @@ fn reading_a_backlog_goes_on_while_a_reader_is_dropped_and_made_again() {
     let life = open(&disk, &options(), PLENTY, &["a"], 0.5);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
     let mut numbers = Vec::new();
-    let mut reader = life.journal.reader(0);
+    let mut reader = life.journal.reader(BackendId::new(0));
     while numbers.len() < 300 {
         // Most of these waits end before the disk is read.
         let limit = Duration::from_micros(numbers.len() as u64 % 7);
         let next = runtime.block_on(async { tokio::time::timeout(limit, reader.next(&LIMITS)).await });
         if let Ok(Some(lease)) = next {
             numbers.extend(lease.records.iter().map(|record| number(&record.batch.bytes)));
-            reader.settle(lease, None);
+            reader.ack(lease, None);
         }
         if numbers.len() > 150 {
-            reader = life.journal.reader(0);
+            reader = life.journal.reader(BackendId::new(0));
             numbers.extend(drain(&mut reader));
         }
     }

@@ -69,7 +69,7 @@ fn a_process_that_dies_at_any_operation_loses_nothing_that_was_written() {
             }
             if world.lease(0) && round % 4 != 3 {
                 let lease = world.seen[0].leases.pop().expect("just leased");
-                world.settle(0, lease, None);
+                world.ack(0, lease, None);
             }
         }
         world
@@ -81,7 +81,7 @@ fn a_process_that_dies_at_any_operation_loses_nothing_that_was_written() {
         let mut world = course(Some(at));
         world.disk.heal();
         world.known.iter_mut().for_each(|known| known.excused = !known.written);
-        // What it settled after its death is only known to the test.
+        // What it acked after its death is only known to the test.
         for seen in &mut world.seen {
             seen.again = seen.delivered.clone();
         }
@@ -106,7 +106,7 @@ fn course_until(dies_at: Option<u64>) -> World {
         for backend in 0..2 {
             while round % 5 != 4 && !is_dead(&world) && world.lease(backend) {
                 let lease = world.seen[backend].leases.pop().expect("just leased");
-                world.settle(backend, lease, None);
+                world.ack(backend, lease, None);
             }
         }
         if round % 2 == 0 && !is_dead(&world) {
@@ -169,7 +169,7 @@ fn what_is_settled_and_not_saved_is_still_there_after_a_kill() {
 /// Courses that once failed, and what they showed.
 fn kept() -> Vec<(&'static str, u64, f64, Vec<Action>)> {
     let append = |database, filler| Action::Append { database, lines: 1, filler };
-    let (lease, settle) = (|backend| Action::Lease { backend }, |backend, which| Action::Settle { backend, which });
+    let (lease, ack) = (|backend| Action::Lease { backend }, |backend, which| Action::Settle { backend, which });
     let fail_syncs = |times| Action::FailSyncs { times };
     let die = |operations| Action::KillWithin { operations };
     let much = 1 << 30;
@@ -223,7 +223,7 @@ fn kept() -> Vec<(&'static str, u64, f64, Vec<Action>)> {
             ],
         ),
         (
-            "what a repeat lacks is known as settled",
+            "what a repeat lacks is known as acked",
             much,
             0.5,
             vec![
@@ -236,9 +236,9 @@ fn kept() -> Vec<(&'static str, u64, f64, Vec<Action>)> {
                 fail_syncs(1),
                 append(0, 0),
                 lease(0),
-                settle(0, 1),
+                ack(0, 1),
                 Action::Sync,
-                settle(1, 1),
+                ack(1, 1),
                 die(3),
             ],
         ),
@@ -252,7 +252,7 @@ fn kept() -> Vec<(&'static str, u64, f64, Vec<Action>)> {
                 Action::Stop,
                 append(1, 0),
                 lease(0),
-                settle(0, 0),
+                ack(0, 0),
                 Action::Write,
                 Action::Kill,
                 append(0, 0),
@@ -260,7 +260,7 @@ fn kept() -> Vec<(&'static str, u64, f64, Vec<Action>)> {
                 lease(0),
                 lease(0),
                 Action::Write,
-                settle(0, 1),
+                ack(0, 1),
                 Action::CutPower { seed: 12_503_231_426_112_556_045 },
             ],
         ),

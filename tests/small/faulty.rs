@@ -45,7 +45,7 @@ pub(crate) struct Inner {
     /// From this operation on nothing happens any more.
     pub(crate) dies_at: Option<u64>,
     /// Files that were set aside.
-    pub(crate) aside: Vec<String>,
+    pub(crate) quarantine: Vec<String>,
     /// The folder was removed, and nobody has made a new one.
     folder_is_gone: bool,
     /// What was in it.
@@ -93,7 +93,7 @@ impl FaultyDisk {
             held_writes: 0,
             operations: 0,
             dies_at: None,
-            aside: Vec::new(),
+            quarantine: Vec::new(),
             folder_is_gone: false,
             moved: BTreeMap::new(),
         };
@@ -112,7 +112,7 @@ impl FaultyDisk {
                 files: inner.files.clone(),
                 synced_files: inner.synced_files.clone(),
                 contents: inner.contents.clone(),
-                aside: inner.aside.clone(),
+                quarantine: inner.quarantine.clone(),
                 moved: inner.moved.clone(),
                 ..*inner
             })),
@@ -268,11 +268,11 @@ impl Storage for FaultyDisk {
         inner.files.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn set_aside(&self, name: &str) -> io::Result<()> {
+    fn quarantine(&self, name: &str) -> io::Result<()> {
         let mut inner = self.inner();
         inner.operate()?;
         inner.files.remove(name);
-        inner.aside.push(name.to_owned());
+        inner.quarantine.push(name.to_owned());
         Ok(())
     }
 

@@ -93,7 +93,7 @@ fn another_journal_in_the_new_folder_is_set_aside_and_not_delivered() {
     life.write();
     life.append(20..25, 100);
     life.stop();
-    assert_eq!(disk.inner().aside.len(), 7, "a segment and six slots");
+    assert_eq!(disk.inner().quarantine.len(), 7, "a segment and six slots");
     let life = open(&disk, &options(), PLENTY, &["a"], 0.5);
     assert_eq!(life.drain(0), (10..25).collect::<Vec<_>>());
 }

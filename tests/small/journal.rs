@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 use twinflux::batch::{Batch, Destination, Received, Span};
-use twinflux::journal::{BackendConfig, Journal, Lease, Limits, Reader, Rejection, Snapshot};
+use twinflux::journal::{BackendConfig, BackendId, Journal, Lease, Limits, Reader, Rejection, Snapshot};
 use twinflux::protocol::Precision;
 
 use crate::effort;
@@ -82,8 +82,8 @@ fn action() -> impl Strategy<Value = Action> {
 #[derive(Default)]
 struct Model {
     leases: Vec<Lease>,
-    /// Each batch's number and what became of it: true where settled.
-    settled: BTreeMap<u64, bool>,
+    /// Each batch's number and what became of it: true where acked.
+    acked: BTreeMap<u64, bool>,
     delivered: u64,
     rejected: u64,
 }
@@ -105,7 +105,7 @@ proptest! {
     ) {
         let runtime = runtime();
         let journal = Journal::new(memory, &backends(2));
-        let mut readers = [journal.reader(0), journal.reader(1)];
+        let mut readers = [journal.reader(BackendId::new(0)), journal.reader(BackendId::new(1))];
         let mut models = [Model::default(), Model::default()];
         let mut lines_of: Vec<u64> = Vec::new();
         for action in actions {
@@ -121,7 +121,7 @@ proptest! {
                         for (place, record) in lease.records.iter().enumerate() {
                             prop_assert_eq!(record.batch.destination.as_ref(), lease.destination.as_ref());
                             prop_assert_eq!(record.batch.lines, lines_of[usize::try_from(numbers[place]).expect("small")]);
-                            prop_assert!(!models[backend].settled.contains_key(&numbers[place]), "settled once");
+                            prop_assert!(!models[backend].acked.contains_key(&numbers[place]), "acked once");
                         }
                         prop_assert!(lease.records.len() == 1 || lease.lines <= LIMITS.lines);
                         models[backend].leases.push(lease);
@@ -135,22 +135,22 @@ proptest! {
                     model.delivered += lease.lines - rejected;
                     model.rejected += rejected;
                     for record in &lease.records {
-                        model.settled.insert(number(&record.batch.bytes), true);
+                        model.acked.insert(number(&record.batch.bytes), true);
                     }
-                    readers[backend].settle(lease, Some((Rejection::Other, rejected)));
+                    readers[backend].ack(lease, Some((Rejection::Other, rejected)));
                 }
                 Action::GiveBack { backend, which } => {
                     let model = &mut models[backend];
                     if model.leases.is_empty() { continue; }
                     let lease = model.leases.swap_remove(which.index(model.leases.len()));
-                    readers[backend].give_back(lease);
+                    readers[backend].requeue(lease);
                 }
                 Action::Park { backend, which } => {
                     let model = &mut models[backend];
                     if model.leases.is_empty() { continue; }
                     let lease = model.leases.swap_remove(which.index(model.leases.len()));
-                    readers[backend].park(lease.place(), Instant::now());
-                    readers[backend].give_back(lease);
+                    readers[backend].park(lease.log(), Instant::now());
+                    readers[backend].requeue(lease);
                 }
             }
             let snapshot = journal.snapshot();
@@ -165,7 +165,7 @@ proptest! {
         // Liveness: what is still there is delivered in the end, in each destination's order, and nothing is left.
         for (backend, model) in models.iter_mut().enumerate() {
             for lease in model.leases.drain(..) {
-                readers[backend].give_back(lease);
+                readers[backend].requeue(lease);
             }
             let mut last: BTreeMap<String, u64> = BTreeMap::new();
             while let Some(lease) = lease_now(&runtime, &mut readers[backend]) {
@@ -174,7 +174,7 @@ proptest! {
                     let before = last.insert(lease.destination.database.clone(), number);
                     prop_assert!(before.is_none_or(|before| before < number));
                 }
-                readers[backend].settle(lease, None);
+                readers[backend].ack(lease, None);
             }
         }
         let snapshot = journal.snapshot();
@@ -188,7 +188,7 @@ proptest! {
 fn a_lease_waits_for_lines_bytes_or_linger() {
     let runtime = runtime();
     let journal = Journal::new(1 << 20, &backends(1));
-    let mut reader = journal.reader(0);
+    let mut reader = journal.reader(BackendId::new(0));
     let patient = Limits { lines: 10, bytes: 100, linger: Duration::from_secs(3600) };
     let ready = |reader: &mut Reader, limits: &Limits| {
         runtime.block_on(async { tokio::time::timeout(Duration::ZERO, reader.next(limits)).await.ok().flatten() })
@@ -200,14 +200,14 @@ fn a_lease_waits_for_lines_bytes_or_linger() {
     journal.append(batch(2, 0, 4));
     let by_lines = ready(&mut reader, &patient).expect("12 lines are there");
     assert_eq!((by_lines.lines, by_lines.records.len()), (8, 2));
-    reader.give_back(by_lines);
+    reader.requeue(by_lines);
     journal.append(batch(3, 0, 1));
     journal.append(batch(4, 0, 1));
     let by_bytes = ready(&mut reader, &Limits { lines: 1000, ..patient }).expect("100 bytes are there");
     assert_eq!((by_bytes.bytes, by_bytes.records.len()), (100, 5));
-    reader.give_back(by_bytes);
+    reader.requeue(by_bytes);
     let by_linger = ready(&mut reader, &Limits { lines: 1000, bytes: 1000, linger: Duration::ZERO });
-    reader.settle(by_linger.expect("lingered"), None);
+    reader.ack(by_linger.expect("lingered"), None);
     assert_eq!(journal.snapshot().ledgers[0].delivered, 14);
 }
 
@@ -215,12 +215,12 @@ fn a_lease_waits_for_lines_bytes_or_linger() {
 fn a_waiting_reader_is_woken_by_an_append_and_by_the_close() {
     let runtime = runtime();
     let journal = Journal::new(1 << 20, &backends(1));
-    let mut reader = journal.reader(0);
+    let mut reader = journal.reader(BackendId::new(0));
     runtime.block_on(async {
         let waiting = tokio::spawn(async move {
             let lease = reader.next(&LIMITS).await.expect("the appended one");
             let lines = lease.lines;
-            reader.settle(lease, None);
+            reader.ack(lease, None);
             (lines, reader.next(&LIMITS).await.is_none())
         });
         tokio::task::yield_now().await;
@@ -235,23 +235,23 @@ fn a_waiting_reader_is_woken_by_an_append_and_by_the_close() {
 fn a_parked_destination_holds_up_no_other() {
     let runtime = runtime();
     let journal = Journal::new(1 << 20, &backends(1));
-    let mut reader = journal.reader(0);
+    let mut reader = journal.reader(BackendId::new(0));
     journal.append(batch(0, 0, 1));
     journal.append(batch(1, 1, 1));
     let first = lease_now(&runtime, &mut reader).expect("the older one");
     assert_eq!(first.destination.database, "db0");
-    let place = first.place();
-    reader.park(place, Instant::now() + Duration::from_secs(3600));
-    reader.give_back(first);
+    let log = first.log();
+    reader.park(log, Instant::now() + Duration::from_secs(3600));
+    reader.requeue(first);
     let second = lease_now(&runtime, &mut reader).expect("the other one");
     assert_eq!(second.destination.database, "db1");
-    reader.settle(second, None);
+    reader.ack(second, None);
     assert!(lease_now(&runtime, &mut reader).is_none());
     assert_eq!(journal.snapshot().ledgers[0].pending, 1);
-    reader.unpark(place);
+    reader.unpark(log);
     let first = lease_now(&runtime, &mut reader).expect("the first one again");
     assert_eq!(first.destination.database, "db0");
-    reader.settle(first, None);
+    reader.ack(first, None);
 }
 
 #[test]
@@ -259,19 +259,19 @@ fn the_oldest_leave_a_full_tail_and_are_counted_for_each_backend_that_lacked_the
     let runtime = runtime();
     // Each record costs its 20 bytes and 256.
     let journal = Journal::new(3 * 276, &backends(2));
-    let mut quick = journal.reader(0);
+    let mut quick = journal.reader(BackendId::new(0));
     for number in 0..3 {
         journal.append(batch(number, 0, 1));
     }
     let lease = lease_now(&runtime, &mut quick).expect("three");
-    quick.settle(lease, None);
+    quick.ack(lease, None);
     for number in 3..5 {
         journal.append(batch(number, 0, 1));
     }
     let snapshot = journal.snapshot();
     let dropped: Vec<u64> = snapshot.ledgers.iter().map(|ledger| ledger.dropped.iter().sum()).collect();
     assert_eq!(dropped, [0, 2]);
-    let mut slow = journal.reader(1);
+    let mut slow = journal.reader(BackendId::new(1));
     let lease = lease_now(&runtime, &mut slow).expect("what is left");
     let numbers: Vec<u64> = lease.records.iter().map(|record| number(&record.batch.bytes)).collect();
     assert_eq!(numbers, [2, 3, 4]);
@@ -288,9 +288,9 @@ fn without_a_disk_it_presses_for_a_while_before_anything_is_lost() {
         assert_eq!(lost(), 0, "{number}");
     }
     // A backend that takes them ends it at once; one that takes nothing does so in the end.
-    let (runtime, mut reader) = (runtime(), journal.reader(0));
+    let (runtime, mut reader) = (runtime(), journal.reader(BackendId::new(0)));
     while let Some(lease) = lease_now(&runtime, &mut reader) {
-        reader.settle(lease, None);
+        reader.ack(lease, None);
     }
     assert!(!journal.is_pressed());
     let limit = Instant::now() + Duration::from_secs(180);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+use twinflux::journal::BackendId;
 
 use twinflux::journal::disk::{Condition, DiskOptions, inspect};
 
@@ -73,7 +74,7 @@ fn what_the_quota_took_under_a_lease_is_counted_once_over_a_restart() {
     let small = DiskOptions { quota: 100_000, ..options() };
     let mut life = open(&disk, &small, 60_000, &["a"], 1.0);
     life.append(0..15, 5_000);
-    let mut reader = life.journal.reader(0);
+    let mut reader = life.journal.reader(BackendId::new(0));
     let lease = reader.try_next(&LIMITS).expect("the oldest");
     assert_eq!(number(&lease.records[0].batch.bytes), 0);
     let held = lease.lines;

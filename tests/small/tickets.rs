@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use twinflux::journal::BackendId;
 
 use twinflux::batch::{Batch, Step, Ticket};
 use twinflux::journal::disk::{DiskOptions, Next};
@@ -32,14 +33,14 @@ struct Course {
     disk: FaultyDisk,
     life: Life,
     tickets: Vec<Arc<Ticket>>,
-    settled: BTreeSet<u64>,
+    acked: BTreeSet<u64>,
 }
 
 impl Course {
     fn new(memory: u64) -> Self {
         let disk = FaultyDisk::new();
         let life = open(&disk, &at_once(), memory, &["a"], 0.5);
-        Self { disk, life, tickets: Vec::new(), settled: BTreeSet::new() }
+        Self { disk, life, tickets: Vec::new(), acked: BTreeSet::new() }
     }
 
     fn step(&mut self) {
@@ -52,10 +53,10 @@ impl Course {
             8..12 => drop(self.life.writer.step()),
             12..15 => drop(self.life.syncer.step()),
             15..17 => {
-                let mut reader = self.life.journal.reader(0);
+                let mut reader = self.life.journal.reader(BackendId::new(0));
                 if let Some(lease) = reader.try_next(&LIMITS) {
-                    self.settled.extend(lease.records.iter().map(|record| number(&record.batch.bytes)));
-                    reader.settle(lease, None);
+                    self.acked.extend(lease.records.iter().map(|record| number(&record.batch.bytes)));
+                    reader.ack(lease, None);
                 }
             }
             17 => self.disk.inner().failing_writes = 1,
@@ -66,12 +67,12 @@ impl Course {
 
     /// The numbers that the backend has, or finds after a restart.
     fn found(self) -> BTreeSet<u64> {
-        let Self { disk, life, mut settled, .. } = self;
+        let Self { disk, life, mut acked, .. } = self;
         drop(life);
         disk.heal();
         let life = open(&disk, &at_once(), PLENTY, &["a"], 0.5);
-        settled.extend(drain(&mut life.journal.reader(0)));
-        settled
+        acked.extend(drain(&mut life.journal.reader(BackendId::new(0))));
+        acked
     }
 }
 
@@ -141,7 +142,7 @@ fn a_ticket_tells_each_step_and_what_is_given_up() {
     // A backend that has it before it is written makes it safe.
     let (second, ticket) = with_ticket(1, 100);
     life.journal.append(second);
-    assert_eq!(drain(&mut life.journal.reader(0)), [0, 1]);
+    assert_eq!(drain(&mut life.journal.reader(BackendId::new(0))), [0, 1]);
     assert_eq!(says(&ticket, Step::Synced), Some(true));
 
     // The disk writes nothing, and the memory is too small.

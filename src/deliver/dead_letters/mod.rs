@@ -1,7 +1,7 @@
 //! Dead letters: lines that a backend will never take, each with the answer that said so.
 //!
 //! Owns the folder `dead-letters` of `data_dir`: files that are only appended to (`file.rs`), and go oldest first. What is kept
-//! here is on the disk before its lines are settled in the journal, so that a crash keeps a line there, or here, or in both.
+//! here is on the disk before its lines are acked in the journal, so that a crash keeps a line there, or here, or in both.
 //!
 //! For each backend, in lines: `found + refused = kept + resent + discarded + evicted`. What cannot be written counts as evicted.
 //!
@@ -396,8 +396,8 @@ impl State {
             return;
         }
         self.samples.forget(id);
-        let place = self.files.partition_point(|kept| kept.first <= id);
-        let kept = place.checked_sub(1).and_then(|place| self.files.get_mut(place));
+        let index = self.files.partition_point(|kept| kept.first <= id);
+        let kept = index.checked_sub(1).and_then(|index| self.files.get_mut(index));
         if let Some((lines, sum)) = kept.and_then(|kept| kept.of_backends.get_mut(backend)) {
             (*lines, *sum) = (lines.saturating_sub(1), sum.saturating_sub(bytes));
         }

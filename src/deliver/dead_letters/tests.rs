@@ -89,19 +89,19 @@ fn the_equation_holds_over_any_course_and_restarts() {
                     letters.remove(&Filter { ids, backend, ..Filter::default() }, why).expect("removed");
                 }
                 _ => {
-                    let place = fastrand::usize(..2);
+                    let index = fastrand::usize(..2);
                     let answer: Arc<str> = "x".repeat(fastrand::usize(..200)).into();
                     let lines: Vec<Refused> = (0..fastrand::usize(1..9))
                         .map(|n| refused(&format!("m v={n} 1"), Rejection::Other, &answer))
                         .collect();
-                    letters.keep(["a", "b"][place], &destination(), &lines).expect("kept");
-                    written[place] += lines.len() as u64;
+                    letters.keep(["a", "b"][index], &destination(), &lines).expect("kept");
+                    written[index] += lines.len() as u64;
                 }
             }
             let read = all(folder.path(), &Filter::default());
-            for (place, name) in ["a", "b"].into_iter().enumerate() {
+            for (index, name) in ["a", "b"].into_iter().enumerate() {
                 let Figures { found, kept, resent, discarded, evicted, bytes } = letters.figures(name);
-                assert_eq!(found + written[place], kept + resent + discarded + evicted);
+                assert_eq!(found + written[index], kept + resent + discarded + evicted);
                 let there: Vec<_> = read.iter().filter(|letter| letter.backend == name).collect();
                 assert_eq!(kept, there.len() as u64, "as many as are there");
                 assert_eq!(bytes, there.iter().map(|letter| letter.line.len() as u64).sum::<u64>());

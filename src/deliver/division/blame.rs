@@ -53,8 +53,8 @@ pub(super) fn named(body: &str, lines: &[&[u8]]) -> Named {
 fn numbered(json: &serde_json::Value, lines: usize) -> Vec<usize> {
     let listed = json.get("data").and_then(serde_json::Value::as_array);
     let numbers = listed.into_iter().flatten().filter_map(|one| one.get("line_number")?.as_u64());
-    let places = numbers.filter_map(|number| usize::try_from(number.checked_sub(1)?).ok());
-    places.filter(|place| *place < lines).collect()
+    let indexes = numbers.filter_map(|number| usize::try_from(number.checked_sub(1)?).ok());
+    indexes.filter(|index| *index < lines).collect()
 }
 
 /// Lines that are quoted as ones which cannot be read.
@@ -62,15 +62,15 @@ fn unparsable(text: &str, lines: &[&[u8]]) -> Vec<usize> {
     if !text.contains(UNPARSABLE.0) {
         return Vec::new();
     }
-    let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    for (place, line) in lines.iter().enumerate() {
-        places.entry(line).or_default().push(place);
+    let mut indexes: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (index, line) in lines.iter().enumerate() {
+        indexes.entry(line).or_default().push(index);
     }
     let mut named = Vec::new();
     for quoted in text.split(UNPARSABLE.0).skip(1) {
         // A line may hold what stands behind lines.
         let ends = quoted.match_indices(UNPARSABLE.1).map(|(end, _)| end);
-        named.extend(ends.filter_map(|end| places.get(&quoted.as_bytes()[..end])).flatten());
+        named.extend(ends.filter_map(|end| indexes.get(&quoted.as_bytes()[..end])).flatten());
     }
     named
 }
@@ -78,7 +78,7 @@ fn unparsable(text: &str, lines: &[&[u8]]) -> Vec<usize> {
 /// Lines with a field in the type that is in conflict.
 fn in_conflict(text: &str, lines: &[&[u8]]) -> Vec<usize> {
     let of = |conflict: Conflict| lines.iter().enumerate().filter(move |(_, line)| conflict.fits(line));
-    Conflict::of_text(text).flat_map(of).map(|(place, _)| place).collect()
+    Conflict::of_text(text).flat_map(of).map(|(index, _)| index).collect()
 }
 
 impl Conflict {
@@ -114,9 +114,9 @@ fn error_of(json: &serde_json::Value) -> Option<&str> {
 fn oldest(count: Option<u64>, lines: &[&[u8]]) -> Vec<usize> {
     let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let mut by_time: Vec<(i64, usize)> =
-        lines.iter().enumerate().filter_map(|(place, line)| Some((anatomy::timestamp(line)?, place))).collect();
+        lines.iter().enumerate().filter_map(|(index, line)| Some((anatomy::timestamp(line)?, index))).collect();
     by_time.sort_unstable();
-    by_time.into_iter().take(count).map(|(_, place)| place).collect()
+    by_time.into_iter().take(count).map(|(_, index)| index).collect()
 }
 
 #[cfg(test)]

@@ -314,11 +314,11 @@ impl Division {
     fn try_another(&mut self, part: Part) -> Step {
         self.parts.push(part);
         let from = fastrand::usize(..self.parts.len());
-        let largest = self.parts.iter().enumerate().max_by_key(|(place, part)| (part.lines.len(), *place == from));
-        let Some(place) = largest.map(|(place, _)| place).filter(|_| self.probes < MOST_PROBES) else {
+        let largest = self.parts.iter().enumerate().max_by_key(|(index, part)| (part.lines.len(), *index == from));
+        let Some(index) = largest.map(|(index, _)| index).filter(|_| self.probes < MOST_PROBES) else {
             return Step::Hold;
         };
-        let lines = &mut self.parts[place].lines;
+        let lines = &mut self.parts[index].lines;
         if lines.len() == 1 {
             return Step::Hold;
         }
@@ -415,8 +415,8 @@ fn lines_of(lease: &Lease) -> Vec<Line> {
         for line in scanner.lines(bytes, false) {
             let text = line.map_or_else(|refused| refused.bytes, |line| line.bytes);
             let end = at + text.strip_suffix(b"\n").unwrap_or(text).len();
-            let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-            found.push(Line { record: place(record), start: place(at), end: place(end) });
+            let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+            found.push(Line { record: index(record), start: index(at), end: index(end) });
             at = end + 1;
         }
     }
@@ -432,8 +432,8 @@ fn halves(lines: &[u32]) -> (Vec<u32>, Vec<u32>) {
 fn apart(lines: &[u32], places: &[usize]) -> (Vec<u32>, Vec<u32>) {
     let mut places = places.iter().copied().peekable();
     let (mut named, mut rest) = (Vec::new(), Vec::new());
-    for (place, line) in lines.iter().enumerate() {
-        if places.next_if_eq(&place).is_some() { named.push(*line) } else { rest.push(*line) }
+    for (index, line) in lines.iter().enumerate() {
+        if places.next_if_eq(&index).is_some() { named.push(*line) } else { rest.push(*line) }
     }
     (named, rest)
 }

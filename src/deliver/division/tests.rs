@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use super::*;
 use crate::batch::{Batch, Destination, Received, Span};
 use crate::deliver::outcome::of_answer;
-use crate::journal::{BackendConfig, Journal, Limits};
+use crate::journal::{BackendConfig, BackendId, Journal, Limits};
 use crate::protocol::Precision;
 
 /// A lease of these lines, in records of so many.
@@ -32,7 +32,7 @@ fn lease(lines: &[String], of_record: usize) -> Lease {
         });
     }
     let limits = Limits { lines: u64::MAX, bytes: u64::MAX, linger: std::time::Duration::ZERO };
-    journal.reader(0).try_next(&limits).expect("a lease")
+    journal.reader(BackendId::new(0)).try_next(&limits).expect("a lease")
 }
 
 /// A backend: what it stores, and what it answers.
@@ -268,7 +268,7 @@ fn a_line_that_always_breaks_is_found_and_the_others_are_delivered() {
                 ended = run(&mut division, &mut answer);
             }
             assert_eq!(ended, Step::Done, "{failure:?} {poison:?}");
-            let expected: HashSet<String> = poison.iter().map(|place| lines[*place].clone()).collect();
+            let expected: HashSet<String> = poison.iter().map(|index| lines[*index].clone()).collect();
             assert_eq!(refused(&division), expected, "{failure:?}");
             assert!(division.refused.iter().all(|line| line.class == Rejection::Poison));
             assert_eq!(
@@ -301,7 +301,7 @@ fn a_backend_that_breaks_for_good_costs_no_line_whenever_it_does() {
 
 #[test]
 fn no_more_lines_are_given_up_for_silence_than_are_allowed() {
-    let bad: HashSet<usize> = (0..100).map(|place| place * 3).collect();
+    let bad: HashSet<usize> = (0..100).map(|index| index * 3).collect();
     let lines = lines(1000, &bad);
     let answer = |lines: &[&str]| {
         if lines.iter().any(|line| line.contains("i ")) {

@@ -31,7 +31,7 @@ use super::division::{Division, Refused, Rule, Step};
 use super::health::{Backoff, Health, State};
 use super::outcome::Fate;
 use super::{Endpoint, Outcome};
-use crate::journal::{Lease, Limits, Reader, Rejection};
+use crate::journal::{Lease, Limits, LogId, Reader, Rejection};
 use crate::sys::monotonic;
 use sizes::Sizes;
 use told::Told;
@@ -59,10 +59,10 @@ pub(super) struct Flusher {
     out: JoinSet<Ended>,
     divisions: Vec<Waiting>,
     /// How many leases of each destination are being divided, whether or not a part of them is under way.
-    divided: HashMap<usize, usize>,
+    divided: HashMap<LogId, usize>,
     troubles: Troubles,
-    /// What destinations refused lately, by their place in the journal.
-    rules: HashMap<usize, Rule>,
+    /// What destinations refused lately, by their log in the journal.
+    rules: HashMap<LogId, Rule>,
     /// The whole backend is left alone until then.
     resumes_at: Option<Instant>,
     backoff: Backoff,
@@ -148,7 +148,7 @@ impl Flusher {
         while !self.is_over {
             self.send_due_parts();
             let due = self.due(is_closing);
-            let is_done = self.is_drained && due.is_none() || is_closing && self.health.is_aside();
+            let is_done = self.is_drained && due.is_none() || is_closing && self.health.is_held_back();
             if is_done && self.out.is_empty() {
                 break;
             }
@@ -157,7 +157,7 @@ impl Flusher {
                 biased;
                 Some(ended) = self.out.join_next() => match ended {
                     Ok(Ended::Request(request)) => self.conclude(*request, is_closing),
-                    Ok(Ended::Kept(division, kept)) => self.settle_division(*division, kept),
+                    Ok(Ended::Kept(division, kept)) => self.ack_division(*division, kept),
                     Ok(Ended::Removed(removed)) => drop(removed.map_err(|error| self.told.unkept(&error))),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
@@ -174,25 +174,25 @@ impl Flusher {
             }
         }
         for Waiting { division, .. } in std::mem::take(&mut self.divisions) {
-            self.reader.give_back(division.into_lease());
+            self.reader.requeue(division.into_lease());
         }
     }
 
     /// Whether another request may be sent now.
     fn may_send(&self) -> bool {
         let is_paused = self.resumes_at.is_some_and(|resumes| resumes > monotonic::now());
-        !is_paused && self.has_room()
+        !is_paused && self.has_capacity()
     }
 
     /// Whether there may be another request, and no operator holds the backend.
-    fn has_room(&self) -> bool {
-        !self.idle.is_empty() && !self.health.is_aside() && (self.is_proven || self.out.is_empty())
+    fn has_capacity(&self) -> bool {
+        !self.idle.is_empty() && !self.health.is_held_back() && (self.is_proven || self.out.is_empty())
     }
 
     /// When there is something to do that no request and no line brings.
     fn due(&self, is_closing: bool) -> Option<Instant> {
         let parts = self.divisions.iter().map(|waiting| waiting.due.max(self.resumes_at.unwrap_or(waiting.due)));
-        let parts = parts.min().filter(|_| self.has_room());
+        let parts = parts.min().filter(|_| self.has_capacity());
         let resumes = self.resumes_at.filter(|_| self.out.is_empty());
         // A reader whose journal is closed wakes for no time.
         let troubles = self.troubles.next(self.woken_at).filter(|_| is_closing);
@@ -216,9 +216,9 @@ impl Flusher {
     fn send_due_parts(&mut self) {
         let now = monotonic::now();
         while self.may_send()
-            && let Some(place) = self.divisions.iter().position(|waiting| waiting.due <= now)
+            && let Some(log) = self.divisions.iter().position(|waiting| waiting.due <= now)
         {
-            let Waiting { mut division, .. } = self.divisions.swap_remove(place);
+            let Waiting { mut division, .. } = self.divisions.swap_remove(log);
             match division.next() {
                 Some(parts) => self.send(Sent::Part(division), parts, true),
                 None => self.finish(*division),
@@ -227,13 +227,13 @@ impl Flusher {
     }
 
     fn send_lease(&mut self, lease: Lease) {
-        let place = lease.place();
+        let log = lease.log();
         self.rules.retain(|_, rule| rule.holds());
-        let divided = if self.troubles.is_suspicious(place) {
+        let divided = if self.troubles.is_suspicious(log) {
             Ok(Division::of_suspects(lease))
         } else if let Some(bytes) = self.sizes.parts_of(lease.bytes) {
             Ok(Division::new(lease, bytes))
-        } else if let Some(rule) = self.rules.get(&place) {
+        } else if let Some(rule) = self.rules.get(&log) {
             Division::by_rule(lease, rule)
         } else {
             Err(lease)
@@ -242,19 +242,19 @@ impl Flusher {
             Ok(division) => division,
             Err(lease) => {
                 let parts = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
-                let is_retry = self.troubles.has(place) || !self.backoff.is_fresh();
+                let is_retry = self.troubles.has(log) || !self.backoff.is_fresh();
                 self.send(Sent::Lease(lease), parts, is_retry);
                 return;
             }
         };
-        self.note_divided(place);
+        self.note_divided(log);
         self.wait(division, monotonic::now());
     }
 
     /// Lets a division send its next part at this time; its destination waits until it is done.
     fn wait(&mut self, division: impl Into<Box<Division>>, due: Instant) {
         let division = division.into();
-        self.reader.park(division.lease().place(), monotonic::now() + NEVER);
+        self.reader.park(division.lease().log(), monotonic::now() + NEVER);
         self.divisions.push(Waiting { division, due });
     }
 
@@ -281,13 +281,13 @@ impl Flusher {
         match sent {
             Sent::Lease(lease) => match outcome.fate {
                 Fate::Delivered => {
-                    let place = lease.place();
-                    self.settle(lease, &[]);
-                    self.succeed(place);
+                    let log = lease.log();
+                    self.ack(lease, &[]);
+                    self.succeed(log);
                 }
                 Fate::Rejected { .. } | Fate::TooLarge => {
                     self.health.note_error(&outcome.text);
-                    self.note_divided(lease.place());
+                    self.note_divided(lease.log());
                     let (division, step) = Division::of_refused(lease, &outcome);
                     self.go_on(division.into(), step, &outcome);
                 }
@@ -296,18 +296,18 @@ impl Flusher {
                         self.reader.note_missing(&lease.destination.database);
                     }
                     self.fail(&lease, &outcome);
-                    self.reader.give_back(lease);
+                    self.reader.requeue(lease);
                 }
             },
             Sent::Part(mut division) => {
-                let place = division.lease().place();
-                division.allow_poison(self.troubles.poison_left(place));
+                let log = division.lease().log();
+                division.allow_poison(self.troubles.poison_left(log));
                 if outcome.fate == Fate::Delivered {
                     self.reader.note_partly(division.lease());
                 }
                 let before = division.poisoned();
                 let step = division.conclude(&outcome);
-                self.troubles.note_poison(place, division.poisoned() - before);
+                self.troubles.note_poison(log, division.poisoned() - before);
                 self.go_on(division, step, &outcome);
             }
         }
@@ -332,7 +332,7 @@ impl Flusher {
             Step::Fail | Step::Hold => {
                 let has_progress = division.has_progress();
                 if !has_progress {
-                    self.note_undivided(division.lease().place());
+                    self.note_undivided(division.lease().log());
                 }
                 let until = if step == Step::Hold {
                     self.fail_destination(division.lease(), State::Held, outcome)
@@ -342,16 +342,16 @@ impl Flusher {
                 if has_progress {
                     self.wait(division, until);
                 } else {
-                    self.reader.give_back(division.into_lease());
+                    self.reader.requeue(division.into_lease());
                 }
             }
         }
     }
 
-    /// Every line of a division is delivered or refused. What is refused is kept before anything is settled.
+    /// Every line of a division is delivered or refused. What is refused is kept before anything is acked.
     fn finish(&mut self, division: Division) {
         if division.refused().is_empty() {
-            self.settle_division(division, Ok(()));
+            self.ack_division(division, Ok(()));
             return;
         }
         let (letters, backend) = (Arc::clone(&self.letters), self.told.backend().to_owned());
@@ -361,7 +361,7 @@ impl Flusher {
         });
     }
 
-    fn settle_division(&mut self, division: Division, kept: io::Result<()>) {
+    fn ack_division(&mut self, division: Division, kept: io::Result<()>) {
         if let Err(error) = kept {
             self.told.unkept(&error);
         }
@@ -375,22 +375,22 @@ impl Flusher {
         self.told.refused(&division.lease().destination, refused);
         let counts =
             Rejection::ALL.map(|class| (class, refused.iter().filter(|line| line.class == class).count() as u64));
-        let (place, rule) = (division.lease().place(), Rule::of(refused));
+        let (log, rule) = (division.lease().log(), Rule::of(refused));
         let lease = division.into_lease();
         match rule {
-            Some(rule) => drop(self.rules.insert(place, rule)),
+            Some(rule) => drop(self.rules.insert(log, rule)),
             // What it named is taken now, or something else was refused.
-            None => drop(self.rules.remove(&place)),
+            None => drop(self.rules.remove(&log)),
         }
-        self.note_undivided(place);
-        self.settle(lease, &counts);
-        self.succeed(place);
+        self.note_undivided(log);
+        self.ack(lease, &counts);
+        self.succeed(log);
     }
 
     /// Acknowledges a lease. Letters that were sent again have served their purpose.
-    fn settle(&mut self, lease: Lease, rejected: &[(Rejection, u64)]) {
+    fn ack(&mut self, lease: Lease, rejected: &[(Rejection, u64)]) {
         let letters = lease.letters.clone();
-        self.reader.settle(lease, rejected.iter().copied());
+        self.reader.ack(lease, rejected.iter().copied());
         if let Some(ids) = letters {
             let letters = Arc::clone(&self.letters);
             let filter = Filter { ids: ids.iter().copied().collect(), ..Filter::default() };
@@ -399,11 +399,11 @@ impl Flusher {
     }
 
     /// A destination's lines were taken, or refused for good.
-    fn succeed(&mut self, place: usize) {
+    fn succeed(&mut self, log: LogId) {
         self.backoff.reset();
         self.is_proven = true;
         self.resumes_at = None;
-        self.troubles.end(place);
+        self.troubles.end(log);
         self.troubles.hold_backend(None);
         self.sizes.grow();
         let (now, since) = (self.troubles.state(), self.health.times().unwell_since);
@@ -434,8 +434,8 @@ impl Flusher {
     /// The lease's destination waits; returns until when.
     fn fail_destination(&mut self, lease: &Lease, state: State, outcome: &Outcome) -> Instant {
         let (until, state) = self.troubles.fail(lease, state, outcome);
-        if !self.is_divided(lease.place()) {
-            self.reader.park(lease.place(), until);
+        if !self.is_divided(lease.log()) {
+            self.reader.park(lease.log(), until);
         }
         self.tell_failure(state, outcome);
         until
@@ -455,22 +455,22 @@ impl Flusher {
     }
 
     /// Whether a lease of this destination is being divided: then nothing else of it is leased.
-    fn is_divided(&self, place: usize) -> bool {
-        self.divided.contains_key(&place)
+    fn is_divided(&self, log: LogId) -> bool {
+        self.divided.contains_key(&log)
     }
 
     /// A lease is to be divided.
-    fn note_divided(&mut self, place: usize) {
-        *self.divided.entry(place).or_default() += 1;
+    fn note_divided(&mut self, log: LogId) {
+        *self.divided.entry(log).or_default() += 1;
     }
 
     /// A lease is divided no more; after the last one its destination is leased again.
-    fn note_undivided(&mut self, place: usize) {
-        let Some(count) = self.divided.get_mut(&place) else { return };
+    fn note_undivided(&mut self, log: LogId) {
+        let Some(count) = self.divided.get_mut(&log) else { return };
         *count -= 1;
         if *count == 0 {
-            self.divided.remove(&place);
-            self.reader.unpark(place);
+            self.divided.remove(&log);
+            self.reader.unpark(log);
         }
     }
 
@@ -486,9 +486,9 @@ impl Flusher {
         for waiting in &mut self.divisions {
             waiting.due = waiting.due.min(latest);
         }
-        for (place, until) in self.troubles.shorten(latest) {
-            if !self.is_divided(place) {
-                self.reader.park(place, until);
+        for (log, until) in self.troubles.shorten(latest) {
+            if !self.is_divided(log) {
+                self.reader.park(log, until);
             }
         }
     }

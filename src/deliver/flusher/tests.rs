@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use super::sizes::LEAST_BYTES;
 use super::*;
 use crate::batch::{Batch, Destination, Received, Span};
-use crate::journal::{BackendConfig, Journal};
+use crate::journal::{BackendConfig, BackendId, Journal};
 use crate::protocol::Precision;
 
 /// The most bytes of a request, as configured.
@@ -83,7 +83,7 @@ impl Bench {
         let folder = tempfile::tempdir().expect("folder");
         let letters = Arc::new(DeadLetters::open(folder.path(), 1 << 20).expect("open"));
         let endpoints = (0..concurrency).map(|_| Endpoint::Scripted(script.clone())).collect();
-        let reader = journal.reader(0);
+        let reader = journal.reader(BackendId::new(0));
         let flusher = Flusher::new(
             "a".to_owned(),
             endpoints,
@@ -348,7 +348,7 @@ async fn thousands_of_lines_that_break_are_not_given_up() {
     bench.add("db", 1000);
     bench.run(TEN_MINUTES).await;
     let ledger = bench.journal.snapshot().ledgers.remove(0);
-    // Nothing of the lease is settled yet, and what would be given up grows by ten a minute.
+    // Nothing of the lease is acked yet, and what would be given up grows by ten a minute.
     assert_eq!((ledger.pending, bench.health.state()), (1000, State::Held));
     assert!(bench.script.requests().len() < 2000);
 }

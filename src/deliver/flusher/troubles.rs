@@ -10,6 +10,7 @@ use super::super::health::{Backoff, Held, State};
 use super::super::outcome::Fate;
 use super::{Lease, Outcome};
 use crate::batch::Destination;
+use crate::journal::LogId;
 use crate::sys::monotonic;
 
 /// A failure that tells nothing is taken for the backend's own so often; then it is tried whether a line is the cause.
@@ -27,10 +28,10 @@ pub(super) struct Troubles {
     longest_pause: Duration,
     /// Why the whole backend waits for an operator.
     backend: Option<Held>,
-    /// By the destination's place in the journal.
-    by_place: HashMap<usize, Trouble>,
+    /// By the destination's log in the journal.
+    by_log: HashMap<LogId, Trouble>,
     /// Since when a minute is counted, and how many lines were given up in it.
-    poison: HashMap<usize, (Instant, u32)>,
+    poison: HashMap<LogId, (Instant, u32)>,
 }
 
 struct Trouble {
@@ -49,7 +50,7 @@ struct Trouble {
 impl Troubles {
     /// None yet; pauses are to be so long at most.
     pub(super) fn new(longest_pause: Duration) -> Self {
-        Self { longest_pause, backend: None, by_place: HashMap::new(), poison: HashMap::new() }
+        Self { longest_pause, backend: None, by_log: HashMap::new(), poison: HashMap::new() }
     }
 
     /// The whole backend waits for an operator, or does no more.
@@ -64,7 +65,7 @@ impl Troubles {
     /// A request for the lease's destination failed. Returns until when the destination waits, and the state that it is in.
     pub(super) fn fail(&mut self, lease: &Lease, state: State, outcome: &Outcome) -> (Instant, State) {
         let now = monotonic::now();
-        let trouble = self.by_place.entry(lease.place()).or_insert_with(|| Trouble {
+        let trouble = self.by_log.entry(lease.log()).or_insert_with(|| Trouble {
             destination: Arc::clone(&lease.destination),
             state,
             backoff: Backoff::default(),
@@ -102,23 +103,23 @@ impl Troubles {
     }
 
     /// The destination takes lines.
-    pub(super) fn end(&mut self, place: usize) {
-        self.by_place.remove(&place);
+    pub(super) fn end(&mut self, log: LogId) {
+        self.by_log.remove(&log);
     }
 
-    pub(super) fn has(&self, place: usize) -> bool {
-        self.by_place.contains_key(&place)
+    pub(super) fn has(&self, log: LogId) -> bool {
+        self.by_log.contains_key(&log)
     }
 
     /// Whether its failures may be a line's fault, and came often enough.
-    pub(super) fn is_suspicious(&self, place: usize) -> bool {
-        let tries = self.by_place.get(&place).map_or((0, 0), |trouble| trouble.suspicious);
+    pub(super) fn is_suspicious(&self, log: LogId) -> bool {
+        let tries = self.by_log.get(&log).map_or((0, 0), |trouble| trouble.suspicious);
         tries.0 >= TRIES || tries.1 >= SILENT_TRIES
     }
 
     /// The worst state of any destination; up where there is no trouble.
     pub(super) fn state(&self) -> State {
-        let states = self.by_place.values().map(|trouble| trouble.state);
+        let states = self.by_log.values().map(|trouble| trouble.state);
         let severity = |state: &State| match state {
             State::Unknown | State::Up => 0,
             State::Retrying => 1,
@@ -130,7 +131,7 @@ impl Troubles {
 
     /// What waits for an operator.
     pub(super) fn held(&self) -> Vec<Held> {
-        let held = self.by_place.values().filter(|trouble| trouble.state == State::Held);
+        let held = self.by_log.values().filter(|trouble| trouble.state == State::Held);
         let mut held: Vec<Held> = held
             .map(|trouble| Held {
                 database: trouble.destination.database.clone(),
@@ -149,34 +150,34 @@ impl Troubles {
 
     /// When the first destination is tried again of those that were not due at this time.
     pub(super) fn next(&self, after: Instant) -> Option<Instant> {
-        self.by_place.values().map(|trouble| trouble.until).filter(|until| *until > after).min()
+        self.by_log.values().map(|trouble| trouble.until).filter(|until| *until > after).min()
     }
 
     /// Lets no destination wait longer than this. Returns each with the time until which it waits.
-    pub(super) fn shorten(&mut self, latest: Instant) -> Vec<(usize, Instant)> {
-        let shortened = self.by_place.iter_mut().map(|(place, trouble)| {
+    pub(super) fn shorten(&mut self, latest: Instant) -> Vec<(LogId, Instant)> {
+        let shortened = self.by_log.iter_mut().map(|(log, trouble)| {
             trouble.until = trouble.until.min(latest);
-            (*place, trouble.until)
+            (*log, trouble.until)
         });
         shortened.collect()
     }
 
     /// How many more lines of the destination may be given up as poison now.
-    pub(super) fn poison_left(&self, place: usize) -> u32 {
+    pub(super) fn poison_left(&self, log: LogId) -> u32 {
         let given_up = self
             .poison
-            .get(&place)
+            .get(&log)
             .filter(|(since, _)| monotonic::now().saturating_duration_since(*since) < MINUTE)
             .map_or(0, |(_, lines)| *lines);
         MOST_POISON.saturating_sub(given_up)
     }
 
     /// So many lines of the destination were given up as poison.
-    pub(super) fn note_poison(&mut self, place: usize, lines: u32) {
+    pub(super) fn note_poison(&mut self, log: LogId, lines: u32) {
         if lines == 0 {
             return;
         }
-        let (since, count) = self.poison.entry(place).or_insert_with(|| (monotonic::now(), 0));
+        let (since, count) = self.poison.entry(log).or_insert_with(|| (monotonic::now(), 0));
         if monotonic::now().saturating_duration_since(*since) >= MINUTE {
             (*since, *count) = (monotonic::now(), 0);
         }
@@ -212,7 +213,7 @@ pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -
 mod tests {
     use super::*;
     use crate::batch::{Batch, Received, Span};
-    use crate::journal::{BackendConfig, Journal, Limits};
+    use crate::journal::{BackendConfig, BackendId, Journal, Limits};
     use crate::protocol::Precision;
 
     /// A lease of one line for each of these databases, with the database's name as the retention policy, too.
@@ -234,7 +235,7 @@ mod tests {
             });
         }
         let limits = Limits { lines: u64::MAX, bytes: u64::MAX, linger: Duration::ZERO };
-        let mut reader = journal.reader(0);
+        let mut reader = journal.reader(BackendId::new(0));
         databases.iter().map(|_| reader.try_next(&limits).expect("a lease")).collect()
     }
 
@@ -262,9 +263,9 @@ mod tests {
             assert!(of_other > now, "each has a pause of its own");
             tokio::time::advance(until - now).await;
         }
-        assert!(troubles.has(0) && troubles.has(1) && !troubles.has(2));
-        troubles.end(0);
-        assert!(!troubles.has(0) && troubles.has(1));
+        assert!(troubles.has(LogId::new(0)) && troubles.has(LogId::new(1)) && !troubles.has(LogId::new(2)));
+        troubles.end(LogId::new(0));
+        assert!(!troubles.has(LogId::new(0)) && troubles.has(LogId::new(1)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -276,16 +277,16 @@ mod tests {
             for failure in 1..=TRIES {
                 fail(&mut troubles, &lease, State::Retrying, fate).await;
                 assert_eq!(
-                    troubles.is_suspicious(0),
+                    troubles.is_suspicious(LogId::new(0)),
                     tries.is_some_and(|tries| failure >= tries),
                     "{fate:?} {failure}"
                 );
             }
             // What says why it fails is not a line's fault, and so were not those before.
             fail(&mut troubles, &lease, State::Retrying, Fate::Transient).await;
-            assert!(!troubles.is_suspicious(0));
+            assert!(!troubles.is_suspicious(LogId::new(0)));
             fail(&mut troubles, &lease, State::Retrying, fate).await;
-            assert!(!troubles.is_suspicious(0), "{fate:?}: counted from there");
+            assert!(!troubles.is_suspicious(LogId::new(0)), "{fate:?}: counted from there");
         }
     }
 
@@ -305,8 +306,8 @@ mod tests {
     async fn the_state_is_the_worst_of_any_destination_and_those_held_are_listed_by_name() {
         let (mut troubles, leases) = (Troubles::new(Duration::from_secs(30)), leases(&["c", "a", "b"]));
         assert_eq!(troubles.state(), State::Up);
-        for (place, state) in [(0, State::Retrying), (1, State::Down), (2, State::Held), (0, State::Held)] {
-            assert_eq!(fail(&mut troubles, &leases[place], state, Fate::HoldDestination).await, state);
+        for (log, state) in [(0, State::Retrying), (1, State::Down), (2, State::Held), (0, State::Held)] {
+            assert_eq!(fail(&mut troubles, &leases[log], state, Fate::HoldDestination).await, state);
             assert_eq!(troubles.state(), state);
         }
         let held = troubles.held();
@@ -316,8 +317,8 @@ mod tests {
         // It is held since it was held first.
         fail(&mut troubles, &leases[2], State::Held, Fate::HoldDestination).await;
         assert_eq!(troubles.held()[0].since, held[0].since);
-        for (place, state) in [(2, State::Held), (0, State::Down), (1, State::Up)] {
-            troubles.end(place);
+        for (log, state) in [(2, State::Held), (0, State::Down), (1, State::Up)] {
+            troubles.end(LogId::new(log));
             assert_eq!(troubles.state(), state);
         }
     }
@@ -326,9 +327,9 @@ mod tests {
     async fn the_next_try_is_the_first_that_is_not_due_yet_and_none_waits_longer_than_it_may() {
         let (mut troubles, leases, now) =
             (Troubles::new(Duration::from_secs(30)), leases(&["x", "y"]), monotonic::now());
-        let mut busy = |place: usize, seconds| {
+        let mut busy = |log: usize, seconds| {
             let retry_after = Some(Duration::from_secs(seconds));
-            troubles.fail(&leases[place], State::Retrying, &outcome(Fate::Busy { retry_after })).0
+            troubles.fail(&leases[log], State::Retrying, &outcome(Fate::Busy { retry_after })).0
         };
         let (late, early) = (busy(0, 100), busy(1, 50));
         assert!(late >= now + Duration::from_secs(100) && early < late);
@@ -336,27 +337,30 @@ mod tests {
         let latest = early + Duration::from_secs(1);
         let mut shortened = troubles.shorten(latest);
         shortened.sort_unstable();
-        assert_eq!(shortened, [(0, latest), (1, early)]);
+        assert_eq!(shortened, [(LogId::new(0), latest), (LogId::new(1), early)]);
         assert_eq!(troubles.next(early), Some(latest));
     }
 
     #[tokio::test(start_paused = true)]
     async fn so_many_lines_may_be_given_up_in_a_minute_of_each_destination() {
         let mut troubles = Troubles::new(Duration::from_secs(30));
-        assert_eq!(troubles.poison_left(0), MOST_POISON);
-        troubles.note_poison(0, 0);
+        assert_eq!(troubles.poison_left(LogId::new(0)), MOST_POISON);
+        troubles.note_poison(LogId::new(0), 0);
         for given_up in 1..=2 {
             tokio::time::advance(MINUTE / 4).await;
-            troubles.note_poison(0, 3);
-            assert_eq!((troubles.poison_left(0), troubles.poison_left(1)), (MOST_POISON - 3 * given_up, MOST_POISON));
+            troubles.note_poison(LogId::new(0), 3);
+            assert_eq!(
+                (troubles.poison_left(LogId::new(0)), troubles.poison_left(LogId::new(1))),
+                (MOST_POISON - 3 * given_up, MOST_POISON)
+            );
         }
-        troubles.note_poison(0, MOST_POISON);
-        assert_eq!(troubles.poison_left(0), 0);
+        troubles.note_poison(LogId::new(0), MOST_POISON);
+        assert_eq!(troubles.poison_left(LogId::new(0)), 0);
         // The minute is that of the first one.
         tokio::time::advance(MINUTE * 3 / 4).await;
-        assert_eq!(troubles.poison_left(0), MOST_POISON);
-        troubles.note_poison(0, 1);
-        assert_eq!(troubles.poison_left(0), MOST_POISON - 1);
+        assert_eq!(troubles.poison_left(LogId::new(0)), MOST_POISON);
+        troubles.note_poison(LogId::new(0), 1);
+        assert_eq!(troubles.poison_left(LogId::new(0)), MOST_POISON - 1);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use super::health::Backoff;
 use super::influx::{Influx, Ran};
 use super::{Health, State};
-use crate::journal::Journal;
+use crate::journal::{BackendId, Journal};
 use crate::protocol::Span;
 pub use owed::Scope;
 use owed::{Barrier, List, Owed, Stage, creates, shown};
@@ -46,8 +46,7 @@ pub struct Statements {
 #[derive(Debug)]
 struct Known {
     name: String,
-    /// Its place in the journal.
-    place: usize,
+    id: BackendId,
     /// How it is asked; none for one that nothing is sent to, but owed.
     asked: Option<(Influx, Arc<Health>)>,
     /// Statements that it refused and another backend ran.
@@ -81,17 +80,17 @@ impl Statements {
         let owed = List::open(data_dir)?;
         for one in owed.iter() {
             let Some(Barrier { sequence, scope, .. }) = &one.barrier else { continue };
-            let place = backends.iter().position(|name| **name == *one.backend);
-            let place = place.filter(|_| scope.lines().is_some());
-            journal.restore_barrier(place.as_slice(), *sequence, scope.lines().flatten());
+            let id = backends.iter().position(|name| **name == *one.backend).map(BackendId::new);
+            let id = id.filter(|_| scope.lines().is_some());
+            journal.restore_barrier(id.as_slice(), *sequence, scope.lines().flatten());
         }
         let (journal, changed) = (journal.clone(), watch::Sender::new(()));
         Ok(Self { journal, owed: Mutex::new(owed), changed, backends: Mutex::default() })
     }
 
     /// An InfluxDB that nothing is sent to is owed statements, too.
-    pub(super) fn note_absent(&self, name: String, place: usize) {
-        self.known().push(Known { name, place, asked: None, differed: Arc::default() });
+    pub(super) fn note_absent(&self, name: String, id: BackendId) {
+        self.known().push(Known { name, id, asked: None, differed: Arc::default() });
     }
 
     /// How many a backend is owed.
@@ -141,13 +140,13 @@ impl Statements {
         (default, scope): (Option<String>, Scope),
         asker: Asker,
     ) -> Result<String, NotRun> {
-        let Some((first, place, mut influx)) = self.foremost(&scope) else {
+        let Some((first, id, mut influx)) = self.foremost(&scope) else {
             return Err(NotRun::NoBackend("no backend is up: nothing was changed".to_owned()));
         };
         let sequence = self
             .set_barrier(statement, default.as_deref(), &scope)
             .map_err(|error| NotRun::NoBackend(format!("cannot remember the statement: {error}")))?;
-        if timeout(LONGEST_REACH, self.reach((&first, place), sequence)).await.is_err() {
+        if timeout(LONGEST_REACH, self.reach((&first, id), sequence)).await.is_err() {
             self.undo(sequence);
             return Err(NotRun::NoBackend(format!("{first} has not taken what came before the statement")));
         }
@@ -178,15 +177,15 @@ impl Statements {
             tracing::error!(%error, statement, "cannot remember that a statement was run: a restart runs it again");
         }
         if is_done.is_some() {
-            self.journal.pass_barrier(place, sequence);
+            self.journal.pass_barrier(id, sequence);
         }
         done
     }
 
-    /// Runs what this backend is owed, until the relay is to end. `place` is its place in the journal.
+    /// Runs what this backend is owed, until the relay is to end.
     pub(super) async fn serve(
         self: Arc<Self>,
-        (name, place): (String, usize),
+        (name, id): (String, BackendId),
         influx: Influx,
         health: Arc<Health>,
         mut closing: watch::Receiver<bool>,
@@ -195,7 +194,7 @@ impl Statements {
         let differed = Arc::new(AtomicU64::new(0));
         let mut influx = influx.patient();
         let asked = Some((influx.another(), health));
-        self.known().push(Known { name: name.clone(), place, asked, differed: Arc::clone(&differed) });
+        self.known().push(Known { name: name.clone(), id, asked, differed: Arc::clone(&differed) });
         let mut changed = self.changed.subscribe();
         let mut backoff = Backoff::default();
         while !*closing.borrow() {
@@ -213,7 +212,7 @@ impl Statements {
                     _ = closing.changed() => return,
                     // What creates something does not wait behind it.
                     _ = changed.changed() => continue,
-                    () = self.journal.reach_barrier(place, sequence) => {}
+                    () = self.journal.reach_barrier(id, sequence) => {}
                 }
             }
             match influx.run(&owed.statement, owed.default.as_deref()).await {
@@ -230,14 +229,14 @@ impl Statements {
             }
             backoff.reset();
             // Lines that came after it must not be there when it runs again: so they wait until it is forgotten.
-            while let Err(error) = self.settle(&owed) {
+            while let Err(error) = self.ack(&owed) {
                 tracing::error!(%error, "cannot forget a statement that was run: what came after it waits");
                 if timeout(backoff.next_pause(longest_pause), closing.changed()).await.is_ok() {
                     return;
                 }
             }
             if let Some(Barrier { sequence, .. }) = owed.barrier {
-                self.journal.pass_barrier(place, sequence);
+                self.journal.pass_barrier(id, sequence);
             }
         }
     }
@@ -249,26 +248,26 @@ impl Statements {
         found.map_or(0, |one| one.differed.load(Ordering::Relaxed))
     }
 
-    /// The backend that is up and has most of what came before a statement: name, place, and how it is asked.
-    fn foremost(&self, scope: &Scope) -> Option<(String, usize, Influx)> {
+    /// The backend that is up and has most of what came before a statement: name, id, and how it is asked.
+    fn foremost(&self, scope: &Scope) -> Option<(String, BackendId, Influx)> {
         let (known, owed) = (self.known(), self.owed());
         let lacks = |one: &&Known| {
-            let found = self.journal.completeness(one.place, scope.lines().flatten(), &Span::ALWAYS, &[]);
+            let found = self.journal.completeness(one.id, scope.lines().flatten(), &Span::ALWAYS, &[]);
             let is_owed = owed.owes_before(&one.name, scope);
             (is_owed, found.gap_count, found.pending_since.map_or(0, |since| u64::MAX - since))
         };
         known.iter().filter(|one| one.is_up()).min_by_key(lacks).and_then(Known::another)
     }
 
-    /// Owes a statement to every backend, behind all that came before it; its place.
+    /// Owes a statement to every backend, behind all that came before it; returns its sequence.
     fn set_barrier(&self, statement: &str, default: Option<&str>, scope: &Scope) -> io::Result<u64> {
-        let places: Vec<(String, usize)> = self.known().iter().map(|one| (one.name.clone(), one.place)).collect();
-        let waiting: Vec<usize> = places.iter().filter(|_| scope.lines().is_some()).map(|(_, place)| *place).collect();
+        let known: Vec<(String, BackendId)> = self.known().iter().map(|one| (one.name.clone(), one.id)).collect();
+        let waiting: Vec<BackendId> = known.iter().filter(|_| scope.lines().is_some()).map(|(_, id)| *id).collect();
         let mut owed = self.owed();
-        // With the list locked: the order there is the order of the places.
+        // With the list locked: the order there is the order of sequences.
         let sequence = self.journal.set_barrier(&waiting, scope.lines().flatten());
         let barrier = Barrier { sequence, scope: scope.clone(), stage: Stage::Asked };
-        let saved = owed.owe(places.iter().map(|(backend, _)| Owed {
+        let saved = owed.owe(known.iter().map(|(backend, _)| Owed {
             backend: backend.clone(),
             statement: statement.to_owned(),
             default: default.map(str::to_owned),
@@ -276,14 +275,14 @@ impl Statements {
         }));
         drop(owed);
         if saved.is_err() {
-            waiting.iter().for_each(|place| self.journal.pass_barrier(*place, sequence));
+            waiting.iter().for_each(|id| self.journal.pass_barrier(*id, sequence));
         }
         saved.map(|()| sequence)
     }
 
     /// Waits until a backend has all that came before a statement.
-    async fn reach(&self, (name, place): (&str, usize), sequence: u64) {
-        self.journal.reach_barrier(place, sequence).await;
+    async fn reach(&self, (name, id): (&str, BackendId), sequence: u64) {
+        self.journal.reach_barrier(id, sequence).await;
         let mut changed = self.changed.subscribe();
         while self.owed().is_held_up(name, sequence) {
             if changed.changed().await.is_err() {
@@ -297,7 +296,7 @@ impl Statements {
         if let Err(error) = self.owed().forget(sequence) {
             tracing::error!(%error, "cannot forget a statement that is not to be run");
         }
-        self.known().iter().for_each(|one| self.journal.pass_barrier(one.place, sequence));
+        self.known().iter().for_each(|one| self.journal.pass_barrier(one.id, sequence));
         self.changed.send_replace(());
     }
 
@@ -313,10 +312,10 @@ impl Statements {
         owed
     }
 
-    fn settle(&self, done: &Owed) -> io::Result<()> {
-        let settled = self.owed().settle(done);
+    fn ack(&self, done: &Owed) -> io::Result<()> {
+        let acked = self.owed().ack(done);
         self.changed.send_replace(());
-        settled
+        acked
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Known>> {
@@ -334,8 +333,8 @@ impl Known {
     }
 
     /// How it is asked beside its own statements.
-    fn another(&self) -> Option<(String, usize, Influx)> {
-        self.asked.as_ref().map(|(influx, _)| (self.name.clone(), self.place, influx.another()))
+    fn another(&self) -> Option<(String, BackendId, Influx)> {
+        self.asked.as_ref().map(|(influx, _)| (self.name.clone(), self.id, influx.another()))
     }
 }
 
@@ -362,8 +361,8 @@ mod tests {
                 |name: &str| BackendConfig { name: name.to_owned(), address: String::new(), replay_share: 0.5 };
             let journal = Journal::new(1 << 20, &[backend("a"), backend("b")]);
             let statements = Statements::open(folder.path(), &journal, &["a", "b"]).expect("open");
-            statements.note_absent("a".to_owned(), 0);
-            statements.note_absent("b".to_owned(), 1);
+            statements.note_absent("a".to_owned(), BackendId::new(0));
+            statements.note_absent("b".to_owned(), BackendId::new(1));
             statements
         };
         let statements = open();
@@ -375,9 +374,9 @@ mod tests {
         statements.note(of_users, Stage::Sure, Some("b")).expect("remembered");
         let statements = open();
         assert_eq!((statements.pending("a"), statements.pending("b")), (1, 1));
-        let lacks = |place| statements.journal.completeness(place, Some("db"), &Span::ALWAYS, &[]);
-        assert!(lacks(1).has_statement && !lacks(0).has_statement);
+        let lacks = |id| statements.journal.completeness(id, Some("db"), &Span::ALWAYS, &[]);
+        assert!(lacks(BackendId::new(1)).has_statement && !lacks(BackendId::new(0)).has_statement);
         // What comes now comes behind them, also where the end of the journal is gone.
-        assert!(statements.journal.set_barrier(&[0], None) > of_users);
+        assert!(statements.journal.set_barrier(&[BackendId::new(0)], None) > of_users);
     }
 }

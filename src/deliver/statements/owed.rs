@@ -231,7 +231,7 @@ impl List {
     ///
     /// # Errors
     /// It cannot be remembered: it is still owed.
-    pub(super) fn settle(&mut self, done: &Owed) -> io::Result<()> {
+    pub(super) fn ack(&mut self, done: &Owed) -> io::Result<()> {
         let Some(place) = self.owed.iter().position(|one| one == done) else { return Ok(()) };
         let one = self.owed.remove(place);
         let saved = self.save();
@@ -279,7 +279,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let mut first = list(&folder, [owed("a", "x"), owed("b", "x")]);
         first.owe([owed("a", "x"), owed("a", "y")].into_iter()).expect("owe");
-        first.settle(&owed("b", "x")).expect("settle");
+        first.ack(&owed("b", "x")).expect("ack");
         let again = List::open(folder.path()).expect("open");
         assert_eq!(again.owed, [owed("a", "x"), owed("a", "y")]);
         let mode = std::fs::metadata(folder.path().join(NAME)).map(|file| {
@@ -333,7 +333,7 @@ mod tests {
             assert_eq!(next, expected, "{owed:?}");
             assert_eq!(list.is_held_up("b", 2), expected.is_none());
             for one in owed {
-                list.settle(&one).expect("settle");
+                list.ack(&one).expect("ack");
             }
         }
     }
@@ -346,7 +346,7 @@ mod tests {
         let mut list = list(&folder, [create.clone(), drop_it.clone(), create.clone(), other.clone()]);
         let mut order = Vec::new();
         while let Some(next) = list.next("b") {
-            list.settle(&next).expect("settle");
+            list.ack(&next).expect("ack");
             order.push(next);
         }
         assert_eq!(order, [create.clone(), other, drop_it, create]);

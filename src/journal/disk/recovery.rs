@@ -9,7 +9,7 @@
 //! | a segment that ends within a frame | it is cut after the last whole frame | `truncated_bytes`; the lines were never promised |
 //! | a damaged frame among whole ones | the frames after it, found by their marks and checksums | its lines, as `corrupt`, when a reader meets the gap in the positions |
 //! | a segment with a damaged head | its frames; number and key come from its name, totals from the segment before | nothing |
-//! | a file that is no segment at all | it is moved to `aside/` | its lines as `corrupt`, by the positions of what follows |
+//! | a file that is no segment at all | it is moved to `quarantine/` | its lines as `corrupt`, by the positions of what follows |
 //! | a missing segment | the others | `missing_segments`; its lines as `corrupt` |
 //! | repeats that end before an earlier segment does | they are removed; the earlier segments have all of it | nothing |
 //! | repeats that are whole | they are read instead of what they repeat | nothing |
@@ -42,6 +42,7 @@ use crate::journal::shared::Files;
 use crate::journal::state::cursor::Cursor;
 use crate::journal::state::figures::Report;
 use crate::journal::state::gaps::Loss;
+use crate::journal::state::id::LogId;
 use crate::journal::state::index::{DiskIndex, Opened, Segment, UnsyncedFile, When};
 use crate::journal::state::lane::{End, Lane, SavedLane, cut_saved};
 use crate::journal::state::ledger::DropReason;
@@ -239,10 +240,10 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
         backend.moved_from = (!address.is_empty() && address != backend.address).then(|| address.to_owned());
         let moved_at = known.as_ref().and_then(|known| known.moved_at.clone());
         backend.moved_at = backend.moved_from.as_ref().map(|_| moved_at.unwrap_or_else(|| end_of_log.clone()));
-        for (place, (log, begin)) in state.logs.iter().zip(&begins).enumerate() {
+        for (id, (log, begin)) in LogId::all().zip(state.logs.iter().zip(&begins)) {
             let lanes = known.as_ref().and_then(|known| lanes_of(known, &log.destination));
             if lanes.as_ref().and_then(VecDeque::front).is_some_and(|first| first.at.lines > 0) {
-                backend.taken.insert(place);
+                backend.taken.insert(id);
             }
             let mut cursor = match lanes {
                 Some(lanes) => Cursor::with_lanes(lanes),

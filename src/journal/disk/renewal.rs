@@ -189,7 +189,7 @@ impl Renewal {
         let Files { storage, journal, cursors, gaps } = self.files();
         storage.renew()?;
         for name in storage.list()?.iter().filter(|name| SegmentName::parse(name).is_some() || slots::is_slot(name)) {
-            storage.set_aside(name)?;
+            storage.quarantine(name)?;
             tracing::warn!(file = name, "set aside a file of another journal");
         }
         for (kind, slots) in [(slots::Kind::Cursors, cursors), (slots::Kind::Gaps, gaps)] {

@@ -85,7 +85,7 @@ pub(super) fn read_folder(
             // Made in the moment of a crash: there is nothing in it.
             Some(found) if found.bytes == 0 => storage.remove(&name.to_string())?,
             Some(found) => segments.push(found),
-            None => set_aside(storage, name, report),
+            None => quarantine(storage, name, report),
         }
     }
     Ok((segments, cursors))
@@ -134,9 +134,9 @@ fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, 
     Ok(Some(Found { name, bytes, header, first_sequence, totals, points_before, points: None, whole_below: None }))
 }
 
-fn set_aside(storage: &dyn Storage, name: SegmentName, report: &mut Report) {
-    match storage.set_aside(&name.to_string()) {
-        Ok(()) => report.set_aside.push(name.to_string()),
+fn quarantine(storage: &dyn Storage, name: SegmentName, report: &mut Report) {
+    match storage.quarantine(&name.to_string()) {
+        Ok(()) => report.quarantined.push(name.to_string()),
         Err(error) => tracing::warn!(segment = %name, %error, "cannot set a segment aside"),
     }
 }
@@ -273,7 +273,7 @@ pub(super) fn raise(ends: &mut Vec<(Destination, Position)>, destination: &Desti
     }
 }
 
-/// Moves saved cursors over what they had settled before it was written. (While the disk was full, say. When the cursors
+/// Moves saved cursors over what they had acked before it was written. (While the disk was full, say. When the cursors
 /// were saved it was not yet on the disk, so that their positions do not tell.)
 pub(super) fn pass_settled(
     storage: &dyn Storage,

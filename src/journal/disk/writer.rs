@@ -121,7 +121,7 @@ impl Writer {
         }
         let is_due = self.retry_at.is_none_or(|time| time <= Instant::now());
         let (jobs, epoch) = if is_due { self.next_jobs() } else { (Vec::new(), 0) };
-        // Between choosing and writing: a segment that repeats lacks what everybody has settled, which must be known then.
+        // Between choosing and writing: a segment that repeats lacks what everybody has acked, which must be known then.
         self.save_cursors();
         if jobs.is_empty() {
             return Next::Later;

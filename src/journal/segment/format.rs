@@ -8,7 +8,7 @@
 //! | `NNNNNNNNNNNNNNNN-SSSSSSSSSSSSSSSS.segment` | a piece of the log: its number and its salt, in hexadecimal |
 //! | `cursors-0` to `cursors-2` | slots (see `slots.rs`, `saved.rs`): where each backend is |
 //! | `gaps-0` to `gaps-2` | slots: what was given up for a backend |
-//! | `aside/` | files that could not be read; nothing in it is ever read or removed |
+//! | `quarantine/` | files that could not be read; nothing in it is ever read or removed |
 //!
 //! A **segment** is a header, a totals frame, and frames with records, one behind the other. Its number grows by
 //! one from segment to segment; its salt is random, so that bytes of another segment never pass for its own.

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Files that cannot be read go here.
-const ASIDE: &str = "aside";
+const QUARANTINE: &str = "quarantine";
 /// More of them are not kept apart: the oldest name wins, later ones stay where they are.
-const MOST_ASIDE: usize = 100;
+const MAX_QUARANTINED: usize = 100;
 
 /// One folder of files.
 pub trait Storage: Send + Sync + fmt::Debug {
@@ -42,7 +42,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// What the system says.
-    fn set_aside(&self, name: &str) -> io::Result<()>;
+    fn quarantine(&self, name: &str) -> io::Result<()>;
 
     /// Makes sure that files made, moved and removed so far are so after a power cut.
     ///
@@ -217,13 +217,16 @@ impl Storage for Folder {
         std::fs::remove_file(self.path.join(name))
     }
 
-    fn set_aside(&self, name: &str) -> io::Result<()> {
-        let aside = self.path.join(ASIDE);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&aside)?;
-        if std::fs::read_dir(&aside)?.count() >= MOST_ASIDE {
-            return Err(io::Error::other(format!("{} holds {MOST_ASIDE} files: look at them", aside.display())));
+    fn quarantine(&self, name: &str) -> io::Result<()> {
+        let quarantine = self.path.join(QUARANTINE);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&quarantine)?;
+        if std::fs::read_dir(&quarantine)?.count() >= MAX_QUARANTINED {
+            return Err(io::Error::other(format!(
+                "{} holds {MAX_QUARANTINED} files: look at them",
+                quarantine.display()
+            )));
         }
-        std::fs::rename(self.path.join(name), aside.join(name))
+        std::fs::rename(self.path.join(name), quarantine.join(name))
     }
 
     fn sync_folder(&self) -> io::Result<()> {

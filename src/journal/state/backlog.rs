@@ -1,5 +1,6 @@
 //! What is asked of the disk for a lane, and what comes back.
 
+use super::id::LogId;
 use std::sync::Arc;
 
 use super::lane::{End, Place};
@@ -11,7 +12,7 @@ use crate::journal::segment::Position;
 /// What is to be read for a lease.
 #[derive(Debug)]
 pub(in crate::journal) struct Request {
-    pub(in crate::journal) log: usize,
+    pub(in crate::journal) log: LogId,
     pub(in crate::journal) destination: Arc<Destination>,
     /// The lane's next sequence and position.
     pub(in crate::journal) from: u64,

@@ -4,6 +4,7 @@
 //! records wait behind one. Never does: keeping barriers over a restart; whoever sets them does.
 
 use super::State;
+use super::id::BackendId;
 
 /// A place in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ impl Barrier {
 
 impl State {
     /// Sets a barrier behind all that was appended, for these backends; returns its sequence.
-    pub(in crate::journal) fn set_barrier(&mut self, backends: &[usize], database: Option<&str>) -> u64 {
+    pub(in crate::journal) fn set_barrier(&mut self, backends: &[BackendId], database: Option<&str>) -> u64 {
         let sequence = self.next_sequence;
         // Two barriers are never at the same place.
         self.next_sequence += 1;
@@ -32,19 +33,24 @@ impl State {
     }
 
     /// Sets a barrier again that was set before a restart.
-    pub(in crate::journal) fn restore_barrier(&mut self, backends: &[usize], sequence: u64, database: Option<&str>) {
+    pub(in crate::journal) fn restore_barrier(
+        &mut self,
+        backends: &[BackendId],
+        sequence: u64,
+        database: Option<&str>,
+    ) {
         // Where a power cut took the end of the log, what comes now still comes behind it.
         self.next_sequence = self.next_sequence.max(sequence + 1);
         for backend in backends {
             let database = database.map(str::to_owned);
             let barriers = &mut self.backends[*backend].barriers;
-            let place = barriers.partition_point(|known| known.sequence < sequence);
-            barriers.insert(place, Barrier { sequence, database });
+            let index = barriers.partition_point(|known| known.sequence < sequence);
+            barriers.insert(index, Barrier { sequence, database });
         }
     }
 
     /// Whether a backend has all that lies before a barrier.
-    pub(in crate::journal) fn is_at_barrier(&self, backend: usize, sequence: u64) -> bool {
+    pub(in crate::journal) fn is_at_barrier(&self, backend: BackendId, sequence: u64) -> bool {
         let known = &self.backends[backend];
         let Some(barrier) = known.barriers.iter().find(|barrier| barrier.sequence == sequence) else { return true };
         let logs = self.logs.iter().zip(&known.cursors);
@@ -53,7 +59,7 @@ impl State {
     }
 
     /// Takes a barrier away.
-    pub(in crate::journal) fn pass_barrier(&mut self, backend: usize, sequence: u64) {
+    pub(in crate::journal) fn pass_barrier(&mut self, backend: BackendId, sequence: u64) {
         self.backends[backend].barriers.retain(|barrier| barrier.sequence != sequence);
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Lines that are still in builders or in the ring are no backend's: no copy has them, and they make none worse than another.
 
+use super::id::{BackendId, LogId};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -54,22 +55,22 @@ impl State {
     /// mirror that `others` names by their places.
     pub(in crate::journal) fn completeness(
         &self,
-        backend: usize,
+        backend: BackendId,
         database: Option<&str>,
         range: &Span,
-        others: &[usize],
+        others: &[BackendId],
     ) -> Completeness {
         let known = &self.backends[backend];
         let mut found = Completeness { has_statement: known.has_barrier(database), ..Completeness::default() };
-        for (place, log) in self.logs.iter().enumerate() {
+        for (id, log) in LogId::all().zip(&self.logs) {
             if database.is_none_or(|database| log.destination.database == database) {
-                self.add_pending(&mut found, (place, log), backend, range, others);
+                self.add_pending(&mut found, (id, log), backend, range, others);
             }
         }
         let all = || self.gaps.iter();
         let is_shared = |gap: &Gap| {
             let has =
-                |other: &usize| all().any(|one| one.backend == self.backends[*other].name && gap.is_shared_by(one));
+                |other: &BackendId| all().any(|one| one.backend == self.backends[*other].name && gap.is_shared_by(one));
             !others.is_empty() && others.iter().all(has)
         };
         let touches = |gap: &&Gap| match database {
@@ -89,12 +90,12 @@ impl State {
     fn add_pending(
         &self,
         found: &mut Completeness,
-        (place, log): (usize, &Log),
-        backend: usize,
+        (index, log): (LogId, &Log),
+        backend: BackendId,
         range: &Span,
-        others: &[usize],
+        others: &[BackendId],
     ) {
-        let (cursor, tail) = (&self.backends[backend].cursors[place], log.tail(self.next_sequence));
+        let (cursor, tail) = (&self.backends[backend].cursors[index], log.tail(self.next_sequence));
         let mut add = |points: &Span, since: u64, sequences: Range<u64>| {
             let from = points.from.max(range.from);
             found.pending_from = Some(found.pending_from.map_or(from, |known| known.min(from)));
@@ -102,10 +103,10 @@ impl State {
             found.pending_until = Some(found.pending_until.map_or(until, |known| known.max(until)));
             found.pending_since = Some(found.pending_since.map_or(since, |known| known.min(since)));
             // After a crash, others may have what is told as pending.
-            let may_have = |other: &usize| {
+            let may_have = |other: &BackendId| {
                 let other = &self.backends[*other];
                 let has_some = other.partly.range(sequences.clone()).next().is_some();
-                sequences.start < self.found_below || has_some || !other.cursors[place].has_pending(&sequences)
+                sequences.start < self.found_below || has_some || !other.cursors[index].has_pending(&sequences)
             };
             found.is_behind |= others.iter().any(may_have);
         };
@@ -114,7 +115,7 @@ impl State {
         }
         for (sequences, since) in cursor.pending_on_disk(tail) {
             let mut is_covered = false;
-            for (own, points) in self.on_disk(place) {
+            for (own, points) in self.on_disk(index) {
                 let common = sequences.start.max(own.start)..sequences.end.min(own.end);
                 is_covered |= !common.is_empty();
                 if !common.is_empty() && points.meets(range) {
@@ -131,12 +132,12 @@ impl State {
 
 impl State {
     /// What each file has, or had, of a log: sequences, and the times of their points.
-    pub(super) fn on_disk(&self, log: usize) -> impl Iterator<Item = (Range<u64>, Span)> {
+    pub(super) fn on_disk(&self, log: LogId) -> impl Iterator<Item = (Range<u64>, Span)> {
         self.disk.iter().flat_map(move |disk| {
             let segments = disk.segments.iter();
             let segments = segments.map(move |one| (one.first_sequence..one.end_sequence, one.points(log)));
             let vanished = &disk.vanished;
-            let gone = vanished.points.get(log).map(|points| (vanished.sequences.clone(), *points));
+            let gone = vanished.points.get(log.index()).map(|points| (vanished.sequences.clone(), *points));
             segments.chain(gone)
         })
     }
@@ -144,7 +145,7 @@ impl State {
 
 impl State {
     /// A backend has some of a lease's lines, and others later or never.
-    pub(in crate::journal) fn note_partly(&mut self, backend: usize, lease: &Lease) {
+    pub(in crate::journal) fn note_partly(&mut self, backend: BackendId, lease: &Lease) {
         if lease.letters.is_none() {
             self.backends[backend].partly.extend(lease.records.iter().map(|record| record.sequence));
         }
@@ -160,7 +161,7 @@ impl State {
     }
 
     /// A backend has no such database. If it had one, what was in it is gone.
-    pub(in crate::journal) fn note_missing(&mut self, backend: usize, database: &str, now: u64) {
+    pub(in crate::journal) fn note_missing(&mut self, backend: BackendId, database: &str, now: u64) {
         let Backend { name, taken, .. } = &self.backends[backend];
         if taken.iter().any(|log| self.logs[*log].destination.database == database) {
             self.gaps.note_made(name, database, now);

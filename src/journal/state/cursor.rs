@@ -1,6 +1,6 @@
 //! One backend's place in one destination's records.
 //!
-//! Records are leased in order, several leases may be out at once, and they may end in any order: settled, or
+//! Records are leased in order, several leases may be out at once, and they may end in any order: acked, or
 //! given back and then leased again before anything newer.
 //!
 //! What is not leased yet lies in **lanes**: the open one, which has no end, and closed ones before it. A cursor has one
@@ -114,7 +114,7 @@ impl Cursor {
         held.sort_unstable_by_key(|record| record.sequence);
         let mut held = held.into_iter().peekable();
         for lane in &self.lanes {
-            // What is held lies before the lane: directly, or (where something between is settled, or gone) not.
+            // What is held lies before the lane: directly, or (where something between is acked, or gone) not.
             let mut open_run: Option<SavedLane> = None;
             while let Some(record) = held.next_if(|record| record.sequence < lane.from) {
                 let at = record.written().unwrap_or(tail.written);
@@ -243,7 +243,7 @@ impl Cursor {
         Some((read.records, missing))
     }
 
-    /// What is in memory and not settled: on its way, given back, or to be leased from memory.
+    /// What is in memory and not acked: on its way, given back, or to be leased from memory.
     pub(in crate::journal) fn pending_in_memory<'a>(&'a self, tail: Tail<'a>) -> impl Iterator<Item = &'a Arc<Record>> {
         let open = self.open();
         // What lies before on the disk counts there.
@@ -260,7 +260,7 @@ impl Cursor {
         })
     }
 
-    /// Whether all records of these sequences, as far as there are any, are not settled.
+    /// Whether all records of these sequences, as far as there are any, are not acked.
     pub(in crate::journal) fn has_pending(&self, sequences: &Range<u64>) -> bool {
         let is_held = |sequence: &u64| self.leased.contains_key(sequence) || self.returned.contains_key(sequence);
         let in_lane =
@@ -269,7 +269,7 @@ impl Cursor {
         self.lanes.iter().any(in_lane) || (is_one && is_held(&sequences.start))
     }
 
-    /// Whether a record below this sequence is not settled.
+    /// Whether a record below this sequence is not acked.
     pub(in crate::journal) fn has_pending_below(&self, tail: Tail<'_>, sequence: u64) -> bool {
         self.pending_in_memory(tail).any(|record| record.sequence < sequence)
             || self.pending_on_disk(tail).any(|(sequences, _)| sequences.start < sequence)
@@ -280,15 +280,15 @@ impl Cursor {
         self.leased.contains_key(&sequence)
     }
 
-    /// Ends the lease of a settled record.
-    pub(in crate::journal) fn settle(&mut self, sequence: u64) {
+    /// Ends the lease of a acked record.
+    pub(in crate::journal) fn ack(&mut self, sequence: u64) {
         let leased = self.leased.remove(&sequence);
-        debug_assert!(leased.is_some(), "BUG: only a leased record is settled");
+        debug_assert!(leased.is_some(), "BUG: only a leased record is acked");
         self.end_lanes();
     }
 
     /// Ends the lease of a record that is to be leased again.
-    pub(in crate::journal) fn give_back(&mut self, record: &Arc<Record>) {
+    pub(in crate::journal) fn requeue(&mut self, record: &Arc<Record>) {
         // It may have been replaced meanwhile: see `adopt`.
         let record = self.leased.remove(&record.sequence).unwrap_or_else(|| Arc::clone(record));
         self.append(&record);
@@ -298,7 +298,7 @@ impl Cursor {
     /// Ends all leases: their records are leased again.
     pub(in crate::journal) fn give_all_back(&mut self) {
         for record in std::mem::take(&mut self.leased).into_values() {
-            self.give_back(&record);
+            self.requeue(&record);
         }
     }
 
@@ -334,7 +334,7 @@ impl Cursor {
             let Some(lane) = self.lanes.iter_mut().find(|lane| lane.at == end && lane.from > record.sequence) else {
                 break;
             };
-            // What is not written yet has no position: it may lie between, leased or settled.
+            // What is not written yet has no position: it may lie between, leased or acked.
             let between = record.sequence + 1..lane.from;
             let is_leased = self.leased.range(between.clone()).next().is_some();
             if is_leased || tail.next(between.start).is_some_and(|next| between.contains(&next.sequence)) {
@@ -460,7 +460,7 @@ impl Cursor {
         self.open().from
     }
 
-    /// The oldest record that is not settled: in memory, or only known by its time.
+    /// The oldest record that is not acked: in memory, or only known by its time.
     pub(in crate::journal) fn oldest_pending<'a>(&'a self, tail: Tail<'a>) -> (Option<&'a Arc<Record>>, Option<u64>) {
         let available = self.first_available(tail);
         let leased = self.leased.first_key_value().map(|(_, record)| record);
@@ -476,7 +476,7 @@ impl Cursor {
             .fold(Position::default(), |sum, one| sum.plus(one.lines, one.bytes))
     }
 
-    /// Lets closed lanes go of which everything is settled. (Before that they say where what is leased ends.)
+    /// Lets closed lanes go of which everything is acked. (Before that they say where what is leased ends.)
     fn end_lanes(&mut self) {
         let held = [self.leased.first_key_value(), self.returned.first_key_value()];
         let held = held.into_iter().flatten().map(|(sequence, _)| *sequence).min().unwrap_or(u64::MAX);

@@ -104,7 +104,7 @@ pub struct Report {
     /// Segments that are missing between others.
     pub missing_segments: u64,
     /// Files that were set aside.
-    pub set_aside: Vec<String>,
+    pub quarantined: Vec<String>,
     /// There were segments, but no cursors: every backend gets what they hold once more.
     pub cursors_lost: bool,
     /// How long it took.

@@ -3,6 +3,7 @@
 //!
 //! Never does: I/O. It holds the files that are to be synced for whoever syncs them.
 
+use super::id::LogId;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -57,15 +58,16 @@ pub(in crate::journal) struct Segment {
 
 impl Segment {
     /// The times of a log's points in it.
-    pub(in crate::journal) fn points(&self, log: usize) -> Span {
-        self.points.get(log).copied().unwrap_or(Span::NONE)
+    pub(in crate::journal) fn points(&self, log: LogId) -> Span {
+        self.points.get(log.index()).copied().unwrap_or(Span::NONE)
     }
 
-    pub(super) fn add_points(&mut self, log: usize, points: Span) {
-        if self.points.len() <= log {
-            self.points.resize(log + 1, Span::NONE);
+    pub(super) fn add_points(&mut self, log: LogId, points: Span) {
+        if self.points.len() <= log.index() {
+            self.points.resize(log.index() + 1, Span::NONE);
         }
-        self.points[log] = self.points[log].and(points);
+        let known = &mut self.points[log.index()];
+        *known = known.and(points);
     }
 }
 
@@ -411,7 +413,7 @@ impl DiskIndex {
         self.error = Some(why.to_owned());
     }
 
-    /// The folder, or the last segment's file, is not where it was: nothing is written until that is settled.
+    /// The folder, or the last segment's file, is not where it was: nothing is written until that is acked.
     pub(in crate::journal) fn note_misplaced(&mut self, what: String) {
         self.writing_is = Condition::Failing;
         self.error = Some(what);

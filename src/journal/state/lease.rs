@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::backlog::Request;
+use super::id::LogId;
 use super::record::Record;
 use crate::batch::Destination;
 
-/// Records of one destination that are on their way to a backend. It must be settled or given back.
+/// Records of one destination that are on their way to a backend. It must be acked or given back.
 #[derive(Debug)]
-#[must_use = "a lease is settled or given back"]
+#[must_use = "a lease is acked or given back"]
 pub struct Lease {
     /// Where the lines go.
     pub destination: Arc<Destination>,
@@ -21,18 +22,18 @@ pub struct Lease {
     pub bytes: u64,
     /// The numbers of the lines' dead letters, where they were sent again.
     pub letters: Option<Arc<[u64]>>,
-    pub(in crate::journal) log: usize,
+    pub(in crate::journal) log: LogId,
 }
 
 impl Lease {
-    pub(in crate::journal) fn new(log: usize, destination: &Arc<Destination>, records: Vec<Arc<Record>>) -> Self {
+    pub(in crate::journal) fn new(log: LogId, destination: &Arc<Destination>, records: Vec<Arc<Record>>) -> Self {
         let lines = records.iter().map(|record| record.batch.lines).sum();
         let bytes = records.iter().map(|record| record.bytes()).sum();
         Self { destination: Arc::clone(destination), records, lines, bytes, letters: None, log }
     }
 
-    /// The place of its destination among all of the journal: the same for every lease of that destination.
-    pub fn place(&self) -> usize {
+    /// Its destination's log: the same for every lease of that destination.
+    pub fn log(&self) -> LogId {
         self.log
     }
 }

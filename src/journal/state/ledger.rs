@@ -135,7 +135,7 @@ impl Ledger {
 
     /// Lines were answered: the backend has them but for the rejected ones, of which no more than all are counted. Bytes
     /// count as delivered where any line was. Returns how many lines it has.
-    pub(in crate::journal) fn settle(&mut self, lines: u64, bytes: u64, rejected: &[(Rejection, u64)]) -> u64 {
+    pub(in crate::journal) fn ack(&mut self, lines: u64, bytes: u64, rejected: &[(Rejection, u64)]) -> u64 {
         let mut left = lines;
         for (class, count) in rejected {
             let count = left.min(*count);
@@ -172,11 +172,11 @@ mod tests {
         let mut ledger = Ledger::default();
         let sums =
             |ledger: &Ledger| (ledger.delivered, ledger.rejected[Rejection::Other as usize], ledger.delivered_bytes);
-        ledger.settle(10, 500, &[]);
+        ledger.ack(10, 500, &[]);
         assert_eq!(sums(&ledger), (10, 0, 500));
-        ledger.settle(10, 70, &[(Rejection::Other, 4), (Rejection::Other, 5)]);
+        ledger.ack(10, 70, &[(Rejection::Other, 4), (Rejection::Other, 5)]);
         assert_eq!(sums(&ledger), (11, 9, 570));
-        ledger.settle(10, 3, &[(Rejection::Other, 11)]);
+        ledger.ack(10, 3, &[(Rejection::Other, 11)]);
         assert_eq!(sums(&ledger), (11, 19, 570));
     }
 

@@ -1,5 +1,6 @@
 //! The memory tail and its bound: who leaves it, and what that costs.
 
+use super::id::LogId;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,12 +32,12 @@ impl State {
         };
         while self.memory.load(Ordering::Relaxed) + bytes > bound {
             let (pinned, kept_from) = (self.disk.as_ref().map_or(0..0, DiskIndex::being_written), self.kept_from());
-            let candidates = self.logs.iter().enumerate().filter_map(|(place, log)| {
-                let first = self.first_to_forget(place, &pinned, kept_from)?;
-                Some((log.records[first].sequence, place, first))
+            let candidates = LogId::all().zip(&self.logs).filter_map(|(id, log)| {
+                let first = self.first_to_forget(id, &pinned, kept_from)?;
+                Some((log.records[first].sequence, id, first))
             });
             let candidate = candidates.min();
-            let is_on_disk = |(_, log, place): (u64, usize, usize)| self.logs[log].records[place].is_on_disk(kept_from);
+            let is_on_disk = |(_, log, place): (u64, LogId, usize)| self.logs[log].records[place].is_on_disk(kept_from);
             // What was given back and is on the disk can be read again: nothing is lost for its sake.
             if !candidate.is_some_and(is_on_disk) && self.release_returned() {
                 continue;
@@ -56,7 +57,7 @@ impl State {
     /// The place of the oldest record of a log that may leave the memory. What is on its way would not free its memory, and
     /// what is not on the disk would be lost with a crash. Of those that have left the disk the oldest goes first: cursors
     /// pass them in order.
-    pub(super) fn first_to_forget(&self, log: usize, pinned: &Range<u64>, kept_from: u64) -> Option<usize> {
+    pub(super) fn first_to_forget(&self, log: LogId, pinned: &Range<u64>, kept_from: u64) -> Option<usize> {
         let is_leased =
             |record: &Record| self.backends.iter().any(|backend| backend.cursors[log].has_leased(record.sequence));
         let is_pinned =
@@ -70,16 +71,16 @@ impl State {
     /// Lets go of what was given back and can be read from the disk again; false where there is none.
     pub(super) fn release_returned(&mut self) -> bool {
         let (mut has_released, kept_from) = (false, self.kept_from());
-        for (place, log) in self.logs.iter().enumerate() {
+        for (id, log) in LogId::all().zip(&self.logs) {
             for backend in &mut self.backends {
-                has_released |= backend.cursors[place].release_returned(log.tail(self.next_sequence), kept_from);
+                has_released |= backend.cursors[id].release_returned(log.tail(self.next_sequence), kept_from);
             }
         }
         has_released
     }
 
     /// Lets one record in memory go: what is on the disk is read from there, what is not is lost.
-    pub(in crate::journal) fn forget(&mut self, log: usize, place: usize) {
+    pub(in crate::journal) fn forget(&mut self, log: LogId, place: usize) {
         let reason = self.disk.as_ref().map_or(DropReason::MemoryFull, DiskIndex::reason);
         let kept_from = self.kept_from();
         let Log { records, .. } = &mut self.logs[log];
@@ -94,7 +95,7 @@ impl State {
                 record.batch.lose();
             }
         }
-        // The watermark of a cursor that lost its lowest record rises over what it had settled behind that.
+        // The watermark of a cursor that lost its lowest record rises over what it had acked behind that.
         self.retire(log);
     }
 
@@ -103,14 +104,14 @@ impl State {
     pub(super) fn trim(&mut self) {
         loop {
             let (memory, kept_from) = (self.memory.load(Ordering::Relaxed), self.disk().first_sequence());
-            let on_disk = self.logs.iter().enumerate().filter_map(|(log, known)| {
+            let on_disk = LogId::all().zip(&self.logs).filter_map(|(log, known)| {
                 let place = known.records.partition_point(|record| record.has_left_disk(kept_from));
                 let record = known.records.get(place).filter(|record| record.is_on_disk(kept_from))?;
                 Some((record.sequence, log, place))
             });
             let left_disk = || {
                 let fronts =
-                    self.logs.iter().enumerate().filter_map(|(log, known)| Some((known.records.front()?, log)));
+                    LogId::all().zip(&self.logs).filter_map(|(log, known)| Some((known.records.front()?, log)));
                 fronts
                     .filter(|(record, _)| record.has_left_disk(kept_from))
                     .map(|(record, log)| (record.sequence, log, 0))
@@ -126,8 +127,8 @@ impl State {
         }
     }
 
-    /// Lets go of the records that every backend has settled.
-    pub(super) fn retire(&mut self, log: usize) {
+    /// Lets go of the records that every backend has acked.
+    pub(super) fn retire(&mut self, log: LogId) {
         let watermark = self.backends.iter().map(|backend| backend.cursors[log].watermark()).min();
         let records = &mut self.logs[log].records;
         while let Some(record) = records.pop_front_if(|record| Some(record.sequence) < watermark) {
@@ -144,14 +145,14 @@ impl State {
     /// Gives up what is not on the disk, at the end; returns each backend's lines. `reason` is that of what was never written.
     pub(in crate::journal) fn give_up_memory_only(&mut self, reason: DropReason) -> Vec<u64> {
         let (kept_from, found_below, before) = (self.kept_from(), self.found_below, self.dropped_lines());
-        for place in 0..self.logs.len() {
-            let log = &mut self.logs[place];
+        for id in LogId::all().take(self.logs.len()) {
+            let log = &mut self.logs[id];
             let records = std::mem::take(&mut log.records).into_iter();
             let (kept, gone): (VecDeque<Arc<Record>>, VecDeque<Arc<Record>>) =
                 records.partition(|record| record.is_on_disk(kept_from));
             log.records = kept;
             for backend in &mut self.backends {
-                let cursor = &mut backend.cursors[place];
+                let cursor = &mut backend.cursors[id];
                 let mut lost: Vec<_> =
                     gone.iter().filter(|record| cursor.fall_off(record, &log.records)).map(Arc::clone).collect();
                 // What was read from the disk and given back is in no log.
@@ -162,7 +163,7 @@ impl State {
                     backend.give_up(&mut self.gaps, reason, Loss::of(&record, found_below));
                 }
             }
-            self.retire(place);
+            self.retire(id);
         }
         self.note_progress();
         self.dropped_lines().iter().zip(before).map(|(after, before)| after - before).collect()

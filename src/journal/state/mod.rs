@@ -21,6 +21,7 @@ pub(in crate::journal) mod complete;
 pub(in crate::journal) mod cursor;
 pub(in crate::journal) mod figures;
 pub(in crate::journal) mod gaps;
+pub(in crate::journal) mod id;
 pub(in crate::journal) mod index;
 pub(in crate::journal) mod lane;
 pub(in crate::journal) mod lease;
@@ -36,6 +37,7 @@ pub(in crate::journal) mod saved;
 pub(in crate::journal) mod writing;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -46,6 +48,7 @@ use backlog::{Read, Request};
 use barrier::{Barrier, open_below};
 use cursor::{Cursor, Tail};
 use gaps::{Gap, Gaps, Loss};
+use id::{BackendId, LogId};
 use index::DiskIndex;
 use lane::Missing;
 use lease::{Lease, Ready};
@@ -128,8 +131,8 @@ pub(in crate::journal) struct Backend {
     /// One for each of the logs.
     pub(in crate::journal) cursors: Vec<Cursor>,
     /// Logs of which it has, or had, something.
-    pub(in crate::journal) taken: BTreeSet<usize>,
-    /// Records that are not settled, and of which it has some lines.
+    pub(in crate::journal) taken: BTreeSet<LogId>,
+    /// Records that are not acked, and of which it has some lines.
     partly: BTreeSet<u64>,
     pub(in crate::journal) ledger: Ledger,
     pub(in crate::journal) resent: Resent,
@@ -177,7 +180,7 @@ impl State {
     }
 
     /// Appends a batch; returns the backends that have a reason to look.
-    pub(in crate::journal) fn append(&mut self, batch: Batch) -> Vec<usize> {
+    pub(in crate::journal) fn append(&mut self, batch: Batch) -> Vec<BackendId> {
         let log = self.log_of(&batch.destination);
         self.appended_lines += batch.lines;
         if !self.make_room(cost(&batch)) {
@@ -191,13 +194,13 @@ impl State {
         let record = Record::new(self.next_sequence, batch, None, &self.memory);
         let mut woken = Vec::new();
         let tail = self.logs[log].tail(self.next_sequence);
-        for (place, backend) in self.backends.iter_mut().enumerate() {
+        for (id, backend) in BackendId::all().zip(&mut self.backends) {
             let cursor = &mut backend.cursors[log];
             let was_idle = cursor.first_available(tail).is_none();
             cursor.append(&record);
             if backend.waiting.is_some_and(|limits| was_idle || cursor.is_full(&limits)) {
                 backend.waiting = None;
-                woken.push(place);
+                woken.push(id);
             }
         }
         self.next_sequence += 1;
@@ -210,9 +213,9 @@ impl State {
     /// the disk as well, it gets its share of the leases; it is not read before `read_from`.
     pub(in crate::journal) fn lease(
         &mut self,
-        backend: usize,
+        backend: BackendId,
         limits: &Limits,
-        parked: &HashMap<usize, Instant>,
+        parked: &HashMap<LogId, Instant>,
         read_from: Instant,
         now: Instant,
     ) -> Ready {
@@ -220,21 +223,21 @@ impl State {
             return Ready::Lease(lease);
         }
         // The first sequence, and the log.
-        let mut fresh: Option<(u64, usize)> = None;
-        let mut backlog: Option<(u64, usize)> = None;
+        let mut fresh: Option<(u64, LogId)> = None;
+        let mut backlog: Option<(u64, LogId)> = None;
         let mut wake_at: Option<Instant> = None;
         let Backend { cursors, barriers, waiting, replay_share, credit, .. } = &mut self.backends[backend];
-        for (place, (log, cursor)) in self.logs.iter().zip(cursors.iter_mut()).enumerate() {
+        for (id, (log, cursor)) in LogId::all().zip(self.logs.iter().zip(cursors.iter_mut())) {
             let tail = log.tail(self.next_sequence);
             let before = open_below(barriers, &log.destination.database);
-            let held_until = parked.get(&place).copied().unwrap_or(now);
+            let held_until = parked.get(&id).copied().unwrap_or(now);
             if *replay_share < 1.0 {
                 cursor.part(tail);
             }
             if let Some((lane, _)) = cursor.backlog(tail).filter(|(lane, _)| lane.from < before) {
                 let due = held_until.max(read_from);
                 if due <= now {
-                    backlog = Some(backlog.map_or((lane.from, place), |known| known.min((lane.from, place))));
+                    backlog = Some(backlog.map_or((lane.from, id), |known| known.min((lane.from, id))));
                 } else if !self.closed {
                     wake_at = Some(wake_at.map_or(due, |known| known.min(due)));
                 }
@@ -245,7 +248,7 @@ impl State {
             let due = if self.closed || cursor.is_full(limits) { now } else { due };
             let due = due.max(held_until);
             if due <= now {
-                fresh = Some(fresh.map_or((first.sequence, place), |known| known.min((first.sequence, place))));
+                fresh = Some(fresh.map_or((first.sequence, id), |known| known.min((first.sequence, id))));
             } else if !self.closed {
                 wake_at = Some(wake_at.map_or(due, |known| known.min(due)));
             }
@@ -275,7 +278,7 @@ impl State {
     }
 
     /// What is to be read next from a cursor's backlog; none where there is none.
-    pub(in crate::journal) fn request(&self, backend: usize, log: usize, limits: &Limits) -> Option<Request> {
+    pub(in crate::journal) fn request(&self, backend: BackendId, log: LogId, limits: &Limits) -> Option<Request> {
         let tail = self.logs[log].tail(self.next_sequence);
         let (lane, end) = self.backends[backend].cursors[log].backlog(tail)?;
         let before = open_below(&self.backends[backend].barriers, &self.logs[log].destination.database);
@@ -296,8 +299,8 @@ impl State {
     /// Leases what was read; none where there was nothing, or where the cursor has moved meanwhile.
     pub(in crate::journal) fn lease_read(
         &mut self,
-        backend: usize,
-        log: usize,
+        backend: BackendId,
+        log: LogId,
         read: Read,
         until: u64,
     ) -> Option<Lease> {
@@ -314,22 +317,22 @@ impl State {
         (!records.is_empty()).then(|| Lease::new(log, &destination, records))
     }
 
-    pub(in crate::journal) fn settle(
+    pub(in crate::journal) fn ack(
         &mut self,
-        backend: usize,
+        backend: BackendId,
         lease: &Lease,
         rejected: &[(Rejection, u64)],
         now: Instant,
     ) {
         let Backend { cursors, ledger, taken, partly, .. } = &mut self.backends[backend];
-        let delivered = ledger.settle(lease.lines, lease.bytes, rejected);
+        let delivered = ledger.ack(lease.lines, lease.bytes, rejected);
         if lease.letters.is_some() {
-            self.settle_resent(backend, lease);
+            self.ack_resent(backend, lease);
             return;
         }
         taken.insert(lease.log);
         for record in &lease.records {
-            cursors[lease.log].settle(record.sequence);
+            cursors[lease.log].ack(record.sequence);
             partly.remove(&record.sequence);
             if delivered > 0 {
                 let latency = now.saturating_duration_since(record.batch.received.monotonic);
@@ -340,13 +343,13 @@ impl State {
         self.note_progress();
     }
 
-    pub(in crate::journal) fn give_back(&mut self, backend: usize, lease: &Lease) {
+    pub(in crate::journal) fn requeue(&mut self, backend: BackendId, lease: &Lease) {
         if let Some(letters) = &lease.letters {
-            self.give_resent_back(backend, lease, letters);
+            self.requeue_resent(backend, lease, letters);
             return;
         }
         for record in &lease.records {
-            self.backends[backend].cursors[lease.log].give_back(record);
+            self.backends[backend].cursors[lease.log].requeue(record);
         }
     }
 
@@ -364,25 +367,47 @@ impl State {
         MovedAt { sequence: self.next_sequence, written: written.collect() }
     }
 
-    /// The place of a destination's log, which is made where there is none.
-    pub(in crate::journal) fn log_of(&mut self, destination: &Arc<Destination>) -> usize {
+    /// A destination's log, created if missing.
+    pub(in crate::journal) fn log_of(&mut self, destination: &Arc<Destination>) -> LogId {
         let known = self
             .logs
             .iter()
             .position(|log| Arc::ptr_eq(&log.destination, destination) || log.destination == *destination);
-        known.unwrap_or_else(|| {
+        LogId::new(known.unwrap_or_else(|| {
             self.logs.push(Log::new(Arc::clone(destination), Position::default()));
             for backend in &mut self.backends {
                 backend.cursors.push(Cursor::new(self.next_sequence, Position::default()));
             }
             self.logs.len() - 1
-        })
+        }))
     }
 
     pub(in crate::journal) fn disk(&mut self) -> &mut DiskIndex {
         self.disk.as_mut().expect("BUG: only a journal with a disk has a writer")
     }
 }
+
+macro_rules! indexed {
+    ($item:ty, $id:ty) => {
+        impl Index<$id> for Vec<$item> {
+            type Output = $item;
+
+            fn index(&self, id: $id) -> &$item {
+                &self[id.index()]
+            }
+        }
+
+        impl IndexMut<$id> for Vec<$item> {
+            fn index_mut(&mut self, id: $id) -> &mut $item {
+                &mut self[id.index()]
+            }
+        }
+    };
+}
+
+indexed!(Log, LogId);
+indexed!(Cursor, LogId);
+indexed!(Backend, BackendId);
 
 #[cfg(test)]
 mod tests;

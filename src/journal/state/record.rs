@@ -160,12 +160,12 @@ mod tests {
     #[test]
     fn a_record_that_the_disk_lost_is_in_memory_only_and_may_be_written_again() {
         let record = Record::new(7, batch(6), None, &Arc::default());
-        let places = [Position { lines: 3, bytes: 30 }, Position { lines: 5, bytes: 50 }];
+        let indexes = [Position { lines: 3, bytes: 30 }, Position { lines: 5, bytes: 50 }];
         assert_eq!((record.written(), record.is_on_disk(0), record.has_left_disk(8)), (None, false, false));
-        for place in places {
-            assert!(record.note_written(place));
+        for index in indexes {
+            assert!(record.note_written(index));
             assert!(!record.note_written(Position { lines: 9, bytes: 90 }), "it is where it was written first");
-            assert_eq!(record.written(), Some(place));
+            assert_eq!(record.written(), Some(index));
             assert_eq!([record.is_on_disk(7), record.is_on_disk(8)], [true, false]);
             assert_eq!([record.has_left_disk(7), record.has_left_disk(8)], [false, true]);
             record.leave_disk();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::State;
 use super::gaps::{Gap, Loss};
+use super::id::LogId;
 use super::index::DiskIndex;
 use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
@@ -35,15 +36,15 @@ impl State {
         disk.folder_changed = true;
         disk.cursors_changed = true;
         let (first, next_sequence) = (disk.segments.front()?.clone(), self.next_sequence);
-        for (place, log) in self.logs.iter().enumerate() {
-            let at = first.totals.get(place).copied().unwrap_or_default();
+        for (id, log) in LogId::all().zip(&self.logs) {
+            let at = first.totals.get(id.index()).copied().unwrap_or_default();
             let begin = End { sequence: first.first_sequence, at };
             for backend in &mut self.backends {
-                let (lost, since) = backend.cursors[place].cut(log.tail(next_sequence), begin);
+                let (lost, since) = backend.cursors[id].cut(log.tail(next_sequence), begin);
                 if lost != Position::default() {
                     let from = if since == 0 { gone.created } else { since };
                     let (lines, received) = (lost.lines, (from, first.created.max(from)));
-                    let (points, is_unsure) = (gone.points(place), gone.first_sequence < self.found_below);
+                    let (points, is_unsure) = (gone.points(id), gone.first_sequence < self.found_below);
                     let loss = Loss { destination: &log.destination, lines, received, points, is_unsure };
                     backend.give_up(&mut self.gaps, reason, loss);
                 }
@@ -52,7 +53,7 @@ impl State {
                 let lanes = orphan.destinations.iter_mut().find(|(known, _)| *known == *log.destination);
                 let lost = lanes.map_or(0, |(_, lanes)| cut_saved(lanes, begin, log.written));
                 if lost > 0 {
-                    let (received, points) = ((gone.created, first.created), gone.points(place));
+                    let (received, points) = ((gone.created, first.created), gone.points(id));
                     let loss = Loss { destination: &log.destination, lines: lost, received, points, is_unsure: true };
                     self.gaps.note(Gap::of(&orphan.name, loss, reason));
                 }
@@ -63,7 +64,7 @@ impl State {
 
     /// Lets what is written below a sequence leave the memory, too.
     pub(super) fn forget_below(&mut self, sequence: u64) {
-        for log in 0..self.logs.len() {
+        for log in LogId::all().take(self.logs.len()) {
             let is_old = |record: &Arc<Record>| record.sequence < sequence && record.written().is_some();
             while self.logs[log].records.front().is_some_and(is_old) {
                 self.forget(log, 0);

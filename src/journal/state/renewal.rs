@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::State;
 use super::gaps::{Gap, Loss};
+use super::id::LogId;
 use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
 use super::record::Record;
@@ -22,8 +23,8 @@ impl State {
         self.lose_unsynced();
         let before: u64 = self.dropped_lines().iter().sum();
         let oldest = self.disk().segments.front().map_or(now, |first| first.created);
-        for place in 0..self.logs.len() {
-            self.lose_log(place, oldest, now);
+        for log in LogId::all().take(self.logs.len()) {
+            self.lose_log(log, oldest, now);
         }
         let in_memory = self.logs.iter().filter_map(|log| log.records.front());
         let next_write = in_memory.map(|record| record.sequence).min().unwrap_or(self.next_sequence);
@@ -32,12 +33,12 @@ impl State {
         self.dropped_lines().iter().sum::<u64>() - before
     }
 
-    fn lose_log(&mut self, place: usize, oldest: u64, now: u64) {
-        let points = self.on_disk(place).fold(Span::NONE, |sum, (_, points)| sum.and(points));
+    fn lose_log(&mut self, id: LogId, oldest: u64, now: u64) {
+        let points = self.on_disk(id).fold(Span::NONE, |sum, (_, points)| sum.and(points));
         let Self { logs, backends, orphans, gaps, next_sequence, .. } = self;
-        let log = &mut logs[place];
+        let log = &mut logs[id];
         for backend in backends.iter_mut() {
-            let (lost, since) = backend.cursors[place].leave_disk(log.tail(*next_sequence));
+            let (lost, since) = backend.cursors[id].leave_disk(log.tail(*next_sequence));
             if lost != Position::default() {
                 let from = if since == 0 { oldest } else { since };
                 let (lines, received) = (lost.lines, (from, now.max(from)));
@@ -56,17 +57,17 @@ impl State {
             }
         }
         // What is on its way, or was given back, is written again with the rest, where no other cursor has still to pass it.
-        let passed = backends.iter().map(|backend| backend.cursors[place].next_in_memory()).min().unwrap_or(0);
+        let passed = backends.iter().map(|backend| backend.cursors[id].next_in_memory()).min().unwrap_or(0);
         let mut records: BTreeMap<u64, Arc<Record>> =
             std::mem::take(&mut log.records).into_iter().map(|record| (record.sequence, record)).collect();
-        for record in backends.iter().flat_map(|backend| backend.cursors[place].held()) {
+        for record in backends.iter().flat_map(|backend| backend.cursors[id].held()) {
             record.leave_disk();
             if record.sequence < passed {
                 records.entry(record.sequence).or_insert_with(|| Arc::clone(record));
             }
         }
         for backend in backends.iter_mut() {
-            backend.cursors[place].adopt(&records);
+            backend.cursors[id].adopt(&records);
         }
         log.records = records.into_values().inspect(|record| record.leave_disk()).collect();
     }

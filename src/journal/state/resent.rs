@@ -2,6 +2,7 @@
 //!
 //! They are in memory only: their letters are kept on the disk until the backend has them, so that a crash costs nothing.
 
+use super::id::{BackendId, LogId};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,7 +25,7 @@ pub(in crate::journal) struct Resent {
 /// A record with the numbers of its lines' letters.
 #[derive(Debug)]
 struct Waiting {
-    log: usize,
+    log: LogId,
     record: Arc<Record>,
     letters: Arc<[u64]>,
 }
@@ -37,7 +38,7 @@ impl Resent {
 
 impl State {
     /// Owes a batch to one backend once more.
-    pub(in crate::journal) fn resend(&mut self, backend: usize, batch: Batch, letters: Vec<u64>) {
+    pub(in crate::journal) fn resend(&mut self, backend: BackendId, batch: Batch, letters: Vec<u64>) {
         let log = self.log_of(&batch.destination);
         let record = Record::new(self.next_sequence, batch, None, &self.memory);
         let owed = &mut self.backends[backend];
@@ -49,25 +50,25 @@ impl State {
     /// Leases the oldest whose destination is not parked.
     pub(in crate::journal) fn lease_resent(
         &mut self,
-        backend: usize,
-        parked: &HashMap<usize, Instant>,
+        backend: BackendId,
+        parked: &HashMap<LogId, Instant>,
         now: Instant,
     ) -> Option<Lease> {
         let waiting = &mut self.backends[backend].resent.waiting;
-        let place = waiting.iter().position(|one| parked.get(&one.log).is_none_or(|until| *until <= now))?;
-        let Waiting { log, record, letters } = waiting.remove(place)?;
+        let index = waiting.iter().position(|one| parked.get(&one.log).is_none_or(|until| *until <= now))?;
+        let Waiting { log, record, letters } = waiting.remove(index)?;
         let lease = Lease::new(log, &self.logs[log].destination, vec![record]);
         Some(Lease { letters: Some(letters), ..lease })
     }
 
     /// Ends the lease of what was owed once more.
-    pub(in crate::journal) fn settle_resent(&mut self, backend: usize, lease: &Lease) {
+    pub(in crate::journal) fn ack_resent(&mut self, backend: BackendId, lease: &Lease) {
         let resent = &mut self.backends[backend].resent;
         resent.pending = resent.pending.since(Position { lines: lease.lines, bytes: lease.bytes });
     }
 
     /// Takes a lease of what was owed once more back.
-    pub(in crate::journal) fn give_resent_back(&mut self, backend: usize, lease: &Lease, letters: &Arc<[u64]>) {
+    pub(in crate::journal) fn requeue_resent(&mut self, backend: BackendId, lease: &Lease, letters: &Arc<[u64]>) {
         let (log, waiting) = (lease.log, &mut self.backends[backend].resent.waiting);
         for record in &lease.records {
             waiting.push_front(Waiting { log, record: Arc::clone(record), letters: Arc::clone(letters) });

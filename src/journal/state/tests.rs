@@ -13,6 +13,8 @@ use super::*;
 use crate::batch::{Received, Span};
 use crate::protocol::Precision;
 
+const A: BackendId = BackendId::new(0);
+const B: BackendId = BackendId::new(1);
 const LINES: u64 = 10;
 const BYTES: u64 = 100;
 const LINGER: Duration = Duration::from_secs(2);
@@ -46,7 +48,7 @@ fn batch(destination: &Arc<Destination>, received: Instant) -> Batch {
     }
 }
 
-fn lease_at(state: &mut State, backend: usize, now: Instant) -> Ready {
+fn lease_at(state: &mut State, backend: BackendId, now: Instant) -> Ready {
     state.lease(backend, &LIMITS, &HashMap::new(), now, now)
 }
 
@@ -59,7 +61,7 @@ fn leased(ready: Ready) -> (Lease, String, Vec<u64>) {
 }
 
 /// Writes all records of a log, and lets this one leave the memory.
-fn write_and_forget(state: &mut State, log: usize, sequence: u64) {
+fn write_and_forget(state: &mut State, log: LogId, sequence: u64) {
     let State { logs, backends, .. } = state;
     let Log { records, written, .. } = &mut logs[log];
     for record in records.iter() {
@@ -76,22 +78,22 @@ fn write_and_forget(state: &mut State, log: usize, sequence: u64) {
 #[test]
 fn a_lease_waits_for_more_until_it_is_full_or_its_first_record_has_waited_enough() {
     let (mut state, db, start) = (state(100, 0.5), destination("db"), Instant::now());
-    assert!(matches!(lease_at(&mut state, 0, start), Ready::Never));
+    assert!(matches!(lease_at(&mut state, A, start), Ready::Never));
     state.append(batch(&db, start));
     let later = start + Duration::from_millis(1);
     state.append(batch(&db, later));
-    assert!(matches!(lease_at(&mut state, 0, later), Ready::At(time) if time == start + LINGER));
-    let (lease, ..) = leased(lease_at(&mut state, 0, start + LINGER));
+    assert!(matches!(lease_at(&mut state, A, later), Ready::At(time) if time == start + LINGER));
+    let (lease, ..) = leased(lease_at(&mut state, A, start + LINGER));
     assert_eq!((lease.lines, lease.bytes, lease.records.len()), (2 * LINES, 2 * BYTES, 2));
     // The other one has waited as well; a full lease does not wait.
     state.append(batch(&db, later));
     state.append(batch(&db, later));
-    assert_eq!(leased(lease_at(&mut state, 1, later)).2, [0, 1, 2]);
-    assert!(matches!(lease_at(&mut state, 1, later), Ready::At(time) if time == later + LINGER));
+    assert_eq!(leased(lease_at(&mut state, B, later)).2, [0, 1, 2]);
+    assert!(matches!(lease_at(&mut state, B, later), Ready::At(time) if time == later + LINGER));
     // And nothing waits for a journal that is closed.
     state.close();
-    assert_eq!(leased(lease_at(&mut state, 1, later)).2, [3]);
-    assert!(matches!(lease_at(&mut state, 1, later), Ready::Closed));
+    assert_eq!(leased(lease_at(&mut state, B, later)).2, [3]);
+    assert!(matches!(lease_at(&mut state, B, later), Ready::Closed));
 }
 
 #[test]
@@ -99,15 +101,15 @@ fn a_backend_is_woken_once_it_has_a_reason_to_look_and_only_if_it_waits() {
     let (mut state, db, start) = (state(100, 0.5), destination("db"), Instant::now());
     assert!(state.append(batch(&db, start)).is_empty(), "nobody waits");
     // One waits for more, the other has not looked yet.
-    assert!(matches!(lease_at(&mut state, 0, start), Ready::At(_)));
+    assert!(matches!(lease_at(&mut state, A, start), Ready::At(_)));
     assert!(state.append(batch(&db, start)).is_empty(), "it knows when to look");
-    assert_eq!(state.append(batch(&db, start)), [0], "a lease is full");
+    assert_eq!(state.append(batch(&db, start)), [A], "a lease is full");
     assert!(state.append(batch(&db, start)).is_empty(), "it was told");
     for _ in 0..2 {
-        drop(leased(lease_at(&mut state, 0, start + LINGER)));
+        drop(leased(lease_at(&mut state, A, start + LINGER)));
     }
-    assert!(matches!(lease_at(&mut state, 0, start), Ready::Never));
-    assert_eq!(state.append(batch(&db, start)), [0], "there was nothing before");
+    assert!(matches!(lease_at(&mut state, A, start), Ready::Never));
+    assert_eq!(state.append(batch(&db, start)), [A], "there was nothing before");
 }
 
 #[test]
@@ -117,17 +119,17 @@ fn the_oldest_record_goes_first_and_a_destination_that_is_parked_waits() {
     for database in ["x", "y", "z", "y", "x"] {
         state.append(batch(&destination(database), start));
     }
-    let parked = HashMap::from([(0, now + LINGER), (2, now + LINGER * 2)]);
-    let ready = state.lease(0, &LIMITS, &parked, now, now);
+    let parked = HashMap::from([(LogId::new(0), now + LINGER), (LogId::new(2), now + LINGER * 2)]);
+    let ready = state.lease(A, &LIMITS, &parked, now, now);
     let (lease, database, sequences) = leased(ready);
-    assert_eq!((lease.log, database.as_str(), sequences), (1, "y", vec![1, 3]));
-    let ready = state.lease(0, &LIMITS, &parked, now, now);
+    assert_eq!((lease.log.index(), database.as_str(), sequences), (1, "y", vec![1, 3]));
+    let ready = state.lease(A, &LIMITS, &parked, now, now);
     assert!(matches!(ready, Ready::At(time) if time == now + LINGER), "the first of them");
-    let ready = state.lease(0, &LIMITS, &parked, now + LINGER, now + LINGER);
+    let ready = state.lease(A, &LIMITS, &parked, now + LINGER, now + LINGER);
     assert_eq!(leased(ready).1, "x");
     // To the other one nothing is parked.
     for (database, expected) in [("x", vec![0, 4]), ("y", vec![1, 3]), ("z", vec![2])] {
-        let (_, leased_of, sequences) = leased(lease_at(&mut state, 1, now));
+        let (_, leased_of, sequences) = leased(lease_at(&mut state, B, now));
         assert_eq!((leased_of.as_str(), sequences), (database, expected));
     }
 }
@@ -140,8 +142,8 @@ fn a_backlog_has_its_share_of_the_leases_and_waits_where_it_is_parked() {
         for _ in 0..40 {
             state.append(batch(&db, start));
         }
-        write_and_forget(&mut state, 0, 0);
-        let turns = (0..6).map(|_| match lease_at(&mut state, 0, now) {
+        write_and_forget(&mut state, LogId::new(0), 0);
+        let turns = (0..6).map(|_| match lease_at(&mut state, A, now) {
             Ready::Lease(_) => 'f',
             Ready::Read(request) => {
                 assert_eq!((request.from, request.end.sequence), (0, 1));
@@ -151,7 +153,7 @@ fn a_backlog_has_its_share_of_the_leases_and_waits_where_it_is_parked() {
         });
         assert_eq!(turns.collect::<String>(), expected, "{share}");
         // Where the disk is not to be read yet, fresh records go first; under strict order they wait.
-        let ready = state.lease(1, &LIMITS, &HashMap::new(), now + LINGER, now);
+        let ready = state.lease(B, &LIMITS, &HashMap::new(), now + LINGER, now);
         match share {
             1.0 => assert!(matches!(ready, Ready::At(time) if time == now + LINGER)),
             _ => assert_eq!(leased(ready).2, [1, 2, 3]),
@@ -166,19 +168,19 @@ fn of_two_backlogs_the_older_one_is_read_first() {
         state.append(batch(&destination(database), start));
     }
     for (log, sequence) in [(1, 1), (1, 2), (0, 0), (0, 3)] {
-        write_and_forget(&mut state, log, sequence);
+        write_and_forget(&mut state, LogId::new(log), sequence);
     }
     let request = |ready| match ready {
-        Ready::Read(request) => (request.log, request.from),
+        Ready::Read(request) => (request.log.index(), request.from),
         _ => panic!("there is a backlog"),
     };
-    assert_eq!(request(lease_at(&mut state, 0, start)), (0, 0));
-    let parked = HashMap::from([(0, start + LINGER), (1, start + LINGER * 2)]);
-    let ready = state.lease(0, &LIMITS, &parked, start, start);
+    assert_eq!(request(lease_at(&mut state, A, start)), (0, 0));
+    let parked = HashMap::from([(LogId::new(0), start + LINGER), (LogId::new(1), start + LINGER * 2)]);
+    let ready = state.lease(A, &LIMITS, &parked, start, start);
     assert!(matches!(ready, Ready::At(time) if time == start + LINGER), "the first of them");
-    assert_eq!(request(state.lease(0, &LIMITS, &parked, start, start + LINGER)), (0, 0));
+    assert_eq!(request(state.lease(A, &LIMITS, &parked, start, start + LINGER)), (0, 0));
     state.close();
-    let ready = state.lease(0, &LIMITS, &parked, start, start);
+    let ready = state.lease(A, &LIMITS, &parked, start, start);
     assert!(matches!(ready, Ready::Closed), "a stop does not wait for what is parked");
 }
 
@@ -190,14 +192,14 @@ fn what_a_backend_rejects_has_no_latency() {
     }
     let later = start + LINGER;
     for (rejected, times) in [(3 * LINES, 1), (999, 2)] {
-        let (lease, ..) = leased(lease_at(&mut state, 0, later));
-        state.settle(0, &lease, &[(Rejection::Retention, rejected)], later);
+        let (lease, ..) = leased(lease_at(&mut state, A, later));
+        state.ack(A, &lease, &[(Rejection::Retention, rejected)], later);
         let ledger = &state.backends[0].ledger;
         assert_eq!((ledger.delivered, ledger.rejected[Rejection::Retention as usize]), (0, 3 * LINES * times));
         assert!(ledger.latency.is_empty());
     }
-    let (lease, ..) = leased(lease_at(&mut state, 0, later));
-    state.settle(0, &lease, &[(Rejection::Other, 1)], later);
+    let (lease, ..) = leased(lease_at(&mut state, A, later));
+    state.ack(A, &lease, &[(Rejection::Other, 1)], later);
     let ledger = &state.backends[0].ledger;
     assert_eq!((ledger.delivered, ledger.latency.len()), (3 * LINES - 1, 3 * LINES));
     assert!(ledger.latency.min() >= 1_900_000, "{}", ledger.latency.min());
@@ -215,10 +217,10 @@ fn a_destination_has_one_log_and_a_cursor_of_each_backend() {
     assert!(state.backends.iter().all(|backend| backend.cursors.len() == 2));
     let end = state.end_of_log();
     assert_eq!((end.sequence, end.written.len()), (5, 2));
-    // What a backend is to leave alone is told by a lease's place.
+    // What a backend is to leave alone is told by a lease's log.
     state.append(batch(&destination("z"), start));
-    for backend in [0, 1] {
-        let places = [(); 3].map(|()| leased(lease_at(&mut state, backend, start + LINGER)).0.place());
-        assert_eq!(places, [0, 1, 2]);
+    for backend in [A, B] {
+        let logs = [(); 3].map(|()| leased(lease_at(&mut state, backend, start + LINGER)).0.log());
+        assert_eq!(logs, [0, 1, 2].map(LogId::new));
     }
 }

@@ -1,5 +1,6 @@
 //! What is written next, and what follows once it is written or synced.
 
+use super::id::LogId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ const MOST_RECORDS: usize = 256;
 /// A record that is to be written: its log, and its position on the disk.
 #[derive(Debug)]
 pub(in crate::journal) struct Job {
-    pub(in crate::journal) log: usize,
+    pub(in crate::journal) log: LogId,
     pub(in crate::journal) record: Arc<Record>,
     pub(in crate::journal) at: Position,
 }
@@ -49,24 +50,24 @@ impl State {
     /// The next records to write, in order, of about this many bytes, at least one where there is one.
     pub(in crate::journal) fn next_to_write(&mut self, bytes: u64) -> Vec<Job> {
         let from = self.disk().next_write;
-        let mut places: Vec<(usize, Position)> = self
+        let mut ends: Vec<(usize, Position)> = self
             .logs
             .iter()
             .map(|log| (log.records.partition_point(|record| record.sequence < from), log.written))
             .collect();
         let (mut jobs, mut sum) = (Vec::new(), 0);
         while jobs.len() < MOST_RECORDS {
-            let candidates = self.logs.iter().zip(&places).enumerate();
-            let next = candidates.filter_map(|(log, (known, (place, _)))| Some((known.records.get(*place)?, log)));
+            let candidates = LogId::all().zip(self.logs.iter().zip(&ends));
+            let next = candidates.filter_map(|(log, (known, (index, _)))| Some((known.records.get(*index)?, log)));
             let Some((record, log)) = next.min_by_key(|(record, _)| record.sequence) else { break };
-            let (place, written) = &mut places[log];
+            let (index, written) = &mut ends[log.index()];
             let at = record.written().unwrap_or(*written);
             let job = Job { log, record: Arc::clone(record), at };
             sum += job.bytes();
             if !jobs.is_empty() && sum > bytes {
                 break;
             }
-            *place += 1;
+            *index += 1;
             *written = written.max(record.end(at));
             jobs.push(job);
         }
@@ -186,9 +187,9 @@ impl State {
     pub(in crate::journal) fn totals(&self) -> Vec<(&Log, Position, Span)> {
         let from = self.disk.as_ref().map_or(0, |disk| disk.next_write);
         let last = self.disk.as_ref().and_then(|disk| disk.segments.back());
-        let points = |place| last.map_or(Span::NONE, |last| last.points(place));
-        let logs = self.logs.iter().enumerate();
-        logs.map(|(place, log)| (log, log.tail(self.next_sequence).begin(from).at, points(place))).collect()
+        let points = |id| last.map_or(Span::NONE, |last| last.points(id));
+        let logs = LogId::all().zip(&self.logs);
+        logs.map(|(id, log)| (log, log.tail(self.next_sequence).begin(from).at, points(id))).collect()
     }
 
     /// What is to be saved of all cursors, and from which sequence on they need the log.

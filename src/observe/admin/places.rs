@@ -48,7 +48,7 @@ struct Connection {
 /// One connection's place, free again once this is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    places: Arc<Places>,
+    indexes: Arc<Places>,
     id: u64,
     give_way: Arc<Notify>,
 }
@@ -69,7 +69,7 @@ impl Places {
         table.connections.insert(id, connection);
         self.make_room(&mut table, Class::Newcomer, id);
         drop(table);
-        Place { places: Arc::clone(self), id, give_way }
+        Place { indexes: Arc::clone(self), id, give_way }
     }
 
     /// Lets connections of the class, but not this one, give way until the others have their places.
@@ -98,17 +98,17 @@ impl Table {
 impl Place {
     /// A request begins.
     pub(super) fn begin(&self, class: Class) {
-        let mut table = self.places.lock();
+        let mut table = self.indexes.lock();
         let since = table.next();
         // One that is told to give way has no place any more.
         let Some(connection) = table.connections.get_mut(&self.id) else { return };
         (connection.class, connection.is_busy, connection.since) = (class, true, since);
-        self.places.make_room(&mut table, class, self.id);
+        self.indexes.make_room(&mut table, class, self.id);
     }
 
     /// The request has its answer.
     pub(super) fn end(&self) {
-        let mut table = self.places.lock();
+        let mut table = self.indexes.lock();
         let since = table.next();
         if let Some(connection) = table.connections.get_mut(&self.id) {
             (connection.is_busy, connection.since) = (false, since);
@@ -123,7 +123,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.lock().connections.remove(&self.id);
+        self.indexes.lock().connections.remove(&self.id);
     }
 }
 
@@ -131,20 +131,20 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn is_there(place: &Place) -> bool {
-        place.places.lock().connections.contains_key(&place.id)
+    fn is_there(index: &Place) -> bool {
+        index.indexes.lock().connections.contains_key(&index.id)
     }
 
     #[test]
     fn the_connection_that_is_idle_longest_gives_way() {
-        let places = Arc::new(Places::new(12));
-        let newcomers: Vec<_> = (0..6).map(|_| places.enter()).collect();
+        let indexes = Arc::new(Places::new(12));
+        let newcomers: Vec<_> = (0..6).map(|_| indexes.enter()).collect();
         let there: Vec<_> = newcomers.iter().map(is_there).collect();
         assert_eq!(there, [false, false, true, true, true, true]);
         // What has a request has another class's place.
         newcomers[2].begin(Class::Probe);
         newcomers[3].begin(Class::Page);
-        let more: Vec<_> = (0..4).map(|_| places.enter()).collect();
+        let more: Vec<_> = (0..4).map(|_| indexes.enter()).collect();
         let there: Vec<_> = newcomers.iter().map(is_there).collect();
         assert_eq!(there, [false, false, true, true, false, false]);
         assert!(more.iter().all(is_there));
@@ -152,11 +152,11 @@ mod tests {
 
     #[test]
     fn one_that_is_answered_stays_while_another_is_idle() {
-        let places = Arc::new(Places::new(12));
+        let indexes = Arc::new(Places::new(12));
         let enter = || {
-            let place = places.enter();
-            place.begin(Class::Probe);
-            place
+            let index = indexes.enter();
+            index.begin(Class::Probe);
+            index
         };
         let probes = [enter(), enter(), enter(), enter()];
         probes[1].end();
@@ -173,26 +173,26 @@ mod tests {
 
     #[test]
     fn a_class_takes_no_place_from_another_and_a_drop_frees_its_own() {
-        let places = Arc::new(Places::new(12));
-        let probe = places.enter();
+        let indexes = Arc::new(Places::new(12));
+        let probe = indexes.enter();
         probe.begin(Class::Probe);
-        let mut pages: Vec<_> = (0..50).map(|_| places.enter()).collect();
-        pages.iter().for_each(|place| place.begin(Class::Page));
+        let mut pages: Vec<_> = (0..50).map(|_| indexes.enter()).collect();
+        pages.iter().for_each(|index| index.begin(Class::Page));
         assert!(is_there(&probe));
         pages.clear();
         drop(probe);
-        assert!(places.lock().connections.is_empty());
+        assert!(indexes.lock().connections.is_empty());
     }
 
     #[test]
     fn however_few_there_are_each_class_has_a_place() {
-        let places = Arc::new(Places::new(0));
-        let (probe, page, newcomer) = (places.enter(), places.enter(), places.enter());
+        let indexes = Arc::new(Places::new(0));
+        let (probe, page, newcomer) = (indexes.enter(), indexes.enter(), indexes.enter());
         assert_eq!([&probe, &page, &newcomer].map(is_there), [false, false, true]);
         newcomer.begin(Class::Page);
-        let probe = places.enter();
+        let probe = indexes.enter();
         probe.begin(Class::Probe);
-        let late = places.enter();
+        let late = indexes.enter();
         assert_eq!([&newcomer, &probe, &late].map(is_there), [true; 3]);
     }
 }

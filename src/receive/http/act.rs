@@ -23,7 +23,7 @@ use super::reading::Reply;
 use super::request::{self, Api, Asked};
 use super::serve::Serving;
 use super::write::{self, Failed, Job};
-use crate::batch::HandOver;
+use crate::batch::Submit;
 use crate::protocol::Format;
 use crate::receive::crowd::Member;
 use crate::receive::proxy::is_trusted;
@@ -33,7 +33,7 @@ const GONE_LOOK: Duration = Duration::from_millis(250);
 /// How long a client may wait for an answer that has shut its sending side.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
-impl<H: HandOver + Sync + 'static> Serving<H> {
+impl<H: Submit + Sync + 'static> Serving<H> {
     /// Answers a request; none if its connection is to end without an answer.
     pub(super) async fn answer(
         self: Rc<Self>,

@@ -55,7 +55,7 @@ use ipnet::IpNet;
 
 use super::{Door, Inherited};
 use crate::auth::Auth;
-use crate::batch::{Destination, HandOver, Limits, Pool, Step};
+use crate::batch::{Destination, Limits, Pool, Step, Submit};
 use crate::intake::{Allow, Intake, IntakeConfig};
 use crate::net::tls::Certificate;
 pub use reading::{Order, Question, Reader, Refused, Reply};
@@ -201,7 +201,7 @@ impl Listener {
         (step, host): (Step, &Host),
     ) -> io::Result<JoinHandle<()>>
     where
-        H: HandOver + Clone + Sync + 'static,
+        H: Submit + Clone + Sync + 'static,
     {
         let address = self.door.address();
         let shelf = Shelf::new(out.clone());
@@ -212,7 +212,7 @@ impl Listener {
             None => host.claim.clone(),
         };
         let reader = host.reader.clone().filter(|_| self.setup.takes_queries);
-        let parts = serve::Parts {
+        let parts = serve::ServeArgs {
             setup: HttpConfig { listen: address, ..self.setup.clone() },
             host: Host { claim, create: host.create.clone(), reader },
             open: Arc::clone(&self.door.open),

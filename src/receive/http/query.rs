@@ -25,7 +25,7 @@ use super::serve::Serving;
 use super::statements;
 use super::write::Failed;
 use crate::auth::Credentials;
-use crate::batch::HandOver;
+use crate::batch::Submit;
 use crate::protocol::Span;
 use crate::protocol::influxql::{self, Create, Kind, Statement};
 
@@ -46,7 +46,7 @@ pub(super) enum Said {
 ///
 /// # Errors
 /// Its body does not come in time, or is cut.
-pub(super) async fn answer<H: HandOver + Sync + 'static>(
+pub(super) async fn answer<H: Submit + Sync + 'static>(
     serving: &Rc<Serving<H>>,
     mut request: Request<Incoming>,
     source: IpAddr,
@@ -83,7 +83,7 @@ struct Query<'a, H> {
     head: Parts,
 }
 
-impl<H: HandOver + Sync + 'static> Query<'_, H> {
+impl<H: Submit + Sync + 'static> Query<'_, H> {
     async fn answer(&self, form: &Form) -> Result<Said, Problem> {
         let Some(text) = form.get("q") else {
             return Err(bad_request("missing required parameter \"q\""));

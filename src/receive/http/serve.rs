@@ -32,7 +32,7 @@ use super::shelf::Shelf;
 use super::stream::{Other, Phase, Progress, Stream};
 use super::under_way::UnderWay;
 use super::{Host, HttpConfig, kept};
-use crate::batch::{HandOver, Step};
+use crate::batch::{Step, Submit};
 use crate::intake::{Intake, PUBLISH_INTERVAL};
 use crate::net::tls::answer_plain_http;
 use crate::receive::Pulse;
@@ -58,7 +58,7 @@ const MOST_HEADERS: usize = 64;
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// What the thread is made of.
-pub(super) struct Parts<H> {
+pub(super) struct ServeArgs<H> {
     pub(super) setup: HttpConfig,
     pub(super) host: Host,
     pub(super) open: Arc<AtomicU64>,
@@ -72,8 +72,8 @@ pub(super) struct Parts<H> {
 }
 
 /// Runs until told to stop, then ends the requests that are under way, and ends.
-pub(super) fn run<H: HandOver + Sync + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    let Parts { setup, host, open, stop, pulse, naps, shelf, intake, step } = parts;
+pub(super) fn run<H: Submit + Sync + 'static>(runtime: &Runtime, socket: StdListener, parts: ServeArgs<H>) {
+    let ServeArgs { setup, host, open, stop, pulse, naps, shelf, intake, step } = parts;
     let destinations = Destinations::new(
         Arc::clone(&setup.intake.destination),
         setup.databases.clone(),
@@ -153,7 +153,7 @@ impl Passing {
     }
 }
 
-impl<H: HandOver + Sync + 'static> Serving<H> {
+impl<H: Submit + Sync + 'static> Serving<H> {
     async fn serve(self: Rc<Self>, socket: StdListener) {
         let listener = match TcpListener::from_std(socket) {
             Ok(listener) => listener,

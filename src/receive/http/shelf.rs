@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::batch::{Batch, HandOver, Ticket};
+use crate::batch::{Batch, Submit, Ticket};
 
 /// Takes batches of the request at hand, each with a ticket. Clones share it.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ struct Inner<H> {
     waiting: AtomicU64,
 }
 
-impl<H: HandOver> Shelf<H> {
+impl<H: Submit> Shelf<H> {
     pub(super) fn new(out: H) -> Self {
         Self(Arc::new(Inner { out, batches: Mutex::default(), waiting: AtomicU64::default() }))
     }
@@ -36,7 +36,7 @@ impl<H: HandOver> Shelf<H> {
     /// The batch, if there is no room.
     pub(super) fn pass_on(&self, batch: Batch) -> Result<(), Batch> {
         let lines = batch.lines;
-        self.0.out.hand_over(batch)?;
+        self.0.out.submit(batch)?;
         self.0.waiting.fetch_sub(lines, Ordering::Relaxed);
         Ok(())
     }
@@ -56,20 +56,20 @@ impl<H> Clone for Shelf<H> {
     }
 }
 
-impl<H: HandOver + Sync> HandOver for Shelf<H> {
-    fn has_room(&self) -> bool {
-        self.0.out.has_room()
+impl<H: Submit + Sync> Submit for Shelf<H> {
+    fn has_capacity(&self) -> bool {
+        self.0.out.has_capacity()
     }
 
-    fn hand_over(&self, mut batch: Batch) -> Result<(), Batch> {
+    fn submit(&self, mut batch: Batch) -> Result<(), Batch> {
         batch.ticket = Some(Ticket::new());
         self.0.waiting.fetch_add(batch.lines, Ordering::Relaxed);
         self.0.batches.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
         Ok(())
     }
 
-    fn handed_over(&self) -> u64 {
-        self.0.out.handed_over()
+    fn submitted(&self) -> u64 {
+        self.0.out.submitted()
     }
 
     fn waiting(&self) -> u64 {

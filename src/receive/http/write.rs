@@ -26,7 +26,7 @@ use super::answer::MOST_SAMPLES;
 use super::kept::Part;
 use super::problem::Problem;
 use super::serve::Serving;
-use crate::batch::{Batch, Destination, HandOver, Received, Ticket};
+use crate::batch::{Batch, Destination, Received, Submit, Ticket};
 use crate::intake::framer::{self, Framer};
 use crate::intake::{Body, Intake, Told};
 use crate::protocol::{Format, JsonList, Precision, Refusal, Refused, Rules, Scanner};
@@ -87,7 +87,7 @@ impl From<Problem> for Failed {
 }
 
 /// Takes a request's lines; returns what became of them once they are safe.
-pub(super) async fn take<H: HandOver + Sync + 'static>(
+pub(super) async fn take<H: Submit + Sync + 'static>(
     serving: &Rc<Serving<H>>,
     job: Job,
     request: Request<Incoming>,
@@ -154,7 +154,7 @@ fn is_gzip(request: &Request<Incoming>) -> Result<bool, Problem> {
 }
 
 /// A body on its way.
-struct Taking<H: HandOver + Sync + 'static> {
+struct Taking<H: Submit + Sync + 'static> {
     serving: Rc<Serving<H>>,
     source: IpAddr,
     /// Lines without a timestamp get the request's.
@@ -178,7 +178,7 @@ struct Taking<H: HandOver + Sync + 'static> {
     kept: Part,
 }
 
-impl<H: HandOver + Sync + 'static> Taking<H> {
+impl<H: Submit + Sync + 'static> Taking<H> {
     fn new(serving: &Rc<Serving<H>>, job: &Job, source: IpAddr) -> Self {
         let received = Received::now();
         let mut intake = serving.intake.borrow_mut();
@@ -345,7 +345,7 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
         self.collect();
         while let Some(batch) = self.batches.pop_front() {
             let shelf = &self.serving.shelf;
-            let refused = if shelf.has_room() { shelf.pass_on(batch).err() } else { Some(batch) };
+            let refused = if shelf.has_capacity() { shelf.pass_on(batch).err() } else { Some(batch) };
             let Some(batch) = refused else { continue };
             self.batches.push_front(batch);
             self.wait_for_room().await?;
@@ -359,7 +359,7 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
         let (serving, since) = (Rc::clone(&self.serving), Instant::now());
         let room = async {
             let _turn = serving.turn.lock().await;
-            while !serving.shelf.has_room() {
+            while !serving.shelf.has_capacity() {
                 sleep(NO_ROOM_PAUSE).await;
             }
         };
@@ -421,7 +421,7 @@ impl<H: HandOver + Sync + 'static> Taking<H> {
     }
 }
 
-impl<H: HandOver + Sync + 'static> Drop for Taking<H> {
+impl<H: Submit + Sync + 'static> Drop for Taking<H> {
     /// The request goes, whatever it had still to wait for: its lines do not.
     fn drop(&mut self) {
         if self.body.is_some() {
@@ -447,13 +447,13 @@ struct Lines<'a, H> {
     source: IpAddr,
 }
 
-impl<H: HandOver + Sync> Lines<'_, H> {
+impl<H: Submit + Sync> Lines<'_, H> {
     fn refuse(&mut self, refused: Refused<'_>) {
         self.intake.refuse_in(self.body, refused, self.source);
     }
 }
 
-impl<H: HandOver + Sync> framer::Lines for Lines<'_, H> {
+impl<H: Submit + Sync> framer::Lines for Lines<'_, H> {
     fn read(&mut self, lines: &[u8], is_end: bool) -> usize {
         self.intake.body(self.body, lines, is_end, self.source).consumed
     }

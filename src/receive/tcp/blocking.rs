@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::batch::{Batch, HandOver};
+use crate::batch::{Batch, Submit};
 use crate::receive::Pulse;
 
 /// How long the thread sleeps before it looks for room again.
@@ -47,24 +47,24 @@ impl Order {
 
 /// One listener's way to hand over.
 #[derive(Debug)]
-pub(super) struct Patient<H> {
+pub(super) struct Blocking<H> {
     pub(super) out: H,
     pub(super) order: Order,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pulse: Arc<Pulse>,
 }
 
-impl<H: HandOver> HandOver for Patient<H> {
-    fn has_room(&self) -> bool {
-        self.out.has_room()
+impl<H: Submit> Submit for Blocking<H> {
+    fn has_capacity(&self) -> bool {
+        self.out.has_capacity()
     }
 
-    fn hand_over(&self, mut batch: Batch) -> Result<(), Batch> {
+    fn submit(&self, mut batch: Batch) -> Result<(), Batch> {
         let number = self.order.come();
         loop {
             self.pulse.beat();
-            if (self.order.is_next(number) && self.has_room()) || *self.stop.borrow() {
-                match self.out.hand_over(batch) {
+            if (self.order.is_next(number) && self.has_capacity()) || *self.stop.borrow() {
+                match self.out.submit(batch) {
                     Ok(()) => {
                         self.order.go();
                         return Ok(());
@@ -76,8 +76,8 @@ impl<H: HandOver> HandOver for Patient<H> {
         }
     }
 
-    fn handed_over(&self) -> u64 {
-        self.out.handed_over()
+    fn submitted(&self) -> u64 {
+        self.out.submitted()
     }
 }
 
@@ -97,12 +97,12 @@ mod tests {
         taken: Arc<Mutex<Vec<u64>>>,
     }
 
-    impl HandOver for Gate {
-        fn has_room(&self) -> bool {
+    impl Submit for Gate {
+        fn has_capacity(&self) -> bool {
             self.is_open.load(Ordering::Relaxed)
         }
 
-        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+        fn submit(&self, batch: Batch) -> Result<(), Batch> {
             if !self.is_open.swap(false, Ordering::Relaxed) {
                 return Err(batch);
             }
@@ -110,7 +110,7 @@ mod tests {
             Ok(())
         }
 
-        fn handed_over(&self) -> u64 {
+        fn submitted(&self) -> u64 {
             self.taken.lock().expect("no panic").iter().sum()
         }
     }
@@ -133,7 +133,7 @@ mod tests {
     fn room_goes_to_whoever_waits_longest() {
         let (gate, order) = (Gate::default(), Order::default());
         let (stop, _) = watch::channel(false);
-        let patient = |name: &str| Patient {
+        let blocking = |name: &str| Blocking {
             out: gate.clone(),
             order: order.clone(),
             stop: stop.subscribe(),
@@ -146,10 +146,10 @@ mod tests {
             }
         };
         std::thread::scope(|threads| {
-            let (greedy, modest) = (patient("tcp"), patient("tcp"));
-            threads.spawn(move || (0..20).for_each(|_| greedy.hand_over(batch(1)).expect("handed over")));
+            let (greedy, modest) = (blocking("tcp"), blocking("tcp"));
+            threads.spawn(move || (0..20).for_each(|_| greedy.submit(batch(1)).expect("handed over")));
             waiting(1);
-            threads.spawn(move || (0..5).for_each(|_| modest.hand_over(batch(2)).expect("handed over")));
+            threads.spawn(move || (0..5).for_each(|_| modest.submit(batch(2)).expect("handed over")));
             for number in 0..25 {
                 // Both wait, until the other one has no more.
                 waiting(number + if number < 10 { 2 } else { 1 });

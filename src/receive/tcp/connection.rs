@@ -16,7 +16,7 @@ use super::MAX_TAIL_BYTES;
 use super::serve::Serving;
 use super::turn::Turn;
 use super::wire::{Read, Wire};
-use crate::batch::{HandOver, Received};
+use crate::batch::{Received, Submit};
 use crate::intake::Intake;
 use crate::intake::framer::{self, Framer};
 use crate::protocol::{Refusal, Refused, Stream};
@@ -59,7 +59,7 @@ struct Taking<'a, H> {
     request: &'a mut Option<Vec<u8>>,
 }
 
-impl<H: HandOver> framer::Lines for Taking<'_, H> {
+impl<H: Submit> framer::Lines for Taking<'_, H> {
     fn read(&mut self, lines: &[u8], is_end: bool) -> usize {
         if !self.member.has_line.replace(true) {
             *self.request = http_request(lines).map(<[u8]>::to_vec);
@@ -90,7 +90,7 @@ impl Connection {
     }
 
     /// Takes what comes, until the connection ends or is to end.
-    pub(super) async fn attend<H: HandOver>(mut self, serving: Rc<Serving<H>>) {
+    pub(super) async fn attend<H: Submit>(mut self, serving: Rc<Serving<H>>) {
         let (mut stop, member) = (serving.stop.clone(), Rc::clone(&self.member));
         loop {
             tokio::select! {
@@ -149,7 +149,7 @@ impl Connection {
 
     /// Takes what has come and was not read yet: until nothing is left or, for a sender that goes on, all that is queued at
     /// the end of the time. (The runtime would first have to be told that there is something.)
-    fn read_last<H: HandOver>(&mut self, serving: &Serving<H>) {
+    fn read_last<H: Submit>(&mut self, serving: &Serving<H>) {
         let end = serving.ends.get().unwrap_or_else(|| Instant::now() + LAST_READS);
         serving.ends.set(Some(end));
         let mut left = u64::MAX;
@@ -166,7 +166,7 @@ impl Connection {
     }
 
     /// Reads once, without waiting, and takes what came; 0 at the stream's end, or where it is to end.
-    fn read<H: HandOver>(&mut self, serving: &Serving<H>, read: Read) -> io::Result<usize> {
+    fn read<H: Submit>(&mut self, serving: &Serving<H>, read: Read) -> io::Result<usize> {
         let mut buffer = serving.buffer.borrow_mut();
         let count = self.wire.read(&self.member.stream, read, &mut buffer[..self.turn.room()])?;
         let goes_on = count > 0 && self.take(serving, &buffer[..count]);
@@ -174,7 +174,7 @@ impl Connection {
     }
 
     /// Takes what came; false where the connection is to end.
-    fn take<H: HandOver>(&mut self, serving: &Serving<H>, bytes: &[u8]) -> bool {
+    fn take<H: Submit>(&mut self, serving: &Serving<H>, bytes: &[u8]) -> bool {
         let received = Received::now();
         let mut intake = serving.intake.borrow_mut();
         intake.set_clock(received);
@@ -209,7 +209,7 @@ impl Connection {
     }
 
     /// Lets no line wait any longer for the end of a string.
-    fn end_joining<H: HandOver>(&mut self, serving: &Serving<H>) {
+    fn end_joining<H: Submit>(&mut self, serving: &Serving<H>) {
         let received = Received::now();
         let mut intake = serving.intake.borrow_mut();
         intake.set_clock(received);
@@ -220,7 +220,7 @@ impl Connection {
     }
 
     /// Has the framer give lines to the intake, and keeps account of the memory that it holds.
-    fn read_lines<H: HandOver, T>(
+    fn read_lines<H: Submit, T>(
         &mut self,
         serving: &Serving<H>,
         intake: &mut Intake<H>,
@@ -234,7 +234,7 @@ impl Connection {
     }
 
     /// Counts and tells that a sender speaks another protocol; its connection is to end.
-    fn turn_away<H: HandOver>(&mut self, serving: &Serving<H>, intake: &mut Intake<H>, bytes: &[u8], speaks: &str) {
+    fn turn_away<H: Submit>(&mut self, serving: &Serving<H>, intake: &mut Intake<H>, bytes: &[u8], speaks: &str) {
         intake.refuse(Refused { reason: Refusal::WrongFormat, bytes }, self.source);
         // What follows of it is no line that was cut.
         serving.tail_bytes.set(serving.tail_bytes.get() - self.framer.held_bytes());
@@ -243,7 +243,7 @@ impl Connection {
     }
 
     /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
-    fn has_room<H: HandOver>(&self, serving: &Serving<H>, intake: &mut Intake<H>) -> bool {
+    fn has_room<H: Submit>(&self, serving: &Serving<H>, intake: &mut Intake<H>) -> bool {
         let open = serving.crowd.borrow().open().max(1);
         if is_share(self.framer.held_bytes(), serving.tail_bytes.get(), open) {
             return true;
@@ -254,7 +254,7 @@ impl Connection {
     }
 
     /// Counts what is left without an end, which is never read.
-    fn end<H: HandOver>(&mut self, serving: &Serving<H>) {
+    fn end<H: Submit>(&mut self, serving: &Serving<H>) {
         let mut intake = serving.intake.borrow_mut();
         intake.set_clock(Received::now());
         let tail = self.read_lines(serving, &mut intake, |framer, lines| framer.finish(lines));

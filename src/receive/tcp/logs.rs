@@ -67,11 +67,11 @@ mod tests {
             (&logs.unfinished, &|| logs.unfinished(source)),
             (&logs.other_protocol, &|| logs.other_protocol(source, "TLS", "do not")),
         ];
-        for (place, (throttle, tell)) in events.iter().enumerate() {
-            assert!(events[place..].iter().all(|(throttle, _)| throttle.is_due()));
+        for (index, (throttle, tell)) in events.iter().enumerate() {
+            assert!(events[index..].iter().all(|(throttle, _)| throttle.is_due()));
             (0..3).for_each(|_| tell());
             let later = throttle.pass_at(Instant::now() + INTERVAL * 2).expect("it is due");
-            assert_eq!(later.untold, Some(2), "event {place}");
+            assert_eq!(later.untold, Some(2), "event {index}");
         }
     }
 }

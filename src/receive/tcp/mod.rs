@@ -7,9 +7,9 @@
 //! Bounds: connections, in all and of one source; a line; the unfinished lines of all connections together (16 MiB); the
 //! time without a byte, the time to the first line, and the time for a line's end; a connection's turn on the thread.
 
+mod blocking;
 mod connection;
 mod logs;
-mod patient;
 mod serve;
 mod turn;
 mod wire;
@@ -23,11 +23,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{Door, Inherited};
-use crate::batch::{Destination, HandOver, Limits, Pool};
+use crate::batch::{Destination, Limits, Pool, Submit};
 use crate::intake::{Allow, Intake, IntakeConfig};
 use crate::net::tls::Certificate;
-pub use patient::Order;
-use patient::Patient;
+use blocking::Blocking;
+pub use blocking::Order;
 
 /// Unfinished lines of all connections of a listener, at most.
 const MAX_TAIL_BYTES: usize = 16 << 20;
@@ -80,15 +80,15 @@ impl Listener {
     /// What the system says where it gives no thread.
     pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H, order: &Order) -> io::Result<JoinHandle<()>>
     where
-        H: HandOver + Clone + 'static,
+        H: Submit + Clone + 'static,
     {
         let pulse = self.door.pulse();
         let (out, order, stop) = (out.clone(), order.clone(), self.door.stopping());
-        let out = Patient { out, order, stop, pulse: Arc::clone(&pulse) };
+        let out = Blocking { out, order, stop, pulse: Arc::clone(&pulse) };
         let shown = Arc::clone(&self.door.shown);
         let intake = Intake::new((&self.setup.intake, self.door.address()), shown, pool, limits, out);
         let (setup, open, stop) = (self.setup.clone(), Arc::clone(&self.door.open), self.door.stopping());
-        let parts = serve::Parts { setup, open, stop, pulse, intake };
+        let parts = serve::ServeArgs { setup, open, stop, pulse, intake };
         self.door.start(|| (), move |runtime, socket| serve::run(runtime, socket, parts))
     }
 
@@ -127,17 +127,17 @@ mod tests {
         taken: Arc<Mutex<Vec<Batch>>>,
     }
 
-    impl HandOver for Gate {
-        fn has_room(&self) -> bool {
+    impl Submit for Gate {
+        fn has_capacity(&self) -> bool {
             self.is_open.load(Ordering::Relaxed)
         }
 
-        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+        fn submit(&self, batch: Batch) -> Result<(), Batch> {
             self.taken.lock().expect("no panic").push(batch);
             Ok(())
         }
 
-        fn handed_over(&self) -> u64 {
+        fn submitted(&self) -> u64 {
             self.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
         }
     }
@@ -265,9 +265,7 @@ mod tests {
             wait_for(|| listener.door().tally().accepted == accepted);
         }
         // What was taken is handed over and shown also when nothing comes any more.
-        wait_for(|| {
-            gate.handed_over() == 2 && listener.door().sources().entries().iter().any(|one| one.sum.lines == 2)
-        });
+        wait_for(|| gate.submitted() == 2 && listener.door().sources().entries().iter().any(|one| one.sum.lines == 2));
         senders[0].write_all(b"GET / HTTP/1.1\r\nHost").expect("send");
         wait_for(|| listener.door().open_connections() == 1);
         drop(senders);
@@ -280,7 +278,7 @@ mod tests {
         assert_eq!((source.sum.lines, source.sum.refused), (4, 2), "a request and a line without an end are refused");
         let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
         let tally = listener.door().tally();
-        assert_eq!((taken, tally.accepted, tally.handed_over), (2, 2, 2));
+        assert_eq!((taken, tally.accepted, tally.submitted), (2, 2, 2));
     }
 
     #[test]
@@ -298,10 +296,10 @@ mod tests {
             listener.door().pulse().ask();
             wait_for(|| listener.door().pulse().is_answered());
         }
-        assert_eq!(gate.handed_over(), 0);
+        assert_eq!(gate.submitted(), 0);
         listener.door().stop();
         thread.join().expect("ended");
-        assert_eq!((gate.handed_over(), gate.taken.lock().expect("no panic").len()), (5, 1));
+        assert_eq!((gate.submitted(), gate.taken.lock().expect("no panic").len()), (5, 1));
     }
 
     #[test]

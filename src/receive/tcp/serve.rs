@@ -21,7 +21,7 @@ use super::connection::Connection;
 use super::logs::Logs;
 use super::turn::TURN_BYTES;
 use super::wire::Wire;
-use crate::batch::HandOver;
+use crate::batch::Submit;
 use crate::intake::{Intake, PUBLISH_INTERVAL};
 use crate::protocol::{Refusal, Refused};
 use crate::receive::Pulse;
@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SAMPLE_BYTES: usize = 512;
 
 /// What the thread is made of.
-pub(super) struct Parts<H> {
+pub(super) struct ServeArgs<H> {
     pub(super) setup: TcpConfig,
     pub(super) open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
@@ -46,8 +46,8 @@ pub(super) struct Parts<H> {
 }
 
 /// Runs until told to stop, then takes what has come, and ends.
-pub(super) fn run<H: HandOver + 'static>(runtime: &Runtime, socket: StdListener, parts: Parts<H>) {
-    let Parts { setup, open, stop, pulse, intake } = parts;
+pub(super) fn run<H: Submit + 'static>(runtime: &Runtime, socket: StdListener, parts: ServeArgs<H>) {
+    let ServeArgs { setup, open, stop, pulse, intake } = parts;
     let serving = Rc::new(Serving {
         crowd: RefCell::new(Crowd::new(setup.max_connections, setup.max_connections_per_source)),
         logs: Logs::new(socket.local_addr().unwrap_or(setup.listen)),
@@ -87,7 +87,7 @@ pub(super) struct Serving<H> {
     pub(super) logs: Logs,
 }
 
-impl<H: HandOver + 'static> Serving<H> {
+impl<H: Submit + 'static> Serving<H> {
     async fn serve(self: Rc<Self>, socket: StdListener) {
         let listener = match TcpListener::from_std(socket) {
             Ok(listener) => listener,
@@ -260,7 +260,7 @@ impl<H: HandOver + 'static> Serving<H> {
     }
 }
 
-impl<H: HandOver> Serving<H> {
+impl<H: Submit> Serving<H> {
     /// Tells those that wait for a time that there may be one.
     pub(super) fn notify(&self, intake: &Intake<H>) {
         if intake.due().is_some() {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::{Inherited, Pulse};
-use crate::batch::{Destination, HandOver, Limits, Pool};
+use crate::batch::{Destination, Limits, Pool, Submit};
 use crate::intake::{Allow, Intake, IntakeConfig, Shown, Sources, Tally, Tap};
 
 use multicast::Group;
@@ -83,10 +83,10 @@ impl Listener {
             adopt_all(passed, &setup, group.as_ref())?
         };
         let address = sockets.first().map_or(setup.listen, Socket::address);
-        let state = |(place, socket)| -> io::Result<Arc<WorkerState>> {
+        let state = |(index, socket)| -> io::Result<Arc<WorkerState>> {
             let stop = Arc::new(Stop::new()?);
             let woken = Arc::clone(&stop);
-            let pulse = Arc::new(Pulse::new(thread_name(place)).woken_by(move || woken.wake()));
+            let pulse = Arc::new(Pulse::new(thread_name(index)).woken_by(move || woken.wake()));
             Ok(Arc::new(WorkerState { socket, shown: Arc::default(), pulse, stop }))
         };
         let workers = sockets.into_iter().enumerate().map(state).collect::<io::Result<_>>()?;
@@ -99,18 +99,18 @@ impl Listener {
     /// What the system says where it gives no thread.
     pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H) -> io::Result<Vec<JoinHandle<()>>>
     where
-        H: HandOver + Clone + 'static,
+        H: Submit + Clone + 'static,
     {
         let mut threads = Vec::with_capacity(self.workers.len());
-        for (place, state) in self.workers.iter().enumerate() {
+        for (index, state) in self.workers.iter().enumerate() {
             let setup = self.setup.intake.clone();
-            let parts = worker::Parts {
+            let parts = worker::WorkerArgs {
                 state: Arc::clone(state),
                 slot_bytes: SLOT_BYTES,
                 intake: Intake::new((&setup, self.address), Arc::clone(&state.shown), pool, limits, out.clone()),
                 setup,
             };
-            let thread = std::thread::Builder::new().name(thread_name(place));
+            let thread = std::thread::Builder::new().name(thread_name(index));
             threads.push(thread.spawn(move || worker::run(parts))?);
         }
         Ok(threads)
@@ -194,8 +194,8 @@ impl Listener {
     }
 }
 
-fn thread_name(place: usize) -> String {
-    format!("udp-{place}")
+fn thread_name(index: usize) -> String {
+    format!("udp-{index}")
 }
 
 fn bind_all(setup: &UdpConfig, group: Option<&Group>) -> io::Result<Vec<Socket>> {
@@ -241,17 +241,17 @@ mod tests {
     #[derive(Clone, Debug, Default)]
     struct Kept(Arc<Mutex<Vec<Batch>>>);
 
-    impl HandOver for Kept {
-        fn has_room(&self) -> bool {
+    impl Submit for Kept {
+        fn has_capacity(&self) -> bool {
             true
         }
 
-        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+        fn submit(&self, batch: Batch) -> Result<(), Batch> {
             self.0.lock().expect("no panic").push(batch);
             Ok(())
         }
 
-        fn handed_over(&self) -> u64 {
+        fn submitted(&self) -> u64 {
             self.0.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
         }
     }
@@ -309,7 +309,7 @@ mod tests {
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
         let sources = listener.sources();
         let [source] = sources.entries() else { panic!("one source") };
-        assert_eq!((source.sum.datagrams, listener.tally().datagrams, kept.handed_over()), (32, 32, 32));
+        assert_eq!((source.sum.datagrams, listener.tally().datagrams, kept.submitted()), (32, 32, 32));
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
         listener.stop();
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
         let tally = listener.tally();
-        assert_eq!((tally.truncated, tally.accepted, kept.handed_over()), (0, lines as u64, lines as u64));
+        assert_eq!((tally.truncated, tally.accepted, kept.submitted()), (0, lines as u64, lines as u64));
     }
 
     #[test]

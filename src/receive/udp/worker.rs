@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::mmsg::{self, Datagram, Method, Slots};
 use super::pace::{Look, Pace, Wait};
 use super::{ROUNDS, SLOTS, WorkerState};
-use crate::batch::{HandOver, Received};
+use crate::batch::{Received, Submit};
 use crate::intake::{Intake, IntakeConfig, PUBLISH_INTERVAL};
 use crate::sys::{Leave, Throttle, throttle};
 
@@ -20,7 +20,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a worker is made of.
-pub(super) struct Parts<H> {
+pub(super) struct WorkerArgs<H> {
     pub(super) state: Arc<WorkerState>,
     /// The largest datagram that is taken whole.
     pub(super) slot_bytes: usize,
@@ -29,7 +29,7 @@ pub(super) struct Parts<H> {
 }
 
 /// Runs until told to stop, then empties the socket.
-pub(super) fn run<H: HandOver>(parts: Parts<H>) {
+pub(super) fn run<H: Submit>(parts: WorkerArgs<H>) {
     let Some(socket) = parts.state.socket.open() else { return };
     mmsg::precise_sleeps();
     let mut slots = Slots::new(SLOTS, parts.slot_bytes, Method::Recvmmsg);
@@ -52,7 +52,7 @@ pub(super) fn run<H: HandOver>(parts: Parts<H>) {
 
 struct Worker<H> {
     socket: Arc<UdpSocket>,
-    parts: Parts<H>,
+    parts: WorkerArgs<H>,
     /// When the last look began.
     looked: Instant,
     /// The nap before it.
@@ -60,7 +60,7 @@ struct Worker<H> {
     logs: Logs,
 }
 
-impl<H: HandOver> Worker<H> {
+impl<H: Submit> Worker<H> {
     /// Takes what is queued at the socket, publishes the counters, and seals a batch that is due.
     fn look(&mut self, slots: &mut Slots) -> Look {
         let received = Received::now();
@@ -100,7 +100,7 @@ impl<H: HandOver> Worker<H> {
     /// One datagram: its good lines into the batch, its bad ones into the counters.
     #[inline]
     fn take(&mut self, datagram: Datagram<'_>) {
-        let Parts { intake, setup, .. } = &mut self.parts;
+        let WorkerArgs { intake, setup, .. } = &mut self.parts;
         let tally = intake.tally();
         tally.datagrams += 1;
         tally.bytes += datagram.bytes.len() as u64;
@@ -192,17 +192,17 @@ mod tests {
     /// Takes batches until it has this many, and sees to it that nothing is given away before it was shown.
     struct Few(usize, Arc<Mutex<Vec<Batch>>>, Arc<Shown>);
 
-    impl HandOver for Few {
-        fn has_room(&self) -> bool {
+    impl Submit for Few {
+        fn has_capacity(&self) -> bool {
             true
         }
 
-        fn hand_over(&self, batch: Batch) -> Result<(), Batch> {
+        fn submit(&self, batch: Batch) -> Result<(), Batch> {
             let shown = self.2.counters.read();
             let mut taken = self.1.lock().expect("no panic");
-            let handed_over = taken.iter().map(|batch| batch.lines).sum::<u64>();
-            assert_eq!(shown.accepted, shown.held + shown.handed_over + shown.ring_full);
-            assert_eq!(shown.handed_over, handed_over, "the worker tells at once what was taken");
+            let submitted = taken.iter().map(|batch| batch.lines).sum::<u64>();
+            assert_eq!(shown.accepted, shown.held + shown.submitted + shown.ring_full);
+            assert_eq!(shown.submitted, submitted, "the worker tells at once what was taken");
             assert!(shown.held >= batch.lines, "lines are accepted and held before they are handed over");
             if taken.len() == self.0 {
                 return Err(batch);
@@ -211,7 +211,7 @@ mod tests {
             Ok(())
         }
 
-        fn handed_over(&self) -> u64 {
+        fn submitted(&self) -> u64 {
             self.1.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
         }
     }
@@ -223,7 +223,7 @@ mod tests {
         state: Arc<WorkerState>,
         sender: UdpSocket,
         taken: Arc<Mutex<Vec<Batch>>>,
-        parts: Parts<Few>,
+        parts: WorkerArgs<Few>,
     }
 
     impl Bench {
@@ -256,7 +256,7 @@ mod tests {
             let pool = Pool::new(1, Builder::least_buffer_bytes());
             let out = Few(room, Arc::clone(&taken), Arc::clone(&state.shown));
             let intake = Intake::new((&setup, state.socket.address()), Arc::clone(&state.shown), &pool, limits, out);
-            let parts = Parts { state: Arc::clone(&state), slot_bytes, intake, setup };
+            let parts = WorkerArgs { state: Arc::clone(&state), slot_bytes, intake, setup };
             Self { state, sender, taken, parts }
         }
 

@@ -1,6 +1,7 @@
 //! What the journal says of its copies, and where they wait for a statement.
 
 use twinflux::batch::Span;
+use twinflux::journal::BackendId;
 
 use super::{BACKENDS, Known, World, points};
 
@@ -9,7 +10,7 @@ impl World {
     pub(super) fn pass(&mut self, backend: usize) -> bool {
         let (journal, seen) = (&self.life.journal, &mut self.seen[backend]);
         let Some((sequence, database, came)) = seen.barriers.first().copied() else { return false };
-        if !journal.is_at_barrier(backend, sequence) {
+        if !journal.is_at_barrier(BackendId::new(backend), sequence) {
             return false;
         }
         let lacks = |(number, known): (usize, &Known)| {
@@ -25,7 +26,7 @@ impl World {
             "{lacking} lines come behind the statement that they came before"
         );
         seen.barriers.remove(0);
-        journal.pass_barrier(backend, sequence);
+        journal.pass_barrier(BackendId::new(backend), sequence);
         true
     }
 
@@ -36,7 +37,8 @@ impl World {
             .flat_map(|backend| (0..2).flat_map(move |database| ranges.map(|range| (backend, database, range))))
         {
             let (other, name) = (1 - backend, format!("db{database}"));
-            let found = self.life.journal.completeness(backend, Some(&name), &range, &[other]);
+            let found =
+                self.life.journal.completeness(BackendId::new(backend), Some(&name), &range, &[BackendId::new(other)]);
             for (number, known) in self.known.iter().enumerate() {
                 let number = number as u64;
                 // What a crash took from the memory is no gap: nobody knows of it.

@@ -1,6 +1,7 @@
 //! What a flusher does with lines that are divided, given up, or were sent again.
 
 use super::*;
+use crate::journal::BackendId;
 
 /// Refuses lines with this ending.
 fn refusing(ending: &'static str) -> impl Fn(&Request) -> Outcome + Send {
@@ -125,7 +126,7 @@ async fn letters_that_were_delivered_are_removed_and_no_others() {
     let letters = Arc::clone(&bench.letters);
     let mut later = Bench::new(|_| delivered());
     later.flusher.as_mut().expect("it has not run").letters = letters;
-    later.journal.resend(0, batch("m v=1 7\n".to_owned()), vec![sent_again.id]);
+    later.journal.resend(BackendId::new(0), batch("m v=1 7\n".to_owned()), vec![sent_again.id]);
     let running = tokio::spawn(later.flusher.take().expect("it runs once").run());
     while kept(&bench).1 == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;

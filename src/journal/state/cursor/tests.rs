@@ -69,9 +69,9 @@ impl World {
         self.cursor.fall_behind(&record, &self.records);
     }
 
-    fn give_back(&mut self, sequence: u64) {
+    fn requeue(&mut self, sequence: u64) {
         let record = self.all.iter().find(|record| record.sequence == sequence).expect("there is one");
-        self.cursor.give_back(record);
+        self.cursor.requeue(record);
     }
 
     fn release(&mut self, kept_from: u64) -> bool {
@@ -131,8 +131,8 @@ impl World {
     }
 
     /// What is shown, saved and needed is what is `out` on its way, what was given back, and what waits.
-    fn check(&self, out: &[u64], settled: &[u64], when: &str) {
-        let unsettled: Vec<_> = self.all.iter().filter(|record| !settled.contains(&record.sequence)).collect();
+    fn check(&self, out: &[u64], acked: &[u64], when: &str) {
+        let unsettled: Vec<_> = self.all.iter().filter(|record| !acked.contains(&record.sequence)).collect();
         let (on_disk, in_memory): (Vec<_>, Vec<_>) =
             unsettled.iter().map(|record| record.sequence).partition(|sequence| {
                 let is_written = |record: &&Arc<Record>| record.sequence == *sequence && record.written().is_some();
@@ -159,7 +159,7 @@ impl World {
         let (oldest, since) = self.cursor.oldest_pending(self.tail());
         let oldest = oldest.map(|record| record.sequence);
         assert_eq!(oldest.into_iter().chain(held.iter().copied()).min(), oldest, "{when}");
-        assert!(oldest.is_none_or(|oldest| !settled.contains(&oldest)), "{when}: {oldest:?}");
+        assert!(oldest.is_none_or(|oldest| !acked.contains(&oldest)), "{when}: {oldest:?}");
         let backlog = self.cursor.backlog(self.tail());
         assert_eq!(since.is_some(), backlog.is_some(), "{when}");
         let next = backlog.and_then(|(lane, _)| self.all.iter().find(|record| record.sequence >= lane.from));
@@ -196,9 +196,9 @@ fn a_lease_is_as_large_as_it_may_be_and_one_record_at_least() {
 fn what_is_saved_has_what_is_on_its_way_and_not_what_is_settled() {
     let mut world = World::with(7);
     assert_eq!(world.lease(5), [0, 3, 6, 9, 12]);
-    world.cursor.settle(3);
+    world.cursor.ack(3);
     assert_eq!(world.saved(), [0, 6, 9, 12, 15, 18]);
-    // What hangs together is one lane: up to what was settled, and all that is behind it.
+    // What hangs together is one lane: up to what was acked, and all that is behind it.
     let lanes = world.cursor.saved(world.tail());
     assert_eq!(lanes.iter().map(|lane| lane.from).collect::<Vec<_>>(), [0, 6]);
     let at = |records| Position { lines: LINES * records, bytes: BYTES * records };
@@ -206,8 +206,8 @@ fn what_is_saved_has_what_is_on_its_way_and_not_what_is_settled() {
     assert_eq!((lanes[1].at, lanes[1].end), (at(2), None));
     assert_eq!((lanes[0].since, lanes[1].since), (1000, 1006));
 
-    world.cursor.settle(12);
-    world.cursor.settle(0);
+    world.cursor.ack(12);
+    world.cursor.ack(0);
     assert_eq!(world.saved(), [6, 9, 15, 18]);
     let lanes = world.cursor.saved(world.tail());
     assert_eq!((lanes[0].at, lanes[0].end), (at(2), Some((10, at(4)))));
@@ -234,12 +234,12 @@ fn what_is_only_on_the_disk_becomes_a_lane_and_fresh_records_do_not_wait_for_it(
     assert_eq!(world.saved(), [0, 3, 6, 9]);
     assert_eq!(world.read(9), Some(vec![3]));
     assert_eq!(world.read(9), None);
-    // It is there until all of it is settled: what is given back has its place.
-    world.give_back(3);
+    // It is there until all of it is acked: what is given back has its place.
+    world.requeue(3);
     assert!(world.release(0));
     assert_eq!((world.lease(0), world.read(9)), (vec![], Some(vec![3])));
     for sequence in [0, 3, 6] {
-        world.cursor.settle(sequence);
+        world.cursor.ack(sequence);
     }
     assert_eq!((world.cursor.lanes.len(), world.saved()), (1, vec![9]));
     assert_eq!(world.cursor.needed_from_disk(world.tail()), None);
@@ -334,13 +334,13 @@ fn many_outages_make_a_few_lanes_and_lose_nothing() {
     assert_eq!(leased, world.all.iter().map(|record| record.sequence).collect::<Vec<_>>());
 }
 
-/// Any course: at each moment the saved lanes hold each written record that is not settled, once, and no other; in the end
+/// Any course: at each moment the saved lanes hold each written record that is not acked, once, and no other; in the end
 /// each record was delivered once.
 #[test]
 fn any_course_saves_each_record_until_it_is_settled() {
     for seed in 0..400 {
         fastrand::seed(seed);
-        let (mut world, mut out, mut settled) = (World::new(), Vec::new(), Vec::new());
+        let (mut world, mut out, mut acked) = (World::new(), Vec::new(), Vec::new());
         for step in 0..80 {
             match fastrand::u32(..12) {
                 0..3 => world.append(),
@@ -350,15 +350,15 @@ fn any_course_saves_each_record_until_it_is_settled() {
                 7 if world.records.front().is_some_and(|first| first.written().is_some()) => world.forget(0),
                 8 => world.part(),
                 9 if fastrand::bool() => drop(world.release(0)),
-                10 if !out.is_empty() => world.give_back(out.swap_remove(fastrand::usize(..out.len()))),
+                10 if !out.is_empty() => world.requeue(out.swap_remove(fastrand::usize(..out.len()))),
                 _ if !out.is_empty() => {
                     let sequence = out.swap_remove(fastrand::usize(..out.len()));
-                    world.cursor.settle(sequence);
-                    settled.push(sequence);
+                    world.cursor.ack(sequence);
+                    acked.push(sequence);
                 }
                 _ => {}
             }
-            world.check(&out, &settled, &format!("seed {seed}, step {step}"));
+            world.check(&out, &acked, &format!("seed {seed}, step {step}"));
         }
         if fastrand::bool() {
             world.cursor.give_all_back();
@@ -372,9 +372,9 @@ fn any_course_saves_each_record_until_it_is_settled() {
             }
             out.extend(leased.into_iter().chain(read));
         }
-        settled.extend(out);
-        settled.sort_unstable();
-        assert!(settled.iter().eq(world.all.iter().map(|record| &record.sequence)), "seed {seed}: {settled:?}");
+        acked.extend(out);
+        acked.sort_unstable();
+        assert!(acked.iter().eq(world.all.iter().map(|record| &record.sequence)), "seed {seed}: {acked:?}");
     }
 }
 
@@ -383,12 +383,12 @@ fn what_is_given_back_is_leased_again_before_anything_newer() {
     let mut world = World::with(4);
     assert_eq!(world.lease(3), [0, 3, 6]);
     assert!(world.cursor.has_leased(3) && !world.cursor.has_leased(9));
-    world.give_back(3);
+    world.requeue(3);
     assert!(
         !world.cursor.has_leased(3) && world.cursor.is_full(&Limits { lines: 20, bytes: 200, linger: Duration::ZERO })
     );
     assert_eq!(world.cursor.watermark(), 0);
-    world.cursor.settle(0);
+    world.cursor.ack(0);
     assert_eq!((world.cursor.watermark(), world.lease(4)), (3, vec![3, 9]));
     world.cursor.give_all_back();
     assert_eq!(world.lease(9), [3, 6, 9]);

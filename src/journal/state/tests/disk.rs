@@ -113,14 +113,14 @@ fn numbers(state: &State) -> Vec<u64> {
     disk.segments().iter().map(|segment| segment.name.number).collect()
 }
 
-/// Both backends settle what they can lease from memory, up to a lease each time.
-fn deliver(state: &mut State, backends: &[usize], leases: usize) {
+/// Both backends ack what they can lease from memory, up to a lease each time.
+fn deliver(state: &mut State, backends: &[BackendId], leases: usize) {
     for backend in backends {
         for _ in 0..leases {
             let limits = Limits { lines: LINES * 2, ..LIMITS };
             let (now, parked) = (Instant::now() + LINGER, HashMap::new());
             let (lease, ..) = leased(state.lease(*backend, &limits, &parked, now, now));
-            state.settle(*backend, &lease, &[], now);
+            state.ack(*backend, &lease, &[], now);
         }
     }
 }
@@ -132,7 +132,7 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     append(&mut state, &["x", "other", "x", "x", "other"]);
     assert!(state.has_unwritten());
     let jobs = state.next_to_write(u64::MAX);
-    let positions: Vec<_> = jobs.iter().map(|job| (job.record.sequence, job.log, job.at.lines)).collect();
+    let positions: Vec<_> = jobs.iter().map(|job| (job.record.sequence, job.log.index(), job.at.lines)).collect();
     assert_eq!(positions, [(0, 0, 0), (1, 1, 0), (2, 0, 10), (3, 0, 20), (4, 1, 10)]);
     assert_eq!(state.disk().being_written(), 0..5);
     state.end_writing();
@@ -142,7 +142,7 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     assert_eq!(jobs[1].bytes(), bytes("other"));
     let of_policy = Destination { retention_policy: "week".to_owned(), ..(*destination("x")).clone() };
     let (batch, memory) = (batch(&Arc::new(of_policy), Instant::now()), Arc::default());
-    let job = Job { log: 0, record: Record::new(0, batch, None, &memory), at: Position::default() };
+    let job = Job { log: LogId::new(0), record: Record::new(0, batch, None, &memory), at: Position::default() };
     assert_eq!(job.bytes(), bytes("x") + 4);
     assert_eq!(write(&mut state, bytes("x") * 2 + bytes("other")), [0, 1, 2]);
     assert_eq!(write(&mut state, 1), [3], "one at least");
@@ -230,7 +230,7 @@ fn a_segment_that_repeats_says_where_it_lacks_what_has_left_the_memory() {
         write(&mut state, u64::MAX);
         state.note_sync_failure("x".to_owned());
         // Written again is what is in memory, and the segment begins with the first of that.
-        state.forget(0, gone);
+        state.forget(LogId::new(0), gone);
         state.next_to_write(u64::MAX);
         begin_segment(&mut state);
         write(&mut state, u64::MAX);
@@ -261,7 +261,7 @@ fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
     for (full, gives_way) in [(WhenFull::DropOldest, true), (WhenFull::DropNewest, false)] {
         // It is read from the disk by who lags, and in memory for nobody.
         let mut state = with_segments(full);
-        deliver(&mut state, &[0], 1);
+        deliver(&mut state, &[A], 1);
         state.forget_below(4);
         let evicted = state.evict(DropReason::Quota);
         assert_eq!(evicted.map(|name| name.number), gives_way.then_some(0), "{full:?}");
@@ -277,7 +277,7 @@ fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
     }
     // What nobody needs costs nothing, under any policy.
     let mut state = with_segments(WhenFull::DropNewest);
-    deliver(&mut state, &[0, 1], 2);
+    deliver(&mut state, &[A, B], 2);
     let bytes = state.disk().bytes;
     state.disk().take_cursors_change();
     state.disk().take_folder_change();
@@ -301,7 +301,7 @@ fn a_segment_is_too_old_once_its_last_line_is() {
     assert_eq!(state.evict_aged(Instant::now()).map(|name| name.number), Some(0));
     // A segment that waits to be ended is older than no time, where somebody needs it.
     assert!(state.is_segment_older(Duration::ZERO, Instant::now()) && !state.is_segment_older(HOUR, Instant::now()));
-    deliver(&mut state, &[0, 1], 2);
+    deliver(&mut state, &[A, B], 2);
     assert!(!state.is_segment_older(Duration::ZERO, Instant::now()), "nobody needs it");
 }
 
@@ -353,7 +353,7 @@ fn a_segment_goes_once_the_last_one_repeats_all_of_it() {
 #[test]
 fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_room() {
     let mut state = with_segments(WhenFull::DropOldest);
-    deliver(&mut state, &[0, 1], 3);
+    deliver(&mut state, &[A, B], 3);
     assert_eq!((state.needed_from(false), state.needed_from(true)), (6, 6));
     let lanes = vec![SavedLane { from: 1, at: Position { lines: LINES, bytes: BYTES }, since: 0, end: None }];
     let of_log = (*state.logs[0].destination).clone();
@@ -373,7 +373,7 @@ fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_ro
 #[test]
 fn a_backend_that_is_no_longer_configured_and_has_everything_keeps_nothing() {
     let mut state = with_segments(WhenFull::DropOldest);
-    deliver(&mut state, &[0, 1], 3);
+    deliver(&mut state, &[A, B], 3);
     let lanes = vec![SavedLane { from: 5, at: state.logs[0].written, since: 0, end: None }];
     let destinations = vec![((*state.logs[0].destination).clone(), lanes)];
     state.orphans.push(SavedBackend { name: "gone".to_owned(), destinations, ..SavedBackend::default() });

@@ -19,9 +19,9 @@ fn where_the_memory_is_full_the_oldest_goes_and_is_counted_for_who_has_not_had_i
     }
     assert_eq!((sequences(&state).len(), state.dropped_lines()), (4, vec![0, 0]));
     // One of them has had the first ones.
-    let (lease, _, taken) = leased(lease_at(&mut state, 0, start + LINGER));
+    let (lease, _, taken) = leased(lease_at(&mut state, A, start + LINGER));
     assert_eq!(taken, [0, 2]);
-    state.settle(0, &lease, &[], start);
+    state.ack(A, &lease, &[], start);
     drop(lease);
     for turn in 1..=3 {
         state.append(batch(&destination("x"), start));
@@ -40,17 +40,17 @@ fn what_is_on_its_way_stays_and_where_all_of_it_is_the_newest_gives_way() {
     for _ in 0..3 {
         state.append(batch(&db, start));
     }
-    let (lease, ..) = leased(lease_at(&mut state, 0, start + LINGER));
+    let (lease, ..) = leased(lease_at(&mut state, A, start + LINGER));
     assert!(state.append(batch(&db, start)).is_empty());
     assert_eq!((sequences(&state), state.dropped_lines()), (vec![0, 1, 2], vec![LINES, LINES]));
     // Given back it may go, as anything else.
-    state.give_back(0, &lease);
+    state.requeue(A, &lease);
     drop(lease);
     state.append(batch(&db, start));
     assert_eq!((sequences(&state), state.dropped_lines()), (vec![1, 2, 3], vec![2 * LINES, 2 * LINES]));
     // And so may what is on its way to somebody who is gone.
     for _ in 0..2 {
-        assert_eq!(leased(lease_at(&mut state, 0, start + LINGER)).2, [1, 2, 3]);
+        assert_eq!(leased(lease_at(&mut state, A, start + LINGER)).2, [1, 2, 3]);
         state.requeue_leases();
     }
 }
@@ -62,8 +62,8 @@ fn what_all_have_settled_leaves_the_memory_at_once() {
         state.append(batch(&db, start));
     }
     for (backend, left) in [(0, vec![0, 1, 2, 3]), (1, vec![3])] {
-        let (lease, ..) = leased(lease_at(&mut state, backend, start));
-        state.settle(backend, &lease, &[], start);
+        let (lease, ..) = leased(lease_at(&mut state, BackendId::new(backend), start));
+        state.ack(BackendId::new(backend), &lease, &[], start);
         assert_eq!(sequences(&state), left);
     }
 }
@@ -74,11 +74,11 @@ fn at_the_end_what_is_only_in_memory_is_lost_with_its_reason() {
     for database in ["x", "y", "x"] {
         state.append(batch(&destination(database), start));
     }
-    let (lease, ..) = leased(lease_at(&mut state, 0, start + LINGER));
-    state.settle(0, &lease, &[], start);
+    let (lease, ..) = leased(lease_at(&mut state, A, start + LINGER));
+    state.ack(A, &lease, &[], start);
     drop(lease);
-    let (lease, ..) = leased(lease_at(&mut state, 1, start + LINGER));
-    state.give_back(1, &lease);
+    let (lease, ..) = leased(lease_at(&mut state, B, start + LINGER));
+    state.requeue(B, &lease);
     drop(lease);
     assert_eq!(state.give_up_memory_only(DropReason::Corrupt), [LINES, 3 * LINES]);
     assert_eq!(state.backends[1].ledger.dropped[DropReason::Corrupt as usize], 3 * LINES);
@@ -102,11 +102,11 @@ fn senders_wait_while_memory_is_scarce_and_for_a_while_only() {
     assert!(state.is_pressed(start + longest - Duration::from_millis(1)));
     assert!(!state.is_pressed(start + longest));
     // Once there was room, they wait anew.
-    let (lease, ..) = leased(state.lease(0, &Limits { lines: 400, ..LIMITS }, &HashMap::new(), start, start));
-    state.settle(0, &lease, &[], start);
+    let (lease, ..) = leased(state.lease(A, &Limits { lines: 400, ..LIMITS }, &HashMap::new(), start, start));
+    state.ack(A, &lease, &[], start);
     drop(lease);
-    let (lease, ..) = leased(state.lease(1, &Limits { lines: 400, ..LIMITS }, &HashMap::new(), start, start));
-    state.settle(1, &lease, &[], start);
+    let (lease, ..) = leased(state.lease(B, &Limits { lines: 400, ..LIMITS }, &HashMap::new(), start, start));
+    state.ack(B, &lease, &[], start);
     drop(lease);
     assert!(!state.is_pressed(start + longest));
     for _ in 0..40 {
@@ -146,18 +146,18 @@ fn a_reading_has_its_memory_set_aside_and_no_more_than_is_free() {
     begin_segment(&mut state);
     append(&mut state, &["db"; 4]);
     write(&mut state, u64::MAX);
-    (0..4).for_each(|_| state.forget(0, 0));
+    (0..4).for_each(|_| state.forget(LogId::new(0), 0));
     state.disk().note_full("no room");
     let used = |state: &State| state.memory.load(Ordering::Relaxed);
     let limits = Limits { bytes: 100, ..LIMITS };
-    let request = state.request(0, 0, &limits).expect("a backlog");
+    let request = state.request(A, LogId::new(0), &limits).expect("a backlog");
     assert_eq!((request.reserve.bytes(), used(&state)), (100, 100), "there is room for what a lease may hold");
     drop(request);
     assert_eq!(used(&state), 0);
     append(&mut state, &["db"; 40]);
     let (full, limits) = (used(&state), Limits { bytes: u64::MAX, ..LIMITS });
     assert!(full < state.memory_bound && state.dropped_lines()[0] > 0);
-    let requests = [(); 2].map(|()| state.request(0, 0, &limits).expect("a backlog"));
+    let requests = [(); 2].map(|()| state.request(A, LogId::new(0), &limits).expect("a backlog"));
     assert_eq!(requests.each_ref().map(|request| request.reserve.bytes()), [state.memory_bound - full, 0]);
     assert_eq!(used(&state), state.memory_bound);
     // What is read takes the place of what was set aside for it.
@@ -199,9 +199,9 @@ fn for_room_what_can_be_read_again_goes_before_what_would_be_lost() {
     append(&mut state, &["db"; 3]);
     // Those on the disk are given back by one backend; nobody has the others yet.
     let limits = Limits { lines: LINES * 3, ..LIMITS };
-    let (lease, _, sequences) = leased(state.lease(0, &limits, &HashMap::new(), Instant::now(), Instant::now()));
+    let (lease, _, sequences) = leased(state.lease(A, &limits, &HashMap::new(), Instant::now(), Instant::now()));
     assert_eq!(sequences, [0, 1, 2]);
-    state.give_back(0, &lease);
+    state.requeue(A, &lease);
     drop(lease);
     append(&mut state, &["db"; 3]);
     assert_eq!((in_memory(&state), state.dropped_lines()), (vec![3, 4, 5, 6, 7, 8], vec![0, 0]));
@@ -229,11 +229,11 @@ fn what_was_given_back_and_is_in_no_log_any_more_makes_room_before_anything_is_l
     append(&mut state, &["db"; 3]);
     write(&mut state, u64::MAX);
     let limits = Limits { lines: LINES * 3, ..LIMITS };
-    let (lease, ..) = leased(state.lease(0, &limits, &HashMap::new(), Instant::now(), Instant::now()));
+    let (lease, ..) = leased(state.lease(A, &limits, &HashMap::new(), Instant::now(), Instant::now()));
     for _ in 0..3 {
-        state.forget(0, 0);
+        state.forget(LogId::new(0), 0);
     }
-    state.give_back(0, &lease);
+    state.requeue(A, &lease);
     drop(lease);
     append(&mut state, &["db"; 6]);
     assert_eq!((in_memory(&state), state.dropped_lines()), (vec![3, 4, 5, 6, 7, 8], vec![0, 0]));
@@ -248,12 +248,12 @@ fn of_what_has_left_the_disk_nothing_goes_before_what_is_on_its_way() {
         write(&mut state, u64::MAX);
     }
     state.evict(DropReason::Quota);
-    let next = |state: &State| state.first_to_forget(0, &(0..0), state.kept_from());
+    let next = |state: &State| state.first_to_forget(LogId::new(0), &(0..0), state.kept_from());
     assert_eq!(next(&state), Some(0));
     let limits = Limits { lines: 1, ..LIMITS };
     let now = Instant::now();
-    let (lease, _, sequences) = leased(state.lease(0, &limits, &HashMap::new(), now, now));
+    let (lease, _, sequences) = leased(state.lease(A, &limits, &HashMap::new(), now, now));
     assert_eq!((sequences, next(&state)), (vec![0], Some(2)), "cursors pass them in order");
-    state.give_back(0, &lease);
+    state.requeue(A, &lease);
     assert_eq!(next(&state), Some(0));
 }

@@ -1,10 +1,10 @@
-//! What one backend is owed once more: leased before everything else, and pending until it is settled.
+//! What one backend is owed once more: leased before everything else, and pending until it is acked.
 
 use super::*;
 
 /// Dead letters with these numbers.
 fn resend(state: &mut State, database: &str, letters: &[u64]) {
-    state.resend(0, batch(&destination(database), Instant::now()), letters.to_vec());
+    state.resend(A, batch(&destination(database), Instant::now()), letters.to_vec());
 }
 
 fn pending(state: &State) -> [(u64, u64); 2] {
@@ -29,22 +29,22 @@ fn letters_go_before_everything_else_to_the_backend_that_is_owed_them() {
     let ledgers = state.snapshot(Received::now()).ledgers;
     assert_eq!((ledgers[0].resent, ledgers[1].resent), (2 * LINES, 0));
 
-    let (lease, database, numbers) = letters(lease_at(&mut state, 0, now));
+    let (lease, database, numbers) = letters(lease_at(&mut state, A, now));
     assert_eq!((database.as_str(), numbers, lease.lines, lease.bytes), ("db", vec![7, 8], LINES, BYTES));
     assert_eq!(pending(&state)[0], (3 * LINES, 3 * BYTES), "it is on its way");
     // What is given back is the next again.
-    state.give_back(0, &lease);
-    let (lease, _, numbers) = letters(lease_at(&mut state, 0, now));
+    state.requeue(A, &lease);
+    let (lease, _, numbers) = letters(lease_at(&mut state, A, now));
     assert_eq!(numbers, [7, 8]);
-    state.settle(0, &lease, &[], now);
+    state.ack(A, &lease, &[], now);
     assert_eq!(pending(&state), [(2 * LINES, 2 * BYTES), (LINES, BYTES)]);
 
-    let (lease, database, numbers) = letters(lease_at(&mut state, 0, now));
+    let (lease, database, numbers) = letters(lease_at(&mut state, A, now));
     assert_eq!((database.as_str(), numbers), ("other", vec![9]));
-    state.settle(0, &lease, &[], now);
+    state.ack(A, &lease, &[], now);
     // All other lines are leased as ever.
     for backend in [0, 1] {
-        let (lease, database, sequences) = leased(lease_at(&mut state, backend, now + LINGER));
+        let (lease, database, sequences) = leased(lease_at(&mut state, BackendId::new(backend), now + LINGER));
         assert!(lease.letters.is_none());
         assert_eq!((database.as_str(), sequences), ("db", vec![0]));
     }
@@ -55,10 +55,10 @@ fn letters_of_a_destination_that_is_parked_wait() {
     let (mut state, now) = (state(100, 0.5), Instant::now());
     resend(&mut state, "x", &[1]);
     resend(&mut state, "y", &[2]);
-    let parked = HashMap::from([(0, now + LINGER)]);
-    let (lease, ..) = letters(state.lease(0, &LIMITS, &parked, now, now));
-    assert_eq!((lease.destination.database.as_str(), lease.place()), ("y", 1));
-    assert!(!matches!(state.lease(0, &LIMITS, &parked, now, now), Ready::Lease(_)));
-    let (lease, ..) = letters(state.lease(0, &LIMITS, &parked, now + LINGER, now + LINGER));
-    assert_eq!((lease.destination.database.as_str(), lease.place()), ("x", 0));
+    let parked = HashMap::from([(LogId::new(0), now + LINGER)]);
+    let (lease, ..) = letters(state.lease(A, &LIMITS, &parked, now, now));
+    assert_eq!((lease.destination.database.as_str(), lease.log().index()), ("y", 1));
+    assert!(!matches!(state.lease(A, &LIMITS, &parked, now, now), Ready::Lease(_)));
+    let (lease, ..) = letters(state.lease(A, &LIMITS, &parked, now + LINGER, now + LINGER));
+    assert_eq!((lease.destination.database.as_str(), lease.log().index()), ("x", 0));
 }

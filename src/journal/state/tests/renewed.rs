@@ -13,7 +13,7 @@ fn with_segments() -> State {
         append(&mut state, &["db", "db"]);
         write(&mut state, u64::MAX);
     }
-    (0..4).for_each(|_| state.forget(0, 0));
+    (0..4).for_each(|_| state.forget(LogId::new(0), 0));
     state
 }
 
@@ -63,16 +63,16 @@ fn what_was_given_back_is_written_again_also_where_it_has_left_the_memory() {
     let now = Instant::now();
     let leases = [0, 1].map(|backend| {
         let limits = Limits { lines: LINES * 3, ..LIMITS };
-        leased(state.lease(backend, &limits, &HashMap::new(), now, now)).0
+        leased(state.lease(BackendId::new(backend), &limits, &HashMap::new(), now, now)).0
     });
-    (0..3).for_each(|_| state.forget(0, 0));
-    state.settle(0, &leases[0], &[], now);
-    state.give_back(1, &leases[1]);
+    (0..3).for_each(|_| state.forget(LogId::new(0), 0));
+    state.ack(A, &leases[0], &[], now);
+    state.requeue(B, &leases[1]);
     assert_eq!(state.lose_disk(9000), 0, "nothing was only on the disk");
     state.begin_anew();
     begin_segment(&mut state);
     assert_eq!(write(&mut state, u64::MAX), [0, 1, 2]);
-    assert_eq!(leased(lease_at(&mut state, 1, now + LINGER)).2, [0, 1, 2]);
+    assert_eq!(leased(lease_at(&mut state, B, now + LINGER)).2, [0, 1, 2]);
 }
 
 #[test]

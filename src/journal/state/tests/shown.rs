@@ -28,7 +28,7 @@ fn lines_wait_since_they_were_received_in_memory_and_on_the_disk() {
         let seconds = waited(&state, 7_500_000_000);
         assert!((7.4..7.6).contains(&seconds), "{forgotten} on the disk: {seconds} s");
         if forgotten < 2 {
-            write_and_forget(&mut state, 0, forgotten);
+            write_and_forget(&mut state, LogId::new(0), forgotten);
         }
     }
 }
@@ -40,7 +40,7 @@ fn a_leased_line_is_in_memory_only_until_it_is_written() {
     append(&mut state, &["db"; 3]);
     let limits = Limits { lines: LINES * 2, ..LIMITS };
     let now = Instant::now();
-    let (lease, _, sequences) = leased(state.lease(0, &limits, &HashMap::new(), now, now));
+    let (lease, _, sequences) = leased(state.lease(A, &limits, &HashMap::new(), now, now));
     assert_eq!(sequences, [0, 1]);
     let only_in_memory = |state: &State| state.snapshot(Received::now()).memory_only_lines;
     assert_eq!(only_in_memory(&state), [3 * LINES, 3 * LINES]);
@@ -48,6 +48,6 @@ fn a_leased_line_is_in_memory_only_until_it_is_written() {
     assert_eq!(only_in_memory(&state), [2 * LINES, 2 * LINES]);
     assert_eq!(write(&mut state, u64::MAX), [1, 2]);
     assert_eq!(only_in_memory(&state), [0, 0]);
-    state.settle(0, &lease, &[], now);
+    state.ack(A, &lease, &[], now);
     assert_eq!(only_in_memory(&state), [0, 0]);
 }

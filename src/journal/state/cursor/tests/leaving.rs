@@ -6,10 +6,10 @@ use super::*;
 fn what_was_given_back_and_is_on_the_disk_may_leave_the_memory() {
     let mut world = World::with(4);
     world.lease(3);
-    world.give_back(0);
-    world.give_back(3);
+    world.requeue(0);
+    world.requeue(3);
     assert!(!world.release(0), "something between is on its way");
-    world.give_back(6);
+    world.requeue(6);
     // What the disk does not have any more stays.
     assert!(world.release(1) && !world.release(1));
     let held = |world: &World| world.cursor.held().map(|record| record.sequence).collect::<Vec<_>>();
@@ -29,12 +29,12 @@ fn what_was_given_back_and_is_on_the_disk_may_leave_the_memory() {
     world.check(&[], &[], "released");
     assert_eq!((world.lease(9), world.read(9)), (vec![], Some(vec![0, 3, 6, 9])));
 
-    // What is settled is not read again.
+    // What is acked is not read again.
     let mut world = World::with(3);
     world.lease(3);
-    world.give_back(0);
-    world.give_back(6);
-    world.cursor.settle(3);
+    world.requeue(0);
+    world.requeue(6);
+    world.cursor.ack(3);
     assert!(world.release(0) && !world.release(0));
     assert_eq!((held(&world), world.saved()), (vec![0], vec![0, 6]));
 }
@@ -45,9 +45,9 @@ fn what_is_not_written_yet_stays_between_what_was_given_back_and_the_rest() {
         let mut world = World::with(1);
         world.append();
         assert_eq!(world.lease(2), [0, 3]);
-        world.give_back(0);
+        world.requeue(0);
         if is_settled {
-            world.cursor.settle(3);
+            world.cursor.ack(3);
         }
         assert!(!world.release(0), "{is_settled}");
         world.write();
@@ -59,8 +59,8 @@ fn what_is_not_written_yet_stays_between_what_was_given_back_and_the_rest() {
 fn what_the_disk_lost_is_taken_from_what_was_given_back() {
     let mut world = World::with(3);
     world.lease(3);
-    world.give_back(0);
-    world.give_back(6);
+    world.requeue(0);
+    world.requeue(6);
     let taken = world.cursor.take_returned(4);
     assert_eq!(taken.iter().map(|record| record.sequence).collect::<Vec<_>>(), [0]);
     world.check(&[3], &[0], "taken");
@@ -78,7 +78,7 @@ fn a_record_that_is_only_in_memory_is_lost_to_who_has_still_to_lease_it() {
         world.append();
     }
     assert_eq!(world.lease(2), [0, 3]);
-    world.give_back(3);
+    world.requeue(3);
     assert!(!fall_off(&mut world), "it is on its way");
     assert!(fall_off(&mut world), "it was given back");
     assert!(fall_off(&mut world), "it waits");
