@@ -49,6 +49,7 @@ use state::{Backend, State};
 
 pub use reader::Reader;
 pub use ring::ring;
+pub use segment::Sequence;
 pub use state::BackendConfig;
 pub use state::complete::Completeness;
 pub use state::figures::Snapshot;
@@ -192,17 +193,17 @@ impl Journal {
 
     /// Sets a barrier behind all that was appended: these backends get nothing of the database that comes later before they
     /// [pass](Self::pass_barrier) it. Returns its sequence.
-    pub fn set_barrier(&self, backends: &[BackendId], database: Option<&str>) -> u64 {
+    pub fn set_barrier(&self, backends: &[BackendId], database: Option<&str>) -> Sequence {
         self.shared.lock().set_barrier(backends, database)
     }
 
     /// Sets a barrier again that was set before a restart.
-    pub fn restore_barrier(&self, backends: &[BackendId], sequence: u64, database: Option<&str>) {
+    pub fn restore_barrier(&self, backends: &[BackendId], sequence: Sequence, database: Option<&str>) {
         self.shared.lock().restore_barrier(backends, sequence, database);
     }
 
     /// Waits until a backend has all that lies before a barrier.
-    pub async fn reach_barrier(&self, backend: BackendId, sequence: u64) {
+    pub async fn reach_barrier(&self, backend: BackendId, sequence: Sequence) {
         // Statements are few, and what lies before them takes a request at least.
         while !self.is_at_barrier(backend, sequence) {
             tokio::time::sleep(BARRIER_LOOK).await;
@@ -210,12 +211,12 @@ impl Journal {
     }
 
     /// Whether a backend has all that lies before a barrier.
-    pub fn is_at_barrier(&self, backend: BackendId, sequence: u64) -> bool {
+    pub fn is_at_barrier(&self, backend: BackendId, sequence: Sequence) -> bool {
         self.shared.lock().is_at_barrier(backend, sequence)
     }
 
     /// Lets a backend go on behind a barrier.
-    pub fn pass_barrier(&self, backend: BackendId, sequence: u64) {
+    pub fn pass_barrier(&self, backend: BackendId, sequence: Sequence) {
         self.shared.lock().pass_barrier(backend, sequence);
         self.shared.wake[backend.index()].notify_one();
     }

@@ -14,6 +14,7 @@ use super::state::lease::{Lease, Ready};
 use super::state::ledger::Rejection;
 use super::state::limits::Limits;
 use crate::batch::Received;
+use crate::journal::segment::Sequence;
 use crate::sys::monotonic;
 
 /// One backend's reading end.
@@ -33,7 +34,7 @@ pub struct Reader {
 #[derive(Debug)]
 struct Ahead {
     log: LogId,
-    from: u64,
+    from: Sequence,
     until: u64,
     reading: JoinHandle<Read>,
 }

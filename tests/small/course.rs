@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use twinflux::batch::{Batch, Destination, Received, Span};
 use twinflux::journal::disk::{self, Compression, Condition, DiskOptions, Next, Syncer, WhenFull, Writer};
-use twinflux::journal::{BackendConfig, BackendId, DropReason, Journal, Lease, Limits, Reader, Rejection};
+use twinflux::journal::{BackendConfig, BackendId, DropReason, Journal, Lease, Limits, Reader, Rejection, Sequence};
 use twinflux::protocol::Precision;
 
 use crate::action::Action;
@@ -109,7 +109,7 @@ pub(crate) struct Seen {
     acked: u64,
     rejected: u64,
     /// Where it waits: the sequence, the database, and how many batches had come.
-    barriers: Vec<(u64, usize, u64)>,
+    barriers: Vec<(Sequence, usize, u64)>,
     /// Lines dropped in earlier lives, by reason.
     dropped: [u64; DropReason::ALL.len()],
 }
@@ -302,7 +302,7 @@ impl World {
             // Where cursors could not be synced, a power cut may take them back to any earlier state.
             let may_come = seen.again.contains(&number) || (self.sync_failed && self.power_was_cut);
             assert!(!seen.delivered.contains(&number) || may_come, "{number} came again");
-            let waits = |(_, database, came): &(u64, usize, u64)| *database == known.database && number >= *came;
+            let waits = |(_, database, came): &(Sequence, usize, u64)| *database == known.database && number >= *came;
             assert!(!seen.barriers.iter().any(waits), "{number} comes behind a statement");
             seen.held.insert(number);
             assert!(before.replace(number).is_none_or(|before| before < number), "out of order");

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use super::health::Backoff;
 use super::influx::{Influx, Ran};
 use super::{Health, State};
+use crate::journal::Sequence;
 use crate::journal::{BackendId, Journal};
 use crate::protocol::Span;
 pub use owed::Scope;
@@ -260,7 +261,7 @@ impl Statements {
     }
 
     /// Owes a statement to every backend, behind all that came before it; returns its sequence.
-    fn set_barrier(&self, statement: &str, default: Option<&str>, scope: &Scope) -> io::Result<u64> {
+    fn set_barrier(&self, statement: &str, default: Option<&str>, scope: &Scope) -> io::Result<Sequence> {
         let known: Vec<(String, BackendId)> = self.known().iter().map(|one| (one.name.clone(), one.id)).collect();
         let waiting: Vec<BackendId> = known.iter().filter(|_| scope.lines().is_some()).map(|(_, id)| *id).collect();
         let mut owed = self.owed();
@@ -281,7 +282,7 @@ impl Statements {
     }
 
     /// Waits until a backend has all that came before a statement.
-    async fn reach(&self, (name, id): (&str, BackendId), sequence: u64) {
+    async fn reach(&self, (name, id): (&str, BackendId), sequence: Sequence) {
         self.journal.reach_barrier(id, sequence).await;
         let mut changed = self.changed.subscribe();
         while self.owed().is_held_up(name, sequence) {
@@ -292,7 +293,7 @@ impl Statements {
     }
 
     /// No backend is to run a statement.
-    fn undo(&self, sequence: u64) {
+    fn undo(&self, sequence: Sequence) {
         if let Err(error) = self.owed().forget(sequence) {
             tracing::error!(%error, "cannot forget a statement that is not to be run");
         }
@@ -300,7 +301,7 @@ impl Statements {
         self.changed.send_replace(());
     }
 
-    fn note(&self, sequence: u64, stage: Stage, done: Option<&str>) -> io::Result<()> {
+    fn note(&self, sequence: Sequence, stage: Stage, done: Option<&str>) -> io::Result<()> {
         let noted = self.owed().note(sequence, stage, done);
         self.changed.send_replace(());
         noted

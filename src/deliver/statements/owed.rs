@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::Sequence;
 use crate::protocol::influxql::Create;
 use crate::sys::replace;
 
@@ -55,7 +56,7 @@ pub(super) struct Owed {
 /// A place among the lines.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Barrier {
-    pub(super) sequence: u64,
+    pub(super) sequence: Sequence,
     pub(super) scope: Scope,
     pub(super) stage: Stage,
 }
@@ -87,7 +88,7 @@ impl Scope {
 }
 
 impl Owed {
-    fn is_of(&self, sequence: u64) -> bool {
+    fn is_of(&self, sequence: Sequence) -> bool {
         self.barrier.as_ref().is_some_and(|barrier| barrier.sequence == sequence)
     }
 
@@ -171,7 +172,7 @@ impl List {
     }
 
     /// Whether a backend is to run something else before this statement.
-    pub(super) fn is_held_up(&self, backend: &str, sequence: u64) -> bool {
+    pub(super) fn is_held_up(&self, backend: &str, sequence: Sequence) -> bool {
         let own: Vec<&Owed> = self.owed.iter().filter(|one| one.backend == backend).collect();
         let place = own.iter().position(|one| one.is_of(sequence));
         place.is_some_and(|place| own[..place].iter().any(|earlier| earlier.holds_up(own[place])))
@@ -210,7 +211,7 @@ impl List {
     ///
     /// # Errors
     /// It cannot be remembered.
-    pub(super) fn note(&mut self, sequence: u64, stage: Stage, done: Option<&str>) -> io::Result<()> {
+    pub(super) fn note(&mut self, sequence: Sequence, stage: Stage, done: Option<&str>) -> io::Result<()> {
         self.owed.retain(|one| !(one.is_of(sequence) && Some(one.backend.as_str()) == done));
         for barrier in self.owed.iter_mut().filter(|one| one.is_of(sequence)).filter_map(|one| one.barrier.as_mut()) {
             barrier.stage = stage;
@@ -222,7 +223,7 @@ impl List {
     ///
     /// # Errors
     /// It cannot be remembered.
-    pub(super) fn forget(&mut self, sequence: u64) -> io::Result<()> {
+    pub(super) fn forget(&mut self, sequence: Sequence) -> io::Result<()> {
         self.owed.retain(|one| !one.is_of(sequence));
         self.save()
     }
@@ -261,7 +262,7 @@ mod tests {
     }
 
     fn at(backend: &str, sequence: u64, scope: Scope, stage: Stage) -> Owed {
-        Owed { barrier: Some(Barrier { sequence, scope, stage }), ..owed(backend, "DROP") }
+        Owed { barrier: Some(Barrier { sequence: Sequence::new(sequence), scope, stage }), ..owed(backend, "DROP") }
     }
 
     fn db(name: &str) -> Scope {
@@ -329,9 +330,9 @@ mod tests {
         ];
         for (owed, expected) in cases {
             let mut list = list(&folder, owed.clone());
-            let next = list.next("b").and_then(|one| one.barrier).map(|barrier| barrier.sequence);
+            let next = list.next("b").and_then(|one| one.barrier).map(|barrier| barrier.sequence.get());
             assert_eq!(next, expected, "{owed:?}");
-            assert_eq!(list.is_held_up("b", 2), expected.is_none());
+            assert_eq!(list.is_held_up("b", Sequence::new(2)), expected.is_none());
             for one in owed {
                 list.ack(&one).expect("ack");
             }

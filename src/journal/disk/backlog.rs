@@ -11,11 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::batch::{Batch, Received};
-use crate::journal::segment::Position;
 use crate::journal::segment::format::{SEGMENT_HEADER_BYTES, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
 use crate::journal::segment::frames::{Item, Walk, unpack};
 use crate::journal::segment::storage::StoredFile;
+use crate::journal::segment::{Position, Sequence};
 use crate::journal::shared::Shared;
 use crate::journal::state::backlog::{Read, Request};
 use crate::journal::state::index::Segment;
@@ -58,7 +58,7 @@ struct Reading<'a> {
     lines: u64,
     bytes: u64,
     /// The next sequence, and its position.
-    next: u64,
+    next: Sequence,
     at: Position,
 }
 
@@ -139,7 +139,7 @@ impl Reading<'_> {
         if is_enough && !self.records.is_empty() {
             return Taken::Full;
         }
-        (self.next, self.at) = (frame.sequence + 1, frame.end());
+        (self.next, self.at) = (frame.sequence.next(), frame.end());
         // A copy, so that one record does not hold on to all that was read with it.
         if let Some(payload) = unpack(frame, stored).map(|payload| Bytes::copy_from_slice(&payload)) {
             (self.lines, self.bytes) = (lines, bytes);
@@ -169,7 +169,7 @@ impl Reading<'_> {
             // One that repeats what could not be synced is the better copy, as soon as it has all of it. Where one of them
             // lacks something, the way is along all files, in their order.
             let is_repeated = !segments.iter().any(|segment| segment.repeats && segment.has_gaps);
-            let mut before = 0;
+            let mut before = Sequence::FIRST;
             let whole = segments.iter().filter(|segment| {
                 let is_whole = !segment.repeats || (is_repeated && segment.end_sequence >= before);
                 before = before.max(segment.end_sequence);

@@ -77,6 +77,7 @@ fn claims(saved: &Cursors) -> HashMap<&Destination, Claim> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::segment::Sequence;
     use crate::journal::state::lane::SavedLane;
     use crate::journal::state::saved::SavedBackend;
     use crate::protocol::Precision;
@@ -91,11 +92,11 @@ mod tests {
 
     /// Cursors with this written, and one backend with a lane for each pair of positions; the last is open.
     fn cursors(written: Position, lanes: &[(Position, Option<Position>)]) -> Cursors {
-        let lanes = lanes.iter().zip(0..).map(|((at, end), from)| SavedLane {
-            from,
+        let lanes = lanes.iter().zip(0_u64..).map(|((at, end), from)| SavedLane {
+            from: Sequence::new(from),
             at: *at,
             since: 0,
-            end: end.map(|end| (from + 1, end)),
+            end: end.map(|end| (Sequence::new(from + 1), end)),
         });
         let destinations = vec![(destination(), lanes.collect())];
         let backends = vec![SavedBackend { name: "a".into(), destinations, ..SavedBackend::default() }];

@@ -35,9 +35,9 @@ use super::error::OpenError;
 use super::saved::decode_gaps;
 use super::scan::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
 use crate::batch::{Destination, Span};
-use crate::journal::segment::Position;
 use crate::journal::segment::slots::{self, Newer, Slots};
 use crate::journal::segment::storage::Storage;
+use crate::journal::segment::{Position, Sequence};
 use crate::journal::shared::Files;
 use crate::journal::state::cursor::Cursor;
 use crate::journal::state::figures::Report;
@@ -132,8 +132,8 @@ fn fill_logs(
     scan: &Scan,
 ) {
     let firsts = segments.iter().filter_map(|segment| segment.first_sequence);
-    let mut next_sequence = firsts.fold(scan.next_sequence, u64::max);
-    next_sequence = next_sequence.max(saved.map_or(0, |saved| saved.next_sequence));
+    let mut next_sequence = firsts.fold(scan.next_sequence, Sequence::max);
+    next_sequence = next_sequence.max(saved.map_or(Sequence::FIRST, |saved| saved.next_sequence));
     // What was written and is not found is known to be missing.
     for (destination, at) in saved.iter().flat_map(|saved| &saved.written) {
         raise(&mut ends, destination, *at);
@@ -170,11 +170,11 @@ fn keep_segments(
         let end_sequence = segments[place + 1..]
             .iter()
             .find(|later| !later.header.is_some_and(|header| header.repeats))
-            .map_or(state.next_sequence, |later| later.first_sequence.unwrap_or(0));
+            .map_or(state.next_sequence, |later| later.first_sequence.unwrap_or_default());
         let follows = segments.get(place + 1).map_or(Some(end_sequence), |next| next.first_sequence);
         Segment {
             name: found.name,
-            first_sequence: found.first_sequence.unwrap_or(0),
+            first_sequence: found.first_sequence.unwrap_or_default(),
             end_sequence,
             repeats: found.header.is_some_and(|header| header.repeats),
             has_gaps: found.whole_below.is_none() || found.whole_below != follows,
@@ -224,7 +224,7 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
     let Cursors { backends: mut saved, kept_from, .. } = saved.unwrap_or_default();
     let kept = |log: &Log| {
         let known = kept_from.iter().find(|(known, _)| *known == *log.destination);
-        End { sequence: 0, at: known.map_or_else(Position::default, |(_, at)| *at) }
+        End { sequence: Sequence::FIRST, at: known.map_or_else(Position::default, |(_, at)| *at) }
     };
     let end_of_log = state.end_of_log();
     for backend in &mut state.backends {

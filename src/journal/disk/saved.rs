@@ -15,9 +15,9 @@
 //! them, reason's name.
 
 use crate::batch::{Destination, Span};
-use crate::journal::segment::Position;
 use crate::journal::segment::format::{precision_code, precision_of};
 use crate::journal::segment::frame::MAX_COUNT;
+use crate::journal::segment::{Position, Sequence};
 use crate::journal::state::gaps::{Gap, GapReason, Gaps};
 use crate::journal::state::lane::SavedLane;
 use crate::journal::state::saved::{Cursors, MovedAt, SavedBackend};
@@ -25,7 +25,7 @@ use crate::journal::state::saved::{Cursors, MovedAt, SavedBackend};
 impl Cursors {
     pub(in crate::journal) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_u64(&mut out, self.next_sequence);
+        put_u64(&mut out, self.next_sequence.get());
         put_u64(&mut out, self.abandoned_below);
         put_u64(&mut out, self.gaps_version);
         for totals in [&self.written, &self.kept_from] {
@@ -38,7 +38,7 @@ impl Cursors {
             out.push(u8::from(backend.is_unkept));
             out.push(u8::from(backend.moved_at.is_some()));
             if let Some(MovedAt { sequence, written }) = &backend.moved_at {
-                put_u64(&mut out, *sequence);
+                put_u64(&mut out, sequence.get());
                 put_totals(&mut out, written.iter().map(|(destination, at)| (destination, *at)));
             }
             put_count(&mut out, backend.destinations.len());
@@ -46,12 +46,12 @@ impl Cursors {
                 put_destination(&mut out, destination);
                 put_count(&mut out, lanes.len());
                 for lane in lanes {
-                    put_u64(&mut out, lane.from);
+                    put_u64(&mut out, lane.from.get());
                     put_position(&mut out, lane.at);
                     put_u64(&mut out, lane.since);
                     out.push(u8::from(lane.end.is_some()));
                     if let Some((end, at)) = lane.end {
-                        put_u64(&mut out, end);
+                        put_u64(&mut out, end.get());
                         put_position(&mut out, at);
                     }
                 }
@@ -63,19 +63,19 @@ impl Cursors {
     /// None where the bytes are not what [`Self::encode`] makes.
     pub(in crate::journal) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Rest(bytes);
-        let (next_sequence, abandoned_below, gaps_version) = (rest.count()?, rest.count()?, rest.count()?);
+        let (next_sequence, abandoned_below, gaps_version) = (rest.sequence()?, rest.count()?, rest.count()?);
         let (written, kept_from) = (rest.totals()?, rest.totals()?);
         let backends = rest.several(|rest| {
             let (name, address, is_unkept) = (rest.name()?, rest.address()?, rest.u8()? != 0);
             let moved_at = match rest.u8()? {
                 0 => None,
-                _ => Some(MovedAt { sequence: rest.count()?, written: rest.totals()? }),
+                _ => Some(MovedAt { sequence: rest.sequence()?, written: rest.totals()? }),
             };
             let destinations = rest.several(|rest| {
                 let destination = rest.destination()?;
                 let lanes = rest.several(|rest| {
-                    let (from, at, since) = (rest.count()?, rest.position()?, rest.u64()?);
-                    let end = if rest.u8()? == 0 { None } else { Some((rest.count()?, rest.position()?)) };
+                    let (from, at, since) = (rest.sequence()?, rest.position()?, rest.u64()?);
+                    let end = if rest.u8()? == 0 { None } else { Some((rest.sequence()?, rest.position()?)) };
                     Some(SavedLane { from, at, since, end })
                 })?;
                 Some((destination, lanes))
@@ -203,6 +203,10 @@ impl<'a> Rest<'a> {
         self.take(8)?.try_into().ok().map(u64::from_le_bytes)
     }
 
+    fn sequence(&mut self) -> Option<Sequence> {
+        self.count().map(Sequence::new)
+    }
+
     /// A sequence, a segment's number, or a part of a position.
     fn count(&mut self) -> Option<u64> {
         self.u64().filter(|count| *count <= MAX_COUNT)
@@ -264,19 +268,19 @@ mod tests {
     fn what_is_saved_is_read_and_a_cut_or_longer_body_is_not() {
         let at = Position { lines: 3, bytes: 99 };
         let lanes = vec![
-            SavedLane { from: 5, at, since: 7, end: Some((9, at.plus(1, 1))) },
-            SavedLane { from: 20, at: at.plus(9, 9), since: 8, end: None },
+            SavedLane { from: Sequence::new(5), at, since: 7, end: Some((Sequence::new(9), at.plus(1, 1))) },
+            SavedLane { from: Sequence::new(20), at: at.plus(9, 9), since: 8, end: None },
         ];
         let backend = SavedBackend {
             name: "a".to_owned(),
             address: "http://a".to_owned(),
             is_unkept: true,
-            moved_at: Some(MovedAt { sequence: 6, written: vec![(destination(), at)] }),
+            moved_at: Some(MovedAt { sequence: Sequence::new(6), written: vec![(destination(), at)] }),
             destinations: vec![(destination(), lanes)],
         };
         let written = vec![(destination(), at.plus(50, 500))];
         let cursors = Cursors {
-            next_sequence: 21,
+            next_sequence: Sequence::new(21),
             abandoned_below: 4,
             gaps_version: 5,
             kept_from: written.clone(),

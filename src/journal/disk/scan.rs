@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::error::OpenError;
 use super::saved::decode_totals;
 use crate::batch::{Destination, Span};
-use crate::journal::segment::Position;
 use crate::journal::segment::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
 use crate::journal::segment::frames::{Item, Walk};
 use crate::journal::segment::slots::{self, Newer};
 use crate::journal::segment::storage::Storage;
+use crate::journal::segment::{Position, Sequence};
 use crate::journal::state::figures::Report;
 use crate::journal::state::saved::Cursors;
 
@@ -29,14 +29,14 @@ pub(super) struct Found {
     pub(super) name: SegmentName,
     pub(super) bytes: u64,
     pub(super) header: Option<SegmentHeader>,
-    pub(super) first_sequence: Option<u64>,
+    pub(super) first_sequence: Option<Sequence>,
     pub(super) totals: Option<Vec<(Destination, Position)>>,
     /// The points of the segment before, of each destination that had been seen by then.
     pub(super) points_before: Option<Vec<(Destination, Span)>>,
     /// The points in it, if it was read whole.
     pub(super) points: Option<Vec<(Destination, Span)>>,
     /// It is known to have every record from its first up to this sequence; none where that is not known, or not so.
-    pub(super) whole_below: Option<u64>,
+    pub(super) whole_below: Option<Sequence>,
 }
 
 /// What the records of a scanned segment say.
@@ -48,7 +48,7 @@ pub(super) struct Scan {
     firsts: Vec<(Destination, Position)>,
     /// Between two records of a destination something is missing.
     has_hole: bool,
-    pub(super) next_sequence: u64,
+    pub(super) next_sequence: Sequence,
     /// The latest wall time at which a record was received.
     pub(super) newest: u64,
     damaged: u64,
@@ -126,8 +126,11 @@ fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, 
         }
         None => (None, None),
     };
-    let is_unreadable =
-        || Ok::<_, io::Error>(header.is_none() && totals.is_none() && scan(storage, name, |_| {})?.next_sequence == 0);
+    let is_unreadable = || {
+        Ok::<_, io::Error>(
+            header.is_none() && totals.is_none() && scan(storage, name, |_| {})?.next_sequence == Sequence::FIRST,
+        )
+    };
     if bytes > 0 && is_unreadable()? {
         return Ok(None);
     }
@@ -173,7 +176,7 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
         seen.end = walk.offset();
         seen.skipped += std::mem::take(&mut hole);
         if frame.kind == Kind::Record {
-            seen.next_sequence = seen.next_sequence.max(frame.sequence + 1);
+            seen.next_sequence = seen.next_sequence.max(frame.sequence.next());
             seen.newest = seen.newest.max(frame.received);
             match seen.ends.iter().find(|(known, _)| *known == frame.destination) {
                 Some((_, end)) => seen.has_hole |= frame.at.lines > end.lines,
@@ -200,7 +203,7 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
     for found in &mut segments[first..] {
         let mut next = found.first_sequence;
         scans.push(scan(storage, found.name, |frame| {
-            next = next.filter(|next| *next == frame.sequence).map(|next| next + 1);
+            next = next.filter(|next| *next == frame.sequence).map(Sequence::next);
         })?);
         found.whole_below = next;
         // What is damaged or missing had points, too.
@@ -251,11 +254,11 @@ fn fill_totals(storage: &dyn Storage, segments: &mut [Found]) -> io::Result<()> 
         if totals.is_some() && first_sequence.is_some() {
             continue;
         }
-        let (mut totals, mut first_sequence) = (Vec::new(), 0);
+        let (mut totals, mut first_sequence) = (Vec::new(), Sequence::FIRST);
         if let Some(before) = place.checked_sub(1).map(|before| &segments[before]) {
             let seen = scan(storage, before.name, |_| {})?;
             totals = before.totals.clone().unwrap_or_default();
-            first_sequence = seen.next_sequence.max(before.first_sequence.unwrap_or(0));
+            first_sequence = seen.next_sequence.max(before.first_sequence.unwrap_or_default());
             for (destination, at) in seen.ends {
                 raise(&mut totals, &destination, at);
             }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::lock;
 use super::saved::encode_gaps;
+use crate::journal::segment::Sequence;
 use crate::journal::segment::slots::Slots;
 use crate::journal::shared::{Files, Shared};
 
@@ -72,7 +73,7 @@ impl Syncer {
     }
 
     /// From which sequence on the synced cursors need the log; none where they could not be synced.
-    fn sync_cursors(&self) -> Option<u64> {
+    fn sync_cursors(&self) -> Option<Sequence> {
         let saved_need = self.shared.lock().disk().saved_need();
         if let Err(error) = sync_slot(&self.files().cursors) {
             // The next state goes to another slot, so that this file's sync is not repeated for the same bytes.
@@ -92,7 +93,7 @@ impl Syncer {
         }
     }
 
-    fn remove_passed(&self, saved_need: u64) {
+    fn remove_passed(&self, saved_need: Sequence) {
         let passed = self.shared.lock().take_passed(saved_need);
         for name in passed {
             if let Err(error) = self.files().storage.remove(&name.to_string()) {

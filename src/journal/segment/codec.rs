@@ -77,15 +77,15 @@ mod tests {
 
     use super::*;
     use crate::batch::{Destination, Span};
-    use crate::journal::segment::Position;
     use crate::journal::segment::frame::{Frame, Kind};
     use crate::journal::segment::frames::unpack;
+    use crate::journal::segment::{Position, Sequence};
     use crate::protocol::Precision;
 
     fn frame(codec: Codec, stored_bytes: usize, payload_bytes: usize) -> Frame {
         let destination =
             Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds };
-        let (sequence, at) = (0, Position::default());
+        let (sequence, at) = (Sequence::FIRST, Position::default());
         Frame {
             kind: Kind::Record,
             codec,

@@ -57,6 +57,7 @@
 //! A header and its payload have checksums of their own, so that a damaged payload costs one record of known
 //! size, and a damaged header no more than the search for the next marker with a right checksum.
 
+use super::Sequence;
 use std::fmt;
 
 use crate::protocol::Precision;
@@ -101,7 +102,7 @@ impl SegmentName {
 pub(in crate::journal) struct SegmentHeader {
     pub(in crate::journal) journal: u64,
     pub(in crate::journal) number: u64,
-    pub(in crate::journal) first_sequence: u64,
+    pub(in crate::journal) first_sequence: Sequence,
     pub(in crate::journal) lines_before: u64,
     pub(in crate::journal) created: u64,
     /// Begins by repeating records of the segment before.
@@ -124,7 +125,7 @@ impl SegmentHeader {
         bytes[8..10].copy_from_slice(&FORMAT.to_le_bytes());
         bytes[10..12].copy_from_slice(&64_u16.to_le_bytes());
         bytes[16..20].copy_from_slice(&(if self.repeats { FLAG_REPEATS } else { 0 }).to_le_bytes());
-        let numbers = [self.journal, self.number, self.first_sequence, self.lines_before, self.created];
+        let numbers = [self.journal, self.number, self.first_sequence.get(), self.lines_before, self.created];
         for (place, number) in numbers.iter().enumerate() {
             bytes[24 + place * 8..32 + place * 8].copy_from_slice(&number.to_le_bytes());
         }
@@ -148,7 +149,7 @@ impl SegmentHeader {
         Ok(Self {
             journal: u64_at(&header, 24),
             number: u64_at(&header, 32),
-            first_sequence: u64_at(&header, 40),
+            first_sequence: Sequence::new(u64_at(&header, 40)),
             lines_before: u64_at(&header, 48),
             created: u64_at(&header, 56),
             repeats: u32_at(&header, 16) & FLAG_REPEATS != 0,
@@ -213,7 +214,7 @@ mod tests {
         let header = SegmentHeader {
             journal: 1,
             number: 7,
-            first_sequence: 99,
+            first_sequence: Sequence::new(99),
             lines_before: 1000,
             created: 1_795_400_726_000_000_001,
             repeats: true,
@@ -228,8 +229,14 @@ mod tests {
 
     #[test]
     fn a_newer_header_is_told_from_a_damaged_one() {
-        let header =
-            SegmentHeader { journal: 1, number: 7, first_sequence: 0, lines_before: 0, created: 0, repeats: false };
+        let header = SegmentHeader {
+            journal: 1,
+            number: 7,
+            first_sequence: Sequence::new(0),
+            lines_before: 0,
+            created: 0,
+            repeats: false,
+        };
         let mut bytes = header.encode();
         bytes[30] ^= 1;
         assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Damaged));

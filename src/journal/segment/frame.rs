@@ -1,7 +1,7 @@
 //! Frames: a record's, or the totals', as bytes (see [`super::format`]).
 
-use super::Position;
 use super::format::{SegmentName, i64_at, precision_code, precision_of, u32_at, u64_at};
+use super::{Position, Sequence};
 use crate::batch::{Destination, Span};
 use crate::protocol::line::LONGEST_LINE_BYTES;
 
@@ -42,7 +42,7 @@ pub(in crate::journal) struct Frame {
     pub(in crate::journal) kind: Kind,
     pub(in crate::journal) codec: Codec,
     pub(in crate::journal) destination: Destination,
-    pub(in crate::journal) sequence: u64,
+    pub(in crate::journal) sequence: Sequence,
     /// Written before it for its destination.
     pub(in crate::journal) at: Position,
     pub(in crate::journal) lines: u64,
@@ -81,7 +81,7 @@ impl Frame {
         out.extend_from_slice(&small(self.stored_bytes).to_le_bytes());
         out.extend_from_slice(&small(self.payload_bytes).to_le_bytes());
         out.extend_from_slice(&u32::try_from(self.lines).unwrap_or(u32::MAX).to_le_bytes());
-        for number in [self.sequence, self.at.lines, self.at.bytes, self.received] {
+        for number in [self.sequence.get(), self.at.lines, self.at.bytes, self.received] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.push(match self.kind {
@@ -200,7 +200,7 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
             retention_policy: String::from_utf8(retention_policy.to_vec()).ok()?,
             precision: precision_of(head[58])?,
         },
-        sequence: u64_at(head, 24),
+        sequence: Sequence::new(u64_at(head, 24)),
         at: Position { lines: u64_at(head, 32), bytes: u64_at(head, 40) },
         lines: u64::from(u32_at(head, 20)),
         points: Span { from: i64_at(head, 64), until: i64_at(head, 72) },
@@ -235,7 +235,7 @@ mod tests {
                 retention_policy: "week".to_owned(),
                 precision: Precision::Seconds,
             },
-            sequence: 0x0102_0304_0506_0708,
+            sequence: Sequence::new(0x0102_0304_0506_0708),
             at: Position { lines: 1000, bytes: 30_000 },
             lines: 1,
             points: Span { from: -5, until: 1_795_400_725_000_000_000 },

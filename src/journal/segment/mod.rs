@@ -8,7 +8,9 @@ pub(in crate::journal) mod format;
 pub(in crate::journal) mod frame;
 pub(in crate::journal) mod frames;
 mod position;
+mod sequence;
 pub(in crate::journal) mod slots;
 pub(in crate::journal) mod storage;
 
 pub(in crate::journal) use position::Position;
+pub use sequence::Sequence;

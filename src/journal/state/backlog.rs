@@ -7,7 +7,7 @@ use super::lane::{End, Place};
 use super::limits::Limits;
 use super::record::{Record, Reserve};
 use crate::batch::Destination;
-use crate::journal::segment::Position;
+use crate::journal::segment::{Position, Sequence};
 
 /// What is to be read for a lease.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(in crate::journal) struct Request {
     pub(in crate::journal) log: LogId,
     pub(in crate::journal) destination: Arc<Destination>,
     /// The lane's next sequence and position.
-    pub(in crate::journal) from: u64,
+    pub(in crate::journal) from: Sequence,
     pub(in crate::journal) at: Position,
     /// Where the lane ends.
     pub(in crate::journal) end: End,
@@ -23,7 +23,7 @@ pub(in crate::journal) struct Request {
     /// How often reading here has failed in a row.
     pub(in crate::journal) failures: u32,
     /// Records from this sequence on are not to be read yet.
-    pub(in crate::journal) before: u64,
+    pub(in crate::journal) before: Sequence,
     pub(in crate::journal) limits: Limits,
     /// The memory for it: records are read until that is spent, but one always is.
     pub(in crate::journal) reserve: Reserve,
@@ -33,7 +33,7 @@ pub(in crate::journal) struct Request {
 #[derive(Debug)]
 pub(in crate::journal) struct Read {
     /// Where the lane was.
-    pub(in crate::journal) from: u64,
+    pub(in crate::journal) from: Sequence,
     /// The lane's next records.
     pub(in crate::journal) records: Vec<Arc<Record>>,
     /// Where to go on.

@@ -5,12 +5,13 @@
 
 use super::State;
 use super::id::BackendId;
+use crate::journal::segment::Sequence;
 
 /// A place in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct Barrier {
     /// Records from this sequence on wait behind it.
-    pub(in crate::journal) sequence: u64,
+    pub(in crate::journal) sequence: Sequence,
     /// Those of this database; none for all.
     pub(in crate::journal) database: Option<String>,
 }
@@ -24,10 +25,10 @@ impl Barrier {
 
 impl State {
     /// Sets a barrier behind all that was appended, for these backends; returns its sequence.
-    pub(in crate::journal) fn set_barrier(&mut self, backends: &[BackendId], database: Option<&str>) -> u64 {
+    pub(in crate::journal) fn set_barrier(&mut self, backends: &[BackendId], database: Option<&str>) -> Sequence {
         let sequence = self.next_sequence;
         // Two barriers are never at the same place.
-        self.next_sequence += 1;
+        self.next_sequence = self.next_sequence.next();
         self.restore_barrier(backends, sequence, database);
         sequence
     }
@@ -36,11 +37,11 @@ impl State {
     pub(in crate::journal) fn restore_barrier(
         &mut self,
         backends: &[BackendId],
-        sequence: u64,
+        sequence: Sequence,
         database: Option<&str>,
     ) {
         // Where a power cut took the end of the log, what comes now still comes behind it.
-        self.next_sequence = self.next_sequence.max(sequence + 1);
+        self.next_sequence = self.next_sequence.max(sequence.next());
         for backend in backends {
             let database = database.map(str::to_owned);
             let barriers = &mut self.backends[*backend].barriers;
@@ -50,7 +51,7 @@ impl State {
     }
 
     /// Whether a backend has all that lies before a barrier.
-    pub(in crate::journal) fn is_at_barrier(&self, backend: BackendId, sequence: u64) -> bool {
+    pub(in crate::journal) fn is_at_barrier(&self, backend: BackendId, sequence: Sequence) -> bool {
         let known = &self.backends[backend];
         let Some(barrier) = known.barriers.iter().find(|barrier| barrier.sequence == sequence) else { return true };
         let logs = self.logs.iter().zip(&known.cursors);
@@ -59,13 +60,13 @@ impl State {
     }
 
     /// Takes a barrier away.
-    pub(in crate::journal) fn pass_barrier(&mut self, backend: BackendId, sequence: u64) {
+    pub(in crate::journal) fn pass_barrier(&mut self, backend: BackendId, sequence: Sequence) {
         self.backends[backend].barriers.retain(|barrier| barrier.sequence != sequence);
     }
 }
 
 /// Below which sequence records of a database may be had, with these barriers.
-pub(super) fn open_below(barriers: &[Barrier], database: &str) -> u64 {
+pub(super) fn open_below(barriers: &[Barrier], database: &str) -> Sequence {
     let first = barriers.iter().find(|barrier| barrier.is_for(database));
-    first.map_or(u64::MAX, |barrier| barrier.sequence)
+    first.map_or(Sequence::END, |barrier| barrier.sequence)
 }

@@ -15,6 +15,7 @@ use super::lease::Lease;
 use super::ledger::DropReason;
 use super::{Backend, Log, State};
 use crate::batch::Span;
+use crate::journal::segment::Sequence;
 
 /// Gaps that are named, at most.
 const MOST_NAMED: usize = 3;
@@ -96,7 +97,7 @@ impl State {
         others: &[BackendId],
     ) {
         let (cursor, tail) = (&self.backends[backend].cursors[index], log.tail(self.next_sequence));
-        let mut add = |points: &Span, since: u64, sequences: Range<u64>| {
+        let mut add = |points: &Span, since: u64, sequences: Range<Sequence>| {
             let from = points.from.max(range.from);
             found.pending_from = Some(found.pending_from.map_or(from, |known| known.min(from)));
             let until = points.until.min(range.until);
@@ -111,7 +112,7 @@ impl State {
             found.is_behind |= others.iter().any(may_have);
         };
         for record in cursor.pending_in_memory(tail).filter(|record| record.batch.points.meets(range)) {
-            add(&record.batch.points, record.batch.received.wall, record.sequence..record.sequence + 1);
+            add(&record.batch.points, record.batch.received.wall, record.sequence..record.sequence.next());
         }
         for (sequences, since) in cursor.pending_on_disk(tail) {
             let mut is_covered = false;
@@ -132,7 +133,7 @@ impl State {
 
 impl State {
     /// What each file has, or had, of a log: sequences, and the times of their points.
-    pub(super) fn on_disk(&self, log: LogId) -> impl Iterator<Item = (Range<u64>, Span)> {
+    pub(super) fn on_disk(&self, log: LogId) -> impl Iterator<Item = (Range<Sequence>, Span)> {
         self.disk.iter().flat_map(move |disk| {
             let segments = disk.segments.iter();
             let segments = segments.map(move |one| (one.first_sequence..one.end_sequence, one.points(log)));

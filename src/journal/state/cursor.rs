@@ -18,7 +18,7 @@ use super::backlog::Read;
 use super::lane::{End, Lane, Missing, SavedLane};
 use super::limits::Limits;
 use super::record::Record;
-use crate::journal::segment::Position;
+use crate::journal::segment::{Position, Sequence};
 
 /// Lanes of one cursor, at most: outages within the replay of an earlier one.
 const MOST_LANES: usize = 8;
@@ -31,17 +31,17 @@ pub(in crate::journal) struct Tail<'a> {
     /// What was written of the destination.
     pub(in crate::journal) written: Position,
     /// The sequence of the next batch.
-    pub(in crate::journal) next_sequence: u64,
+    pub(in crate::journal) next_sequence: Sequence,
 }
 
 impl<'a> Tail<'a> {
     /// The first record in memory from this sequence on.
-    fn next(&self, from: u64) -> Option<&'a Arc<Record>> {
+    fn next(&self, from: Sequence) -> Option<&'a Arc<Record>> {
         self.records.get(self.records.partition_point(|record| record.sequence < from))
     }
 
     /// Where memory begins for a lane at this sequence: below it are only records on the disk.
-    pub(in crate::journal) fn begin(&self, from: u64) -> End {
+    pub(in crate::journal) fn begin(&self, from: Sequence) -> End {
         match self.next(from) {
             Some(record) => End { sequence: record.sequence, at: record.written().unwrap_or(self.written) },
             None => End { sequence: self.next_sequence, at: self.written },
@@ -53,9 +53,9 @@ impl<'a> Tail<'a> {
 pub(in crate::journal) struct Cursor {
     /// Closed ones, oldest first, and the open one.
     lanes: VecDeque<Lane>,
-    leased: BTreeMap<u64, Arc<Record>>,
+    leased: BTreeMap<Sequence, Arc<Record>>,
     /// Given back: to be leased again, first.
-    returned: BTreeMap<u64, Arc<Record>>,
+    returned: BTreeMap<Sequence, Arc<Record>>,
     /// In memory and not leased.
     available_lines: u64,
     available_bytes: u64,
@@ -63,7 +63,7 @@ pub(in crate::journal) struct Cursor {
 
 impl Cursor {
     /// A cursor whose first record has this sequence or a higher one, with everything written up to `at` behind it.
-    pub(in crate::journal) fn new(from: u64, at: Position) -> Self {
+    pub(in crate::journal) fn new(from: Sequence, at: Position) -> Self {
         Self::with_lanes(VecDeque::from([Lane { from, at, ..Lane::default() }]))
     }
 
@@ -82,13 +82,13 @@ impl Cursor {
     }
 
     /// No record in memory below this sequence is needed.
-    pub(in crate::journal) fn watermark(&self) -> u64 {
+    pub(in crate::journal) fn watermark(&self) -> Sequence {
         let held = [self.leased.first_key_value(), self.returned.first_key_value()];
-        held.into_iter().flatten().map(|(sequence, _)| *sequence).fold(self.open().from, u64::min)
+        held.into_iter().flatten().map(|(sequence, _)| *sequence).fold(self.open().from, Sequence::min)
     }
 
     /// No record on the disk below this sequence is needed; none where no record is.
-    pub(in crate::journal) fn needed_from(&self, written: Position) -> Option<u64> {
+    pub(in crate::journal) fn needed_from(&self, written: Position) -> Option<Sequence> {
         let held = [self.leased.first_key_value(), self.returned.first_key_value()];
         let held = held.into_iter().flatten().map(|(sequence, _)| *sequence);
         let lanes = self.lanes.iter().filter(|lane| lane.pending(written) != Position::default()).map(|lane| lane.from);
@@ -96,8 +96,9 @@ impl Cursor {
     }
 
     /// From this sequence on, records are needed that are on the disk and no longer among those in memory; none where none is.
-    pub(in crate::journal) fn needed_from_disk(&self, tail: Tail<'_>) -> Option<u64> {
-        let is_gone = |sequence: &u64| tail.records.binary_search_by_key(sequence, |record| record.sequence).is_err();
+    pub(in crate::journal) fn needed_from_disk(&self, tail: Tail<'_>) -> Option<Sequence> {
+        let is_gone =
+            |sequence: &Sequence| tail.records.binary_search_by_key(sequence, |record| record.sequence).is_err();
         let held = self.leased.keys().chain(self.returned.keys()).copied().filter(is_gone);
         let lanes = self.lanes.iter().filter(|lane| match lane.end {
             Some(_) => !lane.is_read(),
@@ -118,7 +119,7 @@ impl Cursor {
             let mut open_run: Option<SavedLane> = None;
             while let Some(record) = held.next_if(|record| record.sequence < lane.from) {
                 let at = record.written().unwrap_or(tail.written);
-                let end = (record.sequence + 1, record.written().map_or(at, |at| record.end(at)));
+                let end = (record.sequence.next(), record.written().map_or(at, |at| record.end(at)));
                 match &mut open_run {
                     Some(run) if run.end.is_some_and(|(_, end)| end == at) => run.end = Some(end),
                     _ => {
@@ -195,7 +196,7 @@ impl Cursor {
 
     /// Leases consecutive records from memory within the limits, at least one where there is one, and none that has the
     /// sequence `before` or a higher one.
-    pub(in crate::journal) fn lease(&mut self, tail: Tail<'_>, limits: &Limits, before: u64) -> Vec<Arc<Record>> {
+    pub(in crate::journal) fn lease(&mut self, tail: Tail<'_>, limits: &Limits, before: Sequence) -> Vec<Arc<Record>> {
         let mut taken = Vec::new();
         let (mut lines, mut bytes) = (0, 0);
         while let Some(record) = self.first_available(tail).map(Arc::clone) {
@@ -207,7 +208,7 @@ impl Cursor {
             if self.returned.remove(&record.sequence).is_none() {
                 let open = self.open_mut();
                 open.place = None;
-                open.from = record.sequence + 1;
+                open.from = record.sequence.next();
                 open.at = record.written().map_or(open.at, |at| record.end(at));
             }
             self.unavail(&record);
@@ -225,7 +226,7 @@ impl Cursor {
         for record in &read.records {
             let at = record.written().unwrap_or(lane.at);
             missing.extend(Missing::between(lane, at, record.batch.received.wall));
-            (lane.from, lane.at) = (record.sequence + 1, record.end(at));
+            (lane.from, lane.at) = (record.sequence.next(), record.end(at));
             lane.since = record.batch.received.wall;
             self.leased.insert(record.sequence, Arc::clone(record));
         }
@@ -253,7 +254,7 @@ impl Cursor {
     }
 
     /// Sequences of which records are to be read from the disk, and since when their oldest line waits; 0 if that is not known.
-    pub(in crate::journal) fn pending_on_disk(&self, tail: Tail<'_>) -> impl Iterator<Item = (Range<u64>, u64)> {
+    pub(in crate::journal) fn pending_on_disk(&self, tail: Tail<'_>) -> impl Iterator<Item = (Range<Sequence>, u64)> {
         self.lanes.iter().filter_map(move |lane| match lane.end {
             Some(end) => (!lane.is_read()).then_some((lane.from..end.sequence, lane.since)),
             None => self.is_behind(tail).then(|| (lane.from..tail.begin(lane.from).sequence, lane.since)),
@@ -261,27 +262,27 @@ impl Cursor {
     }
 
     /// Whether all records of these sequences, as far as there are any, are not acked.
-    pub(in crate::journal) fn has_pending(&self, sequences: &Range<u64>) -> bool {
-        let is_held = |sequence: &u64| self.leased.contains_key(sequence) || self.returned.contains_key(sequence);
+    pub(in crate::journal) fn has_pending(&self, sequences: &Range<Sequence>) -> bool {
+        let is_held = |sequence: &Sequence| self.leased.contains_key(sequence) || self.returned.contains_key(sequence);
         let in_lane =
             |lane: &Lane| lane.from <= sequences.start && lane.end.is_none_or(|end| sequences.end <= end.sequence);
-        let is_one = sequences.end - sequences.start == 1;
+        let is_one = sequences.end == sequences.start.next();
         self.lanes.iter().any(in_lane) || (is_one && is_held(&sequences.start))
     }
 
     /// Whether a record below this sequence is not acked.
-    pub(in crate::journal) fn has_pending_below(&self, tail: Tail<'_>, sequence: u64) -> bool {
+    pub(in crate::journal) fn has_pending_below(&self, tail: Tail<'_>, sequence: Sequence) -> bool {
         self.pending_in_memory(tail).any(|record| record.sequence < sequence)
             || self.pending_on_disk(tail).any(|(sequences, _)| sequences.start < sequence)
     }
 
     /// Whether a record is on its way to the backend.
-    pub(in crate::journal) fn has_leased(&self, sequence: u64) -> bool {
+    pub(in crate::journal) fn has_leased(&self, sequence: Sequence) -> bool {
         self.leased.contains_key(&sequence)
     }
 
     /// Ends the lease of a acked record.
-    pub(in crate::journal) fn ack(&mut self, sequence: u64) {
+    pub(in crate::journal) fn ack(&mut self, sequence: Sequence) {
         let leased = self.leased.remove(&sequence);
         debug_assert!(leased.is_some(), "BUG: only a leased record is acked");
         self.end_lanes();
@@ -313,7 +314,7 @@ impl Cursor {
     }
 
     /// Takes what was given back and is not on the disk any more, which has nothing below `kept_from`.
-    pub(in crate::journal) fn take_returned(&mut self, kept_from: u64) -> Vec<Arc<Record>> {
+    pub(in crate::journal) fn take_returned(&mut self, kept_from: Sequence) -> Vec<Arc<Record>> {
         let gone = |record: &&Arc<Record>| !record.is_on_disk(kept_from);
         let taken: Vec<Arc<Record>> = self.returned.values().filter(gone).map(Arc::clone).collect();
         for record in &taken {
@@ -326,7 +327,7 @@ impl Cursor {
 
     /// Puts what was given back and is on the disk, which has nothing below `kept_from`, into its lane again, newest first,
     /// as far as it lies directly before what the lane still has. False where there is nothing of the kind.
-    pub(in crate::journal) fn release_returned(&mut self, tail: Tail<'_>, kept_from: u64) -> bool {
+    pub(in crate::journal) fn release_returned(&mut self, tail: Tail<'_>, kept_from: Sequence) -> bool {
         let mut has_released = false;
         while let Some((_, record)) = self.returned.last_key_value() {
             let Some(at) = record.written().filter(|_| record.sequence >= kept_from) else { break };
@@ -335,7 +336,7 @@ impl Cursor {
                 break;
             };
             // What is not written yet has no position: it may lie between, leased or acked.
-            let between = record.sequence + 1..lane.from;
+            let between = record.sequence.next()..lane.from;
             let is_leased = self.leased.range(between.clone()).next().is_some();
             if is_leased || tail.next(between.start).is_some_and(|next| between.contains(&next.sequence)) {
                 break;
@@ -369,7 +370,7 @@ impl Cursor {
         if is_yet_to_lease && let Some(at) = record.written() {
             self.hold_before(record, records);
             let open = self.open_mut();
-            (open.from, open.at) = (record.sequence + 1, open.at.max(record.end(at)));
+            (open.from, open.at) = (record.sequence.next(), open.at.max(record.end(at)));
         }
         self.end_lanes();
         lost
@@ -447,7 +448,7 @@ impl Cursor {
 
     /// Holds the record that is in memory, instead of one that was read from the disk beside it: whether one of them is written
     /// says nothing of the other.
-    pub(in crate::journal) fn adopt(&mut self, records: &BTreeMap<u64, Arc<Record>>) {
+    pub(in crate::journal) fn adopt(&mut self, records: &BTreeMap<Sequence, Arc<Record>>) {
         for (sequence, held) in self.leased.iter_mut().chain(&mut self.returned) {
             if let Some(record) = records.get(sequence) {
                 *held = Arc::clone(record);
@@ -456,7 +457,7 @@ impl Cursor {
     }
 
     /// The open lane has no record below this sequence.
-    pub(in crate::journal) fn next_in_memory(&self) -> u64 {
+    pub(in crate::journal) fn next_in_memory(&self) -> Sequence {
         self.open().from
     }
 
@@ -479,7 +480,7 @@ impl Cursor {
     /// Lets closed lanes go of which everything is acked. (Before that they say where what is leased ends.)
     fn end_lanes(&mut self) {
         let held = [self.leased.first_key_value(), self.returned.first_key_value()];
-        let held = held.into_iter().flatten().map(|(sequence, _)| *sequence).min().unwrap_or(u64::MAX);
+        let held = held.into_iter().flatten().map(|(sequence, _)| *sequence).min().unwrap_or(Sequence::END);
         let is_over = |lane: &Lane| lane.is_read() && lane.end.is_some_and(|end| held >= end.sequence);
         while self.lanes.front().is_some_and(is_over) {
             self.lanes.pop_front();

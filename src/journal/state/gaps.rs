@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::ledger::DropReason;
 use super::record::Record;
 use crate::batch::{Batch, Destination, Span};
+use crate::journal::segment::Sequence;
 use crate::protocol::Precision;
 
 /// Entries kept.
@@ -67,7 +68,7 @@ pub(in crate::journal) struct Loss<'a> {
 
 impl<'a> Loss<'a> {
     /// Of one record, where those below the sequence `found_below` were found at the start.
-    pub(in crate::journal) fn of(record: &'a Record, found_below: u64) -> Self {
+    pub(in crate::journal) fn of(record: &'a Record, found_below: Sequence) -> Self {
         Self { is_unsure: record.sequence < found_below, ..Self::of_batch(&record.batch) }
     }
 

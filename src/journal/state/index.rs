@@ -16,9 +16,9 @@ use super::figures::{Condition, Report};
 use super::ledger::DropReason;
 use super::options::DiskOptions;
 use crate::batch::{Received, Span};
-use crate::journal::segment::Position;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::storage::StoredFile;
+use crate::journal::segment::{Position, Sequence};
 use crate::sys::SteadyClock;
 use crate::sys::clock::Step;
 
@@ -36,9 +36,9 @@ const SYNC_BYTES: u64 = 4 << 20;
 pub(in crate::journal) struct Segment {
     pub(in crate::journal) name: SegmentName,
     /// No record in it has a lower sequence.
-    pub(in crate::journal) first_sequence: u64,
+    pub(in crate::journal) first_sequence: Sequence,
     /// No record in it has this sequence or a higher one.
-    pub(in crate::journal) end_sequence: u64,
+    pub(in crate::journal) end_sequence: Sequence,
     /// It begins by repeating records of the one before, which has more of them if a crash came in between.
     pub(in crate::journal) repeats: bool,
     /// It lacks records of those that it repeats: they had left the memory, or nobody needed them.
@@ -75,7 +75,7 @@ impl Segment {
 #[derive(Clone, Debug, Default)]
 pub(in crate::journal) struct Vanished {
     /// From the first to the last of them.
-    pub(super) sequences: Range<u64>,
+    pub(super) sequences: Range<Sequence>,
     /// The times of their points, of each log.
     pub(super) points: Vec<Span>,
 }
@@ -122,17 +122,17 @@ pub(in crate::journal) struct DiskIndex {
     pub(super) must_roll: bool,
     /// Records below this sequence were written before, to files that could not be synced: a segment that begins with one of
     /// them repeats.
-    pub(super) repeats_below: u64,
+    pub(super) repeats_below: Sequence,
     /// Segments with a lower number could not be synced.
     pub(super) abandoned_below: u64,
     /// Records below this sequence are written, or gone.
-    pub(super) next_write: u64,
+    pub(super) next_write: Sequence,
     /// What the writer has in its hands.
-    pub(super) writing: Range<u64>,
+    pub(super) writing: Range<Sequence>,
     /// Records below this sequence are synced, or gone.
-    pub(super) synced: u64,
+    pub(super) synced: Sequence,
     /// Sealed files with unsynced bytes, and below which sequence they make everything safe.
-    pub(super) to_sync: Vec<(Arc<dyn StoredFile>, u64)>,
+    pub(super) to_sync: Vec<(Arc<dyn StoredFile>, Sequence)>,
     pub(super) unsynced_bytes: u64,
     /// Since when there is something to sync: records, cursors, or the folder.
     pub(super) unsynced_since: Option<Instant>,
@@ -141,7 +141,7 @@ pub(in crate::journal) struct DiskIndex {
     pub(super) folder_changed: bool,
     pub(super) cursors_changed: bool,
     /// What the saved cursors need, from this sequence on.
-    pub(super) saved_need: u64,
+    pub(super) saved_need: Sequence,
     /// How the last write went.
     pub(super) writing_is: Condition,
     /// The last sync failed.
@@ -176,7 +176,7 @@ pub(in crate::journal) struct Opened {
     /// The last segment, where its header is sound: it is written on, if it can be synced.
     pub(in crate::journal) last: Option<SegmentName>,
     pub(in crate::journal) unsynced: Vec<UnsyncedFile>,
-    pub(in crate::journal) next_sequence: u64,
+    pub(in crate::journal) next_sequence: Sequence,
     pub(in crate::journal) abandoned_below: u64,
     pub(in crate::journal) report: Report,
     /// The latest wall time of anything in it.
@@ -198,9 +198,9 @@ impl DiskIndex {
             segments,
             vanished: Vanished::default(),
             must_roll: !is_active,
-            repeats_below: 0,
+            repeats_below: Sequence::FIRST,
             next_write: next_sequence,
-            writing: 0..0,
+            writing: Range::default(),
             synced: next_sequence,
             unsynced_since: (is_active || !unsynced.is_empty()).then(Instant::now),
             sync_told: None,
@@ -210,7 +210,7 @@ impl DiskIndex {
             active,
             folder_changed: true,
             cursors_changed: true,
-            saved_need: 0,
+            saved_need: Sequence::FIRST,
             writing_is: Condition::Ok,
             sync_fails: false,
             epoch: 0,
@@ -294,7 +294,7 @@ impl DiskIndex {
     }
 
     /// A new segment's number, its first sequence, and whether it repeats.
-    pub(in crate::journal) fn next_segment(&self) -> (u64, u64, bool) {
+    pub(in crate::journal) fn next_segment(&self) -> (u64, Sequence, bool) {
         (self.next_number(), self.next_write, self.next_write < self.repeats_below)
     }
 
@@ -319,13 +319,13 @@ impl DiskIndex {
     }
 
     /// The cursors were saved; they need the log from this sequence on.
-    pub(in crate::journal) fn note_saved(&mut self, need: u64) {
+    pub(in crate::journal) fn note_saved(&mut self, need: Sequence) {
         (self.saved_need, self.saving_fails) = (need, false);
         self.note_unsynced();
     }
 
     /// From which sequence on the saved cursors need the log.
-    pub(in crate::journal) fn saved_need(&self) -> u64 {
+    pub(in crate::journal) fn saved_need(&self) -> Sequence {
         self.saved_need
     }
 
@@ -341,7 +341,7 @@ impl DiskIndex {
     }
 
     /// Sequences in the writer's hands, which must stay in memory.
-    pub(in crate::journal) fn being_written(&self) -> Range<u64> {
+    pub(in crate::journal) fn being_written(&self) -> Range<Sequence> {
         self.writing.clone()
     }
 
@@ -369,8 +369,8 @@ impl DiskIndex {
     }
 
     /// No record below this sequence is on the disk.
-    pub(in crate::journal) fn first_sequence(&self) -> u64 {
-        self.segments.front().map_or(0, |first| first.first_sequence)
+    pub(in crate::journal) fn first_sequence(&self) -> Sequence {
+        self.segments.front().map_or(Sequence::FIRST, |first| first.first_sequence)
     }
 
     /// Whether there is no room for what is to be written.
@@ -425,18 +425,18 @@ impl DiskIndex {
     }
 
     /// Nothing that was written is there any more; what memory holds from `next_write` on is to be written again.
-    pub(super) fn lose(&mut self, next_write: u64) {
+    pub(super) fn lose(&mut self, next_write: Sequence) {
         self.least_number = self.next_number();
         self.segments.clear();
         self.vanished = Vanished::default();
         self.active = None;
         self.to_sync.clear();
         (self.bytes, self.unsynced_bytes, self.unsynced_since) = (0, 0, None);
-        (self.next_write, self.synced, self.repeats_below) = (next_write, next_write, 0);
-        self.writing = 0..0;
+        (self.next_write, self.synced, self.repeats_below) = (next_write, next_write, Sequence::FIRST);
+        self.writing = Range::default();
         self.must_roll = true;
         self.epoch += 1;
-        self.saved_need = 0;
+        self.saved_need = Sequence::FIRST;
     }
 
     /// The last segment is not there any more.
@@ -445,7 +445,7 @@ impl DiskIndex {
         let Some(gone) = self.segments.pop_back() else { return };
         self.vanished.add(&gone);
         self.bytes -= gone.bytes;
-        (self.active, self.must_roll, self.writing) = (None, true, 0..0);
+        (self.active, self.must_roll, self.writing) = (None, true, Range::default());
         self.next_write = gone.first_sequence;
         self.synced = self.synced.min(gone.first_sequence);
         self.unsynced_bytes = 0;

@@ -3,8 +3,8 @@
 //! Owns: where a lane is, where it ends, what is missing between two records of it, and the form in which it is kept on the
 //! disk. Never does: records, leases.
 
-use crate::journal::segment::Position;
 use crate::journal::segment::format::SegmentName;
+use crate::journal::segment::{Position, Sequence};
 
 /// A place in a segment: where a lane's next record is, or something before it.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub(in crate::journal) struct Place {
 #[derive(Debug, Default)]
 pub(in crate::journal) struct Lane {
     /// No record below this sequence is left.
-    pub(in crate::journal) from: u64,
+    pub(in crate::journal) from: Sequence,
     /// The position of the next record on the disk.
     pub(in crate::journal) at: Position,
     /// Where it ends; none for the open lane.
@@ -33,7 +33,7 @@ pub(in crate::journal) struct Lane {
 /// A lane's end: the first sequence and position that are not its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct End {
-    pub(in crate::journal) sequence: u64,
+    pub(in crate::journal) sequence: Sequence,
     pub(in crate::journal) at: Position,
 }
 
@@ -47,10 +47,10 @@ impl End {
 /// A lane as it is kept on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct SavedLane {
-    pub(in crate::journal) from: u64,
+    pub(in crate::journal) from: Sequence,
     pub(in crate::journal) at: Position,
     pub(in crate::journal) since: u64,
-    pub(in crate::journal) end: Option<(u64, Position)>,
+    pub(in crate::journal) end: Option<(Sequence, Position)>,
 }
 
 impl Lane {
@@ -110,13 +110,13 @@ mod tests {
         Position { lines, bytes: lines * 10 }
     }
 
-    fn end(sequence: u64, lines: u64) -> End {
+    fn end(sequence: Sequence, lines: u64) -> End {
         End { sequence, at: at(lines) }
     }
 
     #[test]
     fn of_two_ends_the_nearer_one_is_taken() {
-        let (near, far) = (end(3, 30), end(5, 50));
+        let (near, far) = (end(Sequence::new(3), 30), end(Sequence::new(5), 50));
         assert_eq!([near.min(far), far.min(near), near.min(near)], [near; 3]);
     }
 
@@ -136,21 +136,25 @@ mod tests {
             from,
             at: at(lines),
             since: 0,
-            end: end.map(|lines| (lines / 10, at(lines))),
+            end: end.map(|lines| (Sequence::new(lines / 10), at(lines))),
         };
         // Read up to 20, 30 of 40 written; the log begins at 30.
         for (lanes, expected, lost) in [
-            (vec![lane(2, 20, None)], vec![lane(3, 30, None)], 10),
-            (vec![lane(4, 40, None)], vec![lane(4, 40, None)], 0),
-            (vec![lane(1, 10, Some(20)), lane(2, 25, Some(40))], vec![lane(3, 30, Some(40))], 15),
-            (vec![lane(1, 10, Some(30))], vec![], 20),
-            (vec![lane(3, 30, Some(50))], vec![lane(3, 30, Some(50))], 0),
+            (vec![lane(Sequence::new(2), 20, None)], vec![lane(Sequence::new(3), 30, None)], 10),
+            (vec![lane(Sequence::new(4), 40, None)], vec![lane(Sequence::new(4), 40, None)], 0),
+            (
+                vec![lane(Sequence::new(1), 10, Some(20)), lane(Sequence::new(2), 25, Some(40))],
+                vec![lane(Sequence::new(3), 30, Some(40))],
+                15,
+            ),
+            (vec![lane(Sequence::new(1), 10, Some(30))], vec![], 20),
+            (vec![lane(Sequence::new(3), 30, Some(50))], vec![lane(Sequence::new(3), 30, Some(50))], 0),
         ] {
             let mut cut = lanes.clone();
-            assert_eq!((cut_saved(&mut cut, end(3, 30), at(60)), cut), (lost, expected), "{lanes:?}");
+            assert_eq!((cut_saved(&mut cut, end(Sequence::new(3), 30), at(60)), cut), (lost, expected), "{lanes:?}");
         }
         // Where less was written than the log is said to begin with, no more than that is lost.
-        let mut cut = vec![lane(2, 20, None)];
-        assert_eq!(cut_saved(&mut cut, end(9, 90), at(60)), 40);
+        let mut cut = vec![lane(Sequence::new(2), 20, None)];
+        assert_eq!(cut_saved(&mut cut, end(Sequence::new(9), 90), at(60)), 40);
     }
 }

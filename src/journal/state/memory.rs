@@ -16,6 +16,7 @@ use super::limits::Limits;
 use super::record::{Record, Reserve};
 use super::{Log, State};
 use crate::batch::Step;
+use crate::journal::segment::Sequence;
 
 /// The part of the memory that records from the disk may have beside those that come in: one of so many. Where memory is
 /// all there is left for what comes in, backends are still sent what the disk has.
@@ -31,13 +32,17 @@ impl State {
             None => self.memory_bound,
         };
         while self.memory.load(Ordering::Relaxed) + bytes > bound {
-            let (pinned, kept_from) = (self.disk.as_ref().map_or(0..0, DiskIndex::being_written), self.kept_from());
+            let (pinned, kept_from) = (
+                self.disk.as_ref().map_or(Sequence::FIRST..Sequence::FIRST, DiskIndex::being_written),
+                self.kept_from(),
+            );
             let candidates = LogId::all().zip(&self.logs).filter_map(|(id, log)| {
                 let first = self.first_to_forget(id, &pinned, kept_from)?;
                 Some((log.records[first].sequence, id, first))
             });
             let candidate = candidates.min();
-            let is_on_disk = |(_, log, place): (u64, LogId, usize)| self.logs[log].records[place].is_on_disk(kept_from);
+            let is_on_disk =
+                |(_, log, place): (Sequence, LogId, usize)| self.logs[log].records[place].is_on_disk(kept_from);
             // What was given back and is on the disk can be read again: nothing is lost for its sake.
             if !candidate.is_some_and(is_on_disk) && self.release_returned() {
                 continue;
@@ -57,7 +62,7 @@ impl State {
     /// The place of the oldest record of a log that may leave the memory. What is on its way would not free its memory, and
     /// what is not on the disk would be lost with a crash. Of those that have left the disk the oldest goes first: cursors
     /// pass them in order.
-    pub(super) fn first_to_forget(&self, log: LogId, pinned: &Range<u64>, kept_from: u64) -> Option<usize> {
+    pub(super) fn first_to_forget(&self, log: LogId, pinned: &Range<Sequence>, kept_from: Sequence) -> Option<usize> {
         let is_leased =
             |record: &Record| self.backends.iter().any(|backend| backend.cursors[log].has_leased(record.sequence));
         let is_pinned =
@@ -171,8 +176,8 @@ impl State {
 
     /// Records below this sequence have left the disk, whether or not they were written: the quota, the age or the floor took
     /// their segment. What of them is in memory is all there is.
-    pub(super) fn kept_from(&self) -> u64 {
-        self.disk.as_ref().map_or(0, DiskIndex::first_sequence)
+    pub(super) fn kept_from(&self) -> Sequence {
+        self.disk.as_ref().map_or(Sequence::FIRST, DiskIndex::first_sequence)
     }
 
     /// Whether lines that are only in memory are soon to be lost.

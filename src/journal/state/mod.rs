@@ -43,7 +43,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use crate::batch::{Batch, Destination, Span, Step, Ticket};
-use crate::journal::segment::Position;
+use crate::journal::segment::{Position, Sequence};
 use backlog::{Read, Request};
 use barrier::{Barrier, open_below};
 use cursor::{Cursor, Tail};
@@ -73,9 +73,9 @@ pub struct BackendConfig {
 
 #[derive(Debug)]
 pub(in crate::journal) struct State {
-    pub(in crate::journal) next_sequence: u64,
+    pub(in crate::journal) next_sequence: Sequence,
     /// Records below this sequence were found at the start: what a crash left unsaved of the cursors, backends have already.
-    pub(in crate::journal) found_below: u64,
+    pub(in crate::journal) found_below: Sequence,
     /// One for each destination ever seen; destinations come from the configuration, so they are few.
     pub(in crate::journal) logs: Vec<Log>,
     pub(in crate::journal) backends: Vec<Backend>,
@@ -91,7 +91,7 @@ pub(in crate::journal) struct State {
     /// Since when the memory has been scarce, and no record was written.
     pub(in crate::journal) scarce_since: Option<Instant>,
     /// Tickets of records that are written and not synced, by their sequence; none unless records are synced at once.
-    tickets: VecDeque<(u64, Arc<Ticket>)>,
+    tickets: VecDeque<(Sequence, Arc<Ticket>)>,
     /// None where records are kept in memory only.
     pub(in crate::journal) disk: Option<DiskIndex>,
 }
@@ -110,7 +110,7 @@ impl Log {
         Self { destination, records: VecDeque::new(), written }
     }
 
-    pub(in crate::journal) fn tail(&self, next_sequence: u64) -> Tail<'_> {
+    pub(in crate::journal) fn tail(&self, next_sequence: Sequence) -> Tail<'_> {
         Tail { records: &self.records, written: self.written, next_sequence }
     }
 }
@@ -133,7 +133,7 @@ pub(in crate::journal) struct Backend {
     /// Logs of which it has, or had, something.
     pub(in crate::journal) taken: BTreeSet<LogId>,
     /// Records that are not acked, and of which it has some lines.
-    partly: BTreeSet<u64>,
+    partly: BTreeSet<Sequence>,
     pub(in crate::journal) ledger: Ledger,
     pub(in crate::journal) resent: Resent,
     /// Where it waits, by sequence.
@@ -158,8 +158,8 @@ impl Backend {
 impl State {
     pub(in crate::journal) fn new(memory_bound: u64, backends: Vec<Backend>) -> Self {
         Self {
-            next_sequence: 0,
-            found_below: 0,
+            next_sequence: Sequence::FIRST,
+            found_below: Sequence::FIRST,
             logs: Vec::new(),
             backends,
             orphans: Vec::new(),
@@ -203,7 +203,7 @@ impl State {
                 woken.push(id);
             }
         }
-        self.next_sequence += 1;
+        self.next_sequence = self.next_sequence.next();
         record.batch.reach(Step::Accepted);
         self.logs[log].records.push_back(record);
         woken
@@ -223,8 +223,8 @@ impl State {
             return Ready::Lease(lease);
         }
         // The first sequence, and the log.
-        let mut fresh: Option<(u64, LogId)> = None;
-        let mut backlog: Option<(u64, LogId)> = None;
+        let mut fresh: Option<(Sequence, LogId)> = None;
+        let mut backlog: Option<(Sequence, LogId)> = None;
         let mut wake_at: Option<Instant> = None;
         let Backend { cursors, barriers, waiting, replay_share, credit, .. } = &mut self.backends[backend];
         for (id, (log, cursor)) in LogId::all().zip(self.logs.iter().zip(cursors.iter_mut())) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::batch::Batch;
-use crate::journal::segment::Position;
+use crate::journal::segment::{Position, Sequence};
 
 /// What a record costs beside its buffer: itself, its shared bytes and its places in queues.
 const OVERHEAD_BYTES: u64 = 256;
@@ -14,7 +14,7 @@ const OVERHEAD_BYTES: u64 = 256;
 #[derive(Debug)]
 pub struct Record {
     /// The place in the log, over all destinations.
-    pub sequence: u64,
+    pub sequence: Sequence,
     /// The lines.
     pub batch: Batch,
     at: Written,
@@ -41,7 +41,7 @@ impl Written {
 
 impl Record {
     pub(in crate::journal) fn new(
-        sequence: u64,
+        sequence: Sequence,
         batch: Batch,
         at: Option<Position>,
         memory: &Arc<AtomicU64>,
@@ -77,12 +77,12 @@ impl Record {
     }
 
     /// Whether it can be read from the disk, which has nothing below the sequence `kept_from`.
-    pub(in crate::journal) fn is_on_disk(&self, kept_from: u64) -> bool {
+    pub(in crate::journal) fn is_on_disk(&self, kept_from: Sequence) -> bool {
         self.sequence >= kept_from && self.written().is_some()
     }
 
     /// Whether it was written, and its segment is gone.
-    pub(in crate::journal) fn has_left_disk(&self, kept_from: u64) -> bool {
+    pub(in crate::journal) fn has_left_disk(&self, kept_from: Sequence) -> bool {
         self.sequence < kept_from && self.written().is_some()
     }
 
@@ -112,7 +112,7 @@ impl Reserve {
     }
 
     /// Makes a record of what was read, at the reserve's cost.
-    pub(in crate::journal) fn spend(&mut self, sequence: u64, batch: Batch, at: Position) -> Arc<Record> {
+    pub(in crate::journal) fn spend(&mut self, sequence: Sequence, batch: Batch, at: Position) -> Arc<Record> {
         let spent = self.bytes.min(cost(&batch));
         self.bytes -= spent;
         self.memory.fetch_sub(spent, Ordering::Relaxed);
@@ -159,17 +159,23 @@ mod tests {
 
     #[test]
     fn a_record_that_the_disk_lost_is_in_memory_only_and_may_be_written_again() {
-        let record = Record::new(7, batch(6), None, &Arc::default());
+        let record = Record::new(Sequence::new(7), batch(6), None, &Arc::default());
         let indexes = [Position { lines: 3, bytes: 30 }, Position { lines: 5, bytes: 50 }];
-        assert_eq!((record.written(), record.is_on_disk(0), record.has_left_disk(8)), (None, false, false));
+        assert_eq!(
+            (record.written(), record.is_on_disk(Sequence::new(0)), record.has_left_disk(Sequence::new(8))),
+            (None, false, false)
+        );
         for index in indexes {
             assert!(record.note_written(index));
             assert!(!record.note_written(Position { lines: 9, bytes: 90 }), "it is where it was written first");
             assert_eq!(record.written(), Some(index));
-            assert_eq!([record.is_on_disk(7), record.is_on_disk(8)], [true, false]);
-            assert_eq!([record.has_left_disk(7), record.has_left_disk(8)], [false, true]);
+            assert_eq!([record.is_on_disk(Sequence::new(7)), record.is_on_disk(Sequence::new(8))], [true, false]);
+            assert_eq!([record.has_left_disk(Sequence::new(7)), record.has_left_disk(Sequence::new(8))], [false, true]);
             record.leave_disk();
-            assert_eq!((record.written(), record.is_on_disk(0), record.has_left_disk(8)), (None, false, false));
+            assert_eq!(
+                (record.written(), record.is_on_disk(Sequence::new(0)), record.has_left_disk(Sequence::new(8))),
+                (None, false, false)
+            );
         }
     }
 
@@ -177,7 +183,7 @@ mod tests {
     fn a_record_counts_as_memory_with_its_buffer_and_with_what_it_costs_itself_until_it_is_gone() {
         let memory = Arc::new(AtomicU64::new(0));
         let capacities = [0, 6, 100_000];
-        let records = capacities.map(|capacity| Record::new(0, batch(capacity), None, &memory));
+        let records = capacities.map(|capacity| Record::new(Sequence::new(0), batch(capacity), None, &memory));
         let (held, itself) = (memory.load(Ordering::Relaxed), size_of::<Record>() as u64);
         let buffers: u64 = capacities.iter().map(|capacity| *capacity as u64).sum();
         assert!((buffers + 3 * itself..buffers + 30 * itself).contains(&held), "{held}");

@@ -11,8 +11,8 @@ use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
 use super::options::WhenFull;
 use super::record::Record;
-use crate::journal::segment::Position;
 use crate::journal::segment::format::SegmentName;
+use crate::journal::segment::{Position, Sequence};
 
 impl State {
     /// Gives the oldest segment up, where there is more than one and the policy allows; returns it.
@@ -63,7 +63,7 @@ impl State {
     }
 
     /// Lets what is written below a sequence leave the memory, too.
-    pub(super) fn forget_below(&mut self, sequence: u64) {
+    pub(super) fn forget_below(&mut self, sequence: Sequence) {
         for log in LogId::all().take(self.logs.len()) {
             let is_old = |record: &Arc<Record>| record.sequence < sequence && record.written().is_some();
             while self.logs[log].records.front().is_some_and(is_old) {
@@ -88,7 +88,7 @@ impl State {
     }
 
     /// Takes the segments out that no saved cursor needs.
-    pub(in crate::journal) fn take_passed(&mut self, saved_need: u64) -> Vec<SegmentName> {
+    pub(in crate::journal) fn take_passed(&mut self, saved_need: Sequence) -> Vec<SegmentName> {
         let disk = self.disk();
         let mut passed = Vec::new();
         while disk.segments.len() > 1 && disk.segments.front().is_some_and(|first| first.end_sequence <= saved_need) {
@@ -119,14 +119,14 @@ impl State {
     }
 
     /// No record below this sequence is needed by a backend, or with `all` by one that is no longer configured.
-    pub(in crate::journal) fn needed_from(&self, all: bool) -> u64 {
+    pub(in crate::journal) fn needed_from(&self, all: bool) -> Sequence {
         let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));
         let needed = cursors.filter_map(|(log, cursor)| cursor.needed_from(log.written));
         needed.chain(self.orphaned_from().filter(|_| all)).min().unwrap_or(self.next_sequence)
     }
 
     /// From this sequence on, records are needed that are on the disk and not in memory.
-    pub(super) fn needed_from_disk(&self) -> Option<u64> {
+    pub(super) fn needed_from_disk(&self) -> Option<Sequence> {
         let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));
         let needed = cursors.filter_map(|(log, cursor)| cursor.needed_from_disk(log.tail(self.next_sequence)));
         needed.chain(self.orphaned_from()).min()
@@ -138,7 +138,7 @@ impl State {
     }
 
     /// From which sequences on backends that are no longer configured need the log.
-    pub(super) fn orphaned_from(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn orphaned_from(&self) -> impl Iterator<Item = Sequence> {
         let orphans = self.orphans.iter().flat_map(|orphan| &orphan.destinations);
         orphans.flat_map(|(destination, lanes)| {
             let written = self.written_of(destination);

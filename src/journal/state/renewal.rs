@@ -14,7 +14,7 @@ use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
 use super::record::Record;
 use crate::batch::Span;
-use crate::journal::segment::Position;
+use crate::journal::segment::{Position, Sequence};
 
 impl State {
     /// Gives up what was only on the disk, for whoever had still to read it, as of `now` by the wall clock. Nothing is written
@@ -57,8 +57,8 @@ impl State {
             }
         }
         // What is on its way, or was given back, is written again with the rest, where no other cursor has still to pass it.
-        let passed = backends.iter().map(|backend| backend.cursors[id].next_in_memory()).min().unwrap_or(0);
-        let mut records: BTreeMap<u64, Arc<Record>> =
+        let passed = backends.iter().map(|backend| backend.cursors[id].next_in_memory()).min().unwrap_or_default();
+        let mut records: BTreeMap<Sequence, Arc<Record>> =
             std::mem::take(&mut log.records).into_iter().map(|record| (record.sequence, record)).collect();
         for record in backends.iter().flat_map(|backend| backend.cursors[id].held()) {
             record.leave_disk();

@@ -2,13 +2,13 @@
 
 use super::lane::SavedLane;
 use crate::batch::Destination;
-use crate::journal::segment::Position;
+use crate::journal::segment::{Position, Sequence};
 
 /// Where all backends are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::journal) struct Cursors {
     /// No record has been numbered as high as this.
-    pub(in crate::journal) next_sequence: u64,
+    pub(in crate::journal) next_sequence: Sequence,
     /// Segments with a lower number could not be synced: none is written on, and none is synced again.
     pub(in crate::journal) abandoned_below: u64,
     /// Which state of the gap ledger has whatever they have passed.
@@ -37,6 +37,6 @@ pub(in crate::journal) struct SavedBackend {
 /// Where the log ended at some moment: the next sequence, and what was written of each destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::journal) struct MovedAt {
-    pub(in crate::journal) sequence: u64,
+    pub(in crate::journal) sequence: Sequence,
     pub(in crate::journal) written: Vec<(Destination, Position)>,
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::batch::{Received, Span};
+use crate::journal::segment::Sequence;
 use crate::protocol::Precision;
 
 const A: BackendId = BackendId::new(0);
@@ -55,13 +56,13 @@ fn lease_at(state: &mut State, backend: BackendId, now: Instant) -> Ready {
 /// The database and the sequences of a lease.
 fn leased(ready: Ready) -> (Lease, String, Vec<u64>) {
     let Ready::Lease(lease) = ready else { panic!("there is something to lease") };
-    let sequences = lease.records.iter().map(|record| record.sequence).collect();
+    let sequences = lease.records.iter().map(|record| record.sequence.get()).collect();
     let database = lease.destination.database.clone();
     (lease, database, sequences)
 }
 
 /// Writes all records of a log, and lets this one leave the memory.
-fn write_and_forget(state: &mut State, log: LogId, sequence: u64) {
+fn write_and_forget(state: &mut State, log: LogId, sequence: Sequence) {
     let State { logs, backends, .. } = state;
     let Log { records, written, .. } = &mut logs[log];
     for record in records.iter() {
@@ -142,11 +143,11 @@ fn a_backlog_has_its_share_of_the_leases_and_waits_where_it_is_parked() {
         for _ in 0..40 {
             state.append(batch(&db, start));
         }
-        write_and_forget(&mut state, LogId::new(0), 0);
+        write_and_forget(&mut state, LogId::new(0), Sequence::new(0));
         let turns = (0..6).map(|_| match lease_at(&mut state, A, now) {
             Ready::Lease(_) => 'f',
             Ready::Read(request) => {
-                assert_eq!((request.from, request.end.sequence), (0, 1));
+                assert_eq!((request.from.get(), request.end.sequence.get()), (0, 1));
                 'b'
             }
             _ => '-',
@@ -168,10 +169,10 @@ fn of_two_backlogs_the_older_one_is_read_first() {
         state.append(batch(&destination(database), start));
     }
     for (log, sequence) in [(1, 1), (1, 2), (0, 0), (0, 3)] {
-        write_and_forget(&mut state, LogId::new(log), sequence);
+        write_and_forget(&mut state, LogId::new(log), Sequence::new(sequence));
     }
     let request = |ready| match ready {
-        Ready::Read(request) => (request.log.index(), request.from),
+        Ready::Read(request) => (request.log.index(), request.from.get()),
         _ => panic!("there is a backlog"),
     };
     assert_eq!(request(lease_at(&mut state, A, start)), (0, 0));
@@ -216,7 +217,7 @@ fn a_destination_has_one_log_and_a_cursor_of_each_backend() {
     assert_eq!(state.logs.iter().map(|log| log.records.len()).collect::<Vec<_>>(), [3, 2]);
     assert!(state.backends.iter().all(|backend| backend.cursors.len() == 2));
     let end = state.end_of_log();
-    assert_eq!((end.sequence, end.written.len()), (5, 2));
+    assert_eq!((end.sequence.get(), end.written.len()), (5, 2));
     // What a backend is to leave alone is told by a lease's log.
     state.append(batch(&destination("z"), start));
     for backend in [A, B] {

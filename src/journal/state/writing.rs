@@ -10,10 +10,10 @@ use super::record::Record;
 use super::saved::{Cursors, SavedBackend};
 use super::{Log, State};
 use crate::batch::{Span, Step};
-use crate::journal::segment::Position;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::frame::FRAME_HEADER_BYTES;
 use crate::journal::segment::storage::StoredFile;
+use crate::journal::segment::{Position, Sequence};
 
 /// Records written at once, at most.
 const MOST_RECORDS: usize = 256;
@@ -38,7 +38,7 @@ impl Job {
 #[derive(Debug)]
 pub(in crate::journal) struct Begun {
     pub(in crate::journal) name: SegmentName,
-    pub(in crate::journal) first_sequence: u64,
+    pub(in crate::journal) first_sequence: Sequence,
     pub(in crate::journal) repeats: bool,
     pub(in crate::journal) totals: Vec<Position>,
     /// Wall time of its making.
@@ -77,7 +77,7 @@ impl State {
             (Some(first), Some(last)) => {
                 // What was before them is gone from memory: a segment that begins now begins with them.
                 disk.next_write = first.record.sequence;
-                disk.writing = first.record.sequence..last.record.sequence + 1;
+                disk.writing = first.record.sequence..last.record.sequence.next();
             }
             _ => disk.next_write = next_sequence,
         }
@@ -85,7 +85,7 @@ impl State {
     }
 
     /// Whether records below this sequence are written, or gone, and the disk takes more; always so without a disk.
-    pub(in crate::journal) fn is_written_below(&self, sequence: u64) -> bool {
+    pub(in crate::journal) fn is_written_below(&self, sequence: Sequence) -> bool {
         let Some(disk) = &self.disk else { return true };
         disk.writing_is == Condition::Ok && !disk.sync_fails && disk.next_write >= sequence
     }
@@ -104,7 +104,7 @@ impl State {
 
     /// The writer's hands are empty again, whatever became of what they held.
     pub(in crate::journal) fn end_writing(&mut self) {
-        self.disk().writing = 0..0;
+        self.disk().writing = Sequence::FIRST..Sequence::FIRST;
     }
 
     /// Records were written to the last segment, in this many bytes; they were chosen after `epoch` failed syncs.
@@ -129,9 +129,9 @@ impl State {
         if let Some(last) = jobs.last()
             && disk.epoch == epoch
         {
-            disk.next_write = last.record.sequence + 1;
+            disk.next_write = last.record.sequence.next();
         }
-        disk.writing = 0..0;
+        disk.writing = Sequence::FIRST..Sequence::FIRST;
         disk.bytes += bytes;
         disk.unsynced_bytes += bytes;
         disk.note_unsynced();
@@ -144,11 +144,11 @@ impl State {
             for job in jobs {
                 segment.has_gaps |= segment.repeats && job.record.sequence != next;
                 segment.add_points(job.log, job.record.batch.points);
-                next = job.record.sequence + 1;
+                next = job.record.sequence.next();
             }
             segment.bytes += bytes;
             segment.newest = When::Seen(Instant::now());
-            segment.end_sequence = jobs.last().map_or(segment.end_sequence, |job| job.record.sequence + 1);
+            segment.end_sequence = jobs.last().map_or(segment.end_sequence, |job| job.record.sequence.next());
         }
         self.trim();
     }
@@ -185,7 +185,7 @@ impl State {
 
     /// What was written before the next record, of each destination, and the points in the last segment.
     pub(in crate::journal) fn totals(&self) -> Vec<(&Log, Position, Span)> {
-        let from = self.disk.as_ref().map_or(0, |disk| disk.next_write);
+        let from = self.disk.as_ref().map_or(Sequence::FIRST, |disk| disk.next_write);
         let last = self.disk.as_ref().and_then(|disk| disk.segments.back());
         let points = |id| last.map_or(Span::NONE, |last| last.points(id));
         let logs = LogId::all().zip(&self.logs);
@@ -193,7 +193,7 @@ impl State {
     }
 
     /// What is to be saved of all cursors, and from which sequence on they need the log.
-    pub(in crate::journal) fn cursors(&self) -> (Cursors, u64) {
+    pub(in crate::journal) fn cursors(&self) -> (Cursors, Sequence) {
         let backends = self.backends.iter().map(|backend| SavedBackend {
             name: backend.name.clone(),
             address: backend.moved_from.as_ref().unwrap_or(&backend.address).clone(),
@@ -217,12 +217,12 @@ impl State {
         let next_sequence = self.next_sequence;
         let cursors = Cursors { next_sequence, abandoned_below, gaps_version, written, kept_from, backends };
         // What is not written yet may be needed once it is.
-        let next_write = self.disk.as_ref().map_or(0, |disk| disk.next_write);
+        let next_write = self.disk.as_ref().map_or(Sequence::FIRST, |disk| disk.next_write);
         (cursors, self.needed_from(true).min(next_write))
     }
 
     /// Files with unsynced bytes, and below which sequence each makes everything safe, oldest first.
-    pub(in crate::journal) fn take_unsynced(&mut self) -> Vec<(Arc<dyn StoredFile>, u64)> {
+    pub(in crate::journal) fn take_unsynced(&mut self) -> Vec<(Arc<dyn StoredFile>, Sequence)> {
         let disk = self.disk();
         let mut files = std::mem::take(&mut disk.to_sync);
         if disk.unsynced_bytes > 0 {
@@ -234,7 +234,7 @@ impl State {
     }
 
     /// A file of this epoch was synced. What was on the disk in an earlier one may be gone.
-    pub(in crate::journal) fn note_synced(&mut self, below: u64, took: Duration, epoch: u64) {
+    pub(in crate::journal) fn note_synced(&mut self, below: Sequence, took: Duration, epoch: u64) {
         let disk = self.disk();
         if disk.epoch == epoch {
             disk.synced = disk.synced.max(below);

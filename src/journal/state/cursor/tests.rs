@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::batch::{Batch, Destination, Received, Span};
+use crate::journal::segment::Sequence;
 use crate::protocol::Precision;
 
 mod leaving;
@@ -26,7 +27,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let cursor = Cursor::new(0, Position::default());
+        let cursor = Cursor::new(Sequence::new(0), Position::default());
         Self { cursor, records: VecDeque::new(), all: Vec::new(), written: Position::default(), next: 0 }
     }
 
@@ -47,7 +48,7 @@ impl World {
         let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")].into();
         let batch =
             Batch { destination, bytes, lines: LINES, received, capacity: 100, ticket: None, points: Span::ALWAYS };
-        let record = Record::new(self.next, batch, None, &Arc::new(AtomicU64::new(0)));
+        let record = Record::new(Sequence::new(self.next), batch, None, &Arc::new(AtomicU64::new(0)));
         self.next += STEP;
         self.cursor.append(&record);
         self.all.push(Arc::clone(&record));
@@ -69,18 +70,18 @@ impl World {
         self.cursor.fall_behind(&record, &self.records);
     }
 
-    fn requeue(&mut self, sequence: u64) {
+    fn requeue(&mut self, sequence: Sequence) {
         let record = self.all.iter().find(|record| record.sequence == sequence).expect("there is one");
         self.cursor.requeue(record);
     }
 
-    fn release(&mut self, kept_from: u64) -> bool {
-        let tail = Tail { records: &self.records, written: self.written, next_sequence: self.next };
+    fn release(&mut self, kept_from: Sequence) -> bool {
+        let tail = Tail { records: &self.records, written: self.written, next_sequence: Sequence::new(self.next) };
         self.cursor.release_returned(tail, kept_from)
     }
 
     fn tail(&self) -> Tail<'_> {
-        Tail { records: &self.records, written: self.written, next_sequence: self.next }
+        Tail { records: &self.records, written: self.written, next_sequence: Sequence::new(self.next) }
     }
 
     /// Leases so many records from memory, one by one; returns their sequences.
@@ -88,14 +89,14 @@ impl World {
         let limits = Limits { lines: 1, bytes: 1, linger: Duration::ZERO };
         let mut leased = Vec::new();
         for _ in 0..records {
-            let tail = Tail { records: &self.records, written: self.written, next_sequence: self.next };
-            leased.extend(self.cursor.lease(tail, &limits, u64::MAX).iter().map(|record| record.sequence));
+            let tail = Tail { records: &self.records, written: self.written, next_sequence: Sequence::new(self.next) };
+            leased.extend(self.cursor.lease(tail, &limits, Sequence::END).iter().map(|record| record.sequence.get()));
         }
         leased
     }
 
     fn part(&mut self) {
-        let tail = Tail { records: &self.records, written: self.written, next_sequence: self.next };
+        let tail = Tail { records: &self.records, written: self.written, next_sequence: Sequence::new(self.next) };
         self.cursor.part(tail);
     }
 
@@ -111,7 +112,7 @@ impl World {
         let read = Read { from, records: taken, place: None, stopped: None, finished, failed: false };
         let (taken, missing) = self.cursor.lease_read(read, 9999).expect("the lane is there");
         assert!(missing.is_empty(), "{missing:?}");
-        Some(taken.iter().map(|record| record.sequence).collect())
+        Some(taken.iter().map(|record| record.sequence.get()).collect())
     }
 
     /// The sequences of the written records that are in a saved lane, in the lanes' order.
@@ -125,23 +126,24 @@ impl World {
                 record.sequence >= lane.from && at.lines >= lane.at.lines && !is_behind
             };
             let written = self.all.iter().filter(|record| record.written().is_some());
-            saved.extend(written.filter(is_in).map(|record| record.sequence));
+            saved.extend(written.filter(is_in).map(|record| record.sequence.get()));
         }
         saved
     }
 
     /// What is shown, saved and needed is what is `out` on its way, what was given back, and what waits.
     fn check(&self, out: &[u64], acked: &[u64], when: &str) {
-        let unsettled: Vec<_> = self.all.iter().filter(|record| !acked.contains(&record.sequence)).collect();
+        let unsettled: Vec<_> = self.all.iter().filter(|record| !acked.contains(&record.sequence.get())).collect();
         let (on_disk, in_memory): (Vec<_>, Vec<_>) =
-            unsettled.iter().map(|record| record.sequence).partition(|sequence| {
-                let is_written = |record: &&Arc<Record>| record.sequence == *sequence && record.written().is_some();
+            unsettled.iter().map(|record| record.sequence.get()).partition(|sequence| {
+                let is_written =
+                    |record: &&Arc<Record>| record.sequence.get() == *sequence && record.written().is_some();
                 self.all.iter().any(|record| is_written(&record))
             });
         assert_eq!(self.saved(), on_disk, "{when}");
         let needed = self.cursor.needed_from(self.written);
-        assert!(on_disk.is_empty() || needed.is_some_and(|needed| needed <= on_disk[0]), "{when}: {needed:?}");
-        let held: Vec<u64> = self.cursor.held().map(|record| record.sequence).collect();
+        assert!(on_disk.is_empty() || needed.is_some_and(|needed| needed.get() <= on_disk[0]), "{when}: {needed:?}");
+        let held: Vec<u64> = self.cursor.held().map(|record| record.sequence.get()).collect();
         let of_memory = held.iter().filter(|sequence| in_memory.contains(sequence)).count();
         let unread = self.cursor.unread_on_disk(self.written).lines;
         assert_eq!(unread + LINES * held.len() as u64, LINES * (on_disk.len() + of_memory) as u64, "{when}");
@@ -157,7 +159,7 @@ impl World {
         }
         // The oldest of them, and since when the oldest on the disk waits.
         let (oldest, since) = self.cursor.oldest_pending(self.tail());
-        let oldest = oldest.map(|record| record.sequence);
+        let oldest = oldest.map(|record| record.sequence.get());
         assert_eq!(oldest.into_iter().chain(held.iter().copied()).min(), oldest, "{when}");
         assert!(oldest.is_none_or(|oldest| !acked.contains(&oldest)), "{when}: {oldest:?}");
         let backlog = self.cursor.backlog(self.tail());
@@ -180,8 +182,8 @@ fn a_lease_is_as_large_as_it_may_be_and_one_record_at_least() {
     ] {
         let mut world = World::with(5);
         let limits = Limits { lines, bytes, linger: Duration::ZERO };
-        let tail = Tail { records: &world.records, written: world.written, next_sequence: world.next };
-        assert_eq!(world.cursor.lease(tail, &limits, u64::MAX).len(), records, "{lines} lines, {bytes} bytes");
+        let tail = Tail { records: &world.records, written: world.written, next_sequence: Sequence::new(world.next) };
+        assert_eq!(world.cursor.lease(tail, &limits, Sequence::END).len(), records, "{lines} lines, {bytes} bytes");
         // A lease is full where more would wait.
         let world = World::with(5);
         assert_eq!(world.cursor.is_full(&limits), records < 5, "{lines} lines, {bytes} bytes");
@@ -196,22 +198,22 @@ fn a_lease_is_as_large_as_it_may_be_and_one_record_at_least() {
 fn what_is_saved_has_what_is_on_its_way_and_not_what_is_settled() {
     let mut world = World::with(7);
     assert_eq!(world.lease(5), [0, 3, 6, 9, 12]);
-    world.cursor.ack(3);
+    world.cursor.ack(Sequence::new(3));
     assert_eq!(world.saved(), [0, 6, 9, 12, 15, 18]);
     // What hangs together is one lane: up to what was acked, and all that is behind it.
     let lanes = world.cursor.saved(world.tail());
-    assert_eq!(lanes.iter().map(|lane| lane.from).collect::<Vec<_>>(), [0, 6]);
+    assert_eq!(lanes.iter().map(|lane| lane.from.get()).collect::<Vec<_>>(), [0, 6]);
     let at = |records| Position { lines: LINES * records, bytes: BYTES * records };
-    assert_eq!((lanes[0].at, lanes[0].end), (at(0), Some((1, at(1)))));
+    assert_eq!((lanes[0].at, lanes[0].end), (at(0), Some((Sequence::new(1), at(1)))));
     assert_eq!((lanes[1].at, lanes[1].end), (at(2), None));
     assert_eq!((lanes[0].since, lanes[1].since), (1000, 1006));
 
-    world.cursor.ack(12);
-    world.cursor.ack(0);
+    world.cursor.ack(Sequence::new(12));
+    world.cursor.ack(Sequence::new(0));
     assert_eq!(world.saved(), [6, 9, 15, 18]);
     let lanes = world.cursor.saved(world.tail());
-    assert_eq!((lanes[0].at, lanes[0].end), (at(2), Some((10, at(4)))));
-    assert_eq!((lanes[1].from, lanes[1].at, lanes[1].since), (13, at(5), 1015));
+    assert_eq!((lanes[0].at, lanes[0].end), (at(2), Some((Sequence::new(10), at(4)))));
+    assert_eq!((lanes[1].from.get(), lanes[1].at, lanes[1].since), (13, at(5), 1015));
 }
 
 #[test]
@@ -221,13 +223,13 @@ fn what_is_only_on_the_disk_becomes_a_lane_and_fresh_records_do_not_wait_for_it(
     world.forget(0);
     world.forget(0);
     assert!(world.cursor.first_available(world.tail()).is_none(), "before it is parted, fresh records wait");
-    assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(0));
+    assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(Sequence::new(0)));
     for _ in 0..3 {
         // Once is enough.
         world.part();
-        assert_eq!((world.cursor.lanes.len(), world.cursor.watermark()), (2, 6));
+        assert_eq!((world.cursor.lanes.len(), world.cursor.watermark().get()), (2, 6));
     }
-    assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(0));
+    assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(Sequence::new(0)));
     assert_eq!(world.lease(1), [6]);
     assert_eq!(world.saved(), [0, 3, 6, 9]);
     assert_eq!(world.read(1), Some(vec![0]));
@@ -235,11 +237,11 @@ fn what_is_only_on_the_disk_becomes_a_lane_and_fresh_records_do_not_wait_for_it(
     assert_eq!(world.read(9), Some(vec![3]));
     assert_eq!(world.read(9), None);
     // It is there until all of it is acked: what is given back has its place.
-    world.requeue(3);
-    assert!(world.release(0));
+    world.requeue(Sequence::new(3));
+    assert!(world.release(Sequence::new(0)));
     assert_eq!((world.lease(0), world.read(9)), (vec![], Some(vec![3])));
     for sequence in [0, 3, 6] {
-        world.cursor.ack(sequence);
+        world.cursor.ack(Sequence::new(sequence));
     }
     assert_eq!((world.cursor.lanes.len(), world.saved()), (1, vec![9]));
     assert_eq!(world.cursor.needed_from_disk(world.tail()), None);
@@ -253,7 +255,7 @@ fn reading_that_fails_is_counted_until_something_was_read() {
     world.part();
     let failures = |world: &World| world.cursor.backlog(world.tail()).map(|(lane, _)| lane.failures);
     let read = |world: &mut World, records: Vec<Arc<Record>>, failed| {
-        let from = records.first().map_or(0, |record| record.sequence);
+        let from = records.first().map_or(Sequence::FIRST, |record| record.sequence);
         let read = Read { from, records, place: None, stopped: None, finished: None, failed };
         world.cursor.lease_read(read, 9999).expect("the lane is there");
     };
@@ -277,8 +279,9 @@ fn what_is_missing_before_a_barrier_is_missing_at_once() {
     (0..2).for_each(|_| world.forget(0));
     world.part();
     // The first two are not there any more, and the third one waits behind a barrier.
-    let stopped = Some(End { sequence: STEP * 2 - 1, at: Position { lines: 2 * LINES, bytes: 2 * BYTES } });
-    let read = Read { from: 0, records: vec![], place: None, stopped, finished: None, failed: false };
+    let stopped =
+        Some(End { sequence: Sequence::new(STEP * 2 - 1), at: Position { lines: 2 * LINES, bytes: 2 * BYTES } });
+    let read = Read { from: Sequence::new(0), records: vec![], place: None, stopped, finished: None, failed: false };
     let (leased, missing) = world.cursor.lease_read(read, 9999).expect("the lane is there");
     assert!(leased.is_empty());
     assert_eq!(missing.iter().map(|one| one.size.lines).collect::<Vec<_>>(), [2 * LINES]);
@@ -300,7 +303,7 @@ fn more_that_falls_behind_lengthens_the_lane_before_it() {
     for records in 1..5 {
         world.forget(0);
         world.part();
-        assert_eq!((world.cursor.lanes.len(), world.cursor.watermark()), (2, STEP * records));
+        assert_eq!((world.cursor.lanes.len(), world.cursor.watermark().get()), (2, STEP * records));
     }
     assert_eq!(world.read(9), Some(vec![0, 3, 6, 9]));
     assert_eq!(world.lease(9), [12, 15]);
@@ -331,7 +334,7 @@ fn many_outages_make_a_few_lanes_and_lose_nothing() {
     }
     leased.extend(world.lease(100));
     leased.sort_unstable();
-    assert_eq!(leased, world.all.iter().map(|record| record.sequence).collect::<Vec<_>>());
+    assert_eq!(leased, world.all.iter().map(|record| record.sequence.get()).collect::<Vec<_>>());
 }
 
 /// Any course: at each moment the saved lanes hold each written record that is not acked, once, and no other; in the end
@@ -349,11 +352,11 @@ fn any_course_saves_each_record_until_it_is_settled() {
                 6 => out.extend(world.read(2).unwrap_or_default()),
                 7 if world.records.front().is_some_and(|first| first.written().is_some()) => world.forget(0),
                 8 => world.part(),
-                9 if fastrand::bool() => drop(world.release(0)),
-                10 if !out.is_empty() => world.requeue(out.swap_remove(fastrand::usize(..out.len()))),
+                9 if fastrand::bool() => drop(world.release(Sequence::new(0))),
+                10 if !out.is_empty() => world.requeue(Sequence::new(out.swap_remove(fastrand::usize(..out.len())))),
                 _ if !out.is_empty() => {
                     let sequence = out.swap_remove(fastrand::usize(..out.len()));
-                    world.cursor.ack(sequence);
+                    world.cursor.ack(Sequence::new(sequence));
                     acked.push(sequence);
                 }
                 _ => {}
@@ -374,7 +377,10 @@ fn any_course_saves_each_record_until_it_is_settled() {
         }
         acked.extend(out);
         acked.sort_unstable();
-        assert!(acked.iter().eq(world.all.iter().map(|record| &record.sequence)), "seed {seed}: {acked:?}");
+        assert!(
+            acked.iter().copied().eq(world.all.iter().map(|record| record.sequence.get())),
+            "seed {seed}: {acked:?}"
+        );
     }
 }
 
@@ -382,14 +388,15 @@ fn any_course_saves_each_record_until_it_is_settled() {
 fn what_is_given_back_is_leased_again_before_anything_newer() {
     let mut world = World::with(4);
     assert_eq!(world.lease(3), [0, 3, 6]);
-    assert!(world.cursor.has_leased(3) && !world.cursor.has_leased(9));
-    world.requeue(3);
+    assert!(world.cursor.has_leased(Sequence::new(3)) && !world.cursor.has_leased(Sequence::new(9)));
+    world.requeue(Sequence::new(3));
     assert!(
-        !world.cursor.has_leased(3) && world.cursor.is_full(&Limits { lines: 20, bytes: 200, linger: Duration::ZERO })
+        !world.cursor.has_leased(Sequence::new(3))
+            && world.cursor.is_full(&Limits { lines: 20, bytes: 200, linger: Duration::ZERO })
     );
-    assert_eq!(world.cursor.watermark(), 0);
-    world.cursor.ack(0);
-    assert_eq!((world.cursor.watermark(), world.lease(4)), (3, vec![3, 9]));
+    assert_eq!(world.cursor.watermark().get(), 0);
+    world.cursor.ack(Sequence::new(0));
+    assert_eq!((world.cursor.watermark().get(), world.lease(4)), (3, vec![3, 9]));
     world.cursor.give_all_back();
     assert_eq!(world.lease(9), [3, 6, 9]);
 }

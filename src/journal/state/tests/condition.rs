@@ -21,8 +21,8 @@ const QUOTA: u64 = 10_000;
 fn segment(number: u64, newest: u64) -> Segment {
     Segment {
         name: SegmentName { number, salt: 7 },
-        first_sequence: number * 10,
-        end_sequence: number * 10 + 10,
+        first_sequence: Sequence::new(number * 10),
+        end_sequence: Sequence::new(number * 10 + 10),
         repeats: false,
         has_gaps: false,
         points: Vec::new(),
@@ -51,7 +51,7 @@ fn index_of(segments: impl IntoIterator<Item = Segment>, max_age: Option<Duratio
     let segments: VecDeque<Segment> = segments.into_iter().collect();
     let last = segments.back().map(|last| last.name);
     let opened = Opened {
-        next_sequence: segments.back().map_or(0, |last| last.end_sequence),
+        next_sequence: segments.back().map_or(Sequence::new(0), |last| last.end_sequence),
         unsynced: last.into_iter().map(|name| (name, Arc::new(NoFile) as _)).collect(),
         last,
         segments,
@@ -106,12 +106,12 @@ fn what_was_open_is_written_on_where_it_ends() {
     let (mut index, last) = (index(), SegmentName { number: 4, salt: 7 });
     let (_, name, offset) = index.active().expect("a file");
     assert_eq!((name, offset, index.is_roll_asked()), (last, 1000, false));
-    assert_eq!((index.first_sequence(), index.next_segment()), (30, (5, 50, false)));
+    assert_eq!((index.first_sequence().get(), index.next_segment()), (30, (5, Sequence::new(50), false)));
     index.ask_roll();
     assert!(index.is_roll_asked());
     let empty = index_of([], None);
     assert!(empty.active().is_none() && empty.is_roll_asked());
-    assert_eq!((empty.first_sequence(), empty.next_segment()), (0, (0, 0, false)));
+    assert_eq!((empty.first_sequence().get(), empty.next_segment()), (0, (0, Sequence::new(0), false)));
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn what_changed_is_saved_once() {
     assert!(index.take_folder_change() && !index.take_folder_change());
     index.slot_sync_failed();
     assert!(index.take_cursors_change() && !index.take_cursors_change());
-    index.note_saved(7);
-    assert_eq!(index.saved_need(), 7);
+    index.note_saved(Sequence::new(7));
+    assert_eq!(index.saved_need(), Sequence::new(7));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn the_disk_is_as_it_was_when_it_was_last_used_and_lines_that_wait_for_it_count_
         index.note_save_error(&error("no slot"));
         assert_eq!(condition(&index, unkept), (Condition::Failing, "no slot".to_owned()));
         assert!(!index.is_full());
-        index.note_saved(0);
+        index.note_saved(Sequence::new(0));
         assert_eq!(condition(&index, Duration::ZERO).0, Condition::Ok);
         (index.sync_fails, index.error) = (true, Some("no sync".to_owned()));
         assert_eq!(condition(&index, unkept), (Condition::Failing, "no sync".to_owned()));
@@ -228,7 +228,7 @@ fn what_goes_on_failing_is_logged_once() {
         logged(1, &|index| index.note_write_error(&error("broken")), "broken");
         logged(1, &|index| index.note_full("no room"), "full again");
         logged(1, &|index| index.note_save_error(&error("no slot")), "not saved");
-        logged(0, &|index| index.note_saved(0), "saved");
+        logged(0, &|index| index.note_saved(Sequence::new(0)), "saved");
         logged(1, &|index| index.note_save_error(&error("no slot")), "not saved again");
     });
 }
@@ -251,20 +251,20 @@ fn a_sync_is_due_at_once_where_it_is_asked_for_or_much_waits() {
 fn what_was_lost_is_forgotten_and_its_numbers_are_not_used_again() {
     let mut index = index();
     let epoch = index.epoch();
-    index.to_sync.push((Arc::new(NoFile), 40));
+    index.to_sync.push((Arc::new(NoFile), Sequence::new(40)));
     assert_eq!(index.unsynced_files(), 1);
-    index.lose(33);
+    index.lose(Sequence::new(33));
     assert!(index.active().is_none() && index.segments().is_empty() && index.is_roll_asked());
     assert_eq!((index.bytes, index.unsynced_files(), index.unsynced_bytes), (0, 0, 0));
-    assert_eq!(index.next_segment(), (5, 33, false));
+    assert_eq!(index.next_segment(), (5, Sequence::new(33), false));
     assert_ne!(index.epoch(), epoch, "what was chosen before is not written");
 
     let mut index = self::index();
     let epoch = index.epoch();
     index.lose_last_segment();
     assert!(index.active().is_none() && index.is_roll_asked());
-    assert_eq!((index.bytes, index.segments().len(), index.synced), (1000, 1, 40));
-    assert_eq!(index.next_segment(), (5, 40, false));
+    assert_eq!((index.bytes, index.segments().len(), index.synced.get()), (1000, 1, 40));
+    assert_eq!(index.next_segment(), (5, Sequence::new(40), false));
     assert_ne!(index.epoch(), epoch);
 }
 

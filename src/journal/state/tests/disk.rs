@@ -65,7 +65,7 @@ pub(super) fn with_disk(full: WhenFull) -> State {
         segments: VecDeque::new(),
         last: None,
         unsynced: Vec::new(),
-        next_sequence: 0,
+        next_sequence: Sequence::new(0),
         abandoned_below: 0,
         report: figures::Report::default(),
         newest: 0,
@@ -94,7 +94,7 @@ pub(super) fn write(state: &mut State, bytes: u64) -> Vec<u64> {
     let jobs = state.next_to_write(bytes);
     let written = jobs.iter().map(Job::bytes).sum();
     state.note_written(&jobs, written, epoch);
-    jobs.iter().map(|job| job.record.sequence).collect()
+    jobs.iter().map(|job| job.record.sequence.get()).collect()
 }
 
 /// Three segments of two records each, of one destination.
@@ -132,9 +132,9 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     append(&mut state, &["x", "other", "x", "x", "other"]);
     assert!(state.has_unwritten());
     let jobs = state.next_to_write(u64::MAX);
-    let positions: Vec<_> = jobs.iter().map(|job| (job.record.sequence, job.log.index(), job.at.lines)).collect();
+    let positions: Vec<_> = jobs.iter().map(|job| (job.record.sequence.get(), job.log.index(), job.at.lines)).collect();
     assert_eq!(positions, [(0, 0, 0), (1, 1, 0), (2, 0, 10), (3, 0, 20), (4, 1, 10)]);
-    assert_eq!(state.disk().being_written(), 0..5);
+    assert_eq!(state.disk().being_written(), Sequence::new(0)..Sequence::new(5));
     state.end_writing();
     assert!(state.disk().being_written().is_empty());
     // Three records fit, and then so many more.
@@ -142,7 +142,11 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     assert_eq!(jobs[1].bytes(), bytes("other"));
     let of_policy = Destination { retention_policy: "week".to_owned(), ..(*destination("x")).clone() };
     let (batch, memory) = (batch(&Arc::new(of_policy), Instant::now()), Arc::default());
-    let job = Job { log: LogId::new(0), record: Record::new(0, batch, None, &memory), at: Position::default() };
+    let job = Job {
+        log: LogId::new(0),
+        record: Record::new(Sequence::new(0), batch, None, &memory),
+        at: Position::default(),
+    };
     assert_eq!(job.bytes(), bytes("x") + 4);
     assert_eq!(write(&mut state, bytes("x") * 2 + bytes("other")), [0, 1, 2]);
     assert_eq!(write(&mut state, 1), [3], "one at least");
@@ -152,7 +156,7 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     let written: Vec<_> = state.logs.iter().map(|log| (log.written.lines, log.written.bytes)).collect();
     assert_eq!(written, [(3 * LINES, 3 * BYTES), (2 * LINES, 2 * BYTES)]);
     let segment = state.disk().segments()[0].clone();
-    assert_eq!((segment.first_sequence, segment.end_sequence, segment.has_gaps), (0, 5, false));
+    assert_eq!((segment.first_sequence.get(), segment.end_sequence.get(), segment.has_gaps), (0, 5, false));
     assert_eq!(segment.bytes, HEADER + bytes("x") * 3 + bytes("other") * 2);
     assert_eq!(state.disk().bytes, segment.bytes);
     assert_eq!(write(&mut state, u64::MAX), [0; 0]);
@@ -176,7 +180,7 @@ fn a_disk_that_fails_or_is_full_has_no_work_until_it_is_tried_again() {
     assert!(state.has_work(), "it works again, and the cursors are to be saved");
     state.disk().note_save_error(&io::Error::other("x"));
     assert!(!state.has_work());
-    state.disk().note_saved(0);
+    state.disk().note_saved(Sequence::new(0));
     assert!(state.has_work());
     assert_eq!(state.retry_after(), LINGER);
 }
@@ -186,13 +190,13 @@ fn what_could_not_be_synced_is_written_again_to_a_segment_that_repeats() {
     let mut state = with_segments(WhenFull::DropOldest);
     assert!(!state.disk().is_roll_asked());
     let files = state.take_unsynced();
-    assert_eq!(files.iter().map(|(_, below)| *below).collect::<Vec<_>>(), [2, 4, 6]);
+    assert_eq!(files.iter().map(|(_, below)| below.get()).collect::<Vec<_>>(), [2, 4, 6]);
     assert!(state.take_unsynced().is_empty());
     let epoch = state.disk().epoch();
-    state.note_synced(4, Duration::from_millis(5), epoch);
+    state.note_synced(Sequence::new(4), Duration::from_millis(5), epoch);
     let epoch = state.disk().epoch();
-    state.note_synced(2, Duration::from_millis(5), epoch);
-    assert_eq!((state.disk().synced, state.disk().syncs, state.disk().sync_latency.len()), (4, 2, 2));
+    state.note_synced(Sequence::new(2), Duration::from_millis(5), epoch);
+    assert_eq!((state.disk().synced.get(), state.disk().syncs, state.disk().sync_latency.len()), (4, 2, 2));
 
     // What is chosen before a sync fails is not what is next after it.
     append(&mut state, &["db"]);
@@ -200,19 +204,22 @@ fn what_could_not_be_synced_is_written_again_to_a_segment_that_repeats() {
     state.note_sync_failure("x".to_owned());
     state.note_written(&jobs, 1, epoch);
     assert!(state.disk().is_roll_asked() && state.disk().sync_fails);
-    assert_eq!((state.disk().sync_errors, state.disk().abandoned_below, state.disk().next_write), (1, 3, 4));
-    assert_eq!(state.disk().next_segment(), (3, 4, true));
+    assert_eq!((state.disk().sync_errors, state.disk().abandoned_below, state.disk().next_write.get()), (1, 3, 4));
+    assert_eq!(state.disk().next_segment(), (3, Sequence::new(4), true));
     begin_segment(&mut state);
     assert!(!state.disk().is_roll_asked());
     assert_eq!(write(&mut state, u64::MAX), [4, 5, 6]);
     let segment = state.disk().segments()[3].clone();
-    assert_eq!((segment.first_sequence, segment.end_sequence, segment.repeats, segment.has_gaps), (4, 7, true, false));
+    assert_eq!(
+        (segment.first_sequence.get(), segment.end_sequence.get(), segment.repeats, segment.has_gaps),
+        (4, 7, true, false)
+    );
     // Positions are what they were.
     assert_eq!(state.logs[0].written.lines, 7 * LINES);
     assert_eq!(segment.totals, [Position { lines: 4 * LINES, bytes: 4 * BYTES }]);
     // A sync that succeeds makes all well; what comes then repeats nothing.
     let epoch = state.disk().epoch();
-    state.note_synced(7, Duration::ZERO, epoch);
+    state.note_synced(Sequence::new(7), Duration::ZERO, epoch);
     assert!(!state.disk().sync_fails);
     begin_segment(&mut state);
     assert!(!state.disk().segments()[4].repeats);
@@ -262,7 +269,7 @@ fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
         // It is read from the disk by who lags, and in memory for nobody.
         let mut state = with_segments(full);
         deliver(&mut state, &[A], 1);
-        state.forget_below(4);
+        state.forget_below(Sequence::new(4));
         let evicted = state.evict(DropReason::Quota);
         assert_eq!(evicted.map(|name| name.number), gives_way.then_some(0), "{full:?}");
         let lost = if gives_way { 2 * LINES } else { 0 };
@@ -311,7 +318,7 @@ fn segments_that_no_saved_cursor_needs_are_taken_out() {
         let mut state = with_segments(WhenFull::DropOldest);
         state.disk().take_folder_change();
         let bytes: u64 = state.disk().segments().iter().map(|segment| segment.bytes).sum();
-        let passed = state.take_passed(need);
+        let passed = state.take_passed(Sequence::new(need));
         assert_eq!((passed.len(), numbers(&state)), (3 - left.len(), left), "{need}");
         let rest: u64 = state.disk().segments().iter().map(|segment| segment.bytes).sum();
         assert_eq!(state.disk().bytes, rest);
@@ -325,9 +332,9 @@ fn a_segment_goes_once_the_last_one_repeats_all_of_it() {
     let repeated = |gone: usize| {
         let mut state = with_segments(WhenFull::DropOldest);
         let epoch = state.disk().epoch();
-        state.note_synced(2, Duration::ZERO, epoch);
+        state.note_synced(Sequence::new(2), Duration::ZERO, epoch);
         state.note_sync_failure("x".to_owned());
-        state.forget_below(gone as u64);
+        state.forget_below(Sequence::new(gone as u64));
         begin_segment(&mut state);
         write(&mut state, u64::MAX);
         state
@@ -354,12 +361,13 @@ fn a_segment_goes_once_the_last_one_repeats_all_of_it() {
 fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_room() {
     let mut state = with_segments(WhenFull::DropOldest);
     deliver(&mut state, &[A, B], 3);
-    assert_eq!((state.needed_from(false), state.needed_from(true)), (6, 6));
-    let lanes = vec![SavedLane { from: 1, at: Position { lines: LINES, bytes: BYTES }, since: 0, end: None }];
+    assert_eq!((state.needed_from(false).get(), state.needed_from(true).get()), (6, 6));
+    let lanes =
+        vec![SavedLane { from: Sequence::new(1), at: Position { lines: LINES, bytes: BYTES }, since: 0, end: None }];
     let of_log = (*state.logs[0].destination).clone();
     let destinations = vec![(of_log, lanes)];
     state.orphans.push(SavedBackend { name: "gone".to_owned(), destinations, ..SavedBackend::default() });
-    assert_eq!((state.needed_from(false), state.needed_from(true)), (6, 1));
+    assert_eq!((state.needed_from(false).get(), state.needed_from(true).get()), (6, 1));
     assert!(state.is_segment_older(Duration::ZERO, Instant::now()));
     for lost in [LINES, 2 * LINES] {
         state.evict(DropReason::Quota);
@@ -367,17 +375,17 @@ fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_ro
         assert_eq!((gap.backend.as_str(), gap.reason.name()), ("gone", "quota"));
         assert!(gap.lines >= lost, "{gap:?}");
     }
-    assert_eq!((state.needed_from(true), state.gaps.iter().map(|gap| gap.lines).sum::<u64>()), (4, 3 * LINES));
+    assert_eq!((state.needed_from(true).get(), state.gaps.iter().map(|gap| gap.lines).sum::<u64>()), (4, 3 * LINES));
 }
 
 #[test]
 fn a_backend_that_is_no_longer_configured_and_has_everything_keeps_nothing() {
     let mut state = with_segments(WhenFull::DropOldest);
     deliver(&mut state, &[A, B], 3);
-    let lanes = vec![SavedLane { from: 5, at: state.logs[0].written, since: 0, end: None }];
+    let lanes = vec![SavedLane { from: Sequence::new(5), at: state.logs[0].written, since: 0, end: None }];
     let destinations = vec![((*state.logs[0].destination).clone(), lanes)];
     state.orphans.push(SavedBackend { name: "gone".to_owned(), destinations, ..SavedBackend::default() });
-    assert_eq!(state.needed_from(true), 6);
+    assert_eq!(state.needed_from(true), Sequence::new(6));
     state.evict(DropReason::Quota);
     assert_eq!(state.gaps.iter().len(), 0, "it lost nothing");
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::journal::state::options::WhenFull;
 
 fn sequences(state: &State) -> Vec<u64> {
-    state.logs.iter().flat_map(|log| &log.records).map(|record| record.sequence).collect()
+    state.logs.iter().flat_map(|log| &log.records).map(|record| record.sequence.get()).collect()
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn with_memory(records: u64, full: WhenFull) -> State {
 }
 
 fn in_memory(state: &State) -> Vec<u64> {
-    state.logs.iter().flat_map(|log| &log.records).map(|record| record.sequence).collect()
+    state.logs.iter().flat_map(|log| &log.records).map(|record| record.sequence.get()).collect()
 }
 
 #[test]
@@ -162,7 +162,8 @@ fn a_reading_has_its_memory_set_aside_and_no_more_than_is_free() {
     assert_eq!(used(&state), state.memory_bound);
     // What is read takes the place of what was set aside for it.
     let [mut request, _] = requests;
-    let record = request.reserve.spend(0, batch(&request.destination, Instant::now()), Position::default());
+    let record =
+        request.reserve.spend(Sequence::new(0), batch(&request.destination, Instant::now()), Position::default());
     assert_eq!(used(&state), state.memory_bound);
     drop((request, record));
     assert_eq!(used(&state), full);
@@ -248,7 +249,8 @@ fn of_what_has_left_the_disk_nothing_goes_before_what_is_on_its_way() {
         write(&mut state, u64::MAX);
     }
     state.evict(DropReason::Quota);
-    let next = |state: &State| state.first_to_forget(LogId::new(0), &(0..0), state.kept_from());
+    let next =
+        |state: &State| state.first_to_forget(LogId::new(0), &(Sequence::new(0)..Sequence::new(0)), state.kept_from());
     assert_eq!(next(&state), Some(0));
     let limits = Limits { lines: 1, ..LIMITS };
     let now = Instant::now();

@@ -38,7 +38,7 @@ fn a_backend_that_is_no_longer_configured_loses_what_was_kept_for_it() {
     append(&mut state, &["other"]);
     let all = state.logs[0].written;
     let destinations = |at: Position| {
-        let lane = SavedLane { from: at.lines / LINES, at, since: 0, end: None };
+        let lane = SavedLane { from: Sequence::new(at.lines / LINES), at, since: 0, end: None };
         vec![((*state.logs[0].destination).clone(), vec![lane]), ((*state.logs[1].destination).clone(), Vec::new())]
     };
     let saved = |(name, at): (&str, Position)| SavedBackend {

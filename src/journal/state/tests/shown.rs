@@ -28,7 +28,7 @@ fn lines_wait_since_they_were_received_in_memory_and_on_the_disk() {
         let seconds = waited(&state, 7_500_000_000);
         assert!((7.4..7.6).contains(&seconds), "{forgotten} on the disk: {seconds} s");
         if forgotten < 2 {
-            write_and_forget(&mut state, LogId::new(0), forgotten);
+            write_and_forget(&mut state, LogId::new(0), Sequence::new(forgotten));
         }
     }
 }

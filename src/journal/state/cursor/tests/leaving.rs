@@ -6,15 +6,15 @@ use super::*;
 fn what_was_given_back_and_is_on_the_disk_may_leave_the_memory() {
     let mut world = World::with(4);
     world.lease(3);
-    world.requeue(0);
-    world.requeue(3);
-    assert!(!world.release(0), "something between is on its way");
-    world.requeue(6);
+    world.requeue(Sequence::new(0));
+    world.requeue(Sequence::new(3));
+    assert!(!world.release(Sequence::new(0)), "something between is on its way");
+    world.requeue(Sequence::new(6));
     // What the disk does not have any more stays.
-    assert!(world.release(1) && !world.release(1));
-    let held = |world: &World| world.cursor.held().map(|record| record.sequence).collect::<Vec<_>>();
+    assert!(world.release(Sequence::new(1)) && !world.release(Sequence::new(1)));
+    let held = |world: &World| world.cursor.held().map(|record| record.sequence.get()).collect::<Vec<_>>();
     assert_eq!(held(&world), [0]);
-    assert!(world.release(0));
+    assert!(world.release(Sequence::new(0)));
     assert_eq!(held(&world), [0; 0]);
     // In memory it is there for the open lane.
     world.check(&[], &[], "released");
@@ -25,17 +25,17 @@ fn what_was_given_back_and_is_on_the_disk_may_leave_the_memory() {
     for _ in 0..4 {
         world.forget(0);
     }
-    assert!(world.release(0));
+    assert!(world.release(Sequence::new(0)));
     world.check(&[], &[], "released");
     assert_eq!((world.lease(9), world.read(9)), (vec![], Some(vec![0, 3, 6, 9])));
 
     // What is acked is not read again.
     let mut world = World::with(3);
     world.lease(3);
-    world.requeue(0);
-    world.requeue(6);
-    world.cursor.ack(3);
-    assert!(world.release(0) && !world.release(0));
+    world.requeue(Sequence::new(0));
+    world.requeue(Sequence::new(6));
+    world.cursor.ack(Sequence::new(3));
+    assert!(world.release(Sequence::new(0)) && !world.release(Sequence::new(0)));
     assert_eq!((held(&world), world.saved()), (vec![0], vec![0, 6]));
 }
 
@@ -45,11 +45,11 @@ fn what_is_not_written_yet_stays_between_what_was_given_back_and_the_rest() {
         let mut world = World::with(1);
         world.append();
         assert_eq!(world.lease(2), [0, 3]);
-        world.requeue(0);
+        world.requeue(Sequence::new(0));
         if is_settled {
-            world.cursor.ack(3);
+            world.cursor.ack(Sequence::new(3));
         }
-        assert!(!world.release(0), "{is_settled}");
+        assert!(!world.release(Sequence::new(0)), "{is_settled}");
         world.write();
         assert_eq!(world.saved().len(), if is_settled { 1 } else { 2 });
     }
@@ -59,10 +59,10 @@ fn what_is_not_written_yet_stays_between_what_was_given_back_and_the_rest() {
 fn what_the_disk_lost_is_taken_from_what_was_given_back() {
     let mut world = World::with(3);
     world.lease(3);
-    world.requeue(0);
-    world.requeue(6);
-    let taken = world.cursor.take_returned(4);
-    assert_eq!(taken.iter().map(|record| record.sequence).collect::<Vec<_>>(), [0]);
+    world.requeue(Sequence::new(0));
+    world.requeue(Sequence::new(6));
+    let taken = world.cursor.take_returned(Sequence::new(4));
+    assert_eq!(taken.iter().map(|record| record.sequence.get()).collect::<Vec<_>>(), [0]);
     world.check(&[3], &[0], "taken");
     assert_eq!(world.lease(9), [6]);
 }
@@ -78,7 +78,7 @@ fn a_record_that_is_only_in_memory_is_lost_to_who_has_still_to_lease_it() {
         world.append();
     }
     assert_eq!(world.lease(2), [0, 3]);
-    world.requeue(3);
+    world.requeue(Sequence::new(3));
     assert!(!fall_off(&mut world), "it is on its way");
     assert!(fall_off(&mut world), "it was given back");
     assert!(fall_off(&mut world), "it waits");
@@ -97,13 +97,13 @@ fn a_record_that_is_only_in_memory_is_lost_to_who_has_still_to_lease_it() {
 #[test]
 fn a_lane_has_no_hole_where_the_first_records_stay_in_memory() {
     let mut world = World::with(5);
-    let tail = Tail { records: &world.records, written: world.written, next_sequence: world.next };
-    let begin = End { sequence: 6, at: Position { lines: LINES * 2, bytes: BYTES * 2 } };
+    let tail = Tail { records: &world.records, written: world.written, next_sequence: Sequence::new(world.next) };
+    let begin = End { sequence: Sequence::new(6), at: Position { lines: LINES * 2, bytes: BYTES * 2 } };
     assert_eq!(world.cursor.cut(tail, begin), (Position::default(), 0), "memory has what the disk lost");
     world.forget(2);
     world.check(&[], &[], "held");
-    assert_eq!((world.lease(9), world.cursor.watermark()), (vec![0, 3], 0));
-    assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(6));
+    assert_eq!((world.lease(9), world.cursor.watermark().get()), (vec![0, 3], 0));
+    assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(Sequence::new(6)));
     world.part();
     assert_eq!((world.lease(9), world.read(9)), (vec![9, 12], Some(vec![6])));
     // Nothing is held where nothing is before it.
@@ -123,13 +123,13 @@ fn what_the_disk_lost_is_counted_once_and_since_when() {
     world.part();
     let size = |records| Position { lines: LINES * records, bytes: BYTES * records };
     let mut cut = |sequence, records| {
-        let tail = Tail { records: &world.records, written: world.written, next_sequence: world.next };
+        let tail = Tail { records: &world.records, written: world.written, next_sequence: Sequence::new(world.next) };
         world.cursor.cut(tail, End { sequence, at: size(records) })
     };
-    assert_eq!(cut(3, 1), (size(1), 1000));
-    assert_eq!(cut(3, 1), (Position::default(), 0));
+    assert_eq!(cut(Sequence::new(3), 1), (size(1), 1000));
+    assert_eq!(cut(Sequence::new(3), 1), (Position::default(), 0));
     // Whatever it lost, memory has the rest.
-    assert_eq!(cut(18, 6).0, size(3));
-    assert_eq!(cut(18, 6), (Position::default(), 0));
+    assert_eq!(cut(Sequence::new(18), 6).0, size(3));
+    assert_eq!(cut(Sequence::new(18), 6), (Position::default(), 0));
     assert_eq!((world.read(9), world.lease(9)), (None, vec![12, 15]));
 }
