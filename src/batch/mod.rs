@@ -10,6 +10,7 @@
 mod builder;
 mod pool;
 mod ticket;
+mod wall_time;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +23,7 @@ pub use crate::protocol::Span;
 pub use builder::{Builder, Limits, Time};
 pub use pool::Pool;
 pub use ticket::{Lost, Step, Ticket};
+pub use wall_time::WallTime;
 
 /// Where lines are to be written: database, retention policy and the unit of their timestamps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,16 +41,14 @@ pub struct Destination {
 pub struct Received {
     /// By the clock that only moves forward, for ages and latencies.
     pub monotonic: Instant,
-    /// Nanoseconds since 1970, for stamps and for what people read.
-    pub wall: u64,
+    /// By the wall clock, for stamps and for what people read.
+    pub wall: WallTime,
 }
 
 impl Received {
     /// Now; reads both clocks.
     pub fn now() -> Self {
-        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let wall = since_1970.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        Self { monotonic: Instant::now(), wall }
+        Self { monotonic: Instant::now(), wall: WallTime::now() }
     }
 }
 

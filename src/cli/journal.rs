@@ -4,9 +4,8 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
 
-use crate::batch::Destination;
+use crate::batch::{Destination, WallTime};
 use crate::config::data_dir::{self, LockError};
 use crate::deliver::header;
 use crate::journal::disk::inspect::{self, Survey};
@@ -98,7 +97,7 @@ impl Stopped {
             write_line(&mut text, format_args!("backend {name} ({address}): {pending} lines to deliver"));
         }
         for gap in &survey.gaps {
-            let (from, until, reason) = (time(gap.from), time(gap.until), gap.reason.name());
+            let (from, until, reason) = (time(gap.from), time(Some(gap.until)), gap.reason.name());
             let destination = describe(&gap.destination);
             let (backend, lines) = (&gap.backend, gap.lines);
             write_line(
@@ -186,9 +185,6 @@ fn describe(destination: &Destination) -> String {
     format!("{database}{policy} ({})", precision.v1_name())
 }
 
-fn time(nanoseconds: u64) -> String {
-    if nanoseconds == 0 {
-        return "-".to_owned();
-    }
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string()
+fn time(time: Option<WallTime>) -> String {
+    time.map_or_else(|| "-".to_owned(), |time| humantime::format_rfc3339_seconds(time.into()).to_string())
 }

@@ -118,7 +118,7 @@ impl<H: Submit> Intake<H> {
         };
         self.lines.elsewhere -= body.builder.lines();
         let received = self.lines.received;
-        stamper.set_clock(received.wall);
+        stamper.set_clock(received.wall.nanoseconds());
         self.swap(body, &mut reader, &mut stamper);
         let result = work(self);
         self.swap(body, &mut reader, &mut stamper);

@@ -171,7 +171,7 @@ impl<H: Submit> Intake<H> {
 
     /// What comes from now on was received at this time.
     pub(crate) fn set_clock(&mut self, received: Received) {
-        self.lines.stamper.set_clock(received.wall);
+        self.lines.stamper.set_clock(received.wall.nanoseconds());
         self.lines.received = received;
     }
 

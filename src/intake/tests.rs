@@ -1,6 +1,7 @@
 //! What becomes of received bytes, without sockets, and on a clock that only the tests move.
 
 use super::*;
+use crate::batch::WallTime;
 use crate::protocol::line::MAX_LINE_BYTES;
 use crate::protocol::{Netdata, Precision, Refusal};
 use crate::sys::throttle::INTERVAL;
@@ -73,7 +74,7 @@ impl Bench {
 
     /// What comes now comes so long after the beginning.
     fn at(&mut self, time: Duration) {
-        let wall = WALL + u64::try_from(time.as_nanos()).expect("not long");
+        let wall = WallTime::at(WALL).plus(time);
         self.intake.set_clock(Received { monotonic: self.begun + time, wall });
     }
 
@@ -180,7 +181,7 @@ fn a_line_without_a_timestamp_has_the_time_of_its_arrival() {
     bench.datagram("m v=2\nm v=3 3\n");
     bench.intake.seal();
     assert_eq!(bench.text(), "m v=1 1700000000000000000\nm v=2 1700000003000000000\nm v=3 3\n");
-    assert_eq!(bench.out.lock().1[0].received.wall, WALL);
+    assert_eq!(bench.out.lock().1[0].received.wall, WallTime::at(WALL));
 }
 
 #[test]

@@ -47,6 +47,7 @@ use shared::{Files, Shared};
 use state::gaps::{Gaps, Loss};
 use state::{Backend, State};
 
+pub use crate::batch::WallTime;
 pub use reader::Reader;
 pub use ring::ring;
 pub use segment::Sequence;
@@ -227,7 +228,7 @@ impl Journal {
             self.shared.lock().note_lost(lost.iter().map(|one| Loss {
                 destination: &one.destination,
                 lines: one.lines,
-                received: one.received,
+                received: (Some(one.received.0), one.received.1),
                 points: one.points,
                 is_unsure: false,
             }));
@@ -363,7 +364,7 @@ mod tests {
         let destination = Destination { database, retention_policy, precision: Precision::Nanoseconds };
         let points = Span { from: 5, until: 9 };
         journal.note_lost(&[]);
-        journal.note_lost(&[RingLoss { destination, lines: 7, received: (1, 2), points }]);
+        journal.note_lost(&[RingLoss { destination, lines: 7, received: (WallTime::at(1), WallTime::at(2)), points }]);
         let gaps = journal.shared.lock().gaps.iter().cloned().collect::<Vec<_>>();
         let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.reason.name())).collect();
         assert_eq!(seen, [("a", 7, "ring_full"), ("b", 7, "ring_full")]);

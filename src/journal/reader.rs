@@ -13,7 +13,7 @@ use super::state::id::{BackendId, LogId};
 use super::state::lease::{Lease, Ready};
 use super::state::ledger::Rejection;
 use super::state::limits::Limits;
-use crate::batch::Received;
+use crate::batch::{Received, WallTime};
 use crate::journal::segment::Sequence;
 use crate::sys::monotonic;
 
@@ -35,7 +35,7 @@ pub struct Reader {
 struct Ahead {
     log: LogId,
     from: Sequence,
-    until: u64,
+    until: WallTime,
     reading: JoinHandle<Read>,
 }
 
@@ -97,7 +97,7 @@ impl Reader {
         self.shared.lock().lease(self.backend, limits, &self.parked, self.read_from, now)
     }
 
-    fn take_read(&mut self, log: LogId, read: Read, until: u64) -> Option<Lease> {
+    fn take_read(&mut self, log: LogId, read: Read, until: WallTime) -> Option<Lease> {
         let mut state = self.shared.lock();
         if read.failed {
             self.read_from = monotonic::now() + state.retry_after();

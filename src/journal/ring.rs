@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
 
-use crate::batch::{Batch, Destination, Span, Submit};
+use crate::batch::{Batch, Destination, Span, Submit, WallTime};
 
 /// Destinations of which losses are told apart.
 const MOST_LOST: usize = 64;
@@ -50,8 +50,8 @@ pub struct RingLoss {
     pub destination: Destination,
     /// How many they are.
     pub lines: u64,
-    /// When they were received: from, and until; nanoseconds since 1970.
-    pub received: (u64, u64),
+    /// When they were received: from, and until.
+    pub received: (WallTime, WallTime),
     /// The times of their points.
     pub points: Span,
 }
@@ -233,7 +233,7 @@ mod tests {
         let (producer, consumer) = ring(1);
         let of = |database: &str, wall: u64| {
             let destination = Destination { database: database.to_owned(), ..(*batch().destination).clone() };
-            let received = Received { wall, ..Received::now() };
+            let received = Received { wall: WallTime::at(wall), ..Received::now() };
             let points = Span { from: wall.cast_signed(), until: wall.cast_signed() };
             Batch { destination: Arc::new(destination), received, points, ..batch() }
         };
@@ -242,12 +242,17 @@ mod tests {
             producer.lose(&of(database, wall));
         }
         let lost = consumer.take_lost();
-        let seen: Vec<_> =
-            lost.iter().map(|one| (one.destination.database.as_str(), one.lines, one.received)).collect();
+        let seen: Vec<_> = lost
+            .iter()
+            .map(|one| {
+                let (from, until) = one.received;
+                (one.destination.database.as_str(), one.lines, (from.nanoseconds(), until.nanoseconds()))
+            })
+            .collect();
         assert_eq!(seen, [("a", 3, (3, 9)), ("b", 1, (6, 6))]);
         assert_eq!(lost[0].points, Span { from: 3, until: 9 });
         assert!(consumer.take_lost().is_empty());
-        for number in 0..MOST_LOST as u64 + 10 {
+        for number in 1..=MOST_LOST as u64 + 10 {
             producer.lose(&of(&number.to_string(), number));
         }
         let lost = consumer.take_lost();

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::WallTime;
 use crate::journal;
 
 /// Lines that a backend lacks.
@@ -45,8 +46,8 @@ impl Gap {
             backend: gap.backend.clone(),
             database: gap.destination.database.clone(),
             retention_policy: gap.destination.retention_policy.clone(),
-            from: time(gap.from),
-            until: time(gap.until),
+            from: time(gap.from.map_or(0, WallTime::nanoseconds)),
+            until: time(gap.until.nanoseconds()),
             points_from: point(gap.points.from),
             points_until: point(gap.points.until),
             lines: gap.lines,

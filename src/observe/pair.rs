@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::Received;
+use crate::batch::WallTime;
 use crate::journal::BackendId;
 use crate::observe::findings::{Finding, Severity, finding};
 use crate::observe::text::whole_seconds;
@@ -198,7 +198,7 @@ impl View {
             identity: self.identity(),
             process: self.reports.process,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            wall: Received::now().wall,
+            wall: Some(WallTime::now()),
             holds_address: self.pair.as_ref().and_then(|pair| pair.holds_address()),
             backends: owed.collect(),
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::journal::WallTime;
 use crate::pair::report::{Owed, Report};
 
 /// A relay that was silent for so long is gone: a restart takes less.
@@ -41,17 +42,11 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// When the oldest line that is owed was received, by this machine's clock; nanoseconds since 1970.
-    pub(super) fn oldest(&self, owed: &Owed) -> u64 {
+    /// When the oldest line that is owed was received, by this machine's clock.
+    pub(super) fn oldest(&self, owed: &Owed) -> WallTime {
         let age = Duration::try_from_secs_f64(owed.oldest_seconds).unwrap_or_default();
-        nanoseconds(self.wall.checked_sub(age).unwrap_or(UNIX_EPOCH))
+        self.wall.checked_sub(age).unwrap_or(UNIX_EPOCH).into()
     }
-}
-
-/// A time in nanoseconds since 1970.
-pub(super) fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What a try changed.

@@ -28,11 +28,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::journal::{BackendId, Completeness, Journal};
+use crate::journal::{BackendId, Completeness, Journal, WallTime};
 use crate::protocol::Span;
 use crate::sys::replace;
 use ask::{Missed, ask, client};
-use link::{Change, Heard, Link, nanoseconds};
+use link::{Change, Heard, Link};
 use suspicions::Suspicions;
 
 pub use ask::{PairConfig, check, look};
@@ -168,8 +168,8 @@ impl Pair {
         let known = self.lock();
         // One that is there, and does not say what it owes, may owe anything that has come since it said so.
         if let Some(since) = known.link.blind_since().filter(|_| known.link.state != LinkState::Gone) {
-            let since = nanoseconds(since);
-            let from = i64::try_from(since).unwrap_or(i64::MAX);
+            let since = WallTime::from(since);
+            let from = i64::try_from(since.nanoseconds()).unwrap_or(i64::MAX);
             let unknown = Span { from, until: i64::MAX };
             return unknown.meets(range).then(|| Completeness {
                 pending_from: Some(from),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::Completeness;
+use crate::journal::{Completeness, WallTime};
 
 /// A relay, as it describes itself.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -17,9 +17,9 @@ pub struct Report {
     pub process: u64,
     /// Since its start.
     pub uptime_seconds: f64,
-    /// Its clock, in nanoseconds since 1970.
+    /// Its clock; none where it does not say.
     #[serde(default)]
-    pub wall: u64,
+    pub wall: Option<WallTime>,
     /// Whether its machine holds the pair's address; none if it knows of none.
     #[serde(default)]
     pub holds_address: Option<bool>,

@@ -8,19 +8,22 @@
 //! Bounds: [`MOST`] entries; one for each journal and backend. The file is written when an entry comes or goes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::Suspicion;
-use crate::pair::link::{Heard, nanoseconds};
+use crate::journal::{Suspicion, WallTime};
+use crate::pair::link::Heard;
 use crate::pair::report::Owed;
 use crate::protocol::Span;
 
 /// Entries kept: the oldest go first.
 const MOST: usize = 100;
-/// Before the oldest line that was owed, others may have been taken that were not counted yet, in nanoseconds.
-const MARGIN: u64 = 1_000_000_000;
+/// Before the oldest line that was owed, others may have been taken that were not counted yet.
+const MARGIN: Duration = Duration::from_secs(1);
+/// Clocks that are no further apart are as good as the same.
+const NEAR: Duration = Duration::from_secs(60);
 /// The file's name.
 const NAME: &str = "peer.json";
 
@@ -38,10 +41,10 @@ struct Entry {
     /// The journal's number; none of one that is in memory only: nobody comes back with that.
     journal: Option<String>,
     backend: String,
-    /// When the oldest line was received; nanoseconds since 1970.
-    from: u64,
+    /// When the oldest line was received.
+    from: WallTime,
     /// When the last one was, at most; none while that relay is there.
-    until: Option<u64>,
+    until: Option<WallTime>,
     /// The times of the points.
     points: (i64, i64),
     lines: u64,
@@ -54,7 +57,7 @@ impl Suspicions {
         let mut entries: Vec<Entry> =
             std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         entries.truncate(MOST);
-        entries.iter_mut().for_each(|entry| entry.close(nanoseconds(now)));
+        entries.iter_mut().for_each(|entry| entry.close(now.into()));
         Self { entries, file, has_changed: false }
     }
 
@@ -64,10 +67,11 @@ impl Suspicions {
         let journal = &heard.report.identity;
         let is_own = |entry: &Entry| entry.journal == *journal && entry.backend == owed.name;
         // Ages are told by that machine's clock. One that is off says nothing.
-        let is_clock_right = heard.report.wall.abs_diff(nanoseconds(heard.wall)) < 60_000_000_000;
-        let is_delivered = |until: u64| {
-            owed.pending_lines == 0 || (is_clock_right && heard.oldest(owed) > until.saturating_add(MARGIN))
-        };
+        let here = WallTime::from(heard.wall);
+        let is_near = |there: WallTime| there.since(here) < NEAR && here.since(there) < NEAR;
+        let is_clock_right = heard.report.wall.is_some_and(is_near);
+        let is_delivered =
+            |until: WallTime| owed.pending_lines == 0 || (is_clock_right && heard.oldest(owed) > until.plus(MARGIN));
         let before = self.entries.len();
         if journal.is_some() {
             self.entries.retain(|entry| {
@@ -99,7 +103,7 @@ impl Suspicions {
             },
             None => entry,
         };
-        entry.close(nanoseconds(now));
+        entry.close(now.into());
         self.entries.push(entry);
         self.has_changed = true;
         self.bound();
@@ -116,7 +120,7 @@ impl Suspicions {
     pub(super) fn of(&self, backend: &str) -> Option<Suspicion> {
         let closed = self.entries.iter().filter(|entry| entry.backend == backend).filter_map(|entry| {
             let points = Span { from: entry.points.0, until: entry.points.1 };
-            Some(Suspicion { received: (entry.from, entry.until?), points, lines: entry.lines })
+            Some(Suspicion { received: (Some(entry.from), entry.until?), points, lines: entry.lines })
         });
         closed.reduce(|one, other| Suspicion {
             received: (one.received.0.min(other.received.0), one.received.1.max(other.received.1)),
@@ -144,7 +148,7 @@ impl Suspicions {
 impl Entry {
     /// Of what is owed, and still grows.
     fn new(journal: Option<String>, owed: &Owed, heard: &Heard) -> Self {
-        let from = heard.oldest(owed).saturating_sub(MARGIN);
+        let from = heard.oldest(owed).minus(MARGIN);
         let lacks = &owed.lacks;
         let is_anything = lacks.gap_count > 0 || lacks.has_statement;
         let (earliest, latest) = if is_anything { (i64::MIN, i64::MAX) } else { (signed(from), signed(from)) };
@@ -156,15 +160,15 @@ impl Entry {
     }
 
     /// No more comes. What came last has points of its own time, as far as anybody knows.
-    fn close(&mut self, now: u64) {
+    fn close(&mut self, now: WallTime) {
         if self.until.is_none() {
             (self.until, self.points.1) = (Some(now), self.points.1.max(signed(now)));
         }
     }
 }
 
-fn signed(time: u64) -> i64 {
-    i64::try_from(time).unwrap_or(i64::MAX)
+fn signed(time: WallTime) -> i64 {
+    i64::try_from(time.nanoseconds()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -182,7 +186,7 @@ mod tests {
 
     fn heard(journal: &str, seconds: u64) -> Heard {
         let wall = at(seconds);
-        let report = Report { identity: Some(journal.to_owned()), wall: nanoseconds(wall), ..Report::default() };
+        let report = Report { identity: Some(journal.to_owned()), wall: Some(wall.into()), ..Report::default() };
         Heard { report, at: Instant::now(), wall }
     }
 
@@ -200,8 +204,8 @@ mod tests {
         // Told again after a blip, it is not twice as much.
         known.note_gone(&heard("x", 10), &owed(40, 5.0), at(20));
         let found = known.of("b").expect("suspected");
-        assert_eq!((found.lines, found.received), (40, (nanoseconds(at(4)), nanoseconds(at(20)))));
-        assert_eq!(found.points, Span { from: signed(nanoseconds(at(4))), until: signed(nanoseconds(at(20))) });
+        assert_eq!((found.lines, found.received), (40, (Some(at(4).into()), at(20).into())));
+        assert_eq!(found.points, Span { from: signed(at(4).into()), until: signed(at(20).into()) });
         // Another journal has delivered nothing of it, and may owe something of its own.
         known.note_heard(&heard("y", 30), &owed(0, 0.0), false);
         known.note_gone(&heard("y", 40), &owed(2, 1.0), at(46));
@@ -212,8 +216,7 @@ mod tests {
         known.note_heard(&heard("x", 60), &owed(40, 50.0), true);
         assert!(known.of("b").is_some());
         let mut slow = heard("x", 61);
-        slow.report.wall = nanoseconds(at(0));
-        slow.report.wall -= 3_600_000_000_000;
+        slow.report.wall = Some(WallTime::from(at(0)).minus(Duration::from_secs(3600)));
         known.note_heard(&slow, &owed(40, 0.0), false);
         assert!(known.of("b").is_some(), "a clock that is off says nothing");
         known.note_heard(&heard("x", 62), &owed(7, 1.0), false);
@@ -231,7 +234,7 @@ mod tests {
         assert!(known.take_change().is_none());
         std::fs::write(&file, content).expect("write");
         let mut again = Suspicions::open(folder.path(), at(500));
-        assert_eq!(again.of("b").map(|found| found.received.1), Some(nanoseconds(at(500))));
+        assert_eq!(again.of("b").map(|found| found.received.1), Some(at(500).into()));
         again.note_heard(&heard("x", 510), &owed(0, 0.0), false);
         assert!(again.of("b").is_none() && again.take_change().is_some());
         // An operator's word ends it as well.

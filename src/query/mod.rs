@@ -18,7 +18,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
 
+use crate::batch::WallTime;
 use crate::deliver::{Health, Upstream};
 use crate::journal::{BackendId, Completeness, Journal};
 use crate::pair::Pair;
@@ -186,12 +187,11 @@ impl Readers {
             databases.iter().map(|database| lacks(Some(database))).collect()
         };
         lacks.extend(self.pair.as_ref().and_then(|pair| pair.lacks(&backend.name, points)));
-        let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
-        let now = now.unwrap_or(u64::MAX);
+        let now = WallTime::now();
         let since = lacks.iter().filter_map(|one| one.pending_since).min();
-        let lag = since.map_or(Duration::ZERO, |since| Duration::from_nanos(now.saturating_sub(since)));
+        let lag = since.map_or(Duration::ZERO, |since| now.since(since));
         // One that was far behind is asked again once it has nearly caught up; a question about old points tells nothing of that.
-        let tells_lag = points.until >= i64::try_from(now).unwrap_or(i64::MAX);
+        let tells_lag = points.until >= i64::try_from(now.nanoseconds()).unwrap_or(i64::MAX);
         if tells_lag && lag >= self.settings.load().max_lag {
             backend.is_away.store(true, Ordering::Relaxed);
             backend.put_on_trial();

@@ -22,8 +22,9 @@ thread_local! {
 fn clock() -> Received {
     let (passed, ahead) = CLOCK.get();
     let now = Received::now();
-    let wall = now.wall + passed * 1_000_000_000;
-    let wall = wall.checked_add_signed(ahead * 1_000_000_000).expect("in range");
+    let wall = now.wall.plus(Duration::from_secs(passed));
+    let by = Duration::from_secs(ahead.unsigned_abs());
+    let wall = if ahead < 0 { wall.minus(by) } else { wall.plus(by) };
     Received { monotonic: now.monotonic + Duration::from_secs(passed), wall }
 }
 

@@ -115,7 +115,7 @@ fn the_quota_drops_the_oldest_or_refuses_the_newest_and_the_gap_ledger_says_whic
         assert_eq!(lost.keys().copied().collect::<Vec<_>>(), ["quota"], "{full:?}");
         let gap = &snapshot.gaps[0];
         assert_eq!((gap.lines, gap.backend.as_str(), gap.reason.name()), (lost["quota"], "a", "quota"));
-        assert!(gap.from > 0 && gap.from <= gap.until);
+        assert!(gap.from.is_some_and(|from| from <= gap.until));
         let left = life.drain(0);
         assert_eq!(left.len() as u64 + lost["quota"], 100);
         let has_newest = left.contains(&99);

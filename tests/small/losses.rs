@@ -117,7 +117,7 @@ fn a_gap_lasts_from_what_stands_before_it_to_what_stands_behind() {
     let behind = (first..60).find(|number| left.contains(number)).expect("more behind it");
     let (first, behind) = (usize::try_from(first).expect("small"), usize::try_from(behind).expect("small"));
     let gap = &life.snapshot().gaps[0];
-    assert_eq!((gap.from, gap.until), (walls[first - 1], walls[behind]));
+    assert_eq!((gap.from, gap.until), (Some(walls[first - 1]), walls[behind]));
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Room {
         let Some(max_age) = self.bounds.max_age else { return Ok(()) };
         let newest = self.list()?.iter().map(|stored| stored.modified).max();
         let newest = newest.and_then(|newest| newest.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
-        self.clock.look(now.monotonic, now.wall, u64::try_from(newest.as_nanos()).unwrap_or(u64::MAX));
+        self.clock.look(now.monotonic, now.wall.nanoseconds(), u64::try_from(newest.as_nanos()).unwrap_or(u64::MAX));
         let Some(wall) = self.clock.now(now.monotonic) else { return Ok(()) };
         let end = (SystemTime::UNIX_EPOCH + Duration::from_nanos(wall)).checked_sub(max_age);
         end.map_or(Ok(()), |end| self.remove_oldest(open, |_, stored| stored.modified < end))
@@ -311,7 +311,7 @@ mod tests {
         for (minutes, ahead) in [(0, 10_000), (4, 10_000), (5, 0), (9, 0), (11, 0)] {
             assert_eq!(names(&room).len(), FILES.len(), "{minutes} min");
             let passed = Duration::from_secs(60 * minutes);
-            let wall = begin.wall + u64::try_from(passed.as_nanos()).expect("small") + ahead * 1_000_000_000;
+            let wall = begin.wall.plus(passed + Duration::from_secs(ahead));
             room.expire(&open, Received { monotonic: begin.monotonic + passed, wall }).expect("removed");
         }
         assert_eq!(names(&room), ["20261101T000000Z", "20261102T000000Z", "20261104T000000Z-0001"]);

@@ -427,7 +427,7 @@ fn refusal(backend: &str, destination: &Destination, alike: &[Refused]) -> Refus
         class: first.class.name().to_owned(),
         status: first.status,
         answer: first.answer.to_string(),
-        at: Received::now().wall,
+        at: Received::now().wall.nanoseconds(),
         lines: alike.iter().map(text).collect(),
     }
 }

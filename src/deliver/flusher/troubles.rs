@@ -212,7 +212,7 @@ pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Batch, Received, Span};
+    use crate::batch::{Batch, Received, Span, WallTime};
     use crate::journal::{BackendConfig, BackendId, Journal, Limits};
     use crate::protocol::Precision;
 
@@ -223,7 +223,7 @@ mod tests {
         for database in databases {
             let (database, retention_policy) = ((*database).to_owned(), (*database).to_owned());
             let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-            let received = Received { monotonic: monotonic::now(), wall: 0 };
+            let received = Received { monotonic: monotonic::now(), wall: WallTime::MIN };
             journal.append(Batch {
                 destination,
                 bytes: "m v=1\n".into(),

@@ -255,7 +255,7 @@ impl Statements {
         let lacks = |one: &&Known| {
             let found = self.journal.completeness(one.id, scope.lines().flatten(), &Span::ALWAYS, &[]);
             let is_owed = owed.owes_before(&one.name, scope);
-            (is_owed, found.gap_count, found.pending_since.map_or(0, |since| u64::MAX - since))
+            (is_owed, found.gap_count, found.pending_since.map_or(0, |since| u64::MAX - since.nanoseconds()))
         };
         known.iter().filter(|one| one.is_up()).min_by_key(lacks).and_then(Known::another)
     }

@@ -6,11 +6,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::batch::{Batch, Received};
+use crate::batch::{Batch, Received, WallTime};
 use crate::journal::segment::format::{SEGMENT_HEADER_BYTES, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
 use crate::journal::segment::frames::{Item, Walk, unpack};
@@ -148,7 +147,7 @@ impl Reading<'_> {
                 capacity: payload.len(),
                 bytes: payload,
                 lines: frame.lines,
-                received: received(frame.received),
+                received: received(frame.received.unwrap_or(WallTime::MIN)),
                 ticket: None,
                 points: frame.points,
             };
@@ -211,8 +210,8 @@ impl Reading<'_> {
 }
 
 /// When a record was received, by both clocks, where the wall clock says so.
-fn received(wall: u64) -> Received {
+fn received(wall: WallTime) -> Received {
     let now = Received::now();
-    let age = Duration::from_nanos(now.wall.saturating_sub(wall));
+    let age = now.wall.since(wall);
     Received { monotonic: now.monotonic.checked_sub(age).unwrap_or(now.monotonic), wall }
 }

@@ -95,7 +95,7 @@ mod tests {
         let lanes = lanes.iter().zip(0_u64..).map(|((at, end), from)| SavedLane {
             from: Sequence::new(from),
             at: *at,
-            since: 0,
+            since: None,
             end: end.map(|end| (Sequence::new(from + 1), end)),
         });
         let destinations = vec![(destination(), lanes.collect())];

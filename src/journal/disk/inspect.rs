@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::credible;
 use super::error::OpenError;
 use super::saved::decode_gaps;
-use crate::batch::Destination;
+use crate::batch::{Destination, WallTime};
 use crate::journal::segment::Position;
 use crate::journal::segment::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
@@ -53,10 +53,10 @@ pub struct SegmentSurvey {
     pub records: u64,
     /// Their lines.
     pub lines: u64,
-    /// When the first line was received, nanoseconds since 1970; 0 where there is none.
-    pub from: u64,
+    /// When the first line was received.
+    pub from: Option<WallTime>,
     /// When the last record's first line was received.
-    pub until: u64,
+    pub until: Option<WallTime>,
     /// What is wrong with it, in words.
     pub damage: Vec<String>,
 }
@@ -110,8 +110,15 @@ fn read_segment(
 ) -> Result<SegmentSurvey, OpenError> {
     let file = storage.open(&name.to_string())?;
     let bytes = file.bytes()?;
-    let mut seen =
-        SegmentSurvey { name: name.to_string(), bytes, records: 0, lines: 0, from: 0, until: 0, damage: Vec::new() };
+    let mut seen = SegmentSurvey {
+        name: name.to_string(),
+        bytes,
+        records: 0,
+        lines: 0,
+        from: None,
+        until: None,
+        damage: Vec::new(),
+    };
     let mut head = [0; SEGMENT_HEADER_BYTES];
     let read = file.read_at(&mut head, 0).unwrap_or(0);
     match SegmentHeader::decode(&head[..read]) {
@@ -144,7 +151,7 @@ fn read_segment(
         };
         seen.records += 1;
         seen.lines += frame.lines;
-        seen.from = if seen.from == 0 { frame.received } else { seen.from };
+        seen.from = seen.from.or(frame.received);
         seen.until = frame.received;
         if survey.count(&frame, ends) {
             lines(&frame.destination, &payload)?;

@@ -34,7 +34,7 @@ use super::credible;
 use super::error::OpenError;
 use super::saved::decode_gaps;
 use super::scan::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
-use crate::batch::{Destination, Span};
+use crate::batch::{Destination, Span, WallTime};
 use crate::journal::segment::slots::{self, Newer, Slots};
 use crate::journal::segment::storage::Storage;
 use crate::journal::segment::{Position, Sequence};
@@ -106,7 +106,7 @@ pub(in crate::journal) fn open(
     report.seconds = begun.elapsed().as_secs_f64();
     let last = segments.last().filter(|found| found.header.is_some()).map(|found| found.name);
     let unsynced = open_last(&*files.storage, &kept, abandoned_below)?;
-    let newest = kept.iter().map(|segment| segment.created).fold(scan.newest, u64::max);
+    let newest = kept.iter().map(|segment| segment.created).fold(scan.newest, Option::max);
     let next_sequence = state.next_sequence;
     let opened = Opened { segments: kept, last, unsynced, next_sequence, abandoned_below, report, newest };
     state.disk = Some(DiskIndex::new(options, opened));
@@ -155,18 +155,18 @@ fn keep_segments(
     state: &State,
     segments: &[Found],
     ends: &[(Destination, Position)],
-    newest: u64,
+    newest: Option<WallTime>,
     now: Instant,
 ) -> VecDeque<Segment> {
     let kept = segments.iter().enumerate().map(|(place, found)| {
         let totals = found.totals.as_deref().unwrap_or_default();
         let at = |log: &Log| totals.iter().find(|(known, _)| *known == *log.destination).map(|(_, at)| *at);
-        let created = found.header.map_or(0, |header| header.created);
+        let created = found.header.and_then(|header| header.created);
         let until = match segments.get(place + 1) {
             Some(next) => next.header.map_or(created, |header| header.created),
             None => created.max(newest),
         };
-        let when = |wall: u64| if wall == 0 { When::Seen(now) } else { When::Told(wall) };
+        let when = |wall: Option<WallTime>| wall.map_or(When::Seen(now), When::Told);
         let end_sequence = segments[place + 1..]
             .iter()
             .find(|later| !later.header.is_some_and(|header| header.repeats))
@@ -214,7 +214,7 @@ fn points_of(segments: &[Found], place: usize, log: &Log, ends: &[(Destination, 
 
 /// Puts every backend where it was; a new one starts at the log's end, and all of them at its beginning where it is
 /// not known where they were. `now` is the wall clock's time.
-fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque<Segment>, now: u64) {
+fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque<Segment>, now: WallTime) {
     let begin = |place: usize, log: &Log| match segments.front() {
         Some(first) => End { sequence: first.first_sequence, at: first.totals.get(place).copied().unwrap_or_default() },
         None => End { sequence: state.next_sequence, at: log.written },
@@ -257,8 +257,8 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
             for (begin, reason) in [(kept(log).min(*begin), DropReason::Quota), (*begin, DropReason::Corrupt)] {
                 let (lost, since) = cursor.cut(log.tail(state.next_sequence), begin);
                 if lost != Position::default() {
-                    let until = segments.front().map_or(since, |first| first.created);
-                    let (lines, received) = (lost.lines, (since, until.max(since)));
+                    let until = segments.front().and_then(|first| first.created).max(since).unwrap_or(now);
+                    let (lines, received) = (lost.lines, (since, until));
                     // Of what is gone nobody knows the times.
                     let points = Span::ALWAYS;
                     let loss = Loss { destination: &log.destination, lines, received, points, is_unsure: true };

@@ -14,8 +14,8 @@
 //! until (8 each), lines (8), the earliest and the latest time of its points (8 each), 1 where the backend may have some of
 //! them, reason's name.
 
-use crate::batch::{Destination, Span};
-use crate::journal::segment::format::{precision_code, precision_of};
+use crate::batch::{Destination, Span, WallTime};
+use crate::journal::segment::format::{nanoseconds, precision_code, precision_of};
 use crate::journal::segment::frame::MAX_COUNT;
 use crate::journal::segment::{Position, Sequence};
 use crate::journal::state::gaps::{Gap, GapReason, Gaps};
@@ -48,7 +48,7 @@ impl Cursors {
                 for lane in lanes {
                     put_u64(&mut out, lane.from.get());
                     put_position(&mut out, lane.at);
-                    put_u64(&mut out, lane.since);
+                    put_u64(&mut out, nanoseconds(lane.since));
                     out.push(u8::from(lane.end.is_some()));
                     if let Some((end, at)) = lane.end {
                         put_u64(&mut out, end.get());
@@ -74,7 +74,7 @@ impl Cursors {
             let destinations = rest.several(|rest| {
                 let destination = rest.destination()?;
                 let lanes = rest.several(|rest| {
-                    let (from, at, since) = (rest.sequence()?, rest.position()?, rest.u64()?);
+                    let (from, at, since) = (rest.sequence()?, rest.position()?, rest.time()?);
                     let end = if rest.u8()? == 0 { None } else { Some((rest.sequence()?, rest.position()?)) };
                     Some(SavedLane { from, at, since, end })
                 })?;
@@ -97,7 +97,7 @@ pub(in crate::journal) fn encode_gaps(gaps: &Gaps) -> Vec<u8> {
         put_u64(&mut out, gap.id);
         put_name(&mut out, &gap.backend);
         put_destination(&mut out, &gap.destination);
-        for number in [gap.from, gap.until, gap.lines] {
+        for number in [nanoseconds(gap.from), gap.until.nanoseconds(), gap.lines] {
             put_u64(&mut out, number);
         }
         put_span(&mut out, gap.points);
@@ -114,7 +114,7 @@ pub(in crate::journal) fn decode_gaps(bytes: &[u8]) -> Option<Gaps> {
     let gaps = rest.several(|rest| {
         let id = rest.count()?;
         let (backend, destination) = (rest.name()?, rest.destination()?);
-        let (from, until, lines) = (rest.u64()?, rest.u64()?, rest.u64()?);
+        let (from, until, lines) = (rest.time()?, rest.time()?.unwrap_or(WallTime::MIN), rest.u64()?);
         let (points, is_unsure) = (rest.span()?, rest.u8()? != 0);
         let reason = GapReason::of_name(&rest.name()?)?;
         Some(Gap { id, backend, destination, from, until, points, is_unsure, lines, reason })
@@ -212,6 +212,10 @@ impl<'a> Rest<'a> {
         self.u64().filter(|count| *count <= MAX_COUNT)
     }
 
+    fn time(&mut self) -> Option<Option<WallTime>> {
+        self.u64().map(WallTime::new)
+    }
+
     fn span(&mut self) -> Option<Span> {
         Some(Span { from: self.u64()?.cast_signed(), until: self.u64()?.cast_signed() })
     }
@@ -268,8 +272,13 @@ mod tests {
     fn what_is_saved_is_read_and_a_cut_or_longer_body_is_not() {
         let at = Position { lines: 3, bytes: 99 };
         let lanes = vec![
-            SavedLane { from: Sequence::new(5), at, since: 7, end: Some((Sequence::new(9), at.plus(1, 1))) },
-            SavedLane { from: Sequence::new(20), at: at.plus(9, 9), since: 8, end: None },
+            SavedLane {
+                from: Sequence::new(5),
+                at,
+                since: WallTime::new(7),
+                end: Some((Sequence::new(9), at.plus(1, 1))),
+            },
+            SavedLane { from: Sequence::new(20), at: at.plus(9, 9), since: WallTime::new(8), end: None },
         ];
         let backend = SavedBackend {
             name: "a".to_owned(),
@@ -297,9 +306,15 @@ mod tests {
 
         let mut gaps = Gaps::new(3, 7, Vec::new());
         let (lost, points) = (destination(), Span { from: -1, until: 5 });
-        let loss = Loss { destination: &lost, lines: 3, received: (1, 2), points, is_unsure: true };
+        let loss = Loss {
+            destination: &lost,
+            lines: 3,
+            received: (WallTime::new(1), WallTime::at(2)),
+            points,
+            is_unsure: true,
+        };
         gaps.note(Gap::of("b", loss, DropReason::Quota));
-        gaps.note_joined("c", 9);
+        gaps.note_joined("c", WallTime::at(9));
         let bytes = encode_gaps(&gaps);
         let read = decode_gaps(&bytes).expect("gaps");
         assert!((read.version(), read.next_id()) == (5, 9) && read.iter().eq(gaps.iter()), "{read:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::OpenError;
 use super::saved::decode_totals;
-use crate::batch::{Destination, Span};
+use crate::batch::{Destination, Span, WallTime};
 use crate::journal::segment::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
 use crate::journal::segment::frames::{Item, Walk};
@@ -50,7 +50,7 @@ pub(super) struct Scan {
     has_hole: bool,
     pub(super) next_sequence: Sequence,
     /// The latest wall time at which a record was received.
-    pub(super) newest: u64,
+    pub(super) newest: Option<WallTime>,
     damaged: u64,
     /// Bytes between records.
     skipped: u64,

@@ -271,7 +271,7 @@ impl Writer {
             at: job.at,
             lines: batch.lines,
             points: batch.points,
-            received: batch.received.wall,
+            received: Some(batch.received.wall),
             stored_bytes: stored.len(),
             payload_bytes: batch.bytes.len(),
         };
@@ -296,7 +296,8 @@ impl Writer {
             let totals = state.totals();
             let lines_before = totals.iter().map(|(_, at, _)| at.lines).fold(0, u64::saturating_add);
             let journal = self.files().journal;
-            let header = SegmentHeader { journal, number, first_sequence, lines_before, created, repeats };
+            let header =
+                SegmentHeader { journal, number, first_sequence, lines_before, created: Some(created), repeats };
             let payload = encode_totals(totals.iter().map(|(log, at, before)| (&*log.destination, *at, *before)));
             let bytes = first_bytes(name, &header, &payload);
             let totals = totals.into_iter().map(|(_, at, _)| at).collect();

@@ -94,7 +94,7 @@ mod tests {
             at,
             points: Span::NONE,
             lines: 1,
-            received: 0,
+            received: None,
             stored_bytes,
             payload_bytes,
         }

@@ -60,6 +60,7 @@
 use super::Sequence;
 use std::fmt;
 
+use crate::batch::WallTime;
 use crate::protocol::Precision;
 
 /// The version written here, and the newest that is read.
@@ -104,7 +105,7 @@ pub(in crate::journal) struct SegmentHeader {
     pub(in crate::journal) number: u64,
     pub(in crate::journal) first_sequence: Sequence,
     pub(in crate::journal) lines_before: u64,
-    pub(in crate::journal) created: u64,
+    pub(in crate::journal) created: Option<WallTime>,
     /// Begins by repeating records of the segment before.
     pub(in crate::journal) repeats: bool,
 }
@@ -125,7 +126,8 @@ impl SegmentHeader {
         bytes[8..10].copy_from_slice(&FORMAT.to_le_bytes());
         bytes[10..12].copy_from_slice(&64_u16.to_le_bytes());
         bytes[16..20].copy_from_slice(&(if self.repeats { FLAG_REPEATS } else { 0 }).to_le_bytes());
-        let numbers = [self.journal, self.number, self.first_sequence.get(), self.lines_before, self.created];
+        let numbers =
+            [self.journal, self.number, self.first_sequence.get(), self.lines_before, nanoseconds(self.created)];
         for (place, number) in numbers.iter().enumerate() {
             bytes[24 + place * 8..32 + place * 8].copy_from_slice(&number.to_le_bytes());
         }
@@ -151,10 +153,15 @@ impl SegmentHeader {
             number: u64_at(&header, 32),
             first_sequence: Sequence::new(u64_at(&header, 40)),
             lines_before: u64_at(&header, 48),
-            created: u64_at(&header, 56),
+            created: WallTime::new(u64_at(&header, 56)),
             repeats: u32_at(&header, 16) & FLAG_REPEATS != 0,
         })
     }
+}
+
+/// A time as it is in files: 0 where it is not known.
+pub(in crate::journal) fn nanoseconds(time: Option<WallTime>) -> u64 {
+    time.map_or(0, WallTime::nanoseconds)
 }
 
 /// A precision's number in files.
@@ -216,7 +223,7 @@ mod tests {
             number: 7,
             first_sequence: Sequence::new(99),
             lines_before: 1000,
-            created: 1_795_400_726_000_000_001,
+            created: WallTime::new(1_795_400_726_000_000_001),
             repeats: true,
         };
         let bytes = header.encode();
@@ -234,7 +241,7 @@ mod tests {
             number: 7,
             first_sequence: Sequence::new(0),
             lines_before: 0,
-            created: 0,
+            created: None,
             repeats: false,
         };
         let mut bytes = header.encode();

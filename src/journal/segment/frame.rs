@@ -1,8 +1,8 @@
 //! Frames: a record's, or the totals', as bytes (see [`super::format`]).
 
-use super::format::{SegmentName, i64_at, precision_code, precision_of, u32_at, u64_at};
+use super::format::{SegmentName, i64_at, nanoseconds, precision_code, precision_of, u32_at, u64_at};
 use super::{Position, Sequence};
-use crate::batch::{Destination, Span};
+use crate::batch::{Destination, Span, WallTime};
 use crate::protocol::line::LONGEST_LINE_BYTES;
 
 /// Bytes of a frame's header without its names.
@@ -49,7 +49,7 @@ pub(in crate::journal) struct Frame {
     /// The points' own times.
     pub(in crate::journal) points: Span,
     /// Wall time when the first line was received.
-    pub(in crate::journal) received: u64,
+    pub(in crate::journal) received: Option<WallTime>,
     /// Bytes of the payload as it is stored.
     pub(in crate::journal) stored_bytes: usize,
     /// Bytes of the payload itself.
@@ -81,7 +81,7 @@ impl Frame {
         out.extend_from_slice(&small(self.stored_bytes).to_le_bytes());
         out.extend_from_slice(&small(self.payload_bytes).to_le_bytes());
         out.extend_from_slice(&u32::try_from(self.lines).unwrap_or(u32::MAX).to_le_bytes());
-        for number in [self.sequence.get(), self.at.lines, self.at.bytes, self.received] {
+        for number in [self.sequence.get(), self.at.lines, self.at.bytes, nanoseconds(self.received)] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.push(match self.kind {
@@ -204,7 +204,7 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
         at: Position { lines: u64_at(head, 32), bytes: u64_at(head, 40) },
         lines: u64::from(u32_at(head, 20)),
         points: Span { from: i64_at(head, 64), until: i64_at(head, 72) },
-        received: u64_at(head, 48),
+        received: WallTime::new(u64_at(head, 48)),
         stored_bytes,
         payload_bytes,
     })
@@ -239,7 +239,7 @@ mod tests {
             at: Position { lines: 1000, bytes: 30_000 },
             lines: 1,
             points: Span { from: -5, until: 1_795_400_725_000_000_000 },
-            received: 1_795_400_726_000_000_001,
+            received: WallTime::new(1_795_400_726_000_000_001),
             stored_bytes: 8,
             payload_bytes: 8,
         }

@@ -14,7 +14,7 @@ use super::gaps::{Gap, Loss};
 use super::lease::Lease;
 use super::ledger::DropReason;
 use super::{Backend, Log, State};
-use crate::batch::Span;
+use crate::batch::{Span, WallTime};
 use crate::journal::segment::Sequence;
 
 /// Gaps that are named, at most.
@@ -28,7 +28,7 @@ pub struct Completeness {
     /// The latest such point may be so late; none if it has all.
     pub pending_until: Option<i64>,
     /// Its oldest line in the range that is not acknowledged was received at this time by the wall clock; 0 if that is not known.
-    pub pending_since: Option<u64>,
+    pub pending_since: Option<WallTime>,
     /// Another backend has something of the range that this one has not acknowledged yet.
     pub is_behind: bool,
     /// The times of the first gaps that meet the range: from and until, in nanoseconds since 1970.
@@ -97,7 +97,7 @@ impl State {
         others: &[BackendId],
     ) {
         let (cursor, tail) = (&self.backends[backend].cursors[index], log.tail(self.next_sequence));
-        let mut add = |points: &Span, since: u64, sequences: Range<Sequence>| {
+        let mut add = |points: &Span, since: WallTime, sequences: Range<Sequence>| {
             let from = points.from.max(range.from);
             found.pending_from = Some(found.pending_from.map_or(from, |known| known.min(from)));
             let until = points.until.min(range.until);
@@ -115,6 +115,7 @@ impl State {
             add(&record.batch.points, record.batch.received.wall, record.sequence..record.sequence.next());
         }
         for (sequences, since) in cursor.pending_on_disk(tail) {
+            let since = since.unwrap_or(WallTime::MIN);
             let mut is_covered = false;
             for (own, points) in self.on_disk(index) {
                 let common = sequences.start.max(own.start)..sequences.end.min(own.end);
@@ -162,7 +163,7 @@ impl State {
     }
 
     /// A backend has no such database. If it had one, what was in it is gone.
-    pub(in crate::journal) fn note_missing(&mut self, backend: BackendId, database: &str, now: u64) {
+    pub(in crate::journal) fn note_missing(&mut self, backend: BackendId, database: &str, now: WallTime) {
         let Backend { name, taken, .. } = &self.backends[backend];
         if taken.iter().any(|log| self.logs[*log].destination.database == database) {
             self.gaps.note_made(name, database, now);

@@ -18,36 +18,12 @@ use super::backlog::Read;
 use super::lane::{End, Lane, Missing, SavedLane};
 use super::limits::Limits;
 use super::record::Record;
+use super::tail::Tail;
+use crate::batch::WallTime;
 use crate::journal::segment::{Position, Sequence};
 
 /// Lanes of one cursor, at most: outages within the replay of an earlier one.
 const MOST_LANES: usize = 8;
-
-/// A destination's records as its cursors see them.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::journal) struct Tail<'a> {
-    /// In memory, oldest first.
-    pub(in crate::journal) records: &'a VecDeque<Arc<Record>>,
-    /// What was written of the destination.
-    pub(in crate::journal) written: Position,
-    /// The sequence of the next batch.
-    pub(in crate::journal) next_sequence: Sequence,
-}
-
-impl<'a> Tail<'a> {
-    /// The first record in memory from this sequence on.
-    fn next(&self, from: Sequence) -> Option<&'a Arc<Record>> {
-        self.records.get(self.records.partition_point(|record| record.sequence < from))
-    }
-
-    /// Where memory begins for a lane at this sequence: below it are only records on the disk.
-    pub(in crate::journal) fn begin(&self, from: Sequence) -> End {
-        match self.next(from) {
-            Some(record) => End { sequence: record.sequence, at: record.written().unwrap_or(self.written) },
-            None => End { sequence: self.next_sequence, at: self.written },
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(in crate::journal) struct Cursor {
@@ -109,7 +85,7 @@ impl Cursor {
 
     /// The lanes as they are to be found after a crash: what is leased is not delivered yet.
     pub(in crate::journal) fn saved(&self, tail: Tail<'_>) -> Vec<SavedLane> {
-        let next_wall = |from| tail.next(from).map_or(0, |record| record.batch.received.wall);
+        let next_wall = |from| tail.next(from).map(|record| record.batch.received.wall);
         let mut saved = Vec::with_capacity(self.lanes.len());
         let mut held = self.leased.iter().chain(&self.returned).map(|(_, record)| record).collect::<Vec<_>>();
         held.sort_unstable_by_key(|record| record.sequence);
@@ -123,7 +99,7 @@ impl Cursor {
                 match &mut open_run {
                     Some(run) if run.end.is_some_and(|(_, end)| end == at) => run.end = Some(end),
                     _ => {
-                        let since = record.batch.received.wall;
+                        let since = Some(record.batch.received.wall);
                         let run = SavedLane { from: record.sequence, at, since, end: Some(end) };
                         saved.extend(open_run.replace(run));
                     }
@@ -135,7 +111,7 @@ impl Cursor {
                 other => {
                     saved.extend(other);
                     if !lane.is_read() {
-                        let since = if lane.since == 0 { next_wall(lane.from) } else { lane.since };
+                        let since = lane.since.or_else(|| next_wall(lane.from));
                         saved.push(SavedLane { from: lane.from, at: lane.at, since, end });
                     }
                 }
@@ -220,14 +196,18 @@ impl Cursor {
 
     /// Takes over records that were read from the lane that is at `from`, and whether that was all it has.
     /// Returns what was leased and what turned out to be missing by `now`; none where the lane has moved meanwhile.
-    pub(in crate::journal) fn lease_read(&mut self, read: Read, now: u64) -> Option<(Vec<Arc<Record>>, Vec<Missing>)> {
+    pub(in crate::journal) fn lease_read(
+        &mut self,
+        read: Read,
+        now: WallTime,
+    ) -> Option<(Vec<Arc<Record>>, Vec<Missing>)> {
         let lane = self.lanes.iter_mut().find(|lane| lane.from == read.from && !lane.is_read())?;
         let mut missing = Vec::new();
         for record in &read.records {
             let at = record.written().unwrap_or(lane.at);
             missing.extend(Missing::between(lane, at, record.batch.received.wall));
             (lane.from, lane.at) = (record.sequence.next(), record.end(at));
-            lane.since = record.batch.received.wall;
+            lane.since = Some(record.batch.received.wall);
             self.leased.insert(record.sequence, Arc::clone(record));
         }
         lane.failures = if read.failed && read.records.is_empty() { lane.failures + 1 } else { 0 };
@@ -253,8 +233,11 @@ impl Cursor {
         self.held().chain(fresh)
     }
 
-    /// Sequences of which records are to be read from the disk, and since when their oldest line waits; 0 if that is not known.
-    pub(in crate::journal) fn pending_on_disk(&self, tail: Tail<'_>) -> impl Iterator<Item = (Range<Sequence>, u64)> {
+    /// Sequences of which records are to be read from the disk, and since when their oldest line waits; none if that is not known.
+    pub(in crate::journal) fn pending_on_disk(
+        &self,
+        tail: Tail<'_>,
+    ) -> impl Iterator<Item = (Range<Sequence>, Option<WallTime>)> {
         self.lanes.iter().filter_map(move |lane| match lane.end {
             Some(end) => (!lane.is_read()).then_some((lane.from..end.sequence, lane.since)),
             None => self.is_behind(tail).then(|| (lane.from..tail.begin(lane.from).sequence, lane.since)),
@@ -341,7 +324,7 @@ impl Cursor {
             if is_leased || tail.next(between.start).is_some_and(|next| between.contains(&next.sequence)) {
                 break;
             }
-            (lane.from, lane.at, lane.since) = (record.sequence, at, record.batch.received.wall);
+            (lane.from, lane.at, lane.since) = (record.sequence, at, Some(record.batch.received.wall));
             lane.place = None;
             self.returned.remove(&record.sequence);
             // In memory it is still there for the open lane, and nowhere else.
@@ -383,9 +366,7 @@ impl Cursor {
             self.hold_before(record, records);
             self.unavail(record);
             let open = self.open_mut();
-            if open.since == 0 {
-                open.since = record.batch.received.wall;
-            }
+            open.since.get_or_insert(record.batch.received.wall);
         }
     }
 
@@ -415,8 +396,8 @@ impl Cursor {
     }
 
     /// The disk no longer has what lies before `begin`. Returns what that costs this cursor, and since when.
-    pub(in crate::journal) fn cut(&mut self, tail: Tail<'_>, begin: End) -> (Position, u64) {
-        let (mut lost, mut since) = (Position::default(), 0);
+    pub(in crate::journal) fn cut(&mut self, tail: Tail<'_>, begin: End) -> (Position, Option<WallTime>) {
+        let (mut lost, mut since) = (Position::default(), None);
         for lane in &mut self.lanes {
             let end = lane.end.unwrap_or_else(|| tail.begin(lane.from));
             let to = if end.at.lines < begin.at.lines { end } else { begin };
@@ -425,7 +406,7 @@ impl Cursor {
                 continue;
             }
             lost = lost.plus(gap.lines, gap.bytes);
-            since = if since == 0 { lane.since } else { since };
+            since = since.or(lane.since);
             (lane.from, lane.at, lane.place) = (lane.from.max(to.sequence), to.at, None);
         }
         self.end_lanes();
@@ -434,14 +415,14 @@ impl Cursor {
 
     /// The disk lost everything. What is left to lease is in memory, and counts as never written. Returns what that costs this
     /// cursor, and since when.
-    pub(in crate::journal) fn leave_disk(&mut self, tail: Tail<'_>) -> (Position, u64) {
+    pub(in crate::journal) fn leave_disk(&mut self, tail: Tail<'_>) -> (Position, Option<WallTime>) {
         let open = self.open();
         let (open_from, next) = (open.from, tail.begin(open.from).sequence);
         let in_memory = tail.records.range(tail.records.partition_point(|record| record.sequence < open_from)..);
         let in_memory = in_memory.filter(|record| record.written().is_some());
         let kept = in_memory.fold(Position::default(), |sum, record| record.end(sum));
         let lost = self.unread_on_disk(tail.written).since(kept);
-        let since = self.lanes.iter().map(|lane| lane.since).find(|since| *since > 0).unwrap_or(0);
+        let since = self.lanes.iter().find_map(|lane| lane.since);
         self.lanes = VecDeque::from([Lane { from: next, at: tail.written, ..Lane::default() }]);
         (lost, since)
     }
@@ -462,11 +443,14 @@ impl Cursor {
     }
 
     /// The oldest record that is not acked: in memory, or only known by its time.
-    pub(in crate::journal) fn oldest_pending<'a>(&'a self, tail: Tail<'a>) -> (Option<&'a Arc<Record>>, Option<u64>) {
+    pub(in crate::journal) fn oldest_pending<'a>(
+        &'a self,
+        tail: Tail<'a>,
+    ) -> (Option<&'a Arc<Record>>, Option<WallTime>) {
         let available = self.first_available(tail);
         let leased = self.leased.first_key_value().map(|(_, record)| record);
         let record = [available, leased].into_iter().flatten().min_by_key(|record| record.sequence);
-        (record, self.backlog(tail).map(|(lane, _)| lane.since).filter(|since| *since > 0))
+        (record, self.backlog(tail).and_then(|(lane, _)| lane.since))
     }
 
     /// What the lanes hold on the disk, and on their way to it.

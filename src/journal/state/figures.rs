@@ -120,7 +120,7 @@ impl State {
                 let in_memory = record.map(|record| {
                     now.monotonic.saturating_duration_since(record.batch.received.monotonic).as_secs_f64()
                 });
-                let on_disk = since.map(|since| now.wall.saturating_sub(since) as f64 / 1e9);
+                let on_disk = since.map(|since| now.wall.since(since).as_secs_f64());
                 [in_memory, on_disk]
             });
             ages.flatten().fold(0.0, f64::max)

@@ -7,11 +7,11 @@
 //! Bounds: [`MOST_GAPS`] entries. One more, and the two oldest of one kind become one that spans both.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ledger::DropReason;
 use super::record::Record;
-use crate::batch::{Batch, Destination, Span};
+use crate::batch::{Batch, Destination, Span, WallTime};
 use crate::journal::segment::Sequence;
 use crate::protocol::Precision;
 
@@ -19,8 +19,8 @@ use crate::protocol::Precision;
 const MOST_GAPS: usize = 1000;
 /// Of the oldest entries so many are tried to be joined with a later one.
 const OLDEST: usize = 16;
-/// What is lost within this time of the last loss belongs to the same gap, in nanoseconds.
-const NEAR: u64 = 60_000_000_000;
+/// What is lost within this time of the last loss belongs to the same gap.
+const NEAR: Duration = Duration::from_secs(60);
 
 /// Why a backend lacks something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ impl GapReason {
 pub(in crate::journal) struct Loss<'a> {
     pub(in crate::journal) destination: &'a Destination,
     pub(in crate::journal) lines: u64,
-    /// When they were received: from, and until.
-    pub(in crate::journal) received: (u64, u64),
+    /// When they were received: from, where that is known, and until.
+    pub(in crate::journal) received: (Option<WallTime>, WallTime),
     /// The times of their points.
     pub(in crate::journal) points: Span,
     /// The backend may have some of them: a crash took the news.
@@ -76,15 +76,15 @@ impl<'a> Loss<'a> {
     pub(in crate::journal) fn of_batch(batch: &'a Batch) -> Self {
         let (wall, points) = (batch.received.wall, batch.points);
         let (destination, lines) = (&batch.destination, batch.lines);
-        Self { destination, lines, received: (wall, wall), points, is_unsure: false }
+        Self { destination, lines, received: (Some(wall), wall), points, is_unsure: false }
     }
 }
 
 /// What the pair's other relay owed a backend when it was last heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspicion {
-    /// When the lines were received: from, and until; nanoseconds since 1970.
-    pub received: (u64, u64),
+    /// When the lines were received: from, where that is known, and until.
+    pub received: (Option<WallTime>, WallTime),
     /// The times of their points.
     pub points: Span,
     /// How many they were.
@@ -100,10 +100,10 @@ pub struct Gap {
     pub backend: String,
     /// Where the lines were to go; an empty database stands for all of them.
     pub destination: Destination,
-    /// None of them was received earlier; nanoseconds since 1970.
-    pub from: u64,
-    /// None of them was received later; nanoseconds since 1970.
-    pub until: u64,
+    /// None of them was received earlier; none where that is not known.
+    pub from: Option<WallTime>,
+    /// None of them was received later.
+    pub until: WallTime,
     /// The times of their points.
     pub points: Span,
     /// Whether the backend may have some of them: a crash took the news.
@@ -132,12 +132,12 @@ impl Gap {
     }
 
     /// Of whatever a backend may lack until now.
-    fn of_anything(backend: &str, now: u64, reason: GapReason) -> Self {
+    fn of_anything(backend: &str, now: WallTime, reason: GapReason) -> Self {
         let (database, retention_policy) = Default::default();
         let destination = Destination { database, retention_policy, precision: Precision::Nanoseconds };
         let backend = backend.to_owned();
         let points = Span::ALWAYS;
-        Self { id: 0, backend, destination, from: 0, until: now, points, is_unsure: true, lines: 0, reason }
+        Self { id: 0, backend, destination, from: None, until: now, points, is_unsure: true, lines: 0, reason }
     }
 
     /// Whether a point of this database may be in it.
@@ -147,7 +147,7 @@ impl Gap {
 
     /// Whether another backend certainly lacks the same. A database that is gone from all of them was dropped.
     pub(in crate::journal) fn is_shared_by(&self, other: &Self) -> bool {
-        let until = |gap: &Self| if gap.reason == GapReason::Made { 0 } else { gap.until };
+        let until = |gap: &Self| (gap.reason != GapReason::Made).then_some(gap.until);
         !other.is_unsure
             && (&self.destination, self.from, until(self), self.points, self.lines, self.reason)
                 == (&other.destination, other.from, until(other), other.points, other.lines, other.reason)
@@ -198,17 +198,17 @@ impl Gaps {
     }
 
     /// What was known of a backend's gaps is lost.
-    pub(in crate::journal) fn note_unknown(&mut self, backend: &str, now: u64) {
+    pub(in crate::journal) fn note_unknown(&mut self, backend: &str, now: WallTime) {
         self.note(Gap::of_anything(backend, now, GapReason::Dropped(DropReason::Corrupt)));
     }
 
     /// A backend came later than the journal: it lacks whatever it lacks.
-    pub(in crate::journal) fn note_joined(&mut self, backend: &str, now: u64) {
+    pub(in crate::journal) fn note_joined(&mut self, backend: &str, now: WallTime) {
         self.note(Gap::of_anything(backend, now, GapReason::Joined));
     }
 
     /// A backend's database had lines, and is gone: it lacks all of them.
-    pub(in crate::journal) fn note_made(&mut self, backend: &str, database: &str, now: u64) {
+    pub(in crate::journal) fn note_made(&mut self, backend: &str, database: &str, now: WallTime) {
         let gap = Gap::of_anything(backend, now, GapReason::Made);
         let destination = Destination { database: database.to_owned(), ..gap.destination };
         self.note(Gap { destination, is_unsure: false, ..gap });
@@ -233,9 +233,7 @@ impl Gaps {
     pub(in crate::journal) fn note(&mut self, mut gap: Gap) {
         self.note_change();
         let near = |known: &&mut Gap| {
-            known.is_like(&gap)
-                && gap.from <= known.until.saturating_add(NEAR)
-                && known.from <= gap.until.saturating_add(NEAR)
+            known.is_like(&gap) && gap.from <= Some(known.until.plus(NEAR)) && known.from <= Some(gap.until.plus(NEAR))
         };
         if let Some(known) = self.gaps.iter_mut().rev().find(near) {
             known.absorb(&gap);
@@ -310,11 +308,20 @@ impl Gaps {
 mod tests {
     use super::*;
 
+    /// In nanoseconds.
+    const MINUTE: u64 = 60_000_000_000;
+
     fn gap(backend: &str, from: u64, lines: u64) -> Gap {
         let destination =
             Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds };
         let points = Span { from: from.cast_signed(), until: from.cast_signed() };
-        let loss = Loss { destination: &destination, lines, received: (from, from + 1), points, is_unsure: false };
+        let loss = Loss {
+            destination: &destination,
+            lines,
+            received: (WallTime::new(from), WallTime::at(from + 1)),
+            points,
+            is_unsure: false,
+        };
         Gap::of(backend, loss, DropReason::Quota)
     }
 
@@ -323,18 +330,21 @@ mod tests {
         let mut gaps = Gaps::default();
         gaps.note(gap("a", 0, 1));
         gaps.note(gap("b", 0, 1));
-        gaps.note(gap("a", NEAR, 2));
-        gaps.note(gap("a", 3 * NEAR, 4));
+        gaps.note(gap("a", MINUTE, 2));
+        gaps.note(gap("a", 3 * MINUTE, 4));
         let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.from, gap.until, gap.lines)).collect();
-        assert_eq!(seen, [("a", 0, NEAR + 1, 3), ("b", 0, 1, 1), ("a", 3 * NEAR, 3 * NEAR + 1, 4)]);
+        let expected = [("a", 0, MINUTE + 1, 3), ("b", 0, 1, 1), ("a", 3 * MINUTE, 3 * MINUTE + 1, 4)];
+        let expected =
+            expected.map(|(backend, from, until, lines)| (backend, WallTime::new(from), WallTime::at(until), lines));
+        assert_eq!(seen, expected);
         assert!(gaps.take_change() && !gaps.take_change());
         let first = gaps.iter().next().expect("a gap");
-        assert_eq!(first.points, Span { from: 0, until: NEAR.cast_signed() });
+        assert_eq!(first.points, Span { from: 0, until: MINUTE.cast_signed() });
         assert_eq!(gaps.iter().map(|gap| gap.id).collect::<Vec<_>>(), [0, 1, 2]);
         // A number is never used again, also after a restart.
         assert_eq!((gaps.vouch("a"), gaps.vouch("a")), (2, 0));
         let mut gaps = Gaps::new(gaps.version(), gaps.next_id(), gaps.iter().cloned().collect());
-        gaps.note_joined("c", 9);
+        gaps.note_joined("c", WallTime::at(9));
         assert_eq!(
             gaps.iter().last().map(|gap| (gap.id, gap.points, gap.reason.name())),
             Some((3, Span::ALWAYS, "joined"))
@@ -346,12 +356,15 @@ mod tests {
         let mut gaps = Gaps::default();
         gaps.note(gap("a", 0, 1));
         let points = Span { from: 3, until: 9 };
-        let suspicion = Suspicion { received: (5, 8), points, lines: 40 };
+        let suspicion = Suspicion { received: (WallTime::new(5), WallTime::at(8)), points, lines: 40 };
         assert!(!gaps.replace_suspicion("a", Some(suspicion)));
         // Told again, it is the same.
         assert!(gaps.replace_suspicion("a", Some(suspicion)));
         let known = gaps.iter().last().cloned().expect("a gap");
-        assert_eq!((known.reason.name(), known.from, known.until, known.lines), ("peer", 5, 8, 40));
+        assert_eq!(
+            (known.reason.name(), known.from, known.until, known.lines),
+            ("peer", WallTime::new(5), WallTime::at(8), 40)
+        );
         assert!(known.is_unsure && known.points == points && known.touches("any", &Span { from: 9, until: 10 }));
         // Both backends may lack it, and one of them may not.
         gaps.replace_suspicion("b", Some(suspicion));
@@ -387,14 +400,14 @@ mod tests {
     fn the_list_is_bounded_and_no_line_leaves_it() {
         let mut gaps = Gaps::default();
         for number in 0..3000 {
-            gaps.note(gap("a", number * 3 * NEAR, 1));
+            gaps.note(gap("a", number * 3 * MINUTE, 1));
         }
         assert_eq!(gaps.iter().len(), MOST_GAPS);
         assert_eq!(gaps.iter().map(|gap| gap.lines).sum::<u64>(), 3000);
-        assert_eq!(gaps.iter().last().map(|gap| gap.from), Some(2999 * 3 * NEAR));
+        assert_eq!(gaps.iter().last().map(|gap| gap.from), Some(WallTime::new(2999 * 3 * MINUTE)));
         // One more, and the two oldest are one that spans both.
         let two: Vec<Gap> = gaps.iter().take(2).cloned().collect();
-        gaps.note(gap("a", 3000 * 3 * NEAR, 1));
+        gaps.note(gap("a", 3000 * 3 * MINUTE, 1));
         let first = gaps.iter().next().expect("a gap");
         assert_eq!((first.from, first.until, first.lines), (two[0].from, two[1].until, two[0].lines + two[1].lines));
     }

@@ -15,8 +15,8 @@ use hdrhistogram::Histogram;
 use super::figures::{Condition, Report};
 use super::ledger::DropReason;
 use super::options::DiskOptions;
-use crate::batch::{Received, Span};
-use crate::journal::segment::format::SegmentName;
+use crate::batch::{Received, Span, WallTime};
+use crate::journal::segment::format::{SegmentName, nanoseconds};
 use crate::journal::segment::storage::StoredFile;
 use crate::journal::segment::{Position, Sequence};
 use crate::sys::SteadyClock;
@@ -24,9 +24,6 @@ use crate::sys::clock::Step;
 
 /// The longest sync that is told from longer ones: one minute, in microseconds.
 const MAX_SYNC_MICROSECONDS: u64 = 60_000_000;
-
-/// Nanoseconds in a second.
-const NANOSECONDS: u64 = 1_000_000_000;
 
 /// Bytes written and not synced at which the sync does not wait for its interval.
 const SYNC_BYTES: u64 = 4 << 20;
@@ -49,7 +46,7 @@ pub(in crate::journal) struct Segment {
     pub(in crate::journal) points: Vec<Span>,
     pub(in crate::journal) bytes: u64,
     /// Wall time of its making.
-    pub(in crate::journal) created: u64,
+    pub(in crate::journal) created: Option<WallTime>,
     /// When it was made.
     pub(in crate::journal) begun: When,
     /// When its last record was written.
@@ -103,7 +100,7 @@ pub(in crate::journal) enum When {
     /// Since the start: by the clock that only moves forward.
     Seen(Instant),
     /// Before the start: by the wall clock of that time.
-    Told(u64),
+    Told(WallTime),
 }
 
 /// What is known of the disk, under the journal's lock.
@@ -164,7 +161,7 @@ pub(in crate::journal) struct DiskIndex {
     /// What tells the age of what was found.
     clock: SteadyClock,
     /// The latest wall time of what was found.
-    newest_found: u64,
+    newest_found: Option<WallTime>,
 }
 
 /// A file that a crash may have left unsynced.
@@ -180,7 +177,7 @@ pub(in crate::journal) struct Opened {
     pub(in crate::journal) abandoned_below: u64,
     pub(in crate::journal) report: Report,
     /// The latest wall time of anything in it.
-    pub(in crate::journal) newest: u64,
+    pub(in crate::journal) newest: Option<WallTime>,
 }
 
 impl DiskIndex {
@@ -231,14 +228,14 @@ impl DiskIndex {
 
     /// Looks at both clocks; returns the step since the last look, if there was one.
     pub(in crate::journal) fn look_at_clock(&mut self, now: Received) -> Option<Step> {
-        self.clock.look(now.monotonic, now.wall, self.newest_found)
+        self.clock.look(now.monotonic, now.wall.nanoseconds(), nanoseconds(self.newest_found))
     }
 
     /// How long ago something was; none while no clock can tell.
     pub(super) fn age(&self, when: When, now: Instant) -> Option<Duration> {
         match when {
             When::Seen(then) => Some(now.saturating_duration_since(then)),
-            When::Told(then) => Some(Duration::from_nanos(self.clock.now(now)?.saturating_sub(then))),
+            When::Told(then) => Some(Duration::from_nanos(self.clock.now(now)?.saturating_sub(then.nanoseconds()))),
         }
     }
 
@@ -246,15 +243,13 @@ impl DiskIndex {
     pub(in crate::journal) fn doubt(&self, now: Received) -> Option<String> {
         let (first, max_age) = (self.segments.front()?, self.options.max_age?);
         let (When::Told(newest), None) = (first.newest, self.clock.now(now.monotonic)) else { return None };
-        let whole_seconds =
-            |nanoseconds: u64| humantime::format_duration(Duration::from_secs(nanoseconds / NANOSECONDS));
-        if now.wall.saturating_add(NANOSECONDS) < self.newest_found {
-            let behind = whole_seconds(self.newest_found - now.wall);
-            return Some(format!("the clock is {behind} behind the newest line in the journal"));
+        let whole_seconds = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
+        let behind = self.newest_found.map_or(Duration::ZERO, |newest| newest.since(now.wall));
+        if behind > Duration::from_secs(1) {
+            return Some(format!("the clock is {} behind the newest line in the journal", whole_seconds(behind)));
         }
-        let age = now.wall.saturating_sub(newest);
-        (Duration::from_nanos(age) > max_age)
-            .then(|| format!("by the clock, lines in the journal are {} old", whole_seconds(age)))
+        let age = now.wall.since(newest);
+        (age > max_age).then(|| format!("by the clock, lines in the journal are {} old", whole_seconds(age)))
     }
 
     /// How the disk is kept.

@@ -3,6 +3,7 @@
 //! Owns: where a lane is, where it ends, what is missing between two records of it, and the form in which it is kept on the
 //! disk. Never does: records, leases.
 
+use crate::batch::WallTime;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::{Position, Sequence};
 
@@ -22,8 +23,8 @@ pub(in crate::journal) struct Lane {
     pub(in crate::journal) at: Position,
     /// Where it ends; none for the open lane.
     pub(in crate::journal) end: Option<End>,
-    /// Wall time when its oldest line on the disk was received, or earlier; 0 where that is not known.
-    pub(in crate::journal) since: u64,
+    /// Wall time when its oldest line on the disk was received, or earlier; none where that is not known.
+    pub(in crate::journal) since: Option<WallTime>,
     /// Where the disk was read last.
     pub(in crate::journal) place: Option<Place>,
     /// How often reading it has failed in a row.
@@ -49,7 +50,7 @@ impl End {
 pub(in crate::journal) struct SavedLane {
     pub(in crate::journal) from: Sequence,
     pub(in crate::journal) at: Position,
-    pub(in crate::journal) since: u64,
+    pub(in crate::journal) since: Option<WallTime>,
     pub(in crate::journal) end: Option<(Sequence, Position)>,
 }
 
@@ -69,14 +70,18 @@ impl Lane {
 pub(in crate::journal) struct Missing {
     pub(in crate::journal) size: Position,
     /// When what stands before them was received, and what stands behind them.
-    pub(in crate::journal) from: u64,
-    pub(in crate::journal) until: u64,
+    pub(in crate::journal) from: Option<WallTime>,
+    pub(in crate::journal) until: WallTime,
 }
 
 impl Missing {
-    pub(super) fn between(lane: &Lane, at: Position, until: u64) -> Option<Self> {
+    pub(super) fn between(lane: &Lane, at: Position, until: WallTime) -> Option<Self> {
         let size = at.since(lane.at);
-        (size != Position::default()).then(|| Self { size, from: lane.since, until: until.max(lane.since) })
+        (size != Position::default()).then(|| Self {
+            size,
+            from: lane.since,
+            until: lane.since.map_or(until, |since| since.max(until)),
+        })
     }
 }
 
@@ -122,11 +127,14 @@ mod tests {
 
     #[test]
     fn what_lies_between_two_records_is_missing_and_was_received_between_them() {
-        let lane = Lane { at: at(30), since: 500, ..Lane::default() };
-        assert!(Missing::between(&lane, at(30), 900).is_none());
+        let lane = Lane { at: at(30), since: WallTime::new(500), ..Lane::default() };
+        assert!(Missing::between(&lane, at(30), WallTime::at(900)).is_none());
         for (until, expected) in [(900, 900), (400, 500)] {
-            let missing = Missing::between(&lane, at(42), until).expect("twelve lines");
-            assert_eq!((missing.size, missing.from, missing.until), (at(12), 500, expected));
+            let missing = Missing::between(&lane, at(42), WallTime::at(until)).expect("twelve lines");
+            assert_eq!(
+                (missing.size, missing.from, missing.until),
+                (at(12), WallTime::new(500), WallTime::at(expected))
+            );
         }
     }
 
@@ -135,7 +143,7 @@ mod tests {
         let lane = |from, lines, end: Option<u64>| SavedLane {
             from,
             at: at(lines),
-            since: 0,
+            since: None,
             end: end.map(|lines| (Sequence::new(lines / 10), at(lines))),
         };
         // Read up to 20, 30 of 40 written; the log begins at 30.

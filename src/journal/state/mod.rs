@@ -6,7 +6,7 @@
 //! | part | owns |
 //! |---|---|
 //! | [`lease`], [`backlog`] | what a backend takes at once, from memory or by way of the disk |
-//! | [`cursor`], [`lane`] | one backend's place in one destination |
+//! | [`cursor`], [`lane`], [`tail`] | one backend's place in one destination |
 //! | [`memory`] | the bound of the memory, and who leaves it |
 //! | [`index`], [`writing`], [`removal`] | what is on the disk, what is written next, which segments go |
 //! | [`resent`] | what one backend is owed once more |
@@ -34,6 +34,7 @@ mod removal;
 mod renewal;
 mod resent;
 pub(in crate::journal) mod saved;
+pub(in crate::journal) mod tail;
 pub(in crate::journal) mod writing;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -42,11 +43,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use crate::batch::{Batch, Destination, Span, Step, Ticket};
+use crate::batch::{Batch, Destination, Span, Step, Ticket, WallTime};
 use crate::journal::segment::{Position, Sequence};
 use backlog::{Read, Request};
 use barrier::{Barrier, open_below};
-use cursor::{Cursor, Tail};
+use cursor::Cursor;
 use gaps::{Gap, Gaps, Loss};
 use id::{BackendId, LogId};
 use index::DiskIndex;
@@ -57,6 +58,7 @@ use limits::Limits;
 use record::{Record, cost};
 use resent::Resent;
 use saved::{MovedAt, SavedBackend};
+use tail::Tail;
 
 /// A backend as the journal knows it.
 #[derive(Clone, Debug)]
@@ -302,7 +304,7 @@ impl State {
         backend: BackendId,
         log: LogId,
         read: Read,
-        until: u64,
+        until: WallTime,
     ) -> Option<Lease> {
         let (records, missing) = self.backends[backend].cursors[log].lease_read(read, until)?;
         let destination = Arc::clone(&self.logs[log].destination);

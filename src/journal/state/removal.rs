@@ -11,6 +11,7 @@ use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
 use super::options::WhenFull;
 use super::record::Record;
+use crate::batch::WallTime;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::{Position, Sequence};
 
@@ -42,8 +43,9 @@ impl State {
             for backend in &mut self.backends {
                 let (lost, since) = backend.cursors[id].cut(log.tail(next_sequence), begin);
                 if lost != Position::default() {
-                    let from = if since == 0 { gone.created } else { since };
-                    let (lines, received) = (lost.lines, (from, first.created.max(from)));
+                    let from = since.or(gone.created);
+                    let until = first.created.max(from).unwrap_or(WallTime::MIN);
+                    let (lines, received) = (lost.lines, (from, until));
                     let (points, is_unsure) = (gone.points(id), gone.first_sequence < self.found_below);
                     let loss = Loss { destination: &log.destination, lines, received, points, is_unsure };
                     backend.give_up(&mut self.gaps, reason, loss);
@@ -53,7 +55,8 @@ impl State {
                 let lanes = orphan.destinations.iter_mut().find(|(known, _)| *known == *log.destination);
                 let lost = lanes.map_or(0, |(_, lanes)| cut_saved(lanes, begin, log.written));
                 if lost > 0 {
-                    let (received, points) = ((gone.created, first.created), gone.points(id));
+                    let until = first.created.unwrap_or(WallTime::MIN);
+                    let (received, points) = ((gone.created, until), gone.points(id));
                     let loss = Loss { destination: &log.destination, lines: lost, received, points, is_unsure: true };
                     self.gaps.note(Gap::of(&orphan.name, loss, reason));
                 }

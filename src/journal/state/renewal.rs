@@ -13,16 +13,16 @@ use super::id::LogId;
 use super::lane::{End, cut_saved};
 use super::ledger::DropReason;
 use super::record::Record;
-use crate::batch::Span;
+use crate::batch::{Span, WallTime};
 use crate::journal::segment::{Position, Sequence};
 
 impl State {
     /// Gives up what was only on the disk, for whoever had still to read it, as of `now` by the wall clock. Nothing is written
     /// until [`Self::begin_anew`]. Returns the lines, of all backends together.
-    pub(in crate::journal) fn lose_disk(&mut self, now: u64) -> u64 {
+    pub(in crate::journal) fn lose_disk(&mut self, now: WallTime) -> u64 {
         self.lose_unsynced();
         let before: u64 = self.dropped_lines().iter().sum();
-        let oldest = self.disk().segments.front().map_or(now, |first| first.created);
+        let oldest = self.disk().segments.front().map_or(Some(now), |first| first.created);
         for log in LogId::all().take(self.logs.len()) {
             self.lose_log(log, oldest, now);
         }
@@ -33,15 +33,15 @@ impl State {
         self.dropped_lines().iter().sum::<u64>() - before
     }
 
-    fn lose_log(&mut self, id: LogId, oldest: u64, now: u64) {
+    fn lose_log(&mut self, id: LogId, oldest: Option<WallTime>, now: WallTime) {
         let points = self.on_disk(id).fold(Span::NONE, |sum, (_, points)| sum.and(points));
         let Self { logs, backends, orphans, gaps, next_sequence, .. } = self;
         let log = &mut logs[id];
         for backend in backends.iter_mut() {
             let (lost, since) = backend.cursors[id].leave_disk(log.tail(*next_sequence));
             if lost != Position::default() {
-                let from = if since == 0 { oldest } else { since };
-                let (lines, received) = (lost.lines, (from, now.max(from)));
+                let from = since.or(oldest);
+                let (lines, received) = (lost.lines, (from, from.map_or(now, |from| from.max(now))));
                 let loss = Loss { destination: &log.destination, lines, received, points, is_unsure: true };
                 backend.give_up(gaps, DropReason::Corrupt, loss);
             }

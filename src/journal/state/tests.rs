@@ -35,7 +35,7 @@ fn state(records: u64, replay_share: f64) -> State {
 }
 
 fn batch(destination: &Arc<Destination>, received: Instant) -> Batch {
-    let received = Received { monotonic: received, wall: 1000 };
+    let received = Received { monotonic: received, wall: WallTime::at(1000) };
     let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")];
     let capacity = bytes.len();
     Batch {

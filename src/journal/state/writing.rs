@@ -9,7 +9,7 @@ use super::index::{Segment, When};
 use super::record::Record;
 use super::saved::{Cursors, SavedBackend};
 use super::{Log, State};
-use crate::batch::{Span, Step};
+use crate::batch::{Span, Step, WallTime};
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::frame::FRAME_HEADER_BYTES;
 use crate::journal::segment::storage::StoredFile;
@@ -42,7 +42,7 @@ pub(in crate::journal) struct Begun {
     pub(in crate::journal) repeats: bool,
     pub(in crate::journal) totals: Vec<Position>,
     /// Wall time of its making.
-    pub(in crate::journal) created: u64,
+    pub(in crate::journal) created: WallTime,
     pub(in crate::journal) bytes: u64,
 }
 
@@ -170,7 +170,7 @@ impl State {
             totals,
             points: Vec::new(),
             bytes,
-            created,
+            created: Some(created),
             begun: When::Seen(now),
             newest: When::Seen(now),
         });

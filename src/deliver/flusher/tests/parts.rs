@@ -1,6 +1,7 @@
 //! What a flusher does with lines that are divided, given up, or were sent again.
 
 use super::*;
+use crate::batch::WallTime;
 use crate::journal::BackendId;
 
 /// Refuses lines with this ending.
@@ -18,7 +19,7 @@ fn refusing(ending: &'static str) -> impl Fn(&Request) -> Outcome + Send {
 fn batch(text: String) -> Batch {
     let (database, retention_policy) = ("db".to_owned(), String::new());
     let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-    let received = Received { monotonic: monotonic::now(), wall: 0 };
+    let received = Received { monotonic: monotonic::now(), wall: WallTime::MIN };
     let (lines, capacity) = (text.lines().count() as u64, text.len());
     Batch { destination, bytes: text.into(), lines, received, capacity, ticket: None, points: Span::ALWAYS }
 }

@@ -44,7 +44,7 @@ impl World {
     fn append(&mut self) {
         let (database, retention_policy) = ("db".to_owned(), String::new());
         let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        let received = Received { wall: 1000 + self.next, ..Received::now() };
+        let received = Received { wall: WallTime::at(1000 + self.next), ..Received::now() };
         let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")].into();
         let batch =
             Batch { destination, bytes, lines: LINES, received, capacity: 100, ticket: None, points: Span::ALWAYS };
@@ -110,7 +110,7 @@ impl World {
         let taken: Vec<_> = self.all.iter().filter(is_of_lane).take(records).map(Arc::clone).collect();
         let finished = (taken.len() == rest).then_some(end);
         let read = Read { from, records: taken, place: None, stopped: None, finished, failed: false };
-        let (taken, missing) = self.cursor.lease_read(read, 9999).expect("the lane is there");
+        let (taken, missing) = self.cursor.lease_read(read, WallTime::at(9999)).expect("the lane is there");
         assert!(missing.is_empty(), "{missing:?}");
         Some(taken.iter().map(|record| record.sequence.get()).collect())
     }
@@ -206,14 +206,14 @@ fn what_is_saved_has_what_is_on_its_way_and_not_what_is_settled() {
     let at = |records| Position { lines: LINES * records, bytes: BYTES * records };
     assert_eq!((lanes[0].at, lanes[0].end), (at(0), Some((Sequence::new(1), at(1)))));
     assert_eq!((lanes[1].at, lanes[1].end), (at(2), None));
-    assert_eq!((lanes[0].since, lanes[1].since), (1000, 1006));
+    assert_eq!([lanes[0].since, lanes[1].since], [1000, 1006].map(WallTime::new));
 
     world.cursor.ack(Sequence::new(12));
     world.cursor.ack(Sequence::new(0));
     assert_eq!(world.saved(), [6, 9, 15, 18]);
     let lanes = world.cursor.saved(world.tail());
     assert_eq!((lanes[0].at, lanes[0].end), (at(2), Some((Sequence::new(10), at(4)))));
-    assert_eq!((lanes[1].from.get(), lanes[1].at, lanes[1].since), (13, at(5), 1015));
+    assert_eq!((lanes[1].from.get(), lanes[1].at, lanes[1].since), (13, at(5), WallTime::new(1015)));
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn reading_that_fails_is_counted_until_something_was_read() {
     let read = |world: &mut World, records: Vec<Arc<Record>>, failed| {
         let from = records.first().map_or(Sequence::FIRST, |record| record.sequence);
         let read = Read { from, records, place: None, stopped: None, finished: None, failed };
-        world.cursor.lease_read(read, 9999).expect("the lane is there");
+        world.cursor.lease_read(read, WallTime::at(9999)).expect("the lane is there");
     };
     for times in 1..4 {
         read(&mut world, vec![], true);
@@ -282,7 +282,7 @@ fn what_is_missing_before_a_barrier_is_missing_at_once() {
     let stopped =
         Some(End { sequence: Sequence::new(STEP * 2 - 1), at: Position { lines: 2 * LINES, bytes: 2 * BYTES } });
     let read = Read { from: Sequence::new(0), records: vec![], place: None, stopped, finished: None, failed: false };
-    let (leased, missing) = world.cursor.lease_read(read, 9999).expect("the lane is there");
+    let (leased, missing) = world.cursor.lease_read(read, WallTime::at(9999)).expect("the lane is there");
     assert!(leased.is_empty());
     assert_eq!(missing.iter().map(|one| one.size.lines).collect::<Vec<_>>(), [2 * LINES]);
 }

@@ -28,9 +28,9 @@ fn segment(number: u64, newest: u64) -> Segment {
         points: Vec::new(),
         totals: Vec::new(),
         bytes: 1000,
-        created: 0,
-        begun: When::Told(0),
-        newest: When::Told(newest * NANOSECONDS),
+        created: None,
+        begun: When::Told(WallTime::MIN),
+        newest: When::Told(WallTime::at(newest * NANOSECONDS)),
     }
 }
 
@@ -57,7 +57,7 @@ fn index_of(segments: impl IntoIterator<Item = Segment>, max_age: Option<Duratio
         segments,
         abandoned_below: 0,
         report: Report::default(),
-        newest: 10_000 * NANOSECONDS,
+        newest: WallTime::new(10_000 * NANOSECONDS),
     };
     DiskIndex::new(&options, opened)
 }
@@ -73,7 +73,7 @@ fn error(text: &str) -> io::Error {
 #[test]
 fn what_cannot_be_said_of_ages_is_said_in_words() {
     let start = Instant::now();
-    let at = |wall: u64| Received { monotonic: start, wall: wall * NANOSECONDS };
+    let at = |wall: u64| Received { monotonic: start, wall: WallTime::at(wall * NANOSECONDS) };
     let mut aged = index_of([segment(3, 9_000), segment(4, 10_000)], Some(HOUR));
     for (wall, expected) in [
         (9_000, Some("the clock is 16m 40s behind the newest line in the journal")),
@@ -93,11 +93,11 @@ fn what_cannot_be_said_of_ages_is_said_in_words() {
     // Once the clock is believed there is no doubt.
     for seconds in [0, 1000] {
         let monotonic = start + SECOND * seconds;
-        let wall = (19_000 + u64::from(seconds)) * NANOSECONDS;
+        let wall = WallTime::at((19_000 + u64::from(seconds)) * NANOSECONDS);
         assert_eq!(aged.look_at_clock(Received { monotonic, wall }), None);
     }
     assert_eq!(aged.doubt(at(19_000)), None);
-    let back = Received { monotonic: start + SECOND * 1000, wall: 19_000 * NANOSECONDS };
+    let back = Received { monotonic: start + SECOND * 1000, wall: WallTime::at(19_000 * NANOSECONDS) };
     assert_eq!(aged.look_at_clock(back), Some(crate::sys::clock::Step::Back(SECOND * 1000)));
 }
 

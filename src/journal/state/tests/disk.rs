@@ -68,7 +68,7 @@ pub(super) fn with_disk(full: WhenFull) -> State {
         next_sequence: Sequence::new(0),
         abandoned_below: 0,
         report: figures::Report::default(),
-        newest: 0,
+        newest: None,
     };
     State { disk: Some(DiskIndex::new(&options, opened)), ..state(1000, 0.5) }
 }
@@ -84,7 +84,7 @@ pub(super) fn begin_segment(state: &mut State) {
     let (number, first_sequence, repeats) = state.disk().next_segment();
     let epoch = state.disk().epoch();
     let name = SegmentName { number, salt: 7 };
-    let begun = Begun { name, first_sequence, repeats, totals, created: 500 + number, bytes: HEADER };
+    let begun = Begun { name, first_sequence, repeats, totals, created: WallTime::at(500 + number), bytes: HEADER };
     state.begin_segment(begun, epoch, Arc::new(NoFile));
 }
 
@@ -280,7 +280,7 @@ fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
         assert_eq!(state.evict(DropReason::Age).map(|name| name.number), Some(next));
         assert_eq!(state.dropped_lines(), [lost, lost + 2 * LINES]);
         let gaps: Vec<_> = state.gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.from)).collect();
-        assert!(gaps.iter().all(|(_, lines, from)| *lines == 2 * LINES && *from == 1000), "{gaps:?}");
+        assert!(gaps.iter().all(|(_, lines, from)| *lines == 2 * LINES && *from == WallTime::new(1000)), "{gaps:?}");
     }
     // What nobody needs costs nothing, under any policy.
     let mut state = with_segments(WhenFull::DropNewest);
@@ -363,7 +363,7 @@ fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_ro
     deliver(&mut state, &[A, B], 3);
     assert_eq!((state.needed_from(false).get(), state.needed_from(true).get()), (6, 6));
     let lanes =
-        vec![SavedLane { from: Sequence::new(1), at: Position { lines: LINES, bytes: BYTES }, since: 0, end: None }];
+        vec![SavedLane { from: Sequence::new(1), at: Position { lines: LINES, bytes: BYTES }, since: None, end: None }];
     let of_log = (*state.logs[0].destination).clone();
     let destinations = vec![(of_log, lanes)];
     state.orphans.push(SavedBackend { name: "gone".to_owned(), destinations, ..SavedBackend::default() });
@@ -382,7 +382,7 @@ fn a_backend_that_is_no_longer_configured_keeps_its_lines_as_long_as_there_is_ro
 fn a_backend_that_is_no_longer_configured_and_has_everything_keeps_nothing() {
     let mut state = with_segments(WhenFull::DropOldest);
     deliver(&mut state, &[A, B], 3);
-    let lanes = vec![SavedLane { from: Sequence::new(5), at: state.logs[0].written, since: 0, end: None }];
+    let lanes = vec![SavedLane { from: Sequence::new(5), at: state.logs[0].written, since: None, end: None }];
     let destinations = vec![((*state.logs[0].destination).clone(), lanes)];
     state.orphans.push(SavedBackend { name: "gone".to_owned(), destinations, ..SavedBackend::default() });
     assert_eq!(state.needed_from(true), Sequence::new(6));

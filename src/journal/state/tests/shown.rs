@@ -19,7 +19,7 @@ fn lines_wait_since_they_were_received_in_memory_and_on_the_disk() {
     let (mut state, db, start) = (state(100, 0.5), destination("db"), Instant::now());
     let waited = |state: &State, nanoseconds: u64| {
         let monotonic = start + Duration::from_nanos(nanoseconds);
-        state.snapshot(Received { monotonic, wall: 1000 + nanoseconds }).oldest_pending_seconds[0]
+        state.snapshot(Received { monotonic, wall: WallTime::at(1000 + nanoseconds) }).oldest_pending_seconds[0]
     };
     assert!(waited(&state, 7_500_000_000) < 0.1, "nothing waits");
     state.append(batch(&db, start));

@@ -99,7 +99,7 @@ fn a_lane_has_no_hole_where_the_first_records_stay_in_memory() {
     let mut world = World::with(5);
     let tail = Tail { records: &world.records, written: world.written, next_sequence: Sequence::new(world.next) };
     let begin = End { sequence: Sequence::new(6), at: Position { lines: LINES * 2, bytes: BYTES * 2 } };
-    assert_eq!(world.cursor.cut(tail, begin), (Position::default(), 0), "memory has what the disk lost");
+    assert_eq!(world.cursor.cut(tail, begin), (Position::default(), None), "memory has what the disk lost");
     world.forget(2);
     world.check(&[], &[], "held");
     assert_eq!((world.lease(9), world.cursor.watermark().get()), (vec![0, 3], 0));
@@ -126,10 +126,10 @@ fn what_the_disk_lost_is_counted_once_and_since_when() {
         let tail = Tail { records: &world.records, written: world.written, next_sequence: Sequence::new(world.next) };
         world.cursor.cut(tail, End { sequence, at: size(records) })
     };
-    assert_eq!(cut(Sequence::new(3), 1), (size(1), 1000));
-    assert_eq!(cut(Sequence::new(3), 1), (Position::default(), 0));
+    assert_eq!(cut(Sequence::new(3), 1), (size(1), WallTime::new(1000)));
+    assert_eq!(cut(Sequence::new(3), 1), (Position::default(), None));
     // Whatever it lost, memory has the rest.
     assert_eq!(cut(Sequence::new(18), 6).0, size(3));
-    assert_eq!(cut(Sequence::new(18), 6), (Position::default(), 0));
+    assert_eq!(cut(Sequence::new(18), 6), (Position::default(), None));
     assert_eq!((world.read(9), world.lease(9)), (None, vec![12, 15]));
 }

@@ -1,0 +1,75 @@
+//! Moments by the wall clock.
+
+use std::num::NonZeroU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// A moment by the wall clock, in nanoseconds since 1970. It is never 0: what is not known is `None`, and 0 in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct WallTime(NonZeroU64);
+
+impl WallTime {
+    /// The first there is.
+    pub const MIN: Self = Self(NonZeroU64::MIN);
+
+    /// Now; the first moment there is where the clock is before 1970.
+    pub fn now() -> Self {
+        SystemTime::now().into()
+    }
+
+    /// So many nanoseconds after 1970; none for 0.
+    pub const fn new(nanoseconds: u64) -> Option<Self> {
+        match NonZeroU64::new(nanoseconds) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// So many nanoseconds after 1970, of which there are some.
+    #[cfg(test)]
+    pub(crate) const fn at(nanoseconds: u64) -> Self {
+        Self::new(nanoseconds).expect("some")
+    }
+
+    /// Nanoseconds since 1970.
+    pub const fn nanoseconds(self) -> u64 {
+        self.0.get()
+    }
+
+    /// So much later.
+    #[must_use]
+    pub fn plus(self, time: Duration) -> Self {
+        Self(
+            self.0.saturating_add(
+                time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos() as u64),
+            ),
+        )
+    }
+
+    /// So much earlier, but not before 1970.
+    #[must_use]
+    pub fn minus(self, time: Duration) -> Self {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self::new(self.nanoseconds().saturating_sub(nanoseconds)).unwrap_or(Self::MIN)
+    }
+
+    /// How long after `earlier` it is; nothing where it is before.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.nanoseconds().saturating_sub(earlier.nanoseconds()))
+    }
+}
+
+impl From<WallTime> for SystemTime {
+    fn from(time: WallTime) -> Self {
+        UNIX_EPOCH + Duration::from_nanos(time.nanoseconds())
+    }
+}
+
+impl From<SystemTime> for WallTime {
+    fn from(time: SystemTime) -> Self {
+        let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::new(u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)).unwrap_or(Self::MIN)
+    }
+}
