@@ -15,11 +15,7 @@ fn append_and_seal(criterion: &mut Criterion) {
     let lines: Vec<Vec<u8>> =
         host.lines().iter().map(|range| host.bytes()[range.start..range.end - 1].to_vec()).collect();
     let expected = host.bytes().len() as u64;
-    let destination = Arc::new(Destination {
-        database: "telegraf".to_owned(),
-        retention_policy: String::new(),
-        precision: Precision::Nanoseconds,
-    });
+    let destination = Arc::new(Destination::new("telegraf", "", Precision::Nanoseconds));
     let limits = Limits { lines: 5000, age: Duration::from_millis(20) };
     let pool = Pool::new(16, 256 * 1024);
     let mut builder = Builder::new(destination, pool, limits);
@@ -33,10 +29,10 @@ fn append_and_seal(criterion: &mut Criterion) {
             for _ in 0..100 {
                 for line in &lines {
                     let sealed = builder.append(black_box(line), Time::Own(1), received);
-                    bytes += sealed.map_or(0, |batch| batch.bytes.len() as u64);
+                    bytes += sealed.map_or(0, |batch| batch.bytes().len() as u64);
                 }
             }
-            bytes += builder.seal().map_or(0, |batch| batch.bytes.len() as u64);
+            bytes += builder.seal().map_or(0, |batch| batch.bytes().len() as u64);
             assert_eq!(bytes, expected * 100);
         });
     });

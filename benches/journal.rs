@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use twinflux::batch::{Batch, Destination, Received, Span, Submit};
+use twinflux::batch::{Batch, Destination, Received, Submit};
 use twinflux::journal::disk::{Compression, DiskOptions, Folder, Next, WhenFull};
 use twinflux::journal::{BackendConfig, BackendId, Journal, Limits, ring};
 use twinflux::protocol::Precision;
@@ -18,11 +18,7 @@ const LINES: u64 = 100;
 fn append_lease_settle(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
     let limits = Limits { lines: 5000, bytes: 1 << 20, linger: Duration::ZERO };
-    let destination = Arc::new(Destination {
-        database: "telegraf".to_owned(),
-        retention_policy: String::new(),
-        precision: Precision::Nanoseconds,
-    });
+    let destination = Arc::new(Destination::new("telegraf", "", Precision::Nanoseconds));
     let bytes = Bytes::from(vec![b'x'; 28_000]);
     let journal = Journal::new(
         64 << 20,
@@ -37,15 +33,7 @@ fn append_lease_settle(criterion: &mut Criterion) {
     group.bench_function("append_lease_settle", |bench| {
         bench.iter(|| {
             for _ in 0..BATCHES {
-                let batch = Batch {
-                    destination: Arc::clone(&destination),
-                    bytes: bytes.clone(),
-                    lines: LINES,
-                    received: Received::now(),
-                    capacity: bytes.len(),
-                    ticket: None,
-                    points: Span::ALWAYS,
-                };
+                let batch = Batch::new(Arc::clone(&destination), bytes.clone(), LINES, Received::now());
                 producer.submit(batch).expect("room");
             }
             while let Some(batch) = consumer.pop() {
@@ -117,20 +105,8 @@ const BATCH_BYTES: usize = 28_000;
 const BATCHES_TO_A_SYNC: u64 = 2_000;
 
 fn batch(bytes: usize) -> Batch {
-    let destination = Destination {
-        database: "telegraf".to_owned(),
-        retention_policy: String::new(),
-        precision: Precision::Nanoseconds,
-    };
-    Batch {
-        destination: Arc::new(destination),
-        bytes: Bytes::from(vec![b'x'; bytes]),
-        lines: LINES,
-        received: Received::now(),
-        capacity: bytes,
-        ticket: None,
-        points: Span::ALWAYS,
-    }
+    let destination = Destination::new("telegraf", "", Precision::Nanoseconds);
+    Batch::new(Arc::new(destination), Bytes::from(vec![b'x'; bytes]), LINES, Received::now()).with_capacity(bytes)
 }
 
 criterion_group!(benches, append_lease_settle, open_backlog);

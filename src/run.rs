@@ -224,7 +224,7 @@ fn describe_start(relay: &Relay, config: &Config) -> String {
     let listeners = &relay.view().listeners;
     let listens: Vec<String> = listeners
         .iter()
-        .map(|one| match one.destination().database.as_str() {
+        .map(|one| match one.destination().database() {
             "" => format!("{} {} (database of each request)", one.kind(), one.address()),
             database => format!("{} {} (database {database})", one.kind(), one.address()),
         })

@@ -111,15 +111,11 @@ impl Builder {
         let lines = std::mem::take(&mut self.lines);
         let points = self.take_points();
         let (bytes, capacity) = self.freeze();
-        Some(Batch {
-            destination: Arc::clone(&self.destination),
-            bytes,
-            lines,
-            points,
-            received,
-            capacity,
-            ticket: None,
-        })
+        Some(
+            Batch::new(Arc::clone(&self.destination), bytes, lines, received)
+                .with_points(points)
+                .with_capacity(capacity),
+        )
     }
 
     /// Seals the open batch, after which there is none; none if it is empty.
@@ -131,15 +127,11 @@ impl Builder {
             let (received, points) = (self.opened?, self.take_points());
             let buffer = std::mem::take(&mut self.buffer);
             let (destination, lines, capacity) = (Arc::clone(&self.destination), self.lines, buffer.capacity());
-            return Some(Batch {
-                destination,
-                bytes: self.pool.freeze(buffer),
-                lines,
-                points,
-                received,
-                capacity,
-                ticket: None,
-            });
+            return Some(
+                Batch::new(destination, self.pool.freeze(buffer), lines, received)
+                    .with_points(points)
+                    .with_capacity(capacity),
+            );
         }
         let batch = self.seal();
         if is_pooled {
@@ -204,8 +196,7 @@ mod tests {
     use crate::protocol::Precision;
 
     fn builder(lines: u64) -> Builder {
-        let destination =
-            Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds };
+        let destination = Destination::new("db", "", Precision::Nanoseconds);
         let limits = Limits { lines, age: Duration::from_millis(20) };
         Builder::new(Arc::new(destination), Pool::new(2, Builder::least_buffer_bytes()), limits)
     }

@@ -28,12 +28,31 @@ pub use wall_time::WallTime;
 /// Where lines are to be written: database, retention policy and the unit of their timestamps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {
-    /// The InfluxDB database.
-    pub database: String,
+    database: String,
+    retention_policy: String,
+    precision: Precision,
+}
+
+impl Destination {
+    /// An InfluxDB database; a retention policy, empty for the database's default; and the unit of the lines' timestamps.
+    pub fn new(database: impl Into<String>, retention_policy: impl Into<String>, precision: Precision) -> Self {
+        Self { database: database.into(), retention_policy: retention_policy.into(), precision }
+    }
+
+    /// The database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
     /// The retention policy; empty for the database's default.
-    pub retention_policy: String,
+    pub fn retention_policy(&self) -> &str {
+        &self.retention_policy
+    }
+
     /// The unit of the lines' timestamps.
-    pub precision: Precision,
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
 }
 
 /// When a line was received.
@@ -55,23 +74,76 @@ impl Received {
 /// A sealed batch: whole lines, each ended by one LF, all for one destination.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Where the lines go.
-    pub destination: Arc<Destination>,
-    /// The lines, ready to be sent.
-    pub bytes: Bytes,
-    /// How many lines there are.
-    pub lines: u64,
-    /// The points' own times.
-    pub points: Span,
-    /// When the first of them was received.
-    pub received: Received,
-    /// The memory that the bytes hold on to: their buffer's capacity.
-    pub capacity: usize,
-    /// Tells whoever waits what became of it.
-    pub ticket: Option<Arc<Ticket>>,
+    destination: Arc<Destination>,
+    bytes: Bytes,
+    lines: u64,
+    points: Span,
+    received: Received,
+    capacity: usize,
+    ticket: Option<Arc<Ticket>>,
 }
 
 impl Batch {
+    /// So many lines, of which the first was received then. Nothing is known of the points' times, and nobody waits for it.
+    pub fn new(destination: Arc<Destination>, bytes: impl Into<Bytes>, lines: u64, received: Received) -> Self {
+        let bytes = bytes.into();
+        let capacity = bytes.len();
+        Self { destination, bytes, lines, points: Span::ALWAYS, received, capacity, ticket: None }
+    }
+
+    /// With the points' own times.
+    #[must_use]
+    pub fn with_points(self, points: Span) -> Self {
+        Self { points, ..self }
+    }
+
+    /// With the memory that the bytes hold on to, where that is more than they need: their buffer's capacity.
+    #[must_use]
+    pub fn with_capacity(self, capacity: usize) -> Self {
+        Self { capacity, ..self }
+    }
+
+    /// With what tells whoever waits what became of it.
+    #[must_use]
+    pub fn with_ticket(self, ticket: Arc<Ticket>) -> Self {
+        Self { ticket: Some(ticket), ..self }
+    }
+
+    /// Where the lines go.
+    pub fn destination(&self) -> &Arc<Destination> {
+        &self.destination
+    }
+
+    /// The lines, ready to be sent.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// How many lines there are.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// The points' own times.
+    pub fn points(&self) -> Span {
+        self.points
+    }
+
+    /// When the first line was received.
+    pub fn received(&self) -> Received {
+        self.received
+    }
+
+    /// The memory that the bytes hold on to.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// What tells whoever waits what became of it.
+    pub fn ticket(&self) -> Option<&Arc<Ticket>> {
+        self.ticket.as_ref()
+    }
+
     /// Notes how far it has come.
     pub fn reach(&self, step: Step) {
         if let Some(ticket) = &self.ticket {

@@ -358,8 +358,8 @@ fn destinations(config: &Config) -> Vec<Arc<Destination>> {
     let mut all: Vec<Arc<Destination>> = Vec::new();
     for setup in config.listeners(None).unwrap_or_default() {
         let destination = &setup.intake().destination;
-        let is_known = all.iter().any(|known| known.database == destination.database);
-        if !destination.database.is_empty() && !is_known {
+        let is_known = all.iter().any(|known| known.database() == destination.database());
+        if !destination.database().is_empty() && !is_known {
             all.push(Arc::clone(destination));
         }
     }

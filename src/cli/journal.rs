@@ -180,9 +180,11 @@ fn totals(survey: &Survey) -> (u64, u64) {
 }
 
 fn describe(destination: &Destination) -> String {
-    let Destination { database, retention_policy, precision } = destination;
-    let policy = if retention_policy.is_empty() { String::new() } else { format!("/{retention_policy}") };
-    format!("{database}{policy} ({})", precision.v1_name())
+    let policy = match destination.retention_policy() {
+        "" => String::new(),
+        name => format!("/{name}"),
+    };
+    format!("{}{policy} ({})", destination.database(), destination.precision().v1_name())
 }
 
 fn time(time: Option<WallTime>) -> String {

@@ -211,11 +211,7 @@ impl Common<'_> {
     }
 
     fn destination(&self) -> Destination {
-        Destination {
-            database: self.database.to_owned(),
-            retention_policy: self.retention_policy.to_owned(),
-            precision: self.precision,
-        }
+        Destination::new(self.database.to_owned(), self.retention_policy.to_owned(), self.precision)
     }
 
     fn mapping(&self) -> Result<protocol::Mapping, Wrong> {

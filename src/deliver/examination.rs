@@ -106,7 +106,7 @@ fn of_clock(date: SystemTime, begun: SystemTime, ended: SystemTime) -> Sign {
 }
 
 async fn of_database(signs: &mut Vec<Sign>, influx: &mut Influx, destination: &Destination) {
-    let database = &destination.database;
+    let database = destination.database();
     match influx.run(&format!("SHOW RETENTION POLICIES ON {}", quoted(database)), None).await {
         Ran::Done(answer) => signs.push(of_retention(&answer, destination)),
         Ran::Refused(error) if error.contains("database not found") => {
@@ -139,14 +139,14 @@ async fn of_database(signs: &mut Vec<Sign>, influx: &mut Influx, destination: &D
 
 /// The policies of a database: the one that lines go to is there, and for how long it keeps points.
 fn of_retention(answer: &str, destination: &Destination) -> Sign {
-    let Destination { database, retention_policy, .. } = destination;
+    let (database, retention_policy) = (destination.database(), destination.retention_policy());
     let json: serde_json::Value = serde_json::from_str(answer).unwrap_or_default();
     let series = &json["results"][0]["series"][0];
     let column = |name: &str| series["columns"].as_array().and_then(|all| all.iter().position(|one| one == name));
     let (name, duration, default) = (column("name"), column("duration"), column("default"));
     let rows = series["values"].as_array().map_or(&[][..], Vec::as_slice);
     let cell = |row: &serde_json::Value, at: Option<usize>| at.map(|at| row[at].clone()).unwrap_or_default();
-    let wanted = rows.iter().find(|row| match retention_policy.as_str() {
+    let wanted = rows.iter().find(|row| match retention_policy {
         "" => cell(row, default) == true,
         wanted => cell(row, name) == wanted,
     });
@@ -211,7 +211,7 @@ mod tests {
             "values":[["autogen","0s","168h0m0s",1,false],["week","168h0m0s","24h0m0s",1,true]]}]}]}"#;
         let sign = |policy: &str| {
             let (database, retention_policy) = ("db".to_owned(), policy.to_owned());
-            match of_retention(answer, &Destination { database, retention_policy, precision: Precision::Nanoseconds }) {
+            match of_retention(answer, &Destination::new(database, retention_policy, Precision::Nanoseconds)) {
                 Sign::Well(what) | Sign::Wrong(what, _) | Sign::Doubtful(what, _) | Sign::Unseen(what) => what,
             }
         };

@@ -27,7 +27,8 @@ struct Exact {
 
 /// The header of lines that go there.
 pub fn write(destination: &Destination) -> String {
-    let Destination { database, retention_policy, precision } = destination.clone();
+    let (database, retention_policy) = (destination.database().to_owned(), destination.retention_policy().to_owned());
+    let precision = destination.precision();
     // A line feed in a name would begin a line of the text.
     let plain = |name: &str| name.replace(char::is_control, "?");
     let (shown, policy) = (plain(&database), plain(&retention_policy));
@@ -61,11 +62,11 @@ pub(super) fn read(comments: &str) -> Result<Option<Destination>, String> {
         }
     }
     if let Some(Exact { database, retention_policy, precision }) = exact {
-        return Ok(Some(Destination { database, retention_policy, precision }));
+        return Ok(Some(Destination::new(database, retention_policy, precision)));
     }
     // What other programs export counts in nanoseconds, and does not say so.
     let precision = precision.unwrap_or_default();
-    Ok(database.map(|database| Destination { database, retention_policy, precision }))
+    Ok(database.map(|database| Destination::new(database, retention_policy, precision)))
 }
 
 #[cfg(test)]
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     fn destination(database: &str, policy: &str, precision: Precision) -> Destination {
-        Destination { database: database.to_owned(), retention_policy: policy.to_owned(), precision }
+        Destination::new(database.to_owned(), policy.to_owned(), precision)
     }
 
     #[test]

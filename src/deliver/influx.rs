@@ -125,7 +125,7 @@ impl Influx {
         let Some(target) = self.target(destination) else {
             return Outcome::new(
                 Fate::HoldDestination,
-                format!("the v2 API has no precision {}: it takes ns, us, ms and s", destination.precision),
+                format!("the v2 API has no precision {}: it takes ns, us, ms and s", destination.precision()),
             );
         };
         let parts = if self.setup.gzip { compress(parts).await } else { parts };
@@ -133,7 +133,7 @@ impl Influx {
         let sent = self.client.send(|| self.setup.write(authorization.as_ref(), &target, &parts)).await;
         match sent {
             Ok(answer) if self.is_to_create(&answer, destination) => {
-                let fate = self.create(&destination.database).await;
+                let fate = self.create(destination.database()).await;
                 Outcome::of_answer(fate, self.describe(&answer), answer.status.as_u16(), answer.body)
             }
             Ok(answer) => {
@@ -284,7 +284,7 @@ impl Influx {
 
     /// Whether the answer says that the database is missing, and it is to be made.
     fn is_to_create(&self, answer: &Answer, destination: &Destination) -> bool {
-        let may = self.setup.create_database && !self.created.contains(&destination.database);
+        let may = self.setup.create_database && !self.created.contains(destination.database());
         may && answer.status.as_u16() == 404 && answer.body.contains("database not found")
     }
 
@@ -312,18 +312,18 @@ impl Influx {
     fn target(&self, destination: &Destination) -> Option<String> {
         let prefix = self.prefix();
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let Destination { database, retention_policy, precision } = destination;
+        let (database, precision) = (destination.database(), destination.precision());
         match &self.setup.api {
             Api::V1 { .. } => {
-                let policy = match retention_policy.as_str() {
+                let policy = match destination.retention_policy() {
                     "" => String::new(),
                     policy => format!("&rp={}", encode(policy)),
                 };
                 Some(format!("{prefix}/write?db={}{policy}&precision={}", encode(database), precision.v1_name()))
             }
             Api::V2 { org, bucket, .. } => {
-                let from_database = || match retention_policy.as_str() {
-                    "" => database.clone(),
+                let from_database = || match destination.retention_policy() {
+                    "" => database.to_owned(),
                     policy => format!("{database}/{policy}"),
                 };
                 let bucket = encode(&bucket.clone().unwrap_or_else(from_database));

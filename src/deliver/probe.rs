@@ -68,7 +68,7 @@ impl Probe {
         (interval, longest_pause): (Duration, Duration),
     ) -> Self {
         let mut databases = HashSet::new();
-        destinations.retain(|destination| databases.insert(destination.database.clone()));
+        destinations.retain(|destination| databases.insert(destination.database().to_owned()));
         Self { name, probed, destinations, interval, longest_pause, told: None, throttle: Throttle::default() }
     }
 
@@ -188,8 +188,8 @@ impl Probe {
                     let (reason, what_to_do) = advice(&outcome, destination);
                     let found = found.get_or_insert_with(|| Found::new(State::Held, outcome.text.clone()));
                     found.held.push(Held {
-                        database: destination.database.clone(),
-                        retention_policy: destination.retention_policy.clone(),
+                        database: destination.database().to_owned(),
+                        retention_policy: destination.retention_policy().to_owned(),
                         reason,
                         answer: outcome.text,
                         since: SystemTime::now(),

@@ -59,7 +59,7 @@ impl Relay {
 
     /// Returns how many lines are too long for a datagram: one that just fitted, before it was stamped. Then nothing is sent.
     async fn send(&mut self, destination: &Destination, parts: &[Bytes]) -> io::Result<u64> {
-        let mut scanner = Scanner::of_accepted(destination.precision);
+        let mut scanner = Scanner::of_accepted(destination.precision());
         let datagrams: Vec<Bytes> = parts
             .iter()
             .flat_map(|part| pack(part, &mut scanner, self.mtu).into_iter().map(|range| part.slice(range)))

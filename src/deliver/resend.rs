@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::dead_letters::{DeadLetters, Filter, Letter};
-use crate::batch::{Batch, Destination, Received, Span};
+use crate::batch::{Batch, Destination, Received};
 use crate::journal::{BackendId, Journal};
 use crate::protocol::Precision;
 
@@ -39,15 +39,12 @@ pub fn resend(letters: &DeadLetters, journal: &Journal, names: &[&str], filter: 
             let (database, retention_policy) = (database.clone(), retention_policy.clone());
             let bytes: Bytes =
                 letters.iter().flat_map(|letter| [letter.line.as_str(), "\n"]).collect::<String>().into();
-            let batch = Batch {
-                destination: Arc::new(Destination { database, retention_policy, precision }),
-                capacity: bytes.len(),
+            let batch = Batch::new(
+                Arc::new(Destination::new(database, retention_policy, precision)),
                 bytes,
-                lines: letters.len() as u64,
-                received: Received::now(),
-                ticket: None,
-                points: Span::ALWAYS,
-            };
+                letters.len() as u64,
+                Received::now(),
+            );
             journal.resend(BackendId::new(index), batch, letters.iter().map(|letter| letter.id).collect());
         }
     }

@@ -67,7 +67,7 @@ impl<H: Submit> Intake<H> {
         destination: Arc<Destination>,
         most_samples: usize,
     ) -> Body {
-        let kind = (format, destination.precision);
+        let kind = (format, destination.precision());
         self.readers.entry(kind).or_insert_with(|| {
             let rules = Rules { precision: kind.1, ..self.setup.rules() };
             (Reader::new(format, self.setup.mapping.clone(), rules), Stamper::new(kind.1))

@@ -58,7 +58,7 @@ pub struct IntakeConfig {
 
 impl IntakeConfig {
     fn rules(&self) -> Rules {
-        Rules { precision: self.destination.precision, max_line: self.max_line, unsigned: self.unsigned }
+        Rules { precision: self.destination.precision(), max_line: self.max_line, unsigned: self.unsigned }
     }
 
     /// Whether charts of Netdata are told from paths, in which dots of their names look like any others.
@@ -139,7 +139,7 @@ impl<H: Submit> Intake<H> {
         limits: Limits,
         out: H,
     ) -> Self {
-        let precision = setup.destination.precision;
+        let precision = setup.destination.precision();
         let lines = Lines {
             shown,
             stamper: Stamper::new(precision),
@@ -329,9 +329,9 @@ impl<H: Submit> Lines<H> {
     /// line delivered or dropped that was not accepted.
     #[cold]
     fn submit(&mut self, batch: Batch) {
-        self.publish(batch.lines);
+        self.publish(batch.lines());
         if let Err(batch) = self.out.submit(batch) {
-            self.tally.ring_full += batch.lines;
+            self.tally.ring_full += batch.lines();
             self.out.lose(&batch);
             self.logs.ring_full(&batch);
         }
@@ -420,7 +420,7 @@ impl Logs {
 
     fn ring_full(&self, batch: &Batch) {
         if let Some(Leave { untold }) = self.ring_full.pass() {
-            tracing::warn!(lines = batch.lines, untold, "dropped a batch: the journal is not keeping up");
+            tracing::warn!(lines = batch.lines(), untold, "dropped a batch: the journal is not keeping up");
         }
     }
 

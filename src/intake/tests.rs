@@ -35,7 +35,7 @@ impl Submit for Out {
     }
 
     fn submitted(&self) -> u64 {
-        self.lock().1.iter().map(|batch| batch.lines).sum()
+        self.lock().1.iter().map(|batch| batch.lines()).sum()
     }
 }
 
@@ -47,9 +47,8 @@ struct Bench {
 }
 
 fn setup() -> IntakeConfig {
-    let (database, retention_policy) = ("db".to_owned(), String::new());
     IntakeConfig {
-        destination: Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds }),
+        destination: Arc::new(Destination::new("db", "", Precision::Nanoseconds)),
         format: None,
         mapping: Mapping::default(),
         max_line: MAX_LINE_BYTES,
@@ -96,7 +95,7 @@ impl Bench {
 
     /// The text of the batches that were taken.
     fn text(&self) -> String {
-        self.out.lock().1.iter().map(|batch| String::from_utf8_lossy(&batch.bytes).into_owned()).collect()
+        self.out.lock().1.iter().map(|batch| String::from_utf8_lossy(batch.bytes()).into_owned()).collect()
     }
 }
 
@@ -181,7 +180,7 @@ fn a_line_without_a_timestamp_has_the_time_of_its_arrival() {
     bench.datagram("m v=2\nm v=3 3\n");
     bench.intake.seal();
     assert_eq!(bench.text(), "m v=1 1700000000000000000\nm v=2 1700000003000000000\nm v=3 3\n");
-    assert_eq!(bench.out.lock().1[0].received.wall, WallTime::at(WALL));
+    assert_eq!(bench.out.lock().1[0].received().wall, WallTime::at(WALL));
 }
 
 #[test]

@@ -322,20 +322,11 @@ mod tests {
     fn pending_lines_are_counted_where_they_are() {
         let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 20, &[backend]);
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
         for lines in [1, 20, 300] {
-            let bytes = vec![b'x'; usize::try_from(lines).expect("small") * 2].into();
+            let bytes = vec![b'x'; usize::try_from(lines).expect("small") * 2];
             let destination = Arc::clone(&destination);
-            journal.append(Batch {
-                destination,
-                bytes,
-                lines,
-                received: Received::now(),
-                capacity: 0,
-                ticket: None,
-                points: Span::ALWAYS,
-            });
+            journal.append(Batch::new(destination, bytes, lines, Received::now()).with_capacity(0));
         }
         let pending = || {
             let ledger = journal.snapshot().ledgers.remove(0);
@@ -360,8 +351,7 @@ mod tests {
     fn what_found_no_room_is_every_backends_gap_and_makes_none_worse() {
         let setup = |name: &str| BackendConfig { name: name.to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 20, &[setup("a"), setup("b")]);
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Destination { database, retention_policy, precision: Precision::Nanoseconds };
+        let destination = Destination::new("db", "", Precision::Nanoseconds);
         let points = Span { from: 5, until: 9 };
         journal.note_lost(&[]);
         journal.note_lost(&[RingLoss { destination, lines: 7, received: (WallTime::at(1), WallTime::at(2)), points }]);

@@ -77,7 +77,7 @@ impl Submit for Producer {
     }
 
     fn submit(&self, batch: Batch) -> Result<(), Batch> {
-        let lines = batch.lines;
+        let lines = batch.lines();
         self.ring.batches.try_send(batch).map_err(TrySendError::into_inner)?;
         self.pushed_lines.fetch_add(lines, Ordering::Relaxed);
         Ok(())
@@ -85,25 +85,24 @@ impl Submit for Producer {
 
     fn lose(&self, batch: &Batch) {
         let mut lost = self.ring.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let wall = batch.received.wall;
-        let known = lost.iter().position(|known| known.destination == *batch.destination);
+        let wall = batch.received().wall;
+        let known = lost.iter().position(|known| known.destination == **batch.destination());
         // Beyond so many, one stands for all.
         let known = known.or_else(|| (lost.len() >= MOST_LOST).then_some(0));
         match known.and_then(|index| lost.get_mut(index)) {
             Some(known) => {
-                if known.destination != *batch.destination {
-                    known.destination.database.clear();
-                    known.destination.retention_policy.clear();
+                if known.destination != **batch.destination() {
+                    known.destination = Destination::new("", "", known.destination.precision());
                 }
-                known.lines += batch.lines;
+                known.lines += batch.lines();
                 known.received = (known.received.0.min(wall), known.received.1.max(wall));
-                known.points = known.points.and(batch.points);
+                known.points = known.points.and(batch.points());
             }
             None => lost.push(RingLoss {
-                destination: (*batch.destination).clone(),
-                lines: batch.lines,
+                destination: Destination::clone(batch.destination()),
+                lines: batch.lines(),
                 received: (wall, wall),
-                points: batch.points,
+                points: batch.points(),
             }),
         }
     }
@@ -146,7 +145,7 @@ impl Consumer {
     /// The oldest batch.
     pub fn pop(&self) -> Option<Batch> {
         let batch = self.batches.try_recv().ok()?;
-        self.ring.popped_lines.fetch_add(batch.lines, Ordering::Relaxed);
+        self.ring.popped_lines.fetch_add(batch.lines(), Ordering::Relaxed);
         Some(batch)
     }
 
@@ -183,17 +182,12 @@ mod tests {
     use crate::protocol::Precision;
 
     fn batch() -> Batch {
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        Batch {
-            destination,
-            bytes: "m v=1\n".into(),
-            lines: 1,
-            received: Received::now(),
-            capacity: 6,
-            ticket: None,
-            points: Span::ALWAYS,
-        }
+        batch_of(1)
+    }
+
+    fn batch_of(lines: u64) -> Batch {
+        let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
+        Batch::new(destination, "m v=1\n", lines, Received::now())
     }
 
     #[test]
@@ -217,8 +211,8 @@ mod tests {
     fn what_passes_is_counted_at_both_ends() {
         let (one, consumer) = ring(2);
         let other = one.clone();
-        one.submit(Batch { lines: 5, ..batch() }).expect("room");
-        other.submit(Batch { lines: 70, ..batch() }).expect("room");
+        one.submit(batch_of(5)).expect("room");
+        other.submit(batch_of(70)).expect("room");
         one.submit(batch()).expect_err("no room");
         assert_eq!((one.submitted(), other.submitted(), one.popped_lines()), (5, 70, 0));
         consumer.pop().expect("a batch");
@@ -232,10 +226,10 @@ mod tests {
     fn what_finds_no_room_is_summed_up_for_each_destination() {
         let (producer, consumer) = ring(1);
         let of = |database: &str, wall: u64| {
-            let destination = Destination { database: database.to_owned(), ..(*batch().destination).clone() };
+            let destination = Arc::new(Destination::new(database, "", Precision::Nanoseconds));
             let received = Received { wall: WallTime::at(wall), ..Received::now() };
             let points = Span { from: wall.cast_signed(), until: wall.cast_signed() };
-            Batch { destination: Arc::new(destination), received, points, ..batch() }
+            Batch::new(destination, "m v=1\n", 1, received).with_points(points)
         };
         assert!(consumer.take_lost().is_empty());
         for (database, wall) in [("a", 5), ("b", 6), ("a", 9), ("a", 3)] {
@@ -246,7 +240,7 @@ mod tests {
             .iter()
             .map(|one| {
                 let (from, until) = one.received;
-                (one.destination.database.as_str(), one.lines, (from.nanoseconds(), until.nanoseconds()))
+                (one.destination.database(), one.lines, (from.nanoseconds(), until.nanoseconds()))
             })
             .collect();
         assert_eq!(seen, [("a", 3, (3, 9)), ("b", 1, (6, 6))]);
@@ -256,7 +250,7 @@ mod tests {
             producer.lose(&of(&number.to_string(), number));
         }
         let lost = consumer.take_lost();
-        assert_eq!((lost.len(), lost[0].destination.database.as_str(), lost[0].lines), (MOST_LOST, "", 11));
+        assert_eq!((lost.len(), lost[0].destination.database(), lost[0].lines), (MOST_LOST, "", 11));
         assert_eq!(lost.iter().map(|one| one.lines).sum::<u64>(), MOST_LOST as u64 + 10);
     }
 

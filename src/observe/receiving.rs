@@ -101,7 +101,7 @@ impl Receive {
         let shown = Self {
             kind: listener.kind().to_owned(),
             listen: listener.address().to_string(),
-            database: listener.destination().database.clone(),
+            database: listener.destination().database().to_owned(),
             denied_address: denied_address(listener),
             lines: tally.lines(),
             refused_samples: refused_samples(listener),

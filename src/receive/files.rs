@@ -87,8 +87,7 @@ mod tests {
     use crate::receive::tcp;
 
     fn listener(max_connections: usize) -> ListenerConfig {
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
         ListenerConfig::Tcp(tcp::TcpConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             intake: IntakeConfig {

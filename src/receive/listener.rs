@@ -244,15 +244,14 @@ mod tests {
         }
 
         fn submitted(&self) -> u64 {
-            self.0.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
+            self.0.lock().expect("no panic").iter().map(|batch| batch.lines()).sum()
         }
     }
 
     /// A setup of each kind, on any port.
     fn setups() -> [(&'static str, ListenerConfig); 2] {
-        let (database, retention_policy) = ("db".to_owned(), String::new());
         let intake = IntakeConfig {
-            destination: Arc::new(Destination { database, retention_policy, precision: Precision::Milliseconds }),
+            destination: Arc::new(Destination::new("db", "", Precision::Milliseconds)),
             format: None,
             mapping: Mapping::path(),
             max_line: MAX_LINE_BYTES,

@@ -381,7 +381,7 @@ fn start_workers(
 /// Where lines go whose senders name no destination.
 fn known_destinations(view: &View) -> Vec<Arc<Destination>> {
     let known = view.listeners.iter().map(|listener| listener.destination());
-    known.filter(|destination| !destination.database.is_empty()).map(|known| Arc::new(known.clone())).collect()
+    known.filter(|destination| !destination.database().is_empty()).map(|known| Arc::new(known.clone())).collect()
 }
 
 /// How safe lines must be before a request is answered for them.

@@ -44,11 +44,7 @@ pub(crate) fn backends(count: usize, replay_share: f64) -> Vec<BackendConfig> {
 }
 
 pub(crate) fn destination(database: usize) -> Arc<Destination> {
-    Arc::new(Destination {
-        database: format!("db{database}"),
-        retention_policy: String::new(),
-        precision: Precision::Nanoseconds,
-    })
+    Arc::new(Destination::new(format!("db{database}"), "", Precision::Nanoseconds))
 }
 
 /// A batch's bytes: its number, and as many more as it says.
@@ -62,15 +58,7 @@ pub(crate) fn text(number: u64, filler: usize) -> Vec<u8> {
 pub(crate) fn batch(number: u64, database: usize, lines: u64, filler: usize) -> Batch {
     let bytes = Bytes::from(text(number, filler));
     let capacity = bytes.len();
-    Batch {
-        destination: destination(database),
-        bytes,
-        lines,
-        received: Received::now(),
-        capacity,
-        ticket: None,
-        points: points(number),
-    }
+    Batch::new(destination(database), bytes, lines, Received::now()).with_points(points(number)).with_capacity(capacity)
 }
 
 /// The times of a batch's points: batches meet some others, in no order.
@@ -292,13 +280,13 @@ impl World {
         let seen = &mut self.seen[backend];
         let mut before = None;
         for record in &lease.records {
-            let bytes = &record.batch.bytes;
+            let bytes = &record.batch.bytes();
             let number = number(bytes);
             let known = &self.known[usize::try_from(number).expect("small")];
             assert_eq!(bytes[..], text(number, known.filler), "not as it was appended");
-            assert_eq!(record.batch.lines, known.lines);
-            assert_eq!(*record.batch.destination, *destination(known.database));
-            assert_eq!(*lease.destination, *record.batch.destination);
+            assert_eq!(record.batch.lines(), known.lines);
+            assert_eq!(**record.batch.destination(), *destination(known.database));
+            assert_eq!(*lease.destination, **record.batch.destination());
             // Where cursors could not be synced, a power cut may take them back to any earlier state.
             let may_come = seen.again.contains(&number) || (self.sync_failed && self.power_was_cut);
             assert!(!seen.delivered.contains(&number) || may_come, "{number} came again");
@@ -317,7 +305,7 @@ impl World {
         seen.acked += lease.lines;
         seen.rejected += rejected.map_or(0, |(_, lines)| lines.min(lease.lines));
         for record in &lease.records {
-            let number = number(&record.batch.bytes);
+            let number = number(record.batch.bytes());
             seen.delivered.insert(number);
             seen.again.remove(&number);
             seen.held.remove(&number);

@@ -48,10 +48,10 @@ impl Written {
         let mut numbers = Vec::new();
         while let Some(lease) = reader.try_next(&limits) {
             for record in &lease.records {
-                let number = number(&record.batch.bytes);
+                let number = number(record.batch.bytes());
                 let (database, lines, filler) = self.records[usize::try_from(number).expect("small")];
-                assert_eq!(record.batch.bytes[..], text(number, filler), "an altered record");
-                assert_eq!((record.batch.lines, &lease.destination.database), (lines, &format!("db{database}")));
+                assert_eq!(record.batch.bytes()[..], text(number, filler), "an altered record");
+                assert_eq!((record.batch.lines(), lease.destination.database()), (lines, &*format!("db{database}")));
                 numbers.push(number);
             }
             reader.ack(lease, None);

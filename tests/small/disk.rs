@@ -69,7 +69,7 @@ impl Life {
 pub(crate) fn drain(reader: &mut Reader) -> Vec<u64> {
     let mut numbers = Vec::new();
     while let Some(lease) = reader.try_next(&LIMITS) {
-        numbers.extend(lease.records.iter().map(|record| number(&record.batch.bytes)));
+        numbers.extend(lease.records.iter().map(|record| number(record.batch.bytes())));
         reader.ack(lease, None);
     }
     numbers
@@ -292,7 +292,7 @@ fn fresh_lines_do_not_wait_behind_a_backlog_unless_the_order_is_strict() {
         let mut order = Vec::new();
         let mut next = 200;
         while let Some(lease) = reader.try_next(&LIMITS) {
-            order.push(number(&lease.records[0].batch.bytes));
+            order.push(number(lease.records[0].batch.bytes()));
             reader.ack(lease, None);
             if next < 210 {
                 life.append(next..next + 1, 1_000);
@@ -427,7 +427,7 @@ fn reading_a_backlog_goes_on_while_a_reader_is_dropped_and_made_again() {
         let limit = Duration::from_micros(numbers.len() as u64 % 7);
         let next = runtime.block_on(async { tokio::time::timeout(limit, reader.next(&LIMITS)).await });
         if let Ok(Some(lease)) = next {
-            numbers.extend(lease.records.iter().map(|record| number(&record.batch.bytes)));
+            numbers.extend(lease.records.iter().map(|record| number(record.batch.bytes())));
             reader.ack(lease, None);
         }
         if numbers.len() > 150 {

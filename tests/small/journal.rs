@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use twinflux::batch::{Batch, Destination, Received, Span};
+use twinflux::batch::{Batch, Destination, Received};
 use twinflux::journal::{BackendConfig, BackendId, Journal, Lease, Limits, Reader, Rejection, Snapshot};
 use twinflux::protocol::Precision;
 
@@ -21,26 +21,14 @@ fn backends(count: usize) -> Vec<BackendConfig> {
 }
 
 fn destination(database: usize) -> Arc<Destination> {
-    Arc::new(Destination {
-        database: format!("db{database}"),
-        retention_policy: String::new(),
-        precision: Precision::Nanoseconds,
-    })
+    Arc::new(Destination::new(format!("db{database}"), "", Precision::Nanoseconds))
 }
 
 /// A batch whose bytes begin with its number.
 fn batch(number: u64, database: usize, lines: u64) -> Batch {
     let bytes = Bytes::from(format!("{number:020}").into_bytes());
     let capacity = bytes.len();
-    Batch {
-        destination: destination(database),
-        bytes,
-        lines,
-        received: Received::now(),
-        capacity,
-        ticket: None,
-        points: Span::ALWAYS,
-    }
+    Batch::new(destination(database), bytes, lines, Received::now()).with_capacity(capacity)
 }
 
 fn number(bytes: &[u8]) -> u64 {
@@ -116,11 +104,11 @@ proptest! {
                 }
                 Action::Lease { backend } => {
                     if let Some(lease) = lease_now(&runtime, &mut readers[backend]) {
-                        let numbers: Vec<u64> = lease.records.iter().map(|record| number(&record.batch.bytes)).collect();
+                        let numbers: Vec<u64> = lease.records.iter().map(|record| number(record.batch.bytes())).collect();
                         prop_assert!(numbers.is_sorted());
                         for (place, record) in lease.records.iter().enumerate() {
-                            prop_assert_eq!(record.batch.destination.as_ref(), lease.destination.as_ref());
-                            prop_assert_eq!(record.batch.lines, lines_of[usize::try_from(numbers[place]).expect("small")]);
+                            prop_assert_eq!(record.batch.destination().as_ref(), lease.destination.as_ref());
+                            prop_assert_eq!(record.batch.lines(), lines_of[usize::try_from(numbers[place]).expect("small")]);
                             prop_assert!(!models[backend].acked.contains_key(&numbers[place]), "acked once");
                         }
                         prop_assert!(lease.records.len() == 1 || lease.lines <= LIMITS.lines);
@@ -135,7 +123,7 @@ proptest! {
                     model.delivered += lease.lines - rejected;
                     model.rejected += rejected;
                     for record in &lease.records {
-                        model.acked.insert(number(&record.batch.bytes), true);
+                        model.acked.insert(number(record.batch.bytes()), true);
                     }
                     readers[backend].ack(lease, Some((Rejection::Other, rejected)));
                 }
@@ -170,8 +158,8 @@ proptest! {
             let mut last: BTreeMap<String, u64> = BTreeMap::new();
             while let Some(lease) = lease_now(&runtime, &mut readers[backend]) {
                 for record in &lease.records {
-                    let number = number(&record.batch.bytes);
-                    let before = last.insert(lease.destination.database.clone(), number);
+                    let number = number(record.batch.bytes());
+                    let before = last.insert(lease.destination.database().to_owned(), number);
                     prop_assert!(before.is_none_or(|before| before < number));
                 }
                 readers[backend].ack(lease, None);
@@ -239,18 +227,18 @@ fn a_parked_destination_holds_up_no_other() {
     journal.append(batch(0, 0, 1));
     journal.append(batch(1, 1, 1));
     let first = lease_now(&runtime, &mut reader).expect("the older one");
-    assert_eq!(first.destination.database, "db0");
+    assert_eq!(first.destination.database(), "db0");
     let log = first.log();
     reader.park(log, Instant::now() + Duration::from_secs(3600));
     reader.requeue(first);
     let second = lease_now(&runtime, &mut reader).expect("the other one");
-    assert_eq!(second.destination.database, "db1");
+    assert_eq!(second.destination.database(), "db1");
     reader.ack(second, None);
     assert!(lease_now(&runtime, &mut reader).is_none());
     assert_eq!(journal.snapshot().ledgers[0].pending, 1);
     reader.unpark(log);
     let first = lease_now(&runtime, &mut reader).expect("the first one again");
-    assert_eq!(first.destination.database, "db0");
+    assert_eq!(first.destination.database(), "db0");
     reader.ack(first, None);
 }
 
@@ -273,7 +261,7 @@ fn the_oldest_leave_a_full_tail_and_are_counted_for_each_backend_that_lacked_the
     assert_eq!(dropped, [0, 2]);
     let mut slow = journal.reader(BackendId::new(1));
     let lease = lease_now(&runtime, &mut slow).expect("what is left");
-    let numbers: Vec<u64> = lease.records.iter().map(|record| number(&record.batch.bytes)).collect();
+    let numbers: Vec<u64> = lease.records.iter().map(|record| number(record.batch.bytes())).collect();
     assert_eq!(numbers, [2, 3, 4]);
 }
 

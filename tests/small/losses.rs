@@ -76,7 +76,7 @@ fn what_the_quota_took_under_a_lease_is_counted_once_over_a_restart() {
     life.append(0..15, 5_000);
     let mut reader = life.journal.reader(BackendId::new(0));
     let lease = reader.try_next(&LIMITS).expect("the oldest");
-    assert_eq!(number(&lease.records[0].batch.bytes), 0);
+    assert_eq!(number(lease.records[0].batch.bytes()), 0);
     let held = lease.lines;
     life.append(15..100, 5_000);
     let quota = dropped(&life.snapshot(), 0)["quota"];
@@ -105,7 +105,7 @@ fn a_gap_lasts_from_what_stands_before_it_to_what_stands_behind() {
     for number in 0..60 {
         std::thread::sleep(Duration::from_millis(2));
         let batch = batch(number, 0, 1, 1_000);
-        walls.push(batch.received.wall);
+        walls.push(batch.received().wall);
         life.journal.append(batch);
         life.write();
     }

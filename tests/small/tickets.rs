@@ -25,7 +25,7 @@ fn says(ticket: &Ticket, step: Step) -> Option<bool> {
 
 fn with_ticket(number: u64, filler: usize) -> (Batch, Arc<Ticket>) {
     let ticket = Ticket::new();
-    (Batch { ticket: Some(Arc::clone(&ticket)), ..batch(number, 0, 1, filler) }, ticket)
+    (batch(number, 0, 1, filler).with_ticket(Arc::clone(&ticket)), ticket)
 }
 
 /// A journal, its tickets, and what its backend has.
@@ -55,7 +55,7 @@ impl Course {
             15..17 => {
                 let mut reader = self.life.journal.reader(BackendId::new(0));
                 if let Some(lease) = reader.try_next(&LIMITS) {
-                    self.acked.extend(lease.records.iter().map(|record| number(&record.batch.bytes)));
+                    self.acked.extend(lease.records.iter().map(|record| number(record.batch.bytes())));
                     reader.ack(lease, None);
                 }
             }

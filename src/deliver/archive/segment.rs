@@ -40,7 +40,7 @@ impl Segment {
             Some(path) => (path.clone(), File::options().read(true).write(true).open(path)?),
             None => new_segment(folder, SystemTime::now())?,
         };
-        let bytes = whole_bytes(&mut file, destination.precision)?;
+        let bytes = whole_bytes(&mut file, destination.precision())?;
         file.set_len(bytes)?;
         file.seek(SeekFrom::Start(bytes))?;
         let mut segment = Self { path, file, bytes, opened: Instant::now() };
@@ -105,11 +105,11 @@ fn write_synced(output: &mut impl Durable, parts: &[&[u8]]) -> io::Result<()> {
 /// `database[.policy].precision`, with what a name cannot hold as `%XX`.
 pub(super) fn folder_name(destination: &Destination) -> String {
     let encode = |text: &str| utf8_percent_encode(text, NAME).to_string();
-    let policy = match destination.retention_policy.as_str() {
+    let policy = match destination.retention_policy() {
         "" => String::new(),
         policy => format!(".{}", encode(policy)),
     };
-    format!("{}{policy}.{}", encode(&destination.database), destination.precision)
+    format!("{}{policy}.{}", encode(destination.database()), destination.precision())
 }
 
 pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
@@ -198,11 +198,7 @@ mod tests {
     const MOST: u64 = 1 << 20;
 
     fn destination(database: &str, policy: &str) -> Arc<Destination> {
-        Arc::new(Destination {
-            database: database.to_owned(),
-            retention_policy: policy.to_owned(),
-            precision: Precision::Milliseconds,
-        })
+        Arc::new(Destination::new(database.to_owned(), policy.to_owned(), Precision::Milliseconds))
     }
 
     #[test]

@@ -421,9 +421,9 @@ fn refusal(backend: &str, destination: &Destination, alike: &[Refused]) -> Refus
     Refusal {
         first: 0,
         backend: backend.to_owned(),
-        database: destination.database.clone(),
-        retention_policy: destination.retention_policy.clone(),
-        precision: destination.precision.to_string(),
+        database: destination.database().to_owned(),
+        retention_policy: destination.retention_policy().to_owned(),
+        precision: destination.precision().to_string(),
         class: first.class.name().to_owned(),
         status: first.status,
         answer: first.answer.to_string(),

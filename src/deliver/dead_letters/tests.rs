@@ -9,7 +9,7 @@ use crate::journal::Rejection;
 use crate::protocol::Precision;
 
 fn destination() -> Destination {
-    Destination { database: "db".to_owned(), retention_policy: "rp".to_owned(), precision: Precision::Seconds }
+    Destination::new("db", "rp", Precision::Seconds)
 }
 
 fn refused(line: &str, class: Rejection, answer: &Arc<str>) -> Refused {

@@ -363,7 +363,7 @@ impl Division {
         let answer: Arc<str> = crate::sys::text::cut(outcome.answer(), ANSWER_BYTES).into();
         for line in lines {
             let Line { record, start, end } = self.lines[*line as usize];
-            let line = self.lease.records[record as usize].batch.bytes.slice(start as usize..end as usize);
+            let line = self.lease.records[record as usize].batch.bytes().slice(start as usize..end as usize);
             self.refused.push(Refused { line, class, status: outcome.status, answer: Arc::clone(&answer) });
         }
     }
@@ -374,7 +374,7 @@ impl Division {
 
     fn bytes(&self, line: u32) -> &[u8] {
         let Line { record, start, end } = self.lines[line as usize];
-        &self.lease.records[record as usize].batch.bytes[start as usize..end as usize]
+        &self.lease.records[record as usize].batch.bytes()[start as usize..end as usize]
     }
 
     /// With their line feeds.
@@ -394,7 +394,7 @@ impl Division {
         }
         let records = &self.lease.records;
         let slice = |(record, start, end): (u32, u32, u32)| {
-            records[record as usize].batch.bytes.slice(start as usize..end as usize)
+            records[record as usize].batch.bytes().slice(start as usize..end as usize)
         };
         pieces.into_iter().map(slice).collect()
     }
@@ -408,9 +408,9 @@ impl Part {
 
 /// The lines of all records, as the scanner finds them: a string may hold line feeds.
 fn lines_of(lease: &Lease) -> Vec<Line> {
-    let mut scanner = Scanner::of_accepted(lease.destination.precision);
+    let mut scanner = Scanner::of_accepted(lease.destination.precision());
     let mut found = Vec::with_capacity(usize::try_from(lease.lines).unwrap_or(0));
-    for (record, bytes) in lease.records.iter().map(|record| &record.batch.bytes[..]).enumerate() {
+    for (record, bytes) in lease.records.iter().map(|record| &record.batch.bytes()[..]).enumerate() {
         let mut at = 0;
         for line in scanner.lines(bytes, false) {
             let text = line.map_or_else(|refused| refused.bytes, |line| line.bytes);

@@ -6,7 +6,7 @@ mod sizes;
 use std::collections::HashSet;
 
 use super::*;
-use crate::batch::{Batch, Destination, Received, Span};
+use crate::batch::{Batch, Destination, Received};
 use crate::deliver::outcome::of_answer;
 use crate::journal::{BackendConfig, BackendId, Journal, Limits};
 use crate::protocol::Precision;
@@ -15,21 +15,12 @@ use crate::protocol::Precision;
 fn lease(lines: &[String], of_record: usize) -> Lease {
     let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
     let journal = Journal::new(1 << 30, &[backend]);
-    let (database, retention_policy) = ("db".to_owned(), String::new());
-    let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+    let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
     for lines in lines.chunks(of_record) {
         let bytes: Bytes = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect::<String>().into();
         let (capacity, received) = (bytes.len(), Received::now());
         let destination = Arc::clone(&destination);
-        journal.append(Batch {
-            destination,
-            bytes,
-            lines: lines.len() as u64,
-            received,
-            capacity,
-            ticket: None,
-            points: Span::ALWAYS,
-        });
+        journal.append(Batch::new(destination, bytes, lines.len() as u64, received).with_capacity(capacity));
     }
     let limits = Limits { lines: u64::MAX, bytes: u64::MAX, linger: std::time::Duration::ZERO };
     journal.reader(BackendId::new(0)).try_next(&limits).expect("a lease")

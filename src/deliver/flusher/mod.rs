@@ -241,7 +241,7 @@ impl Flusher {
         let division = match divided {
             Ok(division) => division,
             Err(lease) => {
-                let parts = lease.records.iter().map(|record| record.batch.bytes.clone()).collect();
+                let parts = lease.records.iter().map(|record| record.batch.bytes().clone()).collect();
                 let is_retry = self.troubles.has(log) || !self.backoff.is_fresh();
                 self.send(Sent::Lease(lease), parts, is_retry);
                 return;
@@ -293,7 +293,7 @@ impl Flusher {
                 }
                 _ => {
                     if outcome.tells_missing_database() {
-                        self.reader.note_missing(&lease.destination.database);
+                        self.reader.note_missing(lease.destination.database());
                     }
                     self.fail(&lease, &outcome);
                     self.reader.requeue(lease);

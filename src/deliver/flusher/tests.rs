@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::sizes::LEAST_BYTES;
 use super::*;
-use crate::batch::{Batch, Destination, Received, Span};
+use crate::batch::{Batch, Destination, Received};
 use crate::journal::{BackendConfig, BackendId, Journal};
 use crate::protocol::Precision;
 
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Script {
 impl Script {
     pub(in crate::deliver) async fn write(&self, destination: &Destination, bytes: &[u8]) -> Outcome {
         let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
-        let request = Request { at: monotonic::now() - self.1, database: destination.database.clone(), text };
+        let request = Request { at: monotonic::now() - self.1, database: destination.database().to_owned(), text };
         let (delay, outcome) = {
             let mut script = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let answer = (script.1)(&request);
@@ -104,18 +104,9 @@ impl Bench {
     }
 
     fn append(&self, database: &str, bytes: String, lines: u64) {
-        let (database, retention_policy) = (database.to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        let destination = Arc::new(Destination::new(database, "", Precision::Nanoseconds));
         let capacity = bytes.len();
-        self.journal.append(Batch {
-            destination,
-            bytes: bytes.into(),
-            lines,
-            received: Received::now(),
-            capacity,
-            ticket: None,
-            points: Span::ALWAYS,
-        });
+        self.journal.append(Batch::new(destination, bytes, lines, Received::now()).with_capacity(capacity));
     }
 
     /// Lets the flusher run for so long.

@@ -98,7 +98,7 @@ impl Told {
         let Refused { line, class, status, answer } = first;
         tracing::warn!(
             backend = self.backend,
-            database = destination.database,
+            database = destination.database(),
             class = class.name(),
             status,
             lines = refused.len(),
@@ -188,11 +188,7 @@ mod tests {
     #[test]
     fn refused_lines_are_told_once_with_the_first() {
         let told = Told::new("a".to_owned());
-        let destination = Destination {
-            database: "db".to_owned(),
-            retention_policy: String::new(),
-            precision: crate::protocol::Precision::Nanoseconds,
-        };
+        let destination = Destination::new("db", "", crate::protocol::Precision::Nanoseconds);
         let (line, class) = (bytes::Bytes::from_static(b"m v=1 1"), crate::journal::Rejection::FieldType);
         let refused = Refused { line, class, status: Some(400), answer: "no".into() };
         told.refused(&destination, &[]);

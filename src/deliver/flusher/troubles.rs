@@ -134,8 +134,8 @@ impl Troubles {
         let held = self.by_log.values().filter(|trouble| trouble.state == State::Held);
         let mut held: Vec<Held> = held
             .map(|trouble| Held {
-                database: trouble.destination.database.clone(),
-                retention_policy: trouble.destination.retention_policy.clone(),
+                database: trouble.destination.database().to_owned(),
+                retention_policy: trouble.destination.retention_policy().to_owned(),
                 reason: trouble.reason,
                 answer: trouble.answer.clone(),
                 since: trouble.since,
@@ -187,7 +187,7 @@ impl Troubles {
 
 /// Why a destination waits, in a word, and what an operator is to do.
 pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -> (&'static str, String) {
-    let Destination { database, retention_policy, .. } = destination;
+    let (database, retention_policy) = (destination.database(), destination.retention_policy());
     match outcome.status {
         Some(401) => (
             "credentials",
@@ -212,7 +212,7 @@ pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Batch, Received, Span, WallTime};
+    use crate::batch::{Batch, Received, WallTime};
     use crate::journal::{BackendConfig, BackendId, Journal, Limits};
     use crate::protocol::Precision;
 
@@ -222,17 +222,9 @@ mod tests {
         let journal = Journal::new(1 << 30, &[backend]);
         for database in databases {
             let (database, retention_policy) = ((*database).to_owned(), (*database).to_owned());
-            let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+            let destination = Arc::new(Destination::new(database, retention_policy, Precision::Nanoseconds));
             let received = Received { monotonic: monotonic::now(), wall: WallTime::MIN };
-            journal.append(Batch {
-                destination,
-                bytes: "m v=1\n".into(),
-                lines: 1,
-                received,
-                capacity: 6,
-                ticket: None,
-                points: Span::ALWAYS,
-            });
+            journal.append(Batch::new(destination, "m v=1\n", 1, received));
         }
         let limits = Limits { lines: u64::MAX, bytes: u64::MAX, linger: Duration::ZERO };
         let mut reader = journal.reader(BackendId::new(0));

@@ -236,7 +236,7 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
 
     /// Makes the database that is missing, if it may; else says what is to be done.
     async fn mend(&mut self, batch: &Batch, answer: &str) -> Result<(), RestoreError> {
-        let (database, policy) = (&batch.destination.database, &batch.destination.retention_policy);
+        let (database, policy) = (batch.destination.database(), batch.destination.retention_policy());
         let statement = format!("CREATE DATABASE {}", quoted(database));
         if answer.contains("database not found") {
             if !self.setup.creates_database {
@@ -245,10 +245,10 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
                      --create-database"
                 )));
             }
-            if !self.figures.created.contains(database) {
+            if !self.figures.created.iter().any(|known| known == database) {
                 let failed = |error| RestoreError::Failed(format!("{statement}: {error}"));
                 self.influx.execute(&statement).await.map_err(failed)?;
-                self.figures.created.push(database.clone());
+                self.figures.created.push(database.to_owned());
                 return Ok(());
             }
         }

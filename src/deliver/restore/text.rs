@@ -116,7 +116,7 @@ impl<R: Read> Text<R> {
     fn scan(&mut self) -> Result<Option<Found>, String> {
         let text = &self.held[self.taken..];
         let limit = if self.ended.is_some() { text.len() } else { text.len().saturating_sub(LOOK_AHEAD) };
-        let precision = self.destination.as_ref().map_or_else(Precision::default, |one| one.precision);
+        let precision = self.destination.as_ref().map_or_else(Precision::default, |one| one.precision());
         let mut scanner = Scanner::of_accepted(precision);
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         let (mut end, mut unreadable, mut new) = (0, None, None);
@@ -238,16 +238,12 @@ mod tests {
     fn headers_stand_between_lines_only_and_tell_the_precision() {
         let awkward =
             "m,t=a\\ b s=\"x\n# DML\n# CONTEXT-DATABASE: other\n# precision: s\n\\\"y\\\\\",v=1 1795400726000\n";
-        let minutes = Destination {
-            database: "my\ndb".to_owned(),
-            retention_policy: "rp".to_owned(),
-            precision: Precision::Minutes,
-        };
+        let minutes = Destination::new("my\ndb", "rp", Precision::Minutes);
         let text = format!("{HEADER}{awkward}\n# a remark\n{awkward}{}m v=2 29923345\n", header::write(&minutes));
         let (batches, unreadable, ended) = read(text.as_bytes());
         assert_eq!((unreadable, ended), (Vec::new(), Ok(())));
         assert_eq!(batches.len(), 2);
-        assert_eq!((batches[0].0.database.as_str(), batches[0].0.precision), ("db", Precision::Milliseconds));
+        assert_eq!((batches[0].0.database(), batches[0].0.precision()), ("db", Precision::Milliseconds));
         assert_eq!(batches[0].1, awkward.repeat(2));
         assert_eq!(batches[1], (minutes, "m v=2 29923345\n".to_owned()));
     }

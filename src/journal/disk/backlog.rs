@@ -142,15 +142,13 @@ impl Reading<'_> {
         // A copy, so that one record does not hold on to all that was read with it.
         if let Some(payload) = unpack(frame, stored).map(|payload| Bytes::copy_from_slice(&payload)) {
             (self.lines, self.bytes) = (lines, bytes);
-            let batch = Batch {
-                destination: Arc::clone(&self.request.destination),
-                capacity: payload.len(),
-                bytes: payload,
-                lines: frame.lines,
-                received: received(frame.received.unwrap_or(WallTime::MIN)),
-                ticket: None,
-                points: frame.points,
-            };
+            let batch = Batch::new(
+                Arc::clone(&self.request.destination),
+                payload,
+                frame.lines,
+                received(frame.received.unwrap_or(WallTime::MIN)),
+            )
+            .with_points(frame.points);
             self.records.push(self.request.reserve.spend(frame.sequence, batch, frame.at));
         }
         if self.at.lines >= end.at.lines { Taken::Last } else { Taken::More }

@@ -83,7 +83,7 @@ mod tests {
     use crate::protocol::Precision;
 
     fn destination() -> Destination {
-        Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds }
+        Destination::new("db", "", Precision::Nanoseconds)
     }
 
     fn at(lines: u64, bytes: u64) -> Position {

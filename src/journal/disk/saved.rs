@@ -162,9 +162,9 @@ fn put_address(out: &mut Vec<u8>, address: &str) {
 }
 
 fn put_destination(out: &mut Vec<u8>, destination: &Destination) {
-    out.push(precision_code(destination.precision));
-    put_name(out, &destination.database);
-    put_name(out, &destination.retention_policy);
+    out.push(precision_code(destination.precision()));
+    put_name(out, destination.database());
+    put_name(out, destination.retention_policy());
 }
 
 fn put_span(out: &mut Vec<u8>, span: Span) {
@@ -236,7 +236,7 @@ impl<'a> Rest<'a> {
 
     fn destination(&mut self) -> Option<Destination> {
         let precision = precision_of(self.u8()?)?;
-        Some(Destination { database: self.name()?, retention_policy: self.name()?, precision })
+        Some(Destination::new(self.name()?, self.name()?, precision))
     }
 
     fn totals(&mut self) -> Option<Vec<(Destination, Position)>> {
@@ -265,7 +265,7 @@ mod tests {
     use crate::protocol::Precision;
 
     fn destination() -> Destination {
-        Destination { database: "db".to_owned(), retention_policy: "rp".to_owned(), precision: Precision::Hours }
+        Destination::new("db", "rp", Precision::Hours)
     }
 
     #[test]

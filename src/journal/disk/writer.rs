@@ -262,18 +262,18 @@ impl Writer {
 
     fn encode(&mut self, key: &Key, place: u64, job: &Job) {
         let batch = &job.record.batch;
-        let (codec, stored) = self.compressor.compress(&batch.bytes, self.is_behind);
+        let (codec, stored) = self.compressor.compress(batch.bytes(), self.is_behind);
         let frame = Frame {
             kind: Kind::Record,
             codec,
-            destination: (*batch.destination).clone(),
+            destination: Destination::clone(batch.destination()),
             sequence: job.record.sequence,
             at: job.at,
-            lines: batch.lines,
-            points: batch.points,
-            received: Some(batch.received.wall),
+            lines: batch.lines(),
+            points: batch.points(),
+            received: Some(batch.received().wall),
             stored_bytes: stored.len(),
-            payload_bytes: batch.bytes.len(),
+            payload_bytes: batch.bytes().len(),
         };
         frame.encode(key, place, stored, &mut self.buffer);
     }
@@ -408,11 +408,7 @@ fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<
     let frame = Frame {
         kind: Kind::Totals,
         codec: Codec::Plain,
-        destination: Destination {
-            database: String::new(),
-            retention_policy: String::new(),
-            precision: Precision::Nanoseconds,
-        },
+        destination: Destination::new("", "", Precision::Nanoseconds),
         sequence: header.first_sequence,
         at: Position::default(),
         lines: 0,

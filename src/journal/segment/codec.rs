@@ -83,8 +83,7 @@ mod tests {
     use crate::protocol::Precision;
 
     fn frame(codec: Codec, stored_bytes: usize, payload_bytes: usize) -> Frame {
-        let destination =
-            Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds };
+        let destination = Destination::new("db", "", Precision::Nanoseconds);
         let (sequence, at) = (Sequence::FIRST, Position::default());
         Frame {
             kind: Kind::Record,

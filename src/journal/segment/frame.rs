@@ -64,7 +64,7 @@ impl Frame {
 
     /// Bytes before the payload.
     pub(in crate::journal) fn head_bytes(&self) -> usize {
-        FRAME_HEADER_BYTES + self.destination.database.len() + self.destination.retention_policy.len()
+        FRAME_HEADER_BYTES + self.destination.database().len() + self.destination.retention_policy().len()
     }
 
     /// Bytes in the file.
@@ -95,9 +95,9 @@ impl Frame {
             Codec::Zstd => 2,
             Codec::Other => u8::MAX,
         });
-        let Destination { database, retention_policy, precision } = &self.destination;
+        let (database, retention_policy) = (self.destination.database(), self.destination.retention_policy());
         out.extend_from_slice(&[
-            precision_code(*precision),
+            precision_code(self.destination.precision()),
             name_bytes(database),
             name_bytes(retention_policy),
             0,
@@ -195,11 +195,11 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
             2 => Codec::Zstd,
             _ => Codec::Other,
         },
-        destination: Destination {
-            database: String::from_utf8(database.to_vec()).ok()?,
-            retention_policy: String::from_utf8(retention_policy.to_vec()).ok()?,
-            precision: precision_of(head[58])?,
-        },
+        destination: Destination::new(
+            String::from_utf8(database.to_vec()).ok()?,
+            String::from_utf8(retention_policy.to_vec()).ok()?,
+            precision_of(head[58])?,
+        ),
         sequence: Sequence::new(u64_at(head, 24)),
         at: Position { lines: u64_at(head, 32), bytes: u64_at(head, 40) },
         lines: u64::from(u32_at(head, 20)),
@@ -230,11 +230,7 @@ mod tests {
         Frame {
             kind: Kind::Record,
             codec: Codec::Plain,
-            destination: Destination {
-                database: "telegraf".to_owned(),
-                retention_policy: "week".to_owned(),
-                precision: Precision::Seconds,
-            },
+            destination: Destination::new("telegraf", "week", Precision::Seconds),
             sequence: Sequence::new(0x0102_0304_0506_0708),
             at: Position { lines: 1000, bytes: 30_000 },
             lines: 1,

@@ -55,7 +55,7 @@ impl State {
         let known = &self.backends[backend];
         let Some(barrier) = known.barriers.iter().find(|barrier| barrier.sequence == sequence) else { return true };
         let logs = self.logs.iter().zip(&known.cursors);
-        let mut own = logs.filter(|(log, _)| barrier.is_for(&log.destination.database));
+        let mut own = logs.filter(|(log, _)| barrier.is_for(log.destination.database()));
         own.all(|(log, cursor)| !cursor.has_pending_below(log.tail(self.next_sequence), sequence))
     }
 

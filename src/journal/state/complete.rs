@@ -64,7 +64,7 @@ impl State {
         let known = &self.backends[backend];
         let mut found = Completeness { has_statement: known.has_barrier(database), ..Completeness::default() };
         for (id, log) in LogId::all().zip(&self.logs) {
-            if database.is_none_or(|database| log.destination.database == database) {
+            if database.is_none_or(|database| log.destination.database() == database) {
                 self.add_pending(&mut found, (id, log), backend, range, others);
             }
         }
@@ -111,8 +111,8 @@ impl State {
             };
             found.is_behind |= others.iter().any(may_have);
         };
-        for record in cursor.pending_in_memory(tail).filter(|record| record.batch.points.meets(range)) {
-            add(&record.batch.points, record.batch.received.wall, record.sequence..record.sequence.next());
+        for record in cursor.pending_in_memory(tail).filter(|record| record.batch.points().meets(range)) {
+            add(&record.batch.points(), record.batch.received().wall, record.sequence..record.sequence.next());
         }
         for (sequences, since) in cursor.pending_on_disk(tail) {
             let since = since.unwrap_or(WallTime::MIN);
@@ -165,7 +165,7 @@ impl State {
     /// A backend has no such database. If it had one, what was in it is gone.
     pub(in crate::journal) fn note_missing(&mut self, backend: BackendId, database: &str, now: WallTime) {
         let Backend { name, taken, .. } = &self.backends[backend];
-        if taken.iter().any(|log| self.logs[*log].destination.database == database) {
+        if taken.iter().any(|log| self.logs[*log].destination.database() == database) {
             self.gaps.note_made(name, database, now);
         }
     }

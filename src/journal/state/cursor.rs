@@ -85,7 +85,7 @@ impl Cursor {
 
     /// The lanes as they are to be found after a crash: what is leased is not delivered yet.
     pub(in crate::journal) fn saved(&self, tail: Tail<'_>) -> Vec<SavedLane> {
-        let next_wall = |from| tail.next(from).map(|record| record.batch.received.wall);
+        let next_wall = |from| tail.next(from).map(|record| record.batch.received().wall);
         let mut saved = Vec::with_capacity(self.lanes.len());
         let mut held = self.leased.iter().chain(&self.returned).map(|(_, record)| record).collect::<Vec<_>>();
         held.sort_unstable_by_key(|record| record.sequence);
@@ -99,7 +99,7 @@ impl Cursor {
                 match &mut open_run {
                     Some(run) if run.end.is_some_and(|(_, end)| end == at) => run.end = Some(end),
                     _ => {
-                        let since = Some(record.batch.received.wall);
+                        let since = Some(record.batch.received().wall);
                         let run = SavedLane { from: record.sequence, at, since, end: Some(end) };
                         saved.extend(open_run.replace(run));
                     }
@@ -121,7 +121,7 @@ impl Cursor {
     }
 
     pub(in crate::journal) fn append(&mut self, record: &Record) {
-        self.available_lines += record.batch.lines;
+        self.available_lines += record.batch.lines();
         self.available_bytes += record.bytes();
     }
 
@@ -176,7 +176,7 @@ impl Cursor {
         let mut taken = Vec::new();
         let (mut lines, mut bytes) = (0, 0);
         while let Some(record) = self.first_available(tail).map(Arc::clone) {
-            lines += record.batch.lines;
+            lines += record.batch.lines();
             bytes += record.bytes();
             if record.sequence >= before || !taken.is_empty() && (lines > limits.lines || bytes > limits.bytes) {
                 break;
@@ -205,9 +205,9 @@ impl Cursor {
         let mut missing = Vec::new();
         for record in &read.records {
             let at = record.written().unwrap_or(lane.at);
-            missing.extend(Missing::between(lane, at, record.batch.received.wall));
+            missing.extend(Missing::between(lane, at, record.batch.received().wall));
             (lane.from, lane.at) = (record.sequence.next(), record.end(at));
-            lane.since = Some(record.batch.received.wall);
+            lane.since = Some(record.batch.received().wall);
             self.leased.insert(record.sequence, Arc::clone(record));
         }
         lane.failures = if read.failed && read.records.is_empty() { lane.failures + 1 } else { 0 };
@@ -324,7 +324,7 @@ impl Cursor {
             if is_leased || tail.next(between.start).is_some_and(|next| between.contains(&next.sequence)) {
                 break;
             }
-            (lane.from, lane.at, lane.since) = (record.sequence, at, Some(record.batch.received.wall));
+            (lane.from, lane.at, lane.since) = (record.sequence, at, Some(record.batch.received().wall));
             lane.place = None;
             self.returned.remove(&record.sequence);
             // In memory it is still there for the open lane, and nowhere else.
@@ -366,7 +366,7 @@ impl Cursor {
             self.hold_before(record, records);
             self.unavail(record);
             let open = self.open_mut();
-            open.since.get_or_insert(record.batch.received.wall);
+            open.since.get_or_insert_with(|| record.batch.received().wall);
         }
     }
 
@@ -472,7 +472,7 @@ impl Cursor {
     }
 
     fn unavail(&mut self, record: &Record) {
-        self.available_lines -= record.batch.lines;
+        self.available_lines -= record.batch.lines();
         self.available_bytes -= record.bytes();
     }
 }

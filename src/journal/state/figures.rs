@@ -118,7 +118,7 @@ impl State {
             let ages = pending.flat_map(|(log, cursor)| {
                 let (record, since) = cursor.oldest_pending(log.tail(self.next_sequence));
                 let in_memory = record.map(|record| {
-                    now.monotonic.saturating_duration_since(record.batch.received.monotonic).as_secs_f64()
+                    now.monotonic.saturating_duration_since(record.batch.received().monotonic).as_secs_f64()
                 });
                 let on_disk = since.map(|since| now.wall.since(since).as_secs_f64());
                 [in_memory, on_disk]
@@ -211,8 +211,8 @@ struct MemoryOnly {
 
 impl MemoryOnly {
     pub(super) fn add(&mut self, record: &Record) {
-        let received = record.batch.received.monotonic;
-        self.lines += record.batch.lines;
+        let received = record.batch.received().monotonic;
+        self.lines += record.batch.lines();
         self.since = Some(self.since.map_or(received, |since| since.min(received)));
     }
 }

@@ -74,8 +74,8 @@ impl<'a> Loss<'a> {
 
     /// Of a batch that became no record.
     pub(in crate::journal) fn of_batch(batch: &'a Batch) -> Self {
-        let (wall, points) = (batch.received.wall, batch.points);
-        let (destination, lines) = (&batch.destination, batch.lines);
+        let (wall, points) = (batch.received().wall, batch.points());
+        let (destination, lines) = (batch.destination(), batch.lines());
         Self { destination, lines, received: (Some(wall), wall), points, is_unsure: false }
     }
 }
@@ -133,8 +133,7 @@ impl Gap {
 
     /// Of whatever a backend may lack until now.
     fn of_anything(backend: &str, now: WallTime, reason: GapReason) -> Self {
-        let (database, retention_policy) = Default::default();
-        let destination = Destination { database, retention_policy, precision: Precision::Nanoseconds };
+        let destination = Destination::new("", "", Precision::Nanoseconds);
         let backend = backend.to_owned();
         let points = Span::ALWAYS;
         Self { id: 0, backend, destination, from: None, until: now, points, is_unsure: true, lines: 0, reason }
@@ -142,7 +141,7 @@ impl Gap {
 
     /// Whether a point of this database may be in it.
     pub(in crate::journal) fn touches(&self, database: &str, points: &Span) -> bool {
-        (self.destination.database.is_empty() || self.destination.database == database) && self.points.meets(points)
+        (self.destination.database().is_empty() || self.destination.database() == database) && self.points.meets(points)
     }
 
     /// Whether another backend certainly lacks the same. A database that is gone from all of them was dropped.
@@ -210,7 +209,7 @@ impl Gaps {
     /// A backend's database had lines, and is gone: it lacks all of them.
     pub(in crate::journal) fn note_made(&mut self, backend: &str, database: &str, now: WallTime) {
         let gap = Gap::of_anything(backend, now, GapReason::Made);
-        let destination = Destination { database: database.to_owned(), ..gap.destination };
+        let destination = Destination::new(database, "", Precision::Nanoseconds);
         self.note(Gap { destination, is_unsure: false, ..gap });
     }
 
@@ -312,8 +311,7 @@ mod tests {
     const MINUTE: u64 = 60_000_000_000;
 
     fn gap(backend: &str, from: u64, lines: u64) -> Gap {
-        let destination =
-            Destination { database: "db".into(), retention_policy: String::new(), precision: Precision::Nanoseconds };
+        let destination = Destination::new("db", "", Precision::Nanoseconds);
         let points = Span { from: from.cast_signed(), until: from.cast_signed() };
         let loss = Loss {
             destination: &destination,
@@ -381,7 +379,7 @@ mod tests {
             let of = |backend| {
                 let known = gap(backend, number, 1);
                 let database = number.to_string();
-                Gap { destination: Destination { database, ..known.destination.clone() }, ..known }
+                Gap { destination: Destination::new(database, "", Precision::Nanoseconds), ..known }
             };
             gaps.note(of("a"));
             gaps.note(of("b"));

@@ -27,7 +27,7 @@ pub struct Lease {
 
 impl Lease {
     pub(in crate::journal) fn new(log: LogId, destination: &Arc<Destination>, records: Vec<Arc<Record>>) -> Self {
-        let lines = records.iter().map(|record| record.batch.lines).sum();
+        let lines = records.iter().map(|record| record.batch.lines()).sum();
         let bytes = records.iter().map(|record| record.bytes()).sum();
         Self { destination: Arc::clone(destination), records, lines, bytes, letters: None, log }
     }

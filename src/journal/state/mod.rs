@@ -183,8 +183,8 @@ impl State {
 
     /// Appends a batch; returns the backends that have a reason to look.
     pub(in crate::journal) fn append(&mut self, batch: Batch) -> Vec<BackendId> {
-        let log = self.log_of(&batch.destination);
-        self.appended_lines += batch.lines;
+        let log = self.log_of(batch.destination());
+        self.appended_lines += batch.lines();
         if !self.make_room(cost(&batch)) {
             // What is on its way to backends fills the memory: the newest is all that can be given up.
             for backend in &mut self.backends {
@@ -231,7 +231,7 @@ impl State {
         let Backend { cursors, barriers, waiting, replay_share, credit, .. } = &mut self.backends[backend];
         for (id, (log, cursor)) in LogId::all().zip(self.logs.iter().zip(cursors.iter_mut())) {
             let tail = log.tail(self.next_sequence);
-            let before = open_below(barriers, &log.destination.database);
+            let before = open_below(barriers, log.destination.database());
             let held_until = parked.get(&id).copied().unwrap_or(now);
             if *replay_share < 1.0 {
                 cursor.part(tail);
@@ -246,7 +246,7 @@ impl State {
             }
             let first = cursor.first_available(tail).filter(|first| first.sequence < before);
             let Some(first) = first else { continue };
-            let due = first.batch.received.monotonic + limits.linger;
+            let due = first.batch.received().monotonic + limits.linger;
             let due = if self.closed || cursor.is_full(limits) { now } else { due };
             let due = due.max(held_until);
             if due <= now {
@@ -264,7 +264,7 @@ impl State {
         }
         if let Some((_, log)) = fresh {
             let Log { destination, .. } = &self.logs[log];
-            let before = open_below(barriers, &destination.database);
+            let before = open_below(barriers, destination.database());
             let records = cursors[log].lease(self.logs[log].tail(self.next_sequence), limits, before);
             return Ready::Lease(Lease::new(log, destination, records));
         }
@@ -283,7 +283,7 @@ impl State {
     pub(in crate::journal) fn request(&self, backend: BackendId, log: LogId, limits: &Limits) -> Option<Request> {
         let tail = self.logs[log].tail(self.next_sequence);
         let (lane, end) = self.backends[backend].cursors[log].backlog(tail)?;
-        let before = open_below(&self.backends[backend].barriers, &self.logs[log].destination.database);
+        let before = open_below(&self.backends[backend].barriers, self.logs[log].destination.database());
         (lane.from < before).then(|| Request {
             log,
             destination: Arc::clone(&self.logs[log].destination),
@@ -337,8 +337,8 @@ impl State {
             cursors[lease.log].ack(record.sequence);
             partly.remove(&record.sequence);
             if delivered > 0 {
-                let latency = now.saturating_duration_since(record.batch.received.monotonic);
-                ledger.record_latency(latency, record.batch.lines);
+                let latency = now.saturating_duration_since(record.batch.received().monotonic);
+                ledger.record_latency(latency, record.batch.lines());
             }
         }
         self.retire(lease.log);

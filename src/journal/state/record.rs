@@ -52,7 +52,7 @@ impl Record {
 
     /// Bytes of the lines.
     pub fn bytes(&self) -> u64 {
-        self.batch.bytes.len() as u64
+        self.batch.bytes().len() as u64
     }
 
     /// Where it is on the disk; none while it is only in memory.
@@ -88,7 +88,7 @@ impl Record {
 
     /// The position behind it, where it begins at `at`.
     pub(in crate::journal) fn end(&self, at: Position) -> Position {
-        at.plus(self.batch.lines, self.bytes())
+        at.plus(self.batch.lines(), self.bytes())
     }
 }
 
@@ -134,27 +134,18 @@ impl Drop for Record {
 
 /// The memory that a record of this batch holds.
 pub(in crate::journal) fn cost(batch: &Batch) -> u64 {
-    batch.capacity as u64 + OVERHEAD_BYTES
+    batch.capacity() as u64 + OVERHEAD_BYTES
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Destination, Received, Span};
+    use crate::batch::{Destination, Received};
     use crate::protocol::Precision;
 
     fn batch(capacity: usize) -> Batch {
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        Batch {
-            destination,
-            bytes: "m v=1\n".into(),
-            lines: 1,
-            received: Received::now(),
-            capacity,
-            ticket: None,
-            points: Span::ALWAYS,
-        }
+        let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
+        Batch::new(destination, "m v=1\n", 1, Received::now()).with_capacity(capacity)
     }
 
     #[test]

@@ -39,10 +39,10 @@ impl Resent {
 impl State {
     /// Owes a batch to one backend once more.
     pub(in crate::journal) fn resend(&mut self, backend: BackendId, batch: Batch, letters: Vec<u64>) {
-        let log = self.log_of(&batch.destination);
+        let log = self.log_of(batch.destination());
         let record = Record::new(self.next_sequence, batch, None, &self.memory);
         let owed = &mut self.backends[backend];
-        owed.ledger.resent += record.batch.lines;
+        owed.ledger.resent += record.batch.lines();
         owed.resent.pending = record.end(owed.resent.pending);
         owed.resent.waiting.push_back(Waiting { log, record, letters: letters.into() });
     }

@@ -10,7 +10,7 @@ mod shown;
 use std::time::Duration;
 
 use super::*;
-use crate::batch::{Received, Span};
+use crate::batch::Received;
 use crate::journal::segment::Sequence;
 use crate::protocol::Precision;
 
@@ -23,8 +23,7 @@ const LINGER: Duration = Duration::from_secs(2);
 const LIMITS: Limits = Limits { lines: LINES * 3, bytes: u64::MAX, linger: LINGER };
 
 fn destination(database: &str) -> Arc<Destination> {
-    let (database, retention_policy) = (database.to_owned(), String::new());
-    Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds })
+    Arc::new(Destination::new(database, "", Precision::Nanoseconds))
 }
 
 /// Two backends, and memory for so many records.
@@ -38,15 +37,7 @@ fn batch(destination: &Arc<Destination>, received: Instant) -> Batch {
     let received = Received { monotonic: received, wall: WallTime::at(1000) };
     let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")];
     let capacity = bytes.len();
-    Batch {
-        destination: Arc::clone(destination),
-        bytes: bytes.into(),
-        lines: LINES,
-        received,
-        capacity,
-        ticket: None,
-        points: Span::ALWAYS,
-    }
+    Batch::new(Arc::clone(destination), bytes, LINES, received).with_capacity(capacity)
 }
 
 fn lease_at(state: &mut State, backend: BackendId, now: Instant) -> Ready {
@@ -57,7 +48,7 @@ fn lease_at(state: &mut State, backend: BackendId, now: Instant) -> Ready {
 fn leased(ready: Ready) -> (Lease, String, Vec<u64>) {
     let Ready::Lease(lease) = ready else { panic!("there is something to lease") };
     let sequences = lease.records.iter().map(|record| record.sequence.get()).collect();
-    let database = lease.destination.database.clone();
+    let database = lease.destination.database().to_owned();
     (lease, database, sequences)
 }
 

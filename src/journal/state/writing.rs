@@ -29,8 +29,8 @@ pub(in crate::journal) struct Job {
 impl Job {
     /// Bytes in a segment, at most.
     pub(in crate::journal) fn bytes(&self) -> u64 {
-        let names = &self.record.batch.destination;
-        (FRAME_HEADER_BYTES + names.database.len() + names.retention_policy.len()) as u64 + self.record.bytes()
+        let names = self.record.batch.destination();
+        (FRAME_HEADER_BYTES + names.database().len() + names.retention_policy().len()) as u64 + self.record.bytes()
     }
 }
 
@@ -113,7 +113,7 @@ impl State {
         for Job { log, record, at } in jobs {
             let end = record.end(*at);
             record.batch.reach(Step::Written);
-            if let Some(ticket) = record.batch.ticket.as_ref().filter(|_| is_synced) {
+            if let Some(ticket) = record.batch.ticket().filter(|_| is_synced) {
                 self.tickets.push_back((record.sequence, Arc::clone(ticket)));
             }
             if record.note_written(*at) {
@@ -143,7 +143,7 @@ impl State {
             let mut next = segment.end_sequence;
             for job in jobs {
                 segment.has_gaps |= segment.repeats && job.record.sequence != next;
-                segment.add_points(job.log, job.record.batch.points);
+                segment.add_points(job.log, job.record.batch.points());
                 next = job.record.sequence.next();
             }
             segment.bytes += bytes;

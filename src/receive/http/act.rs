@@ -135,7 +135,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         }
         Ok(Said::Answer(match asked {
             Asked::Write(wanted) => {
-                let database = wanted.database.as_deref().unwrap_or(&self.setup.intake.destination.database);
+                let database = wanted.database.as_deref().unwrap_or_else(|| self.setup.intake.destination.database());
                 let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
                 let destination = allowed.and_then(|()| self.destinations.borrow_mut().of(&wanted));
                 let accepts_partial = wanted.accepts_partial;
@@ -148,7 +148,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
                 self.take(api, destination.map(job), request, source).await?
             }
             Asked::Put => {
-                let database = &self.setup.intake.destination.database;
+                let database = self.setup.intake.destination.database();
                 let allowed = self.gate.may_write(request.uri(), request.headers(), source, database).await;
                 let destination = allowed.and_then(|()| self.destinations.borrow_mut().usual());
                 let format = self.setup.intake.format;

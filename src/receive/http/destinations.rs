@@ -36,13 +36,14 @@ impl Destinations {
     /// # Errors
     /// It names none, or one that is not taken.
     pub(super) fn of(&mut self, write: &Write) -> Result<Arc<Destination>, Problem> {
-        let database = write.database.clone().unwrap_or_else(|| self.usual.database.clone());
+        let database = write.database.to_owned().unwrap_or_else(|| self.usual.database().to_owned());
         if database.is_empty() {
             return Err(Problem::NoDatabase);
         }
-        let retention_policy = write.retention_policy.clone().unwrap_or_else(|| self.usual.retention_policy.clone());
-        let precision = write.precision.unwrap_or(self.usual.precision);
-        self.enter(Destination { database, retention_policy, precision })
+        let retention_policy =
+            write.retention_policy.clone().unwrap_or_else(|| self.usual.retention_policy().to_owned());
+        let precision = write.precision.unwrap_or_else(|| self.usual.precision());
+        self.enter(Destination::new(database, retention_policy, precision))
     }
 
     /// The listener's own destination.
@@ -50,14 +51,14 @@ impl Destinations {
     /// # Errors
     /// It has none.
     pub(super) fn usual(&mut self) -> Result<Arc<Destination>, Problem> {
-        if self.usual.database.is_empty() { Err(Problem::NoDatabase) } else { self.enter((*self.usual).clone()) }
+        if self.usual.database().is_empty() { Err(Problem::NoDatabase) } else { self.enter((*self.usual).clone()) }
     }
 
     /// The databases that clients may see: those that lines went to, and those that are taken by name.
     pub(super) fn names(&self) -> Vec<String> {
         let named = self.allowed.iter().filter(|name| !name.contains('*'));
-        let usual = Some(&self.usual.database).filter(|name| !name.is_empty());
-        let mut names: Vec<String> = self.databases.iter().chain(named).chain(usual).cloned().collect();
+        let usual = Some(self.usual.database().to_owned()).filter(|name| !name.is_empty());
+        let mut names: Vec<String> = self.databases.iter().chain(named).cloned().chain(usual).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -67,19 +68,19 @@ impl Destinations {
         if let Some(known) = self.known.get(&destination) {
             return Ok(Arc::clone(known));
         }
-        let names = [&destination.database, &destination.retention_policy];
+        let names = [destination.database(), destination.retention_policy()];
         if names.iter().any(|name| !is_possible(name)) {
             return Err(Problem::BadName);
         }
-        let database = &destination.database;
+        let database = destination.database();
         if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| fits(pattern, database)) {
-            return Err(Problem::NotServed(database.clone()));
+            return Err(Problem::NotServed(database.to_owned()));
         }
         let is_new = !self.databases.contains(database);
         if self.known.len() >= self.most || (is_new && self.databases.len() >= self.most_databases) {
-            return Err(Problem::TooMany(database.clone()));
+            return Err(Problem::TooMany(database.to_owned()));
         }
-        self.databases.insert(database.clone());
+        self.databases.insert(database.to_owned());
         let kept = Arc::new(destination.clone());
         self.known.insert(destination, Arc::clone(&kept));
         Ok(kept)
@@ -99,8 +100,7 @@ mod tests {
     use crate::protocol::Precision;
 
     fn destinations(database: &str, allowed: &[&str], most_databases: usize, most: usize) -> Destinations {
-        let (database, retention_policy) = (database.to_owned(), String::new());
-        let usual = Destination { database, retention_policy, precision: Precision::Nanoseconds };
+        let usual = Destination::new(database, "", Precision::Nanoseconds);
         Destinations::new(
             Arc::new(usual),
             allowed.iter().map(|name| (*name).to_owned()).collect(),
@@ -118,7 +118,9 @@ mod tests {
     #[test]
     fn a_request_names_its_destination_or_has_the_usual_one() {
         let mut some = destinations("usual", &[], 10, 10);
-        let names = |found: Arc<Destination>| (found.database.clone(), found.retention_policy.clone(), found.precision);
+        let names = |found: Arc<Destination>| {
+            (found.database().to_owned(), found.retention_policy().to_owned(), found.precision())
+        };
         let found = some.of(&write("", "", None)).map(names);
         assert_eq!(found, Ok(("usual".to_owned(), String::new(), Precision::Nanoseconds)));
         let found = some.of(&write("db", "week", Some(Precision::Seconds)));

@@ -35,7 +35,7 @@ impl<H: Submit> Shelf<H> {
     /// # Errors
     /// The batch, if there is no room.
     pub(super) fn pass_on(&self, batch: Batch) -> Result<(), Batch> {
-        let lines = batch.lines;
+        let lines = batch.lines();
         self.0.out.submit(batch)?;
         self.0.waiting.fetch_sub(lines, Ordering::Relaxed);
         Ok(())
@@ -43,10 +43,10 @@ impl<H: Submit> Shelf<H> {
 
     /// A batch that was taken from here is lost; returns its lines, which are the caller's to count.
     pub(super) fn lose(&self, batch: &Batch) -> u64 {
-        self.0.waiting.fetch_sub(batch.lines, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(batch.lines(), Ordering::Relaxed);
         batch.lose();
         self.0.out.lose(batch);
-        batch.lines
+        batch.lines()
     }
 }
 
@@ -61,9 +61,9 @@ impl<H: Submit + Sync> Submit for Shelf<H> {
         self.0.out.has_capacity()
     }
 
-    fn submit(&self, mut batch: Batch) -> Result<(), Batch> {
-        batch.ticket = Some(Ticket::new());
-        self.0.waiting.fetch_add(batch.lines, Ordering::Relaxed);
+    fn submit(&self, batch: Batch) -> Result<(), Batch> {
+        let batch = batch.with_ticket(Ticket::new());
+        self.0.waiting.fetch_add(batch.lines(), Ordering::Relaxed);
         self.0.batches.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
         Ok(())
     }

@@ -189,7 +189,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
             received,
             framer: Framer::new(serving.setup.intake.max_line),
             body: Some(intake.begin_body(job.format, Arc::clone(&job.destination), MOST_SAMPLES)),
-            precision: job.destination.precision,
+            precision: job.destination.precision(),
             may_be_list: job.may_be_list,
             is_list: None,
             list: JsonList::new(serving.setup.intake.max_line),
@@ -371,7 +371,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
     /// Takes what the intake sealed since the last time: it is this request's.
     fn collect(&mut self) {
         for batch in self.serving.shelf.take() {
-            self.tickets.extend(batch.ticket.clone());
+            self.tickets.extend(batch.ticket().cloned());
             self.batches.push_back(batch);
         }
     }

@@ -87,7 +87,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::batch::{Destination, Received, Span};
+    use crate::batch::{Destination, Received};
     use crate::protocol::Precision;
 
     /// Has room for one batch each time that it is opened; keeps their lines.
@@ -106,7 +106,7 @@ mod tests {
             if !self.is_open.swap(false, Ordering::Relaxed) {
                 return Err(batch);
             }
-            self.taken.lock().expect("no panic").push(batch.lines);
+            self.taken.lock().expect("no panic").push(batch.lines());
             Ok(())
         }
 
@@ -116,17 +116,8 @@ mod tests {
     }
 
     fn batch(lines: u64) -> Batch {
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
-        Batch {
-            destination,
-            bytes: "m v=1\n".into(),
-            lines,
-            received: Received::now(),
-            capacity: 6,
-            ticket: None,
-            points: Span::ALWAYS,
-        }
+        let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
+        Batch::new(destination, "m v=1\n", lines, Received::now())
     }
 
     #[test]

@@ -138,13 +138,12 @@ mod tests {
         }
 
         fn submitted(&self) -> u64 {
-            self.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
+            self.taken.lock().expect("no panic").iter().map(|batch| batch.lines()).sum()
         }
     }
 
     fn bind(listen: &str) -> Listener {
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
         let listener = Listener::bind(
             TcpConfig {
                 listen: listen.parse().expect("an address"),
@@ -211,7 +210,7 @@ mod tests {
         }
         listener.door().stop();
         thread.join().expect("ended");
-        let taken: u64 = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum();
+        let taken: u64 = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines()).sum();
         let tally = listener.door().tally();
         assert_eq!((taken, tally.accepted, tally.ring_full), (lines, lines, 0));
     }
@@ -276,7 +275,7 @@ mod tests {
         let [source] = sources.entries() else { panic!("one source") };
         assert_eq!((source.address, source.sum.connections), ([127, 0, 0, 1].into(), 2));
         assert_eq!((source.sum.lines, source.sum.refused), (4, 2), "a request and a line without an end are refused");
-        let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines).sum::<u64>();
+        let taken = gate.taken.lock().expect("no panic").iter().map(|batch| batch.lines()).sum::<u64>();
         let tally = listener.door().tally();
         assert_eq!((taken, tally.accepted, tally.submitted), (2, 2, 2));
     }

@@ -252,7 +252,7 @@ mod tests {
         }
 
         fn submitted(&self) -> u64 {
-            self.0.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
+            self.0.lock().expect("no panic").iter().map(|batch| batch.lines()).sum()
         }
     }
 
@@ -262,7 +262,7 @@ mod tests {
             listen,
             interface: listen.ip().is_multicast().then(|| "127.0.0.1".to_owned()),
             intake: IntakeConfig {
-                destination: Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds }),
+                destination: Arc::new(Destination::new(database, retention_policy, Precision::Nanoseconds)),
                 format: None,
                 mapping: Mapping::default(),
                 max_line: MAX_LINE_BYTES,

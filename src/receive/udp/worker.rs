@@ -200,10 +200,10 @@ mod tests {
         fn submit(&self, batch: Batch) -> Result<(), Batch> {
             let shown = self.2.counters.read();
             let mut taken = self.1.lock().expect("no panic");
-            let submitted = taken.iter().map(|batch| batch.lines).sum::<u64>();
+            let submitted = taken.iter().map(|batch| batch.lines()).sum::<u64>();
             assert_eq!(shown.accepted, shown.held + shown.submitted + shown.ring_full);
             assert_eq!(shown.submitted, submitted, "the worker tells at once what was taken");
-            assert!(shown.held >= batch.lines, "lines are accepted and held before they are handed over");
+            assert!(shown.held >= batch.lines(), "lines are accepted and held before they are handed over");
             if taken.len() == self.0 {
                 return Err(batch);
             }
@@ -212,7 +212,7 @@ mod tests {
         }
 
         fn submitted(&self) -> u64 {
-            self.1.lock().expect("no panic").iter().map(|batch| batch.lines).sum()
+            self.1.lock().expect("no panic").iter().map(|batch| batch.lines()).sum()
         }
     }
 
@@ -232,11 +232,7 @@ mod tests {
             let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 1 << 20).expect("bind");
             let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
             sender.connect(socket.address()).expect("connect");
-            let destination = Arc::new(Destination {
-                database: "db".to_owned(),
-                retention_policy: String::new(),
-                precision: Precision::Nanoseconds,
-            });
+            let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
             let limits = Limits { lines, age: HOUR };
             let state = Arc::new(WorkerState {
                 socket,
@@ -285,7 +281,7 @@ mod tests {
         let (tally, batches) = run_over(&[b"m v=1 1\nm v=2 22222\n", b"m v=3 3\n"], 16, 100, 10);
         assert_eq!((tally.datagrams, tally.truncated, tally.accepted, tally.lines()), (2, 1, 2, 3));
         assert_eq!(tally.refused[crate::protocol::Refusal::Truncated.index()], 1);
-        assert_eq!(&batches[0].bytes[..], b"m v=1 1\nm v=3 3\n");
+        assert_eq!(&batches[0].bytes()[..], b"m v=1 1\nm v=3 3\n");
     }
 
     #[test]
@@ -293,7 +289,7 @@ mod tests {
         let datagram: Vec<u8> = (0..10).flat_map(|n| format!("m v={n} {n}\n").into_bytes()).collect();
         let (tally, batches) = run_over(&[&datagram[..]; 30], 1024, 25, 3);
         assert_eq!((tally.accepted, tally.ring_full), (300, 300 - 75));
-        assert_eq!(batches.iter().map(|batch| batch.lines).sum::<u64>(), 75);
+        assert_eq!(batches.iter().map(|batch| batch.lines()).sum::<u64>(), 75);
         assert_eq!(tally.bytes, 30 * datagram.len() as u64);
     }
 

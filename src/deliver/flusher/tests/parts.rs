@@ -17,11 +17,10 @@ fn refusing(ending: &'static str) -> impl Fn(&Request) -> Outcome + Send {
 
 /// Lines for the database `db`.
 fn batch(text: String) -> Batch {
-    let (database, retention_policy) = ("db".to_owned(), String::new());
-    let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+    let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
     let received = Received { monotonic: monotonic::now(), wall: WallTime::MIN };
     let (lines, capacity) = (text.lines().count() as u64, text.len());
-    Batch { destination, bytes: text.into(), lines, received, capacity, ticket: None, points: Span::ALWAYS }
+    Batch::new(destination, text, lines, received).with_capacity(capacity)
 }
 
 #[tokio::test(start_paused = true)]

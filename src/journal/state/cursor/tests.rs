@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::*;
-use crate::batch::{Batch, Destination, Received, Span};
+use crate::batch::{Batch, Destination, Received};
 use crate::journal::segment::Sequence;
 use crate::protocol::Precision;
 
@@ -42,12 +42,10 @@ impl World {
     }
 
     fn append(&mut self) {
-        let (database, retention_policy) = ("db".to_owned(), String::new());
-        let destination = Arc::new(Destination { database, retention_policy, precision: Precision::Nanoseconds });
+        let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
         let received = Received { wall: WallTime::at(1000 + self.next), ..Received::now() };
-        let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")].into();
-        let batch =
-            Batch { destination, bytes, lines: LINES, received, capacity: 100, ticket: None, points: Span::ALWAYS };
+        let bytes = vec![b'x'; usize::try_from(BYTES).expect("few")];
+        let batch = Batch::new(destination, bytes, LINES, received).with_capacity(100);
         let record = Record::new(Sequence::new(self.next), batch, None, &Arc::new(AtomicU64::new(0)));
         self.next += STEP;
         self.cursor.append(&record);
@@ -165,7 +163,7 @@ impl World {
         let backlog = self.cursor.backlog(self.tail());
         assert_eq!(since.is_some(), backlog.is_some(), "{when}");
         let next = backlog.and_then(|(lane, _)| self.all.iter().find(|record| record.sequence >= lane.from));
-        assert!(next.is_none_or(|next| since <= Some(next.batch.received.wall)), "{when}: {since:?}");
+        assert!(next.is_none_or(|next| since <= Some(next.batch.received().wall)), "{when}: {since:?}");
     }
 }
 

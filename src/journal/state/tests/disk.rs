@@ -140,7 +140,7 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     // Three records fit, and then so many more.
     let bytes = |database: &str| FRAME_HEADER_BYTES as u64 + database.len() as u64 + BYTES;
     assert_eq!(jobs[1].bytes(), bytes("other"));
-    let of_policy = Destination { retention_policy: "week".to_owned(), ..(*destination("x")).clone() };
+    let of_policy = Destination::new("x", "week", Precision::Nanoseconds);
     let (batch, memory) = (batch(&Arc::new(of_policy), Instant::now()), Arc::default());
     let job = Job {
         log: LogId::new(0),

@@ -57,8 +57,8 @@ fn letters_of_a_destination_that_is_parked_wait() {
     resend(&mut state, "y", &[2]);
     let parked = HashMap::from([(LogId::new(0), now + LINGER)]);
     let (lease, ..) = letters(state.lease(A, &LIMITS, &parked, now, now));
-    assert_eq!((lease.destination.database.as_str(), lease.log().index()), ("y", 1));
+    assert_eq!((lease.destination.database(), lease.log().index()), ("y", 1));
     assert!(!matches!(state.lease(A, &LIMITS, &parked, now, now), Ready::Lease(_)));
     let (lease, ..) = letters(state.lease(A, &LIMITS, &parked, now + LINGER, now + LINGER));
-    assert_eq!((lease.destination.database.as_str(), lease.log().index()), ("x", 0));
+    assert_eq!((lease.destination.database(), lease.log().index()), ("x", 0));
 }

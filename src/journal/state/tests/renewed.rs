@@ -51,7 +51,7 @@ fn a_backend_that_is_no_longer_configured_loses_what_was_kept_for_it() {
     state.orphans.extend(orphans);
     state.lose_disk(WallTime::at(9000));
     let gaps = state.gaps.iter().filter(|gap| gap.backend == "gone" || gap.backend == "done");
-    let seen: Vec<_> = gaps.map(|gap| (gap.backend.as_str(), gap.destination.database.as_str(), gap.lines)).collect();
+    let seen: Vec<_> = gaps.map(|gap| (gap.backend.as_str(), gap.destination.database(), gap.lines)).collect();
     assert_eq!(seen, [("gone", "db", 5 * LINES)]);
 }
 
