@@ -27,6 +27,8 @@
 //! held while the disk works.
 
 pub mod disk;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod reader;
 pub mod ring;
 mod segment;

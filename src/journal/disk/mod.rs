@@ -55,7 +55,7 @@ mod error;
 pub mod inspect;
 mod recovery;
 mod renewal;
-mod saved;
+pub(in crate::journal) mod saved;
 mod scan;
 mod syncer;
 mod threads;

@@ -274,6 +274,7 @@ impl Writer {
             received: Some(batch.received().wall),
             stored_bytes: stored.len(),
             payload_bytes: batch.bytes().len(),
+            extension_bytes: 0,
         };
         frame.encode(key, place, stored, &mut self.buffer);
     }
@@ -416,6 +417,7 @@ fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<
         received: header.created,
         stored_bytes: totals.len(),
         payload_bytes: totals.len(),
+        extension_bytes: 0,
     };
     frame.encode(&Key::new(name), SEGMENT_HEADER_BYTES as u64, totals, &mut bytes);
     bytes

@@ -96,6 +96,7 @@ mod tests {
             received: None,
             stored_bytes,
             payload_bytes,
+            extension_bytes: 0,
         }
     }
 

@@ -27,12 +27,12 @@
 //! | 48 | 8 | lines written before this segment, of all destinations |
 //! | 56 | 8 | wall time of its making |
 //!
-//! A **frame** is a header of 80 bytes, two names, and the payload. It never spans two segments.
+//! A **frame** is a header of 80 bytes, two names, an extension, and the payload. It never spans two segments.
 //!
 //! | at | bytes | frame header |
 //! |---|---|---|
 //! | 0 | 4 | marker: the low half of the segment's salt |
-//! | 4 | 4 | crc of salt, number, the frame's place in the file (8 bytes), and the header from 8 on with its names |
+//! | 4 | 4 | crc of salt, number, the frame's offset in the file (8 bytes), and the header from 8 on with names and extension |
 //! | 8 | 4 | crc of salt, number, and the payload as it is stored |
 //! | 12 | 4 | bytes of the payload as it is stored, at most 1 MiB |
 //! | 16 | 4 | bytes of the payload itself, at most 1 MiB |
@@ -46,13 +46,18 @@
 //! | 58 | 1 | precision: 0 = ns, 1 = us, 2 = ms, 3 = s, 4 = m, 5 = h |
 //! | 59 | 1 | bytes of the database's name, behind the header |
 //! | 60 | 1 | bytes of the retention policy's name, behind that |
-//! | 61 | 3 | 0 |
+//! | 61 | 1 | 0 |
+//! | 62 | 2 | bytes of the extension, behind the names; this version writes none |
 //! | 64 | 8 | the earliest time of its points, in nanoseconds since 1970, signed; after the latest if there are none |
 //! | 72 | 8 | the latest time of its points |
 //!
 //! The payload of a **totals** frame says what was written before the segment: a count (4 bytes), and for each
 //! destination lines (8), bytes (8), precision (1), the database's and the retention policy's name (1 and its bytes each);
 //! then, again for each destination, the earliest and the latest time of the points in the segment before (8 each).
+//!
+//! An **extension** is what a later version knows of a record and this one need not: which group it is owed to, or where
+//! it came from. Readers skip it. What must not be skipped gets an incompatible flag in the segment's header, or a kind
+//! of its own: the format grows without a new number.
 //!
 //! A header and its payload have checksums of their own, so that a damaged payload costs one record of known
 //! size, and a damaged header no more than the search for the next marker with a right checksum.
@@ -187,6 +192,10 @@ pub(in crate::journal) fn precision_of(code: u8) -> Option<Precision> {
         5 => Precision::Hours,
         _ => return None,
     })
+}
+
+pub(in crate::journal) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 pub(in crate::journal) fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -1,6 +1,6 @@
 //! Frames: a record's, or the totals', as bytes (see [`super::format`]).
 
-use super::format::{SegmentName, i64_at, nanoseconds, precision_code, precision_of, u32_at, u64_at};
+use super::format::{SegmentName, i64_at, nanoseconds, precision_code, precision_of, u16_at, u32_at, u64_at};
 use super::{Position, Sequence};
 use crate::batch::{Destination, Span, WallTime};
 use crate::protocol::line::LONGEST_LINE_BYTES;
@@ -54,6 +54,8 @@ pub(in crate::journal) struct Frame {
     pub(in crate::journal) stored_bytes: usize,
     /// Bytes of the payload itself.
     pub(in crate::journal) payload_bytes: usize,
+    /// Bytes of the extension that a later version wrote.
+    pub(in crate::journal) extension_bytes: u16,
 }
 
 impl Frame {
@@ -64,7 +66,8 @@ impl Frame {
 
     /// Bytes before the payload.
     pub(in crate::journal) fn head_bytes(&self) -> usize {
-        FRAME_HEADER_BYTES + self.destination.database().len() + self.destination.retention_policy().len()
+        let names = self.destination.database().len() + self.destination.retention_policy().len();
+        FRAME_HEADER_BYTES + names + usize::from(self.extension_bytes)
     }
 
     /// Bytes in the file.
@@ -163,7 +166,7 @@ pub(in crate::journal) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
     if bytes[..4] != key.marker {
         return Parsed::Nothing;
     }
-    let head = FRAME_HEADER_BYTES + usize::from(bytes[59]) + usize::from(bytes[60]);
+    let head = FRAME_HEADER_BYTES + usize::from(bytes[59]) + usize::from(bytes[60]) + usize::from(u16_at(bytes, 62));
     if bytes.len() < head {
         return Parsed::Partial(head);
     }
@@ -175,6 +178,23 @@ pub(in crate::journal) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
     if key.crc(stored) == u32_at(bytes, 8) { Parsed::Frame(frame) } else { Parsed::BadPayload(frame) }
 }
 
+/// Gives what may be frames from this offset on the marker and the checksums that it lacks, so that what is made at random
+/// comes past them.
+#[cfg(any(test, fuzzing))]
+pub(in crate::journal) fn reseal(key: &Key, mut offset: usize, bytes: &mut [u8]) {
+    while let Some(frame) = bytes.get_mut(offset..).filter(|rest| rest.len() >= FRAME_HEADER_BYTES) {
+        frame[..4].copy_from_slice(&key.marker);
+        let names = usize::from(frame[59]) + usize::from(frame[60]) + usize::from(u16_at(frame, 62));
+        let head = (FRAME_HEADER_BYTES + names).min(frame.len());
+        let end = head.saturating_add(u32_at(frame, 12) as usize).min(frame.len());
+        let crc = key.crc(&frame[head..end]);
+        frame[8..12].copy_from_slice(&crc.to_le_bytes());
+        let crc = key.at(offset as u64).crc(&frame[8..head]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        offset += end;
+    }
+}
+
 /// A header with a right checksum; none where it says what no version writes.
 fn decode_frame(head: &[u8]) -> Option<Frame> {
     let (stored_bytes, payload_bytes) = (u32_at(head, 12) as usize, u32_at(head, 16) as usize);
@@ -182,7 +202,8 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
     if stored_bytes > MAX_PAYLOAD_BYTES || payload_bytes > MAX_PAYLOAD_BYTES || highest > MAX_COUNT {
         return None;
     }
-    let (database, retention_policy) = head[FRAME_HEADER_BYTES..].split_at_checked(usize::from(head[59]))?;
+    let (database, rest) = head[FRAME_HEADER_BYTES..].split_at_checked(usize::from(head[59]))?;
+    let retention_policy = rest.get(..usize::from(head[60]))?;
     Some(Frame {
         kind: match head[56] {
             0 => Kind::Record,
@@ -207,6 +228,7 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
         received: WallTime::new(u64_at(head, 48)),
         stored_bytes,
         payload_bytes,
+        extension_bytes: u16_at(head, 62),
     })
 }
 
@@ -238,6 +260,7 @@ mod tests {
             received: WallTime::new(1_795_400_726_000_000_001),
             stored_bytes: 8,
             payload_bytes: 8,
+            extension_bytes: 0,
         }
     }
 
@@ -251,6 +274,26 @@ mod tests {
                       677261667765656b6d20763d3120350a";
         assert_eq!(hex, vector);
         assert!(matches!(parse(&key, 64, &bytes), Parsed::Frame(parsed) if parsed == frame()));
+    }
+
+    #[test]
+    fn what_a_later_version_adds_to_a_header_is_skipped() {
+        let (key, mut bytes) = (Key::new(NAME), Vec::new());
+        frame().encode(&key, 64, b"m v=1 5\n", &mut bytes);
+        let head = frame().head_bytes();
+        let added = b"\x01\x04main";
+        bytes.splice(head..head, added.iter().copied());
+        bytes[62] = 6;
+        let mut bytes = [vec![0; 64], bytes].concat();
+        reseal(&key, 64, &mut bytes);
+        let bytes = bytes.split_off(64);
+        match parse(&key, 64, &bytes) {
+            Parsed::Frame(parsed) => {
+                assert_eq!(parsed, Frame { extension_bytes: 6, ..frame() });
+                assert_eq!(&bytes[parsed.head_bytes()..parsed.bytes()], b"m v=1 5\n");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

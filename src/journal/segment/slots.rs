@@ -167,7 +167,7 @@ fn discard_damaged(file: &dyn StoredFile, kind: Kind) {
     }
 }
 
-fn encode(kind: Kind, generation: u64, journal: u64, body: &[u8]) -> Vec<u8> {
+pub(in crate::journal) fn encode(kind: Kind, generation: u64, journal: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
@@ -209,6 +209,12 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Option<Slot<'_>>, Newer> {
     }
     let slot = Slot { generation: number(16, 8), journal: number(24, 8), body };
     Ok((number(10, 2) == kind as u64).then_some(slot))
+}
+
+/// The body of a slot that is these bytes.
+#[cfg(any(test, fuzzing))]
+pub(in crate::journal) fn body_of(kind: Kind, bytes: &[u8]) -> Option<Vec<u8>> {
+    decode(kind, bytes).ok().flatten().map(|slot| slot.body.to_vec())
 }
 
 fn read(file: &dyn StoredFile) -> io::Result<Vec<u8>> {
