@@ -1,6 +1,8 @@
-//! A query's parameters: of the URL, of a body's form, of its parts. What stands in the body counts, as in InfluxDB.
+//! Parameters of a query, from the URL, a form body, or a multipart body. As in InfluxDB, the body
+//! takes precedence over the URL.
 //!
-//! Never passes on what it did not read: a question is written anew. Bounds: a body of [`MOST_BYTES`].
+//! Never does: forwarding a parameter that it did not parse; the form for the backend is written
+//! anew. Bounds: a body of [`MAX_BYTES`].
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,10 +16,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::request::parameters;
 
-/// The longest body of a query, in bytes: what InfluxDB takes for a head.
-pub(super) const MOST_BYTES: usize = 1 << 20;
+/// Maximum size of a query's body in bytes; InfluxDB's limit for a request head.
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
-/// What a question may have beside the statement, in the order in which it is written.
+/// Parameters that are forwarded besides the statement, in the order in which they are written.
 const PASSED: [&str; 7] = ["db", "rp", "epoch", "params", "chunked", "chunk_size", "time_format"];
 
 /// The parameters of one request.
@@ -28,10 +30,11 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// Of a request with this query, and with this body if it is a POST.
+    /// Parses the parameters of a request with this query string, and with this body if it is a
+    /// POST.
     ///
     /// # Errors
-    /// The parts of the body cannot be read.
+    /// The multipart body cannot be parsed.
     pub(super) async fn of(query: &str, headers: &HeaderMap, body: Option<Bytes>) -> Result<Self, String> {
         let mut values = HashMap::new();
         if let Some(body) = body {
@@ -39,7 +42,7 @@ impl Form {
             if let Ok(boundary) = multer::parse_boundary(kind) {
                 values = parts(body, boundary).await?;
             } else {
-                // Whatever it calls itself: old clients call a form nothing.
+                // Any other content type is read as a form, because old clients do not label forms.
                 let text = String::from_utf8_lossy(&body);
                 values = owned(parameters(text.trim()));
             }
@@ -52,12 +55,12 @@ impl Form {
         Ok(Self { values, is_pretty })
     }
 
-    /// A parameter that is not empty.
+    /// The value of a parameter. `None` if it is absent or empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The form of a question to a backend.
+    /// Encodes the form of a query to a backend.
     pub(super) fn question(&self, statement: &str) -> String {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let mut form = format!("q={}", encode(statement));
@@ -74,7 +77,7 @@ fn owned(parameters: HashMap<Cow<'_, str>, Cow<'_, str>>) -> HashMap<String, Str
     parameters.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
 }
 
-/// The parts of a body, files included: of those of one name the first counts.
+/// Parses a multipart body, files included. Of several parts with the same name, the first counts.
 async fn parts(body: Bytes, boundary: String) -> Result<HashMap<String, String>, String> {
     let whole = stream::iter([Ok::<_, Infallible>(body)]);
     let mut parts = multer::Multipart::new(whole, boundary);

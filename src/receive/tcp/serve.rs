@@ -25,7 +25,7 @@ use crate::batch::Submit;
 use crate::intake::{Intake, PUBLISH_INTERVAL};
 use crate::protocol::{Refusal, Refused};
 use crate::receive::Pulse;
-use crate::receive::crowd::{Crowd, Entered, Member, settle};
+use crate::receive::crowd::{Crowd, Entered, Member, reap};
 use crate::receive::door::stopped;
 use crate::receive::handshake::{Failed, shake_hands};
 use crate::receive::proxy::{is_trusted, read_header};
@@ -112,7 +112,7 @@ impl<H: Submit + 'static> Serving<H> {
                     }
                 },
             }
-            settle(&mut connections, self.setup.max_connections).await;
+            reap(&mut connections, self.setup.max_connections).await;
         }
         // Those that the kernel has accepted already may have sent all they have.
         if let Ok(listener) = listener.into_std() {
