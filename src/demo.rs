@@ -1,7 +1,7 @@
-//! `twinflux demo`: the whole story in half a minute, in one process and on loopback.
+//! `twinflux demo`: shows in half a minute what Twinflux does, in one process and on loopback.
 //!
-//! Simulated hosts send through a real relay into two embedded stores, one of them by HTTP; one store is killed and revived
-//! half-way; at the end both must hold every line.
+//! Simulated hosts send through a real relay into two embedded stores; one of them writes by HTTP.
+//! One store is killed and later revived. At the end, both stores must hold every line.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -27,19 +27,19 @@ use crate::receive::Inherited;
 use crate::relay::Relay;
 
 const HOSTS: u32 = 500;
-/// Telegraf's ten seconds, three times as fast.
+/// Telegraf's interval of ten seconds, three times as fast.
 const INTERVAL: Duration = Duration::from_millis(3333);
 const SENDING: Duration = Duration::from_secs(18);
 const KILL_AT: Duration = Duration::from_secs(6);
 const REVIVE_AT: Duration = Duration::from_secs(12);
-/// When to give up on lines that are still pending: the longest pause between two tries is shorter.
+/// When to give up on lines that are still pending. The longest pause between two tries is shorter.
 const GIVE_UP_AT: Duration = Duration::from_secs(38);
 const REFRESH: Duration = Duration::from_millis(250);
 
-/// Runs the demo; true where both stores hold every line.
+/// Runs the demo. True if both stores hold every line.
 ///
 /// # Errors
-/// What kept it from running, as a sentence.
+/// Why it could not run.
 pub fn run() -> Result<bool, String> {
     let folder = Folder::new().map_err(|error| format!("cannot make a folder for the demo: {error}"))?;
     let runtime = Runtime::new().map_err(|error| format!("cannot start: {error}"))?;
@@ -105,7 +105,7 @@ fn config(folder: &std::path::Path, stores: &[Stored; 2]) -> Config {
     config
 }
 
-/// A store, which may be dead: what it holds outlives it.
+/// A store whose data outlives its server.
 struct Stored {
     store: Arc<Store>,
     address: SocketAddr,
@@ -134,7 +134,7 @@ impl Stored {
     }
 }
 
-/// The simulated hosts at work.
+/// The simulated hosts.
 struct Sending {
     progress: Arc<Progress>,
     thread: std::thread::JoinHandle<io::Result<Duration>>,
@@ -189,10 +189,10 @@ impl Sending {
     }
 }
 
-/// One screen that is drawn anew; in a file, a line now and then.
+/// The screen, which is redrawn; if output is no terminal, one line per phase.
 struct Screen {
     is_terminal: bool,
-    /// Whether nobody reads it any more: the story goes on, for its exit code.
+    /// Whether the reader of the output has gone. The demo continues for its exit code.
     is_gone: bool,
     drawn_lines: usize,
     last_phase: &'static str,
@@ -259,7 +259,7 @@ fn write_verdict(sent: Sent, status: &Status, kept: [Counts; 2], is_fine: bool) 
     out.flush()
 }
 
-/// A folder that is removed at the end.
+/// A temporary folder that is removed at the end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -272,7 +272,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed now is cleaned up with all temporary files.
+        // The system cleans up leftover temporary files.
         drop(std::fs::remove_dir_all(&self.0));
     }
 }

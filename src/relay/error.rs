@@ -1,4 +1,4 @@
-//! What keeps a relay from starting, and what to do about it.
+//! Errors that prevent a relay from starting, with advice.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::deliver::BackendError;
 use crate::journal::disk::OpenError;
 
-/// What keeps a relay from starting.
+/// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration names something that cannot be used.
@@ -18,7 +18,7 @@ pub enum StartError {
     /// The other relay of the pair cannot be asked.
     #[error("{0}")]
     Pair(String),
-    /// Another process works on the data folder.
+    /// Another process uses the data folder.
     #[error("{0} is in use by another process: give each relay its own data_dir")]
     Locked(String),
     /// The data folder cannot be used.
@@ -37,10 +37,10 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
-    /// A passed socket is of no use.
+    /// A passed socket cannot be used.
     #[error("socket activation: {0}")]
     Inherited(String),
-    /// The system gives no thread.
+    /// The system cannot start a thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }

@@ -1,7 +1,7 @@
 //! Decompression of a request's body, piece by piece.
 //!
-//! Never does: keeping a body. Bounds: the size of a decompressed body, and how much larger than the
-//! compressed one it may be.
+//! Never does: keeping a body. Bounds: the size of a decompressed body, and its ratio to the
+//! compressed one.
 
 use std::io::Write as _;
 
