@@ -24,7 +24,7 @@ use crate::config::url::BackendUrl;
 use crate::config::{Backend, Config, Http, Udp};
 use crate::observe::status::Status;
 use crate::receive::Inherited;
-use crate::relay::Relay;
+use crate::relay::{Relay, StartError};
 
 const HOSTS: u32 = 500;
 /// Telegraf's interval of ten seconds, three times as fast.
@@ -36,13 +36,57 @@ const REVIVE_AT: Duration = Duration::from_secs(12);
 const GIVE_UP_AT: Duration = Duration::from_secs(38);
 const REFRESH: Duration = Duration::from_millis(250);
 
+/// Why the demo could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The temporary folder cannot be created.
+    #[error("cannot make a folder for the demo: {0}")]
+    Folder(io::Error),
+    /// The stores' runtime cannot start.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+    /// The relay cannot start.
+    #[error("{0}")]
+    Relay(#[from] StartError),
+    /// A store cannot start.
+    #[error("cannot start a store: {0}")]
+    Store(io::Error),
+    /// The killed store cannot start again.
+    #[error("cannot revive the store: {0}")]
+    Revival(io::Error),
+    /// A thread of the simulated hosts cannot start.
+    #[error("{0}")]
+    Thread(io::Error),
+    /// The hosts that send by UDP failed.
+    #[error("cannot simulate the hosts: {0}; is the limit of open files below 600?")]
+    Hosts(io::Error),
+    /// The host that writes by HTTP failed.
+    #[error("cannot simulate the host that writes by HTTP: {0}")]
+    Writer(io::Error),
+    /// The screen cannot be written.
+    #[error("{0}")]
+    Output(io::Error),
+    /// A signal ended the demo.
+    #[error("interrupted")]
+    Interrupted,
+    /// The relay lacks a listener.
+    #[error("BUG: the demo's relay has both listeners")]
+    NoListener,
+    /// The UDP hosts' thread panicked.
+    #[error("BUG: the hosts' thread panicked")]
+    HostsPanicked,
+    /// The HTTP writer's thread panicked.
+    #[error("BUG: the writer's thread panicked")]
+    WriterPanicked,
+}
+
 /// Runs the demo. True if both stores hold every line.
 ///
 /// # Errors
 /// Why it could not run.
-pub fn run() -> Result<bool, String> {
-    let folder = Folder::new().map_err(|error| format!("cannot make a folder for the demo: {error}"))?;
-    let runtime = Runtime::new().map_err(|error| format!("cannot start: {error}"))?;
+pub fn run() -> Result<bool, DemoError> {
+    let folder = Folder::new().map_err(DemoError::Folder)?;
+    let runtime = Runtime::new().map_err(DemoError::Runtime)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&interrupted);
     runtime.spawn(async move {
@@ -54,7 +98,7 @@ pub fn run() -> Result<bool, String> {
         seen.store(true, Ordering::Relaxed);
     });
     let mut stores = [Stored::start(&runtime)?, Stored::start(&runtime)?];
-    let relay = Relay::start(&config(&folder.0, &stores), Inherited::default()).map_err(|error| error.to_string())?;
+    let relay = Relay::start(&config(&folder.0, &stores), Inherited::default())?;
     let sending = Sending::start(&relay)?;
 
     let mut screen = Screen::new();
@@ -75,7 +119,7 @@ pub fn run() -> Result<bool, String> {
             _ => "the hosts are done; waiting for store b",
         };
         let status = relay.view().status();
-        screen.show(elapsed, phase, sending.progress.sent(), &status).map_err(|error| error.to_string())?;
+        screen.show(elapsed, phase, sending.progress.sent(), &status).map_err(DemoError::Output)?;
         let is_done = sending.is_finished() && status.backends.iter().all(|backend| backend.pending_lines == 0);
         if is_done || elapsed > GIVE_UP_AT || interrupted.load(Ordering::Relaxed) {
             break;
@@ -84,11 +128,11 @@ pub fn run() -> Result<bool, String> {
     sending.progress.stop();
     let sent = sending.finish()?;
     if interrupted.load(Ordering::Relaxed) {
-        return Err("interrupted".to_owned());
+        return Err(DemoError::Interrupted);
     }
     let status = relay.shutdown();
     let kept = stores.map(|stored| stored.store.ledger.counts());
-    verdict(sent, &status, kept).map_err(|error| error.to_string())
+    verdict(sent, &status, kept).map_err(DemoError::Output)
 }
 
 fn config(folder: &std::path::Path, stores: &[Stored; 2]) -> Config {
@@ -113,11 +157,11 @@ struct Stored {
 }
 
 impl Stored {
-    fn start(runtime: &Runtime) -> Result<Self, String> {
+    fn start(runtime: &Runtime) -> Result<Self, DemoError> {
         let store = Arc::new(Store::default());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let sink = runtime.block_on(Sink::start(any, Arc::clone(&store)));
-        let sink = sink.map_err(|error| format!("cannot start a store: {error}"))?;
+        let sink = sink.map_err(DemoError::Store)?;
         Ok(Self { store, address: sink.address(), sink: Some(sink) })
     }
 
@@ -125,10 +169,10 @@ impl Stored {
         self.sink = None;
     }
 
-    fn revive(&mut self, runtime: &Runtime) -> Result<(), String> {
+    fn revive(&mut self, runtime: &Runtime) -> Result<(), DemoError> {
         if self.sink.is_none() {
             let sink = runtime.block_on(Sink::start(self.address, Arc::clone(&self.store)));
-            self.sink = Some(sink.map_err(|error| format!("cannot revive the store: {error}"))?);
+            self.sink = Some(sink.map_err(DemoError::Revival)?);
         }
         Ok(())
     }
@@ -143,10 +187,10 @@ struct Sending {
 }
 
 impl Sending {
-    fn start(relay: &Relay) -> Result<Self, String> {
+    fn start(relay: &Relay) -> Result<Self, DemoError> {
         let address = |kind: &str| {
             let listener = relay.view().listeners.iter().find(|one| one.kind() == kind);
-            listener.map(|one| one.address()).ok_or("BUG: the demo's relay has both listeners")
+            listener.map(|one| one.address()).ok_or(DemoError::NoListener)
         };
         let plan = Plan {
             target: address("udp")?,
@@ -172,7 +216,7 @@ impl Sending {
         let (shared, other) = (Arc::clone(&progress), Arc::clone(&progress));
         let thread = std::thread::Builder::new().name("hosts".to_owned()).spawn(move || send(&plan, &shared));
         let writer = std::thread::Builder::new().name("writer".to_owned()).spawn(move || http::send(&requests, &other));
-        let (thread, writer) = (thread.map_err(|error| error.to_string())?, writer.map_err(|error| error.to_string())?);
+        let (thread, writer) = (thread.map_err(DemoError::Thread)?, writer.map_err(DemoError::Thread)?);
         Ok(Self { progress, thread, writer })
     }
 
@@ -180,11 +224,11 @@ impl Sending {
         self.thread.is_finished() && self.writer.is_finished()
     }
 
-    fn finish(self) -> Result<Sent, String> {
-        let ended = self.thread.join().map_err(|_| "BUG: the hosts' thread panicked".to_owned())?;
-        ended.map_err(|error| format!("cannot simulate the hosts: {error}; is the limit of open files below 600?"))?;
-        let answers = self.writer.join().map_err(|_| "BUG: the writer's thread panicked".to_owned())?;
-        answers.map_err(|error| format!("cannot simulate the host that writes by HTTP: {error}"))?;
+    fn finish(self) -> Result<Sent, DemoError> {
+        let ended = self.thread.join().map_err(|_| DemoError::HostsPanicked)?;
+        ended.map_err(DemoError::Hosts)?;
+        let answers = self.writer.join().map_err(|_| DemoError::WriterPanicked)?;
+        answers.map_err(DemoError::Writer)?;
         Ok(self.progress.sent())
     }
 }

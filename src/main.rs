@@ -156,7 +156,7 @@ fn demo() -> Ended {
     match twinflux::demo::run() {
         Ok(true) => Ok(()),
         Ok(false) => Err((FAILED, "a store does not hold every line".to_owned())),
-        Err(error) => Err((FAILED, error)),
+        Err(error) => Err((FAILED, error.to_string())),
     }
 }
 

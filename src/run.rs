@@ -47,7 +47,8 @@ pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     for sentence in differs {
         tracing::info!("other than influxdb-relay: {sentence}");
     }
-    let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
+    let inherited =
+        Inherited::from_environment().map_err(|error| (FAILED, StartError::Inherited(error).to_string()))?;
     // Follow signals before the listeners start. Otherwise, a signal in between would end the
     // process and lose received lines.
     let current = Arc::new(Current::default());
@@ -98,7 +99,7 @@ fn prepare(relay: &Relay, options: &Run, requests: &SyncSender<Request>) {
     let (options, requests) = (options.clone(), requests.clone());
     relay.reload().read_by(move || {
         let overrides = options.overrides()?;
-        Config::load(options.config.as_deref(), overrides).map_err(|error| error.to_string())
+        Ok(Config::load(options.config.as_deref(), overrides)?)
     });
     relay.reload().succeed_by(move |successor| {
         if requests.try_send(Request::GiveWay(successor)).is_err() {
@@ -130,7 +131,7 @@ fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay
     let (legacy, last) = match relay.hand_over() {
         Ok(left) => left,
         Err((relay, error)) => {
-            tracing::error!(error, "the configuration stays as it was: reload again later");
+            tracing::error!(error = error.to_string(), "the configuration stays as it was: reload again later");
             return Ok((*relay, config));
         }
     };

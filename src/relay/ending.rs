@@ -38,6 +38,17 @@ pub struct Legacy {
     pub(super) closed: Vec<String>,
 }
 
+/// Why a relay does not give way to a successor.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// The disk did not write in time what memory holds.
+    #[error("the journal's disk does not take what comes: what memory holds would be lost")]
+    Unwritten,
+    /// The sockets cannot be duplicated.
+    #[error("cannot keep the sockets: {0}")]
+    Sockets(#[from] io::Error),
+}
+
 impl From<Inherited> for Legacy {
     fn from(sockets: Inherited) -> Self {
         Self { sockets, ..Self::default() }
@@ -76,14 +87,13 @@ impl Relay {
     ///
     /// # Errors
     /// Why the relay cannot end; it then continues.
-    pub fn hand_over(self) -> Result<(Legacy, Status), (Box<Self>, String)> {
+    pub fn hand_over(self) -> Result<(Legacy, Status), (Box<Self>, HandOverError)> {
         if !self.view.journal.wait_written(LAST_WRITES) {
-            let what = "the journal's disk does not take what comes: what memory holds would be lost";
-            return Err((Box::new(self), what.to_owned()));
+            return Err((Box::new(self), HandOverError::Unwritten));
         }
         let mut sockets = match Listener::share(&self.view.listeners) {
             Ok(sockets) => sockets,
-            Err(error) => return Err((Box::new(self), format!("cannot keep the sockets: {error}"))),
+            Err(error) => return Err((Box::new(self), HandOverError::Sockets(error))),
         };
         let listeners = Arc::clone(&self.view.listeners);
         let names = |is: fn(&crate::observe::view::BackendView) -> bool| {

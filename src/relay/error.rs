@@ -6,18 +6,18 @@ use std::net::SocketAddr;
 use crate::deliver::BackendError;
 use crate::journal::disk::OpenError;
 
+/// An error of a part that the relay only passes on.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration names something that cannot be used.
     #[error("{0}")]
     Setup(#[from] BackendError),
-    /// A listener's mapping cannot be read.
+    /// Users, a listener, a certificate or the pair of the configuration cannot be used.
     #[error("{0}")]
-    Mapping(String),
-    /// The other relay of the pair cannot be asked.
-    #[error("{0}")]
-    Pair(String),
+    Config(BoxError),
     /// Another process uses the data folder.
     #[error("{0} is in use by another process: give each relay its own data_dir")]
     Locked(String),
@@ -39,7 +39,7 @@ pub enum StartError {
     },
     /// A passed socket cannot be used.
     #[error("socket activation: {0}")]
-    Inherited(String),
+    Inherited(io::Error),
     /// The system cannot start a thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),

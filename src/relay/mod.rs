@@ -4,14 +4,14 @@
 //! | thread | what it does | waits for |
 //! |---|---|---|
 //! | `udp-N` | one socket: receive, scan, batch | datagrams |
-//! | `http` | a listener's requests: receive, decompress, batch, answer | sockets, room in the ring, the journal |
-//! | `tcp` | a listener's connections: receive, convert, batch | sockets, room in the ring |
+//! | `http` | a listener's requests: receive, decompress, batch, answer | sockets, the ring, the journal |
+//! | `tcp` | a listener's connections: receive, convert, batch | sockets, the ring |
 //! | `journal` | numbers batches | the ring |
 //! | `journal-write` | writes records and cursors to the disk | records, the disk |
 //! | `journal-sync` | syncs them, removes what is passed | a time, the disk |
 //! | `deliver` | flushers (tokio) | sockets, timers |
 //! | `admin` | the admin listener (tokio) | sockets, timers |
-//! | `log` | writes the log (the program's, [`crate::sys::log`]) | lines, who reads them |
+//! | `log` | writes the log (the program's, [`crate::sys::log`]) | lines, the reader |
 //!
 //! Start: reads secrets and certificates, locks the data folder, binds the sockets (from then on
 //! the kernel queues), opens the journal, and starts the threads from the backends' end to the
@@ -26,11 +26,11 @@ mod plan;
 mod reading;
 mod reload;
 
-pub use ending::Legacy;
-pub use error::StartError;
+pub use ending::{HandOverError, Legacy};
+pub use error::{BoxError, StartError};
 pub use plan::{CHANGEABLE, Successor};
-pub use reload::Reload;
 use reload::Running;
+pub use reload::{Reload, ReloadError};
 
 use std::io;
 use std::net::SocketAddr;
@@ -61,7 +61,7 @@ use crate::observe::watch as observer;
 use crate::pair::Pair;
 use crate::query::Readers;
 use crate::receive::Inherited;
-use crate::receive::http::{Claim, Creator, Host};
+use crate::receive::http::{Claim, Creator, Host, NotCreated};
 use crate::receive::{self, Listener, Pulse, files, tcp};
 
 /// Capacity of the ring between the workers and the journal's thread in batches: more than a second
@@ -129,9 +129,10 @@ impl Relay {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let auth = config.auth().map_err(StartError::Mapping)?.map(Arc::new);
-        let mut setups_of_listeners = config.listeners(auth.as_ref()).map_err(StartError::Mapping)?;
-        let admin_certificate = config.admin_certificate().map_err(StartError::Mapping)?;
+        let auth = config.auth().map_err(|error| StartError::Config(error.into()))?.map(Arc::new);
+        let setups_of_listeners = config.listeners(auth.as_ref());
+        let mut setups_of_listeners = setups_of_listeners.map_err(|error| StartError::Config(error.into()))?;
+        let admin_certificate = config.admin_certificate().map_err(|error| StartError::Config(error.into()))?;
         let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned());
         let certificates = certificates.chain(admin_certificate.clone());
         let access = Access {
@@ -189,7 +190,7 @@ impl Relay {
         let socket_file = {
             let reload = Arc::clone(&reload);
             let succeed = Arc::clone(&reload);
-            let reload: socket::Reloader = Arc::new(move || reload.run());
+            let reload: socket::Reloader = Arc::new(move || reload.run().map_err(|error| error.to_string()));
             let succeed: socket::Successor = Arc::new(move || succeed.succeed());
             let parts = socket::SocketArgs { view: view.clone(), letters: Arc::clone(&letters), reload, succeed };
             socket::start(admin_runtime.handle(), &config.data_dir, parts)
@@ -416,7 +417,10 @@ fn create(statements: &Arc<Statements>, runtime: &Handle) -> Creator {
         let statements = Arc::clone(&statements);
         let asker = if may_administer { Asker::Administrator } else { Asker::Client(authorization) };
         let running = runtime.spawn(async move { statements.run(&statement, asker).await });
-        Box::pin(async move { running.await.map_err(|error| error.to_string())? })
+        Box::pin(async move {
+            let ran = running.await.map_err(|error| NotCreated::new(error.to_string()))?;
+            ran.map_err(|error| NotCreated::new(error.to_string()))
+        })
     })
 }
 

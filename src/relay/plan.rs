@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use super::BoxError;
 use crate::config::url::BackendUrl;
 use crate::config::{Backend, Config, ConfigError, Query};
 use crate::deliver;
@@ -41,6 +42,23 @@ impl Successor {
         config.admin.listen = admin;
         Self { config, file }
     }
+}
+
+/// Why a successor could not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoSuccessor {
+    /// No backend is left, and the configuration does not say that this is meant.
+    #[error("the file names no [[backend]]: lines would go to an archive only; name the backends")]
+    NoBackend,
+    /// The configuration contradicts itself.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// A backend cannot be used.
+    #[error("{0}")]
+    Backend(#[from] deliver::BackendError),
+    /// Users or the pair cannot be used.
+    #[error("{0}")]
+    Other(BoxError),
 }
 
 /// What to do about a changed configuration.
@@ -108,25 +126,23 @@ impl Plan {
         &self,
         listeners: &[SocketAddr],
         admin: SocketAddr,
-    ) -> Result<Option<Box<Successor>>, String> {
+    ) -> Result<Option<Box<Successor>>, NoSuccessor> {
         if self.anew.is_empty() {
             return Ok(None);
         }
         // A file that is being written is empty for a moment, so a configuration without backends
         // must be explicit.
         if self.file.has_default_backend() && !self.at_once.has_default_backend() {
-            return Err(
-                "the file names no [[backend]]: lines would go to an archive only; name the backends".to_owned()
-            );
+            return Err(NoSuccessor::NoBackend);
         }
         let successor = Successor::new(self.file.clone(), listeners, admin);
         let config = &successor.config;
-        config.verify().map_err(|error: ConfigError| error.to_string())?;
+        config.verify()?;
         for setup in config.backends() {
-            deliver::Backend::new(setup).map_err(|error| error.to_string())?;
+            deliver::Backend::new(setup)?;
         }
-        config.auth()?;
-        config.pair.check()?;
+        config.auth().map_err(|error| NoSuccessor::Other(error.into()))?;
+        config.pair.check().map_err(|error| NoSuccessor::Other(error.into()))?;
         Ok(Some(Box::new(successor)))
     }
 }
@@ -351,7 +367,7 @@ mod tests {
         running.journal.durability = Durability::Written;
         new.journal.durability = Durability::Written;
         new.backend[0].token_file = Some("/nowhere".into());
-        let wrong = Plan::new(&running, &new, true).successor(&[bound], bound).expect_err("no token");
+        let wrong = Plan::new(&running, &new, true).successor(&[bound], bound).expect_err("no token").to_string();
         assert!(wrong.contains("/nowhere"), "{wrong}");
     }
 }

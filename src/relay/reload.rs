@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::BoxError;
 use super::plan::{Plan, Successor};
 use crate::auth::Auth;
 use crate::config::Config;
@@ -36,9 +37,20 @@ pub struct Reload {
 }
 
 /// Reads the configuration.
-type Source = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+type Source = Box<dyn Fn() -> Result<Config, BoxError> + Send + Sync>;
 /// Starts a successor relay.
 type Succeed = Box<dyn Fn(Box<Successor>) + Send + Sync>;
+
+/// Why a reload did not change the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration cannot be used. Nothing was changed.
+    #[error("nothing was changed: {0}")]
+    Config(BoxError),
+    /// These files of users, tokens or certificates cannot be used, a sentence for each.
+    #[error("{}; the configuration stays as it was", .0.join("; "))]
+    Files(Vec<String>),
+}
 
 /// The running configuration, and the parts that it can change.
 #[derive(Debug)]
@@ -58,7 +70,7 @@ impl Reload {
     }
 
     /// Sets the function that reads the configuration.
-    pub fn read_by(&self, source: impl Fn() -> Result<Config, String> + Send + Sync + 'static) {
+    pub fn read_by(&self, source: impl Fn() -> Result<Config, BoxError> + Send + Sync + 'static) {
         self.source.set(Box::new(source)).ok();
     }
 
@@ -85,7 +97,7 @@ impl Reload {
     ///
     /// # Errors
     /// The configuration or one of the files cannot be used: what stays as it was, and why.
-    pub fn run(&self) -> Result<Vec<String>, String> {
+    pub fn run(&self) -> Result<Vec<String>, ReloadError> {
         let read = match self.source.get() {
             Some(source) => source(),
             None => Ok(self.lock().config.clone()),
@@ -99,12 +111,12 @@ impl Reload {
             Ok((setups, plan, successor))
         });
         let (setups, plan, successor) = prepared.map_err(|error| {
-            tracing::error!(error, "the configuration stays as it was");
-            format!("nothing was changed: {error}")
+            tracing::error!(error = error.to_string(), "the configuration stays as it was");
+            ReloadError::Config(error)
         })?;
         let wrong = self.check_files(true);
         if !wrong.is_empty() {
-            return Err(format!("{}; the configuration stays as it was", wrong.join("; ")));
+            return Err(ReloadError::Files(wrong));
         }
         self.lock().take(&plan, &setups);
         *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor;
@@ -135,7 +147,7 @@ impl Reload {
                 Ok(false) => {}
                 Ok(true) => tracing::info!("read users and tokens again"),
                 Err(error) => {
-                    tracing::error!(error, "users and tokens stay as they were");
+                    tracing::error!(error = error.to_string(), "users and tokens stay as they were");
                     wrong.push(format!("users and tokens stay as they were: {error}"));
                 }
             }
@@ -146,7 +158,7 @@ impl Reload {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(%file, "read a certificate again; new connections get it"),
                 Err(error) => {
-                    tracing::error!(error, "the certificate stays as it was");
+                    tracing::error!(error = error.to_string(), "the certificate stays as it was");
                     wrong.push(format!("the certificate {file} stays as it was: {error}"));
                 }
             }

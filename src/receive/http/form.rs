@@ -29,13 +29,18 @@ pub(super) struct Form {
     pub(super) is_pretty: bool,
 }
 
+/// A multipart body that cannot be parsed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct InvalidForm(#[from] multer::Error);
+
 impl Form {
     /// Parses the parameters of a request with this query string, and with this body if it is a
     /// POST.
     ///
     /// # Errors
     /// The multipart body cannot be parsed.
-    pub(super) async fn of(query: &str, headers: &HeaderMap, body: Option<Bytes>) -> Result<Self, String> {
+    pub(super) async fn of(query: &str, headers: &HeaderMap, body: Option<Bytes>) -> Result<Self, InvalidForm> {
         let mut values = HashMap::new();
         if let Some(body) = body {
             let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -78,13 +83,13 @@ fn owned(parameters: HashMap<Cow<'_, str>, Cow<'_, str>>) -> HashMap<String, Str
 }
 
 /// Parses a multipart body, files included. Of several parts with the same name, the first counts.
-async fn parts(body: Bytes, boundary: String) -> Result<HashMap<String, String>, String> {
+async fn parts(body: Bytes, boundary: String) -> Result<HashMap<String, String>, InvalidForm> {
     let whole = stream::iter([Ok::<_, Infallible>(body)]);
     let mut parts = multer::Multipart::new(whole, boundary);
     let mut values = HashMap::new();
-    while let Some(part) = parts.next_field().await.map_err(|error| error.to_string())? {
+    while let Some(part) = parts.next_field().await? {
         let name = part.name().unwrap_or_default().to_owned();
-        let text = part.text().await.map_err(|error| error.to_string())?;
+        let text = part.text().await?;
         values.entry(name).or_insert(text);
     }
     Ok(values)

@@ -126,8 +126,20 @@ impl fmt::Debug for Claim {
     }
 }
 
+/// Why a statement was not run: in a backend's words, or why it cannot be owed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotCreated(String);
+
+impl NotCreated {
+    /// Creates the error with the message for the client.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
 /// Outcome of a statement: done or owed, or refused by a backend.
-type Created = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Created = Pin<Box<dyn Future<Output = Result<(), NotCreated>> + Send>>;
 type Create = dyn Fn(String, bool, Option<HeaderValue>) -> Created + Send + Sync;
 
 /// Runs statements that create something.

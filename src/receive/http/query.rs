@@ -209,7 +209,7 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
         let may_administer = match self.may_administer().await {
             // Telegraf logs an error in a result and continues.
             Err(Problem::NoAdministrator) => {
-                return Ok(statements::result(Err("no right to create anything (admin = true)".to_owned())));
+                return Ok(statements::result(Err("no right to create anything (admin = true)")));
             }
             other => other?,
         };

@@ -56,11 +56,13 @@ type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
 type Ordering = Pin<Box<dyn Future<Output = Result<String, Refused>> + Send>>;
 
 /// Why a statement was not run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// A backend refused it; the backend's words.
+    #[error("{0}")]
     Told(String),
     /// No backend can run it now.
+    #[error("{0}")]
     NoBackend(String),
 }
 

@@ -1,15 +1,17 @@
 //! Answers to the statements that this relay handles itself: those that writers send at their
 //! start.
 
+use std::fmt::Display;
+
 use http::StatusCode;
 
 use super::answer::Answer;
 
 /// Formats a statement's result as InfluxDB does.
-pub(super) fn result(ran: Result<(), String>) -> Answer {
+pub(super) fn result(ran: Result<(), impl Display>) -> Answer {
     let result = match ran {
         Ok(()) => serde_json::json!({ "statement_id": 0 }),
-        Err(error) => serde_json::json!({ "statement_id": 0, "error": error }),
+        Err(error) => serde_json::json!({ "statement_id": 0, "error": error.to_string() }),
     };
     Answer::json(StatusCode::OK, &serde_json::json!({ "results": [result] }))
 }
