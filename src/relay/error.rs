@@ -34,7 +34,7 @@ pub enum StartError {
         kind: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// A passed socket cannot be used.

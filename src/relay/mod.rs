@@ -8,7 +8,7 @@
 //! | `tcp` | a listener's connections: receive, convert, batch | sockets, the ring |
 //! | `journal` | numbers batches | the ring |
 //! | `journal-write` | writes records and cursors to the disk | records, the disk |
-//! | `journal-sync` | syncs them, removes what is passed | a time, the disk |
+//! | `journal-sync` | syncs them, removes what all cursors have passed | a time, the disk |
 //! | `deliver` | flushers (tokio) | sockets, timers |
 //! | `admin` | the admin listener (tokio) | sockets, timers |
 //! | `log` | writes the log (the program's, [`crate::sys::log`]) | lines, the reader |
@@ -418,8 +418,8 @@ fn create(statements: &Arc<Statements>, runtime: &Handle) -> Creator {
         let asker = if may_administer { Asker::Administrator } else { Asker::Client(authorization) };
         let running = runtime.spawn(async move { statements.run(&statement, asker).await });
         Box::pin(async move {
-            let ran = running.await.map_err(|error| NotCreated::new(error.to_string()))?;
-            ran.map_err(|error| NotCreated::new(error.to_string()))
+            let ran = running.await.map_err(NotCreated::new)?;
+            ran.map_err(NotCreated::new)
         })
     })
 }

@@ -133,8 +133,8 @@ pub struct NotCreated(String);
 
 impl NotCreated {
     /// Creates the error with the message for the client.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self(message.to_string())
     }
 }
 
