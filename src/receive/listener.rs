@@ -315,7 +315,7 @@ mod tests {
             listener.stop();
             threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
             let (tally, sources) = (listener.tally(), listener.sources());
-            assert_eq!((tally.accepted, tally.held, out.submitted()), (1, 0, 1), "{kind}: it hands over what it has");
+            assert_eq!((tally.accepted, tally.held, out.submitted()), (1, 0, 1), "{kind}: it submits what it has");
             let sent: Vec<_> = sources.entries().iter().map(|source| (source.address, source.sum.lines)).collect();
             assert_eq!(sent, [(SocketAddr::from(([127, 0, 0, 1], 0)).ip(), 1)], "{kind}");
         }

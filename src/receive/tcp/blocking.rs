@@ -140,9 +140,9 @@ mod tests {
         };
         std::thread::scope(|threads| {
             let (greedy, modest) = (blocking("tcp"), blocking("tcp"));
-            threads.spawn(move || (0..20).for_each(|_| greedy.submit(batch(1)).expect("handed over")));
+            threads.spawn(move || (0..20).for_each(|_| greedy.submit(batch(1)).expect("submitted")));
             waiting(1);
-            threads.spawn(move || (0..5).for_each(|_| modest.submit(batch(2)).expect("handed over")));
+            threads.spawn(move || (0..5).for_each(|_| modest.submit(batch(2)).expect("submitted")));
             for number in 0..25 {
                 // Both wait until the modest one has no more.
                 waiting(number + if number < 10 { 2 } else { 1 });

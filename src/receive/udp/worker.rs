@@ -206,8 +206,8 @@ mod tests {
             let mut taken = self.1.lock().expect("no panic");
             let submitted = taken.iter().map(|batch| batch.lines()).sum::<u64>();
             assert_eq!(shown.accepted, shown.held + shown.submitted + shown.ring_full);
-            assert_eq!(shown.submitted, submitted, "the worker tells at once what was taken");
-            assert!(shown.held >= batch.lines(), "lines are accepted and held before they are handed over");
+            assert_eq!(shown.submitted, submitted, "the worker publishes at once what was taken");
+            assert!(shown.held >= batch.lines(), "lines are accepted and held before they are submitted");
             if taken.len() == self.0 {
                 return Err(batch);
             }
