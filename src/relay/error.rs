@@ -30,7 +30,7 @@ pub enum StartError {
     /// A listener's address cannot be used.
     #[error("cannot listen on {kind} {address}: {error}{}", advice(.kind, .error))]
     Listen {
-        /// `udp`, `tcp` or `admin`.
+        /// `udp`, `tcp`, `http` or `admin`.
         kind: &'static str,
         /// The address.
         address: SocketAddr,
