@@ -1,8 +1,9 @@
-//! The program: command line, start, signals, exit codes (0 fine, 1 failed at run time, 2 bad usage or
-//! configuration, 3 not reachable).
+//! The program: command line, start, signals, and exit codes (0 success, 1 failure at run time, 2
+//! bad usage or configuration, 3 unreachable).
 //!
-//! A reader of the output that goes away (`twinflux journal dump DIR | head`) has read what it wanted: that is no
-//! failure. Output that cannot be written for another reason, such as a full disk, is one.
+//! A closed output (`twinflux journal dump DIR | head`) is no failure, because its reader has read
+//! what it wanted. Output that cannot be written for another reason, such as a full disk, is a
+//! failure.
 mod run;
 mod signals;
 
@@ -35,14 +36,14 @@ use twinflux::sys::text::printable_lines;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long the process waits at its end for its last lines to be read.
+/// How long the process waits at its end until its last log lines are written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let (level, format) = match &cli.command {
         None => (LevelFilter::INFO, cli.run.log_format),
-        // Its screen shows what the log would.
+        // The demo's screen shows what the log would.
         #[cfg(feature = "demo")]
         Some(Command::Demo) => (LevelFilter::OFF, LogFormat::Text),
         Some(_) => (LevelFilter::INFO, LogFormat::Text),
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Does something whose log is written by a thread of its own: whoever reads it late holds up nothing.
+/// Runs `work` with a log that has its own thread, so that a slow reader of the log blocks nothing.
 fn with_log(level: LevelFilter, format: LogFormat, work: impl FnOnce(&Arc<Log>) -> Ended) -> ExitCode {
     let log = match Log::start(io::stderr()) {
         Ok(log) => Arc::new(log),
@@ -64,7 +65,7 @@ fn with_log(level: LevelFilter, format: LogFormat, work: impl FnOnce(&Arc<Log>) 
     };
     log_format::start(level, format, BoxMakeWriter::new(Arc::clone(&log)));
     log_panics(&log);
-    // Where nobody reads the error, the code still tells.
+    // The exit code reports the error even if nobody reads the log.
     let code = conclude(work(&log), |error| log.line(error));
     log.flush(LAST_LINES);
     code
@@ -95,7 +96,7 @@ fn perform(command: Command, log: &Arc<Log>) -> Ended {
     }
 }
 
-/// Writes panics to the log: standard error itself may hold a thread for ever.
+/// Writes panics to the log. Standard error itself could block a thread for ever.
 fn log_panics(log: &Arc<Log>) {
     let log = Arc::clone(log);
     std::panic::set_hook(Box::new(move |panic| {
@@ -107,14 +108,14 @@ fn log_panics(log: &Arc<Log>) {
     }));
 }
 
-/// Tells an error to `write`, and the end's code.
+/// Passes an error to `write`, and returns the exit code.
 fn conclude(ended: Ended, write: impl FnOnce(&[u8])) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        // What there is to say has been said.
+        // An empty error has already been reported.
         Err((code, error)) if error.is_empty() => ExitCode::from(code),
         Err((code, error)) => {
-            // Parts of it may be a stranger's text.
+            // Parts of the error may be untrusted text.
             write(&printable_lines(format!("twinflux: {error}\n").as_bytes()));
             ExitCode::from(code)
         }
@@ -155,7 +156,7 @@ fn demo() -> Ended {
     match twinflux::demo::run() {
         Ok(true) => Ok(()),
         Ok(false) => Err((FAILED, "a store does not hold every line".to_owned())),
-        Err(error) => Err((FAILED, error)),
+        Err(error) => Err((FAILED, error.to_string())),
     }
 }
 
@@ -242,5 +243,5 @@ fn restore(command: &Restore) -> Ended {
     }
 }
 
-/// What goes on with a restore that ended early.
+/// Advice for continuing a restore that ended early.
 const AGAIN: &str = "; run it again when that is mended: points that are there already are stored once";
