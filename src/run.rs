@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, print};
+use twinflux::cli::outcome::{Ended, Failure, print};
 use twinflux::cli::{Drain, Run};
 use twinflux::config::{Config, Format};
 use twinflux::journal::Durability;
@@ -38,28 +38,28 @@ pub(crate) enum Wish {
 /// Runs the relay until a signal ends it.
 pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     use_small_pages();
-    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
+    let overrides = options.overrides().map_err(Failure::bad_configuration)?;
     let loaded = match &options.relay_config {
         Some(file) => Config::load_relays(file, overrides),
         None => Config::load(options.config.as_deref(), overrides).map(|config| (config, Vec::new())),
     };
-    let (mut config, differs) = loaded.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let (mut config, differs) = loaded?;
     for sentence in differs {
         tracing::info!("other than influxdb-relay: {sentence}");
     }
-    let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
+    let inherited =
+        Inherited::from_environment().map_err(|error| Failure::Failed(format!("socket activation: {error}")))?;
     // Before the listeners start: a signal in between would end the process with what they have received.
     let current = Arc::new(Current::default());
     let (wishes, wished) = sync_channel(MOST_WISHES);
-    follow_signals(Arc::clone(&current), wishes.clone(), Arc::clone(log))
-        .map_err(|error| (FAILED, error.to_string()))?;
+    follow_signals(Arc::clone(&current), wishes.clone(), Arc::clone(log)).map_err(Failure::failed)?;
     let mut relay = start(&config, inherited)?;
     current.set(&relay);
     prepare(&relay, options, &wishes);
     print_start(describe_start(&relay, &config));
     loop {
         let wish = attend(&relay, &wished);
-        match wish.ok_or_else(|| (FAILED, "BUG: the thread that follows signals ended".to_owned()))? {
+        match wish.ok_or_else(|| Failure::failed("BUG: the thread that follows signals ended"))? {
             Wish::Stop => break,
             Wish::GiveWay(successor) => {
                 (relay, config) = give_way(relay, config, *successor)?;
@@ -73,18 +73,18 @@ pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     let hurry = relay.hurry();
     tell_end(&relay.shutdown(), config.journal.durability, "for the next start");
     if *hurry.borrow() {
-        return Err((FAILED, "ended by a second signal, before everything could be delivered".to_owned()));
+        return Err(Failure::failed("ended by a second signal, before everything could be delivered"));
     }
     Ok(())
 }
 
-fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Relay, (u8, String)> {
+fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Relay, Failure> {
     if config.holds_secrets() {
         dumps::forbid();
     }
-    Relay::start(config, legacy).map_err(|error| {
-        let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
-        (code, error.to_string())
+    Relay::start(config, legacy).map_err(|error| match error {
+        StartError::Setup(_) => Failure::bad_configuration(error),
+        error => Failure::failed(error),
     })
 }
 
@@ -96,7 +96,7 @@ fn prepare(relay: &Relay, options: &Run, wishes: &SyncSender<Wish>) {
     }
     let (options, wishes) = (options.clone(), wishes.clone());
     relay.reload().read_by(move || {
-        let overrides = options.overrides()?;
+        let overrides = options.overrides().map_err(|error| error.to_string())?;
         Config::load(options.config.as_deref(), overrides).map_err(|error| error.to_string())
     });
     relay.reload().succeed_by(move |successor| {
@@ -121,7 +121,7 @@ fn attend(relay: &Relay, wished: &Receiver<Wish>) -> Option<Wish> {
 }
 
 /// Puts another relay in this one's place, on the same sockets. One that does not start leaves the place to the one before.
-fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay, Config), (u8, String)> {
+fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay, Config), Failure> {
     tracing::info!("another relay takes this one's place: what comes meanwhile waits in the sockets");
     notify::reloading();
     let before = relay.reload().standing();
@@ -133,15 +133,15 @@ fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay
         }
     };
     tell_end(&last, config.journal.durability, "for the relay that follows");
-    let again = legacy.try_clone().map_err(|error| (FAILED, format!("cannot keep the sockets: {error}")))?;
+    let again = legacy.try_clone().map_err(|error| Failure::Failed(format!("cannot keep the sockets: {error}")))?;
     match start(&successor.config, legacy) {
         Ok(relay) => {
             relay.reload().stands_for(successor.file);
             tracing::info!("the relay works by the new configuration");
             Ok((relay, successor.config))
         }
-        Err((_, error)) => {
-            tracing::error!(error, "the new configuration cannot be used; the one before is");
+        Err(error) => {
+            tracing::error!(error = error.to_string(), "the new configuration cannot be used; the one before is");
             let relay = start(&before.config, again)?;
             relay.reload().stands_for(before.file);
             Ok((relay, before.config))
@@ -172,19 +172,18 @@ fn tell_end(last: &Status, durability: Durability, whom: &str) {
 /// Delivers what a journal keeps, and ends when nothing is pending, or at a signal.
 pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
     use_small_pages();
-    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
-    let config = Config::load(options.config.as_deref(), overrides);
-    let mut config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let overrides = options.overrides().map_err(Failure::bad_configuration)?;
+    let mut config = Config::load(options.config.as_deref(), overrides)?;
     (config.udp, config.tcp, config.http) = Default::default();
     if !config.data_dir.join("journal").is_dir() {
-        return Err((
-            FAILED,
-            format!("there is no journal in {}: is that the data folder?", config.data_dir.display()),
-        ));
+        return Err(Failure::Failed(format!(
+            "there is no journal in {}: is that the data folder?",
+            config.data_dir.display()
+        )));
     }
     let current = Arc::new(Current::default());
     let (wishes, wished) = sync_channel(MOST_WISHES);
-    follow_signals(Arc::clone(&current), wishes, Arc::clone(log)).map_err(|error| (FAILED, error.to_string()))?;
+    follow_signals(Arc::clone(&current), wishes, Arc::clone(log)).map_err(Failure::failed)?;
     let relay = start(&config, Inherited::default())?;
     current.set(&relay);
     let pending = |status: &Status| {
@@ -203,7 +202,7 @@ pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
     for (name, lines) in &last.journal.orphans {
         tracing::warn!(backend = name, lines, "is not configured: its lines stay in the journal");
     }
-    if left > 0 { Err((FAILED, format!("{left} lines stay in the journal"))) } else { Ok(()) }
+    if left > 0 { Err(Failure::Failed(format!("{left} lines stay in the journal"))) } else { Ok(()) }
 }
 
 /// Prints the lines of the start. Output that nobody reads delays the start for a moment, and holds up nothing else.

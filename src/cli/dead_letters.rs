@@ -3,7 +3,8 @@
 //! `list` and `show` read the folder, whether or not its relay runs. What changes something is asked of the running relay.
 
 use std::fmt;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::cli::Letters;
@@ -32,18 +33,33 @@ impl Letters {
     }
 }
 
+/// Text that is neither a duration nor a date.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no time: write \"2h\" for two hours ago, or \"2026-11-27T03:00:00Z\"")]
+pub struct InvalidTime(String);
+
+/// Why dead letters cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The data folder does not exist.
+    #[error("there is no folder {}: give the data folder of a relay (--data-dir)", .0.display())]
+    Missing(PathBuf),
+    /// The folder of the dead letters cannot be read.
+    #[error("cannot read {}: {}", .0.display(), .1)]
+    Unreadable(PathBuf, #[source] io::Error),
+}
+
 /// A time: so long ago, or a date.
 #[derive(Clone, Copy, Debug)]
 pub struct Since(SystemTime);
 
 impl std::str::FromStr for Since {
-    type Err = String;
+    type Err = InvalidTime;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidTime> {
         let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
         let time = ago.or_else(|| humantime::parse_rfc3339_weak(text).ok());
-        time.map(Self)
-            .ok_or_else(|| format!("{text:?} is no time: write \"2h\" for two hours ago, or \"2026-11-27T03:00:00Z\""))
+        time.map(Self).ok_or_else(|| InvalidTime(text.to_owned()))
     }
 }
 
@@ -51,7 +67,7 @@ impl std::str::FromStr for Since {
 ///
 /// # Errors
 /// The folder cannot be read; as a sentence.
-pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, String> {
+pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
     let found = read(data_dir, &letters.filter())?;
     let mut text = String::new();
     if found.is_empty() {
@@ -74,7 +90,7 @@ pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, String> {
 ///
 /// # Errors
 /// As [`list`].
-pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, String> {
+pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
     let found = read(data_dir, &letters.filter())?;
     let mut text = String::new();
     let left_out = found.len().saturating_sub(MOST_LISTED);
@@ -103,10 +119,10 @@ pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, String> {
 /// Nobody answers; or why it was not done.
 pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<String, ChangeError> {
     let request = Request::DeadLetters { action, filter: letters.filter() };
-    let (lines, is_all) = match ask(data_dir, &request).map_err(ChangeError::Unreachable)? {
+    let (lines, is_all) = match ask(data_dir, &request)? {
         Answer::Failed { error } => return Err(ChangeError::Failed(error)),
         Answer::Done { lines, is_all } => (lines, is_all),
-        _ => return Err(ChangeError::Failed("the relay is of another version".to_owned())),
+        _ => return Err(ChangeError::OtherVersion),
     };
     let more = if is_all { "" } else { "There are more: run this again when these are delivered.\n" };
     Ok(match action {
@@ -119,14 +135,14 @@ pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<Stri
     })
 }
 
-fn read(data_dir: &Path, filter: &Filter) -> Result<Vec<Letter>, String> {
+fn read(data_dir: &Path, filter: &Filter) -> Result<Vec<Letter>, ReadError> {
     let mut letters = Vec::new();
     let folder = data_dir.join("dead-letters");
     if !data_dir.is_dir() {
-        return Err(format!("there is no folder {}: give the data folder of a relay (--data-dir)", data_dir.display()));
+        return Err(ReadError::Missing(data_dir.to_owned()));
     }
     dead_letters::each(&folder, filter, |letter| letters.push(letter))
-        .map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+        .map_err(|error| ReadError::Unreadable(folder, error))?;
     Ok(letters)
 }
 

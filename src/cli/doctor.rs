@@ -15,7 +15,7 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
 use crate::batch::Destination;
-use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, print};
+use crate::cli::outcome::{Ended, Failure, print};
 use crate::cli::socket;
 use crate::config::{Config, Overrides};
 use crate::deliver::Backend;
@@ -78,8 +78,7 @@ impl Doctor {
     /// Something is wrong, or the configuration cannot be read.
     pub fn run(&self) -> Ended {
         let (begun, wall) = (Instant::now(), SystemTime::now());
-        let config = Config::load(self.config.as_deref(), Overrides::default());
-        let config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+        let config = Config::load(self.config.as_deref(), Overrides::default())?;
         if config.holds_secrets() {
             dumps::forbid();
         }
@@ -107,7 +106,7 @@ impl Doctor {
         print(&report.text)?;
         match report.wrong {
             0 => Ok(()),
-            wrong => Err((FAILED, format!("{wrong} of these are wrong"))),
+            wrong => Err(Failure::Failed(format!("{wrong} of these are wrong"))),
         }
     }
 }
@@ -239,7 +238,7 @@ fn ports(config: &Config, is_running: bool) -> Vec<Sign> {
     }
     let setups = match config.listeners(None) {
         Ok(setups) => setups,
-        Err(error) => return vec![Sign::Wrong(error, "correct the configuration".to_owned())],
+        Err(error) => return vec![Sign::Wrong(error.to_string(), "correct the configuration".to_owned())],
     };
     let found = setups.into_iter().map(|setup| {
         let (kind, address) = (setup.kind(), setup.listen());

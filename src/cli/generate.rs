@@ -22,12 +22,21 @@ pub enum Kind {
     Fish,
 }
 
+/// A folder cannot be written to.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to {}: {error}", folder.display())]
+pub struct GenerateError {
+    folder: PathBuf,
+    #[source]
+    error: io::Error,
+}
+
 /// Writes into a folder, which is made if it is missing; the files.
 ///
 /// # Errors
 /// What the system says, with the folder.
-pub fn generate(kind: Kind, folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let failed = |error: io::Error| format!("cannot write to {}: {error}", folder.display());
+pub fn generate(kind: Kind, folder: &Path) -> Result<Vec<PathBuf>, GenerateError> {
+    let failed = |error| GenerateError { folder: folder.to_owned(), error };
     fs::create_dir_all(folder).map_err(failed)?;
     let shell = match kind {
         Kind::Man => return man_pages(folder).map_err(failed),
@@ -78,6 +87,9 @@ mod tests {
             let files = generate(kind, &folder).expect("completions");
             assert!(fs::read_to_string(&files[0]).expect("text").contains("dead-letters"), "{files:?}");
         }
-        assert!(generate(Kind::Man, Path::new("/proc/nowhere")).is_err_and(|error| error.contains("/proc/nowhere")));
+        assert!(
+            generate(Kind::Man, Path::new("/proc/nowhere"))
+                .is_err_and(|error| error.to_string().contains("/proc/nowhere"))
+        );
     }
 }

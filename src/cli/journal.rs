@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::batch::{Destination, WallTime};
 use crate::config::data_dir::{self, LockError};
@@ -12,6 +12,34 @@ use crate::journal::disk::inspect::{self, Survey};
 use crate::journal::disk::{Folder, OpenError};
 use crate::sys::text::printable_lines;
 use crate::sys::text::write_line;
+
+/// Why a stopped relay's journal cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The data folder holds no journal.
+    #[error("there is no journal in {}: give the data folder of a relay (data_dir)", .0.display())]
+    Missing(PathBuf),
+    /// A running relay holds the data folder's lock.
+    #[error("a relay works on {}: stop it first", .0.display())]
+    InUse(PathBuf),
+    /// The data folder cannot be locked.
+    #[error("cannot lock {}: {}", .0.display(), .1)]
+    Lock(PathBuf, #[source] io::Error),
+    /// The journal's folder cannot be opened.
+    #[error("cannot open {}: {}", .0.display(), .1)]
+    Open(PathBuf, #[source] io::Error),
+    /// The journal cannot be read or written.
+    #[error("{0}")]
+    Disk(#[from] OpenError),
+    /// The journal has no cursor for a backend of this name.
+    #[error("the journal knows no backend {name:?}, but {known}")]
+    UnknownBackend {
+        /// The name asked for.
+        name: String,
+        /// The names in the journal, joined.
+        known: String,
+    },
+}
 
 /// A stopped relay's journal, locked while it is looked at.
 #[derive(Debug)]
@@ -26,19 +54,18 @@ impl Stopped {
     ///
     /// # Errors
     /// There is none, a relay is running, or the system does not let it; as a sentence.
-    pub fn open(data_dir: &Path) -> Result<Self, String> {
+    pub fn open(data_dir: &Path) -> Result<Self, JournalError> {
         let folder = data_dir.join("journal");
-        let shown = data_dir.display();
         if !folder.is_dir() {
-            return Err(format!("there is no journal in {shown}: give the data folder of a relay (data_dir)"));
+            return Err(JournalError::Missing(data_dir.to_owned()));
         }
         let lock = match data_dir::lock(data_dir) {
             Ok(lock) => Some(lock),
-            Err(LockError::Held) => return Err(format!("a relay works on {shown}: stop it first")),
+            Err(LockError::Held) => return Err(JournalError::InUse(data_dir.to_owned())),
             Err(LockError::Io(error)) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
-            Err(LockError::Io(error)) => return Err(format!("cannot lock {shown}: {error}")),
+            Err(LockError::Io(error)) => return Err(JournalError::Lock(data_dir.to_owned(), error)),
         };
-        let storage = Folder::open(&folder).map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
+        let storage = Folder::open(&folder).map_err(|error| JournalError::Open(folder, error))?;
         Ok(Self { storage, _lock: lock })
     }
 
@@ -46,7 +73,7 @@ impl Stopped {
     ///
     /// # Errors
     /// What keeps it from being read.
-    pub fn verify(&self) -> Result<(bool, String), String> {
+    pub fn verify(&self) -> Result<(bool, String), JournalError> {
         let survey = self.survey()?;
         let mut text = String::new();
         for segment in &survey.segments {
@@ -78,7 +105,7 @@ impl Stopped {
     ///
     /// # Errors
     /// What keeps it from being read.
-    pub fn stats(&self) -> Result<String, String> {
+    pub fn stats(&self) -> Result<String, JournalError> {
         let survey = self.survey()?;
         let mut text = String::new();
         for segment in &survey.segments {
@@ -113,10 +140,10 @@ impl Stopped {
     ///
     /// # Errors
     /// What keeps it from being read or written.
-    pub fn dump(&self, output: impl Write, is_terminal: bool) -> Result<(), String> {
+    pub fn dump(&self, output: impl Write, is_terminal: bool) -> Result<(), JournalError> {
         match self.dump_all(output, is_terminal) {
             Err(OpenError::Disk(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            ended => ended.map_err(|error| error.to_string()),
+            ended => Ok(ended?),
         }
     }
 
@@ -144,8 +171,8 @@ impl Stopped {
     ///
     /// # Errors
     /// There are none of this name (those that there are, are named), or the system does not let it.
-    pub fn forget(&self, name: &str) -> Result<u64, String> {
-        match inspect::forget(&self.storage, name).map_err(|error| error.to_string())? {
+    pub fn forget(&self, name: &str) -> Result<u64, JournalError> {
+        match inspect::forget(&self.storage, name)? {
             Some(lines) => Ok(lines),
             None => Err(self.unknown(name)?),
         }
@@ -155,23 +182,23 @@ impl Stopped {
     ///
     /// # Errors
     /// There is none of this name (those that there are, are named), or the system does not let it.
-    pub fn moved(&self, name: &str) -> Result<String, String> {
-        match inspect::moved(&self.storage, name).map_err(|error| error.to_string())? {
+    pub fn moved(&self, name: &str) -> Result<String, JournalError> {
+        match inspect::moved(&self.storage, name)? {
             Some(was) => Ok(was),
             None => Err(self.unknown(name)?),
         }
     }
 
     /// That there is no backend of this name.
-    fn unknown(&self, name: &str) -> Result<String, String> {
+    fn unknown(&self, name: &str) -> Result<JournalError, JournalError> {
         let known = self.survey()?.backends.unwrap_or_default();
         let known: Vec<String> = known.into_iter().map(|(name, ..)| name).collect();
         let known = if known.is_empty() { "none at all".to_owned() } else { known.join(", ") };
-        Ok(format!("the journal knows no backend {name:?}, but {known}"))
+        Ok(JournalError::UnknownBackend { name: name.to_owned(), known })
     }
 
-    fn survey(&self) -> Result<Survey, String> {
-        inspect::survey(&self.storage, |_, _| Ok(())).map_err(|error| error.to_string())
+    fn survey(&self) -> Result<Survey, JournalError> {
+        Ok(inspect::survey(&self.storage, |_, _| Ok(()))?)
     }
 }
 

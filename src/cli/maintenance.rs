@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::cli::socket::{Answer, BackendAction, Request, ask};
+use crate::cli::outcome::Failure;
+use crate::cli::socket::{Answer, AskError, BackendAction, Request, ask};
 
 /// Asks the running relay; returns the backend's state, in words, and whether it takes lines.
 ///
@@ -11,7 +12,7 @@ use crate::cli::socket::{Answer, BackendAction, Request, ask};
 /// Nobody answers; or why it was not done.
 pub fn change(data_dir: &Path, name: &str, action: BackendAction) -> Result<(String, bool), ChangeError> {
     let request = Request::Backend { name: name.to_owned(), action };
-    match ask(data_dir, &request).map_err(ChangeError::Unreachable)? {
+    match ask(data_dir, &request)? {
         Answer::Backend { state, error } => {
             // UDP gives no answer, and no error either.
             let is_silent = error.is_none();
@@ -19,7 +20,7 @@ pub fn change(data_dir: &Path, name: &str, action: BackendAction) -> Result<(Str
             Ok((format!("{name} is {state}{reason}\n"), state == "up" || (state == "unknown" && is_silent)))
         }
         Answer::Failed { error } => Err(ChangeError::Failed(error)),
-        _ => Err(ChangeError::Failed("the relay is of another version".to_owned())),
+        _ => Err(ChangeError::OtherVersion),
     }
 }
 
@@ -28,11 +29,11 @@ pub fn change(data_dir: &Path, name: &str, action: BackendAction) -> Result<(Str
 /// # Errors
 /// Nobody answers; or why it was not done.
 pub fn forget_host(data_dir: &Path, address: IpAddr) -> Result<String, ChangeError> {
-    match ask(data_dir, &Request::ForgetHost { address }).map_err(ChangeError::Unreachable)? {
-        Answer::Done { lines: 0, .. } => Err(ChangeError::Failed(format!("no host at {address} is known"))),
+    match ask(data_dir, &Request::ForgetHost { address })? {
+        Answer::Done { lines: 0, .. } => Err(ChangeError::UnknownHost(address)),
         Answer::Done { .. } => Ok(format!("{address} is forgotten until it sends again\n")),
         Answer::Failed { error } => Err(ChangeError::Failed(error)),
-        _ => Err(ChangeError::Failed("the relay is of another version".to_owned())),
+        _ => Err(ChangeError::OtherVersion),
     }
 }
 
@@ -41,18 +42,35 @@ pub fn forget_host(data_dir: &Path, address: IpAddr) -> Result<String, ChangeErr
 /// # Errors
 /// Nobody answers; or the configuration cannot be used.
 pub fn reload(data_dir: &Path) -> Result<String, ChangeError> {
-    match ask(data_dir, &Request::Reload).map_err(ChangeError::Unreachable)? {
+    match ask(data_dir, &Request::Reload)? {
         Answer::Reloaded { reloaded } => Ok(reloaded.iter().map(|sentence| format!("{sentence}\n")).collect()),
         Answer::Failed { error } => Err(ChangeError::Failed(error)),
-        _ => Err(ChangeError::Failed("the relay is of another version".to_owned())),
+        _ => Err(ChangeError::OtherVersion),
     }
 }
 
 /// Why a request to the running relay had no effect.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// No relay answers.
-    Unreachable(String),
-    /// It could not.
+    #[error("{0}")]
+    Unreachable(#[from] AskError),
+    /// The relay answered with an error.
+    #[error("{0}")]
     Failed(String),
+    /// The relay has seen no host at this address.
+    #[error("no host at {0} is known")]
+    UnknownHost(IpAddr),
+    /// The relay gave an answer that does not fit the request.
+    #[error("the relay is of another version")]
+    OtherVersion,
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Unreachable(error) => Self::unreachable(error),
+            error => Self::failed(error),
+        }
+    }
 }

@@ -19,15 +19,20 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::dead_letters::Since;
-use crate::cli::outcome::BAD_CONFIGURATION;
+use crate::cli::outcome::Failure;
 use crate::cli::socket::BackendAction;
 use crate::config::listen::{parse_admin, parse_data};
-use crate::config::url::BackendUrl;
+use crate::config::url::{BackendUrl, InvalidUrl};
 use crate::config::{Config, Overrides};
 use crate::sys::log_format::LogFormat;
 pub use doctor::Doctor;
 pub use status::StatusOptions;
 pub use tail::Tail;
+
+/// A `--backend` option names an invalid URL.
+#[derive(Debug, thiserror::Error)]
+#[error("--backend: {0}")]
+pub struct InvalidBackend(#[from] InvalidUrl);
 
 /// Keeps two or more InfluxDB servers holding the same data: receives line protocol, Graphite, OpenTSDB and Netdata's
 /// JSON over UDP and TCP, writes every line to every backend, and accounts for each of them. TCP listeners are set up in
@@ -87,14 +92,14 @@ impl Run {
     /// # Errors
     /// What is wrong with a backend's URL. (Were it parsed with the other options, an error would repeat it, and
     /// with it a password that someone wrote there.)
-    pub fn overrides(&self) -> Result<Overrides, String> {
+    pub fn overrides(&self) -> Result<Overrides, InvalidBackend> {
         let backends = self.backends.iter().map(|url| url.parse::<BackendUrl>());
         Ok(Overrides {
             udp: self.udp,
             http: self.http,
             admin: self.admin,
             data_dir: self.data_dir.clone(),
-            backends: backends.collect::<Result<_, _>>().map_err(|error| format!("--backend: {error}"))?,
+            backends: backends.collect::<Result<_, _>>()?,
             database: self.database.clone(),
             credentials: self.backend_username.clone().zip(self.backend_password_file.clone()),
         })
@@ -123,12 +128,12 @@ impl Drain {
     ///
     /// # Errors
     /// What is wrong with a backend's URL.
-    pub fn overrides(&self) -> Result<Overrides, String> {
+    pub fn overrides(&self) -> Result<Overrides, InvalidBackend> {
         let backends = self.backends.iter().map(|url| url.parse::<BackendUrl>());
         Ok(Overrides {
             admin: Some(self.admin.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())),
             data_dir: self.data_dir.clone(),
-            backends: backends.collect::<Result<_, _>>().map_err(|error| format!("--backend: {error}"))?,
+            backends: backends.collect::<Result<_, _>>()?,
             ..Overrides::default()
         })
     }
@@ -220,10 +225,9 @@ impl OfDataDir {
     ///
     /// # Errors
     /// The configuration cannot be used.
-    pub fn folder(&self) -> Result<PathBuf, (u8, String)> {
+    pub fn folder(&self) -> Result<PathBuf, Failure> {
         let overrides = Overrides { data_dir: self.data_dir.clone(), ..Overrides::default() };
-        let config = Config::load(self.config.as_deref(), overrides);
-        config.map(|config| config.data_dir).map_err(|error| (BAD_CONFIGURATION, error.to_string()))
+        Ok(Config::load(self.config.as_deref(), overrides)?.data_dir)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cli::Restore;
 use crate::config::Backend;
 use crate::config::exposure;
-use crate::config::url::BackendUrl;
+use crate::config::url::{BackendUrl, InvalidUrl};
 use crate::config::{check_backend, influx_config};
 use crate::deliver::restore::{Figures, RestoreConfig, RestoreError, restore};
 use crate::sys::dumps;
@@ -17,15 +17,30 @@ const ELSEWHERE: Duration = Duration::from_secs(10);
 /// Longer than anybody waits for a server.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
+/// An option of the command is invalid.
+#[derive(Debug, thiserror::Error)]
+enum OptionError {
+    #[error("--to: {0}")]
+    Url(#[from] InvalidUrl),
+    #[error("--to: lines go back into an InfluxDB: write http://HOST:8086 or https://HOST:8086")]
+    NotInflux,
+    #[error("{0}")]
+    Backend(String),
+    #[error("--create-database is for the 1.x API: with a token, create the bucket first")]
+    CreateWithToken,
+    #[error("--retry-for must be at most 1day")]
+    TooPatient,
+}
+
 impl Restore {
     /// What the options say.
     ///
     /// # Errors
     /// What is wrong with them. (A URL is parsed here, for an error of the command line's parser would repeat it.)
-    fn setup(&self) -> Result<RestoreConfig, String> {
-        let url: BackendUrl = self.to.parse().map_err(|error| format!("--to: {error}"))?;
+    fn setup(&self) -> Result<RestoreConfig, OptionError> {
+        let url: BackendUrl = self.to.parse()?;
         let BackendUrl::Influx { base, .. } = &url else {
-            return Err("--to: lines go back into an InfluxDB: write http://HOST:8086 or https://HOST:8086".to_owned());
+            return Err(OptionError::NotInflux);
         };
         let base = base.clone();
         let backend = Backend {
@@ -37,9 +52,11 @@ impl Restore {
             ca_file: self.ca_file.clone(),
             ..Backend::new("restore".to_owned(), url)
         };
-        check_backend(&backend).map_err(|(key, what)| match key {
-            "url" => format!("--to: {what}"),
-            key => format!("--{} {what}", key.replace('_', "-")),
+        check_backend(&backend).map_err(|(key, what)| {
+            OptionError::Backend(match key {
+                "url" => format!("--to: {what}"),
+                key => format!("--{} {what}", key.replace('_', "-")),
+            })
         })?;
         if exposure::holds_secrets(&backend) {
             dumps::forbid();
@@ -48,11 +65,11 @@ impl Restore {
             tracing::warn!("{warning}");
         }
         if self.create_database && self.token_file.is_some() {
-            return Err("--create-database is for the 1.x API: with a token, create the bucket first".to_owned());
+            return Err(OptionError::CreateWithToken);
         }
         let patience = *self.retry_for;
         if patience > LONGEST_PATIENCE {
-            return Err("--retry-for must be at most 1day".to_owned());
+            return Err(OptionError::TooPatient);
         }
         Ok(RestoreConfig { influx: influx_config(&backend, &base), creates_database: self.create_database, patience })
     }
@@ -62,7 +79,7 @@ impl Restore {
     /// # Errors
     /// Why not everything was sent.
     pub fn run(&self) -> Result<bool, RestoreError> {
-        let setup = self.setup().map_err(RestoreError::Usage)?;
+        let setup = self.setup().map_err(|error| RestoreError::Usage(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| RestoreError::Failed(format!("cannot start: {error}")))?;
         let mut figures = Figures::default();

@@ -152,6 +152,46 @@ pub enum Answer {
     },
 }
 
+/// Why the relay does not do what a request asks for.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the request cannot be read: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    #[error("somebody else looks at the lines: one may at a time")]
+    TapInUse,
+    #[error("there is no backend {name:?}; there are: {known}")]
+    UnknownBackend { name: String, known: String },
+    #[error("{0} answers no queries")]
+    NoQueries(String),
+    #[error("{} has not answered within {} s", .0, LONGEST_TRY.as_secs())]
+    NoAnswer(String),
+    #[error("cannot read or write the dead letters: {0}")]
+    DeadLetters(#[from] io::Error),
+}
+
+/// Why a running relay cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No relay answers at the socket.
+    #[error("no relay answers at {} ({error}): is it running, with this data_dir?", path.display())]
+    NoRelay {
+        /// The socket.
+        path: PathBuf,
+        /// The system's error, or that of the answer's JSON.
+        #[source]
+        error: io::Error,
+    },
+    /// The request cannot be written as JSON.
+    #[error("{0}")]
+    Request(serde_json::Error),
+    /// The relay closed the connection without an answer.
+    #[error("no answer")]
+    NoAnswer,
+    /// The relay answered a request for its status with something else.
+    #[error("the relay does not show its status: {0:?}")]
+    NoStatus(Box<Answer>),
+}
+
 /// Reads the configuration again.
 pub type Reloader = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
 /// Has another relay take this one's place, where the configuration needs that.
@@ -251,7 +291,7 @@ async fn attend(stream: tokio::net::UnixStream, parts: SocketArgs) -> io::Result
     let answered = match serde_json::from_str(&request) {
         Ok(Request::Tail { filter }) => match Tapped::open(&view, &filter) {
             Some(tapped) => return tapped.show(&mut writer).await,
-            None => Err("somebody else looks at the lines: one may at a time".to_owned()),
+            None => Err(Refusal::TapInUse),
         },
         Ok(Request::ForgetHost { address }) => Ok(forget_host(&view, address)),
         Ok(Request::Reload) => {
@@ -271,9 +311,9 @@ async fn attend(stream: tokio::net::UnixStream, parts: SocketArgs) -> io::Result
             let answered = tokio::task::spawn_blocking(move || of_letters(action, &filter, &view, &letters));
             answered.await.map_err(io::Error::other)?
         }
-        Err(error) => Err(format!("the request cannot be read: {error}")),
+        Err(error) => Err(error.into()),
     };
-    write(&mut writer, &answered.unwrap_or_else(|error| Answer::Failed { error })).await
+    write(&mut writer, &answered.unwrap_or_else(|error| Answer::Failed { error: error.to_string() })).await
 }
 
 async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
@@ -339,10 +379,10 @@ fn forget_host(view: &View, address: IpAddr) -> Answer {
     Answer::Done { lines: known, is_all: true }
 }
 
-async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, String> {
+async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, Refusal> {
     let Some(index) = view.backends.iter().position(|backend| backend.name == name) else {
         let names: Vec<&str> = view.backends.iter().map(|backend| &*backend.name).collect();
-        return Err(format!("there is no backend {name:?}; there are: {}", names.join(", ")));
+        return Err(Refusal::UnknownBackend { name: name.to_owned(), known: names.join(", ") });
     };
     let backend = &view.backends[index];
     let health = &backend.health;
@@ -350,7 +390,7 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
         BackendAction::Reads | BackendAction::NoReads => {
             let is_open = action == BackendAction::Reads;
             if !backend.readers.as_ref().is_some_and(|readers| readers.open(name, is_open)) {
-                return Err(format!("{name} answers no queries"));
+                return Err(Refusal::NoQueries(name.to_owned()));
             }
             tracing::info!(backend = name, is_open, "an operator opens a copy to readers, or closes it");
         }
@@ -371,7 +411,7 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
                 tokio::time::sleep(LOOK).await;
             }
             if health.outcomes() == before {
-                return Err(format!("{name} has not answered within {} s", LONGEST_TRY.as_secs()));
+                return Err(Refusal::NoAnswer(name.to_owned()));
             }
         }
     }
@@ -382,16 +422,15 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
     })
 }
 
-fn of_letters(action: Action, filter: &Filter, view: &View, letters: &DeadLetters) -> Result<Answer, String> {
-    let failed = |error: io::Error| format!("cannot read or write the dead letters: {error}");
+fn of_letters(action: Action, filter: &Filter, view: &View, letters: &DeadLetters) -> Result<Answer, Refusal> {
     match action {
         Action::Discard => {
-            let lines = letters.remove(filter, Why::Discarded).map_err(failed)?;
+            let lines = letters.remove(filter, Why::Discarded)?;
             Ok(Answer::Done { lines, is_all: true })
         }
         Action::Resend => {
             let names: Vec<&str> = view.backends.iter().map(|backend| backend.name.as_str()).collect();
-            let (lines, is_all) = resend(letters, &view.journal, &names, filter).map_err(failed)?;
+            let (lines, is_all) = resend(letters, &view.journal, &names, filter)?;
             Ok(Answer::Done { lines, is_all })
         }
     }
@@ -406,8 +445,8 @@ fn short(folder: &File) -> PathBuf {
 ///
 /// # Errors
 /// Nobody answers there; as a sentence.
-pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
-    let mut first = Err("no answer".to_owned());
+pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, AskError> {
+    let mut first = Err(AskError::NoAnswer);
     follow(data_dir, request, |answer| {
         first = Ok(answer);
         false
@@ -419,22 +458,20 @@ pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
 ///
 /// # Errors
 /// As [`ask`].
-pub fn follow(data_dir: &Path, request: &Request, mut take: impl FnMut(Answer) -> bool) -> Result<(), String> {
+pub fn follow(data_dir: &Path, request: &Request, mut take: impl FnMut(Answer) -> bool) -> Result<(), AskError> {
     let path = data_dir.join(NAME);
-    let failed = |error: &dyn std::fmt::Display| {
-        format!("no relay answers at {} ({error}): is it running, with this data_dir?", path.display())
-    };
-    let folder = File::open(data_dir).map_err(|error| failed(&error))?;
-    let mut stream = UnixStream::connect(short(&folder)).map_err(|error| failed(&error))?;
-    let mut text = serde_json::to_vec(request).map_err(|error| error.to_string())?;
+    let failed = |error| AskError::NoRelay { path: path.clone(), error };
+    let folder = File::open(data_dir).map_err(failed)?;
+    let mut stream = UnixStream::connect(short(&folder)).map_err(failed)?;
+    let mut text = serde_json::to_vec(request).map_err(AskError::Request)?;
     text.push(b'\n');
     let asked = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(&text));
-    asked.map_err(|error| failed(&error))?;
+    asked.map_err(failed)?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).map_err(|error| failed(&error))?;
-        if !take(serde_json::from_str(&line).map_err(|error| failed(&error))?) {
+        reader.read_line(&mut line).map_err(failed)?;
+        if !take(serde_json::from_str(&line).map_err(|error| failed(error.into()))?) {
             return Ok(());
         }
     }
@@ -444,9 +481,9 @@ pub fn follow(data_dir: &Path, request: &Request, mut take: impl FnMut(Answer) -
 ///
 /// # Errors
 /// Nobody answers there; as a sentence.
-pub fn status(data_dir: &Path) -> Result<Status, String> {
+pub fn status(data_dir: &Path) -> Result<Status, AskError> {
     match ask(data_dir, &Request::Status)? {
         Answer::Status { status } => Ok(*status),
-        answer => Err(format!("the relay does not show its status: {answer:?}")),
+        answer => Err(AskError::NoStatus(Box::new(answer))),
     }
 }

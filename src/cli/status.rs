@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::OfDataDir;
-use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, UNREACHABLE, print, print_on};
+use crate::cli::outcome::{Ended, Failure, print, print_on};
 use crate::cli::socket;
 use crate::config::listen::parse_admin;
 use crate::observe::findings::Severity;
@@ -70,15 +70,17 @@ impl StatusOptions {
         print(&status.to_text())
     }
 
-    fn ask(&self) -> Result<Status, (u8, String)> {
+    fn ask(&self) -> Result<Status, Failure> {
         if self.config.is_none() && self.data_dir.is_none() {
             let admin = self.admin;
-            let unreachable =
-                |error| format!("no status from {admin}: {error}; is the relay running, with this --admin?");
-            return Status::fetch(admin).map_err(|error| (UNREACHABLE, unreachable(error)));
+            return Status::fetch(admin).map_err(|error| {
+                Failure::Unreachable(format!(
+                    "no status from {admin}: {error}; is the relay running, with this --admin?"
+                ))
+            });
         }
         let of = OfDataDir { config: self.config.clone(), data_dir: self.data_dir.clone() };
-        socket::status(&of.folder()?).map_err(|error| (UNREACHABLE, error))
+        socket::status(&of.folder()?).map_err(Failure::unreachable)
     }
 
     /// Draws until the process is ended.
@@ -87,8 +89,8 @@ impl StatusOptions {
         loop {
             let text = match self.ask() {
                 Ok(status) => status.to_text(),
-                Err((BAD_CONFIGURATION, error)) => return Err((BAD_CONFIGURATION, error)),
-                Err((_, error)) => format!("{error}\n"),
+                Err(error @ Failure::BadConfiguration(_)) => return Err(error),
+                Err(error) => format!("{error}\n"),
             };
             if !print_on(&format!("{before}{text}"))? {
                 return Ok(());
@@ -111,5 +113,5 @@ fn check(status: &Status) -> Ended {
     };
     let what = crate::sys::text::printable(&first.what);
     print(&format!("{what}{more}\n"))?;
-    Err((FAILED, String::new()))
+    Err(Failure::Reported)
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::cli::OfDataDir;
-use crate::cli::outcome::{Ended, FAILED, UNREACHABLE, print_on};
+use crate::cli::outcome::{Ended, Failure, print_on};
 use crate::cli::socket::{Answer, Request, follow};
 use crate::intake::tap::{Filter, Passed};
 use crate::sys::text::{printable, write_line};
@@ -38,11 +38,14 @@ pub struct Tail {
     of: OfDataDir,
 }
 
-fn parse_network(text: &str) -> Result<IpNet, String> {
+/// Text that is neither an address nor a network.
+#[derive(Debug, thiserror::Error)]
+#[error("name an address or a network, as 10.0.0.7 or 10.0.0.0/8")]
+struct InvalidNetwork;
+
+fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
     let address = || text.parse().map(|address: std::net::IpAddr| IpNet::from(address.to_canonical()));
-    text.parse()
-        .or_else(|_| address())
-        .map_err(|_| "name an address or a network, as 10.0.0.7 or 10.0.0.0/8".to_owned())
+    text.parse().or_else(|_| address()).map_err(|_| InvalidNetwork)
 }
 
 impl Tail {
@@ -58,12 +61,12 @@ impl Tail {
         let followed = follow(&folder, &request, |answer| {
             ended = match answer {
                 Answer::Passed { passed, left_out } => print_on(&pace.text(passed, left_out, &mut left)),
-                Answer::Failed { error } => Err((FAILED, error)),
-                answer => Err((FAILED, format!("the relay shows no lines: {answer:?}"))),
+                Answer::Failed { error } => Err(Failure::Failed(error)),
+                answer => Err(Failure::Failed(format!("the relay shows no lines: {answer:?}"))),
             };
             ended == Ok(true) && left != Some(0)
         });
-        followed.map_err(|error| (UNREACHABLE, error))?;
+        followed.map_err(Failure::unreachable)?;
         ended.map(drop)
     }
 }

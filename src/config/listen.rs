@@ -3,15 +3,21 @@
 //! A name is resolved once, when the configuration is loaded. Of several addresses the first IPv4 one is taken, so
 //! that `localhost` is 127.0.0.1 everywhere; `twinflux check` and the start show which.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use serde::{Deserializer, de};
+
+/// Why a text is no address to listen on, with what would be right.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct InvalidAddress(String);
 
 /// Reads an address to receive data on; without a host it is every address of this machine.
 ///
 /// # Errors
 /// What is wrong, and what would be right.
-pub(crate) fn parse_data(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_data(text: &str) -> Result<SocketAddr, InvalidAddress> {
     parse(text, Ipv4Addr::UNSPECIFIED)
 }
 
@@ -19,45 +25,49 @@ pub(crate) fn parse_data(text: &str) -> Result<SocketAddr, String> {
 ///
 /// # Errors
 /// What is wrong, and what would be right.
-pub(crate) fn parse_admin(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_admin(text: &str) -> Result<SocketAddr, InvalidAddress> {
     parse(text, Ipv4Addr::LOCALHOST)
 }
 
-fn parse(text: &str, default: Ipv4Addr) -> Result<SocketAddr, String> {
+fn parse(text: &str, default: Ipv4Addr) -> Result<SocketAddr, InvalidAddress> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
     let (host, port) = split(text, default)?;
     let port = port.parse::<u16>().ok().filter(|_| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let port = port.ok_or_else(|| format!("{text:?} has no port between 0 and 65535: write {}", examples(default)))?;
+    let port = port.ok_or_else(|| {
+        InvalidAddress(format!("{text:?} has no port between 0 and 65535: write {}", examples(default)))
+    })?;
     let host = match host {
         "" => return Ok((default, port).into()),
         host => host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host),
     };
-    resolve(host, port).map_err(|error| format!("cannot resolve {host:?}: {error}; write {}", examples(default)))
+    resolve(host, port)
+        .map_err(|error| InvalidAddress(format!("cannot resolve {host:?}: {error}; write {}", examples(default))))
 }
 
 /// Splits host and port; the host is empty where there is none.
-fn split(text: &str, default: Ipv4Addr) -> Result<(&str, &str), String> {
+fn split(text: &str, default: Ipv4Addr) -> Result<(&str, &str), InvalidAddress> {
     let has_port = !(text.starts_with('[') && text.ends_with(']'));
     let Some((host, port)) = text.rsplit_once(':').filter(|_| has_port) else {
         let is_port = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         return if is_port {
             Ok(("", text))
         } else {
-            Err(format!("{text:?} has no port: write {}", examples(default)))
+            Err(InvalidAddress(format!("{text:?} has no port: write {}", examples(default))))
         };
     };
     if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-        return Err(format!("{text:?} is ambiguous: write an IPv6 address in brackets, \"[::1]:8089\""));
+        let what = format!("{text:?} is ambiguous: write an IPv6 address in brackets, \"[::1]:8089\"");
+        return Err(InvalidAddress(what));
     }
     Ok((host, port))
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let found: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(|error| error.to_string())?.collect();
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let found: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
     let first = found.iter().find(|address| address.is_ipv4()).or_else(|| found.first());
-    first.copied().ok_or_else(|| "it has no address".to_owned())
+    first.copied().ok_or_else(|| io::Error::other("it has no address"))
 }
 
 fn examples(default: Ipv4Addr) -> String {
@@ -75,7 +85,7 @@ pub(crate) fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Socket
 }
 
 /// Takes text, or a number for a port.
-struct Text(fn(&str) -> Result<SocketAddr, String>);
+struct Text(fn(&str) -> Result<SocketAddr, InvalidAddress>);
 
 impl de::Visitor<'_> for Text {
     type Value = SocketAddr;
@@ -132,7 +142,7 @@ mod tests {
             ("-8089", &["has no port"]),
             ("[::1]", &["\"[::1]\" has no port"]),
         ] {
-            let error = parse_data(text).expect_err(text);
+            let error = parse_data(text).expect_err(text).to_string();
             for part in parts {
                 assert!(error.contains(part), "{text:?}: {error:?} does not say {part:?}");
             }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::auth::Auth;
 use crate::batch::Destination;
 use crate::config::allow;
-use crate::config::load::LONGEST_TIMEOUT;
+use crate::config::load::{ConfigError, LONGEST_TIMEOUT};
 use crate::config::url::BackendUrl;
 use crate::config::{
     Backend, Common, Config, DEFAULT_SEPARATOR, DefaultTags, Errors, Format, Http, Mapping, NamedMapping, Partial, Tcp,
@@ -58,8 +58,9 @@ impl Config {
     ///
     /// # Errors
     /// A mapping cannot work; a configuration that was loaded has none of these.
-    pub fn listeners(&self, auth: Option<&Arc<Auth>>) -> Result<Vec<ListenerConfig>, String> {
-        let setup = |listener: Listener<'_>| listener.setup(auth).map_err(|(key, what)| format!("{key} {what}"));
+    pub fn listeners(&self, auth: Option<&Arc<Auth>>) -> Result<Vec<ListenerConfig>, ConfigError> {
+        let setup =
+            |listener: Listener<'_>| listener.setup(auth).map_err(|(key, what)| ConfigError(format!("{key} {what}")));
         self.each_listener().map(|(_, _, listener)| setup(listener)).collect()
     }
 
@@ -81,7 +82,7 @@ impl Listener<'_> {
             return Err(("database", "must name a database, such as \"telegraf\"".to_owned()));
         }
         common.check(backends)?;
-        allow::check(common.allow, self.listen()).map_err(|what| ("allow", what))?;
+        allow::check(common.allow, self.listen()).map_err(|error| ("allow", error.to_string()))?;
         match self {
             Self::Udp(listener) => check_udp(listener, backends),
             Self::Tcp(listener) => check_tcp(listener, backends),
@@ -110,7 +111,8 @@ impl Listener<'_> {
             Self::Tcp(one) => ListenerConfig::Tcp(tcp::TcpConfig {
                 listen: one.listen,
                 intake,
-                tls: certificate((&one.tls_cert_file, &one.tls_key_file), None).map_err(|what| ("tcp:", what))?,
+                tls: certificate((&one.tls_cert_file, &one.tls_key_file), None)
+                    .map_err(|error| ("tcp:", error.to_string()))?,
                 // Without the header no proxy names anybody here.
                 proxies: if one.proxy_protocol { allow::canonical(&one.trusted_proxies) } else { Vec::new() },
                 max_connections: one.max_connections as usize,
@@ -135,7 +137,7 @@ impl Listener<'_> {
                 is_safe: one.errors == Errors::Safe,
                 auth: auth.cloned(),
                 tls: certificate((&one.tls_cert_file, &one.tls_key_file), Some(b"http/1.1"))
-                    .map_err(|what| ("http:", what))?,
+                    .map_err(|error| ("http:", error.to_string()))?,
                 reports_partial: one.partial == Partial::Report,
                 version: Some(one.claim_version.clone()).filter(|version| version != "auto"),
             }),
@@ -316,9 +318,10 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
 pub(super) fn certificate(
     (cert_file, key_file): (&Option<PathBuf>, &Option<PathBuf>),
     protocol: Option<&[u8]>,
-) -> Result<Option<Arc<Certificate>>, String> {
+) -> Result<Option<Arc<Certificate>>, ConfigError> {
     let Some((cert_file, key_file)) = cert_file.clone().zip(key_file.clone()) else { return Ok(None) };
-    Certificate::open(tls::CertificateFiles { cert_file, key_file }, protocol).map(|opened| Some(Arc::new(opened)))
+    let opened = Certificate::open(tls::CertificateFiles { cert_file, key_file }, protocol);
+    opened.map(|opened| Some(Arc::new(opened))).map_err(ConfigError)
 }
 
 /// Whether both files of a certificate are named, or none.

@@ -87,7 +87,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, or cannot be had.
     pub fn load_relays(file: &Path, overrides: Overrides) -> Result<(Self, Vec<String>), ConfigError> {
-        let Converted { text, differs } = relay_toml::convert(file).map_err(ConfigError)?;
+        let Converted { text, differs } = relay_toml::convert(file).map_err(|error| ConfigError(error.to_string()))?;
         let source = Source { name: format!("{} (converted)", file.display()), text };
         Ok((Self::of_text(&source, overrides, true)?, differs))
     }
@@ -106,7 +106,7 @@ impl Config {
     ///
     /// # Errors
     /// A sentence: what is wrong with one of them.
-    pub fn auth(&self) -> Result<Option<Auth>, String> {
+    pub fn auth(&self) -> Result<Option<Auth>, ConfigError> {
         let config::Auth { users_file, tokens_file, right } = &self.auth;
         if users_file.is_none() && tokens_file.is_none() {
             return Ok(None);
@@ -118,16 +118,17 @@ impl Config {
             admin: right.admin,
         });
         let (users_file, tokens_file) = (users_file.clone(), tokens_file.clone());
-        Auth::open(auth::AuthConfig { users_file, tokens_file, rights: rights.collect() }).map(Some)
+        let auth = Auth::open(auth::AuthConfig { users_file, tokens_file, rights: rights.collect() });
+        auth.map(Some).map_err(ConfigError)
     }
 
     /// The admin listener's certificate, if it speaks TLS.
     ///
     /// # Errors
     /// A sentence: which file cannot be used, and why.
-    pub fn admin_certificate(&self) -> Result<Option<Arc<Certificate>>, String> {
+    pub fn admin_certificate(&self) -> Result<Option<Arc<Certificate>>, ConfigError> {
         let files = (&self.admin.tls_cert_file, &self.admin.tls_key_file);
-        certificate(files, Some(b"http/1.1")).map_err(|what| format!("admin: {what}"))
+        certificate(files, Some(b"http/1.1")).map_err(|error| ConfigError(format!("admin: {error}")))
     }
 
     /// What works, and is likely not what is meant: each a sentence that says what would be right.

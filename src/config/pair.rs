@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use crate::config::load::ConfigError;
 use crate::net::{SecretFile, Tls};
 use crate::pair::PairConfig;
 
@@ -37,9 +38,9 @@ impl Pair {
     ///
     /// # Errors
     /// A sentence: what is wrong with one of them.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         match self.setup() {
-            Ok(Some(setup)) => crate::pair::check(&setup).map_err(|error| format!("pair: {error}")),
+            Ok(Some(setup)) => crate::pair::check(&setup).map_err(|error| ConfigError(format!("pair: {error}"))),
             _ => Ok(()),
         }
     }

@@ -101,26 +101,39 @@ impl Converted {
     }
 }
 
+/// Why a configuration of influxdb-relay's cannot be converted, with the cure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConvertError(String);
+
+impl ConvertError {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
 /// Reads a file of influxdb-relay's.
 ///
 /// # Errors
 /// A sentence: what cannot be read, or cannot be had, and the cure.
-pub fn convert(path: &Path) -> Result<Converted, String> {
+pub fn convert(path: &Path) -> Result<Converted, ConvertError> {
     let name = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {name}: {error}"))?;
-    convert_text(&text).map_err(|error| format!("{name}: {error}"))
+    let text = std::fs::read_to_string(path).map_err(|error| ConvertError(format!("cannot read {name}: {error}")))?;
+    convert_text(&text).map_err(|error| ConvertError(format!("{name}: {error}")))
 }
 
-fn convert_text(text: &str) -> Result<Converted, String> {
+fn convert_text(text: &str) -> Result<Converted, ConvertError> {
     let relay: Relay = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        format!("line {line}: {}", error.message().trim_end().replace('\n', "; "))
+        ConvertError(format!("line {line}: {}", error.message().trim_end().replace('\n', "; ")))
     })?;
     if relay.filter.is_some() {
-        return Err("filter: lines are not withheld from outputs; run a relay for each group of outputs".to_owned());
+        return Err(ConvertError::new(
+            "filter: lines are not withheld from outputs; run a relay for each group of outputs",
+        ));
     }
     if relay.http.is_empty() && relay.udp.is_empty() {
-        return Err("it has neither [[http]] nor [[udp]]".to_owned());
+        return Err(ConvertError::new("it has neither [[http]] nor [[udp]]"));
     }
     check_outputs(&relay)?;
     let mut writing = Writing::default();
@@ -150,24 +163,27 @@ fn convert_text(text: &str) -> Result<Converted, String> {
 }
 
 /// Every backend gets everything here: inputs must have the same outputs.
-fn check_outputs(relay: &Relay) -> Result<(), String> {
+fn check_outputs(relay: &Relay) -> Result<(), ConvertError> {
     let groups = "every backend gets every line here: run a relay for each set of outputs";
     if relay.http.iter().any(|input| input.output.is_empty()) || relay.udp.iter().any(|input| input.output.is_empty()) {
-        return Err("an input has no output".to_owned());
+        return Err(ConvertError::new("an input has no output"));
     }
     if relay.http.windows(2).any(|pair| pair[0].output != pair[1].output) {
-        return Err(format!("http.output: inputs have different outputs; {groups}"));
+        return Err(ConvertError(format!("http.output: inputs have different outputs; {groups}")));
     }
     let Some(first) = relay.http.first() else {
         if relay.udp.windows(2).any(|pair| pair[0].output != pair[1].output) {
-            return Err(format!("udp.output: inputs have different outputs; {groups}"));
+            return Err(ConvertError(format!("udp.output: inputs have different outputs; {groups}")));
         }
         return Ok(());
     };
     let hosts: BTreeSet<&str> = first.output.iter().map(|output| host_of(&output.location)).collect();
     for output in relay.udp.iter().flat_map(|input| &input.output) {
         if !hosts.contains(host_of(&output.location)) {
-            return Err(format!("udp.output {:?} is on a host that no http.output has; {groups}", output.location));
+            return Err(ConvertError(format!(
+                "udp.output {:?} is on a host that no http.output has; {groups}",
+                output.location
+            )));
         }
     }
     Ok(())
@@ -233,12 +249,12 @@ impl Writing {
         }
     }
 
-    fn udp(&mut self, input: &UdpInput) -> Result<(), String> {
+    fn udp(&mut self, input: &UdpInput) -> Result<(), ConvertError> {
         let precision = match input.precision.as_str() {
             "" | "n" | "ns" => "ns",
             "u" | "us" => "us",
             known @ ("ms" | "s" | "m" | "h") => known,
-            other => return Err(format!("udp.precision {other:?}: write n, u, ms, s, m or h")),
+            other => return Err(ConvertError(format!("udp.precision {other:?}: write n, u, ms, s, m or h"))),
         };
         self.table("udp");
         self.key("listen", address(&input.bind_addr));
@@ -246,7 +262,8 @@ impl Writing {
             self.key("precision", precision);
         }
         if input.read_buffer > 0 {
-            let bytes = i64::try_from(input.read_buffer).map_err(|_| "udp.read-buffer is too large".to_owned())?;
+            let bytes =
+                i64::try_from(input.read_buffer).map_err(|_| ConvertError::new("udp.read-buffer is too large"))?;
             self.key("receive_buffer", bytes);
         }
         self.named("udp", input.name.as_ref());
@@ -260,16 +277,16 @@ impl Writing {
         }
     }
 
-    fn http_output(&mut self, output: &HttpOutput) -> Result<(), String> {
+    fn http_output(&mut self, output: &HttpOutput) -> Result<(), ConvertError> {
         let location = &output.location;
         if output.skip_tls_verification {
-            return Err(format!(
+            return Err(ConvertError(format!(
                 "http.output.skip-tls-verification of {location:?}: certificates are always checked; let ca_file hold the \
                  server's own certificate"
-            ));
+            )));
         }
         if !(location.starts_with("http://") || location.starts_with("https://")) {
-            return Err(format!("http.output.location {location:?} must begin with http:// or https://"));
+            return Err(ConvertError(format!("http.output.location {location:?} must begin with http:// or https://")));
         }
         let location = match &output.endpoints {
             // The fork's location is what stands before the paths.
@@ -318,10 +335,10 @@ impl Writing {
         }
     }
 
-    fn udp_output(&mut self, output: &UdpOutput) -> Result<(), String> {
+    fn udp_output(&mut self, output: &UdpOutput) -> Result<(), ConvertError> {
         let location = &output.location;
         if location.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-            return Err(format!("udp.output.location {location:?} must be HOST:PORT"));
+            return Err(ConvertError(format!("udp.output.location {location:?} must be HOST:PORT")));
         }
         self.table("backend");
         self.key("name", name_of(output.name.as_deref().unwrap_or(location)));
@@ -444,7 +461,7 @@ output = [ { location = "https://a:8086/", timeout = "3s", endpoints = { write =
             ("[[udp]]\nprecision=\"x\"\noutput=[{location=\"h:2\"}]\n".to_owned(), "write n, u, ms, s, m or h"),
             ("[[udp]]\noutput=[{location=\"h\"}]\n".to_owned(), "must be HOST:PORT"),
         ] {
-            let error = convert_text(&text).expect_err(part);
+            let error = convert_text(&text).expect_err(part).to_string();
             assert!(error.contains(part), "{error}");
         }
     }

@@ -21,31 +21,42 @@ const UNITS: &[(&str, u64)] = &[
     ("PiB", 1 << 50),
 ];
 
+/// Why a text is no size, with what would be right.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+struct InvalidSize(String);
+
 /// Reads a size. What is larger than 64 bits is as large as they can tell: no key takes as much.
-fn parse(text: &str) -> Result<u64, String> {
+fn parse(text: &str) -> Result<u64, InvalidSize> {
     let trimmed = text.trim();
     let end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, unit) = (&trimmed[..end], trimmed[end..].trim_start());
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     let is_number = !whole.is_empty() && !part.contains('.') && (part.is_empty() != number.contains('.'));
     if !is_number {
-        return Err(format!("{text:?} is no size: write \"8MiB\" or \"8MB\""));
+        return Err(InvalidSize(format!("{text:?} is no size: write \"8MiB\" or \"8MB\"")));
     }
     let bytes = match unit_bytes(unit) {
         Some(bytes) => bytes,
         None if matches!(unit.to_ascii_uppercase().as_str(), "K" | "M" | "G" | "T" | "P") => {
             let letter = unit.to_ascii_uppercase();
-            return Err(format!("{text:?} is ambiguous: write \"{number}{letter}iB\" or \"{number}{letter}B\""));
+            return Err(InvalidSize(format!(
+                "{text:?} is ambiguous: write \"{number}{letter}iB\" or \"{number}{letter}B\""
+            )));
         }
-        None => return Err(format!("{unit:?} is no unit of sizes: write B, KiB, MiB, GiB, TiB, or KB, MB, GB, TB")),
+        None => {
+            return Err(InvalidSize(format!(
+                "{unit:?} is no unit of sizes: write B, KiB, MiB, GiB, TiB, or KB, MB, GB, TB"
+            )));
+        }
     };
     if part.len() > 18 {
-        return Err(format!("{text:?} has too many decimals: write a smaller unit"));
+        return Err(InvalidSize(format!("{text:?} has too many decimals: write a smaller unit")));
     }
     let scale = 10_u128.pow(u32::try_from(part.len()).unwrap_or(18));
     let parts = part.parse::<u128>().unwrap_or(0) * u128::from(bytes);
     if parts % scale != 0 {
-        return Err(format!("{text:?} is no whole number of bytes: write a smaller unit"));
+        return Err(InvalidSize(format!("{text:?} is no whole number of bytes: write a smaller unit")));
     }
     let whole = whole.parse::<u128>().unwrap_or_else(|_| u64::MAX.into()).saturating_mul(u128::from(bytes));
     Ok(u64::try_from(whole.saturating_add(parts / scale)).unwrap_or(u64::MAX))
@@ -165,7 +176,7 @@ mod tests {
             ("0.1KiB", "no whole number of bytes"),
             ("0.1234567890123456789MiB", "too many decimals"),
         ] {
-            let error = parse(text).expect_err(text);
+            let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(part), "{text:?}: {error}");
         }
     }

@@ -8,6 +8,17 @@ use http::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// Why a text is no backend's URL. Never repeats the text, which may hold a password.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidUrl(String);
+
+impl InvalidUrl {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
 /// A backend's URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendUrl {
@@ -81,46 +92,46 @@ impl BackendUrl {
 }
 
 impl FromStr for BackendUrl {
-    type Err = String;
+    type Err = InvalidUrl;
 
     /// Errors never repeat the text: it may hold a password.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         const KINDS: &str = "write http://HOST:8086 or https://HOST:8086 for an InfluxDB, \
                              file:///FOLDER for an archive, udp://HOST:8089 for another relay";
         let (scheme, rest) =
-            text.split_once("://").ok_or_else(|| format!("a backend's URL needs a scheme: {KINDS}"))?;
+            text.split_once("://").ok_or_else(|| InvalidUrl(format!("a backend's URL needs a scheme: {KINDS}")))?;
         if rest.contains('@') {
-            return Err("a URL must hold no user or password: use username and password_file".to_owned());
+            return Err(InvalidUrl::new("a URL must hold no user or password: use username and password_file"));
         }
         match scheme {
             "http" | "https" => {
                 let authority = rest.split('/').next().unwrap_or_default();
                 if authority.matches(':').count() > 1 && !authority.starts_with('[') {
-                    return Err(format!("write an IPv6 address in brackets: {scheme}://[::1]:8086"));
+                    return Err(InvalidUrl(format!("write an IPv6 address in brackets: {scheme}://[::1]:8086")));
                 }
-                let uri: Uri = text.parse().map_err(|error| format!("not a URL ({error}): {KINDS}"))?;
+                let uri: Uri = text.parse().map_err(|error| InvalidUrl(format!("not a URL ({error}): {KINDS}")))?;
                 if uri.host().unwrap_or_default().is_empty() {
-                    return Err(format!("the URL names no host: {KINDS}"));
+                    return Err(InvalidUrl(format!("the URL names no host: {KINDS}")));
                 }
                 let after_host = rest.split('/').next().unwrap_or_default().rsplit(']').next().unwrap_or_default();
                 if after_host.contains(':') && uri.port_u16().is_none() {
-                    return Err(format!("the URL's port is no number up to 65535: {KINDS}"));
+                    return Err(InvalidUrl(format!("the URL's port is no number up to 65535: {KINDS}")));
                 }
                 if let Some(query) = uri.query().filter(|query| !query.is_empty()) {
-                    return Err(format!("the URL must end with its path: {}", places_of(query)));
+                    return Err(InvalidUrl(format!("the URL must end with its path: {}", places_of(query))));
                 }
                 let (base, names_v2) = without_api_path(&uri)?;
                 Ok(Self::Influx { base, names_v2 })
             }
             "file" if rest.starts_with('/') => Ok(Self::Archive(PathBuf::from(rest))),
-            "file" => Err("a file URL needs an absolute path: file:///var/lib/twinflux/archive".to_owned()),
+            "file" => Err(InvalidUrl::new("a file URL needs an absolute path: file:///var/lib/twinflux/archive")),
             "udp" => match rest.rsplit_once(':') {
                 Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                     Ok(Self::Relay(rest.to_owned()))
                 }
-                _ => Err("a relay's URL needs a host and a port: udp://relay-2:8089".to_owned()),
+                _ => Err(InvalidUrl::new("a relay's URL needs a host and a port: udp://relay-2:8089")),
             },
-            other => Err(format!("unknown scheme {other:?}: {KINDS}")),
+            other => Err(InvalidUrl(format!("unknown scheme {other:?}: {KINDS}"))),
         }
     }
 }
@@ -134,14 +145,14 @@ fn places_of(query: &str) -> String {
 }
 
 /// The URL before the API's path, where it ends in one, and whether that is the v2 API's.
-fn without_api_path(uri: &Uri) -> Result<(Uri, bool), String> {
+fn without_api_path(uri: &Uri) -> Result<(Uri, bool), InvalidUrl> {
     let path = uri.path().trim_end_matches('/');
     let found = API_PATHS.iter().find_map(|(api, is_v2)| path.strip_suffix(api).map(|base| (base, *is_v2)));
     let (base, is_v2) = found.unwrap_or((path, false));
     let mut parts = uri.clone().into_parts();
     let path = if base.is_empty() { "/" } else { base };
-    parts.path_and_query = Some(path.parse().map_err(|error| format!("not a URL ({error})"))?);
-    let base = Uri::from_parts(parts).map_err(|error| format!("not a URL ({error})"))?;
+    parts.path_and_query = Some(path.parse().map_err(|error| InvalidUrl(format!("not a URL ({error})")))?);
+    let base = Uri::from_parts(parts).map_err(|error| InvalidUrl(format!("not a URL ({error})")))?;
     Ok((base, is_v2))
 }
 
@@ -241,7 +252,7 @@ mod tests {
             ("file://relative", "absolute"),
             ("udp://relay-2", "port"),
         ] {
-            let error = text.parse::<BackendUrl>().expect_err(text);
+            let error = text.parse::<BackendUrl>().expect_err(text).to_string();
             assert!(error.contains(part), "{text}: {error}");
             assert!(!error.contains("hunter2"));
         }

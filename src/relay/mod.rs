@@ -124,9 +124,10 @@ impl Relay {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let auth = config.auth().map_err(StartError::Mapping)?.map(Arc::new);
-        let mut setups_of_listeners = config.listeners(auth.as_ref()).map_err(StartError::Mapping)?;
-        let admin_certificate = config.admin_certificate().map_err(StartError::Mapping)?;
+        let auth = config.auth().map_err(|error| StartError::Mapping(error.to_string()))?.map(Arc::new);
+        let mut setups_of_listeners =
+            config.listeners(auth.as_ref()).map_err(|error| StartError::Mapping(error.to_string()))?;
+        let admin_certificate = config.admin_certificate().map_err(|error| StartError::Mapping(error.to_string()))?;
         let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned());
         let certificates = certificates.chain(admin_certificate.clone());
         let access = Access {

@@ -84,7 +84,7 @@ fn report_opening(found: &Snapshot, backends: &[BackendConfig]) {
 /// The other relay of the pair; none where the configuration names none.
 pub(super) fn pair(config: &Config, journal: &Journal) -> Result<Option<Arc<Pair>>, StartError> {
     let Ok(Some(setup)) = config.pair.setup() else { return Ok(None) };
-    config.pair.check().map_err(StartError::Pair)?;
+    config.pair.check().map_err(|error| StartError::Pair(error.to_string()))?;
     let names = config.backend.iter().map(|backend| backend.name.clone()).collect();
     Ok(Some(Arc::new(Pair::new(setup, journal.clone(), names, &config.data_dir))))
 }

@@ -122,8 +122,8 @@ impl Plan {
         for setup in config.backends() {
             deliver::Backend::new(setup).map_err(|error| error.to_string())?;
         }
-        config.auth()?;
-        config.pair.check()?;
+        config.auth().map_err(|error| error.to_string())?;
+        config.pair.check().map_err(|error| error.to_string())?;
         Ok(Some(Box::new(successor)))
     }
 }
