@@ -1,6 +1,7 @@
-//! `twinflux dead-letters`: what backends will never take, for people; sending it again, and discarding it.
+//! `twinflux dead-letters`: lists, shows, resends and discards lines that backends will never take.
 //!
-//! `list` and `show` read the folder, whether or not its relay runs. What changes something is asked of the running relay.
+//! `list` and `show` read the folder, whether or not its relay runs. `resend` and `discard` ask the
+//! running relay.
 
 use std::fmt;
 use std::io;
@@ -13,13 +14,13 @@ use crate::cli::socket::{Action, Answer, Request, ask};
 use crate::deliver::dead_letters::{self, Filter, Letter};
 use crate::sys::text::write_line;
 
-/// How much of a line and of an answer a list shows, in characters.
+/// Characters of a line that a list shows.
 const SHOWN: usize = 100;
-/// Letters that a list shows, at most: the newest.
-const MOST_LISTED: usize = 1000;
+/// The most letters that a list shows: the newest.
+const MAX_LISTED: usize = 1000;
 
 impl Letters {
-    /// Which letters are meant.
+    /// Returns the filter that the options describe.
     fn filter(&self) -> Filter {
         let Self { ids, backend, database, class, since, .. } = self;
         let since = since.map(|since| since.0);
@@ -49,7 +50,7 @@ pub enum ReadError {
     Unreadable(PathBuf, #[source] io::Error),
 }
 
-/// A time: so long ago, or a date.
+/// A time, given as an age or as a date.
 #[derive(Clone, Copy, Debug)]
 pub struct Since(SystemTime);
 
@@ -63,10 +64,10 @@ impl std::str::FromStr for Since {
     }
 }
 
-/// The letters as a list: a line for each, the newest last.
+/// Lists the letters, one a line, the newest last.
 ///
 /// # Errors
-/// The folder cannot be read; as a sentence.
+/// The folder cannot be read.
 pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
     let found = read(data_dir, &letters.filter())?;
     let mut text = String::new();
@@ -74,7 +75,7 @@ pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
         write_line(&mut text, format_args!("no dead letters in {}", data_dir.display()));
         return Ok(text);
     }
-    let left_out = found.len().saturating_sub(MOST_LISTED);
+    let left_out = found.len().saturating_sub(MAX_LISTED);
     if left_out > 0 {
         write_line(&mut text, format_args!("{left_out} older ones are left out"));
     }
@@ -86,14 +87,14 @@ pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
     Ok(text)
 }
 
-/// The letters with everything that is known of them.
+/// Shows the letters with everything known about them.
 ///
 /// # Errors
 /// As [`list`].
 pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
     let found = read(data_dir, &letters.filter())?;
     let mut text = String::new();
-    let left_out = found.len().saturating_sub(MOST_LISTED);
+    let left_out = found.len().saturating_sub(MAX_LISTED);
     if left_out > 0 {
         write_line(&mut text, format_args!("{left_out} older ones are left out"));
     }
@@ -113,10 +114,10 @@ pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
     Ok(text)
 }
 
-/// Asks the running relay to do something with the letters; what it did, as a sentence.
+/// Asks the running relay to act on the letters; returns a sentence that says what it did.
 ///
 /// # Errors
-/// Nobody answers; or why it was not done.
+/// No relay answers, or it refuses.
 pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<String, ChangeError> {
     let request = Request::DeadLetters { action, filter: letters.filter() };
     let (lines, is_all) = match ask(data_dir, &request)? {
@@ -150,7 +151,7 @@ fn time(letter: &Letter) -> impl fmt::Display {
     humantime::format_rfc3339_seconds(letter.at)
 }
 
-/// A line's beginning.
+/// Returns the beginning of a line.
 fn shown(line: &str) -> String {
     let mut shown: String = line.chars().take(SHOWN).collect();
     if shown.len() < line.len() {

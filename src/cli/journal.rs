@@ -1,4 +1,7 @@
-//! `twinflux journal`: a stopped relay's journal, for people and for `twinflux restore`.
+//! `twinflux journal`: prints, checks and changes a stopped relay's journal.
+//!
+//! Owns the journal's lock while a command runs. Never changes records; `forget` and `moved` change
+//! cursors only.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -41,11 +44,11 @@ pub enum JournalError {
     },
 }
 
-/// A stopped relay's journal, locked while it is looked at.
+/// A stopped relay's journal, locked while a command reads it.
 #[derive(Debug)]
 pub struct Stopped {
     storage: Folder,
-    /// None on a volume for reading only, where no relay can work.
+    /// `None` on a read-only volume, where no relay can run.
     _lock: Option<File>,
 }
 
@@ -53,7 +56,7 @@ impl Stopped {
     /// Opens the journal in a data folder.
     ///
     /// # Errors
-    /// There is none, a relay is running, or the system does not let it; as a sentence.
+    /// The folder holds no journal, a relay is running on it, or the system refuses access.
     pub fn open(data_dir: &Path) -> Result<Self, JournalError> {
         let folder = data_dir.join("journal");
         if !folder.is_dir() {
@@ -69,10 +72,10 @@ impl Stopped {
         Ok(Self { storage, _lock: lock })
     }
 
-    /// What there is, as text; true where nothing is damaged or missing.
+    /// Checks the journal. Returns a report, and true if nothing is damaged or missing.
     ///
     /// # Errors
-    /// What keeps it from being read.
+    /// The journal cannot be read.
     pub fn verify(&self) -> Result<(bool, String), JournalError> {
         let survey = self.survey()?;
         let mut text = String::new();
@@ -101,10 +104,10 @@ impl Stopped {
         Ok((survey.is_sound(), text))
     }
 
-    /// Segments, destinations, backends and gaps as text.
+    /// Describes segments, destinations, backends and gaps as text.
     ///
     /// # Errors
-    /// What keeps it from being read.
+    /// The journal cannot be read.
     pub fn stats(&self) -> Result<String, JournalError> {
         let survey = self.survey()?;
         let mut text = String::new();
@@ -135,11 +138,12 @@ impl Stopped {
         Ok(text)
     }
 
-    /// Writes every line, with comments that tell its destination; for a terminal, with escapes for what it would obey. A
-    /// reader that goes away has read what it wanted.
+    /// Writes every line, with comments that name its destination. On a terminal, escapes
+    /// characters that the terminal would obey. A closed pipe is not an error: the reader has read
+    /// what it wanted.
     ///
     /// # Errors
-    /// What keeps it from being read or written.
+    /// The journal cannot be read, or the output cannot be written.
     pub fn dump(&self, output: impl Write, is_terminal: bool) -> Result<(), JournalError> {
         match self.dump_all(output, is_terminal) {
             Err(OpenError::Disk(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -160,17 +164,19 @@ impl Stopped {
                 })?;
                 current = Some(destination.clone());
             }
-            // Whole lines: no character is cut.
+            // Whole lines, so no character is cut.
             output.write_all(&if is_terminal { printable_lines(lines) } else { Cow::Borrowed(&lines[..]) })
         };
         inspect::survey(&self.storage, &mut write)?;
         Ok(output.flush()?)
     }
 
-    /// Gives up what is kept for a backend; returns its lines. What came after its address changed stays.
+    /// Gives up the lines kept for a backend; returns their number. Lines received after its
+    /// address changed stay.
     ///
     /// # Errors
-    /// There are none of this name (those that there are, are named), or the system does not let it.
+    /// The journal has no such backend (the error names those it has), or the system refuses
+    /// access.
     pub fn forget(&self, name: &str) -> Result<u64, JournalError> {
         match inspect::forget(&self.storage, name)? {
             Some(lines) => Ok(lines),
@@ -178,10 +184,11 @@ impl Stopped {
         }
     }
 
-    /// Notes that a backend is the same server at another address; returns where it was.
+    /// Records that a backend is the same server at a new address; returns the old address.
     ///
     /// # Errors
-    /// There is none of this name (those that there are, are named), or the system does not let it.
+    /// The journal has no such backend (the error names those it has), or the system refuses
+    /// access.
     pub fn moved(&self, name: &str) -> Result<String, JournalError> {
         match inspect::moved(&self.storage, name)? {
             Some(was) => Ok(was),
@@ -189,7 +196,7 @@ impl Stopped {
         }
     }
 
-    /// That there is no backend of this name.
+    /// Returns the error that the journal has no backend of this name.
     fn unknown(&self, name: &str) -> Result<JournalError, JournalError> {
         let known = self.survey()?.backends.unwrap_or_default();
         let known: Vec<String> = known.into_iter().map(|(name, ..)| name).collect();

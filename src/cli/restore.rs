@@ -1,4 +1,7 @@
-//! `twinflux restore`: what its options mean, its progress, and what it says in the end.
+//! `twinflux restore`: its options, its progress, and its final report.
+//!
+//! Owns what people see of a restore; [`crate::deliver::restore`] does the work. Bounds: a progress
+//! line each [`ON_TERMINAL`] or [`ELSEWHERE`].
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -11,10 +14,10 @@ use crate::config::{check_backend, influx_config};
 use crate::deliver::restore::{Figures, RestoreConfig, RestoreError, restore};
 use crate::sys::dumps;
 
-/// How often the progress is shown on a terminal, and elsewhere.
+/// Intervals of the progress line, on a terminal and elsewhere.
 const ON_TERMINAL: Duration = Duration::from_millis(500);
 const ELSEWHERE: Duration = Duration::from_secs(10);
-/// Longer than anybody waits for a server.
+/// The longest `--retry-for`: longer than anybody waits for a server.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// An option of the command is invalid.
@@ -33,10 +36,11 @@ enum OptionError {
 }
 
 impl Restore {
-    /// What the options say.
+    /// Returns the configuration that the options describe.
     ///
     /// # Errors
-    /// What is wrong with them. (A URL is parsed here, for an error of the command line's parser would repeat it.)
+    /// An option is invalid. The URL is parsed here, because an error of the option parser would
+    /// repeat it.
     fn setup(&self) -> Result<RestoreConfig, OptionError> {
         let url: BackendUrl = self.to.parse()?;
         let BackendUrl::Influx { base, .. } = &url else {
@@ -74,10 +78,11 @@ impl Restore {
         Ok(RestoreConfig { influx: influx_config(&backend, &base), creates_database: self.create_database, patience })
     }
 
-    /// Puts everything back; true where the server took every line. Says on the way and in the end what became of them.
+    /// Puts everything back; returns true if the server took every line. Reports progress on
+    /// standard error and the result on standard output.
     ///
     /// # Errors
-    /// Why not everything was sent.
+    /// Not everything was sent.
     pub fn run(&self) -> Result<bool, RestoreError> {
         let setup = self.setup().map_err(|error| RestoreError::Usage(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -87,7 +92,7 @@ impl Restore {
         let ended = runtime.block_on(restore(&self.inputs, setup, &mut figures, |figures| screen.show(figures)));
         screen.clear();
         if figures.lines > 0 || ended.is_ok() {
-            // Whoever closed the output does not want to read it.
+            // A closed output is not an error.
             drop(self.report(&figures, &mut io::stdout().lock()));
         }
         ended.map(|()| figures.is_complete())
@@ -100,7 +105,7 @@ impl Restore {
         }
         writeln!(out, "{taken} of {lines} lines are in {}, from {files_read} of {files} files", self.to)?;
         if let Some(answer) = &figures.first_rejection {
-            // It may be a stranger's text.
+            // The answer may hold a stranger's text.
             writeln!(out, "{rejected} lines were refused, first with: {}", answer.escape_debug())?;
         }
         if let Some(first) = &figures.first_unreadable {
@@ -116,7 +121,7 @@ impl Restore {
     }
 }
 
-/// The progress on standard error.
+/// Progress on standard error.
 struct Screen {
     is_terminal: bool,
     next: Instant,

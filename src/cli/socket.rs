@@ -1,11 +1,15 @@
-//! The control socket: commands that change a running relay or look into it, from its own machine and its own user.
+//! The control socket: commands that change or inspect a running relay, from its own machine and
+//! user.
 //!
-//! `control` in `data_dir`, a Unix socket (0600). One request to a connection, and one answer, a line of JSON each:
-//! `{"dead_letters":{"action":"resend","filter":{"backend":"a"}}}` is answered with `{"lines":3,"is_all":true}`, or with
-//! `{"error":"…"}`. `tail` alone gets answers for as long as it reads them.
+//! The socket is the Unix socket `control` in `data_dir` (mode 0600). A connection carries one
+//! request and one answer, each a line of JSON:
+//! `{"dead_letters":{"action":"resend","filter":{"backend":"a"}}}` is answered with
+//! `{"lines":3,"is_all":true}`, or with `{"error":"…"}`. Only `tail` gets more answers, for as long
+//! as it reads them.
 //!
-//! The admin listener changes nothing: whoever may read there has no way here. Bounds: connections, a request's bytes, the
-//! time for it, one `tail`.
+//! Owns the socket, its requests and answers, and the client's side. Never reachable over the
+//! network: the admin listener changes nothing, and whoever may read there cannot come here.
+//! Bounds: the connections, a request's bytes and time, one `tail`.
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -32,61 +36,63 @@ use crate::observe::status::Status;
 use crate::observe::view::View;
 use crate::receive::Listener;
 
-/// The socket's file.
+/// The socket's file name.
 const NAME: &str = "control";
-/// A request, at most, in bytes: the numbers of some thousand letters.
+/// The largest request, in bytes: enough for the numbers of some thousand letters.
 const REQUEST_BYTES: u64 = 256 * 1024;
-/// Connections at a time.
+/// The most connections at a time.
 const CONNECTIONS: usize = 8;
-/// How long a request may take to come, and an answer to go.
+/// The longest time for a request to arrive, and for an answer to be sent.
 const LONGEST: Duration = Duration::from_secs(5);
-/// How long a backend's answer to a try is waited for, and how often to look for it.
+/// The longest wait for a backend's answer to a try, and the interval of polling for it.
 const LONGEST_TRY: Duration = Duration::from_secs(15);
-const LOOK: Duration = Duration::from_millis(10);
-/// The time from one answer with passing lines to the next.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Interval between two answers with passing lines.
 const TAIL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a client waits for its answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is asked for.
+/// A request to the relay.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Something is to be done with dead letters.
+    /// Act on dead letters.
     DeadLetters {
-        /// What.
+        /// The action.
         action: Action,
-        /// Which.
+        /// Selects the letters.
         filter: Filter,
     },
-    /// What `/api/status` says.
+    /// Return what `/api/status` says.
     Status,
-    /// The configuration is to be read again.
+    /// Read the configuration again.
     Reload,
-    /// Lines as they pass, until whoever asks goes away: an answer a second, or sooner.
+    /// Show lines as they pass, until the client closes the connection; an answer each second, or
+    /// more often.
     Tail {
-        /// Which.
+        /// Selects the lines.
         filter: tap::Filter,
     },
-    /// A host is gone for good: it is not shown any more, unless it sends again.
+    /// Forget a host that is gone for good: it is not shown any more, unless it sends again.
     ForgetHost {
-        /// Its address.
+        /// The host's address.
         address: IpAddr,
     },
-    /// Something is to be done with a backend.
+    /// Act on a backend.
     Backend {
-        /// Its name.
+        /// The backend's name.
         name: String,
-        /// What.
+        /// The action.
         action: BackendAction,
     },
 }
 
-/// What is to be done with a backend.
+/// An action on a backend.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendAction {
-    /// Try it now instead of at the next time; exit code 0 where it takes lines, 1 where it does not
+    /// Try it now instead of at the next time; exit code 0 where it takes lines, 1 where it does
+    /// not
     Try,
     /// Send readers to it again
     Reads,
@@ -100,7 +106,7 @@ pub enum BackendAction {
     Release,
 }
 
-/// What is to be done with dead letters.
+/// An action on dead letters.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -110,44 +116,44 @@ pub enum Action {
     Discard,
 }
 
-/// What came of it.
+/// The relay's answer.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// It was done.
+    /// The action was carried out.
     Done {
-        /// To so many lines.
+        /// The number of lines it applied to.
         lines: u64,
-        /// Whether these were all; else the same request goes on.
+        /// Whether these were all; if not, the same request continues.
         is_all: bool,
     },
-    /// What a reload did, and what it could not.
+    /// A reload took place.
     Reloaded {
-        /// A sentence for each.
+        /// What it changed and what it could not change, a sentence each.
         reloaded: Vec<String>,
     },
     /// A backend's state after the request.
     Backend {
-        /// Its state.
+        /// The state's name.
         state: String,
-        /// The last error, where it is not up.
+        /// The last error, unless the backend is up.
         error: Option<String>,
     },
     /// Lines that passed since the last answer.
     Passed {
         /// The lines, with the listener that took them.
         passed: Vec<(String, tap::Passed)>,
-        /// How many more fitted, or may have.
+        /// The number of further lines that matched, or may have matched.
         left_out: u64,
     },
-    /// What there is to see of the relay.
+    /// The relay's status.
     Status {
         /// The same as `/api/status`.
         status: Box<Status>,
     },
-    /// It was not done.
+    /// The request failed.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }
@@ -194,23 +200,24 @@ pub enum AskError {
 
 /// Reads the configuration again.
 pub type Reloader = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
-/// Has another relay take this one's place, where the configuration needs that.
+/// Hands over to a successor relay, if the configuration needs one.
 pub type Successor = Arc<dyn Fn() + Send + Sync>;
 
-/// What requests are about.
+/// What the control socket works on.
 #[derive(Clone)]
 pub struct SocketArgs {
-    /// What there is to see.
+    /// The relay's figures.
     pub view: View,
-    /// What backends will never take.
+    /// The dead letters.
     pub letters: Arc<DeadLetters>,
     /// Reads the configuration again.
     pub reload: Reloader,
-    /// What follows once that is answered.
+    /// Runs after a reload is answered.
     pub succeed: Successor,
 }
 
-/// Serves a data folder's socket on this runtime, until that ends. Where there can be none, the relay does without.
+/// Serves a data folder's socket on this runtime, until the runtime ends. If the socket cannot be
+/// created, the relay works without it.
 pub fn start(runtime: &Handle, data_dir: &Path, parts: SocketArgs) -> Option<SocketFile> {
     match Control::bind(data_dir) {
         Ok((control, file)) => {
@@ -224,19 +231,20 @@ pub fn start(runtime: &Handle, data_dir: &Path, parts: SocketArgs) -> Option<Soc
     }
 }
 
-/// The relay's end.
+/// The relay's end of the socket.
 #[derive(Debug)]
 struct Control(UnixListener);
 
-/// The socket's file, which goes with this.
+/// The socket's file; removed on drop.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
 impl Control {
-    /// Binds the socket in a data folder whose lock is held; one that an earlier relay left is in nobody's use.
+    /// Binds the socket in a data folder whose lock is held. The lock proves that nobody uses a
+    /// socket that an earlier relay left.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system refuses.
     fn bind(data_dir: &Path) -> io::Result<(Self, SocketFile)> {
         let path = data_dir.join(NAME);
         match std::fs::remove_file(&path) {
@@ -250,7 +258,7 @@ impl Control {
         Ok((Self(listener), SocketFile(path)))
     }
 
-    /// Serves until the runtime ends.
+    /// Serves connections until the runtime ends.
     async fn serve(self, parts: SocketArgs) {
         let listener = match tokio::net::UnixListener::from_std(self.0) {
             Ok(listener) => listener,
@@ -268,7 +276,7 @@ impl Control {
             };
             let parts = parts.clone();
             tokio::spawn(async move {
-                // Clients that go away are not logged.
+                // Client disconnects are not logged.
                 drop(attend(stream, parts).await);
                 drop(permit);
             });
@@ -295,7 +303,7 @@ async fn attend(stream: tokio::net::UnixStream, parts: SocketArgs) -> io::Result
         },
         Ok(Request::ForgetHost { address }) => Ok(forget_host(&view, address)),
         Ok(Request::Reload) => {
-            // Files may be on a disk that hangs.
+            // The files may be on a disk that hangs.
             let done = tokio::task::spawn_blocking(move || reload()).await.map_err(io::Error::other)?;
             let answer = match done {
                 Ok(reloaded) => Answer::Reloaded { reloaded },
@@ -322,19 +330,19 @@ async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
     tokio::time::timeout(LONGEST, writer.write_all(&text)).await?
 }
 
-/// Listeners whose taps are open; they are closed with this.
+/// Listeners whose taps are open; dropping this closes them.
 struct Tapped {
     view: View,
     filter: tap::Filter,
     _only: SemaphorePermit<'static>,
 }
 
-/// One may look at a time.
-static LOOKER: Semaphore = Semaphore::const_new(1);
+/// Permits one `tail` at a time.
+static TAIL_PERMIT: Semaphore = Semaphore::const_new(1);
 
 impl Tapped {
     fn open(view: &View, filter: &tap::Filter) -> Option<Self> {
-        let tapped = Self { view: view.clone(), filter: filter.clone(), _only: LOOKER.try_acquire().ok()? };
+        let tapped = Self { view: view.clone(), filter: filter.clone(), _only: TAIL_PERMIT.try_acquire().ok()? };
         tapped.listeners().for_each(|listener| listener.each_tap(|tap| tap.open(filter)));
         Some(tapped)
     }
@@ -344,7 +352,8 @@ impl Tapped {
         self.view.listeners.iter().filter(fits)
     }
 
-    /// Shows what passes until nobody reads it any more. Answers without lines tell whether somebody does.
+    /// Shows passing lines until the client closes the connection. Writes answers without lines,
+    /// too, to detect that.
     async fn show(self, writer: &mut OwnedWriteHalf) -> io::Result<()> {
         loop {
             let (mut passed, mut left_out) = (Vec::new(), 0);
@@ -408,7 +417,7 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
             health.ask();
             let deadline = tokio::time::Instant::now() + LONGEST_TRY;
             while health.outcomes() == before && tokio::time::Instant::now() < deadline {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             if health.outcomes() == before {
                 return Err(Refusal::NoAnswer(name.to_owned()));
@@ -436,7 +445,8 @@ fn of_letters(action: Action, filter: &Filter, view: &View, letters: &DeadLetter
     }
 }
 
-/// The socket in an open folder, by a path that is short however deep the folder is: a socket's may have 107 bytes.
+/// Returns a short path of the socket in an open folder, however deep the folder is: a socket's
+/// path may have 107 bytes.
 fn short(folder: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))
 }
@@ -444,7 +454,7 @@ fn short(folder: &File) -> PathBuf {
 /// Asks a running relay.
 ///
 /// # Errors
-/// Nobody answers there; as a sentence.
+/// No relay answers.
 pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, AskError> {
     let mut first = Err(AskError::NoAnswer);
     follow(data_dir, request, |answer| {
@@ -454,7 +464,7 @@ pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, AskError> {
     first
 }
 
-/// Asks a running relay, and takes answers for as long as `take` wants more.
+/// Asks a running relay, and passes its answers to `take` until that returns false.
 ///
 /// # Errors
 /// As [`ask`].
@@ -465,7 +475,7 @@ pub fn follow(data_dir: &Path, request: &Request, mut take: impl FnMut(Answer) -
     let mut stream = UnixStream::connect(short(&folder)).map_err(failed)?;
     let mut text = serde_json::to_vec(request).map_err(AskError::Request)?;
     text.push(b'\n');
-    let asked = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(&text));
+    let asked = stream.set_read_timeout(Some(CLIENT_TIMEOUT)).and_then(|()| stream.write_all(&text));
     asked.map_err(failed)?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -477,10 +487,10 @@ pub fn follow(data_dir: &Path, request: &Request, mut take: impl FnMut(Answer) -
     }
 }
 
-/// A running relay's status.
+/// Fetches a running relay's status.
 ///
 /// # Errors
-/// Nobody answers there; as a sentence.
+/// No relay answers.
 pub fn status(data_dir: &Path) -> Result<Status, AskError> {
     match ask(data_dir, &Request::Status)? {
         Answer::Status { status } => Ok(*status),

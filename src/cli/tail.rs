@@ -1,6 +1,7 @@
-//! `twinflux tail`: lines as they pass through a running relay, to find the host that sends garbage.
+//! `twinflux tail`: shows lines as they pass through a running relay, to find the host that sends
+//! garbage.
 //!
-//! Bounds: so many lines a second; the relay keeps no more than some hundred for it.
+//! Bounds: `--rate` lines a second; the relay keeps at most some hundred lines for it.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::cli::socket::{Answer, Request, follow};
 use crate::intake::tap::{Filter, Passed};
 use crate::sys::text::{printable, write_line};
 
-/// Which lines are shown.
+/// Options of `tail`: which lines to show.
 #[derive(Args, Clone, Debug)]
 pub struct Tail {
     /// Lines from this address or network: 10.0.0.7, 10.0.0.0/8
@@ -49,7 +50,7 @@ fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
 }
 
 impl Tail {
-    /// Shows lines until enough passed, or the process is ended.
+    /// Shows lines until `--lines` have passed, or the process is ended.
     ///
     /// # Errors
     /// No relay answers, or it shows no lines now.
@@ -71,7 +72,7 @@ impl Tail {
     }
 }
 
-/// How many lines may still be shown in this second.
+/// Limits the lines shown in each second, and counts the others.
 struct Pace {
     rate: u64,
     left: u64,
@@ -84,7 +85,7 @@ impl Pace {
         Self { rate, left: rate, since: Instant::now(), untold: 0 }
     }
 
-    /// What is printed of an answer; `most` falls with each line.
+    /// Returns the text to print for an answer. Each line shown reduces `most` by one.
     fn text(&mut self, passed: Vec<(String, Passed)>, left_out: u64, most: &mut Option<u64>) -> String {
         let mut text = String::new();
         self.untold += left_out;

@@ -1,29 +1,30 @@
-//! Allow lists: which networks they name, and whether anybody can come through them.
+//! Allow lists: normalizes their networks, and checks that some sender can match.
 //!
-//! A sender's address is compared in its canonical form: an IPv4 sender has an IPv4 address, also where it came to a
-//! socket of both families. So networks are made canonical, too: `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+//! Senders' addresses are compared in canonical form: an IPv4 sender has an IPv4 address, even on a
+//! dual-stack socket. Therefore networks are made canonical, too: `::ffff:10.0.0.0/104` becomes
+//! `10.0.0.0/8`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// The bits in front of the IPv4 address in an IPv4-mapped IPv6 address.
+/// Length of the prefix before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED_BITS: u8 = 96;
 
-/// Why an allow list cannot work; follows the name of its key.
+/// An allow list that cannot work. The message follows the name of its key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct InvalidAllow(String);
 
-/// Returns the networks in the form in which senders' addresses are compared.
+/// Returns the networks in canonical form.
 pub(super) fn canonical(allow: &[IpNet]) -> Vec<IpNet> {
     allow.iter().map(|network| as_ipv4(*network).unwrap_or(*network)).collect()
 }
 
-/// Checks that each network can be meant as it is written, and that somebody can reach the listener through one.
+/// Checks that each network is meaningful, and that some sender can reach the listener through one.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
+/// A network is meaningless, or nobody can come in. The message says what would be right.
 pub(super) fn check(allow: &[IpNet], listen: SocketAddr) -> Result<(), InvalidAllow> {
     let too_wide = allow.iter().find(|network| is_mapped(network.addr()) && as_ipv4(**network).is_none());
     if let Some(network) = too_wide {
@@ -48,7 +49,7 @@ pub(super) fn check(allow: &[IpNet], listen: SocketAddr) -> Result<(), InvalidAl
     )))
 }
 
-/// The IPv4 network that an IPv4-mapped network is.
+/// Returns the IPv4 network that an IPv4-mapped network stands for.
 fn as_ipv4(network: IpNet) -> Option<IpNet> {
     let IpAddr::V4(address) = network.addr().to_canonical() else { return None };
     let length = match network {

@@ -1,30 +1,33 @@
-//! Addresses to listen on, as people write them: `8089`, `:8089`, `0.0.0.0:8089`, `[::]:8089`, `localhost:8089`.
+//! Addresses to listen on, as people write them: `8089`, `:8089`, `0.0.0.0:8089`, `[::]:8089`,
+//! `localhost:8089`.
 //!
-//! A name is resolved once, when the configuration is loaded. Of several addresses the first IPv4 one is taken, so
-//! that `localhost` is 127.0.0.1 everywhere; `twinflux check` and the start show which.
+//! A name is resolved once, when the configuration is loaded. Of several addresses the first IPv4
+//! address is taken, so that `localhost` is 127.0.0.1 everywhere; `twinflux check` and the start
+//! show the result.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use serde::{Deserializer, de};
 
-/// Why a text is no address to listen on, with what would be right.
+/// A text that is not an address to listen on. The message says what would be right.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct InvalidAddress(String);
 
-/// Reads an address to receive data on; without a host it is every address of this machine.
+/// Parses the address of a data listener; without a host it is every address of this machine.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
+/// The text is no address, or its name cannot be resolved.
 pub(crate) fn parse_data(text: &str) -> Result<SocketAddr, InvalidAddress> {
     parse(text, Ipv4Addr::UNSPECIFIED)
 }
 
-/// Reads an address of the admin listener; without a host it is loopback, since the page has no password.
+/// Parses the address of the admin listener; without a host it is loopback, because the page has no
+/// password.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
+/// The text is no address, or its name cannot be resolved.
 pub(crate) fn parse_admin(text: &str) -> Result<SocketAddr, InvalidAddress> {
     parse(text, Ipv4Addr::LOCALHOST)
 }
@@ -46,7 +49,7 @@ fn parse(text: &str, default: Ipv4Addr) -> Result<SocketAddr, InvalidAddress> {
         .map_err(|error| InvalidAddress(format!("cannot resolve {host:?}: {error}; write {}", examples(default))))
 }
 
-/// Splits host and port; the host is empty where there is none.
+/// Splits host and port; the host is empty if there is none.
 fn split(text: &str, default: Ipv4Addr) -> Result<(&str, &str), InvalidAddress> {
     let has_port = !(text.starts_with('[') && text.ends_with(']'));
     let Some((host, port)) = text.rsplit_once(':').filter(|_| has_port) else {
@@ -84,7 +87,7 @@ pub(crate) fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Socket
     deserializer.deserialize_any(Text(parse_admin))
 }
 
-/// Takes text, or a number for a port.
+/// Visits a text, or a number that is a port.
 struct Text(fn(&str) -> Result<SocketAddr, InvalidAddress>);
 
 impl de::Visitor<'_> for Text {
@@ -116,7 +119,7 @@ mod tests {
             ("10.0.0.1:8089", "10.0.0.1:8089", "10.0.0.1:8089"),
             ("[::]:8089", "[::]:8089", "[::]:8089"),
             ("[fe80::1%2]:8089", "[fe80::1%2]:8089", "[fe80::1%2]:8089"),
-            // By its name and by its number, the loopback interface has the number 1.
+            // The loopback interface has the number 1.
             ("[fe80::1%lo]:8089", "[fe80::1%1]:8089", "[fe80::1%1]:8089"),
             ("localhost:8089", "127.0.0.1:8089", "127.0.0.1:8089"),
         ] {

@@ -1,4 +1,4 @@
-//! Listeners as the configuration has them: what is checked, and the setups that come of them.
+//! Checks the listeners' tables, and converts them to the configurations of `receive`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::auth::Auth;
 use crate::batch::Destination;
 use crate::config::allow;
-use crate::config::load::{ConfigError, LONGEST_TIMEOUT};
+use crate::config::load::{ConfigError, MAX_TIMEOUT};
 use crate::config::url::BackendUrl;
 use crate::config::{
     Backend, Common, Config, DEFAULT_SEPARATOR, DefaultTags, Errors, Format, Http, Mapping, NamedMapping, Partial, Tcp,
@@ -26,26 +26,26 @@ use crate::protocol::line::{LONGEST_LINE_BYTES, MAX_LINE_BYTES};
 use crate::receive::{ListenerConfig, http, tcp, udp};
 
 /// More threads than any machine has use for.
-const MOST_WORKERS: u16 = 64;
-/// More connections than a process may have files.
-const MOST_CONNECTIONS: u32 = 1 << 20;
+const MAX_WORKERS: u16 = 64;
+/// More connections than a process may have open files.
+const MAX_CONNECTIONS: u32 = 1 << 20;
 /// The bounds of `max_body`.
 const MIN_BODY_BYTES: u64 = 64 * 1024;
 const MAX_BODY_BYTES: u64 = 1 << 30;
-/// More destinations than the journal is made for.
-const MOST_DESTINATIONS: u32 = 65_536;
-/// Shorter lines than hosts send.
-const LEAST_LINE_BYTES: u64 = 1024;
+/// More destinations than the journal is designed for.
+const MAX_DESTINATIONS: u32 = 65_536;
+/// Shorter than lines that hosts send.
+const MIN_LINE_BYTES: u64 = 1024;
 /// More parts than a host's name has.
-const MOST_HOST_PARTS: u8 = 16;
+const MAX_HOST_PARTS: u8 = 16;
 
-/// Why a stream has no multicast address.
+/// Error of a stream listener with a multicast address.
 pub(super) const NO_MULTICAST: &str = "is a multicast address, which only [[udp]] can listen on";
 
-/// What is wrong: the key, and what would be right.
+/// An invalid key, and what would be right.
 type Wrong = (&'static str, String);
 
-/// A listener, of whatever kind.
+/// A listener of any kind.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Listener<'a> {
     Udp(&'a Udp),
@@ -54,17 +54,17 @@ pub(super) enum Listener<'a> {
 }
 
 impl Config {
-    /// The listeners' setups.
+    /// Returns the listeners' configurations.
     ///
     /// # Errors
-    /// A mapping cannot work; a configuration that was loaded has none of these.
+    /// A mapping or a certificate cannot be used. Mappings of a loaded configuration are valid.
     pub fn listeners(&self, auth: Option<&Arc<Auth>>) -> Result<Vec<ListenerConfig>, ConfigError> {
         let setup =
             |listener: Listener<'_>| listener.setup(auth).map_err(|(key, what)| ConfigError(format!("{key} {what}")));
         self.each_listener().map(|(_, _, listener)| setup(listener)).collect()
     }
 
-    /// The listeners, each with its table and its place there.
+    /// Iterates over the listeners, each with its table and its index there.
     pub(super) fn each_listener(&self) -> impl Iterator<Item = (&'static str, usize, Listener<'_>)> {
         let udp = self.udp.iter().enumerate().map(|(index, one)| ("udp", index, Listener::Udp(one)));
         let tcp = self.tcp.iter().enumerate().map(|(index, one)| ("tcp", index, Listener::Tcp(one)));
@@ -74,10 +74,10 @@ impl Config {
 }
 
 impl Listener<'_> {
-    /// Whether it can work, with these backends.
+    /// Checks the listener against these backends.
     pub(super) fn check(&self, backends: &[Backend]) -> Result<(), Wrong> {
         let common = self.common();
-        // A request of HTTP names its own.
+        // An HTTP request names its own database.
         if common.database.is_empty() && !matches!(self, Self::Http(_)) {
             return Err(("database", "must name a database, such as \"telegraf\"".to_owned()));
         }
@@ -113,7 +113,7 @@ impl Listener<'_> {
                 intake,
                 tls: certificate((&one.tls_cert_file, &one.tls_key_file), None)
                     .map_err(|error| ("tcp:", error.to_string()))?,
-                // Without the header no proxy names anybody here.
+                // Without the header no proxy names a source here.
                 proxies: if one.proxy_protocol { allow::canonical(&one.trusted_proxies) } else { Vec::new() },
                 max_connections: one.max_connections as usize,
                 max_connections_per_source: one.max_connections_per_source as usize,
@@ -152,7 +152,7 @@ impl Listener<'_> {
         }
     }
 
-    /// The longest line, in bytes.
+    /// Returns the longest line, in bytes.
     fn max_line(&self) -> u64 {
         match self {
             Self::Udp(_) => MAX_LINE_BYTES as u64,
@@ -178,7 +178,7 @@ impl Common<'_> {
             let what = format!("the v2 API of backend {:?} knows only ns, us, ms and s", backend.name);
             return Err(("precision", what));
         }
-        if !(1..=MOST_HOST_PARTS).contains(&self.host_parts) {
+        if !(1..=MAX_HOST_PARTS).contains(&self.host_parts) {
             return bad("netdata_host_parts", "must be between 1 and 16: web-01 has 1, web-01.example has 2");
         }
         let is_netdata = *self.mapping == Mapping::Named(NamedMapping::Netdata);
@@ -195,7 +195,7 @@ impl Common<'_> {
         self.mapping().map(|_| ())
     }
 
-    /// An archive stores each destination in a folder of its name.
+    /// Checks the length of the folder's name in which an archive stores the destination.
     fn check_folder(&self, backends: &[Backend]) -> Result<(), Wrong> {
         let Some(archive) = backends.iter().find(|backend| matches!(backend.url, BackendUrl::Archive(_))) else {
             return Ok(());
@@ -252,7 +252,7 @@ impl Common<'_> {
     }
 }
 
-/// The keys and values of default tags, however they are written.
+/// Returns the keys and values of default tags, in either notation.
 fn default_tags(tags: &DefaultTags) -> Result<Vec<(String, String)>, Wrong> {
     match tags {
         DefaultTags::Table(tags) => Ok(tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
@@ -267,7 +267,7 @@ fn default_tags(tags: &DefaultTags) -> Result<Vec<(String, String)>, Wrong> {
 }
 
 fn check_udp(listener: &Udp, backends: &[Backend]) -> Result<(), Wrong> {
-    if listener.workers > MOST_WORKERS {
+    if listener.workers > MAX_WORKERS {
         return Err(("workers", "must be at most 64".to_owned()));
     }
     let is_multicast = listener.listen.ip().is_multicast();
@@ -307,14 +307,14 @@ fn check_tcp(listener: &Tcp, backends: &[Backend]) -> Result<(), Wrong> {
     for (key, timeout) in
         [("idle_timeout", idle_timeout), ("line_timeout", line_timeout), ("first_line_timeout", first_line_timeout)]
     {
-        if !(Duration::from_millis(100)..=24 * LONGEST_TIMEOUT).contains(timeout) {
+        if !(Duration::from_millis(100)..=24 * MAX_TIMEOUT).contains(timeout) {
             return Err((key, "must be between 100ms and 1day".to_owned()));
         }
     }
     Ok(())
 }
 
-/// The certificate of a listener that speaks this protocol over TLS.
+/// Opens the certificate of a listener that speaks this protocol over TLS.
 pub(super) fn certificate(
     (cert_file, key_file): (&Option<PathBuf>, &Option<PathBuf>),
     protocol: Option<&[u8]>,
@@ -324,7 +324,7 @@ pub(super) fn certificate(
     opened.map(|opened| Some(Arc::new(opened))).map_err(ConfigError)
 }
 
-/// Whether both files of a certificate are named, or none.
+/// Checks that both files of a certificate are set, or neither.
 pub(super) fn check_tls(cert_file: Option<&PathBuf>, key_file: Option<&PathBuf>) -> Result<(), Wrong> {
     if cert_file.is_some() != key_file.is_some() {
         return Err(("tls_cert_file", "and tls_key_file go together".to_owned()));
@@ -332,7 +332,7 @@ pub(super) fn check_tls(cert_file: Option<&PathBuf>, key_file: Option<&PathBuf>)
     Ok(())
 }
 
-/// What is wrong with `proxy_protocol` alone.
+/// Checks that `proxy_protocol` comes with trusted proxies.
 fn check_proxies(proxy_protocol: bool, trusted_proxies: &[IpNet]) -> Result<(), Wrong> {
     if proxy_protocol && trusted_proxies.is_empty() {
         return Err(("proxy_protocol", "needs trusted_proxies: the networks of the proxies".to_owned()));
@@ -352,7 +352,7 @@ fn check_http(listener: &Http, backends: &[Backend]) -> Result<(), Wrong> {
         return Err(("max_body", "must be between 64KiB and 1GiB".to_owned()));
     }
     for (key, count) in [("max_databases", listener.max_databases), ("max_destinations", listener.max_destinations)] {
-        if !(1..=MOST_DESTINATIONS).contains(&count) {
+        if !(1..=MAX_DESTINATIONS).contains(&count) {
             return Err((key, "must be between 1 and 65536".to_owned()));
         }
     }
@@ -364,7 +364,7 @@ fn check_http(listener: &Http, backends: &[Backend]) -> Result<(), Wrong> {
 }
 
 fn check_max_line(max_line: ByteSize, backends: &[Backend]) -> Result<(), Wrong> {
-    if !(LEAST_LINE_BYTES..=LONGEST_LINE_BYTES as u64).contains(&max_line.as_u64()) {
+    if !(MIN_LINE_BYTES..=LONGEST_LINE_BYTES as u64).contains(&max_line.as_u64()) {
         return Err(("max_line", "must be between 1KiB and 1MiB".to_owned()));
     }
     let is_small =
@@ -378,14 +378,15 @@ fn check_max_line(max_line: ByteSize, backends: &[Backend]) -> Result<(), Wrong>
 
 fn check_connections(all: u32, of_source: u32) -> Result<(), Wrong> {
     for (key, connections) in [("max_connections", all), ("max_connections_per_source", of_source)] {
-        if !(1..=MOST_CONNECTIONS).contains(&connections) {
+        if !(1..=MAX_CONNECTIONS).contains(&connections) {
             return Err((key, "must be between 1 and 1048576".to_owned()));
         }
     }
     Ok(())
 }
 
-/// Whether a relay at `host` (`name:port`) is the listener at this address, as far as the text tells.
+/// Whether the relay at `host` (`name:port`) is the listener at this address, as far as the text
+/// tells.
 fn is_loop(host: &str, listen: SocketAddr) -> bool {
     let Some((name, port)) = host.rsplit_once(':') else { return false };
     let name = name.trim_matches(['[', ']']);

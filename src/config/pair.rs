@@ -14,30 +14,31 @@ use crate::pair::PairConfig;
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pair {
-    /// Its admin listener, as `https://other:9097`; without it there is none.
+    /// URL of the other relay's admin listener, such as `https://other:9097`; without it there is
+    /// no pair.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// A token that may administer there, where its `[admin]` asks for users.
+    /// The file with a token that may administer there, if its `[admin]` requires users.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// The certificates to trust (PEM), instead of the system's.
+    /// Certificates (PEM) to trust instead of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// The address that one of both holds: it is told when both do, or none.
+    /// The address that exactly one relay holds; a finding tells when both hold it, or none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
 }
 
 impl Pair {
-    /// Whether it says nothing.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.peer.is_none() && self.token_file.is_none() && self.ca_file.is_none() && self.address.is_none()
     }
 
-    /// Whether the files that it names can be used.
+    /// Checks that the files it names can be used.
     ///
     /// # Errors
-    /// A sentence: what is wrong with one of them.
+    /// A file cannot be used.
     pub fn check(&self) -> Result<(), ConfigError> {
         match self.setup() {
             Ok(Some(setup)) => crate::pair::check(&setup).map_err(|error| ConfigError(format!("pair: {error}"))),
@@ -45,10 +46,10 @@ impl Pair {
         }
     }
 
-    /// How the other relay is reached; none where there is none.
+    /// Returns how to reach the other relay; `None` without a pair.
     ///
     /// # Errors
-    /// What is wrong: the key, and what would be right.
+    /// The key that is invalid, and what would be right.
     pub(crate) fn setup(&self) -> Result<Option<PairConfig>, (&'static str, &'static str)> {
         let Some(peer) = &self.peer else {
             return if self.is_empty() { Ok(None) } else { Err(("peer", "is missing: \"https://other:9097\"")) };

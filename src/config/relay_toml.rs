@@ -1,7 +1,8 @@
-//! influxdb-relay's configuration, as ours: read with its own keys, and written down with ours.
+//! Converts influxdb-relay's configuration to this program's.
 //!
-//! What differs in meaning is said key by key; what cannot be had is refused with the cure. Keys of influxdb-relay are those
-//! of its last version (05c8811); the forks' that are known are named.
+//! Owns influxdb-relay's keys: those of its last version (05c8811), and of its forks where known.
+//! Names each key whose meaning differs. Refuses what has no counterpart, and says what to do
+//! instead.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,12 +11,12 @@ use serde::Deserialize;
 
 use crate::sys::text::write_line;
 
-/// The least bytes of a request that a backend may be set to, in KiB.
+/// The smallest `max_batch_bytes` of a backend, in KiB.
 const LEAST_BATCH_KIB: u64 = 65;
-/// The default disk of the journal, in MiB: more than any buffer in memory.
+/// The default of `journal.disk`, in MiB: more than any buffer in memory.
 const JOURNAL_MIB: u64 = 8 * 1024;
 
-/// A file of influxdb-relay's.
+/// A configuration file of influxdb-relay.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Relay {
@@ -32,7 +33,7 @@ struct HttpInput {
     ssl_combined_pem: String,
     default_retention_policy: String,
     output: Vec<HttpOutput>,
-    // Of a fork.
+    // Keys of a fork.
     default_ping_response: Option<u16>,
     rate_limit: Option<u64>,
     burst_limit: Option<u64>,
@@ -49,7 +50,7 @@ struct HttpOutput {
     max_batch_kb: Option<u64>,
     max_delay_interval: Option<String>,
     skip_tls_verification: bool,
-    // Of a fork.
+    // A key of a fork.
     endpoints: Option<Endpoints>,
 }
 
@@ -80,17 +81,17 @@ struct UdpOutput {
     mtu: Option<u16>,
 }
 
-/// Our configuration, and what it does otherwise.
+/// A converted configuration, and how it differs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Converted {
-    /// The file's text.
+    /// The text of the configuration file.
     pub text: String,
-    /// What differs, a sentence for each key.
+    /// The differences, a sentence for each key.
     pub differs: Vec<String>,
 }
 
 impl Converted {
-    /// The text with what differs before it, as comments.
+    /// Returns the text, preceded by the differences as comments.
     pub fn commented(&self) -> String {
         let mut text = String::new();
         for sentence in &self.differs {
@@ -101,7 +102,7 @@ impl Converted {
     }
 }
 
-/// Why a configuration of influxdb-relay's cannot be converted, with the cure.
+/// A configuration of influxdb-relay that cannot be converted. The message says what to do instead.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConvertError(String);
@@ -112,10 +113,10 @@ impl ConvertError {
     }
 }
 
-/// Reads a file of influxdb-relay's.
+/// Reads and converts a configuration file of influxdb-relay.
 ///
 /// # Errors
-/// A sentence: what cannot be read, or cannot be had, and the cure.
+/// The file cannot be read, is invalid, or has a key without counterpart.
 pub fn convert(path: &Path) -> Result<Converted, ConvertError> {
     let name = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| ConvertError(format!("cannot read {name}: {error}")))?;
@@ -162,7 +163,7 @@ fn convert_text(text: &str) -> Result<Converted, ConvertError> {
     Ok(Converted { text: writing.text, differs: writing.differs })
 }
 
-/// Every backend gets everything here: inputs must have the same outputs.
+/// Checks that all inputs have the same outputs, because here every backend gets every line.
 fn check_outputs(relay: &Relay) -> Result<(), ConvertError> {
     let groups = "every backend gets every line here: run a relay for each set of outputs";
     if relay.http.iter().any(|input| input.output.is_empty()) || relay.udp.iter().any(|input| input.output.is_empty()) {
@@ -189,7 +190,7 @@ fn check_outputs(relay: &Relay) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// The host of a URL, or of `host:port`.
+/// Returns the host of a URL or of `host:port`.
 fn host_of(location: &str) -> &str {
     let rest = location.split_once("://").map_or(location, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
@@ -289,7 +290,7 @@ impl Writing {
             return Err(ConvertError(format!("http.output.location {location:?} must begin with http:// or https://")));
         }
         let location = match &output.endpoints {
-            // The fork's location is what stands before the paths.
+            // The fork's location is the URL before the paths.
             Some(endpoints) => {
                 let path = if endpoints.write.is_empty() { "write" } else { endpoints.write.trim_start_matches('/') };
                 format!("{}/{path}", location.trim_end_matches('/'))
@@ -323,7 +324,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Datagrams go where requests go.
+    /// Notes that datagrams go to the backends of the HTTP outputs.
     fn replaced_outputs(&mut self, relay: &Relay) {
         let outputs: BTreeSet<&str> =
             relay.udp.iter().flat_map(|input| &input.output).map(|output| output.location.as_str()).collect();
@@ -348,12 +349,12 @@ impl Writing {
     }
 }
 
-/// An address to listen on: Go takes `:8086` for every address.
+/// Returns an address to listen on; in Go, `:8086` means every address.
 fn address(bind: &str) -> String {
     if bind.starts_with(':') { format!("0.0.0.0{bind}") } else { bind.to_owned() }
 }
 
-/// A backend's name, with signs that ours may have.
+/// Replaces characters that a backend's name may not have.
 fn name_of(name: &str) -> String {
     let is_fit = |c: char| c.is_ascii_alphanumeric() || super::url::NAME_SIGNS.contains(c);
     name.chars().map(|c| if is_fit(c) { c } else { '_' }).collect()
