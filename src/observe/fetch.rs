@@ -1,4 +1,4 @@
-//! A running relay's status, asked over HTTP: by whoever answers at that address, who may be anyone.
+//! Fetches a running relay's status over HTTP. Whoever answers at the address may be a stranger.
 //!
 //! Bounds: 5 s to connect, 5 s for the whole answer, 16 MiB of it.
 
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use crate::observe::status::Status;
 use crate::sys::text::{cut, printable};
 
-/// How long a relay may take to connect, and to answer.
+/// The longest time for connecting, and for the answer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer that is read.
 const FETCH_BYTES: usize = 16 << 20;
-/// How much of an error about the answer is shown, in bytes: it repeats parts of that.
+/// The most bytes of an error about the answer, because it repeats parts of the answer.
 const ERROR_BYTES: usize = 500;
 
 /// Why a status cannot be fetched. The message is part of a sentence, and safe for a terminal.
@@ -37,10 +37,10 @@ pub enum FetchError {
 }
 
 impl Status {
-    /// Asks a running relay.
+    /// Asks a running relay for its status.
     ///
     /// # Errors
-    /// What went wrong, as a sentence's part that a terminal may show.
+    /// The relay does not answer, or the answer is not a status.
     pub fn fetch(admin: SocketAddr) -> Result<Self, FetchError> {
         let mut stream = TcpStream::connect_timeout(&admin, FETCH_TIMEOUT)?;
         let request = format!("GET /api/status HTTP/1.0\r\nHost: {admin}\r\n\r\n");
