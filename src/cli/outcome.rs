@@ -75,7 +75,7 @@ pub fn print(text: &str) -> Ended {
 /// pipe.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_on(text: &str) -> Result<bool, Failure> {
     let printed = io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     match printed {
