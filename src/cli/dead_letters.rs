@@ -15,7 +15,7 @@ use crate::deliver::dead_letters::{self, Filter, Letter};
 use crate::sys::text::write_line;
 
 /// Characters of a line that a list shows.
-const SHOWN: usize = 100;
+const SHOWN_CHARS: usize = 100;
 /// The most letters that a list shows: the newest.
 const MAX_LISTED: usize = 1000;
 
@@ -153,7 +153,7 @@ fn time(letter: &Letter) -> impl fmt::Display {
 
 /// Returns the beginning of a line.
 fn shown(line: &str) -> String {
-    let mut shown: String = line.chars().take(SHOWN).collect();
+    let mut shown: String = line.chars().take(SHOWN_CHARS).collect();
     if shown.len() < line.len() {
         shown.push('…');
     }

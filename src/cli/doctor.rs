@@ -3,7 +3,7 @@
 //!
 //! Never changes anything, except that it writes, syncs and removes a file of some megabytes in
 //! `data_dir`. Reports what this user may not see as such. Bounds: [`TRIAL_BYTES`] written,
-//! [`LONGEST`] for each backend.
+//! [`EXAMINE_TIMEOUT`] for each backend.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -34,7 +34,7 @@ const TRIAL_SYNCS: usize = 5;
 /// A longer sync is slow for a journal that syncs each record.
 const SLOW_SYNC: Duration = Duration::from_millis(50);
 /// The longest time for examining one backend.
-const LONGEST: Duration = Duration::from_secs(20);
+const EXAMINE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The most that the wall clock may drift from the monotonic clock during the examination.
 const MAX_STEP: Duration = Duration::from_millis(50);
 
@@ -159,7 +159,7 @@ fn disk(config: &Config) -> Vec<Sign> {
     let own = format!("install -d -m 700 -o twinflux {}", folder.display());
     // If the folder is missing, the relay will create it below the nearest existing ancestor.
     let Some(there) = folder.ancestors().find(|folder| folder.exists()) else {
-        return vec![Sign::Wrong("it cannot be made".to_owned(), own)];
+        return vec![Sign::Wrong("it cannot be created".to_owned(), own)];
     };
     let mut found = Vec::new();
     match rustix::fs::statvfs(there) {
@@ -205,7 +205,7 @@ fn disk(config: &Config) -> Vec<Sign> {
             Err(error) => Sign::Wrong(format!("cannot be written: {error}"), own),
         });
     } else {
-        found.push(Sign::Well(format!("is not there yet: the relay makes it in {}", there.display())));
+        found.push(Sign::Well(format!("is not there yet: the relay creates it in {}", there.display())));
     }
     found
 }
@@ -249,11 +249,11 @@ fn ports(config: &Config, is_running: bool) -> Vec<Sign> {
             Ok(_) => Sign::Well(format!("{kind} {address} is free")),
             // The relay may hold it, which this user cannot ask, or systemd for it.
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Sign::Doubtful(
-                format!("{kind} {address} cannot be had: something has it"),
+                format!("{kind} {address} cannot be used: another program has it"),
                 format!("see that it is the relay, or systemd for it: ss -lnp 'sport = {}'", address.port()),
             ),
             Err(error) => Sign::Wrong(
-                format!("{kind} {address} cannot be had: {error}"),
+                format!("{kind} {address} cannot be used: {error}"),
                 "correct the address: ip -brief address".to_owned(),
             ),
         }
@@ -334,8 +334,9 @@ fn backends(config: &Config, report: &mut Report) {
             (Err(error), _) => vec![Sign::Wrong(error.to_string(), "correct the file that it names".to_owned())],
             (Ok(_), Err(error)) => vec![Sign::Doubtful(format!("cannot look: {error}"), String::new())],
             (Ok(backend), Ok(runtime)) => runtime.block_on(async {
-                let late = || vec![Sign::Wrong(format!("no answer within {} s", LONGEST.as_secs()), String::new())];
-                tokio::time::timeout(LONGEST, backend.examine(&destinations)).await.unwrap_or_else(|_| late())
+                let late =
+                    || vec![Sign::Wrong(format!("no answer within {} s", EXAMINE_TIMEOUT.as_secs()), String::new())];
+                tokio::time::timeout(EXAMINE_TIMEOUT, backend.examine(&destinations)).await.unwrap_or_else(|_| late())
             }),
         };
         signs.iter().for_each(|sign| report.add(sign));

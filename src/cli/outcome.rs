@@ -84,3 +84,16 @@ pub fn print_on(text: &str) -> Result<bool, Failure> {
         Err(error) => Err(Failure::Failed(format!("cannot write the output: {error}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_failure_has_its_exit_code_and_its_message() {
+        let failures = [Failure::failed("a"), Failure::bad_configuration("b"), Failure::unreachable("c")];
+        assert_eq!(failures.each_ref().map(Failure::exit_code), [1, 2, 3]);
+        assert_eq!(failures.map(|failure| failure.to_string()).concat(), "abc");
+        assert_eq!(Failure::Reported.exit_code(), 1);
+    }
+}

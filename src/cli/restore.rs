@@ -18,7 +18,7 @@ use crate::sys::dumps;
 const ON_TERMINAL: Duration = Duration::from_millis(500);
 const ELSEWHERE: Duration = Duration::from_secs(10);
 /// The longest `--retry-for`: longer than anybody waits for a server.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+const MAX_RETRY_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// An option of the command is invalid.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ impl Restore {
     /// # Errors
     /// An option is invalid. The URL is parsed here, because an error of the option parser would
     /// repeat it.
-    fn setup(&self) -> Result<RestoreConfig, OptionError> {
+    fn config(&self) -> Result<RestoreConfig, OptionError> {
         let url: BackendUrl = self.to.parse()?;
         let BackendUrl::Influx { base, .. } = &url else {
             return Err(OptionError::NotInflux);
@@ -56,10 +56,10 @@ impl Restore {
             ca_file: self.ca_file.clone(),
             ..Backend::new("restore".to_owned(), url)
         };
-        check_backend(&backend).map_err(|(key, what)| {
-            OptionError::Backend(match key {
-                "url" => format!("--to: {what}"),
-                key => format!("--{} {what}", key.replace('_', "-")),
+        check_backend(&backend).map_err(|error| {
+            OptionError::Backend(match error.key {
+                "url" => format!("--to: {}", error.what),
+                key => format!("--{} {}", key.replace('_', "-"), error.what),
             })
         })?;
         if exposure::holds_secrets(&backend) {
@@ -72,7 +72,7 @@ impl Restore {
             return Err(OptionError::CreateWithToken);
         }
         let patience = *self.retry_for;
-        if patience > LONGEST_PATIENCE {
+        if patience > MAX_RETRY_FOR {
             return Err(OptionError::TooPatient);
         }
         Ok(RestoreConfig { influx: influx_config(&backend, &base), creates_database: self.create_database, patience })
@@ -84,12 +84,12 @@ impl Restore {
     /// # Errors
     /// Not everything was sent.
     pub fn run(&self) -> Result<bool, RestoreError> {
-        let setup = self.setup().map_err(|error| RestoreError::Usage(error.to_string()))?;
+        let config = self.config().map_err(|error| RestoreError::Usage(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| RestoreError::Failed(format!("cannot start: {error}")))?;
         let mut figures = Figures::default();
         let mut screen = Screen::new();
-        let ended = runtime.block_on(restore(&self.inputs, setup, &mut figures, |figures| screen.show(figures)));
+        let ended = runtime.block_on(restore(&self.inputs, config, &mut figures, |figures| screen.show(figures)));
         screen.clear();
         if figures.lines > 0 || ended.is_ok() {
             // A closed output is not an error.

@@ -43,9 +43,9 @@ const REQUEST_BYTES: u64 = 256 * 1024;
 /// The most connections at a time.
 const CONNECTIONS: usize = 8;
 /// The longest time for a request to arrive, and for an answer to be sent.
-const LONGEST: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait for a backend's answer to a try, and the interval of polling for it.
-const LONGEST_TRY: Duration = Duration::from_secs(15);
+const TRY_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Interval between two answers with passing lines.
 const TAIL_INTERVAL: Duration = Duration::from_millis(200);
@@ -163,13 +163,13 @@ pub enum Answer {
 enum Refusal {
     #[error("the request cannot be read: {0}")]
     Unreadable(#[from] serde_json::Error),
-    #[error("somebody else looks at the lines: one may at a time")]
+    #[error("another tail is running: only one may run at a time")]
     TapInUse,
     #[error("there is no backend {name:?}; there are: {known}")]
     UnknownBackend { name: String, known: String },
     #[error("{0} answers no queries")]
     NoQueries(String),
-    #[error("{} has not answered within {} s", .0, LONGEST_TRY.as_secs())]
+    #[error("{} has not answered within {} s", .0, TRY_TIMEOUT.as_secs())]
     NoAnswer(String),
     #[error("cannot read or write the dead letters: {0}")]
     DeadLetters(#[from] io::Error),
@@ -218,14 +218,14 @@ pub struct SocketArgs {
 
 /// Serves a data folder's socket on this runtime, until the runtime ends. If the socket cannot be
 /// created, the relay works without it.
-pub fn start(runtime: &Handle, data_dir: &Path, parts: SocketArgs) -> Option<SocketFile> {
+pub fn start(runtime: &Handle, data_dir: &Path, args: SocketArgs) -> Option<SocketFile> {
     match Control::bind(data_dir) {
         Ok((control, file)) => {
-            drop(runtime.spawn(control.serve(parts)));
+            drop(runtime.spawn(control.serve(args)));
             Some(file)
         }
         Err(error) => {
-            tracing::warn!(%error, "cannot make the control socket in data_dir: this relay can be asked for nothing but its status");
+            tracing::warn!(%error, "cannot create the control socket in data_dir: commands cannot reach this relay, only its admin listener works");
             None
         }
     }
@@ -259,7 +259,7 @@ impl Control {
     }
 
     /// Serves connections until the runtime ends.
-    async fn serve(self, parts: SocketArgs) {
+    async fn serve(self, args: SocketArgs) {
         let listener = match tokio::net::UnixListener::from_std(self.0) {
             Ok(listener) => listener,
             Err(error) => {
@@ -274,10 +274,10 @@ impl Control {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let parts = parts.clone();
+            let args = args.clone();
             tokio::spawn(async move {
                 // Client disconnects are not logged.
-                drop(attend(stream, parts).await);
+                drop(attend(stream, args).await);
                 drop(permit);
             });
         }
@@ -290,12 +290,12 @@ impl Drop for SocketFile {
     }
 }
 
-async fn attend(stream: tokio::net::UnixStream, parts: SocketArgs) -> io::Result<()> {
-    let SocketArgs { view, letters, reload, succeed } = parts;
+async fn attend(stream: tokio::net::UnixStream, args: SocketArgs) -> io::Result<()> {
+    let SocketArgs { view, letters, reload, succeed } = args;
     let (reader, mut writer) = stream.into_split();
     let mut request = String::new();
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
-    tokio::time::timeout(LONGEST, reader.read_line(&mut request)).await??;
+    tokio::time::timeout(REQUEST_TIMEOUT, reader.read_line(&mut request)).await??;
     let answered = match serde_json::from_str(&request) {
         Ok(Request::Tail { filter }) => match Tapped::open(&view, &filter) {
             Some(tapped) => return tapped.show(&mut writer).await,
@@ -327,7 +327,7 @@ async fn attend(stream: tokio::net::UnixStream, parts: SocketArgs) -> io::Result
 async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
     let mut text = serde_json::to_vec(answer)?;
     text.push(b'\n');
-    tokio::time::timeout(LONGEST, writer.write_all(&text)).await?
+    tokio::time::timeout(REQUEST_TIMEOUT, writer.write_all(&text)).await?
 }
 
 /// Listeners whose taps are open; dropping this closes them.
@@ -415,7 +415,7 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
         BackendAction::Try => {
             let before = health.outcomes();
             health.ask();
-            let deadline = tokio::time::Instant::now() + LONGEST_TRY;
+            let deadline = tokio::time::Instant::now() + TRY_TIMEOUT;
             while health.outcomes() == before && tokio::time::Instant::now() < deadline {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }

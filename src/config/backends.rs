@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use crate::batch::Builder;
 use crate::config::Backend;
+use crate::config::invalid::InvalidKey;
 use crate::config::load::{MAX_DISK, MAX_TIMEOUT, MIN_DISK, TOO_SHORT, is_too_short};
 use crate::config::url::{self, BackendUrl};
 use crate::deliver::{Api, InfluxConfig, MAX_DATAGRAM_BYTES};
 use crate::journal::disk::{MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::net::{SecretFile, Times, Tls};
 
-/// Checks a backend. The error is the key, and what would be right.
-pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
+/// Checks a backend.
+///
+/// # Errors
+/// The first key that is invalid.
+pub(crate) fn check_backend(backend: &Backend) -> Result<(), InvalidKey> {
     let is_influx = matches!(backend.url, BackendUrl::Influx { .. });
     let is_archive = matches!(backend.url, BackendUrl::Archive(_));
     let is_tls = backend.url.to_string().starts_with("https://");
@@ -108,7 +112,7 @@ pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'st
             "must be between 512 and 65507 bytes",
         ),
     ];
-    wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err((key, what)))
+    wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err(InvalidKey::new(key, what)))
 }
 
 pub(crate) fn influx_config(backend: &Backend, base: &http::Uri) -> InfluxConfig {

@@ -5,6 +5,7 @@
 //! the file, which might hold a secret.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +49,13 @@ pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// An invalid configuration: where, and what would be right.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ConfigError(pub(super) String);
+pub struct ConfigError(String);
+
+impl ConfigError {
+    pub(super) fn new(what: impl Display) -> Self {
+        Self(what.to_string())
+    }
+}
 
 /// Settings from the command line.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +97,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, or that has no counterpart.
     pub fn load_relays(file: &Path, overrides: Overrides) -> Result<(Self, Vec<String>), ConfigError> {
-        let Converted { text, differs } = relay_toml::convert(file).map_err(|error| ConfigError(error.to_string()))?;
+        let Converted { text, differs } = relay_toml::convert(file).map_err(ConfigError::new)?;
         let source = Source { name: format!("{} (converted)", file.display()), text };
         Ok((Self::of_text(&source, overrides, true)?, differs))
     }
@@ -123,7 +130,7 @@ impl Config {
         });
         let (users_file, tokens_file) = (users_file.clone(), tokens_file.clone());
         let auth = Auth::open(auth::AuthConfig { users_file, tokens_file, rights: rights.collect() });
-        auth.map(Some).map_err(ConfigError)
+        auth.map(Some).map_err(ConfigError::new)
     }
 
     /// Returns the admin listener's certificate, if it speaks TLS.
@@ -132,7 +139,7 @@ impl Config {
     /// A file cannot be used.
     pub fn admin_certificate(&self) -> Result<Option<Arc<Certificate>>, ConfigError> {
         let files = (&self.admin.tls_cert_file, &self.admin.tls_key_file);
-        certificate(files, Some(b"http/1.1")).map_err(|error| ConfigError(format!("admin: {error}")))
+        certificate(files, Some(b"http/1.1")).map_err(|error| ConfigError::new(format_args!("admin: {error}")))
     }
 
     /// Returns warnings of settings that work but are probably not intended; each sentence says
@@ -229,9 +236,8 @@ impl Config {
         if self.admin.listen.ip().is_multicast() {
             return Err(source.at("admin", 0, "listen", NO_MULTICAST));
         }
-        if let Err((key, what)) = check_tls(self.admin.tls_cert_file.as_ref(), self.admin.tls_key_file.as_ref()) {
-            return Err(source.at("admin", 0, key, &what));
-        }
+        check_tls(self.admin.tls_cert_file.as_ref(), self.admin.tls_key_file.as_ref())
+            .map_err(|error| source.invalid("admin", 0, &error))?;
         if self.admin.users && self.auth.users_file.is_none() && self.auth.tokens_file.is_none() {
             return Err(source.at("admin", 0, "users", "needs users_file or tokens_file in [auth]"));
         }
@@ -243,12 +249,10 @@ impl Config {
             return Err(source.at("admin", 0, "hosts", &what));
         }
         self.check_query(source)?;
-        self.pair.setup().map_err(|(key, what)| source.at("pair", 0, key, what))?;
+        self.pair.setup().map_err(|error| source.invalid("pair", 0, &error))?;
         let mut addresses = HashSet::new();
         for (table, index, listener) in self.each_listener() {
-            if let Err((key, what)) = listener.check(&self.backend) {
-                return Err(source.at(table, index, key, &what));
-            }
+            listener.check(&self.backend).map_err(|error| source.invalid(table, index, &error))?;
             if !addresses.insert((table, listener.listen())) && listener.listen().port() != 0 {
                 return Err(source.at(table, index, "listen", "is another listener's, too: give each its own port"));
             }
@@ -256,7 +260,7 @@ impl Config {
         let (mut names, mut urls) = (HashSet::new(), HashSet::new());
         for (index, backend) in self.backend.iter().enumerate() {
             let (key, what) = match check_backend(backend) {
-                Err(wrong) => wrong,
+                Err(error) => return Err(source.invalid("backend", index, &error)),
                 Ok(()) if !urls.insert(backend.url.address()) => {
                     ("url", "is another backend's, too: two copies in one place are no mirror")
                 }

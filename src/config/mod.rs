@@ -11,6 +11,7 @@ mod backends;
 pub mod data_dir;
 pub(crate) mod exposure;
 pub(crate) mod host;
+mod invalid;
 pub(crate) mod listen;
 mod listener;
 mod listeners;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use crate::config::invalid::InvalidKey;
 use crate::config::load::ConfigError;
 use crate::net::{SecretFile, Tls};
 use crate::pair::PairConfig;
@@ -41,7 +42,9 @@ impl Pair {
     /// A file cannot be used.
     pub fn check(&self) -> Result<(), ConfigError> {
         match self.setup() {
-            Ok(Some(setup)) => crate::pair::check(&setup).map_err(|error| ConfigError(format!("pair: {error}"))),
+            Ok(Some(setup)) => {
+                crate::pair::check(&setup).map_err(|error| ConfigError::new(format_args!("pair: {error}")))
+            }
             _ => Ok(()),
         }
     }
@@ -49,17 +52,21 @@ impl Pair {
     /// Returns how to reach the other relay; `None` without a pair.
     ///
     /// # Errors
-    /// The key that is invalid, and what would be right.
-    pub(crate) fn setup(&self) -> Result<Option<PairConfig>, (&'static str, &'static str)> {
+    /// The first key that is invalid.
+    pub(crate) fn setup(&self) -> Result<Option<PairConfig>, InvalidKey> {
         let Some(peer) = &self.peer else {
-            return if self.is_empty() { Ok(None) } else { Err(("peer", "is missing: \"https://other:9097\"")) };
+            return if self.is_empty() {
+                Ok(None)
+            } else {
+                Err(InvalidKey::new("peer", "is missing: \"https://other:9097\""))
+            };
         };
         let peer = url(peer)?;
         if self.ca_file.is_some() && peer.scheme_str() != Some("https") {
-            return Err(("ca_file", "is for an https:// peer only"));
+            return Err(InvalidKey::new("ca_file", "is for an https:// peer only"));
         }
         if self.address.is_some_and(|address| address.is_loopback() || address.is_unspecified()) {
-            return Err(("address", "must be the one that hosts send to: both relays have loopback"));
+            return Err(InvalidKey::new("address", "must be the one that hosts send to: both relays have loopback"));
         }
         let tls = Tls { ca_file: self.ca_file.clone(), ..Tls::default() };
         let token = self.token_file.clone().map(SecretFile::new);
@@ -67,20 +74,19 @@ impl Pair {
     }
 }
 
-fn url(text: &str) -> Result<Uri, (&'static str, &'static str)> {
-    const FORM: (&str, &str) =
-        ("peer", "must be the other relay's admin listener: \"http://HOST:9097\" or \"https://HOST:9097\"");
+fn url(text: &str) -> Result<Uri, InvalidKey> {
+    const FORM: &str = "must be the other relay's admin listener: \"http://HOST:9097\" or \"https://HOST:9097\"";
     if text.contains('@') {
-        return Err(("peer", "must hold no user or password: use token_file"));
+        return Err(InvalidKey::new("peer", "must hold no user or password: use token_file"));
     }
-    let uri: Uri = text.parse().map_err(|_| FORM)?;
+    let uri: Uri = text.parse().map_err(|_| InvalidKey::new("peer", FORM))?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
     let has_host = uri.host().is_some_and(|host| !host.is_empty());
     if !is_http || !has_host || uri.path() != "/" || uri.query().is_some() {
-        return Err(FORM);
+        return Err(InvalidKey::new("peer", FORM));
     }
     if uri.port_u16().is_none() {
-        return Err(("peer", "names no port: a relay's admin listener has 9097"));
+        return Err(InvalidKey::new("peer", "names no port: a relay's admin listener has 9097"));
     }
     Ok(uri)
 }
@@ -102,13 +108,16 @@ mod tests {
             ("", Some("must be the other relay's")),
         ] {
             let pair = Pair { peer: Some(text.to_owned()), ..Pair::default() };
-            let wrong = pair.setup().err().map(|(_, what)| what);
+            let wrong = pair.setup().err().map(|error| error.what);
             assert_eq!(wrong.is_some(), expected.is_some(), "{text}: {wrong:?}");
-            assert!(expected.is_none_or(|part| wrong.is_some_and(|what| what.contains(part))), "{text}: {wrong:?}");
+            assert!(
+                expected.is_none_or(|part| wrong.as_ref().is_some_and(|what| what.contains(part))),
+                "{text}: {wrong:?}"
+            );
         }
         let alone = Pair { address: Some([10, 0, 0, 9].into()), ..Pair::default() };
         assert!(alone.setup().is_err() && Pair::default().setup().expect("fine").is_none());
         let loopback = Pair { peer: Some("http://other:1".to_owned()), address: Some([127, 0, 0, 1].into()), ..alone };
-        assert_eq!(loopback.setup().expect_err("of no use").0, "address");
+        assert_eq!(loopback.setup().expect_err("of no use").key, "address");
     }
 }

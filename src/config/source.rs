@@ -2,6 +2,7 @@
 //!
 //! Never quotes a line, which might hold a secret.
 
+use crate::config::invalid::InvalidKey;
 use crate::config::load::ConfigError;
 
 /// Returns an example of a key's value, if the type's own error gives none.
@@ -39,13 +40,18 @@ impl Source {
         let is_key = key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.[] ".contains(c));
         let (shown, hint) = if is_key { (format!("{key}: "), hint(key)) } else { (String::new(), "") };
         let message = error.message().trim_end().replace('\n', "; ");
-        ConfigError(format!("{}:{line}: {shown}{message}{hint}", self.name))
+        ConfigError::new(format_args!("{}:{line}: {shown}{message}{hint}", self.name))
     }
 
     /// Returns an error in a key of a table, or of the element at `index` of an array of tables.
     pub(super) fn at(&self, table: &str, index: usize, key: &str, what: &str) -> ConfigError {
         let line = self.line_of(table, index, key).map_or_else(String::new, |line| format!("{}:{line}: ", self.name));
-        ConfigError(format!("{line}{table}.{key} {what}"))
+        ConfigError::new(format_args!("{line}{table}.{key} {what}"))
+    }
+
+    /// Returns an error in an invalid key, as [`Self::at`] does.
+    pub(super) fn invalid(&self, table: &str, index: usize, error: &InvalidKey) -> ConfigError {
+        self.at(table, index, error.key, &error.what)
     }
 
     /// Returns the line of the key, or of its table's head; `None` if the value is not from the

@@ -31,7 +31,7 @@ struct Rig {
     consumer: Consumer,
 }
 
-fn parts(ring_batches: usize) -> Rig {
+fn rig(ring_batches: usize) -> Rig {
     let any = ([127, 0, 0, 1], 0).into();
     let mut config = Config::default();
     config.udp.push(Udp { listen: any, workers: 2, ..Udp::default() });
@@ -101,7 +101,7 @@ fn deliver(journal: &Journal, backend: usize, ends: &AtomicBool) {
 #[test]
 fn the_ledger_balances_at_every_look_while_everything_moves() {
     // The ring is so small that datagrams find it full.
-    let Rig { view, consumer } = parts(4);
+    let Rig { view, consumer } = rig(4);
     let workers = start(&view, &view.ring);
     let [udp, tcp, http] = [0, 1, 2].map(|index| view.listeners[index].address());
     let (ends, delivered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -238,7 +238,7 @@ fn assert_told(view: &View, lines: i128) {
 
 #[test]
 fn a_batch_that_is_lost_before_the_ring_shows() {
-    let Rig { view, consumer } = parts(16);
+    let Rig { view, consumer } = rig(16);
     assert_told(&view, 0);
     send_two_batches(&view, &Losing { out: view.ring.clone(), has_lost: Arc::default() });
     assert_told(&view, 3);
@@ -248,7 +248,7 @@ fn a_batch_that_is_lost_before_the_ring_shows() {
 
 #[test]
 fn a_batch_that_is_lost_between_ring_and_journal_shows() {
-    let Rig { view, consumer } = parts(16);
+    let Rig { view, consumer } = rig(16);
     send_two_batches(&view, &view.ring);
     assert_told(&view, 0);
     drop(consumer.pop().expect("a batch"));
@@ -259,7 +259,7 @@ fn a_batch_that_is_lost_between_ring_and_journal_shows() {
 
 #[test]
 fn a_batch_that_is_appended_twice_shows() {
-    let Rig { view, consumer } = parts(16);
+    let Rig { view, consumer } = rig(16);
     send_two_batches(&view, &view.ring);
     let batch = consumer.pop().expect("a batch");
     view.journal.append(batch.clone());

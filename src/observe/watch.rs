@@ -25,7 +25,7 @@ pub async fn run(view: View) {
     loop {
         ticks.tick().await;
         view.history.note(view.sample());
-        watch.look(&view.status(), Instant::now());
+        watch.check(&view.status(), Instant::now());
     }
 }
 
@@ -41,7 +41,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn look(&mut self, status: &Status, now: Instant) {
+    fn check(&mut self, status: &Status, now: Instant) {
         self.remind(&status.findings, now);
         for backend in &status.backends {
             self.follow(backend, now);

@@ -62,9 +62,9 @@ pub struct Admin {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest time for a request's head. A client that connects and asks nothing makes room for
 /// others.
-const LONGEST_HEAD: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest life of a connection; far longer than any answer takes.
-const LONGEST: Duration = Duration::from_secs(60);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Paths that are answered under any host name: an orchestrator asks by a pod's address, Prometheus
 /// by a name from its configuration.
 const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
@@ -146,7 +146,7 @@ impl Guard {
     async fn attend(self, stream: TcpStream, certificate: Option<Arc<Certificate>>, router: Router) {
         let Some(certificate) = certificate else { return self.serve(stream, router).await };
         // A client that does not complete the handshake in time makes room for others.
-        let shaken = tokio::time::timeout(LONGEST_HEAD, async {
+        let shaken = tokio::time::timeout(HEAD_TIMEOUT, async {
             if begins_as_tls(&stream).await {
                 return Some(certificate.acceptor().accept(stream).await);
             }
@@ -164,8 +164,9 @@ impl Guard {
         let slot = Arc::clone(&self.slot);
         let service = service_fn(move |request| self.clone().answer(request, router.clone()));
         let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(LONGEST_HEAD);
-        let connection = tokio::time::timeout(LONGEST, server.serve_connection(TokioIo::new(stream), service));
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        let connection =
+            tokio::time::timeout(CONNECTION_TIMEOUT, server.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             // Clients that disconnect are not logged.
             _ = connection => {}

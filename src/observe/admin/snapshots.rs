@@ -25,7 +25,7 @@ use crate::receive::Pulse;
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A thread whose loop takes longer for one turn reads no socket.
-const LONGEST_TURN: Duration = Duration::from_secs(2);
+const MAX_TURN: Duration = Duration::from_secs(2);
 /// Interval of polling the threads' answers.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -92,7 +92,7 @@ impl Snapshots {
 
     async fn ask_threads(&self) -> Option<String> {
         if let Some(silent) = silent(&self.view.pulses()).await {
-            return Some(format!("the thread {silent} has stood still for {} s", LONGEST_TURN.as_secs()));
+            return Some(format!("the thread {silent} has stood still for {} s", MAX_TURN.as_secs()));
         }
         self.view.journal.is_full().then(|| "the journal is full, and no backend makes room".to_owned())
     }
@@ -153,7 +153,7 @@ impl<T> Shared<T> {
 /// Returns the name of a thread that does not answer in time.
 async fn silent(pulses: &[Arc<Pulse>]) -> Option<&str> {
     pulses.iter().for_each(|pulse| pulse.ask());
-    let until = Instant::now() + LONGEST_TURN;
+    let until = Instant::now() + MAX_TURN;
     loop {
         let silent = pulses.iter().find(|pulse| !pulse.is_answered())?;
         if Instant::now() >= until {
