@@ -190,7 +190,7 @@ pub enum AskError {
     /// The request cannot be written as JSON.
     #[error("{0}")]
     Request(serde_json::Error),
-    /// The relay closed the connection without an answer.
+    /// No answer came.
     #[error("no answer")]
     NoAnswer,
     /// The relay answered a request for its status with something else.
