@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, print};
+use twinflux::cli::outcome::{Ended, Failure, print};
 use twinflux::cli::{Drain, Run};
 use twinflux::config::{Config, Format};
 use twinflux::journal::Durability;
@@ -38,30 +38,28 @@ pub(crate) enum Request {
 /// Runs the relay until a signal ends it.
 pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     use_small_pages();
-    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
+    let overrides = options.overrides().map_err(Failure::bad_configuration)?;
     let loaded = match &options.relay_config {
         Some(file) => Config::load_relays(file, overrides),
         None => Config::load(options.config.as_deref(), overrides).map(|config| (config, Vec::new())),
     };
-    let (mut config, differs) = loaded.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let (mut config, differs) = loaded?;
     for sentence in differs {
         tracing::info!("other than influxdb-relay: {sentence}");
     }
-    let inherited =
-        Inherited::from_environment().map_err(|error| (FAILED, StartError::Inherited(error).to_string()))?;
+    let inherited = Inherited::from_environment().map_err(|error| Failure::failed(StartError::Inherited(error)))?;
     // Follow signals before the listeners start. Otherwise, a signal in between would end the
     // process and lose received lines.
     let current = Arc::new(Current::default());
     let (requests, requested) = sync_channel(MAX_REQUESTS);
-    follow_signals(Arc::clone(&current), requests.clone(), Arc::clone(log))
-        .map_err(|error| (FAILED, error.to_string()))?;
+    follow_signals(Arc::clone(&current), requests.clone(), Arc::clone(log)).map_err(Failure::failed)?;
     let mut relay = start(&config, inherited)?;
     current.set(&relay);
     prepare(&relay, options, &requests);
     print_start(describe_start(&relay, &config));
     loop {
         let request = attend(&relay, &requested);
-        match request.ok_or_else(|| (FAILED, "BUG: the thread that follows signals ended".to_owned()))? {
+        match request.ok_or_else(|| Failure::failed("BUG: the thread that follows signals ended"))? {
             Request::Stop => break,
             Request::GiveWay(successor) => {
                 (relay, config) = give_way(relay, config, *successor)?;
@@ -75,18 +73,18 @@ pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     let hurry = relay.hurry();
     tell_end(&relay.shutdown(), config.journal.durability, "for the next start");
     if *hurry.borrow() {
-        return Err((FAILED, "ended by a second signal, before everything could be delivered".to_owned()));
+        return Err(Failure::failed("ended by a second signal, before everything could be delivered"));
     }
     Ok(())
 }
 
-fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Relay, (u8, String)> {
+fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Relay, Failure> {
     if config.holds_secrets() {
         dumps::forbid();
     }
-    Relay::start(config, legacy).map_err(|error| {
-        let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
-        (code, error.to_string())
+    Relay::start(config, legacy).map_err(|error| match error {
+        StartError::Setup(_) => Failure::bad_configuration(error),
+        error => Failure::failed(error),
     })
 }
 
@@ -124,7 +122,7 @@ fn attend(relay: &Relay, requested: &Receiver<Request>) -> Option<Request> {
 
 /// Replaces the relay by a successor on the same sockets. If the successor does not start, starts
 /// the previous configuration again.
-fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay, Config), (u8, String)> {
+fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay, Config), Failure> {
     tracing::info!("another relay takes this one's place: what comes meanwhile waits in the sockets");
     notify::reloading();
     let before = relay.reload().standing();
@@ -136,15 +134,15 @@ fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay
         }
     };
     tell_end(&last, config.journal.durability, "for the relay that follows");
-    let again = legacy.try_clone().map_err(|error| (FAILED, format!("cannot keep the sockets: {error}")))?;
+    let again = legacy.try_clone().map_err(|error| Failure::Failed(format!("cannot keep the sockets: {error}")))?;
     match start(&successor.config, legacy) {
         Ok(relay) => {
             relay.reload().stands_for(successor.file);
             tracing::info!("the relay works by the new configuration");
             Ok((relay, successor.config))
         }
-        Err((_, error)) => {
-            tracing::error!(error, "the new configuration cannot be used; the one before is");
+        Err(error) => {
+            tracing::error!(error = error.to_string(), "the new configuration cannot be used; the one before is");
             let relay = start(&before.config, again)?;
             relay.reload().stands_for(before.file);
             Ok((relay, before.config))
@@ -175,19 +173,18 @@ fn tell_end(last: &Status, durability: Durability, whom: &str) {
 /// Delivers what a journal holds. Ends when nothing is pending, or at a signal.
 pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
     use_small_pages();
-    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
-    let config = Config::load(options.config.as_deref(), overrides);
-    let mut config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let overrides = options.overrides().map_err(Failure::bad_configuration)?;
+    let mut config = Config::load(options.config.as_deref(), overrides)?;
     (config.udp, config.tcp, config.http) = Default::default();
     if !config.data_dir.join("journal").is_dir() {
-        return Err((
-            FAILED,
-            format!("there is no journal in {}: is that the data folder?", config.data_dir.display()),
-        ));
+        return Err(Failure::Failed(format!(
+            "there is no journal in {}: is that the data folder?",
+            config.data_dir.display()
+        )));
     }
     let current = Arc::new(Current::default());
     let (requests, requested) = sync_channel(MAX_REQUESTS);
-    follow_signals(Arc::clone(&current), requests, Arc::clone(log)).map_err(|error| (FAILED, error.to_string()))?;
+    follow_signals(Arc::clone(&current), requests, Arc::clone(log)).map_err(Failure::failed)?;
     let relay = start(&config, Inherited::default())?;
     current.set(&relay);
     let pending = |status: &Status| {
@@ -206,7 +203,7 @@ pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
     for (name, lines) in &last.journal.orphans {
         tracing::warn!(backend = name, lines, "is not configured: its lines stay in the journal");
     }
-    if left > 0 { Err((FAILED, format!("{left} lines stay in the journal"))) } else { Ok(()) }
+    if left > 0 { Err(Failure::Failed(format!("{left} lines stay in the journal"))) } else { Ok(()) }
 }
 
 /// Prints the lines of the start. Unread output delays the start for a moment and blocks nothing

@@ -103,7 +103,7 @@ impl Reload {
             None => Ok(self.lock().config.clone()),
         };
         let prepared = read.and_then(|config| {
-            let setups = config.listeners(None)?;
+            let setups = config.listeners(None).map_err(|error| error.to_string())?;
             let running = self.lock();
             let plan = Plan::new(&running.config, &config, self.succeed.get().is_some());
             let addresses: Vec<SocketAddr> = running.listeners.iter().map(Listener::address).collect();
