@@ -83,7 +83,7 @@ fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Relay, Failure> {
         dumps::forbid();
     }
     Relay::start(config, legacy).map_err(|error| match error {
-        StartError::Setup(_) => Failure::bad_configuration(error),
+        StartError::Setup(_) | StartError::Config(_) => Failure::bad_configuration(error),
         error => Failure::failed(error),
     })
 }
