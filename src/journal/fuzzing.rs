@@ -1,4 +1,5 @@
-//! Hostile bytes: what the fuzz targets `frames` and `slots` try, and tests in small: any bytes as a segment, and as the slots beside it.
+//! Hostile input for the fuzz targets `frames` and `slots`, and for the small tests: any bytes as a
+//! segment, and as the slots beside it.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::state::saved::Cursors;
 /// The segment whose frames the bytes may be.
 const NAME: SegmentName = SegmentName { number: 7, salt: 0x1122_3344_5566_7788 };
 
-/// A file in memory that nobody writes.
+/// A read-only file in memory.
 #[derive(Debug)]
 struct Content(Vec<u8>);
 
@@ -49,13 +50,14 @@ impl StoredFile for Content {
     }
 }
 
-/// Walks through a segment with these bytes. Each step goes forward, and frames lie within the file.
+/// Iterates over a segment with these bytes. Each step must move forward, and frames must lie
+/// within the file.
 pub fn frames(data: &[u8]) {
     SegmentHeader::decode(data).ok();
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     bytes.extend_from_slice(data);
     let length = bytes.len() as u64;
-    // A mutation hardly ever guesses a checksum: what looks like a frame gets the right ones.
+    // A mutation hardly ever hits a valid checksum, so give frame-like bytes valid ones.
     reseal(&Key::new(NAME), SEGMENT_HEADER_BYTES, &mut bytes);
     let mut walk = Walk::new(Arc::new(Content(bytes)), NAME, SEGMENT_HEADER_BYTES as u64, 4096);
     let mut before = walk.offset();
@@ -69,7 +71,8 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-/// Reads these bytes as a slot, and as what slots hold. What is read can be written, and is the same again.
+/// Decodes these bytes as a slot, and as slot bodies. Whatever decodes must encode and decode to
+/// the same value.
 pub fn slots(data: &[u8]) {
     for kind in [Kind::Cursors, Kind::Gaps] {
         drop(body_of(kind, data));
