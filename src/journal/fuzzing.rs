@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::disk::saved::decode_gaps;
 use super::segment::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use super::segment::frame::{Key, reseal};
-use super::segment::frames::{Item, Walk, unpack};
+use super::segment::frames::{Frames, Item, unpack};
 use super::segment::slots::{Kind, body_of};
 use super::segment::storage::{Identity, StoredFile};
 use super::state::saved::Cursors;
@@ -59,11 +59,11 @@ pub fn frames(data: &[u8]) {
     let length = bytes.len() as u64;
     // A mutation hardly ever hits a valid checksum, so give frame-like bytes valid ones.
     reseal(&Key::new(NAME), SEGMENT_HEADER_BYTES, &mut bytes);
-    let mut walk = Walk::new(Arc::new(Content(bytes)), NAME, SEGMENT_HEADER_BYTES as u64, 4096);
-    let mut before = walk.offset();
-    while let Some(item) = walk.next().expect("memory can be read") {
-        assert!(walk.offset() > before && walk.offset() <= length);
-        before = walk.offset();
+    let mut frames = Frames::new(Arc::new(Content(bytes)), NAME, SEGMENT_HEADER_BYTES as u64, 4096);
+    let mut before = frames.offset();
+    while let Some(item) = frames.next().expect("memory can be read") {
+        assert!(frames.offset() > before && frames.offset() <= length);
+        before = frames.offset();
         if let Item::Frame(frame, stored) = item {
             let payload = unpack(&frame, &stored);
             assert!(payload.is_none_or(|payload| payload.len() == frame.payload_bytes));

@@ -373,7 +373,7 @@ mod tests {
         let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.reason.name())).collect();
         assert_eq!(seen, [("a", 7, "ring_full"), ("b", 7, "ring_full")]);
         assert!(journal.completeness(BackendId::new(0), Some("db"), &points, &[BackendId::new(1)]).is_complete());
-        assert_eq!(journal.dropped_lines(), [0, 0], "whoever lost them counts them");
+        assert_eq!(journal.dropped_lines(), [0, 0], "the worker that lost them counts them");
         // If one copy was repaired, the other one lacks the lines.
         journal.vouch(BackendId::new(1));
         assert_eq!(journal.completeness(BackendId::new(0), Some("db"), &points, &[BackendId::new(1)]).gap_count, 1);
