@@ -77,7 +77,7 @@ pub(in crate::journal) fn open(
     if let Some(saved) = &mut saved {
         let lines = credible::bound(saved, &ends);
         if lines > 0 {
-            tracing::warn!(lines, "the journal's cursors tell of lines that its log cannot have held: not believed");
+            tracing::warn!(lines, "the journal's cursors claim lines that its log cannot have held: not believed");
         }
         pass_acked(&*storage, &segments, &scan, saved)?;
     }

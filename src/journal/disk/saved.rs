@@ -5,10 +5,12 @@
 //! * A name is its length (1) and its bytes.
 //! * A destination is its precision (1), database and retention policy (names).
 //! * A position is lines (8) and bytes (8).
+//! * Totals are a count (4), and for each destination its position and itself: the first part of a
+//!   totals frame.
 //!
 //! **Cursors**: next sequence (8); the lowest number of a segment that may be written to and synced
-//! (8); the version of the gap ledger (8); totals, as in a totals frame; the totals below which the
-//! quota, the age limit or the floor evicted everything; count of backends (4).
+//! (8); the version of the gap ledger (8); the totals written; the totals below which the quota, the
+//! age limit or the floor evicted everything; count of backends (4).
 //!
 //! Each backend: name; address (2 bytes of length, and its bytes); 1 if lines that it is owed
 //! cannot be written, else 0 (1); 1 if its address has changed, else 0 (1), and only if so the next

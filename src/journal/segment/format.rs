@@ -120,11 +120,13 @@ pub(in crate::journal) struct SegmentHeader {
 }
 
 /// Why a segment's header is unusable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::journal) enum BadHeader {
     /// The bytes are damaged.
+    #[error("the segment's header is damaged")]
     Damaged,
     /// It is sound, but a newer version wrote it.
+    #[error("a newer version wrote the segment")]
     Newer,
 }
 

@@ -74,7 +74,8 @@ pub(in crate::journal) fn load(storage: &dyn Storage, kind: Kind) -> Result<Opti
 }
 
 /// A newer version wrote a slot.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("a newer version wrote the slot")]
 pub(in crate::journal) struct Newer;
 
 /// Writes the slots of one kind.
