@@ -1,4 +1,5 @@
-//! Hostile bytes: what the fuzz targets `frames` and `slots` try, and tests in small: any bytes as a segment, and as the slots beside it.
+//! Hostile input for the fuzz targets `frames` and `slots`, and for the small tests: any bytes as a
+//! segment, and as the slots beside it.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use super::disk::saved::decode_gaps;
 use super::segment::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use super::segment::frame::{Key, reseal};
-use super::segment::frames::{Item, Walk, unpack};
+use super::segment::frames::{Frames, Item, unpack};
 use super::segment::slots::{Kind, body_of};
 use super::segment::storage::{Identity, StoredFile};
 use super::state::saved::Cursors;
@@ -14,7 +15,7 @@ use super::state::saved::Cursors;
 /// The segment whose frames the bytes may be.
 const NAME: SegmentName = SegmentName { number: 7, salt: 0x1122_3344_5566_7788 };
 
-/// A file in memory that nobody writes.
+/// A read-only file in memory.
 #[derive(Debug)]
 struct Content(Vec<u8>);
 
@@ -49,19 +50,20 @@ impl StoredFile for Content {
     }
 }
 
-/// Walks through a segment with these bytes. Each step goes forward, and frames lie within the file.
+/// Iterates over a segment with these bytes. Each step must move forward, and frames must lie
+/// within the file.
 pub fn frames(data: &[u8]) {
     SegmentHeader::decode(data).ok();
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     bytes.extend_from_slice(data);
     let length = bytes.len() as u64;
-    // A mutation hardly ever guesses a checksum: what looks like a frame gets the right ones.
+    // A mutation hardly ever hits a valid checksum, so give frame-like bytes valid ones.
     reseal(&Key::new(NAME), SEGMENT_HEADER_BYTES, &mut bytes);
-    let mut walk = Walk::new(Arc::new(Content(bytes)), NAME, SEGMENT_HEADER_BYTES as u64, 4096);
-    let mut before = walk.offset();
-    while let Some(item) = walk.next().expect("memory can be read") {
-        assert!(walk.offset() > before && walk.offset() <= length);
-        before = walk.offset();
+    let mut frames = Frames::new(Arc::new(Content(bytes)), NAME, SEGMENT_HEADER_BYTES as u64, 4096);
+    let mut before = frames.offset();
+    while let Some(item) = frames.next().expect("memory can be read") {
+        assert!(frames.offset() > before && frames.offset() <= length);
+        before = frames.offset();
         if let Item::Frame(frame, stored) = item {
             let payload = unpack(&frame, &stored);
             assert!(payload.is_none_or(|payload| payload.len() == frame.payload_bytes));
@@ -69,7 +71,8 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-/// Reads these bytes as a slot, and as what slots hold. What is read can be written, and is the same again.
+/// Decodes these bytes as a slot, and as slot bodies. Whatever decodes must encode and decode to
+/// the same value.
 pub fn slots(data: &[u8]) {
     for kind in [Kind::Cursors, Kind::Gaps] {
         drop(body_of(kind, data));
