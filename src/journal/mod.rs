@@ -110,7 +110,7 @@ impl Journal {
     }
 
     fn with(state: State, disk: Option<Files>) -> Self {
-        let wake = state.backends.iter().map(|_| Notify::new()).collect();
+        let wake = state.backends().iter().map(|_| Notify::new()).collect();
         let shared = Shared { state: Mutex::new(state), wake, work: Condvar::new(), sync: Condvar::new(), disk };
         Self { shared: Arc::new(shared) }
     }
@@ -260,15 +260,15 @@ impl Journal {
     /// What is suspected of a backend. `None` if nothing is, or if an operator has vouched for it.
     pub fn suspicion(&self, backend: BackendId) -> Option<Suspicion> {
         let state = self.shared.lock();
-        let name = &state.backends[backend].name;
-        let gap = state.gaps.iter().find(|gap| gap.reason == GapReason::Peer && gap.backend == *name)?;
+        let name = state.backend(backend).name();
+        let gap = state.gaps().iter().find(|gap| gap.reason == GapReason::Peer && gap.backend == name)?;
         Some(Suspicion { received: (gap.from, gap.until), points: gap.points, lines: gap.lines })
     }
 
     /// Waits until everything appended so far is written. Returns whether that happened in time;
     /// always `true` without a disk.
     pub fn wait_written(&self, limit: Duration) -> bool {
-        let (until, sequence) = (Instant::now() + limit, self.shared.lock().next_sequence);
+        let (until, sequence) = (Instant::now() + limit, self.shared.lock().next_sequence());
         while !self.shared.lock().is_written_below(sequence) {
             if Instant::now() >= until {
                 return false;
@@ -280,8 +280,8 @@ impl Journal {
 
     fn change_gaps<T>(&self, backend: BackendId, change: impl FnOnce(&mut Gaps, &str) -> T) -> T {
         let mut state = self.shared.lock();
-        let name = state.backends[backend].name.clone();
-        let changed = change(&mut state.gaps, &name);
+        let name = state.backend(backend).name().to_owned();
+        let changed = change(state.gaps_mut(), &name);
         drop(state);
         self.shared.sync.notify_all();
         changed
@@ -300,7 +300,7 @@ impl Journal {
     /// states that both are the same server ([`disk::inspect::moved`]) or that they are not
     /// ([`disk::inspect::forget`]).
     pub fn moved_from(&self) -> Vec<Option<String>> {
-        self.shared.lock().backends.iter().map(|backend| backend.moved_from.clone()).collect()
+        self.shared.lock().backends().iter().map(|backend| backend.moved_from().map(str::to_owned)).collect()
     }
 
     /// Requeues every lease that is out. Call it once all lease holders are gone.
@@ -357,7 +357,7 @@ mod tests {
         reader.requeue(lease);
         assert_eq!(pending(), (320, 640));
         // A lost record is not pending for ever: the ledger's identity fails instead.
-        journal.shared.lock().logs[0].records.pop_back();
+        journal.shared.lock().lose_newest();
         assert_eq!(pending(), (20, 40));
     }
 
@@ -369,7 +369,7 @@ mod tests {
         let points = Span { from: 5, until: 9 };
         journal.note_lost(&[]);
         journal.note_lost(&[RingLoss { destination, lines: 7, received: (WallTime::at(1), WallTime::at(2)), points }]);
-        let gaps = journal.shared.lock().gaps.iter().cloned().collect::<Vec<_>>();
+        let gaps = journal.shared.lock().gaps().iter().cloned().collect::<Vec<_>>();
         let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.reason.name())).collect();
         assert_eq!(seen, [("a", 7, "ring_full"), ("b", 7, "ring_full")]);
         assert!(journal.completeness(BackendId::new(0), Some("db"), &points, &[BackendId::new(1)]).is_complete());

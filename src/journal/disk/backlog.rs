@@ -186,7 +186,7 @@ impl Reading<'_> {
     /// Opens the segment that `which` selects from the disk index. A segment missing there or on
     /// disk is damage.
     fn open(&self, which: impl Fn(&VecDeque<Segment>) -> Option<SegmentName>) -> io::Result<Option<Frames>> {
-        let name = self.shared.lock().disk.as_ref().and_then(|disk| which(disk.segments()));
+        let name = self.shared.lock().disk_if_any().and_then(|disk| which(disk.segments()));
         name.map_or(Ok(None), |name| self.open_at(name, SEGMENT_HEADER_BYTES as u64))
     }
 

@@ -40,15 +40,10 @@ use crate::journal::segment::slots::{self, Newer, Slots};
 use crate::journal::segment::storage::Storage;
 use crate::journal::segment::{Position, Sequence};
 use crate::journal::shared::Files;
-use crate::journal::state::cursor::Cursor;
 use crate::journal::state::figures::Report;
-use crate::journal::state::gaps::Loss;
-use crate::journal::state::id::LogId;
 use crate::journal::state::index::{DiskIndex, Opened, Segment, UnsyncedFile, When};
-use crate::journal::state::lane::{End, Lane, SavedLane, cut_saved};
-use crate::journal::state::ledger::DropReason;
 use crate::journal::state::options::DiskOptions;
-use crate::journal::state::saved::{Cursors, SavedBackend};
+use crate::journal::state::saved::Cursors;
 use crate::journal::state::{Backend, BackendConfig, Log, State};
 
 /// Opens the log in a folder for these backends.
@@ -81,21 +76,14 @@ pub(in crate::journal) fn open(
         }
         pass_acked(&*storage, &segments, &scan, saved)?;
     }
-    let mut state = State::new(memory, backends.iter().map(Backend::new).collect());
-    fill_logs(&mut state, ends.clone(), &segments, saved.as_ref(), &scan);
+    let (next_sequence, written) = written(ends.clone(), &segments, saved.as_ref(), &scan);
+    let mut state = State::with_logs(memory, backends.iter().map(Backend::new).collect(), next_sequence, written);
     let kept = keep_segments(&state, &segments, &ends, scan.newest, begun);
     report.bytes = kept.iter().map(|segment| segment.bytes).sum();
     let found_gaps = slots::load(&*storage, slots::Kind::Gaps).map_err(|Newer| OpenError::Newer("gaps".to_owned()))?;
-    state.gaps = found_gaps.as_ref().and_then(|found| decode_gaps(&found.body)).unwrap_or_default();
+    let gaps = found_gaps.as_ref().and_then(|found| decode_gaps(&found.body)).unwrap_or_default();
     let abandoned_below = saved.as_ref().map_or(0, |saved| saved.abandoned_below);
-    let now = (options.clock)().wall;
-    // A power cut may take the gap ledger and leave the cursors.
-    if saved.as_ref().is_some_and(|saved| saved.gaps_version > state.gaps.version()) {
-        for backend in &state.backends {
-            state.gaps.note_unknown(&backend.name, now);
-        }
-    }
-    place_backends(&mut state, saved, &kept, now);
+    state.restore(saved, gaps, &kept, (options.clock)().wall);
 
     let files = Files {
         journal,
@@ -108,9 +96,8 @@ pub(in crate::journal) fn open(
     let last = segments.last().filter(|found| found.header.is_some()).map(|found| found.name);
     let unsynced = open_last(&*files.storage, &kept, abandoned_below)?;
     let newest = kept.iter().map(|segment| segment.created).fold(scan.newest, Option::max);
-    let next_sequence = state.next_sequence;
     let opened = Opened { segments: kept, last, unsynced, next_sequence, abandoned_below, report, newest };
-    state.disk = Some(DiskIndex::new(options, opened));
+    state.attach(DiskIndex::new(options, opened));
     Ok((state, files))
 }
 
@@ -123,15 +110,14 @@ fn log_ends(segments: &[Found], scan: &Scan) -> Vec<(Destination, Position)> {
     ends
 }
 
-/// Creates a log for every destination known from anywhere, with what was written of it, and sets
-/// the next sequence. `ends` is what the segments say.
-fn fill_logs(
-    state: &mut State,
+/// The next record's sequence, and what was written of every destination known from anywhere.
+/// `ends` is what the segments say.
+fn written(
     mut ends: Vec<(Destination, Position)>,
     segments: &[Found],
     saved: Option<&Cursors>,
     scan: &Scan,
-) {
+) -> (Sequence, Vec<(Destination, Position)>) {
     let firsts = segments.iter().filter_map(|segment| segment.first_sequence);
     let mut next_sequence = firsts.fold(scan.next_sequence, Sequence::max);
     next_sequence = next_sequence.max(saved.map_or(Sequence::FIRST, |saved| saved.next_sequence));
@@ -147,8 +133,7 @@ fn fill_logs(
             next_sequence = next_sequence.max(sequence);
         }
     }
-    (state.next_sequence, state.found_below) = (next_sequence, next_sequence);
-    state.logs = ends.into_iter().map(|(destination, at)| Log::new(Arc::new(destination), at)).collect();
+    (next_sequence, ends)
 }
 
 /// Builds the disk index's segments. `ends` is what the segments say of their destinations;
@@ -162,7 +147,7 @@ fn keep_segments(
 ) -> VecDeque<Segment> {
     let kept = segments.iter().enumerate().map(|(index, found)| {
         let totals = found.totals.as_deref().unwrap_or_default();
-        let at = |log: &Log| totals.iter().find(|(known, _)| *known == *log.destination).map(|(_, at)| *at);
+        let at = |log: &Log| totals.iter().find(|(known, _)| *known == **log.destination()).map(|(_, at)| *at);
         let created = found.header.and_then(|header| header.created);
         let until = match segments.get(index + 1) {
             Some(next) => next.header.map_or(created, |header| header.created),
@@ -172,7 +157,7 @@ fn keep_segments(
         let end_sequence = segments[index + 1..]
             .iter()
             .find(|later| !later.header.is_some_and(|header| header.repeats))
-            .map_or(state.next_sequence, |later| later.first_sequence.unwrap_or_default());
+            .map_or_else(|| state.next_sequence(), |later| later.first_sequence.unwrap_or_default());
         let follows = segments.get(index + 1).map_or(Some(end_sequence), |next| next.first_sequence);
         Segment {
             name: found.name,
@@ -180,8 +165,8 @@ fn keep_segments(
             end_sequence,
             repeats: found.header.is_some_and(|header| header.repeats),
             has_gaps: found.whole_below.is_none() || found.whole_below != follows,
-            totals: state.logs.iter().map(|log| at(log).unwrap_or_default()).collect(),
-            points: state.logs.iter().map(|log| points_of(segments, index, log, ends)).collect(),
+            totals: state.logs().iter().map(|log| at(log).unwrap_or_default()).collect(),
+            points: state.logs().iter().map(|log| points_of(segments, index, log, ends)).collect(),
             bytes: found.bytes,
             created,
             begun: when(created),
@@ -194,7 +179,7 @@ fn keep_segments(
 /// The times of a log's points in a segment: from the next segment's totals, or, for the last
 /// segment, as read. `ends` is what the segments say of their destinations.
 fn points_of(segments: &[Found], index: usize, log: &Log, ends: &[(Destination, Position)]) -> Span {
-    let (found, destination) = (&segments[index], &*log.destination);
+    let (found, destination) = (&segments[index], &**log.destination());
     let known = match segments.get(index + 1) {
         // Anything missing after a segment counts as part of it. So does anything missing before a
         // segment with an unreadable header: where that one begins is unknown.
@@ -204,7 +189,7 @@ fn points_of(segments: &[Found], index: usize, log: &Log, ends: &[(Destination, 
         }
         None => {
             let end = ends.iter().find(|(known, _)| known == destination).map(|(_, end)| *end);
-            let is_whole = found.header.is_some() && end.unwrap_or_default() == log.written;
+            let is_whole = found.header.is_some() && end.unwrap_or_default() == log.written();
             found.points.as_ref().filter(|_| is_whole)
         }
     };
@@ -212,89 +197,6 @@ fn points_of(segments: &[Found], index: usize, log: &Log, ends: &[(Destination, 
         known.iter().find(|(known, _)| known == destination).map_or(Span::NONE, |(_, points)| *points)
     };
     known.map_or(Span::ALWAYS, of_destination)
-}
-
-/// Restores every backend's cursors. A new backend starts at the log's end. Without saved cursors,
-/// all start at the log's beginning. `now` is the wall clock's time.
-fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque<Segment>, now: WallTime) {
-    let begin = |index: usize, log: &Log| match segments.front() {
-        Some(first) => End { sequence: first.first_sequence, at: first.totals.get(index).copied().unwrap_or_default() },
-        None => End { sequence: state.next_sequence, at: log.written },
-    };
-    let begins: Vec<End> = state.logs.iter().enumerate().map(|(index, log)| begin(index, log)).collect();
-    let is_known = saved.is_some();
-    let Cursors { backends: mut saved, kept_from, .. } = saved.unwrap_or_default();
-    let kept = |log: &Log| {
-        let known = kept_from.iter().find(|(known, _)| *known == *log.destination);
-        End { sequence: Sequence::FIRST, at: known.map_or_else(Position::default, |(_, at)| *at) }
-    };
-    let end_of_log = state.end_of_log();
-    for backend in &mut state.backends {
-        let index = saved.iter().position(|known| known.name == backend.name);
-        let known = index.map(|index| saved.remove(index));
-        if is_known && known.is_none() {
-            state.gaps.note_joined(&backend.name, now);
-        }
-        if known.as_ref().is_some_and(|known| known.is_unkept) {
-            state.gaps.note_unknown(&backend.name, now);
-        }
-        let address = known.as_ref().map_or("", |known| &known.address);
-        backend.moved_from = (!address.is_empty() && address != backend.address).then(|| address.to_owned());
-        let moved_at = known.as_ref().and_then(|known| known.moved_at.clone());
-        backend.moved_at = backend.moved_from.as_ref().map(|_| moved_at.unwrap_or_else(|| end_of_log.clone()));
-        for (id, (log, begin)) in LogId::all().zip(state.logs.iter().zip(&begins)) {
-            let lanes = known.as_ref().and_then(|known| lanes_of(known, &log.destination));
-            if lanes.as_ref().and_then(VecDeque::front).is_some_and(|first| first.at.lines > 0) {
-                backend.taken.insert(id);
-            }
-            let mut cursor = match lanes {
-                Some(lanes) => Cursor::with_lanes(lanes),
-                // Its first lines came after the cursors were saved.
-                None if known.is_some() => Cursor::new(begin.sequence, Position::default()),
-                None if is_known => Cursor::new(state.next_sequence, log.written),
-                None => Cursor::new(begin.sequence, begin.at),
-            };
-            backend.ledger.recover(cursor.unread_on_disk(log.written).lines);
-            // What the policy took while the lines were in memory is not damage, even if the
-            // process ended with them.
-            for (begin, reason) in [(kept(log).min(*begin), DropReason::Quota), (*begin, DropReason::Corrupt)] {
-                let (lost, since) = cursor.cut(log.tail(state.next_sequence), begin);
-                if lost != Position::default() {
-                    let until = segments.front().and_then(|first| first.created).max(since).unwrap_or(now);
-                    let (lines, received) = (lost.lines, (since, until));
-                    // Nobody knows the point times of lost lines.
-                    let points = Span::ALWAYS;
-                    let loss = Loss { destination: &log.destination, lines, received, points, is_unsure: true };
-                    backend.give_up(&mut state.gaps, reason, loss);
-                }
-            }
-            backend.cursors.push(cursor);
-        }
-    }
-    for orphan in &mut saved {
-        for (destination, lanes) in &mut orphan.destinations {
-            let log = state.logs.iter().position(|log| *log.destination == *destination);
-            log.map(|log| cut_saved(lanes, begins[log], state.logs[log].written));
-        }
-    }
-    state.orphans = saved;
-}
-
-/// A saved backend's lanes in a destination. `None` if there are none or they are inconsistent.
-fn lanes_of(saved: &SavedBackend, destination: &Destination) -> Option<VecDeque<Lane>> {
-    let (_, lanes) = saved.destinations.iter().find(|(known, _)| known == destination)?;
-    let is_sound = lanes
-        .split_last()
-        .is_some_and(|(open, closed)| open.end.is_none() && closed.iter().all(|lane| lane.end.is_some()));
-    let lane = |saved: &SavedLane| Lane {
-        from: saved.from,
-        at: saved.at,
-        end: saved.end.map(|(sequence, at)| End { sequence, at }),
-        since: saved.since,
-        resume: None,
-        failures: 0,
-    };
-    is_sound.then(|| lanes.iter().map(lane).collect())
 }
 
 /// Opens the newest segments, which a crash may have left unsynced, except those that cannot be

@@ -62,10 +62,10 @@ impl Syncer {
     pub(super) fn save_gaps(&self) {
         let body = {
             let mut state = self.shared.lock();
-            if !state.gaps.take_change() {
+            if !state.gaps_mut().take_change() {
                 return;
             }
-            encode_gaps(&state.gaps)
+            encode_gaps(state.gaps())
         };
         let written = lock(&self.files().gaps).write(&body);
         if let Err(error) = written.and_then(|()| sync_slot(&self.files().gaps)) {

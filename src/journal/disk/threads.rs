@@ -82,7 +82,7 @@ pub fn end(writer: &mut Writer, syncer: &mut Syncer) {
         state.requeue_leases();
         state.note_progress();
         let given_up = state.give_up_memory_only(reason);
-        let names = state.backends.iter().map(|backend| backend.name.clone());
+        let names = state.backends().iter().map(|backend| backend.name().to_owned());
         names.zip(given_up).filter(|(_, lines)| *lines > 0).collect::<Vec<_>>()
     };
     for (backend, lines) in &given_up {

@@ -303,7 +303,7 @@ impl Writer {
             let journal = self.files().journal;
             let header =
                 SegmentHeader { journal, number, first_sequence, lines_before, created: Some(created), repeats };
-            let payload = encode_totals(totals.iter().map(|(log, at, before)| (&*log.destination, *at, *before)));
+            let payload = encode_totals(totals.iter().map(|(log, at, before)| (&**log.destination(), *at, *before)));
             let bytes = first_bytes(name, &header, &payload);
             let totals = totals.into_iter().map(|(_, at, _)| at).collect();
             (Begun { name, first_sequence, repeats, totals, created, bytes: bytes.len() as u64 }, bytes)
@@ -367,7 +367,7 @@ impl Writer {
                 return;
             }
             let (cursors, need) = state.cursors();
-            let gaps = state.gaps.take_unwritten().then(|| encode_gaps(&state.gaps));
+            let gaps = state.gaps_mut().take_unwritten().then(|| encode_gaps(state.gaps()));
             (gaps, cursors.encode(), need)
         };
         // Save gaps first: cursors that have passed a loss are never found without its gap.
@@ -377,7 +377,7 @@ impl Writer {
         let saved = noted.and_then(|()| written(&self.files().cursors, &body));
         let mut state = self.shared.lock();
         if !is_noted {
-            state.gaps.note_change();
+            state.gaps_mut().note_change();
         }
         match &saved {
             Ok(()) => state.disk().note_saved(need),

@@ -10,6 +10,7 @@
 //! | [`cursor`], [`lane`], [`tail`] | one backend's progress in one destination |
 //! | [`memory`] | the memory bound, and which records leave the memory |
 //! | [`index`], [`writing`], [`removal`] | what is on disk, what is written next, which segments are removed |
+//! | [`restore`] | what the state begins with after a start |
 //! | [`resent`] | lines that one backend is owed once more |
 //! | [`renewal`] | what remains when the disk has lost everything |
 //! | [`barrier`] | where a backend waits for a statement |
@@ -34,6 +35,7 @@ pub(in crate::journal) mod record;
 mod removal;
 mod renewal;
 mod resent;
+mod restore;
 pub(in crate::journal) mod saved;
 pub(in crate::journal) mod tail;
 pub(in crate::journal) mod writing;
@@ -76,44 +78,53 @@ pub struct BackendConfig {
 
 #[derive(Debug)]
 pub(in crate::journal) struct State {
-    pub(in crate::journal) next_sequence: Sequence,
+    next_sequence: Sequence,
     /// Records below this sequence were found at the start. Backends may have some of them already,
     /// because a crash left their acks unsaved.
-    pub(in crate::journal) found_below: Sequence,
+    found_below: Sequence,
     /// One for each destination ever seen. Destinations come from the configuration, so there are
     /// few.
-    pub(in crate::journal) logs: Vec<Log>,
-    pub(in crate::journal) backends: Vec<Backend>,
+    logs: Vec<Log>,
+    backends: Vec<Backend>,
     /// Saved backends that the configuration no longer has.
-    pub(in crate::journal) orphans: Vec<SavedBackend>,
-    pub(in crate::journal) gaps: Gaps,
+    orphans: Vec<SavedBackend>,
+    gaps: Gaps,
     /// The bound of `memory`, in bytes.
-    pub(in crate::journal) memory_bound: u64,
+    memory_bound: u64,
     /// Bytes held by all living records, wherever they are.
-    pub(in crate::journal) memory: Arc<AtomicU64>,
+    memory: Arc<AtomicU64>,
     appended_lines: u64,
     closed: bool,
     /// Since when the memory has been scarce without any record being written.
-    pub(in crate::journal) scarce_since: Option<Instant>,
+    scarce_since: Option<Instant>,
     /// Tickets of records that are written and not synced, by sequence. Empty unless records are
     /// synced at once.
     tickets: VecDeque<(Sequence, Arc<Ticket>)>,
     /// `None` if records are kept in memory only.
-    pub(in crate::journal) disk: Option<DiskIndex>,
+    disk: Option<DiskIndex>,
 }
 
 /// The records of one destination, oldest first.
 #[derive(Debug)]
 pub(in crate::journal) struct Log {
-    pub(in crate::journal) destination: Arc<Destination>,
-    pub(in crate::journal) records: VecDeque<Arc<Record>>,
+    destination: Arc<Destination>,
+    records: VecDeque<Arc<Record>>,
     /// What was written of it.
-    pub(in crate::journal) written: Position,
+    written: Position,
 }
 
 impl Log {
     pub(in crate::journal) fn new(destination: Arc<Destination>, written: Position) -> Self {
         Self { destination, records: VecDeque::new(), written }
+    }
+
+    pub(in crate::journal) fn destination(&self) -> &Arc<Destination> {
+        &self.destination
+    }
+
+    /// What was written of it.
+    pub(in crate::journal) fn written(&self) -> Position {
+        self.written
     }
 
     pub(in crate::journal) fn tail(&self, next_sequence: Sequence) -> Tail<'_> {
@@ -123,28 +134,28 @@ impl Log {
 
 #[derive(Debug, Default)]
 pub(in crate::journal) struct Backend {
-    pub(in crate::journal) name: String,
+    name: String,
     /// Its address.
-    pub(in crate::journal) address: String,
+    address: String,
     /// Where the journal last saw it, if that was another address: it is unknown whether it is the
     /// same server.
-    pub(in crate::journal) moved_from: Option<String>,
+    moved_from: Option<String>,
     /// Where the log ended when the move was found.
-    pub(in crate::journal) moved_at: Option<MovedAt>,
+    moved_at: Option<MovedAt>,
     /// The share of requests that the backlog gets while fresh records wait; 1 is strict order.
     replay_share: f64,
     /// The share that the backlog has saved up.
     credit: f64,
     /// One per log.
-    pub(in crate::journal) cursors: Vec<Cursor>,
+    cursors: Vec<Cursor>,
     /// Logs of which it has, or had, lines.
-    pub(in crate::journal) taken: BTreeSet<LogId>,
+    taken: BTreeSet<LogId>,
     /// Records that it has not acked, but of which it has some lines.
     partly: BTreeSet<Sequence>,
-    pub(in crate::journal) ledger: Ledger,
-    pub(in crate::journal) resent: Resent,
+    ledger: Ledger,
+    resent: Resent,
     /// Where it waits, by sequence.
-    pub(in crate::journal) barriers: Vec<Barrier>,
+    barriers: Vec<Barrier>,
     /// The limits that the backend waits for, if it waits.
     waiting: Option<Limits>,
 }
@@ -153,6 +164,16 @@ impl Backend {
     pub(in crate::journal) fn new(setup: &BackendConfig) -> Self {
         let BackendConfig { name, address, replay_share } = setup.clone();
         Self { name, address, replay_share, ..Self::default() }
+    }
+
+    pub(in crate::journal) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the journal last saw it, if that was another address: it is unknown whether it is the
+    /// same server.
+    pub(in crate::journal) fn moved_from(&self) -> Option<&str> {
+        self.moved_from.as_deref()
     }
 
     /// Gives lines up, and records the gap for whoever repairs the mirror.
@@ -389,6 +410,42 @@ impl State {
             }
             self.logs.len() - 1
         }))
+    }
+
+    /// Loses the newest record of the first log, which no code may do.
+    #[cfg(test)]
+    pub(in crate::journal) fn lose_newest(&mut self) {
+        self.logs[0].records.pop_back();
+    }
+
+    /// The sequence of the next record.
+    pub(in crate::journal) fn next_sequence(&self) -> Sequence {
+        self.next_sequence
+    }
+
+    pub(in crate::journal) fn logs(&self) -> &[Log] {
+        &self.logs
+    }
+
+    pub(in crate::journal) fn backend(&self, id: BackendId) -> &Backend {
+        &self.backends[id]
+    }
+
+    pub(in crate::journal) fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
+    pub(in crate::journal) fn gaps(&self) -> &Gaps {
+        &self.gaps
+    }
+
+    pub(in crate::journal) fn gaps_mut(&mut self) -> &mut Gaps {
+        &mut self.gaps
+    }
+
+    /// The index of the disk. `None` if records are kept in memory only.
+    pub(in crate::journal) fn disk_if_any(&self) -> Option<&DiskIndex> {
+        self.disk.as_ref()
     }
 
     pub(in crate::journal) fn disk(&mut self) -> &mut DiskIndex {
