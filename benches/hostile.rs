@@ -1,8 +1,8 @@
 //! Lines that cost a stranger little and the relay much, beside ordinary ones, on one core.
 //!
-//! The first of each group is what ordinary hosts send; the others are made to cost as much CPU as any line can. Each
-//! measurement asserts how many lines were taken and refused. Throughput is in bytes of input: no other measurement is to
-//! be below a fifth of the first.
+//! The first of each group is what ordinary hosts send; the others are made to cost as much CPU as
+//! any line can. Each measurement asserts how many lines were taken and refused. Throughput is in
+//! bytes of input: no other measurement is to be below a fifth of the first.
 
 use std::fmt::Write;
 use std::hint::black_box;

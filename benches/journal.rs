@@ -1,5 +1,5 @@
-//! Through the ring and the journal to two backends: numbered, leased, acked. Each measurement asserts that the
-//! ledger has every line.
+//! Through the ring and the journal to two backends: numbered, leased, acked. Each measurement
+//! asserts that the ledger has every line.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Scanning and validating Telegraf's lines, on one core, with the crate `influxdb-line-protocol` beside it.
+//! Scanning and validating Telegraf's lines, on one core, with the crate `influxdb-line-protocol`
+//! beside it.
 //!
 //! Each measurement asserts that every line was found. Throughput is in bytes of input.
 

@@ -1,4 +1,5 @@
-//! Keeping the table of sources, as a UDP worker does: 500 hosts, each with 40 datagrams in a row, or in turn.
+//! Keeping the table of sources, as a UDP worker does: 500 hosts, each with 40 datagrams in a row,
+//! or in turn.
 //!
 //! Asserts that each was counted. Throughput is in datagrams.
 

@@ -1,5 +1,5 @@
-//! Draining a socket that has datagrams queued: many in one call, and one in each. Each measurement asserts that
-//! every datagram came.
+//! Draining a socket that has datagrams queued: many in one call, and one in each. Each measurement
+//! asserts that every datagram came.
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;

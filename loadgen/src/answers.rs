@@ -22,7 +22,8 @@ pub struct Answers {
     pub others: BTreeMap<String, u64>,
     /// Lines of batches that were given up. What became of them is not known.
     pub given_up_lines: u64,
-    /// From a request's first byte to its whole answer, in milliseconds: the median, the 99th percentile, the 99.9th, the longest.
+    /// From a request's first byte to its whole answer, in milliseconds: the median, the 99th
+    /// percentile, the 99.9th, the longest.
     pub answer_ms: [f64; 4],
     /// From the start to the last batch that was taken.
     pub seconds: f64,

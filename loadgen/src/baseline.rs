@@ -1,4 +1,5 @@
-//! What receiving costs at the very least: a bare blocking `recvmmsg` loop that does nothing with what it gets.
+//! What receiving costs at the very least: a bare blocking `recvmmsg` loop that does nothing with
+//! what it gets.
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -10,8 +11,8 @@ use std::time::Duration;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
 use nix::time::{ClockId, clock_gettime};
 
-/// Datagrams in one call: more than gather while the loop is awake, and few enough that describing them to the
-/// kernel costs nothing.
+/// Datagrams in one call: more than gather while the loop is awake, and few enough that describing
+/// them to the kernel costs nothing.
 const SLOTS: usize = 16;
 /// Enough for the simulated hosts' datagrams.
 const SLOT_BYTES: usize = 2048;

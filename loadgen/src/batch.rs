@@ -1,7 +1,7 @@
 //! Batches of lines as HTTP requests, each made before it is sent.
 //!
-//! A batch has lines of one host, from one reading of its plugins after the other: no line has the timestamp of the same
-//! series' line before it.
+//! A batch has lines of one host, from one reading of its plugins after the other: no line has the
+//! timestamp of the same series' line before it.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,8 +1,9 @@
-//! Sending as hosts that run Netdata do: all of them in the same second, each its whole batch at once.
+//! Sending as hosts that run Netdata do: all of them in the same second, each its whole batch at
+//! once.
 //!
-//! Over TCP a host keeps its connection. Where that breaks it makes a new one and sends the whole batch again, as Netdata
-//! does. Over UDP a batch is one datagram; one that is larger than a datagram is lost at the sender, and an empty datagram
-//! goes out instead.
+//! Over TCP a host keeps its connection. Where that breaks it makes a new one and sends the whole
+//! batch again, as Netdata does. Over UDP a batch is one datagram; one that is larger than a
+//! datagram is lost at the sender, and an empty datagram goes out instead.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -50,8 +51,8 @@ pub struct Plan {
     pub duration: Duration,
 }
 
-/// Sends on the calling thread until the time is over; returns how long the longest burst took, from its first byte to
-/// its last one, and when the last one began.
+/// Sends on the calling thread until the time is over; returns how long the longest burst took,
+/// from its first byte to its last one, and when the last one began.
 ///
 /// # Errors
 /// What the system says when it gives no connection, or a relay that takes nothing for a minute.

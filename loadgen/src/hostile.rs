@@ -1,4 +1,5 @@
-//! What an HTTP listener must endure beside its writers: connections whose bodies come a byte a second, and gzip bombs.
+//! What an HTTP listener must endure beside its writers: connections whose bodies come a byte a
+//! second, and gzip bombs.
 //!
 //! All of it is empty lines, of which a relay counts none.
 

@@ -1,8 +1,10 @@
-//! Sending as hosts that write by HTTP do: batches of lines, each answered before the next one of its connection.
+//! Sending as hosts that write by HTTP do: batches of lines, each answered before the next one of
+//! its connection.
 //!
-//! A batch that is not answered 204 is sent again, as Telegraf does, unless the answer says that this is of no use. Only lines
-//! of batches that were answered 204 count as sent; every other answer is counted by its name. The same batches may go
-//! to a TCP listener, which answers nothing, to compare the two.
+//! A batch that is not answered 204 is sent again, as Telegraf does, unless the answer says that
+//! this is of no use. Only lines of batches that were answered 204 count as sent; every other
+//! answer is counted by its name. The same batches may go to a TCP listener, which answers nothing,
+//! to compare the two.
 //!
 //! [`batch`](crate::batch) makes the requests, [`answers`](crate::answers) counts the answers.
 
@@ -53,7 +55,8 @@ pub struct Plan {
     pub duration: Duration,
     /// Connections that the hosts share; none: each host has its own.
     pub connections: Option<u32>,
-    /// So many batches are made before the time begins, and sent as fast as they are answered; none: each as it is due.
+    /// So many batches are made before the time begins, and sent as fast as they are answered;
+    /// none: each as it is due.
     pub prepared: Option<usize>,
 }
 
@@ -77,8 +80,8 @@ impl Target {
     }
 }
 
-/// Sends on the calling thread until the time is over; returns what was answered. What is under way then is ended: the
-/// last batches have their answers, too.
+/// Sends on the calling thread until the time is over; returns what was answered. What is under way
+/// then is ended: the last batches have their answers, too.
 ///
 /// # Errors
 /// What the system says if it gives no runtime.

@@ -83,7 +83,8 @@ impl Ledger {
         (first..first + lines).filter(|number| !has(*number)).count() as u64
     }
 
-    /// From a line's timestamp to its arrival here, in milliseconds: the median, the 99th percentile, the longest.
+    /// From a line's timestamp to its arrival here, in milliseconds: the median, the 99th
+    /// percentile, the longest.
     pub fn latency_ms(&self) -> [f64; 3] {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let latency = &inner.latency;

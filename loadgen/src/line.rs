@@ -1,13 +1,15 @@
-//! One traceable line: how the sender marks it, and how a receiver tells a whole one from an altered one.
+//! One traceable line: how the sender marks it, and how a receiver tells a whole one from an
+//! altered one.
 //!
-//! Every line carries its host (`host=sim-00042`), a number of its own among that host's lines and a checksum
-//! over everything else, the timestamp included:
+//! Every line carries its host (`host=sim-00042`), a number of its own among that host's lines and
+//! a checksum over everything else, the timestamp included:
 //!
 //! ```text
 //! cpu,cpu=cpu3,dc=eu-west-1,host=sim-00042 usage_user=…,lg_seq=1000000017i,lg_sum=12345678901i 1795400726000000000
 //! ```
 //!
-//! All three have a constant width, so that a rendered line is made anew by patching digits in place.
+//! All three have a constant width, so that a rendered line is made anew by patching digits in
+//! place.
 
 use memchr::memmem;
 
@@ -23,7 +25,8 @@ const TIMESTAMP_DIGITS: usize = 19;
 
 /// The largest number of hosts whose lines can be told apart.
 pub const MAX_HOSTS: u32 = 100_000;
-/// What is added to a sequence number and to a checksum, so that their widths are constant without leading zeros.
+/// What is added to a sequence number and to a checksum, so that their widths are constant without
+/// leading zeros.
 const SEQUENCE_BASE: u64 = 1_000_000_000;
 const SUM_BASE: u64 = 10_000_000_000;
 
@@ -36,7 +39,8 @@ pub fn host_tag(host: u32) -> String {
     format!(",host=sim-{host:0HOST_DIGITS$}")
 }
 
-/// Appends the sequence, checksum and timestamp of a line under construction, all yet to be patched.
+/// Appends the sequence, checksum and timestamp of a line under construction, all yet to be
+/// patched.
 pub fn finish(line: &mut Vec<u8>) {
     line.extend_from_slice(SEQUENCE);
     line.extend_from_slice(&[b'1'; SEQUENCE_DIGITS]);
@@ -46,7 +50,8 @@ pub fn finish(line: &mut Vec<u8>) {
     line.extend_from_slice(&[b'1'; TIMESTAMP_DIGITS]);
 }
 
-/// Makes a finished line anew: its sequence number (from 0), its timestamp in nanoseconds, its checksum.
+/// Makes a finished line anew: its sequence number (from 0), its timestamp in nanoseconds, its
+/// checksum.
 pub fn patch(line: &mut [u8], sequence: u64, timestamp: u64) {
     let parts = Parts::of(line.len());
     write_digits(&mut line[parts.sequence..parts.sequence + SEQUENCE_DIGITS], SEQUENCE_BASE + sequence);

@@ -23,8 +23,8 @@ mod options;
 /// The number of the first host that runs Telegraf beside those that run Netdata.
 const FIRST_BESIDE: u32 = MAX_HOSTS / 2;
 
-/// Simulated Telegraf and Netdata hosts and misbehaving InfluxDB servers, with a ledger that finds every lost, duplicated or
-/// altered line.
+/// Simulated Telegraf and Netdata hosts and misbehaving InfluxDB servers, with a ledger that finds
+/// every lost, duplicated or altered line.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -49,7 +49,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Be an InfluxDB that counts and checks lines; `curl -X PUT --data hang ADDR/behaviour` changes how it answers
+    /// Be an InfluxDB that counts and checks lines; `curl -X PUT --data hang ADDR/behaviour`
+    /// changes how it answers
     Sink {
         /// Where to listen
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8086")]
@@ -58,11 +59,14 @@ enum Command {
         #[arg(long, value_name = "HOW", default_value_t)]
         behave: Behaviour,
     },
-    /// Start sinks, drive a relay, and report where every line went; exit code 1 where one is missing
+    /// Start sinks, drive a relay, and report where every line went; exit code 1 where one is
+    /// missing
     Run(Box<RunOptions>),
-    /// Rehearse outages: kill and revive a sink, or the relay itself, under load, and report what that cost
+    /// Rehearse outages: kill and revive a sink, or the relay itself, under load, and report what
+    /// that cost
     Outage(OutageOptions),
-    /// Keep a relay's TCP listener busy with greedy senders and unused connections, and report how long ordinary hosts wait
+    /// Keep a relay's TCP listener busy with greedy senders and unused connections, and report how
+    /// long ordinary hosts wait
     Strain {
         #[command(flatten)]
         setup: strain::StrainConfig,

@@ -1,4 +1,5 @@
-//! Simulated hosts that run Netdata: each exports all its dimensions at once, as text in one of Netdata's formats.
+//! Simulated hosts that run Netdata: each exports all its dimensions at once, as text in one of
+//! Netdata's formats.
 //!
 //! ```text
 //! netdata.sim-00042.sim.c0123.d1;datacenter=eu-west-1;role=web_server;… 1000000017.0471234 1795400726
@@ -6,9 +7,10 @@
 //! {"prefix":"netdata","hostname":"sim-00042","labels":{…},…,"value":1000000017.0471234,"timestamp": 1795400726}
 //! ```
 //!
-//! A value tells for itself what it is: its whole part is its number among the host's values, its fraction a checksum over
-//! host, chart, dimension, number and time. So it is known again in whatever line it arrives, alone or with its chart's
-//! others. All parts have a constant width, so that a batch is made anew by patching digits in place.
+//! A value tells for itself what it is: its whole part is its number among the host's values, its
+//! fraction a checksum over host, chart, dimension, number and time. So it is known again in
+//! whatever line it arrives, alone or with its chart's others. All parts have a constant width, so
+//! that a batch is made anew by patching digits in place.
 
 use crate::line::{Verdict, read_digits, write_digits};
 
@@ -128,8 +130,8 @@ pub fn is_ours(line: &[u8]) -> bool {
     line.starts_with(b"sim.c") || line.starts_with(b"netdata.sim")
 }
 
-/// Judges each value of one received line of line protocol, with the prefix dropped or kept, a line for each chart or for
-/// each value.
+/// Judges each value of one received line of line protocol, with the prefix dropped or kept, a line
+/// for each chart or for each value.
 pub fn verify(line: &[u8], mut note: impl FnMut(Verdict)) {
     if read(line, &mut note).is_none() {
         note(Verdict::Altered);

@@ -66,7 +66,8 @@ pub(crate) enum Profile {
     Telegraf,
     /// Netdata: all hosts in the same second, each its whole batch at once
     Netdata,
-    /// Telegraf's lines in batches over HTTP: each is answered before the next one of its connection
+    /// Telegraf's lines in batches over HTTP: each is answered before the next one of its
+    /// connection
     Http,
 }
 
@@ -88,7 +89,8 @@ pub(crate) struct Http {
     /// http: a new connection for each batch
     #[arg(long)]
     pub(crate) one_shot: bool,
-    /// http: make so many batches before the time begins, and send each once the one before it is answered; with it --interval, --speed and --rate say nothing
+    /// http: make so many batches before the time begins, and send each once the one before it is
+    /// answered; with it --interval, --speed and --rate say nothing
     #[arg(long, value_name = "BATCHES", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) prepared: Option<u32>,
     /// http: write the same batches to the TCP listener, which answers nothing, to compare
@@ -131,7 +133,8 @@ pub(crate) struct Netdata {
     /// netdata: what the batches are written in
     #[arg(long, value_enum, default_value = "graphite")]
     pub(crate) format: Format,
-    /// netdata: what they travel in; over UDP a batch must fit into one datagram of 65,507 bytes (about 390 dimensions with graphite, 360 with opentsdb, 160 with json)
+    /// netdata: what they travel in; over UDP a batch must fit into one datagram of 65,507 bytes
+    /// (about 390 dimensions with graphite, 360 with opentsdb, 160 with json)
     #[arg(long, value_enum, default_value = "tcp")]
     pub(crate) transport: Transport,
     /// netdata: values in each host's batch
@@ -227,7 +230,8 @@ pub(crate) struct RunOptions {
     /// netdata, http: lines a second that other hosts send with Telegraf meanwhile
     #[arg(long, value_name = "LINES", value_parser = positive)]
     pub(crate) beside: Option<f64>,
-    /// So many HTTP connections beside whose requests come a byte a second, and a client that sends gzip bombs
+    /// So many HTTP connections beside whose requests come a byte a second, and a client that sends
+    /// gzip bombs
     #[arg(long, value_name = "CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) hostile: Option<u32>,
     /// netdata: the relay's mapping, path or netdata
@@ -255,7 +259,8 @@ pub(crate) struct OutageOptions {
     /// How long a sink is down
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) down: Duration,
-    /// What the hosts run: telegraf, or http, of whose lines only those count that were answered for
+    /// What the hosts run: telegraf, or http, of whose lines only those count that were answered
+    /// for
     #[arg(long, value_enum, default_value_t)]
     pub(crate) profile: Profile,
     #[command(flatten)]

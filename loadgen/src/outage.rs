@@ -1,9 +1,10 @@
 //! A rehearsal: hosts that go on sending while a sink, or the relay itself, is killed and revived.
 //!
-//! The UDP socket is held here and passed on to each relay process, so that what is sent while there is none waits
-//! in the kernel. What a killed relay had read from the socket and not yet written to its disk is lost: the
-//! report says how long before the kill such lines were sent. What hosts sent by HTTP and were answered 204 for is never
-//! lost: whatever of it is missing is missing for no reason.
+//! The UDP socket is held here and passed on to each relay process, so that what is sent while
+//! there is none waits in the kernel. What a killed relay had read from the socket and not yet
+//! written to its disk is lost: the report says how long before the kill such lines were sent. What
+//! hosts sent by HTTP and were answered 204 for is never lost: whatever of it is missing is missing
+//! for no reason.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -39,7 +40,8 @@ pub struct OutageConfig {
     pub journal: String,
     /// What is sent; the target is the relay's, and the time ends with the last outage.
     pub plan: Plan,
-    /// What hosts send by HTTP instead, where they do; the target is the relay's, and only what was answered for counts.
+    /// What hosts send by HTTP instead, where they do; the target is the relay's, and only what was
+    /// answered for counts.
     pub requests: Option<http::Plan>,
     /// What is killed.
     pub victim: Victim,
@@ -62,9 +64,11 @@ pub struct Report {
     pub answers: Option<Answers>,
     /// Outages.
     pub outages: u32,
-    /// From a relay's start to its first reading of the socket, in milliseconds: the median and the longest.
+    /// From a relay's start to its first reading of the socket, in milliseconds: the median and the
+    /// longest.
     pub restart_ms: [f64; 2],
-    /// Datagrams, of one line each, that the kernel dropped at the hosts' target over all relays that had it.
+    /// Datagrams, of one line each, that the kernel dropped at the hosts' target over all relays
+    /// that had it.
     pub kernel_dropped: u64,
     /// What came after each outage of a sink.
     pub replays: Vec<Replay>,
@@ -104,8 +108,8 @@ pub struct SinkReport {
 const WINDOW: Duration = Duration::from_secs(1);
 
 impl Report {
-    /// Whether nothing is altered, and nothing is missing that was neither on its way through a killed relay nor
-    /// dropped by the kernel.
+    /// Whether nothing is altered, and nothing is missing that was neither on its way through a
+    /// killed relay nor dropped by the kernel.
     pub fn is_good(&self) -> bool {
         self.sinks.iter().all(|sink| sink.stored.altered == 0 && sink.unexplained <= self.kernel_dropped)
     }

@@ -1,4 +1,5 @@
-//! The relay under test, as a stranger sees it: its admin address, and its process where it was started here.
+//! The relay under test, as a stranger sees it: its admin address, and its process where it was
+//! started here.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -56,8 +57,8 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes a folder with a configuration: these listeners, that of UDP at this address, these lines of TOML for the journal,
-    /// and an InfluxDB backend for each of the addresses.
+    /// Makes a folder with a configuration: these listeners, that of UDP at this address, these
+    /// lines of TOML for the journal, and an InfluxDB backend for each of the addresses.
     ///
     /// # Errors
     /// What the system says.
@@ -207,7 +208,8 @@ struct Addresses {
     admin: SocketAddr,
 }
 
-/// Reads the addresses from the lines that a relay prints at its start; the rest of its output is discarded.
+/// Reads the addresses from the lines that a relay prints at its start; the rest of its output is
+/// discarded.
 fn read_addresses(mut output: BufReader<impl Read + Send + 'static>) -> Result<Addresses> {
     let (mut target, mut streams, mut requests) = (None, None, None);
     loop {

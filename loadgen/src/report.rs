@@ -53,8 +53,8 @@ pub struct BackendReport {
     pub pending: i64,
     /// What the sink has.
     pub stored: Counts,
-    /// Sent, less stored, less everything the relay counted: 0 where every line is accounted for. Says nothing
-    /// where datagrams hold several lines and the kernel dropped some.
+    /// Sent, less stored, less everything the relay counted: 0 where every line is accounted for.
+    /// Says nothing where datagrams hold several lines and the kernel dropped some.
     pub difference: i64,
     /// From sending to the sink, in milliseconds: the median, the 99th percentile, the longest.
     pub latency_ms: [f64; 3],
@@ -78,7 +78,8 @@ pub struct RequestReport {
     pub answers: Answers,
     /// Lines taken in a second.
     pub lines_per_second: f64,
-    /// Lines that the slowest sink stored in a second, until it had all but one in a hundred: the last ones may linger.
+    /// Lines that the slowest sink stored in a second, until it had all but one in a hundred: the
+    /// last ones may linger.
     pub stored_per_second: f64,
 }
 

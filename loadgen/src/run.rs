@@ -190,7 +190,8 @@ impl Stored {
         Self { samples, watching }
     }
 
-    /// Lines a second from the last moment without any until all but one in a hundred of so many were there.
+    /// Lines a second from the last moment without any until all but one in a hundred of so many
+    /// were there.
     fn rate(self, lines: u64) -> f64 {
         self.watching.abort();
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
@@ -273,7 +274,8 @@ async fn look(relay: &Arc<Relay>) -> Result<Look> {
     .await
 }
 
-/// Waits until nothing is pending at the backends that are to take lines, and nothing comes in any more.
+/// Waits until nothing is pending at the backends that are to take lines, and nothing comes in any
+/// more.
 async fn wait_for_delivery(relay: &Arc<Relay>, patience: Duration, last_sink: Behaviour) -> Result<Look> {
     let limit = Instant::now() + patience;
     let mut accepted = None;

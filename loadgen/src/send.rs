@@ -1,8 +1,8 @@
 //! The simulated hosts' sending: one UDP socket for each, paced by an open loop.
 //!
-//! The loop never waits for what it measures: each host's lines are due at a time fixed at the start, and what
-//! falls behind is sent as fast as it goes. Many datagrams go in one call (`sendmmsg`), and neighbours of one
-//! size in one buffer that the kernel cuts up (UDP GSO).
+//! The loop never waits for what it measures: each host's lines are due at a time fixed at the
+//! start, and what falls behind is sent as fast as it goes. Many datagrams go in one call
+//! (`sendmmsg`), and neighbours of one size in one buffer that the kernel cuts up (UDP GSO).
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
@@ -93,8 +93,8 @@ pub struct Sent {
     pub datagrams: u64,
     /// Bytes of payload.
     pub bytes: u64,
-    /// Datagrams that the system did not take, whose lines do not count as sent, and those of which the other host
-    /// said that nobody takes them.
+    /// Datagrams that the system did not take, whose lines do not count as sent, and those of which
+    /// the other host said that nobody takes them.
     pub errors: u64,
 }
 
@@ -287,8 +287,8 @@ impl Progress {
 }
 
 impl Progress {
-    /// Tries twice: the first error may be what an earlier datagram came to (nobody listens), and counts as one.
-    /// 0 where nothing was sent.
+    /// Tries twice: the first error may be what an earlier datagram came to (nobody listens), and
+    /// counts as one. 0 where nothing was sent.
     fn retry(&self, mut call: impl FnMut() -> nix::Result<usize>) -> usize {
         if let Ok(sent) = call() {
             return sent;

@@ -1,7 +1,8 @@
 //! A fake InfluxDB that keeps a ledger of what it is sent, and misbehaves on command.
 //!
-//! `POST /write` and `/api/v2/write` are answered as told; only what was answered with success counts as
-//! stored. `PUT /behaviour` with a behaviour's name changes it; `GET /ledger` gives the figures as JSON.
+//! `POST /write` and `/api/v2/write` are answered as told; only what was answered with success
+//! counts as stored. `PUT /behaviour` with a behaviour's name changes it; `GET /ledger` gives the
+//! figures as JSON.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -1,8 +1,10 @@
-//! A relay under strain: ordinary hosts on TCP beside greedy senders, and beside connections that nobody uses.
+//! A relay under strain: ordinary hosts on TCP beside greedy senders, and beside connections that
+//! nobody uses.
 //!
-//! An ordinary host sends a line once in an interval, and asks for the relay's version behind it: once that is answered,
-//! the line has been taken. The time from one to the other is what the host waits for acceptance, the network and the load
-//! generator's own turns included. A greedy sender writes as fast as its socket takes.
+//! An ordinary host sends a line once in an interval, and asks for the relay's version behind it:
+//! once that is answered, the line has been taken. The time from one to the other is what the host
+//! waits for acceptance, the network and the load generator's own turns included. A greedy sender
+//! writes as fast as its socket takes.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -1,8 +1,10 @@
-//! The simulated hosts: what each of them collects, as pre-rendered lines that are patched in place.
+//! The simulated hosts: what each of them collects, as pre-rendered lines that are patched in
+//! place.
 //!
-//! The plugins, their tags and fields are those of Telegraf's defaults on a server (cpu, disk, diskio, net, mem,
-//! swap, system, processes, kernel), one line to a metric, each at most 512 bytes: what `outputs.influxdb`
-//! sends over UDP. Rendering allocates nothing: the sender must outrun what it measures.
+//! The plugins, their tags and fields are those of Telegraf's defaults on a server (cpu, disk,
+//! diskio, net, mem, swap, system, processes, kernel), one line to a metric, each at most 512
+//! bytes: what `outputs.influxdb` sends over UDP. Rendering allocates nothing: the sender must
+//! outrun what it measures.
 
 use std::ops::Range;
 
@@ -97,7 +99,8 @@ impl Host {
     }
 }
 
-/// The metrics of one interval: measurement, tags with their commas, fields with `#` for each random digit.
+/// The metrics of one interval: measurement, tags with their commas, fields with `#` for each
+/// random digit.
 fn metrics(shape: Shape) -> Vec<(&'static str, String, &'static [&'static str])> {
     let mut metrics = Vec::new();
     for cpu in 0..shape.cpus {

@@ -1,5 +1,5 @@
-//! The alert rules of `packaging/prometheus`, by Prometheus' own `promtool`: what a real relay shows in trouble fires the
-//! alert that names it, and an hour of health fires none.
+//! The alert rules of `packaging/prometheus`, by Prometheus' own `promtool`: what a real relay
+//! shows in trouble fires the alert that names it, and an hour of health fires none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::UdpSocket;
@@ -23,8 +23,8 @@ fn scrape(program: &Program) -> BTreeMap<String, f64> {
     lines.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
 }
 
-/// What fires after an hour in which each figure stays as it is, and each counter grows by as much every minute as it did
-/// between the two moments.
+/// What fires after an hour in which each figure stays as it is, and each counter grows by as much
+/// every minute as it did between the two moments.
 fn firing([before, now]: &Scrapes, up: u8) -> BTreeSet<String> {
     let mut test = format!("rule_files: [{RULES}]\nevaluation_interval: 1m\ntests:\n- interval: 1m\n  input_series:\n");
     for (series, value) in now {

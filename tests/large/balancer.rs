@@ -1,5 +1,5 @@
-//! A real HAProxy in front, as the guide *Moving from influxdb-relay and HAProxy* has it: it finds the relay by its
-//! checks, passes writes on, and the relay knows who wrote.
+//! A real HAProxy in front, as the guide *Moving from influxdb-relay and HAProxy* has it: it finds
+//! the relay by its checks, passes writes on, and the relay knows who wrote.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,7 +25,8 @@ impl Balancer {
         Self::run(mode, &format!("{lines}\n server relay {relay} check inter 200ms {server}"))
     }
 
-    /// Before two servers, as people put it before two InfluxDBs: it asks whether they are there, and takes turns.
+    /// Before two servers, as people put it before two InfluxDBs: it asks whether they are there,
+    /// and takes turns.
     pub(crate) fn before(servers: [SocketAddr; 2]) -> Self {
         let [a, b] = servers.map(|server| format!("{server} check inter 200ms"));
         Self::run(
@@ -76,7 +77,8 @@ impl Drop for Balancer {
     }
 }
 
-/// The relay with `more` for its HTTP listener, HAProxy before it; the host writes, nobody else may.
+/// The relay with `more` for its HTTP listener, HAProxy before it; the host writes, nobody else
+/// may.
 fn assert_passed(more: &str, mode: &str, lines: &str, of_server: &str) {
     let servers = [server(ServerConfig::default()), server(ServerConfig::default())];
     let backends = [0, 1].map(|number: usize| (servers[number].url(), ""));

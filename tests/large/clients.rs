@@ -1,7 +1,8 @@
-//! Real clients of HTTP, through the program into two real InfluxDBs, and straight to a third one: what they are told is
-//! the same, except where that is meant, and so is what is stored.
+//! Real clients of HTTP, through the program into two real InfluxDBs, and straight to a third one:
+//! what they are told is the same, except where that is meant, and so is what is stored.
 //!
-//! `tests/run` installs their libraries below the folder of build products. What could not be installed is left out.
+//! `tests/run` installs their libraries below the folder of build products. What could not be
+//! installed is left out.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,7 +36,8 @@ impl Stand {
         Self { servers, direct: server(ServerConfig::default()), program, door }
     }
 
-    /// Both servers hold what the third one holds; what a server refuses for want of a database is in both.
+    /// Both servers hold what the third one holds; what a server refuses for want of a database is
+    /// in both.
     pub(crate) fn assert_stored(&self, elsewhere: Option<&str>) {
         for name in ["a", "b"] {
             self.program.wait_delivered(name);
@@ -269,7 +271,8 @@ fn influxdb_client_js_writes_to_servers_that_know_no_2x() {
     stand.assert_stored(Some("other"));
 }
 
-/// What each client does where its database is not served: it hears why, and never that it succeeded.
+/// What each client does where its database is not served: it hears why, and never that it
+/// succeeded.
 #[test]
 fn clients_hear_that_a_database_is_not_served() {
     let stand = Stand::new("databases = [\"telegraf\"]");
@@ -296,7 +299,8 @@ fn refused(client: &Client, door: SocketAddr, call: &str) -> Vec<Value> {
     outcomes
 }
 
-/// What each client does while there is no room: it fails or tries again, and never drops lines as bad.
+/// What each client does while there is no room: it fails or tries again, and never drops lines as
+/// bad.
 #[test]
 fn clients_hear_that_there_is_no_room() {
     let more = "[[http]]\nlisten = \"127.0.0.1:0\"\n[journal]\ndurability = \"memory\"\nmemory = \"4MiB\"\n";

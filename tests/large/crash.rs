@@ -90,7 +90,8 @@ fn a_sink_that_was_down_has_everything_in_the_end() {
     }
 }
 
-/// Two sinks, of which the second is dead; the sinks, and a relay with this memory and disk for them.
+/// Two sinks, of which the second is dead; the sinks, and a relay with this memory and disk for
+/// them.
 fn half_dead(
     runtime: &tokio::runtime::Runtime,
     change: impl FnOnce(&mut twinflux::config::Config),

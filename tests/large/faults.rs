@@ -1,5 +1,5 @@
-//! What befalls a real InfluxDB while a relay writes to it. Nothing is lost, and the other one is not held up: every point that
-//! the relay says was delivered is read back from both.
+//! What befalls a real InfluxDB while a relay writes to it. Nothing is lost, and the other one is
+//! not held up: every point that the relay says was delivered is read back from both.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,9 @@ fn fill(disk: &Path) -> PathBuf {
     path
 }
 
-/// The second server's disk is full for a while, once it has so many points; `mend` is what it needs when there is space
-/// again. `TWINFLUX_FULL_DISK_SECONDS=60` leaves it full for as long, and the test prints how long delivery took then.
+/// The second server's disk is full for a while, once it has so many points; `mend` is what it
+/// needs when there is space again. `TWINFLUX_FULL_DISK_SECONDS=60` leaves it full for as long, and
+/// the test prints how long delivery took then.
 fn fill_the_disk(test: &str, before: u64, mend: impl FnOnce(&mut InfluxDb)) {
     let Some(disk) = SmallDisk::mount("96m") else {
         left_out(test, "this user may not mount");
@@ -151,7 +152,8 @@ fn lines_over_a_servers_limits_of_series_are_dead_letters_and_no_other_is() {
         [("max-values-per-tag = 12", "max-values-per-tag"), ("max-series-per-database = 12", "max-series-per-database")]
     {
         let (a, b, program) = pair(ServerConfig { data: limit, ..ServerConfig::default() }, "");
-        // Of twenty hosts: the first lines fill the limit, so that each later line of the others is over it.
+        // Of twenty hosts: the first lines fill the limit, so that each later line of the others is over
+        // it.
         program.send(12);
         program.wait_delivered("b");
         program.send(1988);

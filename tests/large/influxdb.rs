@@ -141,7 +141,8 @@ impl InfluxDb {
         http(self.address, &request).1
     }
 
-    /// Everything in a database: each field's value by measurement, host, field and time in nanoseconds.
+    /// Everything in a database: each field's value by measurement, host, field and time in
+    /// nanoseconds.
     pub(crate) fn values(&self, database: &str) -> BTreeMap<Place, f64> {
         let statement = utf8_percent_encode("SELECT * FROM /.*/ GROUP BY *", NON_ALPHANUMERIC).to_string();
         let path = format!("/query?db={database}&epoch=ns&q={statement}");

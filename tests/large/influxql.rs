@@ -1,7 +1,8 @@
 //! InfluxDB's own parser beside ours: no text that it takes for a write may pass as a read.
 //!
-//! Texts are statements of every kind, and mixtures of their parts with what ends a comment, a string or an expression.
-//! `TWINFLUX_TEXTS` says how many; a million takes a minute of a release build.
+//! Texts are statements of every kind, and mixtures of their parts with what ends a comment, a
+//! string or an expression. `TWINFLUX_TEXTS` says how many; a million takes a minute of a release
+//! build.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::PathBuf;

@@ -12,8 +12,8 @@ use twinflux::protocol::Precision;
 use crate::influxdb::InfluxDb;
 use crate::support::{Running, config, wait_for};
 
-/// Hosts of a small kind, from this number on, send all their lines, a number of times; returns the lines sent. Those
-/// that the kernel dropped are counted by the relay.
+/// Hosts of a small kind, from this number on, send all their lines, a number of times; returns the
+/// lines sent. Those that the kernel dropped are counted by the relay.
 fn send_hosts(relay: &Running, first_host: u32, hosts: u32, rounds: u32) -> u64 {
     let round = Duration::from_millis(4) * hosts;
     let plan = Plan {

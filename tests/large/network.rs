@@ -1,5 +1,6 @@
-//! What befalls the network between a relay and real InfluxDBs: a server that vanishes without a word, a name that moves, a
-//! resolver that fails, a server far away. Nothing is lost, and the other server is not held up.
+//! What befalls the network between a relay and real InfluxDBs: a server that vanishes without a
+//! word, a name that moves, a resolver that fails, a server far away. Nothing is lost, and the
+//! other server is not held up.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -13,7 +14,8 @@ use crate::influxdb::{InfluxDb, ServerConfig, free_port};
 use crate::rig::{Program, assert_numbers, server, stored};
 use crate::support::{left_out, wait_for};
 
-/// A network namespace at the end of a cable, whose other end is in the test's. It goes with the process that holds it.
+/// A network namespace at the end of a cable, whose other end is in the test's. It goes with the
+/// process that holds it.
 struct Far {
     holder: Child,
     cable: String,

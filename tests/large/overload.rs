@@ -42,7 +42,8 @@ fn burst(transport: Transport, format: Format, (dimensions, bursts): (u32, u32),
     let mapping = format!("mapping = \"{mapping}\"");
     let (pace, shape) = (Pace::Rate(5000.0), Shape::default());
     let (interval, duration) = (Duration::from_secs(1), Duration::from_secs(1) * bursts);
-    // Netdata's datagrams are large, and all there at once; Telegraf's fit into the default beside any burst of streams.
+    // Netdata's datagrams are large, and all there at once; Telegraf's fit into the default beside any
+    // burst of streams.
     let receive_buffer = if transport == Transport::Udp { "64MiB" } else { "8MiB" };
     let setup = RunConfig {
         relay: Under::Program {
@@ -67,8 +68,9 @@ fn burst(transport: Transport, format: Format, (dimensions, bursts): (u32, u32),
     runtime.block_on(run(setup, Arc::<Progress>::default())).expect("a report")
 }
 
-/// Every datagram is taken or counted by the kernel, every line that was taken is stored in each backend that takes
-/// any. Whether the kernel dropped some is the machine's business: that it drops none is shown by `loadgen run`.
+/// Every datagram is taken or counted by the kernel, every line that was taken is stored in each
+/// backend that takes any. Whether the kernel dropped some is the machine's business: that it drops
+/// none is shown by `loadgen run`.
 fn assert_conserved(report: &Report) {
     let text = report.to_text();
     assert_eq!(report.lost_on_the_wire, 0, "{text}");

@@ -1,4 +1,5 @@
-//! The page in a real browser: in each state it says what `/api/status` says, on a screen and a phone, light and dark.
+//! The page in a real browser: in each state it says what `/api/status` says, on a screen and a
+//! phone, light and dark.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -50,7 +51,8 @@ impl Stand {
         self.statuses[backend].store(status, Ordering::Relaxed);
     }
 
-    /// What the browser shows, once without and once with a search; each time it fits what the status says.
+    /// What the browser shows, once without and once with a search; each time it fits what the
+    /// status says.
     fn look(&self, client: &Client, search: Option<&str>) -> Vec<Value> {
         // What is found may change while the browser looks.
         let (shown, status) = wait_for("a look at one state", || {
@@ -79,7 +81,8 @@ fn texts(value: &Value) -> Vec<String> {
     value.as_array().expect("a list").iter().map(|one| one.as_str().expect("text").to_owned()).collect()
 }
 
-/// What does not change from one moment to the next is shown as it is, and nothing is wrong with the page itself.
+/// What does not change from one moment to the next is shown as it is, and nothing is wrong with
+/// the page itself.
 fn assert_shows(shown: &Value, status: &Status) {
     let none = Vec::<String>::new();
     assert_eq!(texts(&shown["errors"]), none, "{shown}");

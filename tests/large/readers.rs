@@ -1,5 +1,5 @@
-//! Reading clients, through the program before two real InfluxDBs, and straight to a third one with the same points: what they
-//! are given is the same.
+//! Reading clients, through the program before two real InfluxDBs, and straight to a third one with
+//! the same points: what they are given is the same.
 
 use std::net::SocketAddr;
 use std::process::Command;

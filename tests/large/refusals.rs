@@ -25,7 +25,8 @@ fn both(seeds: &[String]) -> [InfluxDb; 2] {
     servers
 }
 
-/// Sends lines through a relay to both; returns its figures of refused lines by class once nothing is pending.
+/// Sends lines through a relay to both; returns its figures of refused lines by class once nothing
+/// is pending.
 fn deliver(servers: &[InfluxDb; 2], lines: &[String]) -> [std::collections::BTreeMap<String, u64>; 2] {
     let mut config = config(&[servers[0].url(), servers[1].url()]);
     for backend in &mut config.backend {

@@ -1,5 +1,6 @@
-//! Requests of curl, the `influx` shell and Telegraf, through the program into two real InfluxDBs, and straight to a third
-//! one: status, the headers that clients look at, the body's text, and what is stored.
+//! Requests of curl, the `influx` shell and Telegraf, through the program into two real InfluxDBs,
+//! and straight to a third one: status, the headers that clients look at, the body's text, and what
+//! is stored.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -227,7 +228,8 @@ fn chunked(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Telegraf's outputs of 1.x, 2.x and 3.x: their heads as they send them, a batch on one connection after the other.
+/// Telegraf's outputs of 1.x, 2.x and 3.x: their heads as they send them, a batch on one connection
+/// after the other.
 #[test]
 fn telegrafs_requests_are_taken_on_one_connection() {
     let stand = Stand::new("");

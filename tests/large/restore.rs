@@ -68,7 +68,8 @@ fn assert_each_point(influx: &InfluxDb, database: &str) {
     }
 }
 
-/// Replaces each of an archive's files but the newest of each folder by a compressed one, as time would.
+/// Replaces each of an archive's files but the newest of each folder by a compressed one, as time
+/// would.
 fn compress(archive: &Path) {
     for folder in std::fs::read_dir(archive).expect("folders").map(|entry| entry.expect("an entry").path()) {
         if !folder.is_dir() {

@@ -1,4 +1,5 @@
-//! The program between real InfluxDB servers, fed with points that are told apart: what it says it delivered is read back.
+//! The program between real InfluxDB servers, fed with points that are told apart: what it says it
+//! delivered is read back.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -15,7 +16,8 @@ use crate::support::{get, wait_for};
 
 /// Points in one datagram, about 1,400 bytes.
 const POINTS: u64 = 25;
-/// Datagrams that wait in the relay's socket at most: the smallest receive buffer has room for them.
+/// Datagrams that wait in the relay's socket at most: the smallest receive buffer has room for
+/// them.
 const WINDOW: u64 = 40;
 
 /// A running program with backends called a, b and so on.
@@ -138,7 +140,8 @@ impl Program {
         wait_for("the datagrams to be taken", || (taken() >= expected).then_some(()));
     }
 
-    /// Sends so many points a second, as far as the machine lets it, while something is done; returns what that gives.
+    /// Sends so many points a second, as far as the machine lets it, while something is done;
+    /// returns what that gives.
     pub(crate) fn send_while<T>(&self, points_per_second: u64, work: impl FnOnce() -> T) -> T {
         const TURN: Duration = Duration::from_millis(50);
         let (is_over, begun, before) = (AtomicBool::new(false), Instant::now(), self.sent());

@@ -1,4 +1,5 @@
-//! Real senders, exporting into a relay with two real InfluxDBs behind it: what arrives is what they measured.
+//! Real senders, exporting into a relay with two real InfluxDBs behind it: what arrives is what
+//! they measured.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -114,7 +115,8 @@ fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect()
 }
 
-/// What Netdata itself says it measured: chart, dimension and second, for charts of a second; names as they are.
+/// What Netdata itself says it measured: chart, dimension and second, for charts of a second; names
+/// as they are.
 fn netdata_values(web: SocketAddr) -> BTreeMap<(String, String, u64), f64> {
     let json = |path: &str| serde_json::from_str::<serde_json::Value>(&get(web, path).1).expect("JSON");
     let charts = json("/api/v1/charts");
@@ -138,8 +140,9 @@ fn netdata_values(web: SocketAddr) -> BTreeMap<(String, String, u64), f64> {
     values
 }
 
-/// What is stored under these places is what Netdata measured at the same second; returns how many values that were. Where
-/// Netdata itself comes too late for a second, it sends the mean of those since the one before.
+/// What is stored under these places is what Netdata measured at the same second; returns how many
+/// values that were. Where Netdata itself comes too late for a second, it sends the mean of those
+/// since the one before.
 fn assert_measured(database: &str, stored: &BTreeMap<Place, f64>, measured: &BTreeMap<Place, f64>) -> usize {
     let dimension = |place: &Place| (place.0.clone(), place.1.clone(), place.2.clone());
     // Charts were asked for one after the other: each knows its own seconds.
@@ -232,7 +235,8 @@ fn netdata_is_stored_as_it_measured_also_when_the_relay_restarts() {
     }
 }
 
-/// What collectd wrote to its own CSV files: name as in Graphite's path behind the host, second, value.
+/// What collectd wrote to its own CSV files: name as in Graphite's path behind the host, second,
+/// value.
 fn collectd_values(folder: &Path) -> BTreeMap<(String, u64), f64> {
     let mut values = BTreeMap::new();
     for plugin in std::fs::read_dir(folder).expect("folder").map(|entry| entry.expect("an entry").path()) {
@@ -275,7 +279,8 @@ fn collectd_is_stored_as_it_measured() {
     for plugin in ["cpu", "memory", "load", "interface", "csv", "write_graphite"] {
         text += &format!("LoadPlugin {plugin}\n");
     }
-    // Counters as they are: rates are taken when they are written, and may differ between the two. (A relative folder: collectd makes none whose name begins with a dot, as a temporary one's does.)
+    // Counters as they are: rates are taken when they are written, and may differ between the two. (A
+    // relative folder: collectd makes none whose name begins with a dot, as a temporary one's does.)
     text += "<Plugin csv>\nDataDir \"csv\"\nStoreRates false\n</Plugin>\n<Plugin write_graphite>\n";
     for (protocol, address) in ["udp", "tcp"].iter().zip(addresses(&relay)) {
         text += &format!(

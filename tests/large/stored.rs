@@ -1,4 +1,5 @@
-//! What a real server holds of lines that are awkward: strings over several lines, fields called `time`, long lines.
+//! What a real server holds of lines that are awkward: strings over several lines, fields called
+//! `time`, long lines.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,5 @@
-//! Under strain and under attack: nothing that one host, one backend, one log or one clock does stops the others.
+//! Under strain and under attack: nothing that one host, one backend, one log or one clock does
+//! stops the others.
 //!
 //! | promise | shown by |
 //! |---|---|
@@ -20,8 +21,8 @@
 //! | A mapped network is its IPv4 network; cursors tell of no more than the log holds | `small/config.rs`, `medium/journal.rs` |
 //! | A process that holds secrets leaves no core dump | `medium/secrets.rs` |
 //!
-//! The tests here have as much load as the promises speak of. They assert what was taken, stored, counted and answered; how long
-//! that takes is a figure (`docs/src/figures.md`).
+//! The tests here have as much load as the promises speak of. They assert what was taken, stored,
+//! counted and answered; how long that takes is a figure (`docs/src/figures.md`).
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

@@ -1,6 +1,8 @@
-//! No line that the scanner accepts is refused by a real InfluxDB 1.6.7 for its syntax, or crashes it.
+//! No line that the scanner accepts is refused by a real InfluxDB 1.6.7 for its syntax, or crashes
+//! it.
 //!
-//! For more than the usual number: `TWINFLUX_LINES=1000000 TWINFLUX_SEED=2 cargo test --test large syntax`.
+//! For more than the usual number: `TWINFLUX_LINES=1000000 TWINFLUX_SEED=2 cargo test --test large
+//! syntax`.
 
 use std::fmt::Write;
 
@@ -82,7 +84,8 @@ fn is_fine(status: u16, body: &str) -> bool {
     status == 204 || (status == 400 && body.contains("field type conflict") && !body.contains("unable to parse"))
 }
 
-/// A line of parts that are hard for parsers; each has a measurement of its own, so that types do not conflict.
+/// A line of parts that are hard for parsers; each has a measurement of its own, so that types do
+/// not conflict.
 fn any_line(random: &mut Rng, number: u64) -> Vec<u8> {
     const PARTS: &[&str] = &[
         "a", "b", "\\ ", "\\,", "\\=", "\\", "\\\\", "\"", "'", "=", "ä", "日", "#", "time", "i", "0", "-", ".", "(",

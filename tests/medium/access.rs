@@ -1,4 +1,5 @@
-//! Who is let in, by address family and listener; and that nobody locks others out of the admin page.
+//! Who is let in, by address family and listener; and that nobody locks others out of the admin
+//! page.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -10,8 +11,8 @@ use twinflux::journal::Durability;
 
 use crate::support::{Running, Scripted, config, wait_for};
 
-/// Sends a line from this address, as a datagram and on a connection, to the listener's port at the same address
-/// family; tells for each whether it was let in.
+/// Sends a line from this address, as a datagram and on a connection, to the listener's port at the
+/// same address family; tells for each whether it was let in.
 fn is_let_in(relay: &Running, from: IpAddr) -> [bool; 2] {
     let ports = relay.relay.as_ref().expect("running").view().listeners.iter().map(|one| one.address().port());
     let ports: Vec<u16> = ports.collect();

@@ -15,8 +15,8 @@ use loadgen::workload::{Host, Shape};
 
 use crate::support::{Scripted, get, wait_for};
 
-/// Starts the program with the socket passed as systemd does. The shell stands for the service manager: it puts
-/// the socket where the protocol wants it, and the program in its own place.
+/// Starts the program with the socket passed as systemd does. The shell stands for the service
+/// manager: it puts the socket where the protocol wants it, and the program in its own place.
 fn start_with(socket: &UdpSocket, folder: &Path, admin: SocketAddr, backend: &str) -> Child {
     let passed: OwnedFd = socket.try_clone().expect("clone").into();
     let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=hosts; exec \"$@\"";
@@ -175,7 +175,8 @@ impl Held {
     }
 }
 
-/// A client that writes by HTTP until it is told to stop, each line until it is taken; how many were, and how often it was refused.
+/// A client that writes by HTTP until it is told to stop, each line until it is taken; how many
+/// were, and how often it was refused.
 fn write_by_http(address: SocketAddr, is_over: &AtomicBool) -> (u64, u64) {
     let mut host = Host::new(5_000, Shape::default());
     let (mut lines, mut refused, mut round) = (0, 0, 0);

@@ -85,7 +85,8 @@ fn a_killed_backend_gets_everything_once_it_is_back_and_the_other_never_waits() 
     }
 }
 
-/// Each way to misbehave that passes: the lines arrive in the end, the state says what is wrong meanwhile.
+/// Each way to misbehave that passes: the lines arrive in the end, the state says what is wrong
+/// meanwhile.
 #[test]
 fn misbehaviour_delays_and_never_loses() {
     for (behaviour, state) in [

@@ -82,7 +82,8 @@ fn a_mended_password_is_used_without_a_restart() {
     let relay = Running::start(config);
     relay.send(&["m v=1 1\n"]);
     relay.wait_state("a", "held");
-    // The refused destination is left alone for a moment; whichever comes first shows which password is used now.
+    // The refused destination is left alone for a moment; whichever comes first shows which password is
+    // used now.
     let other = relay.relay.as_ref().expect("running").view().listeners[1].address();
     UdpSocket::bind("127.0.0.1:0").expect("bind").send_to(b"m v=2 2\n", other).expect("send");
     wait_for("the other destination's line", || (relay.backend("a").delivered_lines >= 1).then_some(()));
@@ -244,7 +245,8 @@ fn an_archive_holds_every_line_below_its_destination() {
     assert_eq!(read(), format!("{header}m v=1 1\nm v=2 2\nm v=3 3\n"));
 }
 
-/// Everything in an archive's folder, oldest file first, without the comments at each file's head; and the files.
+/// Everything in an archive's folder, oldest file first, without the comments at each file's head;
+/// and the files.
 fn archived(folder: &std::path::Path) -> (String, Vec<std::path::PathBuf>) {
     let listed = std::fs::read_dir(folder).expect("a folder for the destination");
     let mut files: Vec<_> = listed.map(|entry| entry.expect("an entry").path()).collect();

@@ -1,7 +1,8 @@
-//! Every answer that a backend can give, and the right thing done for each. In every case the backend's own set of lines and
-//! the ledger agree to the line.
+//! Every answer that a backend can give, and the right thing done for each. In every case the
+//! backend's own set of lines and the ledger agree to the line.
 //!
-//! All cases run side by side: one relay with a backend for each, and one server that answers each by its path.
+//! All cases run side by side: one relay with a backend for each, and one server that answers each
+//! by its path.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};

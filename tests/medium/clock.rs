@@ -1,4 +1,5 @@
-//! A clock that is ahead at a start, as libfaketime makes it (Debian's package `faketime`), gives up no backlog.
+//! A clock that is ahead at a start, as libfaketime makes it (Debian's package `faketime`), gives
+//! up no backlog.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -21,7 +21,8 @@ fn answer() -> (String, String) {
     (format!("{HEAD}{chunks}0\r\n\r\n"), pieces.concat())
 }
 
-/// A backend that takes lines, and breaks off most of its answers to questions, each at another byte.
+/// A backend that takes lines, and breaks off most of its answers to questions, each at another
+/// byte.
 fn breaking(seed: u32) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");

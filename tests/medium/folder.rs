@@ -1,4 +1,5 @@
-//! The data folder goes under a running relay: it is noticed, told, and begun anew, and every line is counted.
+//! The data folder goes under a running relay: it is noticed, told, and begun anew, and every line
+//! is counted.
 
 use std::path::Path;
 use std::process::Command;

@@ -8,7 +8,8 @@ use std::time::Instant;
 use crate::program::{PROGRAM, Started, run, text};
 use crate::support::{Running, Scripted, config, get, no_content, wait_for};
 
-/// A server that answers each connection's first request with these bytes again and again, until nobody takes them.
+/// A server that answers each connection's first request with these bytes again and again, until
+/// nobody takes them.
 fn flooding(first: &'static [u8], again: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");

@@ -100,7 +100,8 @@ impl Door {
         Client::new(self.address)
     }
 
-    /// What has arrived: the query of its request, and the lines, without what is asked without lines.
+    /// What has arrived: the query of its request, and the lines, without what is asked without
+    /// lines.
     pub(crate) fn stored(&self, lines: u64) -> Vec<(String, String)> {
         wait_for("the lines", || (self.relay.backend("a").delivered_lines == lines).then_some(()));
         let requests = self.backend.requests().into_iter().filter(|request| !request.text().is_empty());

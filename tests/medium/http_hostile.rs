@@ -1,4 +1,5 @@
-//! Clients of HTTP that break rules, or ask for more than their share: what they are answered, and what they cost.
+//! Clients of HTTP that break rules, or ask for more than their share: what they are answered, and
+//! what they cost.
 
 use std::io::Read;
 use std::net::Shutdown;

@@ -1,4 +1,5 @@
-//! What writers have created: on every backend, at once or later, and with no more right than they have.
+//! What writers have created: on every backend, at once or later, and with no more right than they
+//! have.
 
 use std::net::{SocketAddr, TcpListener};
 

@@ -235,8 +235,8 @@ fn the_order_of_backends_on_the_command_line_means_nothing() {
     assert_eq!(relay.backend(&name(&alive_url)).recovered_lines, 0);
 }
 
-/// A name at another address: receiving goes on, nothing is sent or dropped, and two commands decide. Either way the new
-/// server gets what was received since.
+/// A name at another address: receiving goes on, nothing is sent or dropped, and two commands
+/// decide. Either way the new server gets what was received since.
 #[test]
 fn a_name_at_another_address_is_held_until_an_operator_says_whose_it_is() {
     for command in ["moved", "forget"] {
@@ -268,7 +268,8 @@ fn a_name_at_another_address_is_held_until_an_operator_says_whose_it_is() {
     }
 }
 
-/// `disk` is smaller than what memory holds: what the quota took and memory had is given up at the stop, and told.
+/// `disk` is smaller than what memory holds: what the quota took and memory had is given up at the
+/// stop, and told.
 #[test]
 fn a_stop_gives_up_what_it_cannot_keep_and_says_so() {
     let (folder, dead) = (tempfile::tempdir().expect("folder"), format!("http://{}", free_address()));

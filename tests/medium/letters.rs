@@ -1,5 +1,5 @@
-//! Dead letters by the program's own commands: what a backend will never take is kept, shown, sent again and discarded, and
-//! both equations hold to the line.
+//! Dead letters by the program's own commands: what a backend will never take is kept, shown, sent
+//! again and discarded, and both equations hold to the line.
 
 use std::net::UdpSocket;
 use std::path::Path;

@@ -72,7 +72,8 @@ fn a_passed_socket_is_joined_also_when_an_earlier_process_did() {
     }
 }
 
-/// Two network namespaces with a cable between them; removed at the end. None where this user may not make them.
+/// Two network namespaces with a cable between them; removed at the end. None where this user may
+/// not make them.
 struct Cable {
     names: [String; 2],
 }

@@ -1,4 +1,5 @@
-//! What an operator types at 3 am: `status --check`, `--live`, `--json`, `--watch`, `tail`, `doctor`.
+//! What an operator types at 3 am: `status --check`, `--live`, `--json`, `--watch`, `tail`,
+//! `doctor`.
 
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;

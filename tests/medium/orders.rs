@@ -1,4 +1,5 @@
-//! Statements that change something: on every backend, in their order, whatever their length and whatever becomes of an answer.
+//! Statements that change something: on every backend, in their order, whatever their length and
+//! whatever becomes of an answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

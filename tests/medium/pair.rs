@@ -1,4 +1,5 @@
-//! Two relays of a pair: what each shows of the other, what is suspected once one is gone, and how that ends.
+//! Two relays of a pair: what each shows of the other, what is suspected once one is gone, and how
+//! that ends.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;

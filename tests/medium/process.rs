@@ -21,7 +21,8 @@ fn full() -> Stdio {
     std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full").into()
 }
 
-/// A folder with a configuration and a journal of more lines than a pipe holds; the journal's folder.
+/// A folder with a configuration and a journal of more lines than a pipe holds; the journal's
+/// folder.
 fn with_journal(folder: &Path) -> String {
     std::fs::write(folder.join("good.toml"), "").expect("write");
     let mut settings = config(&["http://127.0.0.1:1".to_owned()]);

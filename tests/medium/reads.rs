@@ -1,4 +1,5 @@
-//! Readers: who may read what, which copy is asked, and what becomes of an answer that ends too early.
+//! Readers: who may read what, which copy is asked, and what becomes of an answer that ends too
+//! early.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,5 @@
-//! Secrets: whatever a backend answers, nothing that the program shows or keeps holds one in any form.
+//! Secrets: whatever a backend answers, nothing that the program shows or keeps holds one in any
+//! form.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -103,7 +104,8 @@ fn a_secret_that_cannot_be_sent_is_not_shown() {
     assert_no_secret("check", &text(&output.stderr));
 }
 
-/// A relay in this folder whose backend has a password, or none; it may be dumped as far as the shell lets it.
+/// A relay in this folder whose backend has a password, or none; it may be dumped as far as the
+/// shell lets it.
 fn with_password(folder: &Path, credentials: &str) -> Started {
     let file = format!(
         "data_dir = \"data\"\n[[udp]]\nlisten = \"127.0.0.1:0\"\n[[backend]]\nname = \"a\"\n\

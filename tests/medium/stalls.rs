@@ -28,7 +28,8 @@ fn assert_noticed(relay: &Running, told: &str) {
     assert_eq!((waiting.pending_lines, waiting.dropped(), waiting.rejected()), (1, 0, 0));
 }
 
-/// Serves connections: what was asked is answered with these bytes while it stalls, and with 204 after.
+/// Serves connections: what was asked is answered with these bytes while it stalls, and with 204
+/// after.
 fn serve(listener: TcpListener, stalled: &'static [u8]) -> Arc<AtomicBool> {
     let is_well = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&is_well);

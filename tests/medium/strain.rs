@@ -1,8 +1,9 @@
 //! What one host does does not stop the others.
 //!
-//! * A sender that goes on sending, whatever it sends, leaves others their turns on its listener, timers included.
-//! * Connections that nobody uses lock nobody out: they end by `first_line_timeout`, and at `max_connections` the idlest one
-//!   of the greediest source gives way.
+//! * A sender that goes on sending, whatever it sends, leaves others their turns on its listener,
+//!   timers included.
+//! * Connections that nobody uses lock nobody out: they end by `first_line_timeout`, and at
+//!   `max_connections` the idlest one of the greediest source gives way.
 //! * Forged addresses drive no host out of the table of sources.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,7 +25,8 @@ fn connect_from(relay: &Running, host: [u8; 4]) -> TcpStream {
     TcpStream::from(socket)
 }
 
-/// Sends a line and a question behind it; returns once the question is answered, and so the line taken.
+/// Sends a line and a question behind it; returns once the question is answered, and so the line
+/// taken.
 fn exchange(socket: &mut TcpStream, line: &str) {
     socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
     socket.write_all(format!("{line}\nversion\n").as_bytes()).expect("send");
@@ -199,7 +201,8 @@ fn forged_addresses_drive_no_host_out_of_the_table() {
         }
         sockets.iter().for_each(|socket| send(socket, b"m,host=real v=1 1"));
     }
-    // Each of the forged ones sends more than a host did. The hosts are silent by now: nothing reminds of them.
+    // Each of the forged ones sends more than a host did. The hosts are silent by now: nothing reminds
+    // of them.
     for forged in 0..100_000 {
         let socket = UdpSocket::bind((Ipv4Addr::from(0x7f20_0000 + forged), 0)).expect("bind");
         send(&socket, b"m v=1 1\nm v=1 2\nm v=1 3\nm v=1 4\nm v=1 5");

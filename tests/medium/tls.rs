@@ -1,5 +1,5 @@
-//! TLS to backends: a server's own certificate, names, clients' certificates. What must not be trusted is held, and nothing is
-//! lost for it.
+//! TLS to backends: a server's own certificate, names, clients' certificates. What must not be
+//! trusted is held, and nothing is lost for it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ struct Server {
 }
 
 impl Server {
-    /// With this certificate and key; where `clients` is given, only for clients that one of these certificates signed.
+    /// With this certificate and key; where `clients` is given, only for clients that one of these
+    /// certificates signed.
     fn start(certificate: &Path, key: &Path, clients: Option<&Path>) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let chain: Vec<_> =

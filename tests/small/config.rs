@@ -194,7 +194,8 @@ fn the_command_line_overrides_the_file() {
 fn errors_name_line_and_key_and_what_would_be_right() {
     let backend = "[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\n";
     let archive = "[[backend]]\nname = \"a\"\nurl = \"file:///a\"\n";
-    // 85 letters and the precision's `.ns` are 513 bytes there; 252 and those are 255, as many as there may be.
+    // 85 letters and the precision's `.ns` are 513 bytes there; 252 and those are 255, as many as there
+    // may be.
     let wide = format!("[[tcp]]\ndatabase = \"{}\"\n{archive}", "ä".repeat(85));
     let long = format!("[[udp]]\ndatabase = \"{}\"\n{archive}", "x".repeat(253));
     load(&long.replacen('x', "", 1)).expect("as long as may be");
@@ -403,7 +404,8 @@ fn sizes_are_exact_in_either_unit_and_shown_so() {
     assert_eq!(toml::to_string(&again).expect("TOML"), shown);
 }
 
-/// Goes through all sizes that a configuration has, so that a new key cannot be read by other rules.
+/// Goes through all sizes that a configuration has, so that a new key cannot be read by other
+/// rules.
 #[test]
 fn every_size_refuses_a_letter_alone_and_is_shown_exactly() {
     let text = "[journal]\nmin_free = \"1GiB\"\n[[udp]]\n[[tcp]]\nlisten = \"0.0.0.0:1\"\n\

@@ -1,8 +1,10 @@
-//! A corpus of line protocol: every line that all parsers accept is accepted, every input that holds a line to be
-//! refused has one refused, and where parsers differ the decision is the reviewed table's.
+//! A corpus of line protocol: every line that all parsers accept is accepted, every input that
+//! holds a line to be refused has one refused, and where parsers differ the decision is the
+//! reviewed table's.
 //!
-//! The project's own corpus is `tests/corpus`. The public one, of thousands of rows, stays outside the project: it is
-//! read from `TWINFLUX_CORPUS`, or from `../shared/corpus`, and its tests are left out where it is not at hand.
+//! The project's own corpus is `tests/corpus`. The public one, of thousands of rows, stays outside
+//! the project: it is read from `TWINFLUX_CORPUS`, or from `../shared/corpus`, and its tests are
+//! left out where it is not at hand.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,9 +15,9 @@ use twinflux::protocol::{Precision, Refusal, Scanner};
 
 use crate::left_out::left_out;
 
-/// The decisions where parsers differ: the reasons for which an input that some parser takes is refused, each
-/// with why. Such a row refused for any other reason is a surprise. (A row that is accepted must be one that
-/// InfluxDB 1.x takes, or takes once the CR before each LF is gone.)
+/// The decisions where parsers differ: the reasons for which an input that some parser takes is
+/// refused, each with why. Such a row refused for any other reason is a surprise. (A row that is
+/// accepted must be one that InfluxDB 1.x takes, or takes once the CR before each LF is gone.)
 const DECISIONS: &[(Refusal, &str)] = &[
     (Refusal::AmbiguousEscape, "an even run of backslashes before a delimiter: the v3 crate reads it otherwise"),
     (Refusal::ControlByte, "control bytes outside strings: the Go library refuses them, Telegraf takes some as spaces"),

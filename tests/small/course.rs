@@ -1,9 +1,11 @@
-//! What a journal on a disk must keep to, beside a simple model: actions, and what follows from each.
+//! What a journal on a disk must keep to, beside a simple model: actions, and what follows from
+//! each.
 //!
-//! Whatever happens: no line is delivered that was not appended, or not as it was; each backend's ledger balances at
-//! every step, with as many lines delivered and rejected as were acked so; what is not delivered in the end was either
-//! dropped and counted, or not yet on the disk when the process (the power) ended; nothing that was safe is called corrupt;
-//! nothing is sent twice but what was under way at a crash; and once the faults end, all is delivered.
+//! Whatever happens: no line is delivered that was not appended, or not as it was; each backend's
+//! ledger balances at every step, with as many lines delivered and rejected as were acked so; what
+//! is not delivered in the end was either dropped and counted, or not yet on the disk when the
+//! process (the power) ended; nothing that was safe is called corrupt; nothing is sent twice but
+//! what was under way at a crash; and once the faults end, all is delivered.
 
 mod copies;
 
@@ -346,7 +348,8 @@ impl World {
         self.restart(|known| known.synced, |seen| &seen.unsynced);
     }
 
-    /// The process begins again. What `keeps` does not hold of may be missing, and what `lost` holds may come again.
+    /// The process begins again. What `keeps` does not hold of may be missing, and what `lost`
+    /// holds may come again.
     pub(crate) fn restart(&mut self, keeps: impl Fn(&Known) -> bool, lost: impl Fn(&Seen) -> &BTreeSet<u64>) {
         let snapshot = self.life.journal.snapshot();
         for (seen, ledger) in self.seen.iter_mut().zip(&snapshot.ledgers) {
@@ -392,7 +395,8 @@ impl World {
         assert!(disk.condition != Condition::Ok || disk.bytes == files as u64, "{} of {files} bytes", disk.bytes);
         // Files that were removed may be there again after a power cut, until the next write.
         assert!(disk.bytes <= self.options.quota || self.power_was_cut);
-        // What is read from the disk for a lease comes on top; a flusher has one, and the configuration leaves room.
+        // What is read from the disk for a lease comes on top; a flusher has one, and the configuration
+        // leaves room.
         self.check_completeness();
         let held = self.seen.iter().flat_map(|seen| &seen.held);
         let cost = |number: &u64| 20 + 256 + self.known[usize::try_from(*number).expect("small")].filler as u64;

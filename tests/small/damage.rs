@@ -1,5 +1,5 @@
-//! The log cut off at every byte, and damaged in every way a disk damages: it opens, gives what is whole, and counts
-//! the rest to the line.
+//! The log cut off at every byte, and damaged in every way a disk damages: it opens, gives what is
+//! whole, and counts the rest to the line.
 
 use std::time::Duration;
 

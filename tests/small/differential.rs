@@ -1,4 +1,5 @@
-//! The scanner beside the crate `influxdb-line-protocol`: where the two differ, it is for a known reason.
+//! The scanner beside the crate `influxdb-line-protocol`: where the two differ, it is for a known
+//! reason.
 
 use fastrand::Rng;
 use twinflux::protocol::{Precision, Refusal, Scanner};

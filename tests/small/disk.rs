@@ -1,4 +1,5 @@
-//! What the journal on the disk does in each situation that has a name: quota, age, floor, full, slow, strict, orphans.
+//! What the journal on the disk does in each situation that has a name: quota, age, floor, full,
+//! slow, strict, orphans.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
-//! The journal on a disk that fails, fills up and dies: any course, every operation, and the courses that once failed.
+//! The journal on a disk that fails, fills up and dies: any course, every operation, and the
+//! courses that once failed.
 //!
-//! `PROPTEST_CASES=1000000 cargo test --release --test small any_course_on_a_failing_disk` tries a million courses.
+//! `PROPTEST_CASES=1000000 cargo test --release --test small any_course_on_a_failing_disk` tries a
+//! million courses.
 
 use std::collections::BTreeMap;
 
@@ -93,8 +95,9 @@ fn a_process_that_dies_at_any_operation_loses_nothing_that_was_written() {
     assert!(tried.len() > 1, "{tried:?}");
 }
 
-/// Both backends take most of what is written, and everything is synced once in a while, until the machine has died.
-/// (Of many destinations, so that what is saved of the cursors does not fit a sector, which is written whole or not at all.)
+/// Both backends take most of what is written, and everything is synced once in a while, until the
+/// machine has died. (Of many destinations, so that what is saved of the cursors does not fit a
+/// sector, which is written whole or not at all.)
 fn course_until(dies_at: Option<u64>) -> World {
     let mut world = World::new(DiskOptions { quota: 300_000, ..options() }, 1 << 30, 0.5);
     world.disk.inner().dies_at = dies_at;

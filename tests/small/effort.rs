@@ -1,7 +1,8 @@
-//! How much the tests of chance, of every byte and of endurance try: a part of it each time, everything once before a change goes
-//! in, and by the hundred now and then.
+//! How much the tests of chance, of every byte and of endurance try: a part of it each time,
+//! everything once before a change goes in, and by the hundred now and then.
 //!
-//! `TWINFLUX_TESTS=exhaustive` (as `tests/run exhaustive` sets it) is everything, `TWINFLUX_TESTS=soak` (`tests/run soak`) endurance.
+//! `TWINFLUX_TESTS=exhaustive` (as `tests/run exhaustive` sets it) is everything,
+//! `TWINFLUX_TESTS=soak` (`tests/run soak`) endurance.
 
 /// Cases to try, of so many: a tenth, or all.
 pub(crate) fn cases(all: u32) -> u32 {

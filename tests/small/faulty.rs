@@ -1,5 +1,5 @@
-//! A disk that fails on command, loses what was not synced when its power is cut, and forgets a file's dirty pages
-//! after a failed sync, as Linux does.
+//! A disk that fails on command, loses what was not synced when its power is cut, and forgets a
+//! file's dirty pages after a failed sync, as Linux does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,4 +1,5 @@
-//! The folder of the journal goes under a running relay: what memory holds is written to a new one, and the rest is counted.
+//! The folder of the journal goes under a running relay: what memory holds is written to a new one,
+//! and the rest is counted.
 
 use twinflux::journal::disk::{Condition, DiskOptions};
 

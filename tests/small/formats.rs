@@ -61,8 +61,9 @@ fn read<D: AsRef<[u8]>>(format: Option<Format>, mapping: Mapping, datagrams: &[D
     kept
 }
 
-/// What a line of a capture is as line protocol with the path as measurement; none where its value is no number. Made
-/// the simple way: nothing captured has a name that needs escaping, but for spaces in JSON.
+/// What a line of a capture is as line protocol with the path as measurement; none where its value
+/// is no number. Made the simple way: nothing captured has a name that needs escaping, but for
+/// spaces in JSON.
 fn expected(line: &str) -> Option<String> {
     let line = line.trim();
     if line.starts_with('{') {
@@ -305,7 +306,8 @@ fn what_cannot_be_a_line_is_refused_for_its_reason() {
     assert!(kept.refused[2..].iter().all(|(reason, _)| *reason == Refusal::WrongFormat));
 }
 
-/// Whatever stands first, a line that is valid in one format only is taken, and a bad line costs itself.
+/// Whatever stands first, a line that is valid in one format only is taken, and a bad line costs
+/// itself.
 #[test]
 fn a_bad_line_costs_itself_wherever_it_stands() {
     let good = [

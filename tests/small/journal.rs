@@ -1,4 +1,5 @@
-//! The journal in memory beside a simple model: leases in order, ends in any order, and a ledger that always balances.
+//! The journal in memory beside a simple model: leases in order, ends in any order, and a ledger
+//! that always balances.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Parts of other senders' lines that are of no use, or are not what they should be: they never cost the value.
+//! Parts of other senders' lines that are of no use, or are not what they should be: they never
+//! cost the value.
 
 use proptest::prelude::*;
 use twinflux::protocol::{Format, Found, Mapping, Netdata, Precision, Reader, Refusal, Rules};

@@ -1,4 +1,5 @@
-//! The scanner's hand-written cases: one for each rule, and each way a bad line could harm its neighbours.
+//! The scanner's hand-written cases: one for each rule, and each way a bad line could harm its
+//! neighbours.
 
 use twinflux::protocol::{Precision, Refusal, Scanner};
 

@@ -1,4 +1,5 @@
-//! What is lost is told: to the line, once, with its time, and by who looks at a stopped relay's folder.
+//! What is lost is told: to the line, once, with its time, and by who looks at a stopped relay's
+//! folder.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -81,7 +82,8 @@ fn what_the_quota_took_under_a_lease_is_counted_once_over_a_restart() {
     life.append(15..100, 5_000);
     let quota = dropped(&life.snapshot(), 0)["quota"];
     assert!(quota > 40);
-    // The process ends with the lease under way, whose lines are on the disk no more: at once, or as it should.
+    // The process ends with the lease under way, whose lines are on the disk no more: at once, or as it
+    // should.
     let (killed, mut stopped) = (disk.copy(), life);
     stopped.stop_in_place();
     assert_eq!(dropped(&stopped.snapshot(), 0), BTreeMap::from([("quota", quota + held)]));
@@ -235,7 +237,8 @@ fn a_stop_keeps_what_it_says_and_gives_up_the_rest_as_what_it_is() {
     assert_eq!(life.drain(1), (memory_only..300).collect::<Vec<_>>());
 }
 
-/// A full disk keeps nothing: whoever has got its lines, a process that ends without a stop leaves the others without them.
+/// A full disk keeps nothing: whoever has got its lines, a process that ends without a stop leaves
+/// the others without them.
 #[test]
 fn lines_that_could_not_be_written_are_a_gap_after_a_kill_and_none_after_a_stop() {
     for is_stopped in [false, true] {
@@ -267,7 +270,8 @@ fn lines_that_could_not_be_written_are_a_gap_after_a_kill_and_none_after_a_stop(
     }
 }
 
-/// Memory that is full gives up what left the disk first, in order, and none of it is counted twice.
+/// Memory that is full gives up what left the disk first, in order, and none of it is counted
+/// twice.
 #[test]
 fn what_left_the_disk_leaves_the_memory_as_quota() {
     for replay_share in [0.5, 1.0] {
@@ -284,7 +288,8 @@ fn what_left_the_disk_leaves_the_memory_as_quota() {
     }
 }
 
-/// A name that is at another address may be another server's: nobody gets what it is owed until somebody says.
+/// A name that is at another address may be another server's: nobody gets what it is owed until
+/// somebody says.
 #[test]
 fn a_backend_at_another_address_waits_until_somebody_says_whether_it_is_the_same() {
     let disk = FaultyDisk::new();

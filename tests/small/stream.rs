@@ -6,7 +6,8 @@ use super::formats::Kept;
 
 const MAX_LINE: usize = 40;
 
-/// Reads pieces of a stream of line protocol, the last of which ends it. What a piece leaves begins the next one.
+/// Reads pieces of a stream of line protocol, the last of which ends it. What a piece leaves begins
+/// the next one.
 fn read(pieces: &[&str]) -> (Vec<String>, Vec<Refusal>) {
     let rules = Rules { max_line: MAX_LINE, ..Rules::strict(Precision::Nanoseconds) };
     let mut reader = Reader::new(Some(Format::Influx), Mapping::path(), rules);

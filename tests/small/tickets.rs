@@ -1,4 +1,5 @@
-//! What a ticket says holds: what was written survives the process's end, what was synced a power cut, whatever failed before.
+//! What a ticket says holds: what was written survives the process's end, what was synced a power
+//! cut, whatever failed before.
 
 use std::collections::BTreeSet;
 use std::future::Future;

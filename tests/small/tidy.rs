@@ -30,7 +30,8 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The layers, and what each may look at beside itself. `relay.rs`, `demo.rs` and `main.rs` wire them together.
+/// The layers, and what each may look at beside itself. `relay.rs`, `demo.rs` and `main.rs` wire
+/// them together.
 const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("net", &[]),

@@ -1,6 +1,8 @@
-//! What medium and large tests share: relays on ports of the kernel's choice, scripted backends, conditions.
+//! What medium and large tests share: relays on ports of the kernel's choice, scripted backends,
+//! conditions.
 //!
-//! Nothing here sleeps for a result: a wait is for a condition, with a limit that only a defect reaches.
+//! Nothing here sleeps for a result: a wait is for a condition, with a limit that only a defect
+//! reaches.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
@@ -25,7 +27,8 @@ pub(crate) use left_out::left_out;
 
 /// How long a condition may take: longer than the busiest machine needs.
 pub const LIMIT: Duration = Duration::from_secs(180);
-/// Datagrams, and bytes, that wait in the relay's socket at most: the smallest receive buffer has room for them.
+/// Datagrams, and bytes, that wait in the relay's socket at most: the smallest receive buffer has
+/// room for them.
 const WINDOW: (u64, usize) = (100, 64 << 10);
 
 /// Waits until the condition gives a value.
@@ -117,8 +120,8 @@ impl Running {
         backends.into_iter().find(|backend| backend.name == name).expect("a backend of this name")
     }
 
-    /// Sends each payload as a datagram, and waits until the relay has taken as many. However slow the relay is, the
-    /// kernel drops none.
+    /// Sends each payload as a datagram, and waits until the relay has taken as many. However slow
+    /// the relay is, the kernel drops none.
     pub fn send<P: AsRef<[u8]>>(&self, payloads: &[P]) {
         // Others may send, too: more may be taken than is expected.
         let mut taken = self.taken();
@@ -144,8 +147,8 @@ impl Running {
         self.status().receive[0].datagrams
     }
 
-    /// Waits until each of the datagrams sent so far to the first listener is taken, or counted as dropped by the
-    /// kernel; returns the lines accepted.
+    /// Waits until each of the datagrams sent so far to the first listener is taken, or counted as
+    /// dropped by the kernel; returns the lines accepted.
     pub fn wait_counted(&self, sent: u64) -> u64 {
         wait_for("every datagram to be taken or counted", || {
             let status = self.status();
@@ -246,7 +249,8 @@ impl Request {
 pub type Answer = (u16, Vec<(&'static str, String)>, String);
 type Script = Box<dyn Fn(usize, &Request) -> Answer + Send + Sync>;
 
-/// A backend that answers as a function says, and keeps what it was sent. Pings are answered apart, and not kept.
+/// A backend that answers as a function says, and keeps what it was sent. Pings are answered apart,
+/// and not kept.
 #[derive(Clone)]
 pub struct Scripted {
     shared: Arc<(Script, Mutex<Vec<Request>>)>,

@@ -1,4 +1,5 @@
-//! Any bytes as a datagram of any format: each line that comes out is one that the strict scanner accepts.
+//! Any bytes as a datagram of any format: each line that comes out is one that the strict scanner
+//! accepts.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +18,8 @@ impl Sink for Strict {
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, input)) = data.split_first() else { return };
-    let format = [Some(Format::Graphite), Some(Format::Opentsdb), Some(Format::NetdataJson), None][usize::from(choice % 4)];
+    let format =
+        [Some(Format::Graphite), Some(Format::Opentsdb), Some(Format::NetdataJson), None][usize::from(choice % 4)];
     let mapping = match choice / 4 % 4 {
         0 => Mapping::path(),
         1 => Mapping::netdata(Netdata { keep_prefix: true, host_parts: 1 }),

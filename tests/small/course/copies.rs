@@ -30,7 +30,8 @@ impl World {
         true
     }
 
-    /// A copy that is called current has whatever the other one has, and one that is called complete has everything.
+    /// A copy that is called current has whatever the other one has, and one that is called
+    /// complete has everything.
     pub(super) fn check_completeness(&self) {
         let ranges = [Span::ALWAYS, Span { from: 20, until: 24 }, Span { from: 70, until: 99 }];
         for (backend, database, range) in (0..BACKENDS)
