@@ -2,7 +2,7 @@
 //!
 //! Knows no secret: entries are found by a digest that is keyed anew at each start. A right password is known until the users
 //! are read again; a wrong one for [`MISS_TIME`], so that a mistyped one costs a hash now and then, and not with each request.
-//! Bounds: [`MOST`] of each kind, the oldest goes.
+//! Bounds: [`MAX_ENTRIES`] of each kind, the oldest goes.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,8 +12,9 @@ use aws_lc_rs::rand::SystemRandom;
 
 use super::Identity;
 use super::credentials::Credentials;
+use super::error::AuthError;
 
-const MOST: usize = 4096;
+const MAX_ENTRIES: usize = 4096;
 const MISS_TIME: Duration = Duration::from_secs(10);
 
 /// A keyed digest of credentials.
@@ -43,9 +44,9 @@ impl Cache {
     ///
     /// # Errors
     /// The system gives no random numbers.
-    pub(super) fn new() -> Result<Self, String> {
+    pub(super) fn new() -> Result<Self, AuthError> {
         let key = Key::generate(HMAC_SHA256, &SystemRandom::new());
-        let key = key.map_err(|_| "the system gives no random numbers".to_owned())?;
+        let key = key.map_err(|_| AuthError::NoRandomNumbers)?;
         let (known, known_order, missed, missed_order) = Default::default();
         Ok(Self { key, known, known_order, missed, missed_order })
     }
@@ -74,12 +75,12 @@ impl Cache {
                 }
             }
         }
-        if self.known_order.len() > MOST
+        if self.known_order.len() > MAX_ENTRIES
             && let Some(oldest) = self.known_order.pop_front()
         {
             self.known.remove(&oldest);
         }
-        if self.missed_order.len() > MOST
+        if self.missed_order.len() > MAX_ENTRIES
             && let Some(oldest) = self.missed_order.pop_front()
         {
             self.missed.remove(&oldest);
@@ -135,11 +136,11 @@ mod tests {
     fn it_is_bounded_and_one_goes_for_one_that_comes() {
         let (mut cache, now) = (Cache::new().expect("a cache"), Instant::now());
         let me = Identity("me".into());
-        for number in 0..MOST + 10 {
+        for number in 0..MAX_ENTRIES + 10 {
             cache.note(&credentials("me", &number.to_string()), Some(&me), now);
             cache.note(&credentials("you", &number.to_string()), None, now);
         }
-        assert_eq!((cache.known.len(), cache.missed.len()), (MOST, MOST));
+        assert_eq!((cache.known.len(), cache.missed.len()), (MAX_ENTRIES, MAX_ENTRIES));
         assert_eq!(cache.find(&credentials("me", "9"), now), None);
         assert_eq!(cache.find(&credentials("me", "10"), now), Some(Found::Right(me)));
     }

@@ -9,6 +9,7 @@
 mod cache;
 mod checker;
 mod credentials;
+mod error;
 mod users;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use users::{Names, digest_of};
 
 pub use checker::{Busy, Checker};
 pub use credentials::{Ambiguous, Credentials};
+pub use error::{AuthError, Problem};
 
 /// A hash to check unknown users' passwords against, so that both take the same time.
 const DUMMY: &str = "$2y$10$.vGA1O9wmRjrwAVXD98HNOgsNpDczlqm3Jq7KnEd1rVAGv3Fykk1a";
@@ -79,7 +81,7 @@ impl Auth {
     ///
     /// # Errors
     /// A sentence: what is wrong with one of them.
-    pub fn open(setup: AuthConfig) -> Result<Self, String> {
+    pub fn open(setup: AuthConfig) -> Result<Self, AuthError> {
         let written = written(&setup);
         let names = Names::read(setup.users_file.as_deref(), setup.tokens_file.as_deref())?;
         let names = RwLock::new(Arc::new(names));
@@ -90,7 +92,7 @@ impl Auth {
     ///
     /// # Errors
     /// What is wrong with one of them. Then everything stays as it was.
-    pub fn reload(&self, is_asked: bool) -> Result<bool, String> {
+    pub fn reload(&self, is_asked: bool) -> Result<bool, AuthError> {
         let now = written(&self.setup);
         {
             let mut before = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -256,7 +258,7 @@ mod tests {
     #[test]
     fn files_that_change_are_read_again_and_broken_ones_change_nothing() {
         let Files { auth, folder } = files();
-        assert_eq!(auth.reload(false), Ok(false));
+        assert!(!auth.reload(false).expect("unchanged files"));
         assert!(auth.check(&credentials("me", "right")).is_some());
         let users = folder.path().join("users");
         let write = |text: &str, seconds| {
@@ -265,11 +267,11 @@ mod tests {
             std::fs::File::options().write(true).open(&users).expect("open").set_modified(time).expect("a time");
         };
         write("me:plain\n", 10);
-        assert!(auth.reload(false).expect_err("no hash").contains("line 1"));
+        assert!(auth.reload(false).expect_err("no hash").to_string().contains("line 1"));
         assert!(matches!(auth.known(&credentials("me", "right")), Known::Right(_)), "as it was");
-        assert_eq!(auth.reload(false), Ok(false), "it is told once");
+        assert!(!auth.reload(false).expect("unchanged files"), "it is told once");
         write(&format!("me:{}\n", bcrypt::hash("new", 4).expect("a hash")), 20);
-        assert_eq!(auth.reload(false), Ok(true));
+        assert!(auth.reload(false).expect("good files"));
         assert_eq!(auth.known(&credentials("me", "right")), Known::Unknown, "nothing is remembered");
         assert!(auth.check(&credentials("me", "right")).is_none() && auth.check(&credentials("me", "new")).is_some());
     }

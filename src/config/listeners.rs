@@ -227,9 +227,9 @@ impl Common<'_> {
         };
         let mapping = match self.separator {
             DEFAULT_SEPARATOR => mapping,
-            separator => mapping.with_separator(separator).map_err(|what| ("separator", what))?,
+            separator => mapping.with_separator(separator).map_err(|error| ("separator", error.to_string()))?,
         };
-        mapping.with_tags(default_tags(self.tags)?).map_err(|what| ("tags", what))
+        mapping.with_tags(default_tags(self.tags)?).map_err(|error| ("tags", error.to_string()))
     }
 
     fn intake(&self, max_line: u64) -> Result<IntakeConfig, Wrong> {
@@ -318,7 +318,9 @@ pub(super) fn certificate(
     protocol: Option<&[u8]>,
 ) -> Result<Option<Arc<Certificate>>, String> {
     let Some((cert_file, key_file)) = cert_file.clone().zip(key_file.clone()) else { return Ok(None) };
-    Certificate::open(tls::CertificateFiles { cert_file, key_file }, protocol).map(|opened| Some(Arc::new(opened)))
+    Certificate::open(tls::CertificateFiles { cert_file, key_file }, protocol)
+        .map(|opened| Some(Arc::new(opened)))
+        .map_err(|error| error.to_string())
 }
 
 /// Whether both files of a certificate are named, or none.

@@ -118,7 +118,9 @@ impl Config {
             admin: right.admin,
         });
         let (users_file, tokens_file) = (users_file.clone(), tokens_file.clone());
-        Auth::open(auth::AuthConfig { users_file, tokens_file, rights: rights.collect() }).map(Some)
+        Auth::open(auth::AuthConfig { users_file, tokens_file, rights: rights.collect() })
+            .map(Some)
+            .map_err(|error| error.to_string())
     }
 
     /// The admin listener's certificate, if it speaks TLS.

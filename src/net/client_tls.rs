@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -76,6 +76,15 @@ fn certificates(name: &str, path: &std::path::Path) -> Result<Vec<CertificateDer
     Ok(found)
 }
 
+/// Certificates that cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+enum InvalidRoots {
+    #[error(transparent)]
+    Certificate(#[from] Error),
+    #[error(transparent)]
+    Verifier(#[from] VerifierBuilderError),
+}
+
 /// Trusts what these certificates signed, and these certificates themselves.
 #[derive(Debug)]
 struct Trusted {
@@ -84,13 +93,13 @@ struct Trusted {
 }
 
 impl Trusted {
-    fn new(certificates: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+    fn new(certificates: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, InvalidRoots> {
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
-            roots.add(certificate.clone()).map_err(|error| error.to_string())?;
+            roots.add(certificate.clone())?;
         }
-        let web = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Self { certificates, web: web.map_err(|error| error.to_string())? })
+        let web = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+        Ok(Self { certificates, web })
     }
 }
 

@@ -11,4 +11,4 @@ pub mod tls;
 
 pub use client::Times;
 pub use client_tls::{ClientTlsError, Tls};
-pub use secret::{Secret, SecretFile};
+pub use secret::{Secret, SecretError, SecretFile};

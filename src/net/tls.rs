@@ -14,6 +14,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use x509_parser::error::X509Error;
+use x509_parser::nom;
 
 /// The first byte of a TLS client.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -48,6 +50,28 @@ pub struct CertificateFiles {
     pub key_file: PathBuf,
 }
 
+/// A listener's certificate or key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The certificate's file cannot be used.
+    #[error("tls_cert_file {}: {_1}", .0.display())]
+    Certificate(PathBuf, String),
+    /// The key's file cannot be used.
+    #[error("tls_key_file {}: {_1}", .0.display())]
+    Key(PathBuf, String),
+    /// The key belongs to another certificate.
+    #[error("tls_key_file {} is not the key of tls_cert_file {}", .key_file.display(), .cert_file.display())]
+    Mismatch {
+        /// The key.
+        key_file: PathBuf,
+        /// The certificate.
+        cert_file: PathBuf,
+    },
+    /// The TLS library refuses the protocol versions.
+    #[error("TLS: {0}")]
+    Tls(rustls::Error),
+}
+
 /// A listener's certificate, as it is now.
 #[derive(Debug)]
 pub struct Certificate {
@@ -73,11 +97,11 @@ impl Certificate {
     ///
     /// # Errors
     /// A sentence: which file cannot be used, and why.
-    pub fn open(setup: CertificateFiles, protocol: Option<&[u8]>) -> Result<Self, String> {
+    pub fn open(setup: CertificateFiles, protocol: Option<&[u8]>) -> Result<Self, CertificateError> {
         let written = written(&setup);
         let current = Arc::new(Current(RwLock::new(read(&setup)?)));
         let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().map_err(|error| format!("TLS: {error}"))?;
+        let builder = builder.with_safe_default_protocol_versions().map_err(CertificateError::Tls)?;
         let resolver = Arc::clone(&current) as Arc<dyn ResolvesServerCert>;
         let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
         config.alpn_protocols.extend(protocol.map(<[u8]>::to_vec));
@@ -93,7 +117,7 @@ impl Certificate {
     ///
     /// # Errors
     /// Why they cannot be used. Then everything stays as it was.
-    pub fn reload(&self, is_asked: bool) -> Result<bool, String> {
+    pub fn reload(&self, is_asked: bool) -> Result<bool, CertificateError> {
         let now = written(&self.setup);
         {
             let mut before = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,20 +148,20 @@ impl ResolvesServerCert for Current {
     }
 }
 
-fn read(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> Result<Pair, String> {
-    let (cert_name, key_name) = (cert_file.display(), key_file.display());
-    let bad_cert = |what: String| format!("tls_cert_file {cert_name}: {what}");
-    let bad_key = |what: String| format!("tls_key_file {key_name}: {what}");
+fn read(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> Result<Pair, CertificateError> {
+    let bad_cert = |what: String| CertificateError::Certificate(cert_file.clone(), what);
+    let bad_key = |what: String| CertificateError::Key(key_file.clone(), what);
     let chain = CertificateDer::pem_file_iter(cert_file).map_err(|error| bad_cert(error.to_string()))?;
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|error| bad_cert(error.to_string()))?;
     let Some(first) = chain.first() else {
         return Err(bad_cert("no certificate in it: it must hold one or more in PEM".to_owned()));
     };
-    let expires = expires(first).map_err(bad_cert)?;
+    let expires = expires(first).map_err(|error| bad_cert(error.to_string()))?;
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| bad_key(error.to_string()))?;
     let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| bad_key(error.to_string()))?;
     let key = CertifiedKey::new(chain.clone(), key);
-    key.keys_match().map_err(|_| format!("tls_key_file {key_name} is not the key of tls_cert_file {cert_name}"))?;
+    key.keys_match()
+        .map_err(|_| CertificateError::Mismatch { key_file: key_file.clone(), cert_file: cert_file.clone() })?;
     Ok(Pair { key: Arc::new(key), expires })
 }
 
@@ -145,8 +169,8 @@ fn read(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> Result<P
 ///
 /// # Errors
 /// It is none.
-pub(super) fn expires(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
+pub(super) fn expires(certificate: &CertificateDer<'_>) -> Result<SystemTime, nom::Err<X509Error>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
     Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }

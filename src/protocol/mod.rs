@@ -27,7 +27,7 @@ pub mod timestamp;
 mod token;
 mod unsigned;
 
-pub use convert::{Mapping, Netdata};
+pub use convert::{InvalidMapping, Mapping, Netdata};
 pub use cure::cure;
 pub use format::Format;
 pub use json_list::JsonList;
@@ -35,4 +35,4 @@ pub use line::{Line, Lines, Refused, Rules, Scanner, Unsigned};
 pub use reader::{Found, Reader, Sink, Stream, host_of};
 pub use refusal::Refusal;
 pub use span::Span;
-pub use timestamp::{Plausible, Precision, Stamper};
+pub use timestamp::{Plausible, Precision, Stamper, UnknownPrecision};

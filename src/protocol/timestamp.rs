@@ -89,10 +89,15 @@ impl fmt::Display for Precision {
     }
 }
 
-impl FromStr for Precision {
-    type Err = String;
+/// A precision's name that is not known.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown precision {0:?}: one of ns, us, ms, s, m, h")]
+pub struct UnknownPrecision(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPrecision> {
         Ok(match text {
             "ns" | "n" => Self::Nanoseconds,
             "us" | "u" => Self::Microseconds,
@@ -100,7 +105,7 @@ impl FromStr for Precision {
             "s" => Self::Seconds,
             "m" => Self::Minutes,
             "h" => Self::Hours,
-            other => return Err(format!("unknown precision {other:?}: one of ns, us, ms, s, m, h")),
+            other => return Err(UnknownPrecision(other.to_owned())),
         })
     }
 }

@@ -33,6 +33,19 @@ pub struct Netdata {
     pub host_parts: usize,
 }
 
+/// A mapping, separator or default tag that cannot be used: what is wrong, and what to write instead.
+///
+/// The message continues a sentence that begins with the setting's name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidMapping(String);
+
+impl InvalidMapping {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
 impl Default for Mapping {
     fn default() -> Self {
         Self::path()
@@ -54,7 +67,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Which of them cannot be read, and what would be right.
-    pub fn templates<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
+    pub fn templates<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidMapping> {
         Templates::parse(texts).map(|templates| Self::new(Kind::Templates(templates)))
     }
 
@@ -66,10 +79,10 @@ impl Mapping {
     ///
     /// # Errors
     /// What would be right, where there are no templates or it cannot stand in a name.
-    pub fn with_separator(mut self, separator: &str) -> Result<Self, String> {
+    pub fn with_separator(mut self, separator: &str) -> Result<Self, InvalidMapping> {
         match &mut self.kind {
             Kind::Templates(templates) => templates.set_separator(separator)?,
-            Kind::Path | Kind::Netdata(_) => return Err("needs a list of templates as mapping".to_owned()),
+            Kind::Path | Kind::Netdata(_) => return Err(InvalidMapping::new("needs a list of templates as mapping")),
         }
         Ok(self)
     }
@@ -78,26 +91,26 @@ impl Mapping {
     ///
     /// # Errors
     /// Which tag cannot be one, and what would be right.
-    pub fn with_tags(self, tags: Vec<(String, String)>) -> Result<Self, String> {
+    pub fn with_tags(self, tags: Vec<(String, String)>) -> Result<Self, InvalidMapping> {
         if tags.len() > MOST_DEFAULT_TAGS {
-            return Err(format!("must be at most {MOST_DEFAULT_TAGS}"));
+            return Err(InvalidMapping::new(format!("must be at most {MOST_DEFAULT_TAGS}")));
         }
         for (place, (key, value)) in tags.iter().enumerate() {
             let tag = format!("{key}={value}");
             if tag.len() > MOST_TAG_BYTES {
-                return Err(format!("has a tag {key:?} of more than {MOST_TAG_BYTES} bytes"));
+                return Err(InvalidMapping::new(format!("has a tag {key:?} of more than {MOST_TAG_BYTES} bytes")));
             }
             if ["time", "_field", "_measurement"].contains(&key.as_str()) {
-                return Err(format!("has {tag:?}: InfluxDB keeps that key for itself"));
+                return Err(InvalidMapping::new(format!("has {tag:?}: InfluxDB keeps that key for itself")));
             }
             if [key, value].iter().any(|text| text.is_empty() || escape::key(&mut Vec::new(), text.as_bytes()).is_err())
             {
-                return Err(format!(
+                return Err(InvalidMapping::new(format!(
                     "has {tag:?}: keys and values must not be empty, or hold control characters or a backslash before a comma, a space, a = or their end"
-                ));
+                )));
             }
             if tags[..place].iter().any(|(known, _)| known == key) {
-                return Err(format!("has the key {key:?} twice"));
+                return Err(InvalidMapping::new(format!("has the key {key:?} twice")));
             }
         }
         Ok(Self { tags, ..self })

@@ -26,7 +26,7 @@ use epoch::Time;
 use mapping::Kind;
 use tags::{Given, Keys, LastTags};
 
-pub use mapping::{Mapping, Netdata};
+pub use mapping::{InvalidMapping, Mapping, Netdata};
 pub(super) use metric::{Metric, Name, Parts, TagSyntax, Tags};
 
 /// A point takes no further field beyond this size; there is room for any one field more.

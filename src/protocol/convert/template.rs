@@ -7,6 +7,7 @@
 //! count them from the left.
 
 use super::escape;
+use super::mapping::InvalidMapping;
 
 /// Parts of a template, or of a filter: the search for one goes as deep.
 pub(super) const MOST_PARTS: usize = 64;
@@ -36,17 +37,17 @@ impl Template {
     ///
     /// # Errors
     /// What is wrong, and what would be right.
-    pub(super) fn parse(text: &str, fixed: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, fixed: &str) -> Result<Self, InvalidMapping> {
         let mut template = Self { parts: Vec::new(), greedy: None, tags: Vec::new() };
         for tag in fixed.split(',').filter(|tag| !tag.is_empty()) {
             match tag.split_once('=') {
                 Some((key, _)) if template.tags.iter().any(|(known, _)| known == key) => {
-                    return Err(format!("the tag {key:?} is there twice"));
+                    return Err(InvalidMapping::new(format!("the tag {key:?} is there twice")));
                 }
                 Some((key, value)) if is_name(key) && is_name(value) => {
                     template.tags.push((key.to_owned(), value.to_owned()));
                 }
-                _ => return Err(format!("{tag:?} is no tag: write key=value")),
+                _ => return Err(InvalidMapping::new(format!("{tag:?} is no tag: write key=value"))),
             }
         }
         for name in text.split('.') {
@@ -54,19 +55,19 @@ impl Template {
                 "" => Part::Skipped,
                 "measurement" | "measurement*" => Part::Measurement,
                 "field" | "field*" => Part::Field,
-                tag if !is_name(tag) => return Err(format!("{tag:?} is no name of a tag")),
+                tag if !is_name(tag) => return Err(InvalidMapping::new(format!("{tag:?} is no name of a tag"))),
                 tag => Part::Tag(template.tag_place(tag)),
             };
             if name.ends_with('*') && template.greedy.replace(template.parts.len()).is_some() {
-                return Err("one part may have a *: it takes what the others leave".to_owned());
+                return Err(InvalidMapping::new("one part may have a *: it takes what the others leave"));
             }
             template.parts.push(part);
         }
         if !template.parts.contains(&Part::Measurement) {
-            return Err("a part must be the measurement".to_owned());
+            return Err(InvalidMapping::new("a part must be the measurement"));
         }
         if template.parts.len() > MOST_PARTS {
-            return Err(format!("it has more than {MOST_PARTS} parts"));
+            return Err(InvalidMapping::new(format!("it has more than {MOST_PARTS} parts")));
         }
         Ok(template)
     }

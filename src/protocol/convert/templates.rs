@@ -20,6 +20,7 @@
 
 use super::super::Refusal;
 use super::escape;
+use super::mapping::InvalidMapping;
 use super::tags::{Given, Keys};
 use super::template::{MOST_PARTS, Part, Template, parts};
 
@@ -51,39 +52,41 @@ impl Templates {
     ///
     /// # Errors
     /// Which one cannot be read, and what would be right.
-    pub(super) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
+    pub(super) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidMapping> {
         if texts.is_empty() {
-            return Err("list of templates: it has none".to_owned());
+            return Err(InvalidMapping::new("list of templates: it has none"));
         }
         if texts.len() > MOST_TEMPLATES {
-            return Err(format!("list of templates: it has more than {MOST_TEMPLATES}"));
+            return Err(InvalidMapping::new(format!("list of templates: it has more than {MOST_TEMPLATES}")));
         }
         let mut templates = Self { separator: SEPARATOR.to_owned(), filters: Node::default(), unfiltered: Vec::new() };
         for text in texts {
             let text = text.as_ref();
-            templates.add(text).map_err(|what| format!("template {text:?}: {what}"))?;
+            templates.add(text).map_err(|error| InvalidMapping::new(format!("template {text:?}: {error}")))?;
         }
         Ok(templates)
     }
 
-    fn add(&mut self, text: &str) -> Result<(), String> {
+    fn add(&mut self, text: &str) -> Result<(), InvalidMapping> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let (filter, template, tags) = match words[..] {
             [template] => ("", template, ""),
             [template, tags] if tags.contains('=') => ("", template, tags),
             [filter, template] => (filter, template, ""),
             [filter, template, tags] if tags.contains('=') => (filter, template, tags),
-            _ => return Err("write \"[filter] template [key=value,…]\"".to_owned()),
+            _ => return Err(InvalidMapping::new("write \"[filter] template [key=value,…]\"")),
         };
         let template = Template::parse(template, tags)?;
         if filter.is_empty() {
             let place = self.unfiltered.binary_search_by_key(&template.len(), Template::len);
             let Err(place) = place else {
-                return Err("another one without a filter has as many parts: give one of them a filter".to_owned());
+                return Err(InvalidMapping::new(
+                    "another one without a filter has as many parts: give one of them a filter",
+                ));
             };
             self.unfiltered.insert(place, template);
         } else if self.filters.place(filter)?.replace(template).is_some() {
-            return Err("there is another one with the same filter".to_owned());
+            return Err(InvalidMapping::new("there is another one with the same filter"));
         }
         Ok(())
     }
@@ -92,12 +95,14 @@ impl Templates {
     ///
     /// # Errors
     /// It cannot stand in a name, and what would be right.
-    pub(super) fn set_separator(&mut self, separator: &str) -> Result<(), String> {
+    pub(super) fn set_separator(&mut self, separator: &str) -> Result<(), InvalidMapping> {
         if separator.is_empty() || separator.len() > MOST_SEPARATOR_BYTES {
-            return Err(format!("must have 1 to {MOST_SEPARATOR_BYTES} bytes, such as \".\" or \"_\""));
+            return Err(InvalidMapping::new(format!(
+                "must have 1 to {MOST_SEPARATOR_BYTES} bytes, such as \".\" or \"_\""
+            )));
         }
         if separator.chars().any(|sign| sign.is_control() || sign == '\\') {
-            return Err("must not hold backslashes or control characters: write \".\" or \"_\"".to_owned());
+            return Err(InvalidMapping::new("must not hold backslashes or control characters: write \".\" or \"_\""));
         }
         separator.clone_into(&mut self.separator);
         Ok(())
@@ -151,14 +156,16 @@ impl Templates {
 
 impl Node {
     /// The template's place of a filter, which is made where there is none.
-    fn place(&mut self, filter: &str) -> Result<&mut Option<Template>, String> {
+    fn place(&mut self, filter: &str) -> Result<&mut Option<Template>, InvalidMapping> {
         if filter.split('.').count() > MOST_PARTS {
-            return Err(format!("its filter has more than {MOST_PARTS} parts"));
+            return Err(InvalidMapping::new(format!("its filter has more than {MOST_PARTS} parts")));
         }
         let mut node = self;
         for part in filter.split('.') {
             if part.is_empty() || (part.contains('*') && part != "*") {
-                return Err(format!("{part:?} is no part of a filter: write a word, or \"*\" for any"));
+                return Err(InvalidMapping::new(format!(
+                    "{part:?} is no part of a filter: write a word, or \"*\" for any"
+                )));
             }
             let known = node.children.iter().position(|(name, _)| name == part);
             let place = known.unwrap_or_else(|| {
@@ -305,7 +312,7 @@ mod tests {
         ] {
             assert_eq!(apply(&templates, name).0, series, "{name}");
         }
-        let error = Templates::parse(&["measurement.host", ".measurement*"]).expect_err("two of two parts");
+        let error = Templates::parse(&["measurement.host", ".measurement*"]).expect_err("two of two parts").to_string();
         assert!(error.contains("as many parts") && error.contains("\".measurement*\""), "{error}");
     }
 
@@ -329,13 +336,13 @@ mod tests {
             (&long, "more than 64 parts"),
             (&format!("{long} measurement"), "more than 64 parts"),
         ] {
-            let error = Templates::parse(&[template]).expect_err(template);
+            let error = Templates::parse(&[template]).expect_err(template).to_string();
             assert!(error.contains(what) && error.contains(&format!("{template:?}")), "{error}");
         }
-        let error = Templates::parse(&["a.* measurement", "a.* measurement.field"]).expect_err("twice");
+        let error = Templates::parse(&["a.* measurement", "a.* measurement.field"]).expect_err("twice").to_string();
         assert!(error.contains("same filter"), "{error}");
         let many: Vec<_> = (0..=MOST_TEMPLATES).map(|place| format!("a{place} measurement")).collect();
-        assert!(Templates::parse(&many).expect_err("too many").contains("more than 1024"));
+        assert!(Templates::parse(&many).expect_err("too many").to_string().contains("more than 1024"));
         assert!(Templates::parse(&many[1..]).is_ok());
     }
 
