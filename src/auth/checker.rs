@@ -1,7 +1,7 @@
 //! Checks credentials for a listener: what is known at once, the rest on threads that may block.
 //!
-//! Bounds: two slow checks at a time, [`MOST_WAITING`] credentials that wait, however many requests come with the same ones;
-//! [`MOST_MISSES`] slow checks that failed from one source in [`MISS_WINDOW`], so that whoever guesses costs little.
+//! Bounds: two slow checks at a time, [`MAX_WAITING`] credentials that wait, however many requests come with the same ones;
+//! [`MAX_MISSES`] slow checks that failed from one source in [`MISS_WINDOW`], so that whoever guesses costs little.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,11 +15,11 @@ use super::{Auth, Credentials, Identity, Known};
 
 /// Slow checks at a time: each takes a CPU.
 const CHECKS: usize = 2;
-const MOST_WAITING: usize = 64;
-const MOST_MISSES: u32 = 20;
+const MAX_WAITING: usize = 64;
+const MAX_MISSES: u32 = 20;
 const MISS_WINDOW: Duration = Duration::from_secs(10);
 /// Sources whose misses are counted.
-const MOST_SOURCES: usize = 4096;
+const MAX_SOURCES: usize = 4096;
 
 /// Too many checks are under way, or failed lately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,14 +90,14 @@ impl Checker {
 
     fn has_missed_too_often(&self, source: IpAddr) -> bool {
         let misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        misses.get(&source).is_some_and(|(since, count)| since.elapsed() < MISS_WINDOW && *count >= MOST_MISSES)
+        misses.get(&source).is_some_and(|(since, count)| since.elapsed() < MISS_WINDOW && *count >= MAX_MISSES)
     }
 
     fn note_miss(&self, source: IpAddr) {
         let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        if misses.len() >= MOST_SOURCES && !misses.contains_key(&source) {
+        if misses.len() >= MAX_SOURCES && !misses.contains_key(&source) {
             misses.retain(|_, (since, _)| since.elapsed() < MISS_WINDOW);
-            if misses.len() >= MOST_SOURCES {
+            if misses.len() >= MAX_SOURCES {
                 return;
             }
         }
@@ -119,7 +119,7 @@ impl<'a> Waiting<'a> {
     /// None if too many wait with other credentials. A fleet that starts again has the same ones everywhere.
     fn new(all: &'a Mutex<HashMap<Digest, usize>>, own: Digest) -> Option<Self> {
         let mut counts = all.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.len() >= MOST_WAITING && !counts.contains_key(&own) {
+        if counts.len() >= MAX_WAITING && !counts.contains_key(&own) {
             return None;
         }
         *counts.entry(own.clone()).or_default() += 1;
@@ -150,10 +150,10 @@ mod tests {
         let digest = |number: usize| number.to_le_bytes().to_vec();
         let same: Vec<_> = (0..500).map(|_| Waiting::new(&all, digest(0)).expect("room")).collect();
         let others: Vec<_> =
-            (1..MOST_WAITING).map(|number| Waiting::new(&all, digest(number)).expect("room")).collect();
-        assert!(Waiting::new(&all, digest(MOST_WAITING)).is_none() && Waiting::new(&all, digest(1)).is_some());
+            (1..MAX_WAITING).map(|number| Waiting::new(&all, digest(number)).expect("room")).collect();
+        assert!(Waiting::new(&all, digest(MAX_WAITING)).is_none() && Waiting::new(&all, digest(1)).is_some());
         drop(same);
-        assert!(Waiting::new(&all, digest(MOST_WAITING)).is_some());
+        assert!(Waiting::new(&all, digest(MAX_WAITING)).is_some());
         drop(others);
         assert!(all.lock().expect("no panic").is_empty());
     }

@@ -1,7 +1,7 @@
 //! Lines as they pass, for whoever looks (`twinflux tail`), and the last refused line of each reason.
 //!
 //! Each worker has one. While nobody looks it costs a load for each datagram or piece. The worker never waits: where the
-//! queue is full, or somebody takes from it, a line is left out and counted. Bounds: `MOST_LINES` of `LINE_BYTES`; one
+//! queue is full, or somebody takes from it, a line is left out and counted. Bounds: `MAX_LINES` of `LINE_BYTES`; one
 //! refused line for each reason, written down at most once in `SAMPLE_INTERVAL`.
 
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ use crate::protocol::{Refusal, Refused, cure};
 use crate::sys::wildcard;
 
 /// Lines that wait for whoever looks.
-const MOST_LINES: usize = 256;
+const MAX_LINES: usize = 256;
 /// How much of a line is shown, in bytes.
 const LINE_BYTES: usize = 1000;
 /// A reason's sample is replaced no more often.
@@ -154,7 +154,7 @@ impl Tap {
         if !queue.filter.fits(line, source, refused.is_some()) {
             return;
         }
-        if queue.passed.len() >= MOST_LINES {
+        if queue.passed.len() >= MAX_LINES {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -225,11 +225,11 @@ mod tests {
     fn nothing_is_kept_while_nobody_looks_and_no_more_than_fits_while_somebody_does() {
         let tap = Tap::default();
         tap.open(&Filter::default());
-        for _ in 0..MOST_LINES + 7 {
+        for _ in 0..MAX_LINES + 7 {
             tap.accept(&[b'x'; 5000], Some(HOST));
         }
         let (passed, left_out) = tap.take();
-        assert_eq!((passed.len(), passed[0].line.len(), left_out), (MOST_LINES, LINE_BYTES, 7));
+        assert_eq!((passed.len(), passed[0].line.len(), left_out), (MAX_LINES, LINE_BYTES, 7));
         tap.close();
         assert!(!tap.is_open() && tap.take().0.is_empty());
         tap.refuse(refused(b"m"), Some(HOST), Instant::now());

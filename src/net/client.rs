@@ -44,7 +44,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// What a TLS handshake may have, in bytes on the wire: a chain of many certificates.
 const HANDSHAKE_BYTES: usize = 256 * 1024;
 /// 1xx answers before the one that counts, at most: `100 Continue` is not asked for, hints are for browsers.
-const MOST_INFORMATIONAL: u32 = 16;
+const MAX_INFORMATIONAL: u32 = 16;
 
 /// What went wrong before there was a whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +192,7 @@ impl Client {
         heard.grant(HEAD_BYTES);
         let (informational, of_callback) = (AtomicU32::new(0), heard.clone());
         on_informational(&mut request, move |_| {
-            if informational.fetch_add(1, Ordering::Relaxed) >= MOST_INFORMATIONAL {
+            if informational.fetch_add(1, Ordering::Relaxed) >= MAX_INFORMATIONAL {
                 of_callback.grant(0);
             }
         });

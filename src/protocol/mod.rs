@@ -1,12 +1,14 @@
-//! The grammar of what senders put on the wire: pure functions over bytes.
+//! The grammar of everything senders put on the wire, as pure functions over bytes.
 //!
-//! Owns: what a valid line is ([`mod@line`]), what a field's number may look like ([`number`]), what a
-//! timestamp may be and how a missing one is made ([`timestamp`]), the names of the reasons for
-//! which a line is refused ([`Refusal`]); the other formats that senders speak ([`Format`]), one parser for each, and how
-//! they become line protocol ([`Mapping`]). [`Reader`] puts it all together.
+//! Owns: the grammar of a line ([`mod@line`]), of a field's number ([`number`]) and of a timestamp,
+//! and how a missing timestamp is made ([`timestamp`]); the names of the reasons for refusing a
+//! line ([`Refusal`]); the other formats that senders use ([`Format`]), with one parser for each,
+//! and their conversion to line protocol ([`Mapping`]). [`Reader`] combines all of these.
 //!
-//! Never does: I/O, clocks, threads. Line protocol is never copied here; other formats are written to one buffer for
-//! each worker. Everything is bounded by its input.
+//! Never does: I/O, clocks, threads. Line protocol is never copied here; other formats are written
+//! to one buffer per worker.
+//!
+//! Bounds: all work and memory are bounded by the input.
 
 mod convert;
 mod cure;

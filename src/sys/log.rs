@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lines that wait, in bytes.
-const MOST_BYTES: usize = 256 << 10;
+const MAX_BYTES: usize = 256 << 10;
 /// The longest line; of a longer one the beginning is kept.
 const LINE_BYTES: usize = 8 << 10;
 /// Lines written at once, in bytes, about: they can no longer give way.
@@ -146,7 +146,7 @@ impl Queue {
         let line: Box<[u8]> = if line.len() > LINE_BYTES { shorten(line) } else { line.into() };
         self.bytes += line.len();
         self.lines.push_back(line);
-        while self.bytes > MOST_BYTES {
+        while self.bytes > MAX_BYTES {
             let Some(oldest) = self.lines.pop_front() else { break };
             self.bytes -= oldest.len();
             self.dropped += 1;
@@ -238,7 +238,7 @@ mod tests {
         let (takes, taken) = sync_channel(1);
         let log = Log::start(Stuck(reads, takes)).expect("a thread");
         let before = lines_dropped();
-        let lines = 3 * MOST_BYTES / 100;
+        let lines = 3 * MAX_BYTES / 100;
         for number in 0..lines {
             log.line(format!("{number:099}\n").as_bytes());
         }
@@ -259,7 +259,7 @@ mod tests {
         }
         assert_eq!(missing + told, lines);
         assert!(missing > 0 && lines_dropped() - before >= missing as u64, "{missing}");
-        assert!(told * 100 <= MOST_BYTES + 2 * CHUNK_BYTES, "{told} lines waited");
+        assert!(told * 100 <= MAX_BYTES + 2 * CHUNK_BYTES, "{told} lines waited");
     }
 
     #[test]

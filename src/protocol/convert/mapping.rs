@@ -5,9 +5,9 @@ use super::metric::{Name, Parts};
 use super::templates::Templates;
 
 /// Default tags of one listener: below the number at which InfluxDB 1.6 panics, with room for a sender's own.
-const MOST_DEFAULT_TAGS: usize = 32;
+const MAX_DEFAULT_TAGS: usize = 32;
 /// A default tag's key and value.
-const MOST_TAG_BYTES: usize = 1024;
+const MAX_TAG_BYTES: usize = 1024;
 
 /// How names become measurements, tags and fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,13 +92,13 @@ impl Mapping {
     /// # Errors
     /// Which tag cannot be one, and what would be right.
     pub fn with_tags(self, tags: Vec<(String, String)>) -> Result<Self, InvalidMapping> {
-        if tags.len() > MOST_DEFAULT_TAGS {
-            return Err(InvalidMapping::new(format!("must be at most {MOST_DEFAULT_TAGS}")));
+        if tags.len() > MAX_DEFAULT_TAGS {
+            return Err(InvalidMapping::new(format!("must be at most {MAX_DEFAULT_TAGS}")));
         }
         for (place, (key, value)) in tags.iter().enumerate() {
             let tag = format!("{key}={value}");
-            if tag.len() > MOST_TAG_BYTES {
-                return Err(InvalidMapping::new(format!("has a tag {key:?} of more than {MOST_TAG_BYTES} bytes")));
+            if tag.len() > MAX_TAG_BYTES {
+                return Err(InvalidMapping::new(format!("has a tag {key:?} of more than {MAX_TAG_BYTES} bytes")));
             }
             if ["time", "_field", "_measurement"].contains(&key.as_str()) {
                 return Err(InvalidMapping::new(format!("has {tag:?}: InfluxDB keeps that key for itself")));

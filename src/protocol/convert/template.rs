@@ -10,7 +10,7 @@ use super::escape;
 use super::mapping::InvalidMapping;
 
 /// Parts of a template, or of a filter: the search for one goes as deep.
-pub(super) const MOST_PARTS: usize = 64;
+pub(super) const MAX_PARTS: usize = 64;
 
 /// Which part of a name is what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +66,8 @@ impl Template {
         if !template.parts.contains(&Part::Measurement) {
             return Err(InvalidMapping::new("a part must be the measurement"));
         }
-        if template.parts.len() > MOST_PARTS {
-            return Err(InvalidMapping::new(format!("it has more than {MOST_PARTS} parts")));
+        if template.parts.len() > MAX_PARTS {
+            return Err(InvalidMapping::new(format!("it has more than {MAX_PARTS} parts")));
         }
         Ok(template)
     }

@@ -22,13 +22,13 @@ use super::super::Refusal;
 use super::escape;
 use super::mapping::InvalidMapping;
 use super::tags::{Given, Keys};
-use super::template::{MOST_PARTS, Part, Template, parts};
+use super::template::{MAX_PARTS, Part, Template, parts};
 
 /// The separator that joins parts where none is set.
 const SEPARATOR: &str = ".";
 /// Templates of one listener.
-const MOST_TEMPLATES: usize = 1024;
-const MOST_SEPARATOR_BYTES: usize = 16;
+const MAX_TEMPLATES: usize = 1024;
+const MAX_SEPARATOR_BYTES: usize = 16;
 
 /// All templates of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ impl Templates {
         if texts.is_empty() {
             return Err(InvalidMapping::new("list of templates: it has none"));
         }
-        if texts.len() > MOST_TEMPLATES {
-            return Err(InvalidMapping::new(format!("list of templates: it has more than {MOST_TEMPLATES}")));
+        if texts.len() > MAX_TEMPLATES {
+            return Err(InvalidMapping::new(format!("list of templates: it has more than {MAX_TEMPLATES}")));
         }
         let mut templates = Self { separator: SEPARATOR.to_owned(), filters: Node::default(), unfiltered: Vec::new() };
         for text in texts {
@@ -96,9 +96,9 @@ impl Templates {
     /// # Errors
     /// It cannot stand in a name, and what would be right.
     pub(super) fn set_separator(&mut self, separator: &str) -> Result<(), InvalidMapping> {
-        if separator.is_empty() || separator.len() > MOST_SEPARATOR_BYTES {
+        if separator.is_empty() || separator.len() > MAX_SEPARATOR_BYTES {
             return Err(InvalidMapping::new(format!(
-                "must have 1 to {MOST_SEPARATOR_BYTES} bytes, such as \".\" or \"_\""
+                "must have 1 to {MAX_SEPARATOR_BYTES} bytes, such as \".\" or \"_\""
             )));
         }
         if separator.chars().any(|sign| sign.is_control() || sign == '\\') {
@@ -157,8 +157,8 @@ impl Templates {
 impl Node {
     /// The template's place of a filter, which is made where there is none.
     fn place(&mut self, filter: &str) -> Result<&mut Option<Template>, InvalidMapping> {
-        if filter.split('.').count() > MOST_PARTS {
-            return Err(InvalidMapping::new(format!("its filter has more than {MOST_PARTS} parts")));
+        if filter.split('.').count() > MAX_PARTS {
+            return Err(InvalidMapping::new(format!("its filter has more than {MAX_PARTS} parts")));
         }
         let mut node = self;
         for part in filter.split('.') {
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        let long = ["measurement"; MOST_PARTS + 1].join(".");
+        let long = ["measurement"; MAX_PARTS + 1].join(".");
         for (template, what) in [
             ("", "[filter] template"),
             ("a b c d", "[filter] template"),
@@ -341,7 +341,7 @@ mod tests {
         }
         let error = Templates::parse(&["a.* measurement", "a.* measurement.field"]).expect_err("twice").to_string();
         assert!(error.contains("same filter"), "{error}");
-        let many: Vec<_> = (0..=MOST_TEMPLATES).map(|place| format!("a{place} measurement")).collect();
+        let many: Vec<_> = (0..=MAX_TEMPLATES).map(|place| format!("a{place} measurement")).collect();
         assert!(Templates::parse(&many).expect_err("too many").to_string().contains("more than 1024"));
         assert!(Templates::parse(&many[1..]).is_ok());
     }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 /// The longest statement, in bytes.
-const MOST_BYTES: usize = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// A statement that creates something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl fmt::Display for Create {
 impl Create {
     /// Reads a statement; none if it is another one, or not understood.
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() > MOST_BYTES {
+        if text.len() > MAX_BYTES {
             return None;
         }
         let mut words = Words { rest: text.trim_matches([' ', '\t', '\n', '\r', ';']) };

@@ -11,7 +11,7 @@
 //! | `range` | the times that a statement reads |
 //! | `create` | statements that writers send at their start, written anew |
 //!
-//! Bounds: a text of [`MOST_BYTES`], nesting of `tokens::MOST_DEPTH`, `tokens::MOST_OPERATORS`.
+//! Bounds: a text of [`MAX_BYTES`], nesting of `tokens::MAX_DEPTH`, `tokens::MAX_OPERATORS`.
 
 mod create;
 mod lexer;
@@ -26,7 +26,7 @@ pub use parser::{Kind, Statement, parse};
 pub use range::LONGEST_IN_LINE;
 
 /// The longest text, in bytes.
-pub const MOST_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: usize = 1 << 20;
 
 /// The words without which nothing is changed, in lower case.
 const WORDS_THAT_WRITE: [&str; 9] = ["into", "drop", "delete", "create", "alter", "grant", "revoke", "set", "kill"];

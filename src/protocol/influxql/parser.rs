@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::lexer::{Lexer, Token, Wrong};
-use super::{MOST_BYTES, range};
+use super::{MAX_BYTES, range};
 use crate::protocol::Span;
 
 /// What a statement is.
@@ -74,7 +74,7 @@ pub struct Statement {
 pub fn parse(text: &str, now: i64) -> Result<Vec<Statement>, Wrong> {
     let mut parser =
         Parser { lexer: Lexer::new(text), peeked: None, depth: 0, operators: 0, found: Found::default(), now };
-    if text.len() > MOST_BYTES {
+    if text.len() > MAX_BYTES {
         return Err(parser.lexer.wrong("a text of more than 1 MiB"));
     }
     if let Some(at) = text.find('\0') {

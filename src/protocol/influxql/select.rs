@@ -2,7 +2,7 @@
 
 use super::lexer::{Token, Wrong};
 use super::parser::Parser;
-use super::tokens::{MOST_OPERATORS, is_keyword};
+use super::tokens::{MAX_OPERATORS, is_keyword};
 
 /// An expression, as far as it tells times.
 #[derive(Clone, Debug, PartialEq)]
@@ -218,8 +218,8 @@ impl Parser<'_> {
         let mut left = self.binary(strength + 1)?;
         while let Some(operator) = self.takes_operator(operators)? {
             self.operators += 1;
-            if self.operators > MOST_OPERATORS {
-                return Err(self.wrong(format!("more than {MOST_OPERATORS} operators")));
+            if self.operators > MAX_OPERATORS {
+                return Err(self.wrong(format!("more than {MAX_OPERATORS} operators")));
             }
             let right = match operator {
                 "=~" | "!~" => {

@@ -1,7 +1,7 @@
 //! Statements as readers send them, the lexer's traps, and times.
 
 use super::parser::{Kind, Statement, parse};
-use super::{Create, MOST_BYTES, only_reads};
+use super::{Create, MAX_BYTES, only_reads};
 use crate::protocol::Span;
 
 const SECOND: i64 = 1_000_000_000;
@@ -241,7 +241,7 @@ fn an_expression_of_any_length_is_read_or_refused_on_a_listeners_stack() {
     for operator in ["+v", " AND v", " OR v=1", "*v"] {
         let text = |count| format!("SELECT v FROM m WHERE v{}", operator.repeat(count));
         assert!(parse(&text(900), NOW).is_ok());
-        let long = text(MOST_BYTES / operator.len() - 100);
+        let long = text(MAX_BYTES / operator.len() - 100);
         assert!(parse(&long, NOW).is_err_and(|wrong| wrong.what.contains("operators")));
         assert!(only_reads(&long));
     }

@@ -6,9 +6,9 @@ use super::lexer::{Token, Wrong};
 use super::parser::Parser;
 
 /// Brackets and subqueries within each other.
-const MOST_DEPTH: usize = 100;
+const MAX_DEPTH: usize = 100;
 /// Operators of one text: an expression is as deep as it has operators in a row.
-pub(super) const MOST_OPERATORS: usize = 2000;
+pub(super) const MAX_OPERATORS: usize = 2000;
 
 /// Tokens, one by one.
 impl<'a> Parser<'a> {
@@ -135,7 +135,7 @@ impl<'a> Parser<'a> {
 
     /// One bracket or subquery deeper.
     pub(super) fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, Wrong>) -> Result<T, Wrong> {
-        if self.depth >= MOST_DEPTH {
+        if self.depth >= MAX_DEPTH {
             return Err(self.wrong("too many brackets within each other"));
         }
         self.depth += 1;
