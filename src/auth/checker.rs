@@ -149,8 +149,7 @@ mod tests {
         let all = Mutex::default();
         let digest = |number: usize| number.to_le_bytes().to_vec();
         let same: Vec<_> = (0..500).map(|_| Waiting::new(&all, digest(0)).expect("room")).collect();
-        let others: Vec<_> =
-            (1..MAX_WAITING).map(|number| Waiting::new(&all, digest(number)).expect("room")).collect();
+        let others: Vec<_> = (1..MAX_WAITING).map(|number| Waiting::new(&all, digest(number)).expect("room")).collect();
         assert!(Waiting::new(&all, digest(MAX_WAITING)).is_none() && Waiting::new(&all, digest(1)).is_some());
         drop(same);
         assert!(Waiting::new(&all, digest(MAX_WAITING)).is_some());

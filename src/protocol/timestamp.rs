@@ -240,8 +240,8 @@ impl Stamper {
         self.precision
     }
 
-    /// Returns the unit in which an implausible time would be within a year of the clock. If that is
-    /// the listener's own unit, one of the clocks is wrong.
+    /// Returns the unit in which an implausible time would be within a year of the clock. If that
+    /// is the listener's own unit, one of the clocks is wrong.
     pub fn likely_precision(&self, time: i64) -> Option<Precision> {
         const NEAR: u64 = 366 * 24 * 3_600_000_000_000;
         const UNITS: [Precision; 4] =
