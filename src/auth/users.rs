@@ -1,8 +1,9 @@
-//! Users and tokens as their files have them.
+//! Reads users and tokens from their files.
 //!
-//! Users stand in a file as `htpasswd -B` writes it: `NAME:$2y$…`, bcrypt only. Tokens stand in another one: `NAME:TOKEN`, or
-//! `NAME:sha256:HEX` with the token's digest. A line that cannot be used is an error that names it; lines that begin with
-//! `#`, and empty ones, are skipped. Neither holds a secret in memory: of tokens their digests are kept.
+//! The users' file is written by `htpasswd -B`: `NAME:$2y$…`, bcrypt only. The tokens' file has
+//! lines `NAME:TOKEN`, or `NAME:sha256:HEX` with the token's digest. Empty lines and lines that
+//! begin with `#` are skipped; an invalid line is an error that names it. Never keeps a secret in
+//! memory: only digests of tokens are kept. Bounds: [`MAX_NAMES`] per file.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,23 +15,23 @@ use super::error::{AuthError, Problem};
 /// A token's digest.
 pub(super) type Digest = [u8; SHA256_OUTPUT_LEN];
 
-/// More users or tokens than this are a mistake.
+/// Maximum number of users or tokens; more are probably a mistake.
 pub(super) const MAX_NAMES: usize = 10_000;
-/// The highest cost of a hash that is checked: 2^14 rounds take about a second.
+/// Maximum cost of a hash: 2^14 rounds take about a second.
 pub(super) const MAX_COST: u32 = 14;
-/// The lowest cost that bcrypt knows.
+/// Minimum cost of a hash: bcrypt's own.
 pub(super) const MIN_COST: u32 = 4;
 
-/// Everybody that the files name.
+/// The names in the files.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// Bcrypt's hash of each user's password.
     pub(super) users: HashMap<String, String>,
-    /// Whose each token is.
+    /// The name of each token.
     pub(super) tokens: HashMap<Digest, String>,
 }
 
-/// A token's digest.
+/// Returns a token's digest.
 pub(super) fn digest_of(token: &str) -> Digest {
     let mut bytes = [0; SHA256_OUTPUT_LEN];
     bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
@@ -41,7 +42,7 @@ impl Names {
     /// Reads the files.
     ///
     /// # Errors
-    /// A sentence: which file cannot be read, or which line cannot be used and why.
+    /// A file cannot be read, or a line is invalid.
     pub(super) fn read(users: Option<&Path>, tokens: Option<&Path>) -> Result<Self, AuthError> {
         let mut names = Self::default();
         for Entry { line, name, value: hash } in users.map(entries).transpose()?.into_iter().flatten() {
@@ -109,7 +110,7 @@ fn entries(file: &Path) -> Result<Vec<Entry<'_>>, AuthError> {
     Ok(found)
 }
 
-/// Whether a hash is bcrypt's, and one that can be checked in time.
+/// Checks that a hash is bcrypt's, and that its check is fast enough.
 fn check_hash(hash: &str) -> Result<(), Problem> {
     if !hash.is_ascii() || !["$2a$", "$2b$", "$2y$"].iter().any(|kind| hash.starts_with(kind)) || hash.len() != 60 {
         return Err(Problem::NotBcrypt);
@@ -125,8 +126,8 @@ fn of_hex(text: &str) -> Option<Digest> {
     if text.len() != 2 * bytes.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
-    for (place, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
     }
     Some(bytes)
 }

@@ -14,7 +14,7 @@ use std::task::{Poll, Waker};
 pub enum Step {
     /// The batch is in the journal's memory.
     Accepted = 1,
-    /// The batch is on the disk and survives a killed process.
+    /// The batch has been written to disk, and survives if the process is killed.
     Written = 2,
     /// The batch survives a power failure, or every backend has it.
     Synced = 3,

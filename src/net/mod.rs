@@ -1,6 +1,6 @@
-//! What several parts need of the network: TLS for listeners; a client, its TLS, its secrets and the addresses of names.
+//! Shared networking: TLS for listeners; an HTTP client with its TLS, secrets and name resolution.
 //!
-//! Knows nothing of lines.
+//! Never depends on lines.
 
 pub(crate) mod addresses;
 pub(crate) mod client;

@@ -21,25 +21,25 @@ pub enum SecretError {
     SeveralLines(PathBuf),
 }
 
-/// A secret's text. It has no `Display`, and its `Debug` shows nothing of it.
+/// A secret's text. It has no `Display`, and its `Debug` hides it.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl SecretFile {
-    /// The secret in this file.
+    /// Refers to the secret in this file, without reading it.
     pub fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// The file's path.
+    /// Returns the file's path.
     pub fn path(&self) -> &std::path::Path {
         &self.0
     }
 
-    /// Reads the secret, without white space around it.
+    /// Reads the secret, and trims white space.
     ///
     /// # Errors
-    /// A sentence that names the file: it cannot be read, or is empty.
+    /// The file cannot be read, is empty, or has several lines.
     pub fn read(&self) -> Result<Secret, SecretError> {
         let text = std::fs::read_to_string(&self.0).map_err(|error| SecretError::Unreadable(self.0.clone(), error))?;
         let text = text.trim();
@@ -54,7 +54,7 @@ impl SecretFile {
 }
 
 impl Secret {
-    /// The text, for the one place that sends it.
+    /// Returns the text, for the one function that sends it.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

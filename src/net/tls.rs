@@ -1,6 +1,8 @@
-//! TLS for listeners: a certificate and its key, read again when their files change. Connections that are open stay.
+//! TLS for listeners: a certificate and its key, reloaded when their files change. Open connections
+//! stay.
 //!
-//! TLS 1.2 and 1.3. Never does: trusting a client; deciding by a name. Bounds: one certificate for each listener.
+//! TLS 1.2 and 1.3. Never does: client authentication, choosing by server name. Bounds: one
+//! certificate per listener.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -17,22 +19,24 @@ use tokio_rustls::TlsAcceptor;
 use x509_parser::error::X509Error;
 use x509_parser::nom;
 
-/// The first byte of a TLS client.
+/// The first byte that a TLS client sends.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// What a client that speaks plain HTTP to a listener with TLS is told, in the words that clients know.
+/// The answer to a client that speaks plain HTTP to a TLS listener, in words that clients
+/// recognise.
 const SPEAKS_TLS: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
-/// Waits for the first byte of a client, and tells whether it speaks TLS. One that is gone fails at the handshake.
+/// Waits for a client's first byte, and returns whether it speaks TLS. A closed connection counts
+/// as TLS and fails in the handshake.
 pub async fn begins_as_tls(stream: &TcpStream) -> bool {
     let mut first = [0];
     !stream.peek(&mut first).await.is_ok_and(|count| count == 1) || first[0] == TLS_HANDSHAKE
 }
 
-/// Tells a client that speaks plain HTTP that this listener speaks TLS.
+/// Answers a client that speaks plain HTTP to a TLS listener.
 pub fn answer_plain_http(stream: &TcpStream) {
-    // Where a request is left unread, the system resets the connection, and the client may never see the answer.
+    // The system resets a connection with unread bytes, and the client might not see the answer.
     for _ in 0..16 {
         if !stream.try_read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
             break;
@@ -41,12 +45,12 @@ pub fn answer_plain_http(stream: &TcpStream) {
     drop(stream.try_write(SPEAKS_TLS));
 }
 
-/// Where a listener's certificate and its key are, in PEM.
+/// The files of a listener's certificate and key, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The certificate, and those that it was signed by.
+    /// The certificate, followed by its issuers.
     pub cert_file: PathBuf,
-    /// Its key.
+    /// The certificate's key.
     pub key_file: PathBuf,
 }
 
@@ -72,17 +76,17 @@ pub enum CertificateError {
     Tls(rustls::Error),
 }
 
-/// A listener's certificate, as it is now.
+/// A listener's current certificate.
 #[derive(Debug)]
 pub struct Certificate {
     setup: CertificateFiles,
     config: Arc<ServerConfig>,
     current: Arc<Current>,
-    /// When the files were last written to, as they were read.
+    /// The files' modification times when they were read.
     written: Mutex<[Option<SystemTime>; 2]>,
 }
 
-/// What is shown to clients.
+/// The certificate shown to clients.
 #[derive(Debug)]
 struct Current(RwLock<Pair>);
 
@@ -96,7 +100,7 @@ impl Certificate {
     /// Reads the files, for a listener that speaks this protocol over TLS.
     ///
     /// # Errors
-    /// A sentence: which file cannot be used, and why.
+    /// Which file cannot be used, and why.
     pub fn open(setup: CertificateFiles, protocol: Option<&[u8]>) -> Result<Self, CertificateError> {
         let written = written(&setup);
         let current = Arc::new(Current(RwLock::new(read(&setup)?)));
@@ -108,15 +112,15 @@ impl Certificate {
         Ok(Self { setup, config: Arc::new(config), current, written: Mutex::new(written) })
     }
 
-    /// What accepts a connection.
+    /// Returns the acceptor of connections.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
-    /// Reads the files again if they were written to since; returns whether they were.
+    /// Reads the files again if they were modified since, or if asked to; returns whether it did.
     ///
     /// # Errors
-    /// Why they cannot be used. Then everything stays as it was.
+    /// Why the files cannot be used. Nothing is changed then.
     pub fn reload(&self, is_asked: bool) -> Result<bool, CertificateError> {
         let now = written(&self.setup);
         {
@@ -124,19 +128,19 @@ impl Certificate {
             if *before == now && !is_asked {
                 return Ok(false);
             }
-            // Files that cannot be used are told once.
+            // Unusable files are reported once.
             *before = now;
         }
         *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = read(&self.setup)?;
         Ok(true)
     }
 
-    /// When the certificate expires.
+    /// Returns when the certificate expires.
     pub fn expires(&self) -> SystemTime {
         self.current.0.read().unwrap_or_else(PoisonError::into_inner).expires
     }
 
-    /// The file with the certificate.
+    /// Returns the path of the certificate's file.
     pub fn file(&self) -> &Path {
         &self.setup.cert_file
     }
@@ -165,10 +169,10 @@ fn read(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> Result<P
     Ok(Pair { key: Arc::new(key), expires })
 }
 
-/// When a certificate expires.
+/// Returns when a certificate expires.
 ///
 /// # Errors
-/// It is none.
+/// The bytes are not a certificate.
 pub(super) fn expires(certificate: &CertificateDer<'_>) -> Result<SystemTime, nom::Err<X509Error>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
