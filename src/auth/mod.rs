@@ -269,11 +269,11 @@ mod tests {
         };
         write("me:plain\n", 10);
         assert!(auth.reload(false).expect_err("no hash").to_string().contains("line 1"));
-        assert!(matches!(auth.known(&credentials("me", "right")), Known::Right(_)), "as it was");
-        assert!(!auth.reload(false).expect("unchanged files"), "it is told once");
+        assert!(matches!(auth.known(&credentials("me", "right")), Known::Right(_)), "unchanged");
+        assert!(!auth.reload(false).expect("unchanged files"), "it is reported once");
         write(&format!("me:{}\n", bcrypt::hash("new", 4).expect("a hash")), 20);
         assert!(auth.reload(false).expect("good files"));
-        assert_eq!(auth.known(&credentials("me", "right")), Known::Unknown, "nothing is remembered");
+        assert_eq!(auth.known(&credentials("me", "right")), Known::Unknown, "the cache is empty");
         assert!(auth.check(&credentials("me", "right")).is_none() && auth.check(&credentials("me", "new")).is_some());
     }
 

@@ -99,9 +99,9 @@ mod tests {
     use super::*;
 
     /// Returns a ticket's state; `None` while it is open.
-    fn says(ticket: &Ticket, step: Step, waker: &Waker) -> Option<Result<(), Lost>> {
+    fn state(ticket: &Ticket, step: Step, waker: &Waker) -> Option<Result<(), Lost>> {
         match pin!(ticket.wait(step)).poll(&mut Context::from_waker(waker)) {
-            Poll::Ready(said) => Some(said),
+            Poll::Ready(known) => Some(known),
             Poll::Pending => None,
         }
     }
@@ -120,21 +120,21 @@ mod tests {
     fn whoever_waits_learns_of_each_step_and_of_a_loss() {
         let (ticket, woken) = (Ticket::new(), Arc::<Woken>::default());
         let waker = Waker::from(Arc::clone(&woken));
-        assert_eq!(says(&ticket, Step::Written, &waker), None);
-        assert_eq!(says(&ticket, Step::Synced, &waker), None);
+        assert_eq!(state(&ticket, Step::Written, &waker), None);
+        assert_eq!(state(&ticket, Step::Synced, &waker), None);
         ticket.reach(Step::Written);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 2, "all who wait look again");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2, "all waiters are woken");
         ticket.reach(Step::Accepted);
-        assert_eq!(says(&ticket, Step::Written, &waker), Some(Ok(())), "no step is taken back");
-        assert_eq!(says(&ticket, Step::Synced, &waker), None);
+        assert_eq!(state(&ticket, Step::Written, &waker), Some(Ok(())), "no step is taken back");
+        assert_eq!(state(&ticket, Step::Synced, &waker), None);
         ticket.lose();
-        assert_eq!((woken.0.load(Ordering::Relaxed), says(&ticket, Step::Synced, &waker)), (3, Some(Err(Lost))));
+        assert_eq!((woken.0.load(Ordering::Relaxed), state(&ticket, Step::Synced, &waker)), (3, Some(Err(Lost))));
         ticket.reach(Step::Synced);
-        assert_eq!(says(&ticket, Step::Accepted, &waker), Some(Err(Lost)), "what is lost stays lost");
+        assert_eq!(state(&ticket, Step::Accepted, &waker), Some(Err(Lost)), "a lost batch stays lost");
 
         let ticket = Ticket::new();
         ticket.reach(Step::Synced);
         ticket.lose();
-        assert_eq!(says(&ticket, Step::Synced, &waker), Some(Ok(())), "what is safe stays safe");
+        assert_eq!(state(&ticket, Step::Synced, &waker), Some(Ok(())), "a synced batch stays synced");
     }
 }

@@ -214,7 +214,7 @@ impl<H: Submit> Intake<H> {
         let arrival = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
         let Some(address) = source else { return };
         let source = self.sources.note(address, arrival, self.lines.received.monotonic);
-        if self.lines.logs.may_hint(self.lines.received.monotonic) && source.tells_of_large_batches() {
+        if self.lines.logs.may_hint(self.lines.received.monotonic) && source.indicates_large_batches() {
             self.lines.logs.hint(address, self.lines.received.monotonic);
         }
         self.sources_changed(self.lines.received.monotonic);

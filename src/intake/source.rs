@@ -15,7 +15,7 @@ const BURSTS_TO_KNOW: u32 = 4;
 /// A source that has sent for this long without a gap sends steadily.
 const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// Minimum interval, so that a short pause of a busy sender is not silence.
-const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// A source is silent after this many of its intervals.
 const SILENT_AFTER: u32 = 3;
 /// The time over which a rate is measured: several intervals of a usual host.
@@ -33,7 +33,7 @@ const HALF_AFTER: Duration = Duration::from_secs(60);
 const HOST_BYTES: usize = 255;
 /// Number of empty datagrams of a source, and their minimum share (one in this many) of all its
 /// datagrams, that indicate batches too large to be sent.
-const EMPTY_TO_TELL: u64 = 5;
+const MIN_EMPTY: u64 = 5;
 const EMPTY_SHARE: u64 = 4;
 
 /// One arrival: a datagram, or a piece of a stream.
@@ -75,7 +75,7 @@ pub struct Source {
     rate: Option<f64>,
     /// Whether this burst's host has been looked up.
     was_named: bool,
-    was_told: bool,
+    was_reported: bool,
     /// The time of its last implausible timestamp, and the probable unit of it.
     pub implausible: Option<(Instant, Option<Precision>)>,
 }
@@ -94,7 +94,7 @@ impl Source {
             window: (now, 0),
             rate: None,
             was_named: false,
-            was_told: false,
+            was_reported: false,
             implausible: None,
         }
     }
@@ -204,19 +204,19 @@ impl Source {
     /// Returns, once, whether its empty datagrams indicate batches larger than a datagram: Netdata
     /// sends an empty datagram instead of such a batch. (It also sends one if it has nothing to
     /// send, but rarely.)
-    pub fn tells_of_large_batches(&mut self) -> bool {
+    pub fn indicates_large_batches(&mut self) -> bool {
         let Arrival { datagrams, empty, .. } = self.sum;
-        let tells = !self.was_told && empty >= EMPTY_TO_TELL && empty * EMPTY_SHARE >= datagrams;
-        self.was_told |= tells;
-        tells
+        let indicates = !self.was_reported && empty >= MIN_EMPTY && empty * EMPTY_SHARE >= datagrams;
+        self.was_reported |= indicates;
+        indicates
     }
 
     /// Returns its usual interval, once it is known.
     pub fn interval(&self) -> Option<Duration> {
         let is_steady = self.last_seen.saturating_duration_since(self.burst_began) >= STEADY_AFTER;
         match self.bursts {
-            BURSTS_TO_KNOW.. => Some(self.interval.max(LEAST_INTERVAL)),
-            _ if is_steady => Some(LEAST_INTERVAL),
+            BURSTS_TO_KNOW.. => Some(self.interval.max(MIN_INTERVAL)),
+            _ if is_steady => Some(MIN_INTERVAL),
             _ => None,
         }
     }
@@ -231,7 +231,7 @@ impl Source {
     pub fn rate(&self, now: Instant) -> f64 {
         let (since, before) = self.window;
         let elapsed = now.saturating_duration_since(since);
-        let present = per_second(self.sum.lines.saturating_sub(before), elapsed.max(LEAST_INTERVAL));
+        let present = per_second(self.sum.lines.saturating_sub(before), elapsed.max(MIN_INTERVAL));
         match self.rate {
             // While the current window is short, the previous one is more accurate.
             Some(rate) if elapsed < RATE_WINDOW => rate,
@@ -328,15 +328,15 @@ mod tests {
     fn empty_datagrams_tell_once() {
         let (mut sources, now) = (Sources::default(), Instant::now());
         let empty = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
-        let mut told = 0;
+        let mut reported = 0;
         for _ in 0..20 {
-            told += u32::from(sources.note(address(1), empty, now).tells_of_large_batches());
+            reported += u32::from(sources.note(address(1), empty, now).indicates_large_batches());
         }
-        assert_eq!(told, 1);
+        assert_eq!(reported, 1);
         // A small share of empty datagrams indicates nothing.
         for step in 0..200 {
             let arrival = if step % 5 == 0 { empty } else { ONE };
-            assert!(!sources.note(address(2), arrival, now).tells_of_large_batches(), "{step}");
+            assert!(!sources.note(address(2), arrival, now).indicates_large_batches(), "{step}");
         }
     }
 

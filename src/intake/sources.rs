@@ -102,8 +102,8 @@ impl Sources {
     fn evicted_index(&mut self, now: Instant) -> usize {
         self.next_candidate = (self.next_candidate + 1) % CAPACITY;
         let candidates = (0..CANDIDATES).map(|step| (self.next_candidate + step * (CAPACITY / CANDIDATES)) % CAPACITY);
-        let least = candidates.min_by_key(|index| self.entries[*index].weight(now));
-        least.filter(|index| !self.entries[*index].is_kept(now)).unwrap_or(CAPACITY)
+        let lowest = candidates.min_by_key(|index| self.entries[*index].weight(now));
+        lowest.filter(|index| !self.entries[*index].is_kept(now)).unwrap_or(CAPACITY)
     }
 }
 

@@ -104,7 +104,7 @@ fn host(number: u8) -> IpAddr {
 }
 
 /// Returns whether an event was logged, so that it is throttled now.
-fn is_told(throttle: &Throttle, now: Instant) -> bool {
+fn is_logged(throttle: &Throttle, now: Instant) -> bool {
     !throttle.is_due_at(now)
 }
 
@@ -114,7 +114,7 @@ fn who_is_not_of_the_networks_is_not_allowed() {
     assert!(setup.allows(Some(host(1))) && setup.allows(None), "without networks everybody is");
     setup.allow.replace(vec!["10.0.0.0/30".parse().expect("a network"), "192.168.0.0/16".parse().expect("a network")]);
     assert!(setup.allows(Some(host(1))) && setup.allows(Some([192, 168, 7, 7].into())));
-    assert!(!setup.allows(Some(host(4))) && !setup.allows(None), "nor is who cannot be told");
+    assert!(!setup.allows(Some(host(4))) && !setup.allows(None), "an unknown source is not allowed");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_full_batch_that_finds_no_room_is_dropped_and_told_with_its_lines() {
     }
     let tally = bench.read();
     assert_eq!((tally.accepted, tally.held, tally.submitted, tally.ring_full), (35, 5, 10, 20));
-    assert!(!bench.intake.lines.logs.ring_full.is_due(), "it is told");
+    assert!(!bench.intake.lines.logs.ring_full.is_due(), "it is logged");
 }
 
 #[test]
@@ -278,11 +278,11 @@ fn the_table_of_sources_is_published_at_once_and_then_once_in_a_while() {
 fn the_log_is_told_of_refusals_and_of_batches_that_are_too_large_for_their_sender() {
     let mut bench = Bench::new(9);
     bench.datagram("m v=1 1\n");
-    assert!(!is_told(&bench.intake.lines.logs.refused, bench.begun));
+    assert!(!is_logged(&bench.intake.lines.logs.refused, bench.begun));
     bench.datagram("m v= 1\n");
-    assert!(is_told(&bench.intake.lines.logs.refused, bench.begun));
+    assert!(is_logged(&bench.intake.lines.logs.refused, bench.begun));
     // A single empty datagram indicates nothing; several from one source do.
-    let is_hinted = |bench: &Bench, time: Duration| is_told(&bench.intake.lines.logs.hint, bench.begun + time);
+    let is_hinted = |bench: &Bench, time: Duration| is_logged(&bench.intake.lines.logs.hint, bench.begun + time);
     bench.intake.empty(Some(host(1)));
     assert!(!is_hinted(&bench, Duration::ZERO));
     for _ in 0..9 {

@@ -68,9 +68,9 @@ mod tests {
             (b"cpu,host=a v=\"a b c=d\"", ""),
             (b"cpu usage 1 2 3", ""),
         ] {
-            let told = cure(Refused { reason: Refusal::WrongFormat, bytes: line }).unwrap_or_default();
-            assert!(told.starts_with(expected) || (expected == "gzip" && told.contains(expected)), "{line:?}: {told}");
-            assert_eq!(told.is_empty(), expected.is_empty(), "{line:?}: {told}");
+            let hint = cure(Refused { reason: Refusal::WrongFormat, bytes: line }).unwrap_or_default();
+            assert!(hint.starts_with(expected) || (expected == "gzip" && hint.contains(expected)), "{line:?}: {hint}");
+            assert_eq!(hint.is_empty(), expected.is_empty(), "{line:?}: {hint}");
         }
         let early = Refused { reason: Refusal::TimestampOutOfRange, bytes: b"m v=1 1795400726000000000" };
         assert!(cure(early).is_some_and(|cure| cure.contains("unit")));

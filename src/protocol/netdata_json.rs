@@ -80,7 +80,7 @@ pub(super) fn copy_used(line: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
 }
 
 fn copy(line: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let mut rest = behind(line, b'{')?;
+    let mut rest = after(line, b'{')?;
     let mut separator = b'{';
     loop {
         let (key, value) = entry(rest)?;
@@ -98,14 +98,14 @@ fn copy(line: &[u8], out: &mut Vec<u8>) -> Option<()> {
             out.push(b'}');
             return Some(());
         }
-        rest = behind(rest, b',')?;
+        rest = after(rest, b',')?;
     }
 }
 
 /// Returns the key at the beginning of a text, without quotes, and the text from its value on.
 fn entry(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let text = behind(text, b'"')?;
-    memchr::memchr_iter(b'"', text).find_map(|end| Some((&text[..end], skip_blanks(behind(&text[end + 1..], b':')?))))
+    let text = after(text, b'"')?;
+    memchr::memchr_iter(b'"', text).find_map(|end| Some((&text[..end], skip_blanks(after(&text[end + 1..], b':')?))))
 }
 
 /// Returns where the value at the beginning of a text ends, by JSON's grammar.
@@ -148,21 +148,21 @@ fn nested_end(text: &[u8]) -> Option<usize> {
 /// object's end.
 fn is_end(text: &[u8]) -> bool {
     let is_key_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
-    let next_key = behind(text, b',').and_then(|next| behind(next, b'"'));
-    let behind_key = next_key.and_then(|key| {
+    let next_key = after(text, b',').and_then(|next| after(next, b'"'));
+    let after_key = next_key.and_then(|key| {
         let end = key.iter().take(MAX_KEY_BYTES + 1).position(|byte| !is_key_byte(byte))?;
         key[end..].strip_prefix(b"\"")
     });
-    behind_key.is_some_and(|rest| behind(rest, b':').is_some()) || is_object_end(text)
+    after_key.is_some_and(|rest| after(rest, b':').is_some()) || is_object_end(text)
 }
 
 /// Returns whether only the object's end follows.
 fn is_object_end(text: &[u8]) -> bool {
-    behind(text, b'}').is_some_and(|rest| skip_blanks(rest).is_empty())
+    after(text, b'}').is_some_and(|rest| skip_blanks(rest).is_empty())
 }
 
 /// Returns the text after this byte, if only white space precedes the byte.
-fn behind(text: &[u8], byte: u8) -> Option<&[u8]> {
+fn after(text: &[u8], byte: u8) -> Option<&[u8]> {
     skip_blanks(text).strip_prefix(&[byte])
 }
 

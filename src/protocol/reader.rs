@@ -142,11 +142,11 @@ impl Reader {
 
     /// Returns the host that a line names, if its format tells.
     pub fn host<'a>(&self, format: Format, line: &'a [u8]) -> Option<&'a [u8]> {
-        let behind = |text: &[u8]| memchr::memmem::find(line, text).map(|at| &line[at + text.len()..]);
+        let after = |text: &[u8]| memchr::memmem::find(line, text).map(|at| &line[at + text.len()..]);
         match format {
             Format::Influx => host_of(line),
-            Format::Opentsdb => until(behind(b" host=")?, b" \r\n"),
-            Format::NetdataJson => until(behind(b"\"hostname\":\"")?, b"\""),
+            Format::Opentsdb => until(after(b" host=")?, b" \r\n"),
+            Format::NetdataJson => until(after(b"\"hostname\":\"")?, b"\""),
             Format::Graphite => self.others.mapping().host_in(until(line, b"; \t")?),
         }
     }

@@ -48,7 +48,7 @@ pub enum Step {
 pub struct SteadyClock {
     last: Option<Moment>,
     steady_since: Option<Instant>,
-    believed: Option<Moment>,
+    trusted: Option<Moment>,
 }
 
 impl SteadyClock {
@@ -63,16 +63,16 @@ impl SteadyClock {
         let since = *self.steady_since.get_or_insert(monotonic);
         let is_steady = monotonic.saturating_duration_since(since) >= PATIENCE;
         let is_behind = |wall: u64| wall.saturating_add(nanoseconds(STEP)) < newest;
-        let believed = self.now(monotonic);
-        if is_steady && !is_behind(wall) && believed.is_none_or(|believed| wall < believed || is_behind(believed)) {
-            self.believed = Some(Moment { monotonic, wall });
+        let trusted = self.now(monotonic);
+        if is_steady && !is_behind(wall) && trusted.is_none_or(|trusted| wall < trusted || is_behind(trusted)) {
+            self.trusted = Some(Moment { monotonic, wall });
         }
         step
     }
 
     /// Returns the wall time for judging ages; `None` while the clock is not trusted.
     pub fn now(&self, monotonic: Instant) -> Option<u64> {
-        self.believed.map(|believed| believed.wall_at(monotonic))
+        self.trusted.map(|trusted| trusted.wall_at(monotonic))
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
 
     /// Calls `look` at these seconds since the start, with the wall clock ahead by this much.
     /// Returns by how many seconds the trusted time is ahead in the end.
-    fn believed(looks: &[(u64, i64)], newest: u64) -> Option<i64> {
+    fn trusted(looks: &[(u64, i64)], newest: u64) -> Option<i64> {
         let (start, mut clock) = (Instant::now(), SteadyClock::default());
         let mut end = 0;
         for (seconds, ahead) in looks {
@@ -133,7 +133,7 @@ mod tests {
             // Small differences are not steps.
             (&[(0, 0), (100, 1), (200, -1), (300, 0)], Some(0)),
         ] {
-            assert_eq!(believed(looks, newest), expected, "{looks:?}");
+            assert_eq!(trusted(looks, newest), expected, "{looks:?}");
         }
         // If a newer time becomes known, the step forward is trusted.
         let mut clock = SteadyClock::default();

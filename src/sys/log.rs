@@ -253,16 +253,16 @@ mod tests {
             text += &String::from_utf8(taken.recv().expect("bytes")).expect("text");
         }
         log.flush(LONG);
-        let (mut missing, mut told) = (0, 0);
+        let (mut missing, mut written) = (0, 0);
         for line in text.lines() {
             match line.strip_prefix("twinflux: ") {
                 Some(note) => missing += note.split(' ').next().expect("a number").parse::<usize>().expect("a number"),
-                None => told += 1,
+                None => written += 1,
             }
         }
-        assert_eq!(missing + told, lines);
+        assert_eq!(missing + written, lines);
         assert!(missing > 0 && lines_dropped() - before >= missing as u64, "{missing}");
-        assert!(told * 100 <= MAX_BYTES + 2 * CHUNK_BYTES, "{told} lines waited");
+        assert!(written * 100 <= MAX_BYTES + 2 * CHUNK_BYTES, "{written} lines waited");
     }
 
     #[test]

@@ -115,10 +115,10 @@ impl Keys {
     /// A tag cannot be written, or there are as many as InfluxDB 1.6 panics at.
     pub(super) fn push_given(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
         self.push(out, b"host", given.host)?;
-        self.push_behind_host(out, given)
+        self.push_after_host(out, given)
     }
 
-    fn push_behind_host(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
+    fn push_after_host(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
         let text = given.tags.text;
         match given.tags.syntax {
             _ if text.is_empty() => {}
@@ -244,7 +244,7 @@ impl LastTags {
         self.keys.clear();
         self.keys.push(out, b"host", host)?;
         let end_of_host = out.len();
-        self.keys.push_behind_host(out, given)?;
+        self.keys.push_after_host(out, given)?;
         self.ignored = self.keys.ignored();
         self.text.clear();
         self.text.extend_from_slice(tags.text);

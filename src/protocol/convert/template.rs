@@ -185,14 +185,14 @@ mod tests {
         fn a_part_with_a_star_stands_for_as_many_as_are_left(
             before in prop::collection::vec("measurement|field|t|u|", 0..4),
             star in "measurement|field",
-            behind in prop::collection::vec("measurement|field|t|u|", 0..4),
+            after in prop::collection::vec("measurement|field|t|u|", 0..4),
             more in 0..5_usize,
         ) {
-            let whole = |star: Vec<String>| [before.clone(), star, behind.clone()].concat().join(".");
+            let whole = |star: Vec<String>| [before.clone(), star, after.clone()].concat().join(".");
             let greedy = whole(vec![format!("{star}*")]);
             let plain = whole(vec![star; more + 1]);
             prop_assume!(greedy.contains("measurement"));
-            let parts = before.len() + behind.len() + more + 1;
+            let parts = before.len() + after.len() + more + 1;
             let name = (0..parts).map(|index| format!("p{index}")).collect::<Vec<_>>().join(".");
             prop_assert_eq!(apply(&greedy, &name), apply(&plain, &name));
         }

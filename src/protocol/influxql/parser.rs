@@ -269,7 +269,7 @@ impl Parser<'_> {
                 Kind::OneServer
             }
             "RETENTION" => {
-                self.policy_on_behind_retention()?;
+                self.policy_on_after_retention()?;
                 Kind::ChangePolicy
             }
             "USER" => {
@@ -310,10 +310,10 @@ impl Parser<'_> {
 
     fn policy_on(&mut self) -> Result<(), Wrong> {
         self.keyword("RETENTION")?;
-        self.policy_on_behind_retention()
+        self.policy_on_after_retention()
     }
 
-    fn policy_on_behind_retention(&mut self) -> Result<(), Wrong> {
+    fn policy_on_after_retention(&mut self) -> Result<(), Wrong> {
         self.keyword("POLICY")?;
         self.name()?;
         self.keyword("ON")?;
