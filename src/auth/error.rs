@@ -9,7 +9,7 @@ use super::users::{MAX_COST, MAX_NAMES, MIN_COST};
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// A file cannot be read.
-    #[error("cannot read {}: {_1}", .0.display())]
+    #[error("cannot read {}: {}", .0.display(), .1)]
     Unreadable(PathBuf, io::Error),
     /// A file has no entry.
     #[error("{} names nobody", .0.display())]
@@ -25,7 +25,7 @@ pub enum AuthError {
         /// The line's number, from 1.
         number: usize,
         /// What is wrong with the line.
-        problem: Problem,
+        problem: InvalidLine,
     },
     /// The system gives no key for the cache of checked credentials.
     #[error("the system gives no random numbers")]
@@ -34,7 +34,7 @@ pub enum AuthError {
 
 /// What is wrong with a line.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum InvalidLine {
     /// The line lacks a name, a colon or a value.
     #[error("write NAME:VALUE")]
     NoPair,

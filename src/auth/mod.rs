@@ -22,7 +22,7 @@ use users::{Names, digest_of};
 
 pub use checker::{Busy, Checker};
 pub use credentials::{Ambiguous, Credentials};
-pub use error::{AuthError, Problem};
+pub use error::{AuthError, InvalidLine};
 
 /// A hash to check unknown users' passwords against, so that both checks take the same time.
 const DUMMY: &str = "$2y$10$.vGA1O9wmRjrwAVXD98HNOgsNpDczlqm3Jq7KnEd1rVAGv3Fykk1a";

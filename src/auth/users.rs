@@ -10,7 +10,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
-use super::error::{AuthError, Problem};
+use super::error::{AuthError, InvalidLine};
 
 /// A token's digest.
 pub(super) type Digest = [u8; SHA256_OUTPUT_LEN];
@@ -48,16 +48,16 @@ impl Names {
         for Entry { line, name, value: hash } in users.map(entries).transpose()?.into_iter().flatten() {
             check_hash(&hash).map_err(|problem| line.error(problem))?;
             if names.users.insert(name.clone(), hash).is_some() {
-                return Err(line.error(Problem::SameUser(name)));
+                return Err(line.error(InvalidLine::SameUser(name)));
             }
         }
         for Entry { line, name, value: token } in tokens.map(entries).transpose()?.into_iter().flatten() {
             let digest = match token.strip_prefix("sha256:") {
-                Some(hex) => of_hex(hex).ok_or_else(|| line.error(Problem::NoDigest))?,
+                Some(hex) => of_hex(hex).ok_or_else(|| line.error(InvalidLine::NoDigest))?,
                 None => digest_of(&token),
             };
             if names.tokens.insert(digest, name).is_some() {
-                return Err(line.error(Problem::SameToken));
+                return Err(line.error(InvalidLine::SameToken));
             }
         }
         Ok(names)
@@ -79,7 +79,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    fn error(self, problem: Problem) -> AuthError {
+    fn error(self, problem: InvalidLine) -> AuthError {
         AuthError::Line { file: self.file.to_owned(), number: self.number, problem }
     }
 }
@@ -98,7 +98,7 @@ fn entries(file: &Path) -> Result<Vec<Entry<'_>>, AuthError> {
             Some((name, value)) if !name.is_empty() && !value.is_empty() => {
                 found.push(Entry { line, name: name.to_owned(), value: value.to_owned() });
             }
-            _ => return Err(line.error(Problem::NoPair)),
+            _ => return Err(line.error(InvalidLine::NoPair)),
         }
     }
     if found.is_empty() {
@@ -111,13 +111,13 @@ fn entries(file: &Path) -> Result<Vec<Entry<'_>>, AuthError> {
 }
 
 /// Checks that a hash is bcrypt's, and that its check is fast enough.
-fn check_hash(hash: &str) -> Result<(), Problem> {
+fn check_hash(hash: &str) -> Result<(), InvalidLine> {
     if !hash.is_ascii() || !["$2a$", "$2b$", "$2y$"].iter().any(|kind| hash.starts_with(kind)) || hash.len() != 60 {
-        return Err(Problem::NotBcrypt);
+        return Err(InvalidLine::NotBcrypt);
     }
     match hash[4..6].parse::<u32>() {
         Ok(cost) if (MIN_COST..=MAX_COST).contains(&cost) => Ok(()),
-        _ => Err(Problem::Cost),
+        _ => Err(InvalidLine::Cost),
     }
 }
 

@@ -11,7 +11,7 @@ pub struct SecretFile(PathBuf);
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read.
-    #[error("cannot read the secret file {}: {_1}", .0.display())]
+    #[error("cannot read the secret file {}: {}", .0.display(), .1)]
     Unreadable(PathBuf, io::Error),
     /// The file holds nothing but white space.
     #[error("the secret file {} is empty: write the password or token into it", .0.display())]

@@ -58,10 +58,10 @@ pub struct CertificateFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// The certificate's file cannot be used.
-    #[error("tls_cert_file {}: {_1}", .0.display())]
+    #[error("tls_cert_file {}: {}", .0.display(), .1)]
     Certificate(PathBuf, String),
     /// The key's file cannot be used.
-    #[error("tls_key_file {}: {_1}", .0.display())]
+    #[error("tls_key_file {}: {}", .0.display(), .1)]
     Key(PathBuf, String),
     /// The key belongs to another certificate.
     #[error("tls_key_file {} is not the key of tls_cert_file {}", .key_file.display(), .cert_file.display())]
