@@ -1,8 +1,9 @@
-//! Who was checked lately: bcrypt is slow by intent, and one host writes every ten seconds.
+//! A cache of checked credentials: bcrypt is slow by design, and one host writes every ten seconds.
 //!
-//! Knows no secret: entries are found by a digest that is keyed anew at each start. A right password is known until the users
-//! are read again; a wrong one for [`MISS_TIME`], so that a mistyped one costs a hash now and then, and not with each request.
-//! Bounds: [`MOST`] of each kind, the oldest goes.
+//! Owns: the results of recent checks, by a keyed digest of the credentials; each start has a new
+//! key. A correct password is cached until the users are read again, a wrong one for [`MISS_TIME`],
+//! so that a mistyped password costs an occasional check and not one per request. Never does:
+//! storing a secret. Bounds: [`MAX_ENTRIES`] of each kind; the oldest is evicted.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,14 +13,15 @@ use ring::rand::SystemRandom;
 
 use super::Identity;
 use super::credentials::Credentials;
+use super::error::AuthError;
 
-const MOST: usize = 4096;
+const MAX_ENTRIES: usize = 4096;
 const MISS_TIME: Duration = Duration::from_secs(10);
 
 /// A keyed digest of credentials.
 pub(super) type Digest = Vec<u8>;
 
-/// The results of earlier checks.
+/// The results of recent checks.
 #[derive(Debug)]
 pub(super) struct Cache {
     key: Key,
@@ -29,28 +31,28 @@ pub(super) struct Cache {
     missed_order: VecDeque<Digest>,
 }
 
-/// What an earlier check found.
+/// The cached result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// They are right.
+    /// The credentials are valid.
     Right(Identity),
-    /// They were wrong a moment ago.
+    /// The credentials were wrong, within [`MISS_TIME`].
     Wrong,
 }
 
 impl Cache {
-    /// An empty one.
+    /// Creates an empty cache.
     ///
     /// # Errors
-    /// The system gives no random numbers.
-    pub(super) fn new() -> Result<Self, String> {
+    /// The system provides no random numbers.
+    pub(super) fn new() -> Result<Self, AuthError> {
         let key = Key::generate(HMAC_SHA256, &SystemRandom::new());
-        let key = key.map_err(|_| "the system gives no random numbers".to_owned())?;
+        let key = key.map_err(|_| AuthError::NoRandomNumbers)?;
         let (known, known_order, missed, missed_order) = Default::default();
         Ok(Self { key, known, known_order, missed, missed_order })
     }
 
-    /// What is known of credentials.
+    /// Returns the cached result for credentials, if any.
     pub(super) fn find(&self, credentials: &Credentials, now: Instant) -> Option<Found> {
         let digest = self.digest(credentials);
         if let Some(identity) = self.known.get(&digest) {
@@ -59,7 +61,7 @@ impl Cache {
         self.missed.get(&digest).filter(|until| now < **until).map(|_| Found::Wrong)
     }
 
-    /// Notes a check's result.
+    /// Stores the result of a check.
     pub(super) fn note(&mut self, credentials: &Credentials, identity: Option<&Identity>, now: Instant) {
         let digest = self.digest(credentials);
         match identity {
@@ -74,19 +76,19 @@ impl Cache {
                 }
             }
         }
-        if self.known_order.len() > MOST
+        if self.known_order.len() > MAX_ENTRIES
             && let Some(oldest) = self.known_order.pop_front()
         {
             self.known.remove(&oldest);
         }
-        if self.missed_order.len() > MOST
+        if self.missed_order.len() > MAX_ENTRIES
             && let Some(oldest) = self.missed_order.pop_front()
         {
             self.missed.remove(&oldest);
         }
     }
 
-    /// Forgets everything: users may have other passwords now.
+    /// Removes all entries, because users may have new passwords.
     pub(super) fn clear(&mut self) {
         let Self { known, known_order, missed, missed_order, .. } = self;
         known.clear();
@@ -95,9 +97,9 @@ impl Cache {
         missed_order.clear();
     }
 
-    /// What stands for these credentials.
+    /// Returns the keyed digest of credentials.
     pub(super) fn digest(&self, Credentials { user, secret }: &Credentials) -> Digest {
-        // A name and a token alone never look alike.
+        // The digest of a user with a password never equals that of a token alone.
         let text = match user {
             Some(user) => format!("user\0{user}\0{secret}"),
             None => format!("token\0{secret}"),
@@ -135,11 +137,11 @@ mod tests {
     fn it_is_bounded_and_one_goes_for_one_that_comes() {
         let (mut cache, now) = (Cache::new().expect("a cache"), Instant::now());
         let me = Identity("me".into());
-        for number in 0..MOST + 10 {
+        for number in 0..MAX_ENTRIES + 10 {
             cache.note(&credentials("me", &number.to_string()), Some(&me), now);
             cache.note(&credentials("you", &number.to_string()), None, now);
         }
-        assert_eq!((cache.known.len(), cache.missed.len()), (MOST, MOST));
+        assert_eq!((cache.known.len(), cache.missed.len()), (MAX_ENTRIES, MAX_ENTRIES));
         assert_eq!(cache.find(&credentials("me", "9"), now), None);
         assert_eq!(cache.find(&credentials("me", "10"), now), Some(Found::Right(me)));
     }

@@ -1,7 +1,8 @@
-//! Checks credentials for a listener: what is known at once, the rest on threads that may block.
+//! Checks credentials for a listener: cached results at once, the rest on threads that may block.
 //!
-//! Bounds: two slow checks at a time, [`MOST_WAITING`] credentials that wait, however many requests come with the same ones;
-//! [`MOST_MISSES`] slow checks that failed from one source in [`MISS_WINDOW`], so that whoever guesses costs little.
+//! Bounds: [`CHECKS`] slow checks at a time; [`MAX_WAITING`] different credentials waiting, with
+//! any number of requests each; [`MAX_MISSES`] failed slow checks per source within
+//! [`MISS_WINDOW`], so that guessing costs little.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,49 +14,49 @@ use tokio::sync::Semaphore;
 use super::cache::Digest;
 use super::{Auth, Credentials, Identity, Known};
 
-/// Slow checks at a time: each takes a CPU.
+/// Maximum number of concurrent slow checks: each occupies a CPU.
 const CHECKS: usize = 2;
-const MOST_WAITING: usize = 64;
-const MOST_MISSES: u32 = 20;
+const MAX_WAITING: usize = 64;
+const MAX_MISSES: u32 = 20;
 const MISS_WINDOW: Duration = Duration::from_secs(10);
-/// Sources whose misses are counted.
-const MOST_SOURCES: usize = 4096;
+/// Maximum number of sources whose failed checks are counted.
+const MAX_SOURCES: usize = 4096;
 
-/// Too many checks are under way, or failed lately.
+/// Too many checks are in progress, or have failed recently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
-/// One listener's checks.
+/// The checks of one listener.
 #[derive(Debug)]
 pub struct Checker {
     auth: Arc<Auth>,
     checks: Semaphore,
-    /// Credentials that wait for a check, by their digests, and how many requests do with them.
+    /// Digests of the credentials that wait for a check, with the number of requests for each.
     waiting: Mutex<HashMap<Digest, usize>>,
-    /// Since when, and how many.
+    /// The start of each source's window, and the failed checks within it.
     misses: Mutex<HashMap<IpAddr, (Instant, u32)>>,
 }
 
 impl Checker {
-    /// Checks by these users and tokens.
+    /// Creates a checker for these users and tokens.
     pub fn new(auth: Arc<Auth>) -> Self {
         Self { auth, checks: Semaphore::new(CHECKS), waiting: Mutex::default(), misses: Mutex::default() }
     }
 
-    /// The users and tokens.
+    /// Returns the users and tokens.
     pub fn auth(&self) -> &Auth {
         &self.auth
     }
 
-    /// The same, to be kept.
+    /// Returns the users and tokens, for shared ownership.
     pub fn shared_auth(&self) -> &Arc<Auth> {
         &self.auth
     }
 
-    /// Whose credentials these are; none if they are wrong.
+    /// Returns the identity for credentials; `None` if they are wrong.
     ///
     /// # Errors
-    /// It cannot be told now.
+    /// The check is not possible now.
     pub async fn identify(&self, credentials: Credentials, source: IpAddr) -> Result<Option<Identity>, Busy> {
         match self.auth.known(&credentials) {
             Known::Right(identity) => Ok(Some(identity)),
@@ -64,15 +65,15 @@ impl Checker {
         }
     }
 
-    /// Checks credentials that nothing is known of, on a thread of its own.
+    /// Checks credentials without a cached result, on a blocking thread.
     async fn check(&self, credentials: Credentials, source: IpAddr) -> Result<Option<Identity>, Busy> {
         if self.has_missed_too_often(source) {
             return Err(Busy);
         }
         let waiting = Waiting::new(&self.waiting, self.auth.digest(&credentials)).ok_or(Busy)?;
-        let Ok(_place) = self.checks.acquire().await else { return Err(Busy) };
+        let Ok(_permit) = self.checks.acquire().await else { return Err(Busy) };
         let identity = match self.auth.known(&credentials) {
-            // Another request with the same ones was checked meanwhile.
+            // Another request with the same credentials was checked in the meantime.
             Known::Right(identity) => Some(identity),
             Known::Wrong => None,
             Known::Unknown => {
@@ -90,14 +91,14 @@ impl Checker {
 
     fn has_missed_too_often(&self, source: IpAddr) -> bool {
         let misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        misses.get(&source).is_some_and(|(since, count)| since.elapsed() < MISS_WINDOW && *count >= MOST_MISSES)
+        misses.get(&source).is_some_and(|(since, count)| since.elapsed() < MISS_WINDOW && *count >= MAX_MISSES)
     }
 
     fn note_miss(&self, source: IpAddr) {
         let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        if misses.len() >= MOST_SOURCES && !misses.contains_key(&source) {
+        if misses.len() >= MAX_SOURCES && !misses.contains_key(&source) {
             misses.retain(|_, (since, _)| since.elapsed() < MISS_WINDOW);
-            if misses.len() >= MOST_SOURCES {
+            if misses.len() >= MAX_SOURCES {
                 return;
             }
         }
@@ -109,17 +110,18 @@ impl Checker {
     }
 }
 
-/// One more request that waits, until this goes.
+/// A waiting request; counted until dropped.
 struct Waiting<'a> {
     all: &'a Mutex<HashMap<Digest, usize>>,
     own: Digest,
 }
 
 impl<'a> Waiting<'a> {
-    /// None if too many wait with other credentials. A fleet that starts again has the same ones everywhere.
+    /// Returns `None` if too many other credentials wait. The hosts of a restarting fleet usually
+    /// share theirs, and all wait.
     fn new(all: &'a Mutex<HashMap<Digest, usize>>, own: Digest) -> Option<Self> {
         let mut counts = all.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.len() >= MOST_WAITING && !counts.contains_key(&own) {
+        if counts.len() >= MAX_WAITING && !counts.contains_key(&own) {
             return None;
         }
         *counts.entry(own.clone()).or_default() += 1;
@@ -149,11 +151,10 @@ mod tests {
         let all = Mutex::default();
         let digest = |number: usize| number.to_le_bytes().to_vec();
         let same: Vec<_> = (0..500).map(|_| Waiting::new(&all, digest(0)).expect("room")).collect();
-        let others: Vec<_> =
-            (1..MOST_WAITING).map(|number| Waiting::new(&all, digest(number)).expect("room")).collect();
-        assert!(Waiting::new(&all, digest(MOST_WAITING)).is_none() && Waiting::new(&all, digest(1)).is_some());
+        let others: Vec<_> = (1..MAX_WAITING).map(|number| Waiting::new(&all, digest(number)).expect("room")).collect();
+        assert!(Waiting::new(&all, digest(MAX_WAITING)).is_none() && Waiting::new(&all, digest(1)).is_some());
         drop(same);
-        assert!(Waiting::new(&all, digest(MOST_WAITING)).is_some());
+        assert!(Waiting::new(&all, digest(MAX_WAITING)).is_some());
         drop(others);
         assert!(all.lock().expect("no panic").is_empty());
     }

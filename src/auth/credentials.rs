@@ -1,7 +1,8 @@
-//! What a request says of who asks: every form that any client uses, on every endpoint.
+//! The credentials of a request, in every form that any client uses, on every endpoint.
 //!
-//! The URL counts first, as in 1.x: `u` and `p`, or `p` alone, which is a token in 3.x. Then the header `Authorization`:
-//! `Basic`, `Token` or `Bearer`; a token of the form `user:password` is a user's. Never shown: a secret has no `Debug`.
+//! The URL takes precedence, as in 1.x: `u` and `p`, or `p` alone, which is a token in 3.x. Then
+//! comes the header `Authorization`: `Basic`, `Token` or `Bearer`; a token of the form
+//! `user:password` is a user's password. Never shows a secret: `Debug` omits it.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use http::{HeaderMap, HeaderValue};
 /// A user with a password, or a token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// None for a token alone.
+    /// `None` for a token alone.
     pub(super) user: Option<String>,
     /// The password, or the token.
     pub(super) secret: String,
@@ -25,15 +26,16 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The request has several headers that say who asks.
+/// The request has several `Authorization` headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ambiguous;
 
 impl Credentials {
-    /// Of a request with these values of `u` and `p` in its URL; none if it says nothing that can be read.
+    /// Reads the credentials of a request with these values of `u` and `p` in its URL. `None` if it
+    /// has none, or none that can be read.
     ///
     /// # Errors
-    /// There are several headers.
+    /// The request has several `Authorization` headers.
     pub fn of(user: Option<&str>, password: Option<&str>, headers: &HeaderMap) -> Result<Option<Self>, Ambiguous> {
         let mut given = headers.get_all(AUTHORIZATION).iter();
         let header = given.next();
@@ -47,7 +49,7 @@ impl Credentials {
         Ok(header.and_then(|value| Self::of_header(value.to_str().ok()?)))
     }
 
-    /// The same as a header of the form `Basic`; none for a token alone.
+    /// Returns the credentials as a header of the form `Basic`; `None` for a token alone.
     pub fn basic(&self) -> Option<HeaderValue> {
         let user = self.user.as_ref()?;
         let pair = BASE64_STANDARD.encode(format!("{user}:{}", self.secret));

@@ -1,14 +1,15 @@
-//! Who may write, read and administer: users and tokens from files, rights by name and database.
+//! Authentication and authorization: users and tokens from files, rights by name and database.
 //!
-//! Owns the names, the rights, and what was checked lately. Never does: network; showing a secret. A check by bcrypt is for a
-//! thread that may block ([`Auth::check`]); what is known already is told at once ([`Auth::known`]). Listeners ask a
-//! [`Checker`].
+//! Owns: the names, the rights, and the cache of checked credentials. Never does: network; showing
+//! a secret. A bcrypt check must run on a thread that may block ([`Auth::check`]); known results
+//! are available at once ([`Auth::known`]). Listeners use a [`Checker`].
 //!
-//! Bounds: names in a file, checks that are remembered; see the parts.
+//! Bounds: names per file, cached checks; see the submodules.
 
 mod cache;
 mod checker;
 mod credentials;
+mod error;
 mod users;
 
 use std::path::PathBuf;
@@ -21,42 +22,43 @@ use users::{Names, digest_of};
 
 pub use checker::{Busy, Checker};
 pub use credentials::{Ambiguous, Credentials};
+pub use error::{AuthError, InvalidLine};
 
-/// A hash to check unknown users' passwords against, so that both take the same time.
+/// A hash to check unknown users' passwords against, so that both checks take the same time.
 const DUMMY: &str = "$2y$10$.vGA1O9wmRjrwAVXD98HNOgsNpDczlqm3Jq7KnEd1rVAGv3Fykk1a";
 
-/// Where the names are, and what each may do.
+/// The files with names, and each name's rights.
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
-    /// Users with bcrypt's hashes.
+    /// The file with users and bcrypt hashes.
     pub users_file: Option<PathBuf>,
-    /// Tokens.
+    /// The file with tokens.
     pub tokens_file: Option<PathBuf>,
-    /// What each name may do.
+    /// The rights of each name.
     pub rights: Vec<Right>,
 }
 
-/// What a user or a token may do.
+/// The rights of a user or a token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Right {
     /// The user's or token's name; `*` for all.
     pub name: String,
-    /// Databases that it may write, with `*` for any text.
+    /// Databases that it may write; `*` matches any text.
     pub write: Vec<String>,
-    /// Databases that it may read.
+    /// Databases that it may read; `*` matches any text.
     pub read: Vec<String>,
     /// Whether it may administer.
     pub admin: bool,
 }
 
-/// Who asks.
+/// An authenticated user or token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity(Arc<str>);
 
-/// What is known of credentials without a check.
+/// What is known about credentials without a slow check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// They are right.
+    /// They are valid.
     Right(Identity),
     /// They are wrong.
     Wrong,
@@ -69,7 +71,7 @@ pub enum Known {
 pub struct Auth {
     setup: AuthConfig,
     names: RwLock<Arc<Names>>,
-    /// When the files were last written to, as they were read.
+    /// The files' modification times when they were read.
     written: Mutex<Vec<Option<SystemTime>>>,
     cache: Mutex<Cache>,
 }
@@ -78,26 +80,26 @@ impl Auth {
     /// Reads the files.
     ///
     /// # Errors
-    /// A sentence: what is wrong with one of them.
-    pub fn open(setup: AuthConfig) -> Result<Self, String> {
+    /// What is wrong with a file.
+    pub fn open(setup: AuthConfig) -> Result<Self, AuthError> {
         let written = written(&setup);
         let names = Names::read(setup.users_file.as_deref(), setup.tokens_file.as_deref())?;
         let names = RwLock::new(Arc::new(names));
         Ok(Self { setup, names, written: Mutex::new(written), cache: Mutex::new(Cache::new()?) })
     }
 
-    /// Reads the files again if they were written to since; returns whether they were.
+    /// Reads the files again if they were modified since, or if asked to; returns whether it did.
     ///
     /// # Errors
-    /// What is wrong with one of them. Then everything stays as it was.
-    pub fn reload(&self, is_asked: bool) -> Result<bool, String> {
+    /// What is wrong with a file. Nothing is changed then.
+    pub fn reload(&self, is_asked: bool) -> Result<bool, AuthError> {
         let now = written(&self.setup);
         {
             let mut before = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             if *before == now && !is_asked {
                 return Ok(false);
             }
-            // A file that cannot be used is told once.
+            // An unusable file is reported once.
             *before = now;
         }
         let names = Names::read(self.setup.users_file.as_deref(), self.setup.tokens_file.as_deref())?;
@@ -106,12 +108,12 @@ impl Auth {
         Ok(true)
     }
 
-    /// What stands for these credentials, and tells nothing of them.
+    /// Returns a digest of credentials that reveals nothing about them.
     fn digest(&self, credentials: &Credentials) -> cache::Digest {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).digest(credentials)
     }
 
-    /// What is known of these credentials without a slow check.
+    /// Returns what is known about credentials without a slow check.
     pub fn known(&self, credentials: &Credentials) -> Known {
         let names = self.names();
         let is_user = credentials.user.as_ref().is_some_and(|user| names.users.contains_key(user));
@@ -129,7 +131,8 @@ impl Auth {
         }
     }
 
-    /// Checks credentials, and remembers the result. Takes as long as bcrypt does, whether or not there is such a user.
+    /// Checks credentials, and caches the result. Takes as long as bcrypt, whether or not the user
+    /// exists.
     pub fn check(&self, credentials: &Credentials) -> Option<Identity> {
         let names = self.names();
         let user = credentials.user.as_deref().unwrap_or_default();
@@ -137,29 +140,29 @@ impl Auth {
         let is_right = bcrypt::verify(&credentials.secret, hash.map_or(DUMMY, String::as_str)).unwrap_or(false);
         let identity = (is_right && hash.is_some()).then(|| Identity(user.into()));
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        // Users that were read meanwhile may have other passwords.
+        // Users that were read in the meantime may have other passwords.
         if Arc::ptr_eq(&names, &self.names()) {
             cache.note(credentials, identity.as_ref(), Instant::now());
         }
         identity
     }
 
-    /// Whether somebody may write to a database.
+    /// Returns whether `who` may write to a database.
     pub fn may_write(&self, who: &Identity, database: &str) -> bool {
         self.rights(who).any(|right| right.write.iter().any(|pattern| fits(pattern, database)))
     }
 
-    /// Whether somebody may read from a database.
+    /// Returns whether `who` may read from a database.
     pub fn may_read(&self, who: &Identity, database: &str) -> bool {
         self.rights(who).any(|right| right.read.iter().any(|pattern| fits(pattern, database)))
     }
 
-    /// Whether somebody may administer.
+    /// Returns whether `who` may administer.
     pub fn may_administer(&self, who: &Identity) -> bool {
         self.rights(who).any(|right| right.admin)
     }
 
-    /// Names with rights that no file has: what is likely a mistake.
+    /// Returns the names that have rights but are in no file, which is probably a mistake.
     pub fn strangers(&self) -> Vec<String> {
         let names = self.names();
         let is_known =
@@ -176,7 +179,7 @@ impl Auth {
     }
 }
 
-/// When the files were last written to.
+/// Returns the files' modification times.
 fn written(setup: &AuthConfig) -> Vec<Option<SystemTime>> {
     let files = [&setup.users_file, &setup.tokens_file].into_iter().flatten();
     files.map(|path| std::fs::metadata(path).and_then(|data| data.modified()).ok()).collect()
@@ -229,7 +232,7 @@ mod tests {
             assert_eq!((auth.check(&wrong), auth.known(&wrong)), (None, Known::Wrong), "{wrong:?}");
         }
         let host = Known::Right(Identity("host".into()));
-        // A token alone, and as anybody's password.
+        // A token is valid alone, and as the password of any name.
         assert_eq!((auth.known(&credentials("", "abc")), auth.known(&credentials("any", "abc"))), (host.clone(), host));
         assert_eq!(auth.known(&credentials("", "right")), Known::Wrong);
         assert_eq!(auth.known(&credentials("me", "abc")), Known::Unknown, "a user has a password");
@@ -256,7 +259,7 @@ mod tests {
     #[test]
     fn files_that_change_are_read_again_and_broken_ones_change_nothing() {
         let Files { auth, folder } = files();
-        assert_eq!(auth.reload(false), Ok(false));
+        assert!(!auth.reload(false).expect("unchanged files"));
         assert!(auth.check(&credentials("me", "right")).is_some());
         let users = folder.path().join("users");
         let write = |text: &str, seconds| {
@@ -265,16 +268,16 @@ mod tests {
             std::fs::File::options().write(true).open(&users).expect("open").set_modified(time).expect("a time");
         };
         write("me:plain\n", 10);
-        assert!(auth.reload(false).expect_err("no hash").contains("line 1"));
-        assert!(matches!(auth.known(&credentials("me", "right")), Known::Right(_)), "as it was");
-        assert_eq!(auth.reload(false), Ok(false), "it is told once");
+        assert!(auth.reload(false).expect_err("no hash").to_string().contains("line 1"));
+        assert!(matches!(auth.known(&credentials("me", "right")), Known::Right(_)), "unchanged");
+        assert!(!auth.reload(false).expect("unchanged files"), "it is reported once");
         write(&format!("me:{}\n", bcrypt::hash("new", 4).expect("a hash")), 20);
-        assert_eq!(auth.reload(false), Ok(true));
-        assert_eq!(auth.known(&credentials("me", "right")), Known::Unknown, "nothing is remembered");
+        assert!(auth.reload(false).expect("good files"));
+        assert_eq!(auth.known(&credentials("me", "right")), Known::Unknown, "the cache is empty");
         assert!(auth.check(&credentials("me", "right")).is_none() && auth.check(&credentials("me", "new")).is_some());
     }
 
-    /// The dummy is a hash like any other: it takes the same time.
+    /// The dummy must be a valid hash, so that its check takes the same time.
     #[test]
     fn the_dummy_is_a_hash() {
         assert_eq!(bcrypt::verify("x", DUMMY).ok(), Some(false));

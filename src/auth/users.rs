@@ -1,32 +1,37 @@
-//! Users and tokens as their files have them.
+//! Reads users and tokens from their files.
 //!
-//! Users stand in a file as `htpasswd -B` writes it: `NAME:$2y$…`, bcrypt only. Tokens stand in another one: `NAME:TOKEN`, or
-//! `NAME:sha256:HEX` with the token's digest. A line that cannot be used is an error that names it; lines that begin with
-//! `#`, and empty ones, are skipped. Neither holds a secret in memory: of tokens their digests are kept.
+//! The users' file is written by `htpasswd -B`: `NAME:$2y$…`, bcrypt only. The tokens' file has
+//! lines `NAME:TOKEN`, or `NAME:sha256:HEX` with the token's digest. Empty lines and lines that
+//! begin with `#` are skipped; an invalid line is an error that names it. Never keeps a secret in
+//! memory: only digests of tokens are kept. Bounds: [`MAX_NAMES`] per file.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
+use super::error::{AuthError, InvalidLine};
+
 /// A token's digest.
 pub(super) type Digest = [u8; SHA256_OUTPUT_LEN];
 
-/// More users or tokens than this are a mistake.
-const MOST_NAMES: usize = 10_000;
-/// The highest cost of a hash that is checked: 2^14 rounds take about a second.
-const MOST_COST: u32 = 14;
+/// Maximum number of users or tokens; more are probably a mistake.
+pub(super) const MAX_NAMES: usize = 10_000;
+/// Maximum cost of a hash: 2^14 rounds take about a second.
+pub(super) const MAX_COST: u32 = 14;
+/// Minimum cost of a hash: bcrypt's own.
+pub(super) const MIN_COST: u32 = 4;
 
-/// Everybody that the files name.
+/// The names in the files.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// Bcrypt's hash of each user's password.
     pub(super) users: HashMap<String, String>,
-    /// Whose each token is.
+    /// The name of each token.
     pub(super) tokens: HashMap<Digest, String>,
 }
 
-/// A token's digest.
+/// Returns a token's digest.
 pub(super) fn digest_of(token: &str) -> Digest {
     let mut bytes = [0; SHA256_OUTPUT_LEN];
     bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
@@ -37,65 +42,82 @@ impl Names {
     /// Reads the files.
     ///
     /// # Errors
-    /// A sentence: which file cannot be read, or which line cannot be used and why.
-    pub(super) fn read(users: Option<&Path>, tokens: Option<&Path>) -> Result<Self, String> {
+    /// A file cannot be read, or a line is invalid.
+    pub(super) fn read(users: Option<&Path>, tokens: Option<&Path>) -> Result<Self, AuthError> {
         let mut names = Self::default();
-        for (path, name, hash) in users.map(lines).transpose()?.into_iter().flatten() {
-            check_hash(&hash).map_err(|what| format!("{path} {what}"))?;
+        for Entry { line, name, value: hash } in users.map(entries).transpose()?.into_iter().flatten() {
+            check_hash(&hash).map_err(|problem| line.error(problem))?;
             if names.users.insert(name.clone(), hash).is_some() {
-                return Err(format!("{path} the user {name:?} is there twice"));
+                return Err(line.error(InvalidLine::SameUser(name)));
             }
         }
-        for (path, name, token) in tokens.map(lines).transpose()?.into_iter().flatten() {
+        for Entry { line, name, value: token } in tokens.map(entries).transpose()?.into_iter().flatten() {
             let digest = match token.strip_prefix("sha256:") {
-                Some(hex) => {
-                    of_hex(hex).ok_or_else(|| format!("{path} sha256: needs 64 hexadecimal digits behind it"))?
-                }
+                Some(hex) => of_hex(hex).ok_or_else(|| line.error(InvalidLine::NoDigest))?,
                 None => digest_of(&token),
             };
             if names.tokens.insert(digest, name).is_some() {
-                return Err(format!("{path} the token is there twice"));
+                return Err(line.error(InvalidLine::SameToken));
             }
         }
         Ok(names)
     }
 }
 
-/// The names of a file, and what stands behind each, with its place for errors.
-fn lines(path: &Path) -> Result<Vec<(String, String, String)>, String> {
-    let file = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {file}: {error}"))?;
+/// A line `NAME:VALUE` of a file.
+struct Entry<'a> {
+    line: Line<'a>,
+    name: String,
+    value: String,
+}
+
+/// A line's file and number, for errors.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    file: &'a Path,
+    number: usize,
+}
+
+impl Line<'_> {
+    fn error(self, problem: InvalidLine) -> AuthError {
+        AuthError::Line { file: self.file.to_owned(), number: self.number, problem }
+    }
+}
+
+/// Reads a file's entries.
+fn entries(file: &Path) -> Result<Vec<Entry<'_>>, AuthError> {
+    let text = std::fs::read_to_string(file).map_err(|error| AuthError::Unreadable(file.to_owned(), error))?;
     let mut found = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim_end();
-        if line.is_empty() || line.starts_with('#') {
+    for (number, text) in (1..).zip(text.lines()) {
+        let text = text.trim_end();
+        if text.is_empty() || text.starts_with('#') {
             continue;
         }
-        let place = format!("{file}, line {number}:");
-        match line.split_once(':') {
-            Some((name, rest)) if !name.is_empty() && !rest.is_empty() => {
-                found.push((place, name.to_owned(), rest.to_owned()));
+        let line = Line { file, number };
+        match text.split_once(':') {
+            Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+                found.push(Entry { line, name: name.to_owned(), value: value.to_owned() });
             }
-            _ => return Err(format!("{place} write NAME:VALUE")),
+            _ => return Err(line.error(InvalidLine::NoPair)),
         }
     }
     if found.is_empty() {
-        return Err(format!("{file} names nobody"));
+        return Err(AuthError::Empty(file.to_owned()));
     }
-    if found.len() > MOST_NAMES {
-        return Err(format!("{file} names more than {MOST_NAMES}"));
+    if found.len() > MAX_NAMES {
+        return Err(AuthError::TooManyNames(file.to_owned()));
     }
     Ok(found)
 }
 
-/// Whether a hash is bcrypt's, and one that can be checked in time.
-fn check_hash(hash: &str) -> Result<(), String> {
+/// Checks that a hash is bcrypt's, and that its check is fast enough.
+fn check_hash(hash: &str) -> Result<(), InvalidLine> {
     if !hash.is_ascii() || !["$2a$", "$2b$", "$2y$"].iter().any(|kind| hash.starts_with(kind)) || hash.len() != 60 {
-        return Err("the password's hash is not bcrypt's: make it with htpasswd -B".to_owned());
+        return Err(InvalidLine::NotBcrypt);
     }
     match hash[4..6].parse::<u32>() {
-        Ok(cost) if (4..=MOST_COST).contains(&cost) => Ok(()),
-        _ => Err(format!("the hash's cost must be between 4 and {MOST_COST}: make it with htpasswd -B -C 10")),
+        Ok(cost) if (MIN_COST..=MAX_COST).contains(&cost) => Ok(()),
+        _ => Err(InvalidLine::Cost),
     }
 }
 
@@ -104,8 +126,8 @@ fn of_hex(text: &str) -> Option<Digest> {
     if text.len() != 2 * bytes.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
-    for (place, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
     }
     Some(bytes)
 }
@@ -114,7 +136,7 @@ fn of_hex(text: &str) -> Option<Digest> {
 mod tests {
     use super::*;
 
-    fn read(users: Option<&str>, tokens: Option<&str>) -> Result<Names, String> {
+    fn read(users: Option<&str>, tokens: Option<&str>) -> Result<Names, AuthError> {
         let folder = tempfile::tempdir().expect("folder");
         let file = |name: &str, text: Option<&str>| {
             let path = folder.path().join(name);
@@ -153,7 +175,7 @@ mod tests {
             (None, Some("a:x\nb:x"), "line 2: the token is there twice"),
             (None, Some("a:sha256:abc"), "64 hexadecimal digits"),
         ] {
-            let error = read(users, tokens).expect_err(part);
+            let error = read(users, tokens).expect_err(part).to_string();
             assert!(error.contains(part), "{error}");
         }
     }

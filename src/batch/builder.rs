@@ -8,17 +8,17 @@ use bytes::Bytes;
 use super::{Batch, Destination, Pool, Received, Span};
 use crate::protocol::line::MAX_LINE_BYTES;
 
-/// A builder's own buffer grows up to here, in bytes.
+/// Maximum size of a builder's own buffer, in bytes.
 const SMALL_BYTES: usize = 64 * 1024;
-/// The longest stamp with its space, and the line feed.
+/// Maximum length of a stamp with its space, and the line feed.
 const STAMP_AND_FEED_BYTES: usize = 22;
 
-/// When a batch is sealed.
+/// The limits at which a batch is sealed.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// At the latest with this many lines.
+    /// Maximum number of lines.
     pub lines: u64,
-    /// At the latest this long after its first line.
+    /// Maximum age of the first line.
     pub age: Duration,
 }
 
@@ -27,12 +27,12 @@ pub struct Limits {
 pub enum Time {
     /// The line's own timestamp.
     Own(i64),
-    /// A stamp for a line that came without one.
+    /// A stamp for a line without a timestamp.
     Stamp(u64),
 }
 
-/// Collects the lines of one destination into batches. The batch's size in bytes is the pool's buffer size; a line that is
-/// longer than that is a batch of its own.
+/// Collects the lines of one destination into batches. The maximum size of a batch is the pool's
+/// buffer size; a longer line becomes a batch of its own.
 #[derive(Debug)]
 pub struct Builder {
     destination: Arc<Destination>,
@@ -40,40 +40,41 @@ pub struct Builder {
     limits: Limits,
     buffer: Vec<u8>,
     lines: u64,
-    /// The open batch's points, in the unit of the destination.
+    /// The times of the open batch's points, in the unit of the destination.
     points: Span,
-    /// When the open batch's first line was received; none while it is empty.
+    /// When the open batch's first line was received; `None` if the batch is empty.
     opened: Option<Received>,
 }
 
 impl Builder {
-    /// A builder without lines.
+    /// Creates an empty builder.
     ///
     /// # Panics
-    /// If the pool's buffers have no room for a datagram's longest line.
+    /// If the pool's buffers cannot hold the longest line of a datagram.
     pub fn new(destination: Arc<Destination>, pool: Arc<Pool>, limits: Limits) -> Self {
         assert!(pool.buffer_bytes() >= Self::least_buffer_bytes(), "BUG: buffers hold at least one line");
         let buffer = pool.take();
         Self { destination, pool, limits, buffer, lines: 0, points: Span::NONE, opened: None }
     }
 
-    /// A builder for the lines of one request: its buffer is as large as they are, until they are many.
+    /// Creates a builder for the lines of one request. It starts with a small buffer of its own,
+    /// and uses the pool's once it has many lines.
     pub fn small(destination: Arc<Destination>, pool: Arc<Pool>, limits: Limits) -> Self {
         Self { destination, pool, limits, buffer: Vec::new(), lines: 0, points: Span::NONE, opened: None }
     }
 
-    /// Where its lines go.
+    /// Returns the destination of its lines.
     pub fn destination(&self) -> &Arc<Destination> {
         &self.destination
     }
 
-    /// The smallest buffer that has room for any line of a datagram.
+    /// Returns the minimum size of a buffer that can hold any line of a datagram.
     pub const fn least_buffer_bytes() -> usize {
         MAX_LINE_BYTES + STAMP_AND_FEED_BYTES
     }
 
-    /// Copies one line, with a stamp where it has no timestamp. Returns the batch before it, where that was
-    /// full.
+    /// Copies one line, and appends a stamp if it has no timestamp. Returns the previous batch if
+    /// it was full.
     #[inline]
     pub fn append(&mut self, line: &[u8], time: Time, received: Received) -> Option<Batch> {
         let full = self.buffer.len() + line.len() + STAMP_AND_FEED_BYTES > self.pool.buffer_bytes();
@@ -95,17 +96,17 @@ impl Builder {
         sealed
     }
 
-    /// Lines of the open batch.
+    /// Returns the number of lines in the open batch.
     pub fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// When the open batch is due; none while it is empty.
+    /// Returns when the open batch is due; `None` if it is empty.
     pub fn due(&self) -> Option<Instant> {
         self.opened.map(|received| received.monotonic + self.limits.age)
     }
 
-    /// Seals the open batch; none where it is empty.
+    /// Seals the open batch; returns `None` if it is empty.
     pub fn seal(&mut self) -> Option<Batch> {
         let received = self.opened.take()?;
         let lines = std::mem::take(&mut self.lines);
@@ -118,12 +119,12 @@ impl Builder {
         )
     }
 
-    /// Seals the open batch, after which there is none; none if it is empty.
+    /// Seals the last batch; returns `None` if it is empty.
     pub fn finish(mut self) -> Option<Batch> {
         let is_pooled = self.buffer.capacity() == self.pool.buffer_bytes();
         let is_large = self.buffer.len() * 2 >= self.pool.buffer_bytes();
         if self.lines > 0 && is_pooled && is_large {
-            // Its buffer goes along, and there is no need for another one.
+            // The batch takes the buffer; no other one is needed.
             let (received, points) = (self.opened?, self.take_points());
             let buffer = std::mem::take(&mut self.buffer);
             let (destination, lines, capacity) = (Arc::clone(&self.destination), self.lines, buffer.capacity());
@@ -144,7 +145,7 @@ impl Builder {
         std::mem::replace(&mut self.points, Span::NONE).in_nanoseconds(self.destination.precision)
     }
 
-    /// A small buffer doubles; one that would become large is replaced by one of the pool's.
+    /// Doubles a small buffer; replaces one that would become large by one of the pool's.
     #[cold]
     fn grow(&mut self) {
         if (SMALL_BYTES..self.pool.buffer_bytes()).contains(&self.buffer.capacity()) {
@@ -154,8 +155,9 @@ impl Builder {
         }
     }
 
-    /// The buffer's bytes for good, and the memory they hold. A batch that fills less than half of the buffer is
-    /// copied into one of its own size, so that a quiet relay's backlog is not made of empty buffers.
+    /// Returns the buffer's bytes, now immutable, and the memory they hold. A batch that fills less
+    /// than half of the buffer is copied into memory of its own size, so that a quiet relay's
+    /// backlog does not consist of mostly empty buffers.
     fn freeze(&mut self) -> (Bytes, usize) {
         if self.buffer.capacity() < self.pool.buffer_bytes() {
             let small = std::mem::take(&mut self.buffer);
@@ -170,7 +172,7 @@ impl Builder {
         }
         let full = std::mem::replace(&mut self.buffer, self.pool.take());
         if full.capacity() > self.pool.buffer_bytes() {
-            // A line that is larger than any of the pool's buffers: they stay of one size.
+            // The line is larger than the pool's buffers, which must stay of one size.
             let capacity = full.capacity();
             return (Bytes::from(full), capacity);
         }

@@ -1,11 +1,12 @@
-//! Lines of one destination, growing in one worker, then sealed and never changed again.
+//! Batches: lines of one destination that grow in one worker, and are immutable once sealed.
 //!
-//! Owns: the [`Destination`], the sealed [`Batch`], the [`Builder`] that grows one, the [`Pool`] of buffers
-//! that builders fill, the [`Submit`] by which a worker gives a sealed batch away, and the [`Ticket`] that tells what became
-//! of it.
+//! Owns: the [`Destination`], the sealed [`Batch`], the [`Builder`] of the next one, the [`Pool`]
+//! of the builders' buffers, the [`Submit`] trait by which a worker submits a sealed batch, and the
+//! [`Ticket`] that reports its progress.
 //!
-//! Never does: I/O, parsing, waiting. The one copy of a line's bytes happens in [`Builder::append`].
-//! Bounds: a batch by bytes, lines and age ([`Limits`]); the pool by the number of idle buffers it keeps.
+//! Never does: I/O, parsing, waiting. A line's bytes are copied once, in [`Builder::append`].
+//!
+//! Bounds: a batch by bytes, lines and age ([`Limits`]); the pool by the number of idle buffers.
 
 mod builder;
 mod pool;
@@ -25,7 +26,7 @@ pub use pool::Pool;
 pub use ticket::{Lost, Step, Ticket};
 pub use wall_time::WallTime;
 
-/// Where lines are to be written: database, retention policy and the unit of their timestamps.
+/// Where to write lines: database, retention policy and the unit of their timestamps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {
     database: String,
@@ -34,22 +35,23 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// An InfluxDB database; a retention policy, empty for the database's default; and the unit of the lines' timestamps.
+    /// Creates a destination from an InfluxDB database, a retention policy (empty for the
+    /// database's default), and the unit of the lines' timestamps.
     pub fn new(database: impl Into<String>, retention_policy: impl Into<String>, precision: Precision) -> Self {
         Self { database: database.into(), retention_policy: retention_policy.into(), precision }
     }
 
-    /// The database.
+    /// Returns the database.
     pub fn database(&self) -> &str {
         &self.database
     }
 
-    /// The retention policy; empty for the database's default.
+    /// Returns the retention policy; empty for the database's default.
     pub fn retention_policy(&self) -> &str {
         &self.retention_policy
     }
 
-    /// The unit of the lines' timestamps.
+    /// Returns the unit of the lines' timestamps.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -58,20 +60,20 @@ impl Destination {
 /// When a line was received.
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
-    /// By the clock that only moves forward, for ages and latencies.
+    /// By the monotonic clock, for ages and latencies.
     pub monotonic: Instant,
-    /// By the wall clock, for stamps and for what people read.
+    /// By the wall clock, for stamps and for display.
     pub wall: WallTime,
 }
 
 impl Received {
-    /// Now; reads both clocks.
+    /// Reads both clocks.
     pub fn now() -> Self {
         Self { monotonic: Instant::now(), wall: WallTime::now() }
     }
 }
 
-/// A sealed batch: whole lines, each ended by one LF, all for one destination.
+/// A sealed batch: whole lines for one destination, each terminated by one LF.
 #[derive(Clone, Debug)]
 pub struct Batch {
     destination: Arc<Destination>,
@@ -84,74 +86,76 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// So many lines, of which the first was received then. Nothing is known of the points' times, and nobody waits for it.
+    /// Creates a batch of lines, the first of which was received at `received`. Its points' times
+    /// are unknown, and it has no ticket.
     pub fn new(destination: Arc<Destination>, bytes: impl Into<Bytes>, lines: u64, received: Received) -> Self {
         let bytes = bytes.into();
         let capacity = bytes.len();
         Self { destination, bytes, lines, points: Span::ALWAYS, received, capacity, ticket: None }
     }
 
-    /// With the points' own times.
+    /// Sets the range of the points' times.
     #[must_use]
     pub fn with_points(self, points: Span) -> Self {
         Self { points, ..self }
     }
 
-    /// With the memory that the bytes hold on to, where that is more than they need: their buffer's capacity.
+    /// Sets the memory that the bytes hold, if that is more than their length: their buffer's
+    /// capacity.
     #[must_use]
     pub fn with_capacity(self, capacity: usize) -> Self {
         Self { capacity, ..self }
     }
 
-    /// With what tells whoever waits what became of it.
+    /// Sets the ticket that reports the batch's progress.
     #[must_use]
     pub fn with_ticket(self, ticket: Arc<Ticket>) -> Self {
         Self { ticket: Some(ticket), ..self }
     }
 
-    /// Where the lines go.
+    /// Returns the destination of the lines.
     pub fn destination(&self) -> &Arc<Destination> {
         &self.destination
     }
 
-    /// The lines, ready to be sent.
+    /// Returns the lines, ready to be sent.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// How many lines there are.
+    /// Returns the number of lines.
     pub fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// The points' own times.
+    /// Returns the range of the points' times.
     pub fn points(&self) -> Span {
         self.points
     }
 
-    /// When the first line was received.
+    /// Returns when the first line was received.
     pub fn received(&self) -> Received {
         self.received
     }
 
-    /// The memory that the bytes hold on to.
+    /// Returns the memory that the bytes hold, in bytes.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// What tells whoever waits what became of it.
+    /// Returns the ticket that reports the batch's progress.
     pub fn ticket(&self) -> Option<&Arc<Ticket>> {
         self.ticket.as_ref()
     }
 
-    /// Notes how far it has come.
+    /// Reports a step to the ticket, if any.
     pub fn reach(&self, step: Step) {
         if let Some(ticket) = &self.ticket {
             ticket.reach(step);
         }
     }
 
-    /// Notes that it is given up.
+    /// Reports the loss of the batch to the ticket, if any.
     pub fn lose(&self) {
         if let Some(ticket) = &self.ticket {
             ticket.lose();
@@ -159,31 +163,35 @@ impl Batch {
     }
 }
 
-/// What takes sealed batches from a worker. It never waits, unless it is made for workers that can.
+/// Accepts sealed batches from a worker. Never waits, except in implementations for workers that
+/// can wait.
 pub trait Submit: Send {
-    /// Whether a worker that can wait may give a batch away now: it is to leave room for those that cannot.
+    /// Returns whether a worker that can wait may submit a batch now; capacity is reserved for
+    /// workers that cannot.
     fn has_capacity(&self) -> bool;
 
-    /// Gives a batch away.
+    /// Submits a batch.
     ///
     /// # Errors
-    /// The batch, where there is no room; its lines are the caller's to count as dropped.
+    /// The batch, if there is no capacity; the caller counts its lines as dropped.
     fn submit(&self, batch: Batch) -> Result<(), Batch>;
 
-    /// A batch found no room, and its lines are counted as dropped: whoever shows what is missing is to know which.
+    /// Notes a batch that was dropped for lack of capacity, to record the gap.
     fn lose(&self, batch: &Batch) {
         let _ = batch;
     }
 
-    /// Lines of all batches that it has taken from this worker, by its own count.
+    /// Returns the number of lines in all batches accepted from this worker, as counted by the
+    /// receiver.
     fn submitted(&self) -> u64;
 
-    /// Lines that the worker gave and that wait for room; they are the worker's still.
+    /// Returns the number of submitted lines that wait for capacity; they still count as the
+    /// worker's.
     fn waiting(&self) -> u64 {
         0
     }
 
-    /// Whether nothing is to be taken: memory and disk are used up, and what is given would be lost.
+    /// Returns whether memory and disk are exhausted, so that submitted batches would be lost.
     fn is_full(&self) -> bool {
         false
     }

@@ -1,11 +1,11 @@
-//! Recycled buffers: a full batch takes its buffer along, and gives it back when the last backend is done.
+//! Recycled buffers: a sealed batch takes its buffer, and returns it when the last backend is done.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
-/// Idle buffers of one size, at most a given number of them.
+/// Idle buffers of one size; the number is bounded.
 #[derive(Debug)]
 pub struct Pool {
     idle: ArrayQueue<Vec<u8>>,
@@ -13,29 +13,29 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool that keeps at most `idle` buffers of `buffer_bytes` each; it starts empty.
+    /// Creates an empty pool that keeps at most `idle` buffers of `buffer_bytes` each.
     pub fn new(idle: usize, buffer_bytes: usize) -> Arc<Self> {
         Arc::new(Self { idle: ArrayQueue::new(idle), buffer_bytes })
     }
 
-    /// The size of each buffer.
+    /// Returns the size of each buffer.
     pub fn buffer_bytes(&self) -> usize {
         self.buffer_bytes
     }
 
-    /// An empty buffer: an idle one, or a new one where there is none.
+    /// Returns an empty buffer: an idle one, or a new one if there is none.
     pub(super) fn take(&self) -> Vec<u8> {
         self.idle.pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes))
     }
 
-    /// Takes a buffer back that is not needed any more.
+    /// Returns an unused buffer to the pool.
     pub(super) fn requeue(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        // A full pool has no place for it: then it is freed here.
+        // A full pool frees the buffer.
         drop(self.idle.push(buffer));
     }
 
-    /// Makes a filled buffer immutable; it returns to the pool when the last reference to it is gone.
+    /// Makes a filled buffer immutable; it returns to the pool when its last reference is dropped.
     pub(super) fn freeze(self: &Arc<Self>, buffer: Vec<u8>) -> Bytes {
         Bytes::from_owner(Pooled { buffer, home: Arc::clone(self) })
     }

@@ -1,25 +1,26 @@
-//! Moments by the wall clock.
+//! Points in time by the wall clock.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// A moment by the wall clock, in nanoseconds since 1970. It is never 0: what is not known is `None`, and 0 in files.
+/// A point in time by the wall clock, in nanoseconds since 1970. It is never 0: unknown times are
+/// `None`, and 0 in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct WallTime(NonZeroU64);
 
 impl WallTime {
-    /// The first there is.
+    /// The earliest value.
     pub const MIN: Self = Self(NonZeroU64::MIN);
 
-    /// Now; the first moment there is where the clock is before 1970.
+    /// Returns the current time; [`Self::MIN`] if the clock is before 1970.
     pub fn now() -> Self {
         SystemTime::now().into()
     }
 
-    /// So many nanoseconds after 1970; none for 0.
+    /// Creates a time from nanoseconds since 1970; `None` for 0.
     pub const fn new(nanoseconds: u64) -> Option<Self> {
         match NonZeroU64::new(nanoseconds) {
             Some(number) => Some(Self(number)),
@@ -27,18 +28,18 @@ impl WallTime {
         }
     }
 
-    /// So many nanoseconds after 1970, of which there are some.
+    /// Creates a time from nanoseconds since 1970, which must not be 0.
     #[cfg(test)]
     pub(crate) const fn at(nanoseconds: u64) -> Self {
         Self::new(nanoseconds).expect("some")
     }
 
-    /// Nanoseconds since 1970.
+    /// Returns the nanoseconds since 1970.
     pub const fn nanoseconds(self) -> u64 {
         self.0.get()
     }
 
-    /// So much later.
+    /// Returns the time this much later.
     #[must_use]
     pub fn plus(self, time: Duration) -> Self {
         Self(
@@ -48,14 +49,14 @@ impl WallTime {
         )
     }
 
-    /// So much earlier, but not before 1970.
+    /// Returns the time this much earlier, but not before 1970.
     #[must_use]
     pub fn minus(self, time: Duration) -> Self {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Self::new(self.nanoseconds().saturating_sub(nanoseconds)).unwrap_or(Self::MIN)
     }
 
-    /// How long after `earlier` it is; nothing where it is before.
+    /// Returns the time since `earlier`; zero if that is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanoseconds().saturating_sub(earlier.nanoseconds()))
     }

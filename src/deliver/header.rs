@@ -15,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Destination;
-use crate::protocol::Precision;
+use crate::protocol::{Precision, UnknownPrecision};
 
 /// What stands in the last line.
 #[derive(Debug, Deserialize, Serialize)]
@@ -58,7 +58,7 @@ pub(super) fn read(comments: &str) -> Result<Option<Destination>, String> {
         } else if let Some(name) = value("CONTEXT-RETENTION-POLICY:") {
             name.clone_into(&mut retention_policy);
         } else if let Some(unit) = value("precision:").or_else(|| value("DML, timestamps in")) {
-            precision = Some(unit.trim().parse()?);
+            precision = Some(unit.trim().parse().map_err(|error: UnknownPrecision| error.to_string())?);
         }
     }
     if let Some(Exact { database, retention_policy, precision }) = exact {

@@ -181,10 +181,13 @@ impl Influx {
     /// Runs a statement of InfluxQL, by the 1.x API; it means this database where it names none.
     pub(super) async fn run(&mut self, statement: &str, database: Option<&str>) -> Ran {
         let of_admin = match &self.setup.admin {
-            Some((user, file)) => match file.read().and_then(|password| basic(user, password.expose())) {
-                Ok(authorization) => Some(authorization),
-                Err(error) => return Ran::Later(error),
-            },
+            Some((user, file)) => {
+                match file.read().map_err(|error| error.to_string()).and_then(|password| basic(user, password.expose()))
+                {
+                    Ok(authorization) => Some(authorization),
+                    Err(error) => return Ran::Later(error),
+                }
+            }
             None => None,
         };
         if of_admin.is_some() {
@@ -355,9 +358,9 @@ impl Api {
         let text = match self {
             Self::V1 { credentials: None } => return Ok(None),
             Self::V1 { credentials: Some((user, password)) } => {
-                return basic(user, password.read()?.expose()).map(Some);
+                return basic(user, password.read().map_err(|error| error.to_string())?.expose()).map(Some);
             }
-            Self::V2 { token, .. } => format!("Token {}", token.read()?.expose()),
+            Self::V2 { token, .. } => format!("Token {}", token.read().map_err(|error| error.to_string())?.expose()),
         };
         secret_value(&text).map(Some)
     }

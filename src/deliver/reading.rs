@@ -113,8 +113,10 @@ impl Reads {
     fn authorization(&self) -> Result<Option<HeaderValue>, String> {
         match self {
             Self::AsClient => Ok(None),
-            Self::AsUser(user, file) => basic(user, file.read()?.expose()).map(Some),
-            Self::WithToken(file) => secret_value(&format!("Token {}", file.read()?.expose())).map(Some),
+            Self::AsUser(user, file) => basic(user, file.read().map_err(|error| error.to_string())?.expose()).map(Some),
+            Self::WithToken(file) => {
+                secret_value(&format!("Token {}", file.read().map_err(|error| error.to_string())?.expose())).map(Some)
+            }
         }
     }
 }

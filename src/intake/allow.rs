@@ -1,4 +1,4 @@
-//! Networks whose bytes a listener takes. The list may be replaced while the listener runs.
+//! Networks that a listener accepts bytes from. The list can be replaced while the listener runs.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-/// A list of networks; empty for all. Clones share it.
+/// A list of networks; an empty one allows all. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Allow(Arc<ArcSwap<Vec<IpNet>>>);
 
@@ -17,22 +17,22 @@ impl Default for Allow {
 }
 
 impl Allow {
-    /// These networks, of which those of IPv4 are written as such.
+    /// Creates a list of these networks. IPv4 networks must not be in IPv6-mapped form.
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(networks)))
     }
 
-    /// The networks.
+    /// Returns the networks.
     pub fn networks(&self) -> Vec<IpNet> {
         self.0.load().to_vec()
     }
 
-    /// Takes another list from now on. Connections that are open stay.
+    /// Replaces the list. Open connections stay.
     pub fn replace(&self, networks: Vec<IpNet>) {
         self.0.store(Arc::new(networks));
     }
 
-    /// Whether bytes of this source are taken.
+    /// Returns whether bytes from this source are accepted.
     #[inline]
     pub(crate) fn lets_in(&self, source: Option<IpAddr>) -> bool {
         let networks = self.0.load();

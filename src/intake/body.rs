@@ -1,7 +1,9 @@
-//! A request's lines: they have a destination of their own, and a sender who waits to hear what became of them.
+//! The lines of a request: they have a destination of their own, and a sender who waits for the
+//! outcome.
 //!
-//! Each request has a builder of its own, which takes the place of the listener's while a piece of it is read. So lines of
-//! one request never wait for those of another.
+//! Owns: each request's builder, which replaces the listener's while a piece of the request is
+//! read. Lines of one request therefore never wait for those of another. Never does: reading
+//! sockets. Bounds: `max_samples` samples per request.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,61 +13,61 @@ use super::{Intake, SAMPLE_BYTES};
 use crate::batch::{Builder, Destination, Submit};
 use crate::protocol::{Format, Found, Precision, Reader, Refusal, Refused, Rules, Stamper, Stream};
 
-/// The lines of one request: where they go, and what became of them so far.
+/// The lines of one request: their destination, and their outcome so far.
 #[derive(Debug)]
 pub(crate) struct Body {
     kind: (Option<Format>, Precision),
     stream: Stream,
     builder: Builder,
-    told: Told,
+    outcome: Told,
 }
 
-/// What a request's sender is to be told of its lines.
+/// The outcome of a request's lines, for its sender.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     /// Lines accepted.
     pub(crate) accepted: u64,
     /// Lines refused.
     pub(crate) refused: u64,
-    /// The first of them.
+    /// The first refused lines.
     pub(crate) samples: Vec<Sample>,
-    /// How many samples are kept; 0 of anything but a request.
-    most_samples: usize,
+    /// Maximum number of samples; 0 for anything but a request.
+    max_samples: usize,
 }
 
 /// A refused line, for its sender.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// Its number among the lines, from 1 on.
+    /// The line's number in the request, from 1.
     pub(crate) number: u64,
-    /// Its beginning.
+    /// The beginning of the line.
     pub(crate) line: Vec<u8>,
     pub(crate) reason: Refusal,
 }
 
 impl Body {
-    /// When what it has so far is to be handed over; none while it has nothing.
+    /// Returns when the accumulated lines are due for submission; `None` if there are none.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.builder.due()
     }
 
-    /// Notes a refused line that is counted nowhere else: of a body of which nothing is taken.
+    /// Notes a refused line that is counted nowhere else, because nothing of the body is accepted.
     pub(crate) fn tell(&mut self, number: u64, refused: Refused<'_>) {
-        self.told.refuse(refused);
-        if let Some(sample) = self.told.samples.last_mut() {
+        self.outcome.refuse(refused);
+        if let Some(sample) = self.outcome.samples.last_mut() {
             sample.number = number;
         }
     }
 }
 
 impl<H: Submit> Intake<H> {
-    /// Begins a request, whose lines are of this format and go to this destination; so many refused ones are kept for its
-    /// sender.
+    /// Begins a request whose lines are in this format and go to this destination. Keeps at most
+    /// `max_samples` refused lines for its sender.
     pub(crate) fn begin_body(
         &mut self,
         format: Option<Format>,
         destination: Arc<Destination>,
-        most_samples: usize,
+        max_samples: usize,
     ) -> Body {
         let kind = (format, destination.precision());
         self.readers.entry(kind).or_insert_with(|| {
@@ -73,10 +75,10 @@ impl<H: Submit> Intake<H> {
             (Reader::new(format, self.setup.mapping.clone(), rules), Stamper::new(kind.1))
         });
         let builder = Builder::small(destination, Arc::clone(&self.pool), self.limits);
-        Body { kind, stream: Stream::default(), builder, told: Told { most_samples, ..Told::default() } }
+        Body { kind, stream: Stream::default(), builder, outcome: Told { max_samples, ..Told::default() } }
     }
 
-    /// Takes whole lines of a request, as [`Self::stream`] does.
+    /// Processes whole lines of a request, as [`Self::stream`] does.
     pub(crate) fn body(&mut self, body: &mut Body, bytes: &[u8], is_end: bool, source: IpAddr) -> Found {
         let mut stream = body.stream;
         let found = self.within(body, |intake| intake.stream(bytes, &mut stream, is_end, source));
@@ -84,12 +86,13 @@ impl<H: Submit> Intake<H> {
         found
     }
 
-    /// Counts a line of a request that was not even read.
+    /// Counts a refused line of a request that was not read.
     pub(crate) fn refuse_in(&mut self, body: &mut Body, refused: Refused<'_>, source: IpAddr) {
         self.within(body, |intake| intake.refuse(refused, source));
     }
 
-    /// Hands over what a request has so far, if it waits for as long as lines may. A slow request keeps no buffer.
+    /// Submits a request's lines once they have waited for the maximum age of a batch, so that a
+    /// slow request holds no buffer.
     pub(crate) fn seal_aged(&mut self, body: &mut Body, now: Instant) {
         if body.builder.due().is_some_and(|due| due <= now) {
             let empty = Builder::small(Arc::clone(body.builder.destination()), Arc::clone(&self.pool), self.limits);
@@ -97,11 +100,11 @@ impl<H: Submit> Intake<H> {
         }
     }
 
-    /// Hands over what a request has left, and says what its sender is to be told.
+    /// Submits a request's remaining lines, and returns their outcome.
     pub(crate) fn end_body(&mut self, body: Body) -> Told {
-        let Body { builder, told, .. } = body;
+        let Body { builder, outcome, .. } = body;
         self.finish(builder);
-        told
+        outcome
     }
 
     fn finish(&mut self, builder: Builder) {
@@ -111,7 +114,7 @@ impl<H: Submit> Intake<H> {
         }
     }
 
-    /// Does something with a request's reader and builder in the place of the listener's own.
+    /// Calls `work` with a request's reader and builder in place of the listener's own.
     fn within<T>(&mut self, body: &mut Body, work: impl FnOnce(&mut Self) -> T) -> T {
         let Some((mut reader, mut stamper)) = self.readers.remove(&body.kind) else {
             unreachable!("BUG: a request that has begun has a reader")
@@ -131,14 +134,14 @@ impl<H: Submit> Intake<H> {
         std::mem::swap(&mut self.reader, reader);
         std::mem::swap(&mut self.lines.stamper, stamper);
         std::mem::swap(&mut self.lines.builder, &mut body.builder);
-        std::mem::swap(&mut self.lines.told, &mut body.told);
+        std::mem::swap(&mut self.lines.outcome, &mut body.outcome);
     }
 }
 
 impl Told {
     pub(crate) fn refuse(&mut self, Refused { reason, bytes }: Refused<'_>) {
         self.refused += 1;
-        if self.samples.len() < self.most_samples {
+        if self.samples.len() < self.max_samples {
             let line = bytes[..bytes.len().min(SAMPLE_BYTES)].trim_ascii_end().to_vec();
             self.samples.push(Sample { number: self.accepted + self.refused, line, reason });
         }

@@ -1,49 +1,54 @@
-//! What one worker has seen: tallied in plain numbers, published once in a while.
+//! The counters of one worker: tallied in plain integers, published now and then.
 //!
-//! Four of the counters say what became of the accepted lines: `accepted = held + submitted + ring_full`. They are
-//! read as they stood at one publishing, so that the sum can be trusted at every moment, and each is counted where its
-//! lines are: a line that is lost between two of these places makes the sum differ.
+//! Four of the counters are the balance of the accepted lines: `accepted = held + submitted +
+//! ring_full`. A reader sees these four as of one publication, so the equation holds at every
+//! moment. Each is counted where its lines are: a line that is lost between two of these stages
+//! breaks the equation.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::protocol::Refusal;
 
-/// How often a reader looks again before it lets others run: publishing takes a few stores.
+/// Number of retries of a reader before it yields; a publication takes a few stores.
 const SPINS: u32 = 64;
 
-/// Statuses that have a counter of their own; 0 is any other.
+/// Statuses with a counter of their own; 0 stands for any other.
 pub const ANSWERS: [u16; 14] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 500, 503, 0];
 
-/// The plain counters of listeners, each declared once: its field, the metric's name and what it counts, and which kinds of
-/// listeners have it. What is published, `/api/status` and `/metrics` are made of this table.
+/// The listeners' plain counters. Each is declared once, with its field, the metric's name and
+/// help, and the kinds of listeners that have it. The published counters, `/api/status` and
+/// `/metrics` are all generated from this table.
 macro_rules! each_counter {
     ($then:ident) => {
         $then! {
-            /// Datagrams taken from the socket, whatever became of them.
+            /// Datagrams received from the socket, including refused ones.
             datagrams: "datagrams", "Datagrams taken from the socket", ["udp"];
-            /// Bytes taken from the sockets.
+            /// Bytes received from the sockets.
             bytes: "received_bytes", "Bytes taken from the sockets", ["udp", "tcp", "http"];
             /// Datagrams without payload.
             empty: "empty_datagrams", "Datagrams without payload", ["udp"];
-            /// Datagrams that did not fit the slot.
+            /// Datagrams larger than a slot.
             truncated: "truncated_datagrams", "Datagrams larger than a slot", ["udp"];
             /// Datagrams, or connections, from addresses that are not allowed.
             denied: "denied_datagrams", "Datagrams, or connections, from addresses that are not allowed", ["udp", "tcp", "http"];
             /// Connections accepted.
             connections: "connections", "Connections accepted", ["tcp", "http"];
-            /// Connections turned away because there were too many.
+            /// Connections refused because there were too many.
             limited: "limited_connections", "Connections turned away: there were too many", ["tcp", "http"];
-            /// Connections ended to make room for one of a source with fewer.
+            /// Connections closed to make room for one of a source with fewer.
             displaced: "displaced_connections", "Connections ended to make room for one of a source with fewer", ["tcp", "http"];
-            /// Connections ended because nothing came, no first line, or no line's end.
+            /// Connections closed because no bytes, no first line, or no end of a line arrived in
+            /// time.
             timed_out: "timed_out_connections", "Connections ended: nothing came, no first line, or no line's end", ["tcp", "http"];
             /// Lines of other formats that became line protocol; several may have become one line.
             converted: "converted_lines", "Lines of other formats that became line protocol", ["udp", "tcp", "http"];
-            /// Lines of other formats that held nothing to store (`null`).
+            /// Lines of other formats without a value to store (`null`).
             skipped: "skipped_lines", "Lines of other formats that held nothing to store", ["udp", "tcp", "http"];
-            /// Words of converted lines that stood among the tags and were none: without a key, or without `=`.
+            /// Words among the tags of converted lines that are not tags: without a key, or without
+            /// `=`.
             ignored_tags: "ignored_tags", "Tags without a key or a =, left out of converted lines", ["udp", "tcp", "http"];
-            /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in streams and requests.
+            /// Lines whose times are far from the clock: an hour ahead or behind, or a day behind
+            /// in streams and requests.
             implausible: "implausible_lines", "Lines whose points are far from the clock", ["udp", "tcp", "http"];
             /// Requests answered.
             requests: "http_requests", "Requests of senders, answered", ["http"];
@@ -56,7 +61,8 @@ pub(crate) use each_counter;
 
 macro_rules! define {
     ($($(#[$doc:meta])* $field:ident: $metric:literal, $help:literal, $kinds:tt;)*) => {
-        /// The published counters of one worker. Only that worker adds to them; anybody reads.
+        /// The published counters of one worker. Only that worker adds to them; any thread may read
+        /// them.
         #[derive(Debug, Default)]
         pub struct Counters {
             $($field: AtomicU64,)*
@@ -70,31 +76,33 @@ macro_rules! define {
             refused: [AtomicU64; Refusal::COUNT],
         }
 
-        /// One reading, or one worker's sums since the last publishing.
+        /// A reading, or a worker's sums since the last publication.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Tally {
             $($(#[$doc])* pub $field: u64,)*
-            /// Answers by their status, as [`ANSWERS`] lists them; the last is any other.
+            /// Answers by status, in the order of [`ANSWERS`].
             pub answers: [u64; ANSWERS.len()],
             /// Lines accepted.
             pub accepted: u64,
-            /// Accepted lines that the worker has not handed over yet; a reading's, never tallied.
+            /// Accepted lines that the worker has not submitted yet; only in readings, never
+            /// tallied.
             pub held: u64,
-            /// Accepted lines that the ring took, by its own count; a reading's, never tallied.
+            /// Accepted lines that the ring took, as the ring counts them; only in readings, never
+            /// tallied.
             pub submitted: u64,
-            /// Accepted lines that found no room in the ring.
+            /// Accepted lines that were dropped because the ring was full.
             pub ring_full: u64,
             /// Lines refused, by [`Refusal::index`].
             pub refused: [u64; Refusal::COUNT],
         }
 
         impl Counters {
-            /// Each plain counter, beside its sum.
+            /// Returns each plain counter with its sum.
             fn plain<'a>(&'a self, sums: &Tally) -> impl Iterator<Item = (&'a AtomicU64, u64)> + use<'a> {
                 [$((&self.$field, sums.$field)),*].into_iter()
             }
 
-            /// The plain counters.
+            /// Reads the plain counters.
             fn read_plain(&self) -> Tally {
                 Tally { $($field: self.$field.load(Ordering::Relaxed),)* ..Tally::default() }
             }
@@ -105,7 +113,7 @@ macro_rules! define {
                 $(self.$field += other.$field;)*
             }
 
-            /// Each plain counter, to be set by a test.
+            /// Returns each plain counter for a test to set.
             #[cfg(test)]
             fn plain_mut(&mut self) -> impl Iterator<Item = &mut u64> {
                 [$(&mut self.$field),*].into_iter()
@@ -116,12 +124,13 @@ macro_rules! define {
 each_counter!(define);
 
 impl Counters {
-    /// Adds a worker's sums and sets them to zero; says how many lines the worker has, and how many the ring has taken.
+    /// Adds a worker's sums and resets them to zero. `held`: lines that the worker holds;
+    /// `submitted`: lines that the ring has taken.
     pub fn publish(&self, tally: &mut Tally, held: u64, submitted: u64) {
         let sums = std::mem::take(tally);
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Relaxed);
-        // No reader sees a change below without the odd version above.
+        // A reader that sees any change below also sees the odd version above.
         fence(Ordering::Release);
         self.accepted.fetch_add(sums.accepted, Ordering::Relaxed);
         self.held.store(held, Ordering::Relaxed);
@@ -136,21 +145,21 @@ impl Counters {
         }
     }
 
-    /// Accepted lines and what became of them, as they stood at one publishing. The worker never waits for a reader; a
-    /// reader waits for the few stores of a publishing under way.
+    /// Returns the four counters of accepted lines as of one publication. The worker never waits
+    /// for a reader; a reader waits for the few stores of an ongoing publication.
     fn read_accepted(&self) -> [u64; 4] {
-        let mut looks = 0;
+        let mut retries = 0;
         loop {
             let version = self.version.load(Ordering::Acquire);
             let counters = [&self.accepted, &self.held, &self.submitted, &self.ring_full];
             let values = counters.map(|counter| counter.load(Ordering::Relaxed));
-            // The version is read after the values, whatever the processor would like.
+            // Keeps the second read of the version after the reads of the values.
             fence(Ordering::Acquire);
             if version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version {
                 return values;
             }
-            looks += 1;
-            if looks < SPINS {
+            retries += 1;
+            if retries < SPINS {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now();
@@ -162,12 +171,12 @@ impl Counters {
     pub fn read(&self) -> Tally {
         let [accepted, held, submitted, ring_full] = self.read_accepted();
         Tally {
-            answers: std::array::from_fn(|place| self.answers[place].load(Ordering::Relaxed)),
+            answers: std::array::from_fn(|index| self.answers[index].load(Ordering::Relaxed)),
             accepted,
             held,
             submitted,
             ring_full,
-            refused: std::array::from_fn(|place| self.refused[place].load(Ordering::Relaxed)),
+            refused: std::array::from_fn(|index| self.refused[index].load(Ordering::Relaxed)),
             ..self.read_plain()
         }
     }
@@ -176,11 +185,11 @@ impl Counters {
 impl Tally {
     /// Counts an answer with this status.
     pub fn count_answer(&mut self, status: u16) {
-        let place = ANSWERS.iter().position(|known| *known == status).unwrap_or(ANSWERS.len() - 1);
-        self.answers[place] += 1;
+        let index = ANSWERS.iter().position(|known| *known == status).unwrap_or(ANSWERS.len() - 1);
+        self.answers[index] += 1;
     }
 
-    /// Lines seen: accepted and refused.
+    /// Returns the number of lines seen: accepted and refused.
     pub fn lines(&self) -> u64 {
         self.accepted + self.refused.iter().sum::<u64>()
     }
@@ -207,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// A tally in which each sum is another one: this one, and those that follow it.
+    /// Returns a tally in which all sums differ: `first` and the numbers after it.
     fn tally(first: u64) -> Tally {
         let mut sums = first..;
         let mut sum = || sums.next().expect("a number");
@@ -230,7 +239,7 @@ mod tests {
         assert_eq!(more, Tally::default(), "nothing is published twice");
         let mut both = published;
         both.add(&Tally { held: 0, submitted: 22, ..tally(1000) });
-        // Lines at hand are as many as there are now.
+        // Held lines are a gauge: the last publication counts.
         assert_eq!(counters.read(), Tally { held: 0, ..both });
     }
 
@@ -240,8 +249,8 @@ mod tests {
         sum.add(&one);
         assert_eq!(sum, one);
         sum.add(&other);
-        // Each sum is 999 more in the other, and they follow one another.
-        let mut next = (0..).map(|place| 1001 + 2 * place);
+        // Each sum is 999 more in the other tally, and they are consecutive.
+        let mut next = (0..).map(|index| 1001 + 2 * index);
         let mut expect = |sum: u64| assert_eq!(Some(sum), next.next());
         sum.plain_mut().for_each(|plain| expect(*plain));
         sum.answers.into_iter().for_each(&mut expect);

@@ -1,61 +1,64 @@
-//! A stream's lines: what has come whole, and what waits for its end.
+//! Frames a stream's lines: passes on complete lines and keeps incomplete ones.
 //!
-//! What comes of a stream does not depend on how it was cut on its way. A physical line is read once its line feed has
-//! come: a cut line may look like a whole one with another value. The reader may leave whole physical lines that belong
-//! to a string which is still open; they wait here until the reader takes them.
+//! Owns: bytes of a stream that have not been read as lines yet. The result does not depend on how
+//! the stream was split in transit. A physical line is read once its line feed has arrived, because
+//! a truncated line may look like a complete one with another value. The reader may leave complete
+//! physical lines that belong to an open string; they are kept here until the reader consumes them.
 //!
-//! Bounds: an unfinished physical line of `max_line` bytes, behind lines of an open string of as many.
+//! Bounds: an unfinished physical line of `max_line` bytes, after lines of an open string of as
+//! many.
 
-/// Bytes of a physical line that do not count: a byte order mark before the stream's first one, and a CR. Which of them
-/// there are is for the reader to see.
+/// Bytes of a physical line that may not count towards its length: a byte order mark before the
+/// stream's first line, and a CR. The reader checks which of them are present.
 const UNCOUNTED_BYTES: usize = 4;
-/// What waits keeps no more memory than this beyond its length.
+/// Maximum spare capacity of the kept bytes.
 const SPARE_BYTES: usize = 4096;
 
-/// What reads a stream's lines.
+/// Reads a stream's lines.
 pub(crate) trait Lines {
-    /// Reads whole physical lines; returns how many bytes of them were read. The rest is a line whose string is still open,
-    /// and comes again, with more behind it. With `is_end` all of it is read.
+    /// Reads whole physical lines; returns the number of bytes consumed. The rest is a line whose
+    /// string is still open, and is passed again with more bytes after it. If `is_end`, all bytes
+    /// are consumed.
     fn read(&mut self, lines: &[u8], is_end: bool) -> usize;
 
-    /// A physical line is too long; this is the beginning of it that came last.
+    /// A physical line is too long; `line` is the part received last.
     fn too_long(&mut self, line: &[u8]);
 }
 
-/// What waits of one stream.
+/// The unread bytes of one stream.
 #[derive(Debug)]
 pub(crate) struct Framer {
     max_line: usize,
-    /// Lines of an open string, where there is one, and an unfinished physical line.
+    /// The lines of an open string, if any, followed by an unfinished physical line.
     tail: Vec<u8>,
-    /// The bytes of the lines of an open string, at the tail's beginning.
+    /// Length of the open string's lines at the beginning of the tail.
     joined: usize,
-    /// Whether the line at hand was too long and is skipped to its end.
+    /// Whether the current line was too long and is skipped to its end.
     is_skipping: bool,
 }
 
 impl Framer {
-    /// A framer of lines of at most so many bytes.
+    /// Creates a framer for lines of at most `max_line` bytes.
     pub(crate) fn new(max_line: usize) -> Self {
         Self { max_line, tail: Vec::new(), joined: 0, is_skipping: false }
     }
 
-    /// The memory that what waits holds, in bytes.
+    /// Returns the memory held by the kept bytes, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.tail.capacity()
     }
 
-    /// Whether a line has begun and not ended.
+    /// Returns whether a line has begun and not ended.
     pub(crate) fn is_within_line(&self) -> bool {
         self.is_skipping || !self.tail.is_empty()
     }
 
-    /// Whether a string is open that went over a line's end.
+    /// Returns whether a string is open that spans a line feed.
     pub(crate) fn is_joining(&self) -> bool {
         self.joined > 0
     }
 
-    /// Takes what came. True where what waits now began in it.
+    /// Processes received bytes. `true`: the line that is kept now began in them.
     pub(crate) fn take(&mut self, mut input: &[u8], lines: &mut impl Lines) -> bool {
         let mut begins = !self.is_within_line();
         while self.is_within_line() {
@@ -82,7 +85,7 @@ impl Framer {
         begins
     }
 
-    /// Lets no line of an open string wait any longer.
+    /// Has the lines of an open string read at once.
     pub(crate) fn end_joining(&mut self, lines: &mut impl Lines) {
         let unfinished = self.tail.split_off(self.joined);
         if !self.tail.is_empty() {
@@ -91,19 +94,19 @@ impl Framer {
         self.tail = unfinished;
     }
 
-    /// The stream ends; returns what is left of it without an end.
+    /// Ends the stream; returns the last line, which has no end.
     pub(crate) fn finish(&mut self, lines: &mut impl Lines) -> Vec<u8> {
         self.end_joining(lines);
         self.is_skipping = false;
         std::mem::take(&mut self.tail)
     }
 
-    /// Forgets what waits.
+    /// Drops all kept bytes.
     pub(crate) fn clear(&mut self) {
         *self = Self::new(self.max_line);
     }
 
-    /// Has the tail read, which holds whole lines only; true where some of it was.
+    /// Has the tail read, which must hold whole lines only; returns whether any of it was consumed.
     fn read_tail(&mut self, lines: &mut impl Lines, is_end: bool) -> bool {
         let read = lines.read(&self.tail, is_end);
         self.tail.drain(..read);
@@ -111,13 +114,13 @@ impl Framer {
         read > 0
     }
 
-    /// A physical line goes on, without an end.
+    /// Keeps more bytes of a physical line without an end.
     fn wait(&mut self, more: &[u8], lines: &mut impl Lines) {
         if self.is_skipping {
             return;
         }
         if self.tail.len() - self.joined + more.len() > self.max_line + UNCOUNTED_BYTES {
-            // No string that is open can end within its bound.
+            // No open string can end within its bound.
             self.end_joining(lines);
             self.clear();
             self.is_skipping = true;
@@ -137,7 +140,7 @@ mod tests {
 
     const MAX_LINE: usize = 64 * 1024;
 
-    /// Keeps lines; those of a string in brackets are one.
+    /// Keeps lines; the lines of a string in brackets are one.
     #[derive(Debug, Default, PartialEq)]
     struct Kept {
         lines: Vec<String>,
@@ -170,7 +173,8 @@ mod tests {
         }
     }
 
-    /// The lines, the number of those too long, and what is left, of a stream that comes in these pieces.
+    /// Returns the lines, the number of overlong ones, and the remaining bytes, for a stream
+    /// received in these pieces.
     fn frame<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Kept, Vec<u8>) {
         let (mut framer, mut kept) = (Framer::new(MAX_LINE), Kept::default());
         for piece in pieces {
@@ -260,10 +264,10 @@ mod tests {
             let (kept, left) = frame(stream.chunks(size));
             let lines = kept.lines.iter().map(String::as_str).filter(|line| line.len() <= MAX_LINE).collect::<Vec<_>>();
             assert_eq!((lines, left.len()), (vec!["a 1\n", "b 2\n"], 0), "{size}");
-            // What came whole is the reader's to refuse.
+            // Overlong lines that arrive complete are the reader's to refuse.
             assert_eq!(kept.too_long + kept.lines.iter().filter(|line| line.len() > MAX_LINE).count(), 1, "{size}");
         }
-        // An open string that cannot end within the bound is no reason to lose what is inside.
+        // Lines inside an open string are not lost if the string cannot end within the bound.
         let stream = [b"a[\nb 2\n", &long[..], b"]\nc 3\n"].concat();
         for size in [1, 7, 1000, MAX_LINE] {
             let (kept, _) = frame(stream.chunks(size));

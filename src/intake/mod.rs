@@ -1,7 +1,8 @@
-//! What becomes of received bytes in one worker, whatever socket they came from: lines, batches, counters.
+//! Turns received bytes into lines, batches and counters, in one worker, for any kind of socket.
 //!
-//! Owns: the reader, the open batch, the tally, and what is logged of refusals. Never does: reading sockets, waiting
-//! (what takes the batches may). For a line nothing in it allocates, locks, logs, or reads a clock.
+//! Owns: the reader, the open batch, the tally, and the log of refusals. Never does: reading
+//! sockets; waiting (the submission of batches may). Processing a line never allocates, locks,
+//! logs, or reads a clock. Bounds: one open batch per worker, and one per request.
 
 mod allow;
 mod body;
@@ -34,25 +35,26 @@ use crate::protocol::{
 };
 use crate::sys::{Leave, Throttle};
 
-/// The table of sources is published no more often: copying thousands of entries takes a good part of a millisecond.
+/// Minimum interval between publications of the table of sources: copying thousands of entries
+/// takes a good part of a millisecond.
 pub(crate) const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
-/// How much of a refused line is logged, in bytes.
+/// Maximum length of a refused line in the log, in bytes.
 const SAMPLE_BYTES: usize = 200;
 
-/// How the bytes of a listener are taken.
+/// How a listener processes received bytes.
 #[derive(Clone, Debug)]
 pub struct IntakeConfig {
-    /// Where the lines go.
+    /// The destination of the lines.
     pub destination: Arc<Destination>,
-    /// What the bytes are written in; none: it is told apart.
+    /// The format of all lines; `None` detects it.
     pub format: Option<Format>,
-    /// What names become that are not line protocol's.
+    /// The mapping of other formats' names.
     pub mapping: Mapping,
-    /// The longest line, in bytes without its line feed.
+    /// Maximum line length, in bytes without the line feed.
     pub max_line: usize,
-    /// What becomes of unsigned integers.
+    /// The treatment of unsigned integers.
     pub unsigned: Unsigned,
-    /// Networks whose bytes are taken.
+    /// Networks that bytes are accepted from.
     pub allow: Allow,
 }
 
@@ -61,52 +63,53 @@ impl IntakeConfig {
         Rules { precision: self.destination.precision(), max_line: self.max_line, unsigned: self.unsigned }
     }
 
-    /// Whether charts of Netdata are told from paths, in which dots of their names look like any others.
+    /// Returns whether Netdata's charts are taken from paths, in which the dots of a name are
+    /// ambiguous.
     pub fn splits_charts_at_dots(&self) -> bool {
         self.mapping.is_netdata() && matches!(self.format, None | Some(Format::Graphite | Format::Opentsdb))
     }
 
-    /// Whether bytes of this source are taken.
+    /// Returns whether bytes from this source are accepted.
     #[inline]
     pub(crate) fn allows(&self, source: Option<IpAddr>) -> bool {
         self.allow.lets_in(source)
     }
 }
 
-/// What one worker shares with those who look at it.
+/// What one worker shares with readers of its state.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
     pub(crate) counters: CachePadded<Counters>,
-    /// Lines for whoever looks.
+    /// The lines that `twinflux tail` shows.
     pub(crate) tap: Tap,
-    /// A copy of the worker's table. The worker never waits for it.
+    /// A copy of the worker's table. The worker never waits for its lock.
     sources: Mutex<Sources>,
 }
 
 impl Shown {
-    /// The table of sources as it was published last.
+    /// Returns the last published table of sources.
     pub(crate) fn sources(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes bytes, and hands batches over.
+/// Processes received bytes, and submits batches.
 #[derive(Debug)]
 pub(crate) struct Intake<H> {
     setup: IntakeConfig,
     pool: Arc<Pool>,
     limits: Limits,
-    /// Readers of requests' lines, and what stamps these, by what they are written in and the unit of their timestamps.
+    /// Readers and stampers for requests, by format and unit of the timestamps.
     readers: HashMap<(Option<Format>, Precision), (Reader, Stamper)>,
     reader: Reader,
     lines: Lines<H>,
     sources: Sources,
-    /// When the table is to be published; none where it has not changed since.
+    /// When to publish the table; `None` if it has not changed.
     sources_due: Option<Instant>,
     sources_published: Option<Instant>,
 }
 
-/// What takes the reader's lines.
+/// The sink of the reader's lines.
 #[derive(Debug)]
 struct Lines<H> {
     shown: Arc<Shown>,
@@ -117,21 +120,21 @@ struct Lines<H> {
     logs: Logs,
     received: Received,
     source: Option<IpAddr>,
-    /// The lines of the datagram or the piece at hand.
+    /// Lines of the current datagram or piece.
     arrival: Arrival,
-    /// Whether somebody looks at the lines.
+    /// Whether `twinflux tail` is reading the lines.
     is_tapped: bool,
-    /// Times that the arrival's points may have, and the last one's that has none of these.
+    /// The plausible times of the arrival's points, and the last implausible one.
     plausible: Plausible,
     implausible: i64,
-    /// Of the request at hand.
-    told: Told,
+    /// Outcome of the current request.
+    outcome: Told,
     /// Lines in the builders of other requests.
     elsewhere: u64,
 }
 
 impl<H: Submit> Intake<H> {
-    /// For a listener at this address.
+    /// Creates the intake of a listener at this address.
     pub(crate) fn new(
         (setup, listen): (&IntakeConfig, SocketAddr),
         shown: Arc<Shown>,
@@ -153,7 +156,7 @@ impl<H: Submit> Intake<H> {
             is_tapped: false,
             plausible: Stamper::new(precision).plausible(false),
             implausible: 0,
-            told: Told::default(),
+            outcome: Told::default(),
             elsewhere: 0,
         };
         Self {
@@ -169,18 +172,18 @@ impl<H: Submit> Intake<H> {
         }
     }
 
-    /// What comes from now on was received at this time.
+    /// Sets the receive time of the following bytes.
     pub(crate) fn set_clock(&mut self, received: Received) {
         self.lines.stamper.set_clock(received.wall.nanoseconds());
         self.lines.received = received;
     }
 
-    /// The sums since the counters were published, for what is counted elsewhere.
+    /// Returns the sums since the last publication, for counts made elsewhere.
     pub(crate) fn tally(&mut self) -> &mut Tally {
         &mut self.lines.tally
     }
 
-    /// Takes a datagram that is allowed and not empty.
+    /// Processes a datagram from an allowed source that is not empty.
     #[inline]
     pub(crate) fn datagram(&mut self, bytes: &[u8], truncated: bool, source: Option<IpAddr>) {
         self.lines.begin(source, Arrival { datagrams: 1, ..Arrival::default() });
@@ -211,13 +214,13 @@ impl<H: Submit> Intake<H> {
         let arrival = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
         let Some(address) = source else { return };
         let source = self.sources.note(address, arrival, self.lines.received.monotonic);
-        if self.lines.logs.may_hint(self.lines.received.monotonic) && source.tells_of_large_batches() {
+        if self.lines.logs.may_hint(self.lines.received.monotonic) && source.indicates_large_batches() {
             self.lines.logs.hint(address, self.lines.received.monotonic);
         }
         self.sources_changed(self.lines.received.monotonic);
     }
 
-    /// Takes whole lines of a stream, as far as they are read ([`Found::consumed`]); with `is_end` all of them.
+    /// Processes whole lines of a stream, up to [`Found::consumed`]; if `is_end`, all of them.
     pub(crate) fn stream(&mut self, bytes: &[u8], stream: &mut Stream, is_end: bool, source: IpAddr) -> Found {
         self.lines.begin(Some(source), Arrival::default());
         let found = self.reader.stream(bytes, stream, is_end, &mut self.lines);
@@ -226,29 +229,30 @@ impl<H: Submit> Intake<H> {
         found
     }
 
-    /// Counts a line that was not even read.
+    /// Counts a refused line that was not read.
     pub(crate) fn refuse(&mut self, refused: Refused<'_>, source: IpAddr) {
         self.lines.begin(Some(source), Arrival::default());
         self.lines.refused(refused);
         self.note(&[], None);
     }
 
-    /// Notes an arrival, and the host that the first line of a burst names: its format, and where it is.
+    /// Notes an arrival, and the host in the first line of a burst. `first`: that line's format and
+    /// offset.
     #[inline]
     fn note(&mut self, bytes: &[u8], first: Option<(Format, usize)>) {
         let Some(address) = self.lines.source else { return };
         let source = self.sources.note(address, self.lines.arrival, self.lines.received.monotonic);
         if self.lines.arrival.implausible > 0 {
             let unit = self.lines.note_implausible(address);
-            // A stream or a request may be of old points; a datagram is of now.
+            // A stream or a request may send old points; a datagram is live.
             if unit.is_some() || self.lines.arrival.datagrams > 0 {
                 source.implausible = Some((self.lines.received.monotonic, unit));
             }
         }
-        if let Some((format, place)) = first
+        if let Some((format, offset)) = first
             && source.wants_name()
         {
-            let first = bytes[place..].split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let first = bytes[offset..].split(|byte| *byte == b'\n').next().unwrap_or_default();
             if let Some(host) = self.reader.host(format, first) {
                 source.name(host);
             }
@@ -256,7 +260,7 @@ impl<H: Submit> Intake<H> {
         self.sources_changed(self.lines.received.monotonic);
     }
 
-    /// The table is published at once, or a while after the last time.
+    /// Schedules the publication of the table: at once, or one interval after the last one.
     #[inline]
     fn sources_changed(&mut self, now: Instant) {
         if self.sources_due.is_none() {
@@ -264,12 +268,12 @@ impl<H: Submit> Intake<H> {
         }
     }
 
-    /// When the table is to be published; none where it has not changed.
+    /// Returns when to publish the table; `None` if it has not changed.
     pub(crate) fn sources_due(&self) -> Option<Instant> {
         self.sources_due
     }
 
-    /// Publishes the table where that is due. Where somebody looks at the last one, the next time will do.
+    /// Publishes the table if due. If a reader holds the last one, tries again after an interval.
     pub(crate) fn publish_sources(&mut self, now: Instant) {
         if self.sources_due.is_none_or(|due| now < due) {
             return;
@@ -282,17 +286,17 @@ impl<H: Submit> Intake<H> {
         (self.sources_due, self.sources_published) = (None, Some(now));
     }
 
-    /// Makes the sums visible.
+    /// Publishes the sums.
     pub(crate) fn publish(&mut self) {
         self.lines.publish(0);
     }
 
-    /// When the open batch is due; none while it is empty.
+    /// Returns when the open batch is due; `None` if it is empty.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.lines.builder.due()
     }
 
-    /// Hands the open batch over, where there is one.
+    /// Submits the open batch, if any.
     pub(crate) fn seal(&mut self) {
         if let Some(batch) = self.lines.builder.seal() {
             self.lines.submit(batch);
@@ -313,7 +317,8 @@ impl<H: Submit> Lines<H> {
         self.tally.ignored_tags += found.ignored_tags;
     }
 
-    /// Counts lines whose points are far from the clock; the unit that they are probably in, if it is another.
+    /// Counts lines whose times are far from the clock. Returns the unit that they are probably in,
+    /// if it is not the listener's.
     #[cold]
     fn note_implausible(&mut self, source: IpAddr) -> Option<Precision> {
         self.tally.implausible += self.arrival.implausible;
@@ -325,8 +330,8 @@ impl<H: Submit> Lines<H> {
         other
     }
 
-    /// Gives a batch away, or counts its lines as dropped. What was accepted is published first, so that nobody sees a
-    /// line delivered or dropped that was not accepted.
+    /// Submits a batch, or counts its lines as dropped. Publishes the accepted lines first, so that
+    /// no reader sees a line delivered or dropped before it is accepted.
     #[cold]
     fn submit(&mut self, batch: Batch) {
         self.publish(batch.lines());
@@ -338,7 +343,8 @@ impl<H: Submit> Lines<H> {
         self.publish(0);
     }
 
-    /// Makes the sums visible, with the lines that are held: in the open batch, and in a sealed one that waits for room.
+    /// Publishes the sums, and the number of lines held: in the open batch, and in a sealed one
+    /// that waits for capacity.
     fn publish(&mut self, sealed: u64) {
         let held = self.builder.lines() + sealed + self.elsewhere + self.out.waiting();
         self.shown.counters.publish(&mut self.tally, held, self.out.submitted());
@@ -360,7 +366,7 @@ impl<H: Submit> Sink for Lines<H> {
         }
         let sealed = self.builder.append(line.bytes, time, self.received);
         self.tally.accepted += 1;
-        self.told.accepted += 1;
+        self.outcome.accepted += 1;
         self.arrival.lines += 1;
         if let Some(batch) = sealed {
             self.submit(batch);
@@ -372,13 +378,13 @@ impl<H: Submit> Sink for Lines<H> {
         self.tally.refused[refused.reason.index()] += 1;
         self.arrival.lines += 1;
         self.arrival.refused += 1;
-        self.told.refuse(refused);
+        self.outcome.refuse(refused);
         self.shown.tap.refuse(refused, self.source, self.received.monotonic);
         self.logs.refused(refused, self.source, self.received.monotonic);
     }
 }
 
-/// What is logged, each event once a minute.
+/// The log of a worker; each event at most once a minute.
 #[derive(Debug)]
 struct Logs {
     listen: SocketAddr,

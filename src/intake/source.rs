@@ -1,37 +1,39 @@
-//! One address that sends: what it sent and when, whether it is silent, and how well it is known.
+//! One sending address: what it sent and when, whether it is silent, and how well it is known.
 //!
-//! A host sends what it has in a burst, and then waits: from its bursts follow its interval, its silence, and its standing
-//! beside others in a table that is full.
+//! A host sends its lines in bursts. The bursts determine its interval, whether it is silent, and
+//! its rank against others in a full table.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::protocol::Precision;
 
-/// Two arrivals this far apart belong to two bursts: hosts send what they have at one time, and then wait.
+/// Arrivals this far apart belong to different bursts.
 const BURST_GAP: Duration = Duration::from_millis(500);
-/// Bursts whose distances tell a usual interval.
+/// Number of bursts needed to know a usual interval.
 const BURSTS_TO_KNOW: u32 = 4;
-/// One that has sent so long without a gap sends steadily.
+/// A source that has sent for this long without a gap sends steadily.
 const STEADY_AFTER: Duration = Duration::from_secs(5);
-/// A shorter interval is taken for this one, so that a busy sender's hiccup is no silence.
-const LEAST_INTERVAL: Duration = Duration::from_secs(1);
-/// After so many of its intervals a source is silent.
+/// Minimum interval, so that a short pause of a busy sender is not silence.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// A source is silent after this many of its intervals.
 const SILENT_AFTER: u32 = 3;
-/// The time over which a rate is taken: several of the intervals at which hosts send.
+/// The time over which a rate is measured: several intervals of a usual host.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// One that was seen in several bursts is kept for this many times as long as it was seen.
+/// A source seen in several bursts is kept for this many times as long as it was seen.
 const KEPT_TIMES: u32 = 8;
-/// One whose interval is known is kept for so long at least: until somebody has looked why it is silent.
+/// Minimum time to keep a source with a known interval, so that an operator can find out why it is
+/// silent.
 const KNOWN_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// One that was seen for so long ranks before those that are known since a short time.
+/// A source seen for this long ranks above sources that have become known recently.
 const LONG_KNOWN: Duration = Duration::from_secs(3600);
-/// What a source sent counts half after so long a silence, where it is compared with others.
+/// A source's sum halves for each such period of silence, for comparison with others.
 const HALF_AFTER: Duration = Duration::from_secs(60);
-/// The longest host name that is kept, in bytes: DNS allows no longer one.
+/// Maximum length of a host name, in bytes: the limit of DNS.
 const HOST_BYTES: usize = 255;
-/// Empty datagrams of one source, and one in this many of all it sends, that tell of batches too large to be sent.
-const EMPTY_TO_TELL: u64 = 5;
+/// Number of empty datagrams of a source, and their minimum share (one in this many) of all its
+/// datagrams, that indicate batches too large to be sent.
+const MIN_EMPTY: u64 = 5;
 const EMPTY_SHARE: u64 = 4;
 
 /// One arrival: a datagram, or a piece of a stream.
@@ -39,7 +41,7 @@ const EMPTY_SHARE: u64 = 4;
 pub struct Arrival {
     /// Lines, accepted and refused.
     pub lines: u64,
-    /// Those refused.
+    /// Refused lines.
     pub refused: u64,
     /// Datagrams.
     pub datagrams: u64,
@@ -47,7 +49,7 @@ pub struct Arrival {
     pub empty: u64,
     /// Connections made.
     pub connections: u64,
-    /// Lines whose points are far from the clock.
+    /// Lines whose times are far from the clock.
     pub implausible: u64,
 }
 
@@ -56,25 +58,25 @@ pub struct Arrival {
 pub struct Source {
     /// Its address.
     pub address: IpAddr,
-    /// The host that a burst's first line named last; empty where none did.
+    /// The host named last by the first line of a burst; empty if none was.
     pub host: String,
     /// What it sent.
     pub sum: Arrival,
-    /// When it was seen last.
+    /// When it was last seen.
     pub last_seen: Instant,
     first_seen: Instant,
-    /// From burst to burst, smoothed.
+    /// The interval between bursts, smoothed.
     interval: Duration,
     bursts: u32,
     burst_began: Instant,
-    /// The window that a rate is taken over: when it began, and the lines until then.
+    /// The window over which a rate is measured: its start, and the lines until then.
     window: (Instant, u64),
-    /// Lines a second in the window before.
+    /// Lines per second in the previous window.
     rate: Option<f64>,
-    /// Whether its host was asked for in this burst.
+    /// Whether this burst's host has been looked up.
     was_named: bool,
-    was_told: bool,
-    /// When its last implausible time came, and the unit in which that probably is.
+    was_reported: bool,
+    /// The time of its last implausible timestamp, and the probable unit of it.
     pub implausible: Option<(Instant, Option<Precision>)>,
 }
 
@@ -92,7 +94,7 @@ impl Source {
             window: (now, 0),
             rate: None,
             was_named: false,
-            was_told: false,
+            was_reported: false,
             implausible: None,
         }
     }
@@ -119,7 +121,7 @@ impl Source {
         match self.bursts {
             0 => {}
             1 => self.interval = gap,
-            // One long silence is no new habit; several are.
+            // Limits the weight of one long silence; several change the interval.
             _ => self.interval = (self.interval * 3 + gap.min(self.interval * 4)) / 4,
         }
         self.bursts = self.bursts.saturating_add(1);
@@ -152,7 +154,8 @@ impl Source {
         *self = Self { host, last_seen, first_seen, window, rate, implausible, ..self.clone() };
     }
 
-    /// How well it is known: 0 from a single burst, 1 from several, 2 once its interval is known, 3 after a long time.
+    /// Returns how well it is known: 0 after a single burst, 1 after several, 2 once its interval
+    /// is known, 3 after a long time.
     pub fn standing(&self) -> u8 {
         match self.bursts {
             _ if self.interval().is_some() => 2 + u8::from(self.age() >= LONG_KNOWN),
@@ -161,12 +164,12 @@ impl Source {
         }
     }
 
-    /// For how long it has been seen.
+    /// Returns for how long it has been seen.
     fn age(&self) -> Duration {
         self.last_seen.saturating_duration_since(self.first_seen)
     }
 
-    /// Whether no new address may take its place.
+    /// Returns whether the source is protected from eviction.
     pub(crate) fn is_kept(&self, now: Instant) -> bool {
         let silence = now.saturating_duration_since(self.last_seen);
         let at_least = match self.standing() {
@@ -177,14 +180,14 @@ impl Source {
         silence <= (self.age() * KEPT_TIMES).max(at_least)
     }
 
-    /// What it counts beside others that may make room: the one that counts least does.
+    /// Returns its rank among candidates for eviction; the lowest is evicted.
     pub(crate) fn weight(&self, now: Instant) -> (bool, u8, u64) {
         let halves = now.saturating_duration_since(self.last_seen).as_secs() / HALF_AFTER.as_secs();
         let sum = self.sum.datagrams + self.sum.lines;
         (self.is_kept(now), self.standing(), sum.checked_shr(u32::try_from(halves).unwrap_or(u32::MAX)).unwrap_or(0))
     }
 
-    /// Whether its host is to be looked for: once in each burst.
+    /// Returns whether to look up the host: once in each burst.
     #[inline]
     pub fn wants_name(&mut self) -> bool {
         !std::mem::replace(&mut self.was_named, true)
@@ -198,38 +201,39 @@ impl Source {
         }
     }
 
-    /// Whether its empty datagrams tell, for the first time, that it has batches larger than a datagram: then Netdata
-    /// sends an empty one instead. (It sends one, too, where it has nothing, but not often.)
-    pub fn tells_of_large_batches(&mut self) -> bool {
+    /// Returns, once, whether its empty datagrams indicate batches larger than a datagram: Netdata
+    /// sends an empty datagram instead of such a batch. (It also sends one if it has nothing to
+    /// send, but rarely.)
+    pub fn indicates_large_batches(&mut self) -> bool {
         let Arrival { datagrams, empty, .. } = self.sum;
-        let tells = !self.was_told && empty >= EMPTY_TO_TELL && empty * EMPTY_SHARE >= datagrams;
-        self.was_told |= tells;
-        tells
+        let indicates = !self.was_reported && empty >= MIN_EMPTY && empty * EMPTY_SHARE >= datagrams;
+        self.was_reported |= indicates;
+        indicates
     }
 
-    /// Its usual interval, once it is known.
+    /// Returns its usual interval, once it is known.
     pub fn interval(&self) -> Option<Duration> {
         let is_steady = self.last_seen.saturating_duration_since(self.burst_began) >= STEADY_AFTER;
         match self.bursts {
-            BURSTS_TO_KNOW.. => Some(self.interval.max(LEAST_INTERVAL)),
-            _ if is_steady => Some(LEAST_INTERVAL),
+            BURSTS_TO_KNOW.. => Some(self.interval.max(MIN_INTERVAL)),
+            _ if is_steady => Some(MIN_INTERVAL),
             _ => None,
         }
     }
 
-    /// Whether it has sent nothing for several of its usual intervals.
+    /// Returns whether it has sent nothing for several of its usual intervals.
     pub fn is_silent(&self, now: Instant) -> bool {
         let silence = now.saturating_duration_since(self.last_seen);
         self.interval().is_some_and(|interval| silence > interval * SILENT_AFTER)
     }
 
-    /// Lines a second of late.
+    /// Returns the recent lines per second.
     pub fn rate(&self, now: Instant) -> f64 {
         let (since, before) = self.window;
         let elapsed = now.saturating_duration_since(since);
-        let present = per_second(self.sum.lines.saturating_sub(before), elapsed.max(LEAST_INTERVAL));
+        let present = per_second(self.sum.lines.saturating_sub(before), elapsed.max(MIN_INTERVAL));
         match self.rate {
-            // The window before says it better, while the present one is short.
+            // While the current window is short, the previous one is more accurate.
             Some(rate) if elapsed < RATE_WINDOW => rate,
             _ => present,
         }
@@ -279,7 +283,7 @@ mod tests {
         let interval = source.interval().expect("known");
         assert!(interval.abs_diff(Duration::from_secs(10)) < Duration::from_millis(100), "{interval:?}");
         assert!(!source.is_silent(at(79, 0)) && source.is_silent(at(81, 0)));
-        // An hour's silence is no new habit.
+        // An hour's silence does not become the interval.
         sources.note(address(1), ONE, at(3650, 0));
         sources.note(address(1), ONE, at(3660, 0));
         let source = &sources.entries()[0];
@@ -324,15 +328,15 @@ mod tests {
     fn empty_datagrams_tell_once() {
         let (mut sources, now) = (Sources::default(), Instant::now());
         let empty = Arrival { datagrams: 1, empty: 1, ..Arrival::default() };
-        let mut told = 0;
+        let mut reported = 0;
         for _ in 0..20 {
-            told += u32::from(sources.note(address(1), empty, now).tells_of_large_batches());
+            reported += u32::from(sources.note(address(1), empty, now).indicates_large_batches());
         }
-        assert_eq!(told, 1);
-        // A few among many tell nothing.
+        assert_eq!(reported, 1);
+        // A small share of empty datagrams indicates nothing.
         for step in 0..200 {
             let arrival = if step % 5 == 0 { empty } else { ONE };
-            assert!(!sources.note(address(2), arrival, now).tells_of_large_batches(), "{step}");
+            assert!(!sources.note(address(2), arrival, now).indicates_large_batches(), "{step}");
         }
     }
 

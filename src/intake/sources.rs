@@ -1,12 +1,13 @@
-//! Who sends: one entry for each address, with what it sent and when.
+//! The table of sources: one entry per address, with what it sent and when.
 //!
-//! A worker has a table of its own, and publishes copies of it; those of one listener are put together where they are shown.
+//! Each worker has its own table and publishes copies of it. The copies of a listener's workers are
+//! merged when they are shown.
 //!
-//! Bounds: [`CAPACITY`] entries, and one more. Anybody may forge addresses, so that a full table is no rare thing. A new
-//! address takes the place of the least of [`CANDIDATES`] others: of one that was seen in a single burst, or not for so long
-//! that it is forgotten ([`Source::is_kept`]). Where all of them are kept, the new address has the place behind the others,
-//! until the next one comes. What an address sent that made room goes on in the rest, so that no line is missing from the
-//! whole.
+//! Bounds: [`CAPACITY`] entries, and one more. Addresses can be forged, so a full table is not
+//! rare. A new address evicts the lowest-ranked of [`CANDIDATES`] entries, if that one was seen in
+//! a single burst or has been silent for too long ([`Source::is_kept`]). If all candidates are
+//! kept, the new address gets the extra slot, until the next one arrives. The counts of evicted
+//! entries move to `rest`, so that totals stay exact.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,95 +15,95 @@ use std::time::Instant;
 
 use super::source::{Arrival, Source};
 
-/// Addresses that a table holds, at most: eight times the hosts that a relay is made for.
+/// Maximum number of addresses in a table: eight times the hosts that a relay is designed for.
 const CAPACITY: usize = 4096;
-/// Entries that are looked at for one that makes room, spread over the table.
+/// Number of candidates for eviction, spread over the table.
 const CANDIDATES: usize = 8;
 
 /// All sources of one worker.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    places: HashMap<IpAddr, usize>,
+    indexes: HashMap<IpAddr, usize>,
     entries: Vec<Source>,
-    /// The place of the last arrival: hosts send many datagrams in a row.
+    /// Index of the last arrival's source: hosts send many datagrams in a row.
     last: usize,
-    /// Where the first of the next candidates is.
+    /// Index of the first of the next candidates.
     next_candidate: usize,
-    /// What those sent that made room, and how often one did.
+    /// The counts of evicted entries, and the number of evictions.
     rest: Arrival,
     evicted: u64,
 }
 
 impl Sources {
-    /// Notes an arrival; returns the source.
+    /// Notes an arrival; returns its source.
     #[inline]
     pub fn note(&mut self, address: IpAddr, arrival: Arrival, now: Instant) -> &mut Source {
         if self.entries.get(self.last).is_none_or(|entry| entry.address != address) {
-            self.last = self.place_of(address, now);
+            self.last = self.index_of(address, now);
         }
         let source = &mut self.entries[self.last];
         source.note(arrival, now);
         source
     }
 
-    /// Counts a connection, which is no arrival yet.
+    /// Counts a connection, which is not an arrival.
     pub fn connect(&mut self, address: IpAddr, now: Instant) {
-        self.last = self.place_of(address, now);
+        self.last = self.index_of(address, now);
         self.entries[self.last].sum.connections += 1;
     }
 
     /// Adds another worker's table of the same listener.
     pub fn merge(&mut self, other: &Self) {
         for entry in &other.entries {
-            let Some(place) = self.places.get(&entry.address) else {
-                self.places.insert(entry.address, self.entries.len());
+            let Some(index) = self.indexes.get(&entry.address) else {
+                self.indexes.insert(entry.address, self.entries.len());
                 self.entries.push(entry.clone());
                 continue;
             };
-            self.entries[*place].merge(entry);
+            self.entries[*index].merge(entry);
         }
         self.rest.add(other.rest);
         self.evicted += other.evicted;
     }
 
-    /// The sources, in no order.
+    /// Returns the sources, in no particular order.
     pub fn entries(&self) -> &[Source] {
         &self.entries
     }
 
-    /// What those sent that are not kept any more, and how many they were.
+    /// Returns the counts of evicted sources, and the number of evictions.
     pub fn rest(&self) -> (Arrival, u64) {
         (self.rest, self.evicted)
     }
 
-    fn place_of(&mut self, address: IpAddr, now: Instant) -> usize {
-        let known = self.places.get(&address).copied();
+    fn index_of(&mut self, address: IpAddr, now: Instant) -> usize {
+        let known = self.indexes.get(&address).copied();
         known.unwrap_or_else(|| self.insert(address, now))
     }
 
     #[cold]
     fn insert(&mut self, address: IpAddr, now: Instant) -> usize {
         let entry = Source::new(address, now);
-        let place = if self.entries.len() < CAPACITY { self.entries.len() } else { self.room(now) };
-        match self.entries.get_mut(place) {
+        let index = if self.entries.len() < CAPACITY { self.entries.len() } else { self.evicted_index(now) };
+        match self.entries.get_mut(index) {
             None => self.entries.push(entry),
             Some(gone) => {
                 let gone = std::mem::replace(gone, entry);
-                self.places.remove(&gone.address);
+                self.indexes.remove(&gone.address);
                 self.rest.add(gone.sum);
                 self.evicted += 1;
             }
         }
-        self.places.insert(address, place);
-        place
+        self.indexes.insert(address, index);
+        index
     }
 
-    /// The place of a new address in a full table.
-    fn room(&mut self, now: Instant) -> usize {
+    /// Returns the index for a new address in a full table: that of the entry to evict.
+    fn evicted_index(&mut self, now: Instant) -> usize {
         self.next_candidate = (self.next_candidate + 1) % CAPACITY;
         let candidates = (0..CANDIDATES).map(|step| (self.next_candidate + step * (CAPACITY / CANDIDATES)) % CAPACITY);
-        let least = candidates.min_by_key(|place| self.entries[*place].weight(now));
-        least.filter(|place| !self.entries[*place].is_kept(now)).unwrap_or(CAPACITY)
+        let lowest = candidates.min_by_key(|index| self.entries[*index].weight(now));
+        lowest.filter(|index| !self.entries[*index].is_kept(now)).unwrap_or(CAPACITY)
     }
 }
 
@@ -141,13 +142,15 @@ mod tests {
     fn forged_addresses_drive_out_no_host_that_came_twice() {
         let (mut sources, start) = (Sources::default(), Instant::now());
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        // 500 hosts with an interval of ten seconds; the first ten of them die; the last ten come shortly before the attack.
+        // 500 hosts with an interval of ten seconds; the first ten of them die; the last ten start
+        // shortly before the attack.
         for burst in 0..6 {
             (if burst < 4 { 0 } else { 10 }..if burst < 4 { 490 } else { 500 }).for_each(|host| {
                 sources.note(address(host), ONE, at(burst * 10));
             });
         }
-        // Ten addresses for each place in the table, each of which sends more than a host did, while hosts go on.
+        // Ten times as many forged addresses as the table holds, each of which sends more than a
+        // host did, while hosts continue.
         for forged in 0..100_000_u32 {
             let now = at(60) + Duration::from_millis(u64::from(forged) / 10);
             for _ in 0..3 {
@@ -163,7 +166,7 @@ mod tests {
         assert_eq!((known.len(), sources.entries().len()), (500, CAPACITY));
         let silent = known.iter().filter(|entry| entry.is_silent(at(71)));
         assert!(silent.map(|entry| entry.address).eq((0..10).map(address)));
-        // What sent once is forgotten, as soon as anybody else comes.
+        // Sources of a single burst are evicted by any new address.
         assert_eq!(sources.rest().1, 100_500 - CAPACITY as u64);
     }
 
@@ -182,7 +185,7 @@ mod tests {
             assert_eq!((sources.entries().len(), sources.rest().1), (CAPACITY + 1, number - 1));
             assert_eq!(sources.entries()[CAPACITY].address, address(stranger));
         }
-        // A day later they are news no more.
+        // A day later they may be evicted.
         sources.note(address(0), ONE, at(86_400 + 41));
         sources.note(address(hosts), ONE, at(86_400 + 41));
         assert!(sources.entries()[..CAPACITY].iter().any(|entry| entry.address == address(hosts)));

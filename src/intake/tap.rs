@@ -1,8 +1,9 @@
-//! Lines as they pass, for whoever looks (`twinflux tail`), and the last refused line of each reason.
+//! Shows lines as they pass (`twinflux tail`), and keeps the last refused line of each reason.
 //!
-//! Each worker has one. While nobody looks it costs a load for each datagram or piece. The worker never waits: where the
-//! queue is full, or somebody takes from it, a line is left out and counted. Bounds: `MOST_LINES` of `LINE_BYTES`; one
-//! refused line for each reason, written down at most once in `SAMPLE_INTERVAL`.
+//! Owns: one queue per worker. A closed tap costs one load per datagram or piece. Never does:
+//! making the worker wait. If the queue is full, or its lock is taken, a line is left out and
+//! counted. Bounds: `MAX_LINES` of `LINE_BYTES`; one refused line per reason, recorded at most once
+//! per `SAMPLE_INTERVAL`.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -17,19 +18,19 @@ use crate::protocol::line::anatomy;
 use crate::protocol::{Refusal, Refused, cure};
 use crate::sys::wildcard;
 
-/// Lines that wait for whoever looks.
-const MOST_LINES: usize = 256;
-/// How much of a line is shown, in bytes.
+/// Maximum number of queued lines.
+const MAX_LINES: usize = 256;
+/// Maximum length of a shown line, in bytes.
 const LINE_BYTES: usize = 1000;
-/// A reason's sample is replaced no more often.
+/// Minimum interval between samples of one reason.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which lines are shown: those that fit everything that is named.
+/// The lines to show: those that match all given criteria.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Filter {
     /// Lines from this network.
     pub source: Option<IpNet>,
-    /// Lines of this measurement, with `*` for any text.
+    /// Lines of this measurement; `*` matches any text.
     pub measurement: Option<String>,
     /// Lines of listeners of this kind, or at this address.
     pub listener: Option<String>,
@@ -40,26 +41,26 @@ pub struct Filter {
 /// A line that passed.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Passed {
-    /// Where it came from, where that is known.
+    /// The line's source, if known.
     pub source: Option<IpAddr>,
-    /// The line, cut; bytes that are no text are escaped.
+    /// The line, truncated; bytes that are not text are escaped.
     pub line: String,
-    /// Why it was refused; none if it was accepted.
+    /// The reason of the refusal; `None` if the line was accepted.
     pub refused: Option<String>,
 }
 
 /// A refused line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// Where it came from, where that is known.
+    /// The line's source, if known.
     pub source: Option<IpAddr>,
-    /// The line, cut and escaped.
+    /// The line, truncated and escaped.
     pub line: String,
-    /// What would cure its sender, where the line tells.
+    /// How to fix the sender, if the line tells.
     pub cure: Option<&'static str>,
 }
 
-/// One worker's.
+/// One worker's tap.
 #[derive(Debug, Default)]
 pub struct Tap {
     is_open: AtomicBool,
@@ -76,7 +77,7 @@ struct Queue {
 }
 
 impl Tap {
-    /// Lets lines through that fit.
+    /// Opens the tap for matching lines.
     pub fn open(&self, filter: &Filter) {
         let mut queue = self.lock();
         (queue.filter, queue.passed) = (filter.clone(), VecDeque::new());
@@ -84,19 +85,19 @@ impl Tap {
         self.is_open.store(true, Ordering::Relaxed);
     }
 
-    /// Lets no more through.
+    /// Closes the tap.
     pub fn close(&self) {
         self.is_open.store(false, Ordering::Relaxed);
         self.lock().passed = VecDeque::new();
     }
 
-    /// What passed since the last time, and how many lines were left out.
+    /// Returns the lines since the last call, and the number of lines left out.
     pub fn take(&self) -> (Vec<Passed>, u64) {
         let passed = self.lock().passed.drain(..).collect();
         (passed, self.left_out.swap(0, Ordering::Relaxed))
     }
 
-    /// The last refused line of each reason.
+    /// Returns the last refused line of each reason.
     pub fn samples(&self) -> Vec<(Refusal, Instant, Sample)> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let known = Refusal::ALL.into_iter().filter_map(|reason| {
@@ -106,12 +107,12 @@ impl Tap {
         known.collect()
     }
 
-    /// The last address that was not allowed, and when it came.
+    /// Returns the last address that was not allowed, and the time of its arrival.
     pub fn denied(&self) -> Option<(Instant, IpAddr)> {
         *self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An address is not allowed.
+    /// Notes an address that is not allowed.
     pub(crate) fn deny(&self, source: IpAddr, now: Instant) {
         if let Ok(mut denied) = self.denied.try_lock()
             && denied.is_none_or(|(at, _)| now.saturating_duration_since(at) >= SAMPLE_INTERVAL)
@@ -120,19 +121,19 @@ impl Tap {
         }
     }
 
-    /// Whether somebody looks.
+    /// Returns whether the tap is open.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// An accepted line passes while somebody looks.
+    /// Queues an accepted line; the tap must be open.
     #[cold]
     pub(crate) fn accept(&self, line: &[u8], source: Option<IpAddr>) {
         self.offer(line, source, None);
     }
 
-    /// A refused line passes.
+    /// Notes a refused line.
     #[cold]
     pub(crate) fn refuse(&self, refused: Refused<'_>, source: Option<IpAddr>, now: Instant) {
         if let Ok(mut samples) = self.samples.try_lock() {
@@ -154,7 +155,7 @@ impl Tap {
         if !queue.filter.fits(line, source, refused.is_some()) {
             return;
         }
-        if queue.passed.len() >= MOST_LINES {
+        if queue.passed.len() >= MAX_LINES {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -168,7 +169,7 @@ impl Tap {
 }
 
 impl Filter {
-    /// Whether lines of a listener may fit.
+    /// Returns whether lines of a listener can match.
     pub fn fits_listener(&self, kind: &str, address: &str) -> bool {
         self.listener.as_ref().is_none_or(|wanted| wanted == kind || wanted == address)
     }
@@ -182,7 +183,7 @@ impl Filter {
     }
 }
 
-/// A line as text, cut: what is no UTF-8 is escaped.
+/// Returns a line as text, truncated; bytes that are not UTF-8 are escaped.
 fn shown(line: &[u8]) -> String {
     let line = line[..line.len().min(LINE_BYTES)].trim_ascii_end();
     String::from_utf8_lossy(&crate::sys::text::printable_lines(line)).into_owned()
@@ -225,11 +226,11 @@ mod tests {
     fn nothing_is_kept_while_nobody_looks_and_no_more_than_fits_while_somebody_does() {
         let tap = Tap::default();
         tap.open(&Filter::default());
-        for _ in 0..MOST_LINES + 7 {
+        for _ in 0..MAX_LINES + 7 {
             tap.accept(&[b'x'; 5000], Some(HOST));
         }
         let (passed, left_out) = tap.take();
-        assert_eq!((passed.len(), passed[0].line.len(), left_out), (MOST_LINES, LINE_BYTES, 7));
+        assert_eq!((passed.len(), passed[0].line.len(), left_out), (MAX_LINES, LINE_BYTES, 7));
         tap.close();
         assert!(!tap.is_open() && tap.take().0.is_empty());
         tap.refuse(refused(b"m"), Some(HOST), Instant::now());

@@ -1,4 +1,4 @@
-//! What becomes of received bytes, without sockets, and on a clock that only the tests move.
+//! Intake without sockets, on a clock that only the tests move.
 
 mod allocations;
 
@@ -12,7 +12,7 @@ const AGE: Duration = Duration::from_secs(1);
 /// The time of the first arrival, in nanoseconds since 1970.
 const WALL: u64 = 1_700_000_000_000_000_000;
 
-/// Takes batches as long as it has room.
+/// Takes batches up to its capacity.
 #[derive(Clone, Default)]
 struct Out(Arc<Mutex<(usize, Vec<Batch>)>>);
 
@@ -60,7 +60,7 @@ fn setup() -> IntakeConfig {
 }
 
 impl Bench {
-    /// For batches of ten lines, and with room for so many of them.
+    /// Creates an intake with batches of ten lines, and capacity for `room` of them.
     fn new(room: usize) -> Self {
         let (shown, out, begun) = (Arc::<Shown>::default(), Out::default(), Instant::now());
         out.lock().0 = room;
@@ -73,7 +73,7 @@ impl Bench {
         bench
     }
 
-    /// What comes now comes so long after the beginning.
+    /// Sets the time of the following arrivals, from the beginning.
     fn at(&mut self, time: Duration) {
         let wall = WallTime::at(WALL).plus(time);
         self.intake.set_clock(Received { monotonic: self.begun + time, wall });
@@ -83,19 +83,19 @@ impl Bench {
         self.intake.datagram(text.as_bytes(), false, Some(host(1)));
     }
 
-    /// The counters, published.
+    /// Publishes and reads the counters.
     fn read(&mut self) -> Tally {
         self.intake.publish();
         self.shown.counters.read()
     }
 
-    /// The table of sources as it is published now, or was before.
+    /// Publishes the table of sources if due; returns the last published one.
     fn sources(&mut self, time: Duration) -> Sources {
         self.intake.publish_sources(self.begun + time);
         self.shown.sources().clone()
     }
 
-    /// The text of the batches that were taken.
+    /// Returns the text of the batches taken.
     fn text(&self) -> String {
         self.out.lock().1.iter().map(|batch| String::from_utf8_lossy(batch.bytes()).into_owned()).collect()
     }
@@ -105,8 +105,8 @@ fn host(number: u8) -> IpAddr {
     [10, 0, 0, number].into()
 }
 
-/// Whether an event was told, and so may not be told now.
-fn is_told(throttle: &Throttle, now: Instant) -> bool {
+/// Returns whether an event was logged, so that it is throttled now.
+fn is_logged(throttle: &Throttle, now: Instant) -> bool {
     !throttle.is_due_at(now)
 }
 
@@ -116,7 +116,7 @@ fn who_is_not_of_the_networks_is_not_allowed() {
     assert!(setup.allows(Some(host(1))) && setup.allows(None), "without networks everybody is");
     setup.allow.replace(vec!["10.0.0.0/30".parse().expect("a network"), "192.168.0.0/16".parse().expect("a network")]);
     assert!(setup.allows(Some(host(1))) && setup.allows(Some([192, 168, 7, 7].into())));
-    assert!(!setup.allows(Some(host(4))) && !setup.allows(None), "nor is who cannot be told");
+    assert!(!setup.allows(Some(host(4))) && !setup.allows(None), "an unknown source is not allowed");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn every_line_is_refused_or_accepted_and_held_until_it_is_handed_over() {
 
     bench.intake.seal();
     assert_eq!((bench.intake.due(), bench.text().as_str()), (None, "m v=1 1\nm v=3 3\nm v=4 4\nm v=5 5\n"));
-    // What is handed over is told at once.
+    // A submission publishes the counters at once.
     let tally = bench.shown.counters.read();
     assert_eq!((tally.accepted, tally.held, tally.submitted, tally.ring_full), (4, 0, 4, 0));
     bench.intake.seal();
@@ -171,7 +171,7 @@ fn a_full_batch_that_finds_no_room_is_dropped_and_told_with_its_lines() {
     }
     let tally = bench.read();
     assert_eq!((tally.accepted, tally.held, tally.submitted, tally.ring_full), (35, 5, 10, 20));
-    assert!(!bench.intake.lines.logs.ring_full.is_due(), "it is told");
+    assert!(!bench.intake.lines.logs.ring_full.is_due(), "it is logged");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_source_has_what_it_sent() {
     }
     bench.intake.stream(b"m v=1 1\nm v=x 6\n", &mut Stream::default(), false, host(2));
     bench.intake.refuse(Refused { reason: Refusal::TooLong, bytes: b"m" }, host(2));
-    // Without an address there is no source; what it sent counts.
+    // A datagram without an address has no source, but is counted.
     bench.intake.empty(None);
     bench.intake.datagram(b"m v=1 1\n", false, None);
     let sources = bench.sources(Duration::ZERO);
@@ -237,7 +237,7 @@ fn the_first_line_of_a_burst_names_its_host() {
     bench.datagram("nonsense\nm,host=c v=1 1\nm,host=d v=1 1\n");
     bench.datagram("m,host=e v=1 1\n");
     assert_eq!(name(&mut bench, later), "c");
-    // A burst begins with what names nobody.
+    // The first line of this burst names no host.
     let later = later * 2;
     bench.at(later);
     bench.datagram("nonsense\n");
@@ -254,21 +254,21 @@ fn the_table_of_sources_is_published_at_once_and_then_once_in_a_while() {
     assert_eq!(bench.intake.sources_due(), Some(bench.begun));
     assert_eq!(lines(&bench.sources(Duration::ZERO)), 1);
     assert_eq!(bench.intake.sources_due(), None);
-    // Whatever comes now is shown together.
+    // Arrivals until the next publication are published together.
     for _ in 0..3 {
         bench.at(PUBLISH_INTERVAL / 3);
         bench.datagram("m v=1 1\n");
         assert_eq!(bench.intake.sources_due(), Some(bench.begun + PUBLISH_INTERVAL));
         assert_eq!(lines(&bench.sources(PUBLISH_INTERVAL / 2)), 1);
     }
-    // Where somebody looks at the last one, the next time will do.
+    // While a reader holds the last table, publication is postponed.
     let (shown, now) = (Arc::clone(&bench.shown), bench.begun + PUBLISH_INTERVAL * 2);
     let looking = shown.sources();
     bench.intake.publish_sources(now);
     drop(looking);
     assert_eq!(bench.intake.sources_due(), Some(now + PUBLISH_INTERVAL));
     assert_eq!(lines(&bench.sources(PUBLISH_INTERVAL * 3)), 4);
-    // Connections and datagrams without payload are news, too.
+    // Connections and datagrams without payload are published, too.
     bench.intake.connect(host(3), now + PUBLISH_INTERVAL * 4);
     assert!(bench.intake.sources_due().is_some());
     bench.sources(PUBLISH_INTERVAL * 6);
@@ -280,18 +280,18 @@ fn the_table_of_sources_is_published_at_once_and_then_once_in_a_while() {
 fn the_log_is_told_of_refusals_and_of_batches_that_are_too_large_for_their_sender() {
     let mut bench = Bench::new(9);
     bench.datagram("m v=1 1\n");
-    assert!(!is_told(&bench.intake.lines.logs.refused, bench.begun));
+    assert!(!is_logged(&bench.intake.lines.logs.refused, bench.begun));
     bench.datagram("m v= 1\n");
-    assert!(is_told(&bench.intake.lines.logs.refused, bench.begun));
-    // A single empty datagram says nothing; several of one source do.
-    let is_hinted = |bench: &Bench, time: Duration| is_told(&bench.intake.lines.logs.hint, bench.begun + time);
+    assert!(is_logged(&bench.intake.lines.logs.refused, bench.begun));
+    // A single empty datagram indicates nothing; several from one source do.
+    let is_hinted = |bench: &Bench, time: Duration| is_logged(&bench.intake.lines.logs.hint, bench.begun + time);
     bench.intake.empty(Some(host(1)));
     assert!(!is_hinted(&bench, Duration::ZERO));
     for _ in 0..9 {
         bench.intake.empty(Some(host(1)));
     }
     assert!(is_hinted(&bench, Duration::ZERO));
-    // Another source is told of when the log may be told again, and not forgotten until then.
+    // A hint about another source waits until the log permits it, and is not lost.
     for time in [INTERVAL / 2, INTERVAL * 2] {
         bench.at(time);
         for _ in 0..9 {

@@ -1,10 +1,13 @@
-//! A name's addresses, kept up to date while lines are sent there.
+//! Keeps a name's addresses up to date while lines are sent there.
 //!
-//! Whoever sends datagrams takes one address: the name is resolved again when its last answer is 30 s old, and the address
-//! stays while it is among the answers. Whoever connects takes all of them, and the name is resolved for each connection. While
-//! the resolver fails the last answer stays: a resolver's outage moves nothing. After a failure another one is tried first.
+//! Owns: the resolution of one name. A sender of datagrams uses one address: the name is resolved
+//! again when its last answer is 30 s old, and the address is kept while it is among the answers. A
+//! client that connects uses all addresses, and resolves the name for each connection. If the
+//! resolver fails, the last answer stays in use. After a failed connection another address is tried
+//! first.
 //!
-//! Bounds: one query at a time; sending waits at most a second for one, unless no address is known yet.
+//! Bounds: one query at a time; sending waits at most a second for it, unless no address is known
+//! yet.
 
 use std::fmt;
 use std::future::Future;
@@ -16,46 +19,46 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// How old an answer may be.
-const LONGEST: Duration = Duration::from_secs(30);
+/// Maximum age of an answer.
+const MAX_AGE: Duration = Duration::from_secs(30);
 /// How long sending waits for an answer while an older one is known.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A query under way.
+/// A query in progress.
 type Query = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
-/// Looks up `name:port`.
+/// Resolves `name:port`.
 type Resolve = Box<dyn Fn(String) -> Query + Send + Sync>;
 
 /// The addresses of one `name:port`.
 pub(crate) struct Addresses {
     host: String,
     resolve: Resolve,
-    longest: Duration,
+    max_age: Duration,
     /// The last answer.
     answers: Vec<SocketAddr>,
-    /// Those of them that are tried after the others.
+    /// The answers to try after the others.
     avoided: Vec<SocketAddr>,
     current: Option<SocketAddr>,
     /// Whether the current address failed.
     has_failed: bool,
-    /// When the current answer is too old.
+    /// When the current answer expires.
     due: Instant,
     query: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
 }
 
 impl Addresses {
-    /// Of `name:port`, as the system resolves it.
+    /// Creates the addresses of `name:port`, as resolved by the system.
     pub(crate) fn new(host: String) -> Self {
         let resolve = |host| -> Query { Box::pin(async move { Ok(tokio::net::lookup_host(host).await?.collect()) }) };
-        Self::with(host, Box::new(resolve), LONGEST)
+        Self::with(host, Box::new(resolve), MAX_AGE)
     }
 
-    fn with(host: String, resolve: Resolve, longest: Duration) -> Self {
+    fn with(host: String, resolve: Resolve, max_age: Duration) -> Self {
         let (answers, avoided, due) = (Vec::new(), Vec::new(), Instant::now());
-        Self { host, resolve, longest, answers, avoided, current: None, has_failed: false, due, query: None }
+        Self { host, resolve, max_age, answers, avoided, current: None, has_failed: false, due, query: None }
     }
 
-    /// The address to send to.
+    /// Returns the address to send to.
     ///
     /// # Errors
     /// The name has no address, and never had one.
@@ -64,7 +67,7 @@ impl Addresses {
         let starts = is_old && self.query.is_none();
         if starts {
             self.query = Some(tokio::spawn((self.resolve)(self.host.clone())));
-            self.due = Instant::now() + self.longest;
+            self.due = Instant::now() + self.max_age;
         }
         let patience = match self.current {
             None => Duration::MAX,
@@ -75,7 +78,7 @@ impl Addresses {
         self.current.ok_or_else(|| error.unwrap_or_else(no_address))
     }
 
-    /// The addresses to connect to, in the order in which they are to be tried; the name is resolved for it.
+    /// Resolves the name, and returns the addresses to connect to in the order to try them.
     ///
     /// # Errors
     /// The name has no address, and never had one.
@@ -87,7 +90,7 @@ impl Addresses {
         Ok(all)
     }
 
-    /// Tells that an address did not work: the others are tried first, until none of them works either.
+    /// Notes that an address failed: the others are tried first, until all of them have failed.
     pub(crate) fn avoid(&mut self, address: SocketAddr) {
         self.avoided.retain(|avoided| *avoided != address && self.answers.contains(avoided));
         self.avoided.push(address);
@@ -96,12 +99,13 @@ impl Addresses {
         }
     }
 
-    /// Tells that the current address did not work.
+    /// Notes that the current address failed.
     pub(crate) fn fail(&mut self) {
         self.has_failed = true;
     }
 
-    /// Waits so long for the query under way, where there is one, and takes its answer; returns its error.
+    /// Waits at most `patience` for the query in progress, if any, and stores its answer; returns
+    /// its error.
     async fn finish(&mut self, patience: Duration) -> Option<io::Error> {
         let query = self.query.as_mut()?;
         let answer = timeout(patience, query).await.ok()?;
@@ -116,15 +120,16 @@ impl Addresses {
         }
     }
 
-    /// Stays where it is if it may, else takes the first answer; after a failure, the next one.
+    /// Keeps the current address if it is among the answers, otherwise uses the first answer; after
+    /// a failure, the next one.
     fn choose(&mut self, answers: &[SocketAddr]) {
-        let place = answers.iter().position(|answer| Some(*answer) == self.current);
-        let place = match place {
-            Some(place) if self.has_failed => (place + 1) % answers.len(),
-            Some(place) => place,
+        let index = answers.iter().position(|answer| Some(*answer) == self.current);
+        let index = match index {
+            Some(index) if self.has_failed => (index + 1) % answers.len(),
+            Some(index) => index,
             None => 0,
         };
-        self.current = answers.get(place).copied();
+        self.current = answers.get(index).copied();
         self.answers = answers.to_vec();
         self.has_failed = false;
     }
@@ -146,14 +151,14 @@ mod tests {
 
     use super::*;
 
-    /// A resolver that can be switched; it hangs where there is no answer to give.
+    /// A resolver with a settable answer; it hangs if there is none.
     type Switch = Arc<Mutex<Option<Result<Vec<SocketAddr>, &'static str>>>>;
 
     fn address(host: u8) -> SocketAddr {
         ([10, 0, 0, host], 8089).into()
     }
 
-    fn switched(answers: &[u8], longest: Duration) -> (Addresses, Switch) {
+    fn switched(answers: &[u8], max_age: Duration) -> (Addresses, Switch) {
         let switch: Switch = Arc::default();
         answer(&switch, answers);
         let asked = Arc::clone(&switch);
@@ -167,7 +172,7 @@ mod tests {
                 }
             })
         };
-        (Addresses::with("relay:8089".to_owned(), Box::new(resolve), longest), switch)
+        (Addresses::with("relay:8089".to_owned(), Box::new(resolve), max_age), switch)
     }
 
     fn answer(switch: &Switch, answers: &[u8]) {
@@ -200,7 +205,7 @@ mod tests {
             *switch.lock().expect("no panic") = broken;
             assert_eq!(addresses.current().await.expect("an address"), address(1));
         }
-        // The query that hangs is the only one.
+        // The hung query is the only one.
         answer(&switch, &[2]);
         assert_eq!(addresses.current().await.expect("an address"), address(1));
     }
@@ -220,12 +225,12 @@ mod tests {
     async fn whoever_connects_has_the_answers_of_now_and_the_last_ones_without_a_resolver() {
         let (mut addresses, switch) = switched(&[1, 2], Duration::from_secs(3600));
         assert_eq!(addresses.all().await.expect("addresses"), [1, 2].map(address));
-        // As the resolver has them: it may share out hosts among its answers.
+        // The resolver's order is kept: it may distribute hosts over its answers.
         answer(&switch, &[2, 1]);
         assert_eq!(addresses.all().await.expect("addresses"), [2, 1].map(address));
         answer(&switch, &[2, 1, 3]);
         addresses.all().await.expect("addresses");
-        // However many say so.
+        // Any number of reports has the same effect.
         for (avoided, expected) in [(&[2][..], [1, 3, 2]), (&[1, 1], [3, 2, 1]), (&[3], [2, 1, 3])] {
             avoided.iter().for_each(|number| addresses.avoid(address(*number)));
             answer(&switch, &[2, 1, 3]);

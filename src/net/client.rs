@@ -1,5 +1,5 @@
-//! One HTTP connection to one server, with a limit on everything: connecting, the first byte, the whole answer,
-//! the answer's size, with all that a server sends before its end.
+//! A connection to one HTTP server, with a limit on everything: connecting, the first byte, the
+//! whole answer, and its size, including everything a server sends before its end.
 //!
 //! Never follows a redirect, never decodes, never keeps more than one connection.
 
@@ -34,19 +34,21 @@ use tokio_rustls::client::TlsStream;
 use super::addresses::Addresses;
 use super::opening::{Heard, Listening, Opening};
 
-/// How much of an answer's body is read.
+/// Maximum length of an answer's body that is read.
 pub(crate) const ANSWER_BYTES: usize = 64 * 1024;
-/// What comes before an answer's body may have, in bytes on the wire: its head, and 1xx answers before it. As much again
-/// may frame the body.
+/// Maximum number of bytes on the wire before an answer's body: its head, and 1xx answers before
+/// it. The framing of the body may have as many again.
 const HEAD_BYTES: usize = 64 * 1024;
-/// What a connection holds of an answer, in bytes: its head, or what was read of its body and not passed on.
+/// Maximum size of the buffer for an answer, in bytes: its head, or the part of its body that was
+/// read and not passed on.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// What a TLS handshake may have, in bytes on the wire: a chain of many certificates.
+/// Maximum size of a TLS handshake, in bytes on the wire: enough for a chain of many certificates.
 const HANDSHAKE_BYTES: usize = 256 * 1024;
-/// 1xx answers before the one that counts, at most: `100 Continue` is not asked for, hints are for browsers.
-const MOST_INFORMATIONAL: u32 = 16;
+/// Maximum number of 1xx answers before the final one: the client does not ask for `100 Continue`,
+/// and hints are for browsers.
+const MAX_INFORMATIONAL: u32 = 16;
 
-/// What went wrong before there was a whole answer.
+/// Why there is no complete answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// No connection: refused, unreachable, unknown name.
@@ -55,19 +57,19 @@ pub(crate) enum ClientError {
     /// No connection in time.
     #[error("no connection to {0} within {1:?}")]
     ConnectTimeout(String, Duration),
-    /// The URL says `https`, the server speaks HTTP without TLS.
+    /// The URL says `https`, but the server speaks plain HTTP.
     #[error("{0} speaks plain HTTP: write http:// in its url")]
     SpeaksPlain(String),
-    /// The URL says `http`, the server speaks TLS.
+    /// The URL says `http`, but the server speaks TLS.
     #[error("{0} speaks TLS: write https:// in its url")]
     SpeaksTls(String),
-    /// The server's certificate is not to be trusted.
+    /// The server's certificate is not trusted.
     #[error("TLS to {0} failed: {1}; check ca_file and the server's certificate")]
     Tls(String, io::Error),
-    /// The connection ended before the answer did.
+    /// The connection ended before the answer.
     #[error("the connection to {0} ended before the answer: {1}")]
     Broken(String, hyper::Error),
-    /// The server sends without coming to the answer's end.
+    /// The server sends without ending the answer.
     #[error("{0} sent 64 KiB, or 16 answers of 1xx, without an answer's end; is it an InfluxDB?")]
     Endless(String),
     /// No answer in time.
@@ -75,7 +77,7 @@ pub(crate) enum ClientError {
     Stalled(String, Duration),
 }
 
-/// An answer, as far as it is of use.
+/// The used parts of an answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// The status.
@@ -99,20 +101,20 @@ pub(crate) struct Client {
     is_port_named: bool,
     /// Shared by all clients of the server.
     addresses: Arc<Mutex<Addresses>>,
-    /// How to speak TLS, and the name to ask the certificate for.
+    /// The TLS configuration, and the name that the certificate must be for.
     tls: Option<(Arc<ClientConfig>, String)>,
     times: Times,
     connection: Option<Connection>,
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// Connecting, TLS included.
     pub connect: Duration,
-    /// From a request's beginning to its answer's first byte, and again to the answer's end.
+    /// From the start of a request to the first byte of its answer, and again to the answer's end.
     pub answer: Duration,
-    /// A connection is used for this long at most.
+    /// Maximum time that a connection is used.
     pub lifetime: Duration,
 }
 
@@ -126,10 +128,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Sends a request whose answer may be as long as it likes, and waits for the answer's head.
+    /// Sends a request whose answer may have any length, and waits for the answer's head.
     ///
     /// # Errors
-    /// The connection ended before that, or the head is too long.
+    /// The connection ended before, or the head is too long.
     pub(crate) async fn ask(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, hyper::Error> {
         self.heard.grant(HEAD_BYTES);
         let answered = self.sender.send_request(request).await;
@@ -137,7 +139,7 @@ impl Connection {
         answered
     }
 
-    /// Whether another request may be sent.
+    /// Returns whether another request can be sent.
     pub(crate) async fn is_ready(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
@@ -145,30 +147,30 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // The task would go on for as long as a hung peer keeps its end open.
+        // The task would run for as long as a hung peer keeps its end open.
         self.task.abort();
     }
 }
 
 impl Client {
-    /// A client for the host and port of this URL, over TLS where a configuration is given, with the name that the
-    /// certificate is for where that is not the host.
+    /// Creates a client for the host and port of this URL, over TLS if there is a configuration.
+    /// The configuration comes with the certificate's name if that is not the host.
     pub(crate) fn new(url: &Uri, tls: Option<(Arc<ClientConfig>, Option<String>)>, times: Times) -> Self {
         let usual_port = if tls.is_some() { 443 } else { 80 };
         let port = url.port_u16().unwrap_or(usual_port);
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let tls = tls.map(|(config, name)| (config, name.unwrap_or_else(|| host.clone())));
         let is_port_named = url.port_u16().is_some();
-        let index = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let addresses = Arc::new(Mutex::new(Addresses::new(index)));
+        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let addresses = Arc::new(Mutex::new(Addresses::new(authority)));
         Self { host, port, is_port_named, addresses, tls, times, connection: None }
     }
 
-    /// Sends a request and reads its answer. The request is made anew for a second try, which follows at once
-    /// where a kept connection turns out to have been closed meanwhile.
+    /// Sends a request and reads its answer. If a kept connection turns out to be closed, `request`
+    /// is called again for an immediate second try.
     ///
     /// # Errors
-    /// What went wrong; the connection is then closed, and the request may or may not have arrived.
+    /// What went wrong. The connection is closed then; the request may or may not have arrived.
     pub(crate) async fn send(&mut self, request: impl Fn() -> Request<Payload>) -> Result<Answer, ClientError> {
         if let Some(mut kept) = self.connection.take()
             && kept.opened.elapsed() < self.times.lifetime
@@ -192,7 +194,7 @@ impl Client {
         heard.grant(HEAD_BYTES);
         let (informational, of_callback) = (AtomicU32::new(0), heard.clone());
         on_informational(&mut request, move |_| {
-            if informational.fetch_add(1, Ordering::Relaxed) >= MOST_INFORMATIONAL {
+            if informational.fetch_add(1, Ordering::Relaxed) >= MAX_INFORMATIONAL {
                 of_callback.grant(0);
             }
         });
@@ -214,14 +216,14 @@ impl Client {
         Ok(answer)
     }
 
-    /// A connection of its own.
+    /// Opens a connection for the caller.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why the connection failed.
     pub(crate) async fn connect(&self) -> Result<Connection, ClientError> {
         let limit = tokio::time::Instant::now() + self.times.connect;
         let late = |_| ClientError::ConnectTimeout(self.address(), self.times.connect);
-        // A server may have moved.
+        // The server may have moved.
         let resolved = timeout_at(limit, async { self.addresses.lock().await.all().await }).await.map_err(late)?;
         let addresses = resolved.map_err(|error| self.not_connected(error))?;
         let opened = timeout_at(limit, self.open(&addresses)).await.map_err(late).flatten();
@@ -231,10 +233,11 @@ impl Client {
         opened
     }
 
-    /// When the server's certificate expires, on a connection of its own; none without TLS.
+    /// Returns when the server's certificate expires, using a separate connection; `None` without
+    /// TLS.
     ///
     /// # Errors
-    /// Why there is no connection.
+    /// Why the connection failed.
     pub(crate) async fn certificate_expires(&self) -> Result<Option<SystemTime>, ClientError> {
         let Some(tls) = &self.tls else { return Ok(None) };
         let limit = tokio::time::Instant::now() + self.times.connect;
@@ -269,7 +272,7 @@ impl Client {
         Ok((stream, heard))
     }
 
-    /// Speaks TLS on a stream.
+    /// Starts TLS on a stream.
     async fn encrypt(
         &self,
         (config, name): &(Arc<ClientConfig>, String),
@@ -293,7 +296,7 @@ impl Client {
     {
         let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| ClientError::Broken(self.address(), error))?;
-        // What ends the connection shows in the request that is under way.
+        // Errors of the connection are returned by the request in progress.
         let task = tokio::spawn(async move { drop(connection.await) });
         Ok(Connection { sender, heard, opened: Instant::now(), task })
     }
@@ -302,7 +305,7 @@ impl Client {
         ClientError::Connect(self.address(), self.explain(error))
     }
 
-    /// Adds what is probably wrong where nobody listens on a port that the URL does not name.
+    /// Adds the probable cause if a port that the URL does not name refuses the connection.
     fn explain(&self, error: io::Error) -> io::Error {
         if error.kind() != io::ErrorKind::ConnectionRefused || self.is_port_named {
             return error;
@@ -310,7 +313,7 @@ impl Client {
         io::Error::new(error.kind(), format!("{error}; the url names no port, and an InfluxDB's is 8086"))
     }
 
-    /// A client of the same server with a connection of its own.
+    /// Creates a client of the same server with a connection of its own.
     pub(crate) fn another(&self) -> Self {
         let Self { host, port, is_port_named, addresses, tls, times, .. } = self;
         Self {
@@ -324,19 +327,19 @@ impl Client {
         }
     }
 
-    /// The same client, which waits longer for answers.
+    /// Sets a longer time limit for answers.
     pub(crate) fn patient(self, answer: Duration) -> Self {
         let times = Times { answer, ..self.times };
         Self { times, ..self }
     }
 
-    /// The server's host and port.
+    /// Returns the server's host and port.
     pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 }
 
-/// Lets a half-open connection be noticed, while a request is under way and between two.
+/// Sets options that detect a half-open connection, during a request and between requests.
 fn set_options(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -345,7 +348,7 @@ fn set_options(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive.with_retries(3))
 }
 
-/// Reads an answer's end, up to a bound; tells whether that was all of it.
+/// Reads an answer up to the maximum length; returns whether that was all of it.
 async fn read_answer(response: Response<Incoming>) -> Result<(Answer, bool), hyper::Error> {
     let status = response.status();
     let header = |value: Option<&HeaderValue>| value.and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -368,7 +371,7 @@ async fn read_answer(response: Response<Incoming>) -> Result<(Answer, bool), hyp
     Ok((Answer { status, retry_after, version, date, body: String::from_utf8_lossy(&body).into_owned() }, is_whole))
 }
 
-/// A request's body: the records' own bytes, one behind the other, never joined.
+/// A request's body: the records' own bytes, one after another, without copying.
 #[derive(Debug, Default)]
 pub(crate) struct Payload {
     parts: VecDeque<Bytes>,

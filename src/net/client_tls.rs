@@ -1,13 +1,14 @@
-//! TLS to a server: whom to trust, and who we are.
+//! TLS to a server: the certificates to trust, and the client's own.
 //!
-//! Owns the one exception to the rules of certificates: a server's own certificate may stand in `ca_file`, whether or not it
-//! calls itself a CA, as `openssl req -x509` makes it. Never skips a check.
+//! Owns: the one exception to the rules for certificates: `ca_file` may contain the server's own
+//! certificate, whether or not that is marked as a CA. (`openssl req -x509` marks it as one.) Never
+//! skips a check.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -16,17 +17,17 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
-/// A file that TLS cannot use: which, and why.
+/// A file that cannot be used for TLS.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ClientTlsError(String);
 
-/// What TLS to a server needs beside its name.
+/// The TLS settings of a server.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
     /// Certificates to trust instead of the system's, in PEM.
     pub ca_file: Option<PathBuf>,
-    /// The name that the server's certificate is for; without it the URL's host.
+    /// The name in the server's certificate; by default the URL's host.
     pub server_name: Option<String>,
     /// This client's certificate and its key, in PEM.
     pub client: Option<(PathBuf, PathBuf)>,
@@ -36,7 +37,7 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// What is wrong with one of them.
+    /// What is wrong with a file.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, ClientTlsError> {
         if let Some(name) = &self.server_name {
             ServerName::try_from(name.as_str())
@@ -65,7 +66,7 @@ impl Tls {
     }
 }
 
-/// The certificates in a file, at least one.
+/// Returns the certificates in a file, at least one.
 fn certificates(name: &str, path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
     let bad = |what: String| ClientTlsError(format!("{name} {}: {what}", path.display()));
     let found = CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?;
@@ -76,7 +77,16 @@ fn certificates(name: &str, path: &std::path::Path) -> Result<Vec<CertificateDer
     Ok(found)
 }
 
-/// Trusts what these certificates signed, and these certificates themselves.
+/// Certificates that cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+enum InvalidRoots {
+    #[error(transparent)]
+    Certificate(#[from] Error),
+    #[error(transparent)]
+    Verifier(#[from] VerifierBuilderError),
+}
+
+/// Trusts these certificates, and those that they signed.
 #[derive(Debug)]
 struct Trusted {
     certificates: Vec<CertificateDer<'static>>,
@@ -84,13 +94,13 @@ struct Trusted {
 }
 
 impl Trusted {
-    fn new(certificates: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+    fn new(certificates: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, InvalidRoots> {
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
-            roots.add(certificate.clone()).map_err(|error| error.to_string())?;
+            roots.add(certificate.clone())?;
         }
-        let web = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Self { certificates, web: web.map_err(|error| error.to_string())? })
+        let web = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+        Ok(Self { certificates, web })
     }
 }
 
@@ -104,7 +114,8 @@ impl ServerCertVerifier for Trusted {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.web.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // Its times were checked before that (webpki: verify_cert.rs, check_issuer_independent_properties).
+            // The validity period was checked before (webpki: verify_cert.rs,
+            // check_issuer_independent_properties).
             Err(error) if is_ca(&error) && self.certificates.iter().any(|trusted| trusted == end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
@@ -136,7 +147,7 @@ impl ServerCertVerifier for Trusted {
     }
 }
 
-/// Whether a certificate was refused because it is a CA's.
+/// Returns whether a certificate was refused because it is a CA's.
 fn is_ca(error: &Error) -> bool {
     let Error::InvalidCertificate(CertificateError::Other(OtherError(error))) = error else { return false };
     matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))

@@ -1,6 +1,6 @@
-//! What several parts need of the network: TLS for listeners; a client, its TLS, its secrets and the addresses of names.
+//! Shared networking: TLS for listeners; an HTTP client with its TLS, secrets and name resolution.
 //!
-//! Knows nothing of lines.
+//! Never depends on lines.
 
 pub(crate) mod addresses;
 pub(crate) mod client;
@@ -11,4 +11,4 @@ pub mod tls;
 
 pub use client::Times;
 pub use client_tls::{ClientTlsError, Tls};
-pub use secret::{Secret, SecretFile};
+pub use secret::{Secret, SecretError, SecretFile};

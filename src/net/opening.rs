@@ -1,7 +1,8 @@
-//! What a server says, as it comes: how it begins, which tells TLS from plain HTTP, and how many bytes there are.
+//! Observes what a server sends: its first bytes, which distinguish TLS from plain HTTP, and the
+//! number of bytes.
 //!
-//! Bounds: whoever waits for an answer grants the bytes it may have, whatever they are: 1xx answers, heads, the frames of
-//! chunks. Beyond them reading fails, so that a server which never comes to the point holds up nobody.
+//! Bounds: the client grants the number of bytes that an answer may have, including 1xx answers,
+//! heads and the framing of chunks. Reading more fails, so that an endless answer blocks nobody.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,11 +13,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What a server's first bytes were.
+/// A server's first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Opening {
-    /// There were none.
+    /// No bytes.
     Nothing,
     /// A TLS record: a handshake or an alert.
     Tls,
@@ -39,7 +40,7 @@ impl Opening {
     }
 }
 
-/// What was heard on one connection, and what may be heard; for those who share it.
+/// What was observed on one connection, and how much may be read; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard(Arc<Shared>);
 
@@ -51,23 +52,23 @@ struct Shared {
 }
 
 impl Heard {
-    /// How it began.
+    /// Returns the kind of the first bytes.
     pub(super) fn opening(&self) -> Opening {
         Opening::ALL[usize::from(self.0.opening.load(Ordering::Relaxed))]
     }
 
-    /// Lets so many bytes be read from now on.
+    /// Sets the number of bytes that may be read from now on.
     pub(super) fn grant(&self, bytes: usize) {
         self.0.granted.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether all bytes that were granted are read.
+    /// Returns whether all granted bytes have been read.
     pub(super) fn is_exhausted(&self) -> bool {
         self.0.granted.load(Ordering::Relaxed) == 0
     }
 }
 
-/// A connection that remembers how the server began, and reads what is granted.
+/// A connection that records the server's first bytes, and reads only granted bytes.
 #[derive(Debug)]
 pub(super) struct Listening {
     stream: TcpStream,
@@ -75,7 +76,7 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// `granted` bytes may be read before the first answer is waited for.
+    /// Wraps a stream; `granted` bytes may be read before the first request.
     pub(super) fn new(stream: TcpStream, granted: usize) -> Self {
         let heard = Heard::default();
         heard.grant(granted);
@@ -100,7 +101,7 @@ impl AsyncRead for Listening {
             self.heard.0.opening.store(Opening::of(part.filled()) as u8, Ordering::Relaxed);
         }
         room.advance(read);
-        // Whoever waits may have granted more meanwhile, which is not to be taken away.
+        // A larger grant in the meantime must not be undone.
         self.heard.0.granted.fetch_sub(read.min(self.heard.0.granted.load(Ordering::Relaxed)), Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }

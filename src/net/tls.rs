@@ -1,6 +1,8 @@
-//! TLS for listeners: a certificate and its key, read again when their files change. Connections that are open stay.
+//! TLS for listeners: a certificate and its key, reloaded when their files change. Open connections
+//! stay.
 //!
-//! TLS 1.2 and 1.3. Never does: trusting a client; deciding by a name. Bounds: one certificate for each listener.
+//! TLS 1.2 and 1.3. Never does: client authentication, choosing by server name. Bounds: one
+//! certificate per listener.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -14,23 +16,27 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use x509_parser::error::X509Error;
+use x509_parser::nom;
 
-/// The first byte of a TLS client.
+/// The first byte that a TLS client sends.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// What a client that speaks plain HTTP to a listener with TLS is told, in the words that clients know.
+/// The answer to a client that speaks plain HTTP to a TLS listener, in words that clients
+/// recognise.
 const SPEAKS_TLS: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
-/// Waits for the first byte of a client, and tells whether it speaks TLS. One that is gone fails at the handshake.
+/// Waits for a client's first byte, and returns whether it speaks TLS. A closed connection counts
+/// as TLS and fails in the handshake.
 pub async fn begins_as_tls(stream: &TcpStream) -> bool {
     let mut first = [0];
     !stream.peek(&mut first).await.is_ok_and(|count| count == 1) || first[0] == TLS_HANDSHAKE
 }
 
-/// Tells a client that speaks plain HTTP that this listener speaks TLS.
+/// Answers a client that speaks plain HTTP to a TLS listener.
 pub fn answer_plain_http(stream: &TcpStream) {
-    // Where a request is left unread, the system resets the connection, and the client may never see the answer.
+    // The system resets a connection with unread bytes, and the client might not see the answer.
     for _ in 0..16 {
         if !stream.try_read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
             break;
@@ -39,26 +45,48 @@ pub fn answer_plain_http(stream: &TcpStream) {
     drop(stream.try_write(SPEAKS_TLS));
 }
 
-/// Where a listener's certificate and its key are, in PEM.
+/// The files of a listener's certificate and key, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The certificate, and those that it was signed by.
+    /// The certificate, followed by its issuers.
     pub cert_file: PathBuf,
-    /// Its key.
+    /// The certificate's key.
     pub key_file: PathBuf,
 }
 
-/// A listener's certificate, as it is now.
+/// A listener's certificate or key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The certificate's file cannot be used.
+    #[error("tls_cert_file {}: {}", .0.display(), .1)]
+    Certificate(PathBuf, String),
+    /// The key's file cannot be used.
+    #[error("tls_key_file {}: {}", .0.display(), .1)]
+    Key(PathBuf, String),
+    /// The key belongs to another certificate.
+    #[error("tls_key_file {} is not the key of tls_cert_file {}", .key_file.display(), .cert_file.display())]
+    Mismatch {
+        /// The key.
+        key_file: PathBuf,
+        /// The certificate.
+        cert_file: PathBuf,
+    },
+    /// The TLS library refuses the protocol versions.
+    #[error("TLS: {0}")]
+    Tls(rustls::Error),
+}
+
+/// A listener's current certificate.
 #[derive(Debug)]
 pub struct Certificate {
     setup: CertificateFiles,
     config: Arc<ServerConfig>,
     current: Arc<Current>,
-    /// When the files were last written to, as they were read.
+    /// The files' modification times when they were read.
     written: Mutex<[Option<SystemTime>; 2]>,
 }
 
-/// What is shown to clients.
+/// The certificate shown to clients.
 #[derive(Debug)]
 struct Current(RwLock<Pair>);
 
@@ -72,47 +100,47 @@ impl Certificate {
     /// Reads the files, for a listener that speaks this protocol over TLS.
     ///
     /// # Errors
-    /// A sentence: which file cannot be used, and why.
-    pub fn open(setup: CertificateFiles, protocol: Option<&[u8]>) -> Result<Self, String> {
+    /// Which file cannot be used, and why.
+    pub fn open(setup: CertificateFiles, protocol: Option<&[u8]>) -> Result<Self, CertificateError> {
         let written = written(&setup);
         let current = Arc::new(Current(RwLock::new(read(&setup)?)));
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().map_err(|error| format!("TLS: {error}"))?;
+        let builder = builder.with_safe_default_protocol_versions().map_err(CertificateError::Tls)?;
         let resolver = Arc::clone(&current) as Arc<dyn ResolvesServerCert>;
         let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
         config.alpn_protocols.extend(protocol.map(<[u8]>::to_vec));
         Ok(Self { setup, config: Arc::new(config), current, written: Mutex::new(written) })
     }
 
-    /// What accepts a connection.
+    /// Returns the acceptor of connections.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
-    /// Reads the files again if they were written to since; returns whether they were.
+    /// Reads the files again if they were modified since, or if asked to; returns whether it did.
     ///
     /// # Errors
-    /// Why they cannot be used. Then everything stays as it was.
-    pub fn reload(&self, is_asked: bool) -> Result<bool, String> {
+    /// Why the files cannot be used. Nothing is changed then.
+    pub fn reload(&self, is_asked: bool) -> Result<bool, CertificateError> {
         let now = written(&self.setup);
         {
             let mut before = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             if *before == now && !is_asked {
                 return Ok(false);
             }
-            // Files that cannot be used are told once.
+            // Unusable files are reported once.
             *before = now;
         }
         *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = read(&self.setup)?;
         Ok(true)
     }
 
-    /// When the certificate expires.
+    /// Returns when the certificate expires.
     pub fn expires(&self) -> SystemTime {
         self.current.0.read().unwrap_or_else(PoisonError::into_inner).expires
     }
 
-    /// The file with the certificate.
+    /// Returns the path of the certificate's file.
     pub fn file(&self) -> &Path {
         &self.setup.cert_file
     }
@@ -124,29 +152,29 @@ impl ResolvesServerCert for Current {
     }
 }
 
-fn read(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> Result<Pair, String> {
-    let (cert_name, key_name) = (cert_file.display(), key_file.display());
-    let bad_cert = |what: String| format!("tls_cert_file {cert_name}: {what}");
-    let bad_key = |what: String| format!("tls_key_file {key_name}: {what}");
+fn read(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> Result<Pair, CertificateError> {
+    let bad_cert = |what: String| CertificateError::Certificate(cert_file.clone(), what);
+    let bad_key = |what: String| CertificateError::Key(key_file.clone(), what);
     let chain = CertificateDer::pem_file_iter(cert_file).map_err(|error| bad_cert(error.to_string()))?;
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|error| bad_cert(error.to_string()))?;
     let Some(first) = chain.first() else {
         return Err(bad_cert("no certificate in it: it must hold one or more in PEM".to_owned()));
     };
-    let expires = expires(first).map_err(bad_cert)?;
+    let expires = expires(first).map_err(|error| bad_cert(error.to_string()))?;
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| bad_key(error.to_string()))?;
     let key = ring::sign::any_supported_type(&key).map_err(|error| bad_key(error.to_string()))?;
     let key = CertifiedKey::new(chain.clone(), key);
-    key.keys_match().map_err(|_| format!("tls_key_file {key_name} is not the key of tls_cert_file {cert_name}"))?;
+    key.keys_match()
+        .map_err(|_| CertificateError::Mismatch { key_file: key_file.clone(), cert_file: cert_file.clone() })?;
     Ok(Pair { key: Arc::new(key), expires })
 }
 
-/// When a certificate expires.
+/// Returns when a certificate expires.
 ///
 /// # Errors
-/// It is none.
-pub(super) fn expires(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
+/// The bytes are not a certificate.
+pub(super) fn expires(certificate: &CertificateDer<'_>) -> Result<SystemTime, nom::Err<X509Error>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
     Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }

@@ -49,7 +49,7 @@ pub(super) enum Missed {
 /// Why it does not say how it is, as a sentence.
 pub async fn look(setup: &PairConfig) -> Result<Report, String> {
     let mut client = client(setup).map_err(|error| error.to_string())?;
-    let token = setup.token.as_ref().map(SecretFile::read).transpose()?;
+    let token = setup.token.as_ref().map(SecretFile::read).transpose().map_err(|error| error.to_string())?;
     ask(setup, &mut client, token.as_ref()).await.map_err(|missed| match missed {
         Missed::Silent(error) | Missed::Refused(error) => error,
     })
@@ -61,7 +61,7 @@ pub async fn look(setup: &PairConfig) -> Result<Report, String> {
 /// What is wrong with one of them.
 pub fn check(setup: &PairConfig) -> Result<(), String> {
     client(setup).map_err(|error| error.to_string())?;
-    setup.token.as_ref().map_or(Ok(()), |file| file.read().map(|_| ()))
+    setup.token.as_ref().map_or(Ok(()), |file| file.read().map(|_| ()).map_err(|error| error.to_string()))
 }
 
 /// Asks the other relay.

@@ -1,10 +1,10 @@
-//! What a refused line looks like, and what would cure its sender: for the log and for people.
+//! What a refused line looks like, and how to fix its sender: for the log and for people.
 //!
-//! A guess from the line alone. Never decides anything.
+//! Guesses from the line alone. Never decides anything.
 
 use crate::protocol::{Refusal, Refused};
 
-/// What to do about a refused line; none if its reason says it all.
+/// Returns what to do about a refused line; `None` if the reason is sufficient.
 pub fn cure(refused: Refused<'_>) -> Option<&'static str> {
     let Refused { reason, bytes } = refused;
     if is_http(bytes) {
@@ -33,7 +33,8 @@ fn is_http(bytes: &[u8]) -> bool {
     METHODS.iter().any(|method| bytes.starts_with(method))
 }
 
-/// Whether fields stand where only a timestamp may: a space before them began the fields too early.
+/// Returns whether fields follow where only a timestamp may: an unescaped space before them started
+/// the fields too early.
 fn has_unescaped_space(bytes: &[u8]) -> bool {
     let (mut token, mut is_quoted, mut is_escaped) = (0, false, false);
     for byte in bytes.trim_ascii() {
@@ -67,9 +68,9 @@ mod tests {
             (b"cpu,host=a v=\"a b c=d\"", ""),
             (b"cpu usage 1 2 3", ""),
         ] {
-            let told = cure(Refused { reason: Refusal::WrongFormat, bytes: line }).unwrap_or_default();
-            assert!(told.starts_with(expected) || (expected == "gzip" && told.contains(expected)), "{line:?}: {told}");
-            assert_eq!(told.is_empty(), expected.is_empty(), "{line:?}: {told}");
+            let hint = cure(Refused { reason: Refusal::WrongFormat, bytes: line }).unwrap_or_default();
+            assert!(hint.starts_with(expected) || (expected == "gzip" && hint.contains(expected)), "{line:?}: {hint}");
+            assert_eq!(hint.is_empty(), expected.is_empty(), "{line:?}: {hint}");
         }
         let early = Refused { reason: Refusal::TimestampOutOfRange, bytes: b"m v=1 1795400726000000000" };
         assert!(cure(early).is_some_and(|cure| cure.contains("unit")));

@@ -1,4 +1,4 @@
-//! The formats that senders speak, and how they are told apart by a line.
+//! The formats that senders use, and how to tell them apart from a single line.
 //!
 //! | format | looks like | senders |
 //! |---|---|---|
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::number;
 use super::token::{has_influx_tags, is_blank, trim};
 
-/// What a line is written in.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -22,17 +22,19 @@ pub enum Format {
     Graphite,
     /// OpenTSDB's telnet commands.
     Opentsdb,
-    /// Netdata's JSON, an object to a line.
+    /// Netdata's JSON, one object per line.
     NetdataJson,
 }
 
 impl Format {
-    /// What this line, with or without its line feed, looks like; none where it is blank, a comment, or like nothing known.
+    /// Returns the format that this line, with or without its line feed, looks like. `None` if it
+    /// is blank, a comment, or like no known format.
     ///
-    /// The second word decides: in line protocol it is a field and has a `=`, in Graphite's text it is a number. (A
-    /// backslash before a space belongs to line protocol's words.) A word and a number alone are much else, too, broken
-    /// line protocol among it: they are Graphite's only with a time behind them, or a path that has parts. Tags in the
-    /// manner of line protocol tell of a line of it that lacks a field's key.
+    /// The second word decides: in line protocol it is a field and contains a `=`, in Graphite's
+    /// text it is a number. (A backslash before a space is part of a line protocol word.) A word
+    /// and a number alone can be many other things, such as broken line protocol: they are
+    /// Graphite's only with a time after them, or with a path of several parts. Tags in line
+    /// protocol's syntax indicate a line of line protocol that lacks a field's key.
     pub fn detect(line: &[u8]) -> Option<Self> {
         let line = trim(line.split(|byte| *byte == b'\n').next().unwrap_or_default());
         match line.first()? {
@@ -67,7 +69,7 @@ impl Format {
         is_graphite.then_some(Self::Graphite)
     }
 
-    /// The format's name in the configuration, JSON and logs.
+    /// Returns the format's name in the configuration, JSON and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Influx => "influx",
@@ -78,10 +80,10 @@ impl Format {
     }
 }
 
-/// As many digits have timestamps of line protocol, and no number of a Graphite line.
+/// Timestamps of line protocol have at least this many digits; no number of a Graphite line does.
 const STAMP_DIGITS: usize = 18;
 
-/// The first word, and what stands behind the white space after it.
+/// Returns the first word, and the text after the white space that follows it.
 fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
     let mut end = 0;
     loop {
@@ -94,7 +96,7 @@ fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
     (&line[..end], trim(&line[end..]))
 }
 
-/// Whether a word is a number as any sender writes it, one that is none included.
+/// Returns whether a word is a number as any sender writes it, including NaN.
 fn is_number(word: &[u8]) -> bool {
     let digits = word.strip_prefix(b"-").or_else(|| word.strip_prefix(b"+")).unwrap_or(word);
     let is_name = ["nan", "inf", "infinity"].iter().any(|name| digits.eq_ignore_ascii_case(name.as_bytes()));
@@ -122,7 +124,7 @@ mod tests {
             ("  \r", None),
             ("# a comment of 1 line=1", None),
             ("garbage", None),
-            // Broken line protocol, and what is no metric at all.
+            // Broken line protocol, and text that is not a metric.
             ("cpu idle\\ time=5 1", Some(Format::Influx)),
             ("second\" 1795400726000000000", None),
             ("of.a.string\" 1795400726000000000", None),

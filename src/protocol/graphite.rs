@@ -1,18 +1,18 @@
-//! Graphite's plain text: `path value [time]`, words apart by any white space, with or without `;tag=value` behind
-//! the path.
+//! Graphite's plain text: `path value [time]`, separated by any white space, with or without
+//! `;tag=value` after the path.
 //!
-//! A time of `-1`, or none, leaves it to the receiver. The parser takes words apart; what may stand in them is the
-//! business of [`super::convert`].
+//! A time of `-1`, or none, leaves the time to the receiver. The parser only splits words;
+//! [`super::convert`] validates them.
 
 use super::Refusal;
 use super::convert::{Metric, Name, TagSyntax, Tags};
 use super::token::{find, is_blank};
 
-/// Takes one line apart, which has no line feed. `likely_tags` is the last line's tags: a sender's lines mostly have the
-/// same, and then need not be searched for their end.
+/// Splits one line, which has no line feed. `likely_tags` is the last line's tags: most lines of a
+/// sender have the same ones, whose end then need not be searched.
 ///
 /// # Errors
-/// Why it is no metric.
+/// Why the line is not a metric.
 #[inline]
 pub(super) fn parse<'a>(line: &'a [u8], likely_tags: &[u8]) -> Result<Metric<'a>, Refusal> {
     let start = skip_blanks(line, 0);
@@ -34,7 +34,7 @@ pub(super) fn parse<'a>(line: &'a [u8], likely_tags: &[u8]) -> Result<Metric<'a>
     Ok(Metric { name: Name::Path(&line[start..name_end]), tags, value, time })
 }
 
-/// The tags that begin at `at`, and the place behind them.
+/// Returns the tags that begin at `at`, and the offset after them.
 #[inline]
 fn tags<'a>(line: &'a [u8], at: usize, likely: &[u8]) -> (&'a [u8], usize) {
     let likely_end = at + likely.len();
@@ -43,7 +43,8 @@ fn tags<'a>(line: &'a [u8], at: usize, likely: &[u8]) -> (&'a [u8], usize) {
     (&line[at..end], end)
 }
 
-/// The word behind the white space at `at`, and the place behind it; an empty one at the line's end.
+/// Returns the word after the white space at `at`, and the offset after it; an empty word at the
+/// end of the line.
 #[inline]
 pub(super) fn word(line: &[u8], at: usize) -> (&[u8], usize) {
     let start = skip_blanks(line, at);
@@ -60,7 +61,7 @@ fn skip_blanks(line: &[u8], at: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Path, tags, value and time.
+    /// Returns path, tags, value and time.
     fn parts(line: &str) -> Result<[String; 4], Refusal> {
         let metric = parse(line.as_bytes(), b"x=y")?;
         let Name::Path(path) = metric.name else { panic!("a path") };

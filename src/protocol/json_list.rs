@@ -1,7 +1,9 @@
-//! JSON's objects in a list, as exporters post them by HTTP: each becomes a line of its own.
+//! Lists of JSON objects, as exporters post them by HTTP: each object becomes a line.
 //!
-//! OpenTSDB's objects (`metric`, `timestamp`, `value`, `tags`) become its telnet commands; any other object stays as it is, for
-//! whoever reads Netdata's. What is no object is a line that nobody takes. Bounds: an object as long as a line may be.
+//! Owns: splitting the list. OpenTSDB's objects (`metric`, `timestamp`, `value`, `tags`) become its
+//! telnet commands; any other object is passed on unchanged, for the parser of Netdata's. Anything
+//! but an object becomes a line that no parser accepts. Never does: validating. Bounds: an object
+//! may be as long as a line.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,21 +11,21 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The objects of one body, however it is cut.
+/// Splits one body into objects, however it is received.
 #[derive(Debug)]
 pub struct JsonList {
-    most_bytes: usize,
-    /// The object, or whatever else, that has begun.
+    max_bytes: usize,
+    /// The bytes of the current object or other value.
     open: Vec<u8>,
-    /// Braces that are open.
+    /// Number of open braces.
     depth: usize,
     in_string: bool,
     is_escaped: bool,
-    /// Whether the object at hand is too long, and skipped to its end.
+    /// Whether the current object is too long and is skipped to its end.
     is_skipping: bool,
 }
 
-/// A point as OpenTSDB's HTTP API takes it.
+/// A point as OpenTSDB's HTTP API accepts it.
 #[derive(Deserialize)]
 struct Point<'a> {
     #[serde(borrow)]
@@ -37,24 +39,25 @@ struct Point<'a> {
 }
 
 impl JsonList {
-    /// Of a body whose objects have at most so many bytes.
-    pub fn new(most_bytes: usize) -> Self {
-        Self { most_bytes, open: Vec::new(), depth: 0, in_string: false, is_escaped: false, is_skipping: false }
+    /// Creates a splitter for a body whose objects have at most `max_bytes`.
+    pub fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, open: Vec::new(), depth: 0, in_string: false, is_escaped: false, is_skipping: false }
     }
 
-    /// Whether a body that begins so is a list of JSON, or one object.
+    /// Returns whether a body that begins with `bytes` is a list of JSON or one object; `None` if
+    /// that is still open.
     pub fn begins_with(bytes: &[u8]) -> Option<bool> {
         bytes.trim_ascii_start().first().map(|first| matches!(first, b'[' | b'{'))
     }
 
-    /// Takes what came; appends the lines that it made whole.
+    /// Processes received bytes; appends the lines that they complete.
     pub fn take(&mut self, bytes: &[u8], lines: &mut Vec<u8>) {
         for byte in bytes {
             self.byte(*byte, lines);
         }
     }
 
-    /// The body has ended; what has begun and not ended is a line that nobody takes.
+    /// Ends the body. An unfinished object becomes a line that no parser accepts.
     pub fn finish(&mut self, lines: &mut Vec<u8>) {
         self.end(lines);
         self.depth = 0;
@@ -64,8 +67,9 @@ impl JsonList {
         if self.depth == 0 && matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b',' | b'[' | b']') {
             return self.end(lines);
         }
-        if self.open.len() < self.most_bytes {
-            // A line feed between words is a space; in a string it is no JSON either way.
+        if self.open.len() < self.max_bytes {
+            // A line feed between words is equivalent to a space; in a string it is invalid JSON
+            // anyway.
             self.open.push(if byte == b'\n' { b' ' } else { byte });
         } else {
             self.is_skipping = true;
@@ -107,7 +111,8 @@ impl JsonList {
     }
 }
 
-/// OpenTSDB's telnet command for an object of its HTTP API; none if it is none, or has words with blanks in them.
+/// Returns OpenTSDB's telnet command for an object of its HTTP API. `None` if it is another object,
+/// or a word contains white space.
 fn command_of(object: &[u8]) -> Option<String> {
     let Point { metric, timestamp, value, tags } = serde_json::from_slice(object).ok()?;
     let mut words = vec!["put".to_owned(), metric.into_owned(), plain(timestamp), plain(value)];
@@ -116,7 +121,7 @@ fn command_of(object: &[u8]) -> Option<String> {
     words.iter().all(is_word).then(|| words.join(" "))
 }
 
-/// A number as it stands, or a number in a string.
+/// Returns the text of a number, with or without quotes around it.
 fn plain(value: &RawValue) -> String {
     value.get().trim_matches('"').to_owned()
 }
@@ -146,7 +151,8 @@ mod tests {
             ("[\n\n]\n", ""),
             ("nonsense, [1]", "nonsense\n1\n"),
             ("[{\"open\":1", "{\"open\":1\n"),
-            // No telnet command has blanks in its words: nobody takes it as it is.
+            // Telnet commands cannot contain spaces in words: no parser accepts the unchanged
+            // object.
             ("{\"metric\":\"a b\",\"timestamp\":1,\"value\":2}", "{\"metric\":\"a b\",\"timestamp\":1,\"value\":2}\n"),
         ] {
             assert_eq!(lines([body]), expected, "{body}");

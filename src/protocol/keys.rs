@@ -1,60 +1,63 @@
-//! The keys of one line's tags, to find one that comes twice.
+//! The keys of one line's tags, to find duplicates.
 //!
-//! Owns: where each key is in a text that somebody else holds. Never does: holding text, allocating.
+//! Owns: the offsets of keys in a text that the caller holds. Never does: holding text, allocating.
 //!
-//! Few keys are compared with each other, by length and first byte: that is cheaper than any hash for the tags that
-//! hosts have. A line with more than [`FEW`] keys, or with several that look alike, is looked up in a table by a hash
-//! whose seed no sender knows. So the work for each key is bounded, whatever the keys are.
+//! A few keys are compared with each other by length and first byte, which is cheaper than any hash
+//! for the tags that hosts have. A line with more than [`FEW`] keys, or with several that look
+//! alike, uses a table keyed by a hash whose seed no sender knows. The work per key is therefore
+//! bounded, whatever the keys are.
 //!
-//! Bounds: [`MAX_KEYS`] keys, at most [`MOST_COMPARED`] comparisons of texts before the table is used.
+//! Bounds: [`MAX_KEYS`] keys, at most [`MAX_COMPARED`] comparisons of texts before the table is
+//! used.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// The most keys that a line may have.
+/// Maximum number of keys in a line.
 pub(super) const MAX_KEYS: usize = 256;
 /// Up to this many keys are compared with each other.
 const FEW: u16 = 16;
-/// After so many keys of one line that looked like another one, they are hashed.
-const MOST_COMPARED: u16 = 4;
-/// Slots of the table: with at most half of them in use a search is short.
+/// After this many keys of one line that looked like another one, the keys are hashed.
+const MAX_COMPARED: u16 = 4;
+/// Slots of the table. At most half of them are in use, which keeps searches short.
 const SLOTS: usize = 2 * MAX_KEYS;
-/// Bytes that the hash takes in one step.
+/// Bytes that the hash consumes in one step.
 const WORD: usize = 8;
 
-/// The keys of the line at hand.
+/// The keys of the current line.
 #[derive(Debug)]
 pub(super) struct Keys {
     count: usize,
     effort: Effort,
-    /// Of each key its length and first byte or, once they are hashed, a part of its hash.
+    /// For each key, its length and first byte or, once keys are hashed, a part of its hash.
     prints: [u32; MAX_KEYS],
     starts: [u32; MAX_KEYS],
-    /// Of each key, once they are hashed.
+    /// For each key, its length, once keys are hashed.
     lengths: [u32; MAX_KEYS],
-    /// A line's number, and in the lowest byte the place of a key of that line. Those of other lines are free.
+    /// A line's number, with the index of a key of that line in the lowest byte. Slots of other
+    /// lines are free.
     slots: [u32; SLOTS],
-    /// The number of the last line whose keys were hashed, with a lowest byte of 0.
+    /// The number of the last line whose keys were hashed; the lowest byte is 0.
     line: u32,
     seed: u64,
 }
 
-/// What was spent on the line at hand, and what may be.
+/// The work spent on the current line, and its limit.
 #[derive(Clone, Copy, Debug)]
 struct Effort {
-    /// Keys beyond this number are hashed; 0 where all are.
+    /// Keys beyond this number are hashed; 0 if all are.
     few: u16,
-    /// Texts that were compared.
+    /// Texts compared so far.
     compared: u16,
 }
 
-/// What is known of a key.
+/// The result of adding a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
-    /// It is the first of its kind, and noted.
+    /// The key is new and was added.
     New,
-    /// The line has it already.
+    /// The line already has the key.
     Twice,
-    /// The line has as many as it may have.
+    /// The line already has the maximum number of keys.
     TooMany,
 }
 
@@ -78,20 +81,21 @@ impl Effort {
 }
 
 impl Keys {
-    /// Forgets them, for a new line.
+    /// Removes all keys, for a new line.
     #[inline]
     pub(super) fn clear(&mut self) {
         self.count = 0;
         self.effort = Effort::NONE;
     }
 
-    /// How many there are.
+    /// Returns the number of keys.
     #[inline]
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    /// Adds the key from `start` to `end`, which is not empty. All of a line's keys are in the same text.
+    /// Adds the key from `start` to `end`, which must not be empty. All keys of a line must be in
+    /// the same text.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "one text is far below 4 GiB; a print need not be exact")]
     pub(super) fn add(&mut self, text: &[u8], start: usize, end: usize) -> Added {
@@ -100,14 +104,14 @@ impl Keys {
         }
         let key = &text[start..end];
         let print = (key.len() as u32) << 8 | u32::from(key[0]);
-        for place in 0..self.count {
-            if self.prints[place] == print {
-                let other = self.starts[place] as usize;
+        for index in 0..self.count {
+            if self.prints[index] == print {
+                let other = self.starts[index] as usize;
                 if &text[other..other + key.len()] == key {
                     return Added::Twice;
                 }
                 self.effort.compared += 1;
-                if self.effort.compared == MOST_COMPARED {
+                if self.effort.compared == MAX_COMPARED {
                     return self.add_hashed(text, start, end);
                 }
             }
@@ -128,11 +132,11 @@ impl Keys {
         }
         let hash = hash(self.seed, text, start, end);
         let (print, mut slot) = ((hash >> 32) as u32, hash as usize % SLOTS);
-        // Half of the slots are free, so that the search ends.
+        // Half of the slots are free, so the search ends.
         while self.slots[slot] & !0xff == self.line {
-            let place = (self.slots[slot] & 0xff) as usize;
-            let other = self.starts[place] as usize..(self.starts[place] + self.lengths[place]) as usize;
-            if self.prints[place] == print && text[other] == text[start..end] {
+            let index = (self.slots[slot] & 0xff) as usize;
+            let other = self.starts[index] as usize..(self.starts[index] + self.lengths[index]) as usize;
+            if self.prints[index] == print && text[other] == text[start..end] {
                 return Added::Twice;
             }
             slot = (slot + 1) % SLOTS;
@@ -148,33 +152,35 @@ impl Keys {
         Added::New
     }
 
-    /// Hashes the keys so far, no two of which are the same, and those to come.
+    /// Hashes the keys so far, which are all distinct, and switches to hashing for those to come.
     #[cold]
     #[inline(never)]
-    #[expect(clippy::cast_possible_truncation, reason = "a print is a part of the hash; a place is below 256")]
+    #[expect(clippy::cast_possible_truncation, reason = "a print is a part of the hash; a index is below 256")]
     fn hash_all(&mut self, text: &[u8]) {
         self.effort.few = 0;
         self.line = self.line.wrapping_add(0x100);
         if self.line == 0 {
-            // The numbers begin again: nothing of an earlier line may look like one of this one.
+            // The line numbers wrapped: no slot of an earlier line may be taken for one of this
+            // line.
             self.slots.fill(0);
             self.line = 0x100;
         }
-        for place in 0..self.count {
-            self.lengths[place] = self.prints[place] >> 8;
-            let start = self.starts[place] as usize;
-            let hash = hash(self.seed, text, start, start + self.lengths[place] as usize);
+        for index in 0..self.count {
+            self.lengths[index] = self.prints[index] >> 8;
+            let start = self.starts[index] as usize;
+            let hash = hash(self.seed, text, start, start + self.lengths[index] as usize);
             let mut slot = hash as usize % SLOTS;
             while self.slots[slot] & !0xff == self.line {
                 slot = (slot + 1) % SLOTS;
             }
-            self.slots[slot] = self.line | place as u32;
-            self.prints[place] = (hash >> 32) as u32;
+            self.slots[slot] = self.line | index as u32;
+            self.prints[index] = (hash >> 32) as u32;
         }
     }
 }
 
-/// A hash that nobody can predict who does not know the seed: each word is multiplied, and both halves of the product go on.
+/// A hash that is unpredictable without the seed: it multiplies each word and folds both halves of
+/// the product.
 #[inline]
 fn hash(seed: u64, text: &[u8], start: usize, end: usize) -> u64 {
     let (mut state, mut at) = (seed ^ (end - start) as u64, start);
@@ -185,7 +191,7 @@ fn hash(seed: u64, text: &[u8], start: usize, end: usize) -> u64 {
     mix(state, 0x9e37_79b9_7f4a_7c15)
 }
 
-/// The bytes from `at` on as a number, at most eight, those from `end` on as 0.
+/// Returns up to eight bytes from `at` as a number; bytes from `end` on are 0.
 #[inline]
 fn word(text: &[u8], at: usize, end: usize) -> u64 {
     if let Some(bytes) = text.get(at..).and_then(<[u8]>::first_chunk::<WORD>) {
@@ -208,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    /// Adds keys to a line of their own; returns what became of each.
+    /// Adds keys to a new line; returns the result for each.
     fn add(keys: &mut Keys, line: &[String]) -> Vec<Added> {
         let text = line.concat();
         keys.clear();
@@ -230,7 +236,7 @@ mod tests {
             assert_eq!(keys.count(), MAX_KEYS);
             let more = [&line[..], &["b".to_owned(), line[7].clone()]].concat();
             assert_eq!(add(&mut keys, &more)[MAX_KEYS..], [Added::TooMany, Added::Twice]);
-            // However often keys were hashed before, none of another line's is known.
+            // Keys of another line are not known, however often keys were hashed before.
             assert_eq!(add(&mut keys, &line[..40]), [Added::New; 40]);
         }
     }
@@ -242,7 +248,7 @@ mod tests {
             let first = |n: u32| if alike { 'a' } else { char::from_u32(0x61 + n % 26).expect("a letter") };
             let line: Vec<String> = (0..200).map(|n| format!("{}{n:03}", first(n))).collect();
             add(&mut keys, &line);
-            assert!(keys.effort.few == 0 && keys.effort.compared <= MOST_COMPARED, "{:?}", keys.effort);
+            assert!(keys.effort.few == 0 && keys.effort.compared <= MAX_COMPARED, "{:?}", keys.effort);
         }
         let line: Vec<String> = (0..16).map(|n| format!("{}x", char::from(b'a' + n))).collect();
         add(&mut keys, &line);

@@ -1,31 +1,37 @@
-//! The line scanner: finds and validates every line of one datagram in place.
+//! The line scanner: finds and validates every line of a datagram in place.
 //!
-//! The grammar is the strictest common one: what every InfluxDB accepts and none chokes on. InfluxDB 1.x has
-//! lines that crash its process (a backslash before `=` and a quote), that answer 500 for a whole request
-//! (bytes that are not UTF-8, exactly 100 tags), and that swallow the lines behind them (an open quote, a
-//! trailing backslash, a comment holding either), so each datagram is judged alone, line by line: a good line
-//! survives a bad neighbour.
+//! The grammar is the strictest common one: it accepts only lines that every InfluxDB handles.
+//! InfluxDB 1.x has lines that crash its process (a backslash before `=` and a quote), lines that
+//! answer 500 for a whole request (bytes that are not UTF-8, exactly 100 tags), and lines that
+//! swallow the lines after them (an open quote, a trailing backslash, a comment containing either).
+//! Each datagram is therefore judged alone, line by line, and a good line survives a bad neighbour.
 //!
 //! ```text
 //! line  = *SP measurement *( "," key "=" value ) 1*SP field *( "," field ) [ 1*SP timestamp ] *SP [ CR ] LF
 //! field = key "=" ( float | integer "i" | boolean | DQUOTE string DQUOTE )
 //! ```
 //!
-//! * `\,` `\ ` and `\=` are escapes in keys and tag values, any other backslash is literal. There is no `\\`
-//!   escape there, parsers differ on it, and so an even run of backslashes before a delimiter is refused, and
-//!   a token that ends in a backslash too.
-//! * A string may hold anything, a line feed included; `\"` and `\\` are its escapes.
-//! * Comments (`#`) and blank lines are skipped and count as nothing.
-//! * A field `time` is forwarded: every InfluxDB stores the line without it. A line that has no other field is refused.
-//! * Unsigned integers (`5u`) are refused unless the [`Rules`] take them: stock InfluxDB 1.x does not know them.
+//! * `\,` `\ ` and `\=` are escapes in keys and tag values; any other backslash is literal. `\\` is
+//!   not an escape there, but parsers differ on it, so an even run of backslashes before a
+//!   delimiter is refused. A token that ends in a backslash is refused too.
+//! * A string may contain anything, including a line feed; `\"` and `\\` are its escapes.
+//! * Comments (`#`) and blank lines are skipped and not counted.
+//! * A field `time` is forwarded: every InfluxDB stores the line without it. A line that has no
+//!   other field is refused.
+//! * Unsigned integers (`5u`) are refused unless the [`Rules`] allow them: stock InfluxDB 1.x does
+//!   not know them.
 //!
-//! A **datagram** is complete: a string that nothing closes makes its line invalid, and the lines behind it are judged for
-//! themselves. A **stream** goes on: a line whose string is still open waits for more (`Judged::Open`), and the scan
-//! resumes where it stopped, so that the work is linear however the stream was cut.
+//! A **datagram** is complete: an unterminated string makes its line invalid, and the lines after
+//! it are judged on their own. A **stream** continues: a line whose string is still open waits for
+//! more input (`Judged::Open`), and the scan resumes where it stopped. The work is therefore linear
+//! regardless of how the stream is split.
 //!
-//! An accepted line is handed on byte for byte, without leading spaces, CR and LF. (InfluxDB frames lines before it
-//! skips leading spaces, and takes a quote behind them for a string's: such a line could swallow others.) Never
-//! allocates, never copies, never looks at a byte beyond the input; every step consumes at least one byte.
+//! An accepted line is passed on byte for byte, without leading spaces, CR and LF. (InfluxDB frames
+//! lines before it skips leading spaces, and treats a quote after them as the start of a string.
+//! Such a line could swallow others.)
+//!
+//! Never does: allocating, copying, reading beyond the input. Bounds: every step consumes at least
+//! one byte.
 
 pub mod anatomy;
 mod grammar;
@@ -36,70 +42,71 @@ use super::keys::{Keys, MAX_KEYS};
 use super::{Precision, Refusal};
 use grammar::{Scanned, Seen, Stop, ends_at, find_quote, next_line, resume_line, scan_line, skip_spaces};
 
-/// The most tags a line may have.
+/// Maximum number of tags in a line.
 pub const MAX_TAGS: usize = MAX_KEYS;
-/// The one number of tags at which InfluxDB 1.6 panics (in `scanTags`) and answers 500 for the whole request,
-/// at every retry.
+/// The number of tags at which InfluxDB 1.6 panics (in `scanTags`) and answers 500 for the whole
+/// request, on every retry.
 pub(super) const TAGS_THAT_PANIC: usize = 100;
-/// The longest line unless a listener says otherwise, in bytes without its line feed: a datagram's length.
+/// Default maximum line length, in bytes without the line feed: the length of a datagram.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
-/// The longest line that any listener takes, in bytes without its line feed.
+/// Maximum line length that a listener can be configured for, in bytes without the line feed.
 pub const LONGEST_LINE_BYTES: usize = 1024 * 1024;
-/// The longest series key (measurement and tags as written) plus field key plus 4, as InfluxDB's index counts.
+/// Maximum length of the series key (measurement and tags as written) plus field key plus 4, as
+/// InfluxDB's index counts it.
 pub(super) const MAX_SERIES_BYTES: usize = 65_535;
 
 /// An accepted line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// The line as it came, without leading spaces, CR and LF.
+    /// The line as received, without leading spaces, CR and LF.
     pub bytes: &'a [u8],
-    /// Its own timestamp, in the unit of the listener's precision; none if it came without one.
+    /// The line's own timestamp, in the listener's precision. `None` if the line has none.
     pub time: Option<i64>,
-    /// Whether one of its fields is an unsigned integer.
+    /// Whether any field is an unsigned integer.
     pub has_unsigned: bool,
 }
 
 /// A refused line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused<'a> {
-    /// Why.
+    /// The reason.
     pub reason: Refusal,
-    /// What was skipped, for the log's sample.
+    /// The skipped bytes, for the log's sample.
     pub bytes: &'a [u8],
 }
 
-/// What a listener takes beyond the grammar.
+/// What a listener accepts beyond the grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// The unit of timestamps.
     pub precision: Precision,
-    /// The longest line, in bytes without its line feed, at most [`LONGEST_LINE_BYTES`].
+    /// Maximum line length, in bytes without the line feed; at most [`LONGEST_LINE_BYTES`].
     pub max_line: usize,
-    /// What becomes of unsigned integers.
+    /// The treatment of unsigned integers.
     pub unsigned: Unsigned,
 }
 
-/// What becomes of unsigned integers (`5u`), which stock InfluxDB 1.x does not know.
+/// The treatment of unsigned integers (`5u`), which stock InfluxDB 1.x does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unsigned {
-    /// Their line is refused.
+    /// Refuses the line.
     #[default]
     Refuse,
-    /// They are forwarded: for mirrors whose servers all take them.
+    /// Forwards them, for groups whose servers all accept them.
     Keep,
-    /// They are forwarded as signed ones, at most the largest, as Telegraf converts them.
+    /// Forwards them as signed integers, capped at the largest one, as Telegraf does.
     Signed,
 }
 
 impl Rules {
-    /// The strictest ones: what every InfluxDB takes, in lines of at most [`MAX_LINE_BYTES`].
+    /// The strictest rules: what every InfluxDB accepts, in lines of at most [`MAX_LINE_BYTES`].
     pub fn strict(precision: Precision) -> Self {
         Self { precision, max_line: MAX_LINE_BYTES, unsigned: Unsigned::Refuse }
     }
 }
 
-/// Finds lines, in one input after the other.
+/// Finds the lines of one input after another.
 #[derive(Debug)]
 pub struct Scanner {
     rules: Rules,
@@ -107,61 +114,61 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner with the strictest rules.
+    /// Creates a scanner with the strictest rules.
     pub fn new(precision: Precision) -> Self {
         Self::with(Rules::strict(precision))
     }
 
-    /// A scanner with these rules.
+    /// Creates a scanner with these rules.
     pub fn with(rules: Rules) -> Self {
         Self { rules, tags: Keys::default() }
     }
 
-    /// A scanner that finds again what any listener may have accepted.
+    /// Creates a scanner that accepts every line that any listener may have accepted.
     pub fn of_accepted(precision: Precision) -> Self {
         Self::with(Rules { precision, max_line: LONGEST_LINE_BYTES, unsigned: Unsigned::Keep })
     }
 
-    /// The lines of `input`. `truncated` says that the input's end was cut off, so that a last line without a
-    /// line feed is not whole.
+    /// Returns the lines of `input`. `truncated`: the end of the input was cut off, so that a last
+    /// line without a line feed is incomplete.
     #[inline]
     pub fn lines<'a>(&'a mut self, input: &'a [u8], truncated: bool) -> Lines<'a> {
         let is_utf8 = std::str::from_utf8(input).is_ok();
         Lines { input, at: 0, rules: self.rules, is_utf8, truncated, tags: &mut self.tags }
     }
 
-    /// The lines of a piece of a stream, which begins with the line that was `open` before, where there is one. To be
-    /// read with [`Lines::next_of_stream`].
+    /// Returns the lines of a piece of a stream. If `is_open`, the piece begins with the line that
+    /// was left open before. Read them with [`Lines::next_of_stream`].
     #[inline]
     pub(super) fn stream<'a>(&'a mut self, input: &'a [u8], is_open: bool) -> Lines<'a> {
-        // What waited is not looked through again at each piece: its line is, once, when it is whole.
+        // An open line is not validated again with each piece: it is validated once, when complete.
         let is_utf8 = !is_open && std::str::from_utf8(input).is_ok();
         Lines { input, at: 0, rules: self.rules, is_utf8, truncated: false, tags: &mut self.tags }
     }
 }
 
-/// Where the scan of a stream's line stopped because its string is still open. Places are relative to the line.
+/// Where the scan of a stream's line stopped in an open string. Offsets are relative to the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Open {
     seen: Seen,
-    /// The place of the string's opening quote.
+    /// Offset of the string's opening quote.
     quote: usize,
-    /// The closing quote is not before this place.
+    /// The closing quote is not before this offset.
     searched: usize,
 }
 
-/// What the next line of a stream is.
+/// The next line of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Judged<'a> {
     /// A valid line.
     Line(Line<'a>),
-    /// A line, up to its first line feed, that is not valid.
+    /// An invalid line, up to its first line feed.
     Refused(Refused<'a>),
     /// The rest of the input is a line whose string is still open.
     Open(Open),
 }
 
-/// Walks over the lines of one datagram.
+/// Iterates over the lines of one datagram.
 #[derive(Debug)]
 pub struct Lines<'a> {
     input: &'a [u8],
@@ -173,7 +180,7 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Moves past blank lines, comments and leading spaces' lines; false at the end of the input.
+    /// Skips blank lines, comments and leading spaces. Returns `false` at the end of the input.
     #[inline]
     fn seek_line(&mut self) -> bool {
         loop {
@@ -191,33 +198,34 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// The place behind what was read so far.
+    /// Returns the offset after everything read so far.
     #[inline]
     pub(super) fn offset(&self) -> usize {
         self.at
     }
 
-    /// Goes on at another place: what lies before it was read by somebody else.
+    /// Continues at another offset; the caller has read what lies before it.
     #[inline]
     pub(super) fn resume(&mut self, at: usize) {
         self.at = at;
     }
 
-    /// Whether the whole input is known to be UTF-8.
+    /// Returns whether the whole input is known to be UTF-8.
     #[inline]
     pub(super) fn is_utf8(&self) -> bool {
         self.is_utf8
     }
 
-    /// The next line of a stream, of which `input` holds whole physical lines. `open` is where the scan of the first one
-    /// stopped. At the stream's end (`is_end`) nothing waits for more.
+    /// Returns the next line of a stream. `input` holds whole physical lines, `open` is where the
+    /// scan of the first one stopped. At the end of the stream (`is_end`) no line is left open.
     ///
-    /// A line that turns out to be invalid, or too long, costs its first physical line only; reading goes on with the next.
-    /// What is decided depends on the line's first `max_line` bytes, never on how much of the stream is at hand.
+    /// A line that turns out to be invalid or too long loses its first physical line only; the scan
+    /// continues with the next one. The decision depends on the line's first `max_line` bytes,
+    /// never on how much of the stream has been received.
     #[inline]
     pub(super) fn next_of_stream(&mut self, open: Option<Open>, is_end: bool) -> Option<Judged<'a>> {
         if open.is_none() {
-            // Spaces, comments and blank lines count like any other bytes of a physical line.
+            // Spaces, comments and blank lines count as bytes of a physical line like any others.
             let (begin, goes_on) = (self.at, self.seek_line());
             if let Some(refused) = self.too_long(begin) {
                 return Some(Judged::Refused(refused));
@@ -240,10 +248,10 @@ impl<'a> Lines<'a> {
         })
     }
 
-    /// The first of the physical lines from `begin` up to the one at hand that is too long.
+    /// Refuses the first overlong physical line between `begin` and the current line, if any.
     #[inline]
     fn too_long(&mut self, begin: usize) -> Option<Refused<'a>> {
-        // None of them can be where there is less than that.
+        // An input of at most `max_line` bytes cannot contain an overlong line.
         if self.input.len() - begin <= self.rules.max_line { None } else { self.find_too_long(begin) }
     }
 
@@ -262,13 +270,14 @@ impl<'a> Lines<'a> {
         None
     }
 
-    /// The input up to where the line at `start` is too long: its longest length, and CR and LF.
+    /// Returns the input up to the offset where the line at `start` is too long: the maximum length
+    /// plus CR and LF.
     #[inline]
     fn window(&self, start: usize) -> &'a [u8] {
         &self.input[..self.input.len().min(start + self.rules.max_line + 2)]
     }
 
-    /// Refuses a line of a stream, unless its string is still open and may be closed by what comes.
+    /// Refuses a line of a stream, unless its string is still open and more input may close it.
     #[cold]
     fn judge_open(&mut self, start: usize, open: Option<Open>, stop: Stop, seen: Seen, is_end: bool) -> Judged<'a> {
         let (reason, quote) = stop;
@@ -288,7 +297,7 @@ impl<'a> Lines<'a> {
         Judged::Refused(Refused { reason: if is_too_long { Refusal::TooLong } else { reason }, bytes })
     }
 
-    /// What only a look at the whole line tells.
+    /// Checks what depends on the whole line.
     #[inline]
     fn check_whole(&self, start: usize, line: Scanned, seen: &Seen) -> Result<Scanned, Stop> {
         let length = line.end - start;
@@ -323,7 +332,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The length of a physical line without its line feed, and a CR before that.
+/// Returns the length of a physical line without its line feed and a CR before it.
 pub(super) fn physical_bytes(line: &[u8]) -> usize {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line).len()

@@ -1,12 +1,14 @@
-//! The grammar of what senders put on the wire: pure functions over bytes.
+//! The grammar of everything senders put on the wire, as pure functions over bytes.
 //!
-//! Owns: what a valid line is ([`mod@line`]), what a field's number may look like ([`number`]), what a
-//! timestamp may be and how a missing one is made ([`timestamp`]), the names of the reasons for
-//! which a line is refused ([`Refusal`]); the other formats that senders speak ([`Format`]), one parser for each, and how
-//! they become line protocol ([`Mapping`]). [`Reader`] puts it all together.
+//! Owns: the grammar of a line ([`mod@line`]), of a field's number ([`number`]) and of a timestamp,
+//! and how a missing timestamp is made ([`timestamp`]); the names of the reasons for refusing a
+//! line ([`Refusal`]); the other formats that senders use ([`Format`]), with one parser for each,
+//! and their conversion to line protocol ([`Mapping`]). [`Reader`] combines all of these.
 //!
-//! Never does: I/O, clocks, threads. Line protocol is never copied here; other formats are written to one buffer for
-//! each worker. Everything is bounded by its input.
+//! Never does: I/O, clocks, threads. Line protocol is never copied here; other formats are written
+//! to one buffer per worker.
+//!
+//! Bounds: all work and memory are bounded by the input.
 
 mod convert;
 mod cure;
@@ -27,7 +29,7 @@ pub mod timestamp;
 mod token;
 mod unsigned;
 
-pub use convert::{Mapping, Netdata};
+pub use convert::{InvalidMapping, Mapping, Netdata};
 pub use cure::cure;
 pub use format::Format;
 pub use json_list::JsonList;
@@ -35,4 +37,4 @@ pub use line::{Line, Lines, Refused, Rules, Scanner, Unsigned};
 pub use reader::{Found, Reader, Sink, Stream, host_of};
 pub use refusal::Refusal;
 pub use span::Span;
-pub use timestamp::{Plausible, Precision, Stamper};
+pub use timestamp::{Plausible, Precision, Stamper, UnknownPrecision};

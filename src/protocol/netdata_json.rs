@@ -1,9 +1,11 @@
-//! Netdata's JSON: one object to a line, with all parts of a name apart.
+//! Netdata's JSON: one object per line, with the parts of a name in separate keys.
 //!
-//! Netdata before 2.11 does not escape what it writes: a family or unit with a quote makes a line that is no JSON. Keys
-//! that are not used must not matter, so that such a line gets a second reading ([`copy_used`]), in which the value of an
-//! unused key may be anything: it ends where the next key or the object's end follows. What is used is read strictly.
-//! A value of `null` is nothing to store. Texts without escapes are not copied.
+//! Netdata before 2.11 does not escape what it writes: a family or unit with a quote makes the line
+//! invalid JSON. Keys that are not used must not matter, so such a line is read a second time
+//! ([`copy_used`]). In that reading the value of an unused key may be anything: it ends before the
+//! next key or the object's end. Used keys are read strictly.
+//!
+//! A value of `null` stores nothing. Texts without escapes are not copied.
 
 use std::borrow::Cow;
 
@@ -17,8 +19,9 @@ use super::token::is_blank;
 
 /// The keys of [`Object`].
 const USED: [&str; 7] = ["prefix", "hostname", "labels", "chart_name", "name", "value", "timestamp"];
-/// The longest key that ends the value of an unused key before it: Netdata's longest has 13 bytes.
-const MOST_KEY_BYTES: usize = 64;
+/// Maximum length of a key that ends the unused value before it. Netdata's longest key has 13
+/// bytes.
+const MAX_KEY_BYTES: usize = 64;
 
 /// One line.
 #[derive(Debug, Deserialize)]
@@ -29,7 +32,7 @@ pub(super) struct Object<'a> {
     hostname: Cow<'a, str>,
     #[serde(borrow, default)]
     labels: Option<&'a RawValue>,
-    /// The name that was set, or else the id; Graphite's and OpenTSDB's lines have it, too.
+    /// The configured name, or else the id; Graphite's and OpenTSDB's lines have it, too.
     #[serde(borrow)]
     chart_name: Cow<'a, str>,
     #[serde(borrow)]
@@ -41,15 +44,15 @@ pub(super) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Reads one line, which has no line feed.
+    /// Parses one line, which has no line feed.
     ///
     /// # Errors
-    /// It is no object, or not one of Netdata's.
+    /// The line is not a JSON object, or not one of Netdata's.
     pub(super) fn parse(line: &'a [u8]) -> Result<Self, Refusal> {
         serde_json::from_slice(line).map_err(|_| Refusal::InvalidJson)
     }
 
-    /// Its value; none where that is `null`.
+    /// Returns the value; `None` if it is `null`.
     pub(super) fn metric(&self) -> Option<Metric<'_>> {
         let parts = Parts {
             prefix: self.prefix.as_bytes(),
@@ -67,17 +70,17 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Copies the keys that are used, with their values, from one line to an object that holds no others.
+/// Copies the used keys and their values from one line to an object that contains no others.
 ///
 /// # Errors
-/// It cannot be told where a key or a value ends.
+/// The end of a key or a value cannot be determined.
 #[cold]
 pub(super) fn copy_used(line: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
     copy(line, out).ok_or(Refusal::InvalidJson)
 }
 
 fn copy(line: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let mut rest = behind(line, b'{')?;
+    let mut rest = after(line, b'{')?;
     let mut separator = b'{';
     loop {
         let (key, value) = entry(rest)?;
@@ -95,24 +98,24 @@ fn copy(line: &[u8], out: &mut Vec<u8>) -> Option<()> {
             out.push(b'}');
             return Some(());
         }
-        rest = behind(rest, b',')?;
+        rest = after(rest, b',')?;
     }
 }
 
-/// The key, without its quotes, that a text begins with, and the text from its value on.
+/// Returns the key at the beginning of a text, without quotes, and the text from its value on.
 fn entry(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let text = behind(text, b'"')?;
-    memchr::memchr_iter(b'"', text).find_map(|end| Some((&text[..end], skip_blanks(behind(&text[end + 1..], b':')?))))
+    let text = after(text, b'"')?;
+    memchr::memchr_iter(b'"', text).find_map(|end| Some((&text[..end], skip_blanks(after(&text[end + 1..], b':')?))))
 }
 
-/// Where the value that this begins with ends, by JSON's grammar.
+/// Returns where the value at the beginning of a text ends, by JSON's grammar.
 fn strict_end(text: &[u8]) -> Option<usize> {
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
     values.next()?.ok()?;
     Some(values.byte_offset())
 }
 
-/// Where the value of an unused key ends.
+/// Returns where the value of an unused key ends.
 fn loose_end(text: &[u8]) -> Option<usize> {
     match text.first()? {
         b'{' | b'[' => nested_end(text),
@@ -121,10 +124,11 @@ fn loose_end(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where an object or an array ends: behind as many closing brackets as opening ones, those in strings left out.
+/// Returns where an object or an array ends: after the bracket that balances the first, ignoring
+/// brackets in strings.
 fn nested_end(text: &[u8]) -> Option<usize> {
     let (mut depth, mut is_string, mut is_escaped) = (0_usize, false, false);
-    for (place, byte) in text.iter().enumerate() {
+    for (index, byte) in text.iter().enumerate() {
         match byte {
             _ if is_escaped => is_escaped = false,
             b'\\' if is_string => is_escaped = true,
@@ -134,30 +138,31 @@ fn nested_end(text: &[u8]) -> Option<usize> {
             _ => {}
         }
         if depth == 0 {
-            return Some(place + 1);
+            return Some(index + 1);
         }
     }
     None
 }
 
-/// Whether what ends a value follows: a comma and a key as Netdata writes them, or the object's end.
+/// Returns whether the text can follow a value: a comma and a key as Netdata writes them, or the
+/// object's end.
 fn is_end(text: &[u8]) -> bool {
     let is_key_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
-    let next_key = behind(text, b',').and_then(|next| behind(next, b'"'));
-    let behind_key = next_key.and_then(|key| {
-        let end = key.iter().take(MOST_KEY_BYTES + 1).position(|byte| !is_key_byte(byte))?;
+    let next_key = after(text, b',').and_then(|next| after(next, b'"'));
+    let after_key = next_key.and_then(|key| {
+        let end = key.iter().take(MAX_KEY_BYTES + 1).position(|byte| !is_key_byte(byte))?;
         key[end..].strip_prefix(b"\"")
     });
-    behind_key.is_some_and(|rest| behind(rest, b':').is_some()) || is_object_end(text)
+    after_key.is_some_and(|rest| after(rest, b':').is_some()) || is_object_end(text)
 }
 
-/// Whether nothing but the object's end follows.
+/// Returns whether only the object's end follows.
 fn is_object_end(text: &[u8]) -> bool {
-    behind(text, b'}').is_some_and(|rest| skip_blanks(rest).is_empty())
+    after(text, b'}').is_some_and(|rest| skip_blanks(rest).is_empty())
 }
 
-/// What stands behind this byte, where only white space comes before it.
-fn behind(text: &[u8], byte: u8) -> Option<&[u8]> {
+/// Returns the text after this byte, if only white space precedes the byte.
+fn after(text: &[u8], byte: u8) -> Option<&[u8]> {
     skip_blanks(text).strip_prefix(&[byte])
 }
 
@@ -188,7 +193,7 @@ mod tests {
         assert_eq!(Object::parse(object.as_bytes()).expect("an object").metric(), None);
     }
 
-    /// The copy that a second reading is made of.
+    /// Returns the copy that a second reading parses.
     fn copied(line: &[u8]) -> Result<Vec<u8>, Refusal> {
         let mut out = Vec::new();
         copy_used(line, &mut out).map(|()| out)
@@ -243,7 +248,7 @@ mod tests {
             format!("[{LINE}]"),
             LINE.replace("load1", "\\x"),
             LINE.replace("web server", "15\" disk"),
-            // Which of two is meant cannot be told.
+            // Which of the two values is meant is ambiguous.
             LINE.replace(r#""units": "load""#, r#""units": "\x","value":2"#),
             "{}".to_owned(),
             "{".to_owned(),

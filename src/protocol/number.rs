@@ -1,23 +1,23 @@
 //! A field's number: its grammar and range, checked without converting it.
 //!
-//! What InfluxDB 1.x, 2.x and Telegraf all take: an optional `-`, digits with at most one point (`1.`, `.5`
-//! included), an optional exponent; or digits with the suffix `i`. `NaN`, `inf`, `+1`, `0x10`, `1_000` are
-//! refused by all of them.
+//! The grammar is what InfluxDB 1.x, 2.x and Telegraf all accept: an optional `-`, digits with at
+//! most one point (including `1.` and `.5`), an optional exponent; or digits with the suffix `i`.
+//! All of them refuse `NaN`, `inf`, `+1`, `0x10` and `1_000`.
 //!
-//! Never converts text to a number unless the range cannot be told from its length; never allocates.
+//! Never converts text to a number unless its length leaves the range open; never allocates.
 
 use super::Refusal;
 use super::token::find;
 
-/// Every integer of this many digits fits into 64 bits signed.
+/// Every integer of this many digits fits into a signed 64-bit integer.
 const INTEGER_DIGITS_THAT_FIT: usize = 18;
 /// Every number of this many digits before the point, without an exponent, is a finite float.
 const FLOAT_DIGITS_THAT_FIT: usize = 300;
 
-/// Skips the number that starts at `start` and returns the place after it.
+/// Skips the number that starts at `start` and returns the offset after it.
 ///
 /// # Errors
-/// The reason, and the place where the number stopped being one.
+/// The reason, and the offset at which the number became invalid.
 #[inline]
 pub fn skip(input: &[u8], start: usize) -> Result<usize, (Refusal, usize)> {
     let mut at = start;
@@ -50,7 +50,7 @@ pub fn skip(input: &[u8], start: usize) -> Result<usize, (Refusal, usize)> {
     Ok(at)
 }
 
-/// The range of an integer whose suffix is at `suffix`.
+/// Checks the range of an integer whose suffix is at `suffix`.
 fn integer(input: &[u8], start: usize, digits: usize, suffix: usize) -> Result<usize, (Refusal, usize)> {
     if digits <= INTEGER_DIGITS_THAT_FIT || parse::<i64>(input, start, suffix).is_some() {
         return Ok(suffix + 1);
@@ -58,10 +58,11 @@ fn integer(input: &[u8], start: usize, digits: usize, suffix: usize) -> Result<u
     Err((Refusal::NumberOutOfRange, suffix))
 }
 
-/// The range of an unsigned integer between `start` and its suffix; returns the place after that.
+/// Checks the range of an unsigned integer between `start` and its suffix; returns the offset after
+/// the suffix.
 ///
 /// # Errors
-/// It has a sign, or does not fit into 64 bits.
+/// The number has a sign, or does not fit into 64 bits.
 #[cold]
 pub(super) fn skip_unsigned(input: &[u8], start: usize, suffix: usize) -> Result<usize, (Refusal, usize)> {
     if byte(input, start) == b'-' {
@@ -70,7 +71,7 @@ pub(super) fn skip_unsigned(input: &[u8], start: usize, suffix: usize) -> Result
     parse::<u64>(input, start, suffix).map_or(Err((Refusal::NumberOutOfRange, suffix)), |_| Ok(suffix + 1))
 }
 
-/// The exponent whose letter is at `at`, and the range of the whole.
+/// Skips the exponent whose letter is at `at`, and checks the range of the number.
 #[cold]
 fn exponent(input: &[u8], start: usize, at: usize) -> Result<usize, (Refusal, usize)> {
     let mut first = at + 1;
@@ -84,7 +85,7 @@ fn exponent(input: &[u8], start: usize, at: usize) -> Result<usize, (Refusal, us
     finite(input, start, end)
 }
 
-/// Whether the float between `start` and `end` is finite.
+/// Checks that the float between `start` and `end` is finite.
 #[cold]
 fn finite(input: &[u8], start: usize, end: usize) -> Result<usize, (Refusal, usize)> {
     match parse::<f64>(input, start, end) {
@@ -97,13 +98,13 @@ fn parse<T: std::str::FromStr>(input: &[u8], start: usize, end: usize) -> Option
     std::str::from_utf8(&input[start..end]).ok()?.parse().ok()
 }
 
-/// The place after the digits that start at `at`.
+/// Returns the offset after the digits that start at `at`.
 #[inline]
 pub(super) fn digits(input: &[u8], at: usize) -> usize {
     find(input, at, |byte| !byte.is_ascii_digit())
 }
 
-/// The byte at `at`, or 0 (which no number holds) at the end.
+/// Returns the byte at `at`, or 0 at the end of the input; no number contains a 0 byte.
 #[inline]
 fn byte(input: &[u8], at: usize) -> u8 {
     input.get(at).copied().unwrap_or(0)

@@ -1,17 +1,17 @@
-//! OpenTSDB's telnet commands: `put metric time value [tag=value …]`, words apart by spaces.
+//! OpenTSDB's telnet commands: `put metric time value [tag=value …]`, separated by spaces.
 //!
-//! Netdata writes such lines, with a space behind the last tag in some versions. `version` is a question that a
-//! listener answers; other commands are refused.
+//! Netdata writes such lines, in some versions with a space after the last tag. `version` is a
+//! question that a listener answers; other commands are refused.
 
 use super::Refusal;
 use super::convert::{Metric, Name, TagSyntax, Tags};
 use super::graphite::word;
 use super::token::trim;
 
-/// Takes one line apart, which has no line feed.
+/// Splits one line, which has no line feed.
 ///
 /// # Errors
-/// Why it is no metric.
+/// Why the line is not a metric.
 #[inline]
 pub(super) fn parse(line: &[u8]) -> Result<Metric<'_>, Refusal> {
     let (command, at) = word(line, 0);
@@ -34,7 +34,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Metric<'_>, Refusal> {
     Ok(Metric { name: Name::Path(name), tags, value, time })
 }
 
-/// Whether the line asks for the version.
+/// Returns whether the line asks for the version.
 #[inline]
 pub(super) fn is_version(line: &[u8]) -> bool {
     trim(line) == b"version"
@@ -44,7 +44,7 @@ pub(super) fn is_version(line: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Metric, tags, value and time.
+    /// Returns metric, tags, value and time.
     fn parts(line: &str) -> Result<[String; 4], Refusal> {
         let metric = parse(line.as_bytes())?;
         let Name::Path(path) = metric.name else { panic!("a path") };

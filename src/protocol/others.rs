@@ -1,6 +1,7 @@
-//! Lines of other formats than line protocol: one parser for each, and the converter behind them.
+//! Lines of formats other than line protocol: one parser for each, and the converter after them.
 //!
-//! Owns: which parser reads a line, and what a line counts as. Never does: telling formats apart ([`super::Reader`] does).
+//! Owns: which parser reads a line, and how a line is counted. Never does: telling formats apart
+//! ([`super::Reader`] does). Bounds: lines of `max_line` bytes.
 
 use super::convert::{Converter, Mapping};
 use super::line::physical_bytes;
@@ -13,19 +14,19 @@ use super::{Format, Precision, Refusal, graphite, opentsdb};
 #[derive(Debug)]
 pub(super) struct Others {
     converter: Converter,
-    /// The longest line, in bytes without its line feed.
+    /// Maximum line length, in bytes without the line feed.
     max_line: usize,
-    /// Whether all input is of one format, so that a line need not tell that it is.
+    /// Whether all input is of one format, so that ambiguous lines are accepted as that format.
     is_certain: bool,
 }
 
-/// The lines at hand.
+/// The lines to read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
     pub(super) bytes: &'a [u8],
-    /// Whether all of it is known to be UTF-8.
+    /// Whether the whole input is known to be UTF-8.
     pub(super) is_utf8: bool,
-    /// Whether the end was cut off, so that a last line without a line feed is not whole.
+    /// Whether the end was cut off, so that a last line without a line feed is incomplete.
     pub(super) truncated: bool,
 }
 
@@ -38,9 +39,9 @@ impl Others {
         self.converter.mapping()
     }
 
-    /// Converts the lines from `at` on, up to the first that is not a whole, valid line of this format. Returns the place
-    /// of that one and what is wrong with it, where there is one. What belongs together may still be open: see
-    /// [`Self::finish`].
+    /// Converts the lines from `at` on, up to the first that is not a complete, valid line of this
+    /// format. Returns the offset of that line and what is wrong with it, if any. A point may still
+    /// be under construction: see [`Self::finish`].
     pub(super) fn convert<S: Sink>(
         &mut self,
         format: Format,
@@ -68,7 +69,7 @@ impl Others {
         (at, stopped)
     }
 
-    /// Gives what is still being put together.
+    /// Emits the point under construction.
     #[inline]
     pub(super) fn finish<S: Sink>(&mut self, sink: &mut S) {
         self.converter.flush(sink);
@@ -111,7 +112,7 @@ impl Others {
                 };
                 found.ignored_tags += self.converter.add(&metric, sink)?;
             }
-            // Line protocol never comes here: it is not converted.
+            // Line protocol is not converted and never gets here.
             Format::Graphite | Format::Influx => {
                 let metric = graphite::parse(line, self.converter.likely_tags())?;
                 if !self.is_certain && metric.has_influx_tags() {
@@ -125,7 +126,7 @@ impl Others {
     }
 }
 
-/// Whether a line is blank or a comment.
+/// Returns whether a line is blank or a comment.
 #[inline]
 fn is_nothing(line: &[u8]) -> bool {
     matches!(line.iter().find(|byte| !is_blank(**byte)), None | Some(b'#'))

@@ -1,16 +1,19 @@
-//! From received bytes to lines of line protocol, whatever they are written in.
+//! Turns received bytes of any format into lines of line protocol.
 //!
-//! Owns: telling formats apart where the listener is to do so, and what becomes of a line that is valid in none.
+//! Owns: telling formats apart if the listener is configured to, and the refusal of lines that are
+//! valid in no format. Never does: I/O. Bounds: an open line waits for at most `max_line` bytes.
 //!
-//! **Each line is judged for itself.** What is valid line protocol is line protocol; else the line's own look decides
-//! ([`Format::detect`]). The format of the line before is only tried first, and settles what would be Graphite's if
-//! anything told (a name and a number alone). So a broken line costs itself, wherever it stands, and senders of different
-//! formats may share a datagram or a connection.
+//! **Each line is judged on its own.** A line of valid line protocol is line protocol; otherwise
+//! its own form decides ([`Format::detect`]). The format of the previous line is only tried first,
+//! and decides the ambiguous case of Graphite lines with a name and a number alone. A broken line
+//! therefore costs only itself, and senders of different formats may share a datagram or a
+//! connection.
 //!
-//! **Strings with line feeds.** A datagram is judged as a whole, so that a string of line protocol may hold line feeds. On a
-//! stream a line whose string is still open waits for more, up to `max_line` bytes. If the result is no valid line, only its
-//! first physical line is refused and reading goes on with the next one as a line of its own: so only balanced quotes
-//! protect a string's text from being read as lines. What comes of a stream does not depend on how it was cut.
+//! **Strings with line feeds.** A datagram is judged as a whole, so a string of line protocol may
+//! contain line feeds. On a stream a line whose string is still open waits for more input, up to
+//! `max_line` bytes. If the result is not a valid line, only its first physical line is refused,
+//! and reading continues with the next one as a line of its own: only balanced quotes protect a
+//! string's text from being read as lines. The result does not depend on how the stream was split.
 
 use super::convert::Mapping;
 use super::line::{Judged, Lines, Open};
@@ -18,40 +21,40 @@ use super::others::{Input, Others};
 use super::unsigned::write_signed;
 use super::{Format, Line, Refusal, Refused, Rules, Scanner, Unsigned};
 
-/// What some editors and programs write in front of UTF-8.
+/// The byte order mark that some editors and programs write before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What takes lines and refusals.
+/// Receives lines and refusals.
 pub trait Sink {
-    /// A valid line.
+    /// Receives a valid line.
     fn line(&mut self, line: Line<'_>);
-    /// A line that is not valid.
+    /// Receives a line that is not valid.
     fn refused(&mut self, refused: Refused<'_>);
 }
 
-/// What else was in the input.
+/// What else the input contained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The format of the first line that was taken, and its place; none where none was.
+    /// Format and offset of the first accepted line; `None` if no line was accepted.
     pub first: Option<(Format, usize)>,
-    /// Lines of other formats that were taken; several may have become one line.
+    /// Accepted lines of other formats; several may have become one line.
     pub converted: u64,
-    /// Lines that held nothing to store: a `null`.
+    /// Lines without a value to store: a `null`.
     pub skipped: u64,
-    /// Words of converted lines that stood among the tags and were none.
+    /// Words among the tags of converted lines that are not tags.
     pub ignored_tags: u64,
-    /// Whether the sender asked which version answers.
+    /// Whether the sender asked for the server's version.
     pub asks_version: bool,
-    /// How much of a stream's input was read: the rest is a line whose string is still open.
+    /// Bytes of a stream's input that were read. The rest is a line whose string is still open.
     pub consumed: usize,
 }
 
-/// What a stream's earlier pieces say about the next one.
+/// State carried from a stream's earlier pieces to the next one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stream {
-    /// The format of the last line that was taken.
+    /// The format of the last accepted line.
     known: Option<Format>,
-    /// Where the scan of the line at hand stopped.
+    /// Where the scan of the open line stopped.
     open: Option<Open>,
     has_begun: bool,
 }
@@ -59,16 +62,16 @@ pub struct Stream {
 /// Reads the input of one worker of one listener.
 #[derive(Debug)]
 pub struct Reader {
-    /// What all input is written in; none: it is to be told apart.
+    /// The format of all input; `None` detects it line by line.
     format: Option<Format>,
     scanner: Scanner,
     others: Others,
-    /// Room for a line whose unsigned integers are made signed; none where they are not.
+    /// Buffer for a line whose unsigned integers become signed; `None` if they are not converted.
     signed: Option<Vec<u8>>,
 }
 
 impl Reader {
-    /// A reader of one format, or of all where none is given.
+    /// Creates a reader of one format, or of all formats if `format` is `None`.
     pub fn new(format: Option<Format>, mapping: Mapping, rules: Rules) -> Self {
         Self {
             format,
@@ -78,8 +81,8 @@ impl Reader {
         }
     }
 
-    /// Reads a datagram. `truncated` says that its end was cut off, so that a last line without a line feed is not
-    /// whole.
+    /// Reads a datagram. `truncated`: its end was cut off, so that a last line without a line feed
+    /// is incomplete.
     #[inline]
     pub fn datagram<S: Sink>(&mut self, input: &[u8], truncated: bool, sink: &mut S) -> Found {
         let begin = begin(input);
@@ -103,8 +106,9 @@ impl Reader {
         reading.finish(&mut self.others, input.bytes.len())
     }
 
-    /// Reads whole physical lines of a stream, of which the first ones may have been `stream`'s open line before. At the
-    /// stream's end, or where the line is to wait no longer (`is_end`), all of it is read.
+    /// Reads whole physical lines of a stream; the first ones may be `stream`'s open line. If
+    /// `is_end`, the stream has ended or the open line must not wait any longer, and all input is
+    /// read.
     pub fn stream<S: Sink>(&mut self, input: &[u8], stream: &mut Stream, is_end: bool, sink: &mut S) -> Found {
         let begin = if std::mem::replace(&mut stream.has_begun, true) { 0 } else { begin(input) };
         let mut reading = Reading { known: stream.known, found: Found::default(), signed: &mut self.signed, sink };
@@ -136,34 +140,34 @@ impl Reader {
         reading.finish(&mut self.others, consumed)
     }
 
-    /// The host that a line names, as far as its format tells.
+    /// Returns the host that a line names, if its format tells.
     pub fn host<'a>(&self, format: Format, line: &'a [u8]) -> Option<&'a [u8]> {
-        let behind = |text: &[u8]| memchr::memmem::find(line, text).map(|at| &line[at + text.len()..]);
+        let after = |text: &[u8]| memchr::memmem::find(line, text).map(|at| &line[at + text.len()..]);
         match format {
             Format::Influx => host_of(line),
-            Format::Opentsdb => until(behind(b" host=")?, b" \r\n"),
-            Format::NetdataJson => until(behind(b"\"hostname\":\"")?, b"\""),
+            Format::Opentsdb => until(after(b" host=")?, b" \r\n"),
+            Format::NetdataJson => until(after(b"\"hostname\":\"")?, b"\""),
             Format::Graphite => self.others.mapping().host_in(until(line, b"; \t")?),
         }
     }
 }
 
-/// The host that a line of line protocol names by the tag `host`.
+/// Returns the host that a line of line protocol names with the tag `host`.
 pub fn host_of(line: &[u8]) -> Option<&[u8]> {
     const TAG: &[u8] = b",host=";
     let at = memchr::memmem::find(line, TAG)?;
     until(&line[at + TAG.len()..], b", ")
 }
 
-/// What stands before the first of these bytes; none if that is nothing.
+/// Returns the bytes before the first of `ends`, or `None` if there are none.
 fn until<'a>(rest: &'a [u8], ends: &[u8]) -> Option<&'a [u8]> {
     let end = rest.iter().position(|byte| ends.contains(byte)).unwrap_or(rest.len());
     Some(&rest[..end]).filter(|host| !host.is_empty())
 }
 
-/// The reading of one datagram, or of one piece of a stream.
+/// Reads one datagram, or one piece of a stream.
 struct Reading<'a, S> {
-    /// The format of the last line that was taken.
+    /// The format of the last accepted line.
     known: Option<Format>,
     found: Found,
     signed: &'a mut Option<Vec<u8>>,
@@ -171,13 +175,13 @@ struct Reading<'a, S> {
 }
 
 impl<S: Sink> Reading<'_, S> {
-    /// A line of line protocol.
+    /// Accepts a line of line protocol.
     #[inline]
     fn take(&mut self, line: Line<'_>, input: Input<'_>) {
         self.known = Some(Format::Influx);
         if self.found.first.is_none() {
-            let place = line.bytes.as_ptr() as usize - input.bytes.as_ptr() as usize;
-            self.found.first = Some((Format::Influx, place));
+            let offset = line.bytes.as_ptr() as usize - input.bytes.as_ptr() as usize;
+            self.found.first = Some((Format::Influx, offset));
         }
         match self.signed {
             Some(room) if line.has_unsigned => {
@@ -188,7 +192,7 @@ impl<S: Sink> Reading<'_, S> {
         }
     }
 
-    /// All lines are of this format, or refused.
+    /// Reads lines that are all of this format, and refuses any other.
     fn read_certain(mut self, others: &mut Others, format: Format, input: Input<'_>, begin: usize) -> Found {
         let mut at = begin;
         while at < input.bytes.len() {
@@ -205,8 +209,8 @@ impl<S: Sink> Reading<'_, S> {
         self.finish(others, input.bytes.len())
     }
 
-    /// Converts the lines that follow, where the last one was of another format than line protocol, as long as they are
-    /// of that format; returns what is wrong with the one behind them.
+    /// If the last line was of another format than line protocol, converts the following lines as
+    /// long as they are of that format. Returns what is wrong with the first line that is not.
     #[inline]
     fn convert(&mut self, others: &mut Others, input: Input<'_>, lines: &mut Lines<'_>) -> Option<Refusal> {
         let format = self.known.filter(|format| *format != Format::Influx)?;
@@ -217,8 +221,9 @@ impl<S: Sink> Reading<'_, S> {
         why
     }
 
-    /// A line that is not valid line protocol: one of another format, and then those behind it are likely to be, or none at
-    /// all. `why` it is none of the format before, where that was tried.
+    /// Handles a line that is not valid line protocol: converts it and the lines after it that are
+    /// of the same format, or refuses it. `why`: the reason it is not of the previous line's
+    /// format, if that was tried.
     #[cold]
     fn read_other(
         &mut self,
@@ -234,23 +239,24 @@ impl<S: Sink> Reading<'_, S> {
             None if self.known.is_none() => Refusal::WrongFormat,
             None => why.unwrap_or(refused.reason),
             Some(format) => {
-                let place = refused.bytes.as_ptr() as usize - input.bytes.as_ptr() as usize;
-                lines.resume(place);
+                let offset = refused.bytes.as_ptr() as usize - input.bytes.as_ptr() as usize;
+                lines.resume(offset);
                 let before = self.known.replace(format);
                 let why = self.convert(others, input, lines);
-                if lines.offset() > place {
+                if lines.offset() > offset {
                     return;
                 }
-                // It looks like one, and is none.
+                // The line looks like this format but is not valid.
                 self.known = before;
-                lines.resume(place + first_line(refused.bytes).len());
+                lines.resume(offset + first_line(refused.bytes).len());
                 why.unwrap_or(refused.reason)
             }
         };
         self.sink.refused(Refused { reason, ..refused });
     }
 
-    /// Refuses a line; where it is of another format than all input is to be, that is the reason.
+    /// Refuses a line. If all input must be of one format and the line looks like another, the
+    /// reason is the wrong format.
     #[cold]
     fn refuse(&mut self, refused: Refused<'_>, format: Option<Format>) {
         let is_other = |format| Format::detect(refused.bytes).is_some_and(|detected| detected != format);
@@ -258,27 +264,27 @@ impl<S: Sink> Reading<'_, S> {
         self.sink.refused(Refused { reason, ..refused });
     }
 
-    /// Gives what is still being put together.
+    /// Emits the point under construction.
     fn finish(mut self, others: &mut Others, consumed: usize) -> Found {
         others.finish(self.sink);
         self.found.consumed = consumed;
         self.found
     }
 
-    fn note_first(&mut self, format: Format, place: usize, before: u64) {
+    fn note_first(&mut self, format: Format, offset: usize, before: u64) {
         if self.found.converted > before {
-            self.found.first.get_or_insert((format, place));
+            self.found.first.get_or_insert((format, offset));
         }
     }
 }
 
-/// Where the text begins.
+/// Returns the offset of the text, after a byte order mark.
 #[inline]
 fn begin(input: &[u8]) -> usize {
     if input.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 }
 }
 
-/// The first physical line, with its line feed.
+/// Returns the first physical line, with its line feed.
 fn first_line(input: &[u8]) -> &[u8] {
     &input[..memchr::memchr(b'\n', input).map_or(input.len(), |feed| feed + 1)]
 }

@@ -1,6 +1,7 @@
 //! Why a line was refused: one name per reason, used as counter index, metric label and log word.
 
-/// Why a line was refused. Each reason has its own counter; the line is dropped, its neighbours are not.
+/// Why a line was refused. Each reason has its own counter. Only the line is dropped, not its
+/// neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Refusal {
@@ -18,7 +19,7 @@ pub enum Refusal {
     TooManyTags,
     /// No field at all, or a field without a key.
     MissingField,
-    /// Field key `time`, which InfluxDB keeps for itself.
+    /// Field key `time`, which InfluxDB reserves.
     ReservedField,
     /// A field without a value, or a value that is neither number, boolean nor string.
     InvalidValue,
@@ -28,7 +29,7 @@ pub enum Refusal {
     UnsignedInteger,
     /// A string without a closing quote.
     UnterminatedString,
-    /// Text where a string field or the timestamp had ended.
+    /// Text after the end of a string field or of the timestamp.
     TrailingText,
     /// A timestamp that is not an integer.
     InvalidTimestamp,
@@ -38,17 +39,19 @@ pub enum Refusal {
     ControlByte,
     /// Bytes that are not UTF-8.
     InvalidUtf8,
-    /// A backslash that parsers read differently: at a token's end, or an even run of them before a delimiter.
+    /// A backslash that parsers read differently: at the end of a token, or an even run before a
+    /// delimiter.
     AmbiguousEscape,
-    /// A line or series key longer than InfluxDB takes.
+    /// A line or series key longer than InfluxDB accepts.
     TooLong,
-    /// The last line of a datagram that the socket cut off, or of a connection that ended within it.
+    /// The last line of a datagram that the socket truncated, or of a connection that ended within
+    /// it.
     Truncated,
     /// A value that is NaN or infinite, which InfluxDB cannot hold.
     NotANumber,
-    /// A line that is no JSON, or no object of Netdata's.
+    /// A line that is not JSON, or not one of Netdata's objects.
     InvalidJson,
-    /// A line of no format that the listener takes, or another protocol's bytes: HTTP, TLS.
+    /// A line of no format that the listener accepts, or bytes of another protocol: HTTP, TLS.
     WrongFormat,
 }
 
@@ -80,15 +83,15 @@ impl Refusal {
         Self::WrongFormat,
     ];
 
-    /// How many reasons there are.
+    /// Number of reasons.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// The counter's place in an array of [`Self::COUNT`].
+    /// Returns the reason's index in an array of [`Self::COUNT`] counters.
     pub fn index(self) -> usize {
         self as usize
     }
 
-    /// The reason's name in metrics, JSON and logs.
+    /// Returns the reason's name in metrics, JSON and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::MissingMeasurement => "missing_measurement",
@@ -125,8 +128,8 @@ mod tests {
     #[test]
     fn every_reason_has_its_own_counter_and_name() {
         let mut names = std::collections::HashSet::new();
-        for (place, reason) in Refusal::ALL.iter().enumerate() {
-            assert_eq!(reason.index(), place);
+        for (index, reason) in Refusal::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
             assert!(names.insert(reason.name()));
         }
     }

@@ -1,8 +1,8 @@
-//! The points' own times of some lines: the earliest and the latest.
+//! The range of times of the points in some lines.
 
 use super::Precision;
 
-/// From the earliest to the latest time of some points, both included, in nanoseconds since 1970.
+/// The inclusive range of times of some points, in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The earliest.
@@ -12,35 +12,35 @@ pub struct Span {
 }
 
 impl Span {
-    /// No point at all.
+    /// The range without any point.
     pub const NONE: Self = Self { from: i64::MAX, until: i64::MIN };
-    /// Any point: what is said where times are not known.
+    /// The range of all points, for lines whose times are unknown.
     pub const ALWAYS: Self = Self { from: i64::MIN, until: i64::MAX };
 
-    /// Whether there is no point in it.
+    /// Returns whether the range contains no point.
     pub fn is_none(&self) -> bool {
         self.from > self.until
     }
 
-    /// Whether a point may be in both.
+    /// Returns whether the ranges overlap.
     pub fn meets(&self, other: &Self) -> bool {
         !self.is_none() && !other.is_none() && self.from <= other.until && other.from <= self.until
     }
 
-    /// With a point at this time.
+    /// Extends the range to a point at this time.
     #[inline]
     pub fn add(&mut self, time: i64) {
         self.from = self.from.min(time);
         self.until = self.until.max(time);
     }
 
-    /// The least that has the points of both.
+    /// Returns the smallest range that contains both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self { from: self.from.min(other.from), until: self.until.max(other.until) }
     }
 
-    /// The same in nanoseconds, of what is in this unit.
+    /// Converts a range in this unit to nanoseconds.
     #[must_use]
     pub fn in_nanoseconds(self, precision: Precision) -> Self {
         if self.is_none() {

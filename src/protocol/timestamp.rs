@@ -1,8 +1,9 @@
-//! Timestamps: the unit a listener counts in, the range InfluxDB can hold, and the stamp given to a line
-//! that came without one.
+//! Timestamps: a listener's unit, the range InfluxDB can store, and the stamp for a line without a
+//! timestamp.
 //!
-//! A line must have its timestamp before it is copied to several backends: else each backend stamps it with
-//! its own clock, the copies differ, and a batch sent twice stores its points twice.
+//! A line must have its timestamp before it is copied to several backends. Otherwise each backend
+//! stamps it with its own clock, the copies differ, and a batch that is sent twice stores its
+//! points twice.
 //!
 //! Never reads a clock: the caller passes the receive time, read once per drain.
 
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Refusal, number};
 
-/// The largest magnitude of a timestamp in nanoseconds that every InfluxDB takes (`models.MaxNanoTime` of 1.x;
-/// the smallest is its negative).
+/// The largest magnitude of a timestamp in nanoseconds that every InfluxDB accepts
+/// (`models.MaxNanoTime` of 1.x; the minimum is its negative).
 pub(super) const MAX_NANOSECONDS: u64 = 9_223_372_036_854_775_806;
 
 /// The unit of a destination's timestamps.
@@ -42,7 +43,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The unit's length in nanoseconds.
+    /// Returns the unit's length in nanoseconds.
     pub const fn nanoseconds(self) -> u64 {
         match self {
             Self::Nanoseconds => 1,
@@ -54,8 +55,8 @@ impl Precision {
         }
     }
 
-    /// The name that InfluxDB 1.x takes in `precision=`. It takes an unknown one silently as nanoseconds
-    /// (1.6), so that only these six may ever be sent.
+    /// Returns the name for `precision=` of InfluxDB 1.x. InfluxDB 1.6 silently reads unknown names
+    /// as nanoseconds, so only these six may be sent.
     pub const fn v1_name(self) -> &'static str {
         match self {
             Self::Nanoseconds => "n",
@@ -67,7 +68,7 @@ impl Precision {
         }
     }
 
-    /// The name that `/api/v2/write` takes in `precision=`; it knows neither minutes nor hours.
+    /// Returns the name for `precision=` of `/api/v2/write`, which knows neither minutes nor hours.
     pub const fn v2_name(self) -> Option<&'static str> {
         match self {
             Self::Nanoseconds => Some("ns"),
@@ -89,10 +90,15 @@ impl fmt::Display for Precision {
     }
 }
 
-impl FromStr for Precision {
-    type Err = String;
+/// A precision's name that is not known.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown precision {0:?}: one of ns, us, ms, s, m, h")]
+pub struct UnknownPrecision(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPrecision> {
         Ok(match text {
             "ns" | "n" => Self::Nanoseconds,
             "us" | "u" => Self::Microseconds,
@@ -100,15 +106,15 @@ impl FromStr for Precision {
             "s" => Self::Seconds,
             "m" => Self::Minutes,
             "h" => Self::Hours,
-            other => return Err(format!("unknown precision {other:?}: one of ns, us, ms, s, m, h")),
+            other => return Err(UnknownPrecision(other.to_owned())),
         })
     }
 }
 
-/// Reads the timestamp that starts at `start`; returns the place after it, and its value.
+/// Reads the timestamp that starts at `start`; returns the offset after it, and its value.
 ///
 /// # Errors
-/// The reason, and the place where it showed.
+/// The reason, and the offset at which it was found.
 #[inline]
 pub fn read(input: &[u8], start: usize, precision: Precision) -> Result<(usize, i64), (Refusal, usize)> {
     let is_negative = input.get(start) == Some(&b'-');
@@ -126,10 +132,10 @@ pub fn read(input: &[u8], start: usize, precision: Precision) -> Result<(usize, 
     Ok((end, if is_negative { -value } else { value }))
 }
 
-/// So many digits always fit into 64 bits.
+/// This many digits always fit into 64 bits.
 const SHORT_DIGITS: usize = 19;
 
-/// The value of at most [`SHORT_DIGITS`], of which eight are read at once.
+/// Returns the value of at most [`SHORT_DIGITS`], reading eight at a time.
 #[inline]
 fn value_of(digits: &[u8]) -> u64 {
     let (first, rest) = digits.split_at(digits.len() % 8);
@@ -138,7 +144,7 @@ fn value_of(digits: &[u8]) -> u64 {
     eights.iter().fold(first, |sum, eight| sum * 100_000_000 + eight_digits(*eight))
 }
 
-/// Neighbours are added up: pairs, then fours, then eight.
+/// Sums neighbours in parallel: pairs, then fours, then eight.
 #[inline]
 fn eight_digits(digits: [u8; 8]) -> u64 {
     const PAIRS: u64 = 0x0000_00FF_0000_00FF;
@@ -149,22 +155,22 @@ fn eight_digits(digits: [u8; 8]) -> u64 {
     high.wrapping_add(low) >> 32
 }
 
-/// The value of any number of digits; the largest if it does not fit.
+/// Returns the value of any number of digits; `u64::MAX` if it does not fit.
 #[cold]
 fn value_of_long(digits: &[u8]) -> u64 {
     let value = digits.iter().try_fold(0_u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
     value.unwrap_or(u64::MAX)
 }
 
-/// How far stamps may run ahead of the clock to stay unique: a tenth of a second, more than any one drain of
-/// a socket brings at microseconds, and too little to matter to anybody who reads a graph.
+/// How far stamps may run ahead of the clock to stay unique. A tenth of a second is more than one
+/// drain of a socket needs at microseconds, and too little to be seen in a graph.
 const MAX_AHEAD_NANOSECONDS: u64 = 100_000_000;
 
-/// Gives each line that came without a timestamp one of its own, in a listener's precision.
+/// Stamps lines without a timestamp, in a listener's precision.
 ///
-/// Two lines of one series with the same timestamp overwrite each other, so stamps are unique wherever the
-/// precision has room: at nano-, micro- and milliseconds, up to a tenth of a second ahead of the clock. At
-/// seconds and above, and beyond that bound, lines share the clock's value.
+/// Two lines of one series with the same timestamp overwrite each other, so stamps are unique as
+/// far as the precision permits: at nano-, micro- and milliseconds, up to a tenth of a second ahead
+/// of the clock. At seconds and above, and beyond that bound, lines share the clock's value.
 #[derive(Debug)]
 pub struct Stamper {
     precision: Precision,
@@ -173,11 +179,11 @@ pub struct Stamper {
     last: u64,
     /// The clock in nanoseconds since 1970.
     clock: u64,
-    /// Of what senders may have kept, and of what they send as they make it.
+    /// Plausible times for senders that may have held lines back, and for live senders.
     plausible: [Plausible; 2],
 }
 
-/// Times that points may have when they come.
+/// The range of times that are plausible for a received point.
 #[derive(Clone, Copy, Debug)]
 pub struct Plausible {
     first: i64,
@@ -185,20 +191,21 @@ pub struct Plausible {
 }
 
 impl Plausible {
-    /// Whether a point may have this time.
+    /// Returns whether a point may have this time.
     #[inline]
     pub fn has(self, time: i64) -> bool {
         time.wrapping_sub(self.first).cast_unsigned() <= self.count
     }
 }
 
-/// A point that comes is not so far ahead of the clock, nor so far behind it if nothing can have kept it, in nanoseconds.
+/// Bound of a plausible time ahead of the clock, and behind it for live senders, in nanoseconds.
 const HOUR: u64 = 3_600_000_000_000;
-/// A point is not so far behind where senders keep lines through an outage, and replay logs.
+/// Bound of a plausible time behind the clock for senders that hold lines during an outage or
+/// replay logs.
 const DAY: u64 = 24 * HOUR;
 
 impl Stamper {
-    /// A stamper for one worker of one listener.
+    /// Creates a stamper for one worker of one listener.
     pub fn new(precision: Precision) -> Self {
         Self {
             precision,
@@ -210,7 +217,7 @@ impl Stamper {
         }
     }
 
-    /// Sets the receive time of the lines to come, in nanoseconds since 1970.
+    /// Sets the receive time of the following lines, in nanoseconds since 1970.
     pub fn set_clock(&mut self, nanoseconds: u64) {
         let unit = self.precision.nanoseconds();
         (self.now, self.clock) = (nanoseconds / unit, nanoseconds);
@@ -220,19 +227,21 @@ impl Stamper {
         });
     }
 
-    /// The times that points may have which come now: no more than an hour ahead of the clock, and a day behind it, or an
-    /// hour if they are sent as they are made (`is_live`). All, before there is a clock.
+    /// Returns the plausible times of points received now: at most an hour ahead of the clock, and
+    /// a day behind it, or an hour if the sender is live (`is_live`). All times are plausible
+    /// before the clock is set.
     #[inline]
     pub fn plausible(&self, is_live: bool) -> Plausible {
         self.plausible[usize::from(is_live)]
     }
 
-    /// The unit of the stamps.
+    /// Returns the unit of the stamps.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The unit in which a time that is not plausible would be within a year of the clock; its own where the clock is off.
+    /// Returns the unit in which an implausible time would be within a year of the clock. If that
+    /// is the listener's own unit, one of the clocks is wrong.
     pub fn likely_precision(&self, time: i64) -> Option<Precision> {
         const NEAR: u64 = 366 * 24 * 3_600_000_000_000;
         const UNITS: [Precision; 4] =
@@ -244,7 +253,7 @@ impl Stamper {
         })
     }
 
-    /// The next line's stamp.
+    /// Returns the next line's stamp.
     pub fn next_stamp(&mut self) -> u64 {
         let taken = self.last >= self.now && self.last < self.now + self.ahead;
         self.last = if taken { self.last + 1 } else { self.now };
@@ -310,7 +319,7 @@ mod tests {
             ] {
                 assert_eq!(stamper.plausible(false).has(time / unit), is_plausible, "{time} {precision}");
             }
-            // What is sent as it is made is not hours old.
+            // Live points are never hours old.
             for (time, is_plausible) in [(NOW - HOUR / 2, true), (NOW - 2 * HOUR, false), (NOW + 2 * HOUR, false)] {
                 assert_eq!(stamper.plausible(true).has(time / unit), is_plausible, "{time} {precision}");
             }
@@ -342,7 +351,7 @@ mod tests {
         assert!("zz".parse::<Precision>().is_err());
     }
 
-    /// InfluxDB takes an unknown name silently as another unit.
+    /// InfluxDB silently reads an unknown name as another unit.
     #[test]
     fn each_api_is_told_the_unit_by_the_name_that_it_knows() {
         use Precision::{Hours, Microseconds, Milliseconds, Minutes, Nanoseconds, Seconds};

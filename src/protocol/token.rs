@@ -1,17 +1,18 @@
-//! Where a run of bytes ends: the searches that most of a line's scan is spent in.
+//! Finds the end of a run of bytes: the searches that most of a line's scan consists of.
 //!
-//! Four bytes to a step leave one branch for each, where a plain loop has two; longer steps, words of eight bytes
-//! and vectors of sixteen were all slower (the tokens of a line are short).
+//! Four bytes per step need one branch each, where a plain loop needs two. Longer steps, words of
+//! eight bytes and vectors of sixteen were all slower, because the tokens of a line are short.
 
 const STEP: usize = 4;
 
-/// The place of the first byte from `at` on that `stops`, or the input's end.
+/// Returns the offset of the first byte from `at` on for which `stops` is true, or the input's
+/// length.
 #[inline(always)]
 pub(super) fn find(input: &[u8], mut at: usize, stops: impl Fn(u8) -> bool) -> usize {
     while let Some(step) = input.get(at..at + STEP) {
-        for (place, byte) in step.iter().enumerate() {
+        for (index, byte) in step.iter().enumerate() {
             if stops(*byte) {
-                return at + place;
+                return at + index;
             }
         }
         at += STEP;
@@ -28,7 +29,7 @@ pub(super) const SPACE: u8 = 4;
 pub(super) const BACKSLASH: u8 = 8;
 pub(super) const CONTROL: u8 = 16;
 
-/// What each byte means between tokens.
+/// The class of each byte between tokens.
 pub(super) const CLASS: [u8; 256] = {
     let mut class = [0; 256];
     let mut byte = 0;
@@ -44,13 +45,13 @@ pub(super) const CLASS: [u8; 256] = {
     class
 };
 
-/// Whether a byte stands between words in formats that take any white space.
+/// Returns whether a byte separates words in formats that accept any white space.
 #[inline]
 pub(super) fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
 }
 
-/// The text without white space before and behind it.
+/// Returns the text without surrounding white space.
 #[inline]
 pub(super) fn trim(text: &[u8]) -> &[u8] {
     let start = text.iter().position(|byte| !is_blank(*byte)).unwrap_or(text.len());
@@ -58,7 +59,8 @@ pub(super) fn trim(text: &[u8]) -> &[u8] {
     &text[start..end]
 }
 
-/// Whether a name has tags in the manner of line protocol: `cpu,host=a`. Names of other formats have no such pair.
+/// Returns whether a name has tags in line protocol's syntax: `cpu,host=a`. Names of other formats
+/// contain no such pair.
 #[inline]
 pub(super) fn has_influx_tags(name: &[u8]) -> bool {
     memchr::memchr(b',', name).is_some_and(|comma| memchr::memchr(b'=', &name[comma..]).is_some())
@@ -71,11 +73,11 @@ mod tests {
     #[test]
     fn each_place_is_found_from_each_other() {
         for length in 0..20 {
-            for place in 0..=length {
+            for index in 0..=length {
                 let mut input = vec![b'x'; length];
-                input[place..].fill(b',');
-                for at in 0..=place {
-                    assert_eq!(find(&input, at, |byte| byte == b','), place);
+                input[index..].fill(b',');
+                for at in 0..=index {
+                    assert_eq!(find(&input, at, |byte| byte == b','), index);
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! Unsigned integers made signed, for mirrors whose servers do not know them.
+//! Converts unsigned integers to signed ones, for groups whose servers do not know them.
 //!
-//! Telegraf does the same where its output is told that the server takes no unsigned integers: a value beyond the largest
-//! signed one becomes that one.
+//! Telegraf does the same if its output is configured for a server without unsigned integers:
+//! values beyond the largest signed integer are capped.
 
 use super::token::{BACKSLASH, CLASS, COMMA, EQUALS, SPACE, find};
 
@@ -17,7 +17,7 @@ pub(super) fn write_signed(line: &[u8], out: &mut Vec<u8>) {
         let key = at;
         let equals = end_of_token(line, key + 1, EQUALS);
         if equals == line.len() {
-            // The timestamp, or spaces.
+            // The timestamp, or trailing spaces.
             break;
         }
         let value = equals + 1;
@@ -34,7 +34,8 @@ pub(super) fn write_signed(line: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&line[at..]);
 }
 
-/// The place of the first byte of class `end` from `at` on that no backslash escapes, or the line's end.
+/// Returns the offset of the first unescaped byte of class `end` from `at` on, or the line's
+/// length.
 fn end_of_token(line: &[u8], mut at: usize, end: u8) -> usize {
     loop {
         at = find(line, at, |byte| CLASS[byte as usize] & (end | BACKSLASH) != 0);

@@ -147,7 +147,7 @@ impl Reload {
                 Ok(false) => {}
                 Ok(true) => tracing::info!("read users and tokens again"),
                 Err(error) => {
-                    tracing::error!(error, "users and tokens stay as they were");
+                    tracing::error!(error = error.to_string(), "users and tokens stay as they were");
                     wrong.push(format!("users and tokens stay as they were: {error}"));
                 }
             }
@@ -158,7 +158,7 @@ impl Reload {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(%file, "read a certificate again; new connections get it"),
                 Err(error) => {
-                    tracing::error!(error, "the certificate stays as it was");
+                    tracing::error!(error = error.to_string(), "the certificate stays as it was");
                     wrong.push(format!("the certificate {file} stays as it was: {error}"));
                 }
             }

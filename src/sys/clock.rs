@@ -1,25 +1,26 @@
-//! The wall clock, as far as ages may be judged by it.
+//! Decides how far to trust the wall clock for ages.
 //!
-//! A clock may be wrong at a start, and be set right a minute later; whoever goes by it at once gives up lines that are minutes
-//! old. A [`SteadyClock`] looks at both clocks each time it is told, and believes the wall clock once both have run evenly for
-//! [`PATIENCE`], and it is not behind the newest time that is known. From then on it goes by the clock that only moves forward.
+//! A clock may be wrong at start-up and be corrected a minute later; trusting it at once would give
+//! up lines that are minutes old. A [`SteadyClock`] compares both clocks at each look. It trusts
+//! the wall clock once both have run evenly for [`PATIENCE`] and the wall clock is not behind the
+//! newest known time. From then on it follows the monotonic clock.
 //!
-//! | what happens | what is believed |
+//! | event | consequence |
 //! |---|---|
-//! | the wall clock steps before it was believed | patience begins anew |
-//! | it steps back after that: it was ahead | once it has run evenly again: ages are less than they seemed |
-//! | it steps forward after that | the clock that only moves forward, unless something is known to be newer |
+//! | the wall clock steps before it is trusted | the waiting period starts again |
+//! | it steps back later | it was ahead: trusted again once it has run evenly; ages shrink |
+//! | it steps forward later | the monotonic clock counts, unless a newer time becomes known |
 //!
-//! Never does: reading clocks, logging. Time that a machine was suspended may be missing from ages.
+//! Never does: reading clocks, logging. Ages may lack the time that a machine was suspended.
 
 use std::time::{Duration, Instant};
 
-/// How long both clocks run evenly before the wall clock is believed.
+/// How long both clocks must run evenly before the wall clock is trusted.
 pub const PATIENCE: Duration = Duration::from_secs(300);
-/// Clocks that differ by less run evenly: setting a clock by small steps is no news.
+/// Minimum difference that is a step. Smaller ones occur when a clock is slewed.
 const STEP: Duration = Duration::from_secs(2);
 
-/// Both clocks at one moment; the wall clock in nanoseconds since 1970.
+/// Both clocks at one point in time; the wall clock in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     monotonic: Instant,
@@ -27,7 +28,7 @@ struct Moment {
 }
 
 impl Moment {
-    /// What the wall clock says at another time, where both run evenly.
+    /// Returns the wall clock's value at another time, if both clocks run evenly.
     fn wall_at(self, monotonic: Instant) -> u64 {
         self.wall.saturating_add(nanoseconds(monotonic.saturating_duration_since(self.monotonic)))
     }
@@ -36,23 +37,23 @@ impl Moment {
 /// A step of the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It was set forward by this.
+    /// It was set forward by this much.
     Forward(Duration),
-    /// It was set back by this.
+    /// It was set back by this much.
     Back(Duration),
 }
 
-/// Judges a wall clock by one that only moves forward.
+/// Judges a wall clock by the monotonic clock.
 #[derive(Debug, Default)]
 pub struct SteadyClock {
     last: Option<Moment>,
     steady_since: Option<Instant>,
-    believed: Option<Moment>,
+    trusted: Option<Moment>,
 }
 
 impl SteadyClock {
-    /// Looks at both clocks. `newest` is the latest wall time that anything is known to be from. Returns the step since the last
-    /// look, if there was one.
+    /// Compares both clocks. `newest` is the latest wall time of any known event. Returns the step
+    /// since the last call, if there was one.
     pub fn look(&mut self, monotonic: Instant, wall: u64, newest: u64) -> Option<Step> {
         let step = self.last.and_then(|last| step(last.wall_at(monotonic), wall));
         self.last = Some(Moment { monotonic, wall });
@@ -62,16 +63,16 @@ impl SteadyClock {
         let since = *self.steady_since.get_or_insert(monotonic);
         let is_steady = monotonic.saturating_duration_since(since) >= PATIENCE;
         let is_behind = |wall: u64| wall.saturating_add(nanoseconds(STEP)) < newest;
-        let believed = self.now(monotonic);
-        if is_steady && !is_behind(wall) && believed.is_none_or(|believed| wall < believed || is_behind(believed)) {
-            self.believed = Some(Moment { monotonic, wall });
+        let trusted = self.now(monotonic);
+        if is_steady && !is_behind(wall) && trusted.is_none_or(|trusted| wall < trusted || is_behind(trusted)) {
+            self.trusted = Some(Moment { monotonic, wall });
         }
         step
     }
 
-    /// The wall time by which ages may be judged; none while the clock is not believed.
+    /// Returns the wall time for judging ages; `None` while the clock is not trusted.
     pub fn now(&self, monotonic: Instant) -> Option<u64> {
-        self.believed.map(|believed| believed.wall_at(monotonic))
+        self.trusted.map(|trusted| trusted.wall_at(monotonic))
     }
 }
 
@@ -90,12 +91,12 @@ mod tests {
 
     const MINUTE: u64 = 60;
     const DAY: u64 = 24 * 3600;
-    /// What the wall clock says at first, in seconds.
+    /// The wall clock's initial value, in seconds.
     const BEGIN: u64 = 1000 * DAY;
 
-    /// Looks at these seconds since the start, with the wall clock ahead by so much; what is believed in the end, as seconds by
-    /// which that is ahead.
-    fn believed(looks: &[(u64, i64)], newest: u64) -> Option<i64> {
+    /// Calls `look` at these seconds since the start, with the wall clock ahead by this much.
+    /// Returns by how many seconds the trusted time is ahead in the end.
+    fn trusted(looks: &[(u64, i64)], newest: u64) -> Option<i64> {
         let (start, mut clock) = (Instant::now(), SteadyClock::default());
         let mut end = 0;
         for (seconds, ahead) in looks {
@@ -116,25 +117,25 @@ mod tests {
             (&[(0, 0)], None),
             (&[(0, 0), (299, 0)], None),
             (&[(0, 0), (150, 0), (300, 0)], Some(0)),
-            // Wrong for as long as that.
+            // The clock is wrong all the time.
             (&[(0, day), (300, day)], Some(day)),
-            // It was ahead, and is set right.
+            // The clock was ahead, and is corrected.
             (&[(0, day), (60, 0), (310, 0)], None),
             (&[(0, day), (60, 0), (360, 0)], Some(0)),
             (&[(0, day), (300, day), (301, 0)], Some(day)),
             (&[(0, day), (300, day), (301, 0), (601, 0)], Some(0)),
-            // It was right, and is set ahead.
+            // The clock was right, and is set ahead.
             (&[(0, 0), (300, 0), (301, day), (601, day), (9000, day)], Some(0)),
-            // It is behind what is known, and is set right.
+            // The clock is behind a known time, and is corrected.
             (&[(0, -day), (300, -day), (9000, -day)], None),
             (&[(0, -day), (300, -day), (301, 0), (600, 0)], None),
             (&[(0, -day), (300, -day), (301, 0), (601, 0)], Some(0)),
-            // Small differences are no steps.
+            // Small differences are not steps.
             (&[(0, 0), (100, 1), (200, -1), (300, 0)], Some(0)),
         ] {
-            assert_eq!(believed(looks, newest), expected, "{looks:?}");
+            assert_eq!(trusted(looks, newest), expected, "{looks:?}");
         }
-        // Where something newer comes to be known, the clock was set forward for a reason.
+        // If a newer time becomes known, the step forward is trusted.
         let mut clock = SteadyClock::default();
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);

@@ -1,11 +1,12 @@
-//! The log's way out, on a thread of its own: whoever logs never waits for who reads it.
+//! Writes the log on a thread of its own, so that logging never waits for the reader of the log.
 //!
-//! Owns a queue of lines between all threads and the one that writes them. A terminal that is stopped, a collector that
-//! hangs, a pipe that nobody empties hold up that thread, and nothing else.
+//! Owns: a queue of lines between all threads and the one that writes them. A stopped terminal, a
+//! hung collector or a full pipe blocks that thread and nothing else.
 //!
-//! Bounds: 256 KiB of lines, 8 KiB for each. Where there is no room, the oldest lines give way: the newest say what is
-//! the matter now, and those of a stop come out. Their number is noted where they stood, and counted
-//! ([`lines_dropped`]); so are lines that could not be written.
+//! Bounds: 256 KiB of lines, 8 KiB for each. If the queue is full, the oldest lines are dropped:
+//! the newest explain the current state, and the lines of a shutdown are written. The number of
+//! dropped lines is written in their position, and counted ([`lines_dropped`]). Lines that could
+//! not be written are counted, too.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -13,24 +14,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that wait, in bytes.
-const MOST_BYTES: usize = 256 << 10;
-/// The longest line; of a longer one the beginning is kept.
+/// Maximum size of the queued lines, in bytes.
+const MAX_BYTES: usize = 256 << 10;
+/// Maximum length of a line; a longer one is truncated.
 const LINE_BYTES: usize = 8 << 10;
-/// Lines written at once, in bytes, about: they can no longer give way.
+/// Approximate size of one write, in bytes. Lines being written can no longer be dropped.
 const CHUNK_BYTES: usize = 4 << 10;
-/// How long to wait for output that does not block and takes nothing now.
+/// Pause before retrying non-blocking output that is full.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// There is one log to a process, and one count.
+/// A process has one log, and one count.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Lines of the log that nobody will read: they gave way to newer ones, or could not be written.
+/// Returns the number of log lines that were dropped or could not be written.
 pub fn lines_dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// A log whose lines are written by its own thread, which ends with it. `&Log` is a [`Write`]: each write is one line.
+/// A log whose lines are written by its own thread, which ends with it. `&Log` implements
+/// [`Write`]: each write is one line.
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
@@ -39,9 +41,9 @@ pub struct Log {
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is something to write, or the end has come.
+    /// Signalled when there is something to write, or the log ends.
     filled: Condvar,
-    /// Everything is written.
+    /// Signalled when everything is written.
     emptied: Condvar,
 }
 
@@ -49,7 +51,7 @@ struct Shared {
 struct Queue {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
-    /// Lines that gave way since this was noted last.
+    /// Lines dropped since the number was last written.
     dropped: u64,
     is_writing: bool,
     is_closed: bool,
@@ -59,7 +61,7 @@ impl Log {
     /// Starts the thread that writes to `out`.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system refuses to create a thread.
     pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let of_thread = Arc::clone(&shared);
@@ -67,7 +69,7 @@ impl Log {
         Ok(Self { shared })
     }
 
-    /// Adds a line, which ends in a line feed.
+    /// Queues a line, which must end in a line feed.
     pub fn line(&self, line: &[u8]) {
         let mut queue = self.shared.lock();
         queue.push(line);
@@ -75,7 +77,7 @@ impl Log {
         self.shared.filled.notify_one();
     }
 
-    /// Waits until every line is written, for so long at most.
+    /// Waits until every line is written, at most for `limit`.
     pub fn flush(&self, limit: Duration) {
         let until = Instant::now() + limit;
         let mut queue = self.shared.lock();
@@ -112,7 +114,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines until the log is gone.
+    /// Writes lines until the log ends.
     fn write_lines(&self, mut out: impl Write) {
         let mut chunk = Vec::new();
         loop {
@@ -146,7 +148,7 @@ impl Queue {
         let line: Box<[u8]> = if line.len() > LINE_BYTES { shorten(line) } else { line.into() };
         self.bytes += line.len();
         self.lines.push_back(line);
-        while self.bytes > MOST_BYTES {
+        while self.bytes > MAX_BYTES {
             let Some(oldest) = self.lines.pop_front() else { break };
             self.bytes -= oldest.len();
             self.dropped += 1;
@@ -154,7 +156,8 @@ impl Queue {
         }
     }
 
-    /// Moves the oldest lines into a chunk, and what gave way before them; returns the number of the lines.
+    /// Moves the oldest lines to a chunk, after a note of the lines dropped before them; returns
+    /// the number of lines.
     fn take(&mut self, chunk: &mut Vec<u8>) -> u64 {
         chunk.clear();
         if self.dropped > 0 {
@@ -174,13 +177,13 @@ impl Queue {
     }
 }
 
-/// A long line's beginning, cut between characters.
+/// Truncates a long line between characters.
 fn shorten(line: &[u8]) -> Box<[u8]> {
     let end = (0..=LINE_BYTES).rev().find(|end| line[*end] & 0xc0 != 0x80).unwrap_or(0);
     [&line[..end], "…\n".as_bytes()].concat().into()
 }
 
-/// Writes all of it, to output that does not block, too.
+/// Writes all bytes, even to non-blocking output.
 fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -203,7 +206,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
-    /// Output that takes what it is given once it is read; what it took.
+    /// Output that blocks each write until the test reads; it sends what was written.
     struct Stuck(Receiver<()>, SyncSender<Vec<u8>>);
 
     impl Write for Stuck {
@@ -238,7 +241,7 @@ mod tests {
         let (takes, taken) = sync_channel(1);
         let log = Log::start(Stuck(reads, takes)).expect("a thread");
         let before = lines_dropped();
-        let lines = 3 * MOST_BYTES / 100;
+        let lines = 3 * MAX_BYTES / 100;
         for number in 0..lines {
             log.line(format!("{number:099}\n").as_bytes());
         }
@@ -250,16 +253,16 @@ mod tests {
             text += &String::from_utf8(taken.recv().expect("bytes")).expect("text");
         }
         log.flush(LONG);
-        let (mut missing, mut told) = (0, 0);
+        let (mut missing, mut written) = (0, 0);
         for line in text.lines() {
             match line.strip_prefix("twinflux: ") {
                 Some(note) => missing += note.split(' ').next().expect("a number").parse::<usize>().expect("a number"),
-                None => told += 1,
+                None => written += 1,
             }
         }
-        assert_eq!(missing + told, lines);
+        assert_eq!(missing + written, lines);
         assert!(missing > 0 && lines_dropped() - before >= missing as u64, "{missing}");
-        assert!(told * 100 <= MOST_BYTES + 2 * CHUNK_BYTES, "{told} lines waited");
+        assert!(written * 100 <= MAX_BYTES + 2 * CHUNK_BYTES, "{written} lines waited");
     }
 
     #[test]

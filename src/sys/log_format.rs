@@ -1,6 +1,7 @@
-//! How the log's lines look: text, JSON, or text with the levels that a journal takes.
+//! The format of the log's lines: text, JSON, or text with syslog levels for a journal.
 //!
-//! A journal (`sd-daemon(3)`) takes `<4>` at a line's beginning for its level, and has times of its own.
+//! A journal (`sd-daemon(3)`) reads `<4>` at the beginning of a line as its level, and adds the
+//! time itself.
 
 use std::io::IsTerminal;
 
@@ -14,7 +15,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What a line of the log is written in.
+/// The format of the log's lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// A line of text; for a journal with its level, and without the time that it knows itself
@@ -24,12 +25,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts the log of this process. Lines below `level` are left out, unless `RUST_LOG` says otherwise, as in
+/// Starts the log of this process. Omits events below `level`, unless `RUST_LOG` is set, such as
 /// `debug` or `info,twinflux=debug`.
 pub fn start(level: LevelFilter, format: LogFormat, writer: BoxMakeWriter) {
     let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
     let filter = wanted.unwrap_or_else(|| Targets::new().with_default(level));
-    // A log that cannot be written is no reason to stop relaying.
+    // A failing log must not stop the relay.
     let lines = fmt::layer().log_internal_errors(false).with_target(false).with_writer(writer);
     let log = match format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -42,14 +43,14 @@ pub fn start(level: LevelFilter, format: LogFormat, writer: BoxMakeWriter) {
     tracing_subscriber::registry().with(log.with_filter(filter)).init();
 }
 
-/// Whether standard error is a journal's stream: systemd names its device and inode.
+/// Returns whether standard error is a journal's stream: systemd provides its device and inode.
 fn is_for_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else { return false };
     named == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// Lines with their level before them, as a journal takes it.
+/// Formats lines with a syslog level in front, for a journal.
 struct Leveled<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for Leveled<F>

@@ -1,6 +1,7 @@
-//! What the program asks of the system around it, for every other part: the log, its limits, text for people.
+//! The system interface that all other parts share: clocks, the log and its throttle, text for
+//! people.
 //!
-//! Knows nothing of lines, batches or backends.
+//! Never depends on lines, batches or backends.
 
 pub mod clock;
 pub mod dumps;

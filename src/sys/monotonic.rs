@@ -1,8 +1,9 @@
-//! The clock of everything that waits: the system's monotonic clock, which a test of a paused runtime moves.
+//! The clock for all waiting: the monotonic clock of the system, which tests of a paused runtime
+//! control.
 
 use std::time::Instant;
 
-/// Now, as tokio's timers see it.
+/// Returns the current time as tokio's timers see it.
 #[inline]
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()

@@ -1,17 +1,18 @@
-//! A small file that is replaced as a whole.
+//! Replaces small files atomically.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Only its owner may read it.
+/// Only the owner may read the file.
 const MODE: u32 = 0o600;
 
-/// Replaces a file's content: a crash leaves the old one, or the new one. It may block as long as the disk does.
+/// Replaces a file's content atomically: after a crash it is either the old or the new one. May
+/// block as long as the disk does.
 ///
 /// # Errors
-/// What the system says; the old content is then still there.
+/// The system's error; the old content is kept.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("tmp");
     let mut file = File::options().write(true).create(true).truncate(true).mode(MODE).open(&new)?;

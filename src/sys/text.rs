@@ -1,12 +1,14 @@
-//! Text that came from outside, made fit for a terminal, a log or a page: cut, and without characters that act.
+//! Makes external text safe for a terminal, a log or a page: truncates it, and escapes active
+//! characters.
 //!
-//! A terminal obeys control characters, in C1's form (U+009B) as in ESC's; bidirectional controls and characters that
-//! nobody sees let a text look like another one. None of them has a place in a name, an answer or a version.
+//! A terminal interprets control characters, in C1's form (U+009B) as in ESC's. Bidirectional
+//! controls and invisible characters make a text look like another one. None of them is legitimate
+//! in a name, an answer or a version.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a character does something other than show itself.
+/// Returns whether a character has an effect other than being displayed.
 pub fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -14,7 +16,7 @@ pub fn is_active(c: char) -> bool {
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with each active character written as an escape: `\u{1b}`, `\n`.
+/// Escapes each active character: `\u{1b}`, `\n`.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_active) {
         return Cow::Borrowed(text);
@@ -26,7 +28,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The same for lines of text that may be none: line feeds and tabs stay, bytes that are no UTF-8 become `\xff`.
+/// Escapes active characters in lines of possibly invalid text: line feeds and tabs stay, bytes
+/// that are not UTF-8 become `\xff`.
 pub fn printable_lines(bytes: &[u8]) -> Cow<'_, [u8]> {
     let is_harmless = |c: char| matches!(c, '\n' | '\t') || !is_active(c);
     if std::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(is_harmless)) {
@@ -44,13 +47,13 @@ pub fn printable_lines(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(shown.into_bytes())
 }
 
-/// Appends a line. Nothing in it reaches the terminal as a command: names, answers and versions may be a stranger's.
+/// Appends a line, escaping active characters: names, answers and versions may come from strangers.
 pub fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
     text.push_str(&printable(&line.to_string()));
     text.push('\n');
 }
 
-/// The text's beginning, at most so many bytes, cut between characters.
+/// Returns the beginning of a text, at most this many bytes, cut between characters.
 pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }

@@ -1,26 +1,28 @@
-//! The one limiter of all logs: an event that repeats is told once a minute, with the number of times it was not told.
+//! The throttle of all logs: a repeated event is logged once a minute, with the number of
+//! suppressed repetitions.
 //!
-//! One [`Throttle`] for each event of each part: what one backend or listener does never hides what another one does.
+//! Each event of each part has its own [`Throttle`], so that an event of one backend or listener
+//! never hides that of another.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// An event is told once in this time.
+/// Minimum interval between two log lines of an event.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Decides when one event may be told. Threads may share it.
+/// Decides when one event may be logged. Threads may share it.
 #[derive(Debug)]
 pub struct Throttle {
     made: Instant,
-    /// When the event may be told next, in milliseconds since `made`.
+    /// When the event may be logged next, in milliseconds since `made`.
     next: AtomicU64,
     untold: AtomicU64,
 }
 
-/// The leave to tell an event now.
+/// The permission to log an event now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leave {
-    /// How often it happened without being told since it was told last; none for never.
+    /// How often the event was suppressed since it was last logged; `None` for never.
     pub untold: Option<u64>,
 }
 
@@ -31,27 +33,27 @@ impl Default for Throttle {
 }
 
 impl Throttle {
-    /// Counts an event; returns the leave to tell it where the last time is long enough ago.
+    /// Counts an event; returns the permission to log it if the last time is long enough ago.
     pub fn pass(&self) -> Option<Leave> {
         self.pass_at(Instant::now())
     }
 
-    /// Whether the event may be told now; counts nothing.
+    /// Returns whether the event may be logged now; counts nothing.
     pub fn is_due(&self) -> bool {
         self.is_due_at(Instant::now())
     }
 
-    /// The same, where the time is known.
+    /// Does the same as [`Self::is_due`] at a given time.
     pub fn is_due_at(&self, now: Instant) -> bool {
         milliseconds(now.saturating_duration_since(self.made)) >= self.next.load(Ordering::Relaxed)
     }
 
-    /// As [`Self::pass`], where the time is known.
+    /// Does the same as [`Self::pass`] at a given time.
     pub fn pass_at(&self, now: Instant) -> Option<Leave> {
         let now = milliseconds(now.saturating_duration_since(self.made));
         let next = self.next.load(Ordering::Relaxed);
         let is_due = now >= next;
-        // Of two threads that find it due, one tells it.
+        // Of two threads that find the event due, one logs it.
         if !is_due
             || self
                 .next
@@ -84,7 +86,7 @@ mod tests {
         }
         assert_eq!(throttle.pass_at(at(62)), Some(Leave { untold: Some(59) }));
         assert_eq!(throttle.pass_at(at(200)), Some(Leave { untold: None }));
-        // A time before it was made is no reason to panic.
+        // A time before its creation must not panic.
         assert_eq!(Throttle::default().pass_at(start), Some(Leave { untold: None }));
     }
 }

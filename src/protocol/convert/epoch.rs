@@ -1,24 +1,24 @@
-//! Times as other senders write them: seconds since 1970, whole or with a fraction, or milliseconds.
+//! Times of other formats: seconds since 1970, whole or with a fraction, or milliseconds.
 
 use std::io::Write;
 
 use super::super::timestamp::MAX_NANOSECONDS;
 use super::super::{Format, Precision, Refusal};
 
-/// Seconds of more digits than this are milliseconds in OpenTSDB, which knows 13 of them.
+/// OpenTSDB reads more digits than this as milliseconds, which have 13 digits.
 const OPENTSDB_SECOND_DIGITS: usize = 10;
 const OPENTSDB_MILLISECOND_DIGITS: usize = 13;
 
-/// The last time that was read and how it is written in line protocol: a batch has the same one in most lines.
+/// The last time read, and its form in line protocol: most lines of a batch have the same one.
 #[derive(Debug)]
 pub(super) struct Time {
     precision: Precision,
-    /// None before the first.
+    /// `None` before the first time.
     format: Option<Format>,
     text: Vec<u8>,
-    /// Empty where the sender leaves the time to the receiver.
+    /// Empty if the sender leaves the time to the receiver.
     stamp: Vec<u8>,
-    /// What the stamp says.
+    /// The stamp's value.
     value: i64,
 }
 
@@ -27,7 +27,7 @@ impl Time {
         Self { precision, format: None, text: Vec::new(), stamp: Vec::new(), value: 0 }
     }
 
-    /// Whether this is the time that was read last, and its sender's own.
+    /// Returns whether `text` is the time that was read last, and was given by the sender.
     #[inline]
     pub(super) fn is(&self, text: &[u8]) -> bool {
         self.text == text && !self.stamp.is_empty()
@@ -41,7 +41,7 @@ impl Time {
         self.format = None;
         let nanoseconds = match format {
             _ if text.is_empty() => None,
-            // What InfluxDB's and Telegraf's listeners take for "now".
+            // InfluxDB's and Telegraf's listeners read -1 as "now".
             Format::Graphite => Some(seconds(text)?).filter(|nanoseconds| *nanoseconds != -1_000_000_000),
             Format::Opentsdb => Some(opentsdb(text)?),
             _ => Some(seconds(text)?),
@@ -58,20 +58,21 @@ impl Time {
         Ok(())
     }
 
-    /// The stamp; empty where the sender leaves the time to the receiver.
+    /// Returns the stamp; empty if the sender leaves the time to the receiver.
     #[inline]
     pub(super) fn stamp(&self) -> &[u8] {
         &self.stamp
     }
 
-    /// What the stamp says, in the listener's unit; none where the sender leaves the time to the receiver.
+    /// Returns the stamp's value in the listener's unit; `None` if the sender leaves the time to
+    /// the receiver.
     #[inline]
     pub(super) fn value(&self) -> Option<i64> {
         (!self.stamp.is_empty()).then_some(self.value)
     }
 }
 
-/// Seconds or, in 13 digits, milliseconds; returns nanoseconds.
+/// Reads seconds or, if they have 13 digits, milliseconds; returns nanoseconds.
 fn opentsdb(text: &[u8]) -> Result<i64, Refusal> {
     if text.len() <= OPENTSDB_SECOND_DIGITS || !text.iter().all(u8::is_ascii_digit) {
         return seconds(text);
@@ -83,7 +84,7 @@ fn opentsdb(text: &[u8]) -> Result<i64, Refusal> {
     nanoseconds(whole, milliseconds)
 }
 
-/// Seconds, with or without a fraction; returns nanoseconds.
+/// Reads seconds, with or without a fraction; returns nanoseconds.
 fn seconds(text: &[u8]) -> Result<i64, Refusal> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let point = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
@@ -91,7 +92,7 @@ fn seconds(text: &[u8]) -> Result<i64, Refusal> {
     Ok(if digits.len() < text.len() { -nanoseconds } else { nanoseconds })
 }
 
-/// The sum of whole seconds and a fraction, of which digits beyond the ninth are left out.
+/// Adds whole seconds and a fraction, whose digits after the ninth are ignored.
 fn nanoseconds(whole: &[u8], fraction: &[u8]) -> Result<i64, Refusal> {
     if whole.is_empty() || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
         return Err(Refusal::InvalidTimestamp);
@@ -109,7 +110,7 @@ mod tests {
     fn stamp(format: Format, precision: Precision, text: &str) -> Result<String, Refusal> {
         let mut time = Time::new(precision);
         time.set(format, text.as_bytes())?;
-        // A second reading of the same text takes the first one's result.
+        // A second reading of the same text reuses the first result.
         time.set(format, text.as_bytes())?;
         Ok(String::from_utf8(time.stamp().to_vec()).expect("digits"))
     }

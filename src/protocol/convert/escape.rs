@@ -1,7 +1,7 @@
-//! Names as line protocol writes them: commas, spaces and equals signs behind a backslash.
+//! Escapes names for line protocol: commas, spaces and equals signs get a backslash.
 //!
-//! Line protocol has no escape for a backslash itself: one that stands before such a sign, or at a name's end, would
-//! be read differently by every parser, and is refused. So are control bytes.
+//! Line protocol has no escape for a backslash itself. Parsers differ on a backslash before one of
+//! these signs or at the end of a name, so such names are refused. Control bytes are refused too.
 
 use super::super::Refusal;
 use super::super::token::{BACKSLASH, CLASS, COMMA, CONTROL, EQUALS, SPACE, find};

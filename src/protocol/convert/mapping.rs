@@ -1,19 +1,20 @@
-//! What becomes of another sender's names: which part is the measurement, which a tag, which the field.
+//! Maps names of other formats: which part is the measurement, which a tag, which the field.
 
 use super::escape;
 use super::metric::{Name, Parts};
 use super::templates::Templates;
 
-/// Default tags of one listener: below the number at which InfluxDB 1.6 panics, with room for a sender's own.
-const MOST_DEFAULT_TAGS: usize = 32;
-/// A default tag's key and value.
-const MOST_TAG_BYTES: usize = 1024;
+/// Maximum number of default tags per listener. It is below the number at which InfluxDB 1.6
+/// panics, with room for the sender's own tags.
+const MAX_DEFAULT_TAGS: usize = 32;
+/// Maximum length of a default tag's key and value together.
+const MAX_TAG_BYTES: usize = 1024;
 
 /// How names become measurements, tags and fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     pub(super) kind: Kind,
-    /// Keys and values that each line gets unless it has the key.
+    /// Default tags: keys and values added to each line that lacks the key.
     pub(super) tags: Vec<(String, String)>,
 }
 
@@ -24,13 +25,28 @@ pub(super) enum Kind {
     Templates(Templates),
 }
 
-/// How Netdata's names are taken apart.
+/// How to split Netdata's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Netdata {
-    /// Whether the prefix (`netdata`) stays in front of the chart.
+    /// Whether to keep the prefix (`netdata`) in front of the chart.
     pub keep_prefix: bool,
-    /// How many parts the name of a host has in Graphite's paths, at least 1: dots in it cannot be told from others.
+    /// Number of parts of a host's name in Graphite's paths, at least 1. Dots in a host cannot be
+    /// told from others.
     pub host_parts: usize,
+}
+
+/// A mapping, separator or default tag that cannot be used: what is wrong, and what to write
+/// instead.
+///
+/// The message continues a sentence that begins with the setting's name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidMapping(String);
+
+impl InvalidMapping {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
 }
 
 impl Default for Mapping {
@@ -40,21 +56,21 @@ impl Default for Mapping {
 }
 
 impl Mapping {
-    /// The whole path is the measurement, its field is `value`.
+    /// The whole path becomes the measurement; its field is `value`.
     pub fn path() -> Self {
         Self::new(Kind::Path)
     }
 
-    /// A chart is the measurement, its dimensions are the fields, the host is a tag.
+    /// The chart becomes the measurement, its dimensions the fields, the host a tag.
     pub fn netdata(netdata: Netdata) -> Self {
         Self::new(Kind::Netdata(netdata))
     }
 
-    /// As these templates say, in the syntax of InfluxDB's Graphite listener.
+    /// Maps names with templates in the syntax of InfluxDB's Graphite listener.
     ///
     /// # Errors
-    /// Which of them cannot be read, and what would be right.
-    pub fn templates<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
+    /// Which template is invalid, and what to write instead.
+    pub fn templates<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidMapping> {
         Templates::parse(texts).map(|templates| Self::new(Kind::Templates(templates)))
     }
 
@@ -62,54 +78,56 @@ impl Mapping {
         Self { kind, tags: Vec::new() }
     }
 
-    /// The same with this between several parts of a measurement, a field or a tag; a dot without it.
+    /// Sets the separator that joins several parts of a measurement, a field or a tag; a dot by
+    /// default.
     ///
     /// # Errors
-    /// What would be right, where there are no templates or it cannot stand in a name.
-    pub fn with_separator(mut self, separator: &str) -> Result<Self, String> {
+    /// The mapping has no templates, or the separator cannot be part of a name.
+    pub fn with_separator(mut self, separator: &str) -> Result<Self, InvalidMapping> {
         match &mut self.kind {
             Kind::Templates(templates) => templates.set_separator(separator)?,
-            Kind::Path | Kind::Netdata(_) => return Err("needs a list of templates as mapping".to_owned()),
+            Kind::Path | Kind::Netdata(_) => return Err(InvalidMapping::new("needs a list of templates as mapping")),
         }
         Ok(self)
     }
 
-    /// The same with tags that each line gets unless it has the key.
+    /// Sets the default tags: each line gets those whose key it lacks.
     ///
     /// # Errors
-    /// Which tag cannot be one, and what would be right.
-    pub fn with_tags(self, tags: Vec<(String, String)>) -> Result<Self, String> {
-        if tags.len() > MOST_DEFAULT_TAGS {
-            return Err(format!("must be at most {MOST_DEFAULT_TAGS}"));
+    /// Which tag is invalid, and what to write instead.
+    pub fn with_tags(self, tags: Vec<(String, String)>) -> Result<Self, InvalidMapping> {
+        if tags.len() > MAX_DEFAULT_TAGS {
+            return Err(InvalidMapping::new(format!("must be at most {MAX_DEFAULT_TAGS}")));
         }
-        for (place, (key, value)) in tags.iter().enumerate() {
+        for (index, (key, value)) in tags.iter().enumerate() {
             let tag = format!("{key}={value}");
-            if tag.len() > MOST_TAG_BYTES {
-                return Err(format!("has a tag {key:?} of more than {MOST_TAG_BYTES} bytes"));
+            if tag.len() > MAX_TAG_BYTES {
+                return Err(InvalidMapping::new(format!("has a tag {key:?} of more than {MAX_TAG_BYTES} bytes")));
             }
             if ["time", "_field", "_measurement"].contains(&key.as_str()) {
-                return Err(format!("has {tag:?}: InfluxDB keeps that key for itself"));
+                return Err(InvalidMapping::new(format!("has {tag:?}: InfluxDB keeps that key for itself")));
             }
             if [key, value].iter().any(|text| text.is_empty() || escape::key(&mut Vec::new(), text.as_bytes()).is_err())
             {
-                return Err(format!(
+                return Err(InvalidMapping::new(format!(
                     "has {tag:?}: keys and values must not be empty, or hold control characters or a backslash before a comma, a space, a = or their end"
-                ));
+                )));
             }
-            if tags[..place].iter().any(|(known, _)| known == key) {
-                return Err(format!("has the key {key:?} twice"));
+            if tags[..index].iter().any(|(known, _)| known == key) {
+                return Err(InvalidMapping::new(format!("has the key {key:?} twice")));
             }
         }
         Ok(Self { tags, ..self })
     }
 
-    /// Whether Netdata's charts become measurements.
+    /// Returns whether Netdata's charts become measurements.
     pub fn is_netdata(&self) -> bool {
         matches!(self.kind, Kind::Netdata(_))
     }
 
-    /// The parts of a name whose charts become measurements, and how much of a path comes before the dimension; none
-    /// where that is not the mapping, or the name has too few parts.
+    /// Splits a name whose chart becomes the measurement. Returns its parts, and the number of
+    /// bytes of a path before the dimension. `None` if the mapping is another one, or the name has
+    /// too few parts.
     pub(super) fn chart<'a>(&self, name: Name<'a>, has_host: bool) -> Option<(Parts<'a>, usize)> {
         match (&self.kind, name) {
             (Kind::Netdata(netdata), Name::Path(path)) => netdata.split(path, has_host),
@@ -118,12 +136,12 @@ impl Mapping {
         }
     }
 
-    /// Whether Netdata's prefix stays in front of the chart.
+    /// Returns whether Netdata's prefix stays in front of the chart.
     pub(super) fn keeps_prefix(&self) -> bool {
         matches!(self.kind, Kind::Netdata(Netdata { keep_prefix: true, .. }))
     }
 
-    /// The host in a path of Graphite's, where it can be told.
+    /// Returns the host in a Graphite path, if the mapping tells.
     pub(crate) fn host_in<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
         match &self.kind {
             Kind::Netdata(netdata) => netdata.split(path, true).map(|(parts, _)| parts.host),
@@ -137,8 +155,8 @@ impl Mapping {
 }
 
 impl Netdata {
-    /// The parts of a path `prefix[.host].type.id.dimension`, and how much of it comes before the dimension; none where
-    /// it has too few.
+    /// Splits a path `prefix[.host].type.id.dimension`. Returns its parts, and the number of bytes
+    /// before the dimension. `None` if it has too few parts.
     fn split<'a>(&self, path: &'a [u8], has_host: bool) -> Option<(Parts<'a>, usize)> {
         let host_parts = if has_host { self.host_parts } else { 0 };
         let mut dots = memchr::memchr_iter(b'.', path);

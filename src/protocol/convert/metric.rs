@@ -1,36 +1,36 @@
-//! One value as a parser found it: its name, tags, number and time, all still in the sender's own writing.
+//! One value as a parser found it: name, tags, number and time, all in the sender's own notation.
 
 use super::super::Refusal;
 use super::super::{number, token};
 
-/// One value of a sender that speaks something other than line protocol.
+/// One value from a sender of another format than line protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Metric<'a> {
-    /// What was measured.
+    /// The name of what was measured.
     pub(crate) name: Name<'a>,
     /// The tags.
     pub(crate) tags: Tags<'a>,
     /// The number's text.
     pub(crate) value: &'a [u8],
-    /// The time's text; empty where there is none.
+    /// The time's text; empty if there is none.
     pub(crate) time: &'a [u8],
 }
 
-/// What was measured.
+/// The name of what was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name<'a> {
-    /// Parts joined by dots, which parts may hold themselves.
+    /// Parts joined by dots; a part may contain dots itself.
     Path(&'a [u8]),
-    /// Parts that are known apart.
+    /// Parts that the format keeps apart.
     Parts(Parts<'a>),
 }
 
 /// The parts of one of Netdata's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Parts<'a> {
-    /// `netdata`, unless it was set otherwise; it may be empty.
+    /// `netdata`, unless configured otherwise; may be empty.
     pub(crate) prefix: &'a [u8],
-    /// The host; it may be empty.
+    /// The host; may be empty.
     pub(crate) host: &'a [u8],
     /// The chart: `system.cpu`.
     pub(crate) chart: &'a [u8],
@@ -39,7 +39,8 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Metric<'_> {
-    /// Whether its name has tags in the manner of line protocol, so that it is likely to be a broken line of that.
+    /// Returns whether the name has tags in line protocol's syntax, which indicates a broken line
+    /// of it.
     #[inline]
     pub(crate) fn has_influx_tags(&self) -> bool {
         matches!(self.name, Name::Path(path) if token::has_influx_tags(path))
@@ -47,7 +48,7 @@ impl Metric<'_> {
 }
 
 impl<'a> Name<'a> {
-    /// The host, where it is known apart.
+    /// Returns the host if the format keeps it apart; empty otherwise.
     pub(super) fn host(&self) -> &'a [u8] {
         match self {
             Self::Path(_) => &[],
@@ -55,7 +56,7 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// Writes prefix, chart and dimension, joined by dots, or the path as it came.
+    /// Writes prefix, chart and dimension, joined by dots, or the path unchanged.
     pub(super) fn write_path(&self, out: &mut Vec<u8>) {
         let parts = match self {
             Self::Path(path) => [*path, &[], &[]],
@@ -69,7 +70,8 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// Writes what all names of a chart begin with: this much of a path, or prefix, host and chart with a NUL behind each.
+    /// Writes the common beginning of a chart's names: `before` bytes of a path, or prefix, host
+    /// and chart, each followed by a NUL.
     pub(super) fn write_chart(&self, before: usize, out: &mut Vec<u8>) {
         out.clear();
         match self {
@@ -83,7 +85,7 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// The dimension, where the name begins as [`Self::write_chart`] wrote.
+    /// Returns the dimension if the name begins as [`Self::write_chart`] wrote it.
     #[inline]
     pub(super) fn field_in(&self, chart: &[u8]) -> Option<&'a [u8]> {
         match self {
@@ -99,14 +101,14 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Tags as they were written.
+/// Tags as the sender wrote them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tags<'a> {
     pub(crate) text: &'a [u8],
     pub(crate) syntax: TagSyntax,
 }
 
-/// How tags are written.
+/// The syntax of tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TagSyntax {
     /// `a=b;c=d`
@@ -117,15 +119,15 @@ pub(crate) enum TagSyntax {
     Json,
 }
 
-/// The text of a number as a float in line protocol: the same, without a plus sign.
+/// Returns the text of a number as a float in line protocol: the same, without a plus sign.
 ///
 /// # Errors
-/// It is no number that every InfluxDB takes.
+/// The text is not a number that every InfluxDB accepts.
 #[inline]
 pub(super) fn float(text: &[u8]) -> Result<&[u8], Refusal> {
     let unsigned = text.strip_prefix(b"+").filter(|rest| rest.first() != Some(&b'-')).unwrap_or(text);
     match number::skip(unsigned, 0) {
-        // Behind digits, an `i` would make an integer of it, and fields of two types conflict.
+        // An `i` after digits would make an integer, and fields of two types conflict.
         Ok(end) if end == unsigned.len() && unsigned.last() != Some(&b'i') => Ok(unsigned),
         Err((Refusal::NumberOutOfRange, end)) if end == unsigned.len() => Err(Refusal::NumberOutOfRange),
         _ if unsigned.is_empty() => Err(Refusal::MissingField),
@@ -134,7 +136,7 @@ pub(super) fn float(text: &[u8]) -> Result<&[u8], Refusal> {
     }
 }
 
-/// Whether the text is how a program writes a float that is no number, or none that is finite.
+/// Returns whether the text is a float that is NaN or infinite, as programs write it.
 fn is_no_number(text: &[u8]) -> bool {
     let text = text.strip_prefix(b"-").unwrap_or(text);
     ["nan", "inf", "infinity"].iter().any(|name| text.eq_ignore_ascii_case(name.as_bytes()))

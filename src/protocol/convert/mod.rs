@@ -1,15 +1,20 @@
-//! From other senders' lines to line protocol: one value at a time in, one point at a time out.
+//! Converts lines of other formats to line protocol: takes one value at a time, emits one point at
+//! a time.
 //!
-//! Owns: how a name, its tags, number and time are written as line protocol ([`Mapping`]), and the point under
-//! construction: adjacent values of one chart and time become one point with several fields.
+//! Owns: how a name, its tags, number and time are written as line protocol ([`Mapping`]), and the
+//! point under construction. Adjacent values of one chart and time become one point with several
+//! fields.
 //!
 //! * Numbers keep the sender's digits and are always floats, so that fields never conflict by type.
-//! * Names are escaped; what cannot be is refused, line by line. Every line that comes out is one that
-//!   [`super::Scanner`] accepts.
-//! * What the last line had (tags, time) is kept as it was written: a batch has the same in nearly every line.
+//! * Names are escaped. A line whose name cannot be escaped is refused. [`super::Scanner`] accepts
+//!   every line that is written.
+//! * The last line's tags and time are kept in written form: nearly every line of a batch has the
+//!   same ones.
 //!
-//! Never allocates once its buffers have grown to a sender's lines, but for escapes in JSON. Bounds: a point of [`MAX_POINT_BYTES`], a name and
-//! tags as InfluxDB's index takes them.
+//! Never does: allocating, once its buffers have grown to a sender's lines, except for escapes in
+//! JSON.
+//!
+//! Bounds: a point of [`MAX_POINT_BYTES`]; names and tags as InfluxDB's index allows.
 
 mod epoch;
 mod escape;
@@ -26,28 +31,29 @@ use epoch::Time;
 use mapping::Kind;
 use tags::{Given, Keys, LastTags};
 
-pub use mapping::{Mapping, Netdata};
+pub use mapping::{InvalidMapping, Mapping, Netdata};
 pub(super) use metric::{Metric, Name, Parts, TagSyntax, Tags};
 
-/// A point takes no further field beyond this size; there is room for any one field more.
+/// A point that has reached this size accepts no further field. The rest of the maximum line length
+/// leaves room for any one field.
 const MAX_POINT_BYTES: usize = 32 * 1024;
-/// The longest stamp and its space.
+/// Maximum length of a stamp and its space.
 const STAMP_BYTES: usize = 21;
-/// The field of a value that has no name of its own.
+/// The field of a value without a field name of its own.
 const VALUE: &[u8] = b"value";
 
 /// Writes one worker's lines of other formats as line protocol.
 #[derive(Debug)]
 pub(super) struct Converter {
     mapping: Mapping,
-    /// The format of the lines at hand.
+    /// The format of the current lines.
     format: Format,
-    /// Whether what they become may not be UTF-8.
+    /// Whether the output may contain bytes that are not UTF-8.
     is_doubtful: bool,
     time: Time,
     tags: LastTags,
     keys: Keys,
-    /// Room for a field's name that is put together.
+    /// Buffer for a field's name.
     field: Vec<u8>,
     point: Point,
 }
@@ -56,12 +62,12 @@ pub(super) struct Converter {
 #[derive(Debug, Default)]
 struct Point {
     is_open: bool,
-    /// What the names of its values begin with: a path up to the dimension, or prefix, host and chart, each with a NUL
-    /// behind it.
+    /// The common beginning of its values' names: a path up to the dimension, or prefix, host and
+    /// chart, each followed by a NUL.
     chart: Vec<u8>,
     /// Series and fields.
     text: Vec<u8>,
-    /// The length of the series, where the point is open.
+    /// Length of the series, if the point is open.
     series: usize,
 }
 
@@ -83,7 +89,7 @@ impl Converter {
         &self.mapping
     }
 
-    /// The format of the lines to come. A point of another format goes to the sink.
+    /// Sets the format of the following lines. An open point of another format goes to the sink.
     pub(super) fn begin(&mut self, format: Format, sink: &mut impl Sink) {
         if self.format != format {
             self.flush(sink);
@@ -92,22 +98,23 @@ impl Converter {
         self.is_doubtful = false;
     }
 
-    /// Says whether the line to come holds bytes that are not UTF-8. That matters where they are in what is written.
+    /// Sets whether the next line contains bytes that are not UTF-8. They matter only if they get
+    /// into the output.
     pub(super) fn set_doubtful(&mut self, is_doubtful: bool) {
         self.is_doubtful = is_doubtful;
     }
 
-    /// The last tags that were written as Graphite's.
+    /// Returns the last tags that were written in Graphite's syntax.
     #[inline]
     pub(super) fn likely_tags(&self) -> &[u8] {
         self.tags.text_as(TagSyntax::Semicolons)
     }
 
-    /// Adds one value: to the open point where it belongs there, else to a new one. Returns how many of its tags were
-    /// ignored.
+    /// Adds one value to the open point if it belongs there, otherwise to a new one. Returns the
+    /// number of its tags that were ignored.
     ///
     /// # Errors
-    /// It cannot be written. The open point stays as it was, or was given to the sink.
+    /// The value cannot be written. The open point is unchanged, or has been passed to the sink.
     #[inline]
     pub(super) fn add(&mut self, metric: &Metric<'_>, sink: &mut impl Sink) -> Result<u64, Refusal> {
         let value = metric::float(metric.value)?;
@@ -133,7 +140,7 @@ impl Converter {
         Ok(ignored_tags)
     }
 
-    /// Gives the open point to the sink, where there is one.
+    /// Passes the open point to the sink, if there is one.
     pub(super) fn flush(&mut self, sink: &mut impl Sink) {
         if std::mem::take(&mut self.point.is_open) {
             self.give(sink);
@@ -149,8 +156,8 @@ impl Converter {
         sink.line(Line { bytes: &self.point.text, time: self.time.value(), has_unsigned: false });
     }
 
-    /// Writes a new point with its first field; it stays open where others may follow. Returns how many of its tags were
-    /// ignored.
+    /// Writes a new point with its first field, and keeps it open if others may follow. Returns the
+    /// number of its tags that were ignored.
     fn write_point(&mut self, metric: &Metric<'_>, value: &[u8]) -> Result<u64, Refusal> {
         let Self { mapping, format, tags, keys, field, point, .. } = self;
         let Point { text, chart, .. } = point;
@@ -185,13 +192,14 @@ impl Converter {
 }
 
 impl Point {
-    /// The field that a name is in this point; none where it belongs to another.
+    /// Returns the field that the name stands for in this point; `None` if it belongs to another
+    /// point.
     #[inline]
     fn field_of<'a>(&self, name: Name<'a>) -> Option<&'a [u8]> {
         if self.is_open { name.field_in(&self.chart) } else { None }
     }
 
-    /// Adds a field behind others.
+    /// Appends a further field.
     #[inline]
     fn add(&mut self, field: &[u8], value: &[u8]) -> Result<(), Refusal> {
         let before = self.text.len();
@@ -204,9 +212,9 @@ impl Point {
     }
 }
 
-/// Writes the first field behind the series.
+/// Writes the first field after the series.
 fn write_first(text: &mut Vec<u8>, field: &[u8], value: &[u8]) -> Result<(), Refusal> {
-    // A comma in a name is escaped: this one would begin the tags.
+    // Commas in a name are escaped: an unescaped one begins the tags, and the measurement is empty.
     if matches!(text.first(), None | Some(b',' | b'#')) {
         return Err(Refusal::MissingMeasurement);
     }
@@ -223,7 +231,7 @@ fn write_field(text: &mut Vec<u8>, series: usize, field: &[u8], value: &[u8]) ->
     let start = text.len();
     escape::key(text, field)?;
     if &text[start..] == b"time" {
-        // InfluxDB keeps this name for itself.
+        // InfluxDB reserves this name.
         text.push(b'_');
     }
     let is_too_long = series + text.len() - start + 4 > MAX_SERIES_BYTES;

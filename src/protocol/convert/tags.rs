@@ -1,10 +1,12 @@
-//! Tags of other senders, written as line protocol's.
+//! Tags of other formats, written as line protocol's.
 //!
 //! * A tag without a value is left out: to InfluxDB that is the same as none.
-//! * A word without a key or without `=` is no tag: it is ignored and counted, whatever bytes it holds. So is a label
-//!   whose value is not text. A tag that has both distinguishes series: where it cannot be written, the line is refused.
-//! * Of two tags with one key the first one counts, so that the host a sender names is not lost to a label.
-//! * A key that InfluxDB keeps for itself gets an underscore behind it.
+//! * A word without a key or without `=` is not a tag: it is ignored and counted, whatever bytes it
+//!   contains. So is a label whose value is not text. A tag that has both distinguishes series: if
+//!   it cannot be written, the line is refused.
+//! * Of several tags with one key the first wins, so that a label cannot replace the host that a
+//!   sender names.
+//! * A key that InfluxDB reserves gets an underscore appended.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,43 +21,43 @@ use super::super::token::is_blank;
 use super::escape;
 use super::metric::{TagSyntax, Tags};
 
-/// The tags of a line beside those that its name gives.
+/// The tags of a line in addition to those from its name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Given<'a> {
-    /// The host, where it is known apart; else empty.
+    /// The host, if the format keeps it apart; empty otherwise.
     pub(super) host: &'a [u8],
-    /// What the sender wrote.
+    /// The sender's tags.
     pub(super) tags: Tags<'a>,
-    /// Keys and values that each line gets unless it has the key.
+    /// Default tags, for lines that lack the key.
     pub(super) defaults: &'a [(String, String)],
 }
 
-/// Where the tags of one line are, in the text that they are written to.
+/// The offsets of one line's tags in the text that they are written to.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     known: keys::Keys,
-    /// Words that were no tags.
+    /// Words that are not tags.
     ignored: u64,
-    /// Room for a value that is put together.
+    /// Buffer for a joined value.
     joined: Vec<u8>,
 }
 
 impl Keys {
-    /// Forgets them, for a new line.
+    /// Removes all keys, for a new line.
     pub(super) fn clear(&mut self) {
         self.known.clear();
         self.ignored = 0;
     }
 
-    /// How many words of the line were no tags.
+    /// Returns the number of the line's words that are not tags.
     pub(super) fn ignored(&self) -> u64 {
         self.ignored
     }
 
-    /// Writes one tag behind the others.
+    /// Appends one tag.
     ///
     /// # Errors
-    /// It cannot be written, or there are too many.
+    /// The tag cannot be written, or there are too many.
     pub(super) fn push(&mut self, out: &mut Vec<u8>, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
         if key.is_empty() {
             self.ignored += 1;
@@ -83,7 +85,7 @@ impl Keys {
         }
     }
 
-    /// Writes one tag whose value is these, those that are not empty, joined by the separator.
+    /// Appends one tag whose value is the non-empty ones of `values`, joined by the separator.
     ///
     /// # Errors
     /// As for [`Self::push`].
@@ -107,16 +109,16 @@ impl Keys {
         pushed
     }
 
-    /// Writes the last tags of a line.
+    /// Appends the last tags of a line.
     ///
     /// # Errors
-    /// One of them cannot be written, or there are as many as InfluxDB 1.6 panics at.
+    /// A tag cannot be written, or there are as many as InfluxDB 1.6 panics at.
     pub(super) fn push_given(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
         self.push(out, b"host", given.host)?;
-        self.push_behind_host(out, given)
+        self.push_after_host(out, given)
     }
 
-    fn push_behind_host(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
+    fn push_after_host(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
         let text = given.tags.text;
         match given.tags.syntax {
             _ if text.is_empty() => {}
@@ -184,11 +186,11 @@ impl<'de> Visitor<'de> for &mut Labels<'_> {
     }
 }
 
-/// Text that is copied only where it has escapes.
+/// Text that is copied only if it contains escapes.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The last line's tags and how they are written: a sender's lines mostly have the same.
+/// The last line's tags and their written form: most lines of a sender have the same ones.
 #[derive(Debug, Default)]
 pub(super) struct LastTags {
     syntax: Option<TagSyntax>,
@@ -196,36 +198,37 @@ pub(super) struct LastTags {
     has_host: bool,
     text: Vec<u8>,
     written: Vec<u8>,
-    /// Words of the text that were no tags.
+    /// Words of the text that are not tags.
     ignored: u64,
     keys: Keys,
 }
 
 impl LastTags {
-    /// Their text as it came; empty where it was of another syntax.
+    /// Returns the tags' text as received; empty if it was in another syntax.
     #[inline]
     pub(super) fn text_as(&self, syntax: TagSyntax) -> &[u8] {
         if self.syntax == Some(syntax) { &self.text } else { &[] }
     }
 
-    /// Whether they are these. (Two empty texts are not left to `memcmp`, whose masked loads from where nothing is
-    /// mapped cost a hundred nanoseconds each.)
+    /// Returns whether these are the last tags. (Two empty texts are not passed to `memcmp`: its
+    /// masked loads from unmapped memory cost a hundred nanoseconds each.)
     #[inline]
     pub(super) fn are(&self, tags: Tags<'_>) -> bool {
         let is_same = if tags.text.is_empty() { self.text.is_empty() } else { self.text == tags.text };
         is_same && self.syntax == Some(tags.syntax)
     }
 
-    /// How many words of the last line were no tags.
+    /// Returns the number of the last line's words that are not tags.
     #[inline]
     pub(super) fn ignored(&self) -> u64 {
         self.ignored
     }
 
-    /// Writes the host's tag, where there is one, and the others. `defaults` must be the same each time.
+    /// Writes the host's tag, if there is one, and the others. `defaults` must be the same each
+    /// time.
     ///
     /// # Errors
-    /// One of them cannot be written.
+    /// A tag cannot be written.
     pub(super) fn write(&mut self, out: &mut Vec<u8>, given: Given<'_>) -> Result<(), Refusal> {
         let Given { host, tags, .. } = given;
         let has_host = !host.is_empty();
@@ -241,7 +244,7 @@ impl LastTags {
         self.keys.clear();
         self.keys.push(out, b"host", host)?;
         let end_of_host = out.len();
-        self.keys.push_behind_host(out, given)?;
+        self.keys.push_after_host(out, given)?;
         self.ignored = self.keys.ignored();
         self.text.clear();
         self.text.extend_from_slice(tags.text);

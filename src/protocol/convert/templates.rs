@@ -1,109 +1,117 @@
-//! The templates of a listener, in the syntax of InfluxDB's and Telegraf's Graphite listeners, and which one a name gets.
+//! The templates of a listener, in the syntax of InfluxDB's and Telegraf's Graphite listeners, and
+//! the choice of a name's template.
 //!
 //! ```text
 //! [filter] template [key=value,…]
 //! servers.*  .host.measurement*  region=eu
 //! ```
 //!
-//! A filter's parts stand for themselves, `*` for any; a filter fits a name that begins with its parts. Of several that
-//! fit, the first part that differs decides: a word counts more than `*`, and `*` more than a filter's end. A name that no
-//! filter fits gets the longest template without a filter that has no more parts than the name, or else the shortest
-//! of them.
+//! A filter's parts match literally, `*` matches any part; a filter matches a name that begins with
+//! its parts. If several filters match, the first part that differs decides: a word precedes `*`,
+//! and `*` precedes the filter's end. A name that no filter matches gets the longest template
+//! without a filter that has no more parts than the name, or else the shortest of them.
 //!
-//! Where the listeners differ from each other:
+//! Differences between the implementations:
 //!
-//! * The search goes back from a filter that fits only in part, as in today's Telegraf; InfluxDB's does not. Unlike
-//!   Telegraf's it goes back to a shorter filter from behind a `*`, too.
-//! * Templates without a filter are told apart by their number of parts, as in Telegraf 1.1; later versions use only the
-//!   longest one, InfluxDB takes only one.
-//! * Several `field` parts are joined, and the separator joins the parts of a name without any template, as in Telegraf.
+//! * The search backtracks from a filter that matches only in part, as in today's Telegraf;
+//!   InfluxDB's does not. Unlike Telegraf's it also backtracks from a `*` to a shorter filter.
+//! * Templates without a filter are chosen by their number of parts, as in Telegraf 1.1; later
+//!   versions use only the longest one, InfluxDB allows only one.
+//! * Several `field` parts are joined, and the separator joins the parts of a name without any
+//!   template, as in Telegraf.
 
 use super::super::Refusal;
 use super::escape;
+use super::mapping::InvalidMapping;
 use super::tags::{Given, Keys};
-use super::template::{MOST_PARTS, Part, Template, parts};
+use super::template::{MAX_PARTS, Part, Template, parts};
 
-/// The separator that joins parts where none is set.
+/// The default separator.
 const SEPARATOR: &str = ".";
-/// Templates of one listener.
-const MOST_TEMPLATES: usize = 1024;
-const MOST_SEPARATOR_BYTES: usize = 16;
+/// Maximum number of templates per listener.
+const MAX_TEMPLATES: usize = 1024;
+const MAX_SEPARATOR_BYTES: usize = 16;
 
 /// All templates of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Templates {
     separator: String,
     filters: Node,
-    /// Templates without a filter, the one with fewest parts first; no two have as many.
+    /// Templates without a filter, by number of parts; no two have the same number.
     unfiltered: Vec<Template>,
 }
 
-/// A part of the filters, and what may follow it.
+/// A node of the filters' tree: a part's template, and the parts that may follow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Node {
     template: Option<Template>,
-    /// Each with its part; `*` last.
+    /// Children by part; `*` is last.
     children: Vec<(String, Self)>,
 }
 
 impl Templates {
-    /// Reads templates.
+    /// Parses templates.
     ///
     /// # Errors
-    /// Which one cannot be read, and what would be right.
-    pub(super) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
+    /// Which template is invalid, and what to write instead.
+    pub(super) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidMapping> {
         if texts.is_empty() {
-            return Err("list of templates: it has none".to_owned());
+            return Err(InvalidMapping::new("list of templates: it has none"));
         }
-        if texts.len() > MOST_TEMPLATES {
-            return Err(format!("list of templates: it has more than {MOST_TEMPLATES}"));
+        if texts.len() > MAX_TEMPLATES {
+            return Err(InvalidMapping::new(format!("list of templates: it has more than {MAX_TEMPLATES}")));
         }
         let mut templates = Self { separator: SEPARATOR.to_owned(), filters: Node::default(), unfiltered: Vec::new() };
         for text in texts {
             let text = text.as_ref();
-            templates.add(text).map_err(|what| format!("template {text:?}: {what}"))?;
+            templates.add(text).map_err(|error| InvalidMapping::new(format!("template {text:?}: {error}")))?;
         }
         Ok(templates)
     }
 
-    fn add(&mut self, text: &str) -> Result<(), String> {
+    fn add(&mut self, text: &str) -> Result<(), InvalidMapping> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let (filter, template, tags) = match words[..] {
             [template] => ("", template, ""),
             [template, tags] if tags.contains('=') => ("", template, tags),
             [filter, template] => (filter, template, ""),
             [filter, template, tags] if tags.contains('=') => (filter, template, tags),
-            _ => return Err("write \"[filter] template [key=value,…]\"".to_owned()),
+            _ => return Err(InvalidMapping::new("write \"[filter] template [key=value,…]\"")),
         };
         let template = Template::parse(template, tags)?;
         if filter.is_empty() {
-            let place = self.unfiltered.binary_search_by_key(&template.len(), Template::len);
-            let Err(place) = place else {
-                return Err("another one without a filter has as many parts: give one of them a filter".to_owned());
+            let index = self.unfiltered.binary_search_by_key(&template.len(), Template::len);
+            let Err(index) = index else {
+                return Err(InvalidMapping::new(
+                    "another one without a filter has as many parts: give one of them a filter",
+                ));
             };
-            self.unfiltered.insert(place, template);
-        } else if self.filters.place(filter)?.replace(template).is_some() {
-            return Err("there is another one with the same filter".to_owned());
+            self.unfiltered.insert(index, template);
+        } else if self.filters.slot(filter)?.replace(template).is_some() {
+            return Err(InvalidMapping::new("there is another one with the same filter"));
         }
         Ok(())
     }
 
-    /// Sets what joins several parts.
+    /// Sets the separator that joins several parts.
     ///
     /// # Errors
-    /// It cannot stand in a name, and what would be right.
-    pub(super) fn set_separator(&mut self, separator: &str) -> Result<(), String> {
-        if separator.is_empty() || separator.len() > MOST_SEPARATOR_BYTES {
-            return Err(format!("must have 1 to {MOST_SEPARATOR_BYTES} bytes, such as \".\" or \"_\""));
+    /// The separator cannot be part of a name; the error says what to write instead.
+    pub(super) fn set_separator(&mut self, separator: &str) -> Result<(), InvalidMapping> {
+        if separator.is_empty() || separator.len() > MAX_SEPARATOR_BYTES {
+            return Err(InvalidMapping::new(format!(
+                "must have 1 to {MAX_SEPARATOR_BYTES} bytes, such as \".\" or \"_\""
+            )));
         }
         if separator.chars().any(|sign| sign.is_control() || sign == '\\') {
-            return Err("must not hold backslashes or control characters: write \".\" or \"_\"".to_owned());
+            return Err(InvalidMapping::new("must not hold backslashes or control characters: write \".\" or \"_\""));
         }
         separator.clone_into(&mut self.separator);
         Ok(())
     }
 
-    /// Writes the series of a name to `out`, and the field's name to `field`: an empty one where the template has none.
+    /// Writes the series of a name to `out`, and the field's name to `field`, which stays empty if
+    /// the template has none.
     ///
     /// # Errors
     /// A part cannot be written.
@@ -116,7 +124,7 @@ impl Templates {
         field: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         keys.clear();
-        // The field's buffer is free until the series is written.
+        // The field's buffer is unused until the series is written.
         field.clear();
         let template = self.find(name);
         match template {
@@ -134,12 +142,12 @@ impl Templates {
         keys.push_given(out, given)
     }
 
-    /// The part of a name that is the tag `host`, or the first of several.
+    /// Returns the part of a name that is the tag `host`, or the first of several.
     pub(super) fn host<'a>(&self, name: &'a [u8]) -> Option<&'a [u8]> {
         self.find(name)?.first("host", name)
     }
 
-    /// The template of a name; none where there is none for it.
+    /// Returns the template for a name, if any.
     fn find(&self, name: &[u8]) -> Option<&Template> {
         self.filters.find(Some(name)).or_else(|| {
             let count = parts(name).count();
@@ -150,28 +158,31 @@ impl Templates {
 }
 
 impl Node {
-    /// The template's place of a filter, which is made where there is none.
-    fn place(&mut self, filter: &str) -> Result<&mut Option<Template>, String> {
-        if filter.split('.').count() > MOST_PARTS {
-            return Err(format!("its filter has more than {MOST_PARTS} parts"));
+    /// Returns the slot for a filter's template, creating nodes if missing.
+    fn slot(&mut self, filter: &str) -> Result<&mut Option<Template>, InvalidMapping> {
+        if filter.split('.').count() > MAX_PARTS {
+            return Err(InvalidMapping::new(format!("its filter has more than {MAX_PARTS} parts")));
         }
         let mut node = self;
         for part in filter.split('.') {
             if part.is_empty() || (part.contains('*') && part != "*") {
-                return Err(format!("{part:?} is no part of a filter: write a word, or \"*\" for any"));
+                return Err(InvalidMapping::new(format!(
+                    "{part:?} is no part of a filter: write a word, or \"*\" for any"
+                )));
             }
             let known = node.children.iter().position(|(name, _)| name == part);
-            let place = known.unwrap_or_else(|| {
-                let place = if part == "*" { node.children.len() } else { 0 };
-                node.children.insert(place, (part.to_owned(), Self::default()));
-                place
+            let index = known.unwrap_or_else(|| {
+                let index = if part == "*" { node.children.len() } else { 0 };
+                node.children.insert(index, (part.to_owned(), Self::default()));
+                index
             });
-            node = &mut node.children[place].1;
+            node = &mut node.children[index].1;
         }
         Ok(&mut node.template)
     }
 
-    /// The template of the filter that fits the beginning of these parts of a name; none are left where it is none.
+    /// Returns the template of the best filter for the remaining parts of a name; `None` as name:
+    /// no parts remain.
     fn find(&self, name: Option<&[u8]>) -> Option<&Template> {
         let below = name.and_then(|name| {
             let end = memchr::memchr(b'.', name).unwrap_or(name.len());
@@ -184,8 +195,8 @@ impl Node {
 }
 
 fn join<'a>(texts: impl Iterator<Item = &'a [u8]>, separator: &str, out: &mut Vec<u8>) {
-    for (place, text) in texts.enumerate() {
-        if place > 0 {
+    for (index, text) in texts.enumerate() {
+        if index > 0 {
             out.extend_from_slice(separator.as_bytes());
         }
         out.extend_from_slice(text);
@@ -199,7 +210,7 @@ mod tests {
     use super::super::metric::{TagSyntax, Tags};
     use super::*;
 
-    /// The series and the field's name.
+    /// Returns the series and the field's name.
     fn write(templates: &Templates, name: &str) -> (String, String) {
         let (mut out, mut field) = (Vec::new(), Vec::new());
         let tags = Tags { text: b"host=label;dc=eu", syntax: TagSyntax::Semicolons };
@@ -236,7 +247,7 @@ mod tests {
             ),
             ("_", "region.region.measurement*", "us.west.cpu.load", "cpu_load,region=us_west", ""),
             (", ", "r.r.measurement*", "us.west.cpu.load", "cpu\\,\\ load,r=us\\,\\ west", ""),
-            // What no template fits is joined by it, too.
+            // The separator also joins the parts of a name that no template matches.
             ("_", "other.* .measurement", "cpu.load", "cpu_load", ""),
         ] {
             let expected = (format!("{series},host=label,dc=eu"), field.to_owned());
@@ -260,13 +271,13 @@ mod tests {
             ("other.a", "other.a,host=label,dc=eu"),
             ("servers.db.load", "load,host=db,dc=eu"),
             ("servers.web.load", "load,a=web,host=label,dc=eu"),
-            // "servers.web" has no template of its own: back to "servers.*".
+            // "servers.web" has no template of its own: the search backtracks to "servers.*".
             ("servers.web", "servers.web,host=web,dc=eu"),
             ("q.w.cpu.more", "cpu,x=q,y=w,host=label,dc=eu"),
         ] {
             assert_eq!(apply(&templates, name).0, series, "{name}");
         }
-        // Without a template for the rest, the rest are measurements as they stand.
+        // Names that no template matches become measurements unchanged.
         assert_eq!(apply(&["a.* .measurement"], "b.c").0, "b.c,host=label,dc=eu");
     }
 
@@ -284,7 +295,7 @@ mod tests {
         let (series, field) = apply(&templates, &format!("{name}.alarmDefinitionId.timeout_errors.duration.p75"));
         assert_eq!(series, format!("duration,rule=1,{tags},x=alarmDefinitionId,id=timeout_errors,host=label,dc=eu"));
         assert_eq!(field, "p75");
-        // Back to a shorter filter, from behind a word and from behind a *.
+        // Backtracking to a shorter filter, from a word and from a *.
         for longer in ["a.b.c", "a.*.c", "*.b.c", "*.*.c"] {
             let templates = ["a measurement r=1".to_owned(), format!("{longer} measurement r=2")];
             let templates = Templates::parse(&templates).expect("templates");
@@ -305,13 +316,13 @@ mod tests {
         ] {
             assert_eq!(apply(&templates, name).0, series, "{name}");
         }
-        let error = Templates::parse(&["measurement.host", ".measurement*"]).expect_err("two of two parts");
+        let error = Templates::parse(&["measurement.host", ".measurement*"]).expect_err("two of two parts").to_string();
         assert!(error.contains("as many parts") && error.contains("\".measurement*\""), "{error}");
     }
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        let long = ["measurement"; MOST_PARTS + 1].join(".");
+        let long = ["measurement"; MAX_PARTS + 1].join(".");
         for (template, what) in [
             ("", "[filter] template"),
             ("a b c d", "[filter] template"),
@@ -329,23 +340,23 @@ mod tests {
             (&long, "more than 64 parts"),
             (&format!("{long} measurement"), "more than 64 parts"),
         ] {
-            let error = Templates::parse(&[template]).expect_err(template);
+            let error = Templates::parse(&[template]).expect_err(template).to_string();
             assert!(error.contains(what) && error.contains(&format!("{template:?}")), "{error}");
         }
-        let error = Templates::parse(&["a.* measurement", "a.* measurement.field"]).expect_err("twice");
+        let error = Templates::parse(&["a.* measurement", "a.* measurement.field"]).expect_err("twice").to_string();
         assert!(error.contains("same filter"), "{error}");
-        let many: Vec<_> = (0..=MOST_TEMPLATES).map(|place| format!("a{place} measurement")).collect();
-        assert!(Templates::parse(&many).expect_err("too many").contains("more than 1024"));
+        let many: Vec<_> = (0..=MAX_TEMPLATES).map(|index| format!("a{index} measurement")).collect();
+        assert!(Templates::parse(&many).expect_err("too many").to_string().contains("more than 1024"));
         assert!(Templates::parse(&many[1..]).is_ok());
     }
 
-    /// The filter of a name, the simple way: all that fit, in order of what they say, part by part.
+    /// Finds the best filter by comparing all matching ones part by part.
     fn best<'a>(filters: &'a [String], name: &str) -> Option<&'a String> {
         let fits = |filter: &&String| {
             let (filter, name): (Vec<_>, Vec<_>) = (filter.split('.').collect(), name.split('.').collect());
             filter.len() <= name.len() && filter.iter().zip(name).all(|(one, other)| *one == "*" || *one == other)
         };
-        // Longer texts are greater, and so are words than "*": both as they should be.
+        // Longer sequences are greater, and so are words than "*".
         let rank = |filter: &&String| filter.split('.').map(|part| part != "*").collect::<Vec<_>>();
         filters.iter().filter(fits).max_by_key(rank)
     }
@@ -360,13 +371,13 @@ mod tests {
             name in "[abc](\\.[abc]){0,5}",
         ) {
             let filters: Vec<String> = filters.into_iter().collect();
-            let numbered = filters.iter().enumerate().map(|(place, filter)| format!("{filter} measurement r={place}"));
+            let numbered = filters.iter().enumerate().map(|(index, filter)| format!("{filter} measurement r={index}"));
             let by_parts = unfiltered.iter().map(|parts| format!("measurement{} r=parts{parts}", ".".repeat(parts - 1)));
             let texts: Vec<String> = numbered.chain(by_parts).collect();
             prop_assume!(!texts.is_empty());
             let parts = name.split('.').count();
             let rule = match best(&filters, &name) {
-                Some(best) => filters.iter().position(|filter| filter == best).map(|place| place.to_string()),
+                Some(best) => filters.iter().position(|filter| filter == best).map(|index| index.to_string()),
                 None => {
                     let longest = unfiltered.range(..=parts).next_back().or_else(|| unfiltered.first());
                     longest.map(|parts| format!("parts{parts}"))

@@ -1,19 +1,22 @@
-//! The statements of InfluxQL that writers send at their start: creating a database, or a retention policy. A pure function.
+//! The InfluxQL statements that writers send at their start: creating a database or a retention
+//! policy. A pure function.
 //!
-//! Only what is understood to its last word is anything: the statement is written anew from what was read, so that nothing
-//! passes that was not. One statement, with or without a semicolon behind it.
+//! Owns: reading and rewriting such a statement. Only statements that are understood to the last
+//! word are accepted. They are rewritten from what was read, so that nothing else is passed on.
+//! Never does: reading more than one statement; a final semicolon is allowed. Bounds: statements of
+//! [`MAX_BYTES`].
 
 use std::fmt;
 
-/// The longest statement, in bytes.
-const MOST_BYTES: usize = 4096;
+/// Maximum length of a statement, in bytes.
+const MAX_BYTES: usize = 4096;
 
-/// A statement that creates something.
+/// A statement that creates a database or a retention policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Create {
-    /// The database that is created, or whose retention policy is.
+    /// The database to create, or the one that gets the retention policy.
     pub database: String,
-    /// Whether it is the database.
+    /// Whether the statement creates the database.
     pub is_database: bool,
     text: String,
 }
@@ -25,9 +28,9 @@ impl fmt::Display for Create {
 }
 
 impl Create {
-    /// Reads a statement; none if it is another one, or not understood.
+    /// Parses a statement; `None` if it is another one, or not understood.
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() > MOST_BYTES {
+        if text.len() > MAX_BYTES {
             return None;
         }
         let mut words = Words { rest: text.trim_matches([' ', '\t', '\n', '\r', ';']) };
@@ -40,7 +43,7 @@ impl Create {
     }
 }
 
-/// A name as InfluxQL writes it.
+/// Quotes a name for InfluxQL.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
@@ -81,7 +84,7 @@ impl Words<'_> {
         Some(Create { database, is_database: false, text })
     }
 
-    /// Options to the end, at least one, each once.
+    /// Reads options to the end of the statement: at least one, each at most once.
     fn options(&mut self, known: &[&'static str]) -> Option<String> {
         let (mut text, mut seen) = (String::new(), Vec::new());
         while !self.is_over() {
@@ -136,7 +139,7 @@ impl Words<'_> {
         }
         let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == 'µ')).unwrap_or(text.len());
         let (word, rest) = text.split_at(end);
-        // A word ends with a space, or with the text.
+        // A word ends at white space, or at the end of the text.
         let is_whole = rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']);
         self.rest = rest;
         (!word.is_empty() && is_whole).then(|| Word::Bare(word.to_owned()))
@@ -164,7 +167,7 @@ impl Words<'_> {
     }
 }
 
-/// `INF`, or numbers with units.
+/// Returns whether a word is `INF`, or numbers with units.
 fn is_duration(word: &str) -> bool {
     if word.eq_ignore_ascii_case("inf") {
         return true;

@@ -1,6 +1,7 @@
-//! Tokens of InfluxQL, byte by byte as InfluxDB's scanner takes them.
+//! InfluxQL's tokens, byte by byte as InfluxDB's scanner reads them.
 //!
-//! Whether a `/` begins a regular expression only the grammar knows: it asks for one where one may stand.
+//! Only the grammar knows whether a `/` begins a regular expression: the parser asks for one where
+//! one may occur.
 
 use std::borrow::Cow;
 
@@ -13,11 +14,11 @@ pub(super) enum Token {
     Quoted(String),
     /// Text in single quotes.
     Text(String),
-    /// A whole number; none if it does not fit.
+    /// A whole number; `None` if it does not fit.
     Integer(Option<i64>),
     /// A number with a point.
     Number,
-    /// A duration in nanoseconds; none if it does not fit, or is none.
+    /// A duration in nanoseconds; `None` if it is invalid or does not fit.
     Duration(Option<i64>),
     /// `$name`
     Parameter,
@@ -28,22 +29,17 @@ pub(super) enum Token {
     End,
 }
 
-/// What is wrong with a text, for who wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A syntax error, for the author of the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {at}")]
 pub struct Wrong {
-    /// Where, in bytes.
+    /// Offset in bytes.
     pub at: usize,
     /// What was expected, or is not allowed.
     pub what: Cow<'static, str>,
 }
 
-impl std::fmt::Display for Wrong {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at byte {}", self.what, self.at)
-    }
-}
-
-/// Signs, longer ones first.
+/// Operators and punctuation, longer ones first.
 const SIGNS: [&str; 23] = [
     "=~", "!~", "!=", "<>", "<=", ">=", "::", "(", ")", ",", ";", ":", ".", "+", "-", "*", "/", "%", "&", "|", "^",
     "=", "<",
@@ -61,7 +57,7 @@ impl<'a> Lexer<'a> {
         Self { text, at: 0 }
     }
 
-    /// Where the next token begins, blanks and comments before it included.
+    /// Returns the offset of the next token, including white space and comments before it.
     pub(super) fn at(&self) -> usize {
         self.at
     }
@@ -70,7 +66,7 @@ impl<'a> Lexer<'a> {
         Wrong { at: self.at, what: what.into() }
     }
 
-    /// Passes blanks and comments.
+    /// Skips white space and comments.
     pub(super) fn skip(&mut self) -> Result<(), Wrong> {
         loop {
             let rest = self.rest();
@@ -78,7 +74,7 @@ impl<'a> Lexer<'a> {
             self.at += blanks;
             let rest = self.rest();
             if rest.starts_with("--") {
-                // A lone CR is a line's end as well.
+                // A lone CR ends a line, too.
                 self.at += rest.find(['\n', '\r']).unwrap_or(rest.len());
             } else if let Some(comment) = rest.strip_prefix("/*") {
                 let end = comment.find("*/").ok_or_else(|| self.wrong("a comment without an end"))?;
@@ -89,7 +85,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The next token.
+    /// Returns the next token.
     pub(super) fn next(&mut self) -> Result<Token, Wrong> {
         self.skip()?;
         let rest = self.rest();
@@ -105,9 +101,10 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The next token, where a regular expression may stand: none if it is no regular expression, and nothing is read.
+    /// Reads a regular expression where one may occur. `false`: the next token is another one, and
+    /// nothing was read.
     pub(super) fn regex(&mut self) -> Result<bool, Wrong> {
-        // Here no comment is looked for, for it begins like a regular expression.
+        // Comments are not skipped here: they begin like a regular expression.
         let rest = self.rest();
         let blanks = rest.len() - rest.trim_start_matches([' ', '\t', '\n', '\r']).len();
         if !rest[blanks..].starts_with('/') {
@@ -122,7 +119,8 @@ impl<'a> Lexer<'a> {
                     self.at += at + 1;
                     return Ok(true);
                 }
-                // A backslash before this one changes nothing: `\\/` holds an escaped slash.
+                // InfluxDB reads `\\/` as an escaped slash: the first backslash does not escape the
+                // second.
                 _ => is_escaped = byte == b'\\',
             }
         }
@@ -133,7 +131,7 @@ impl<'a> Lexer<'a> {
         &self.text[self.at..]
     }
 
-    /// Text in quotes, of which some can be escaped.
+    /// Reads text in quotes, with its escapes.
     fn quoted(&mut self, quote: u8) -> Result<String, Wrong> {
         let begun = self.at;
         self.at += 1;
@@ -160,7 +158,7 @@ impl<'a> Lexer<'a> {
         Err(self.wrong("a quote without an end"))
     }
 
-    /// A bare word. One that a quote follows at once is swallowed by what is in the quotes.
+    /// Reads a bare word. If a quote follows immediately, the quoted text replaces the word.
     fn word(&mut self) -> Result<Token, Wrong> {
         let rest = self.rest();
         let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
@@ -185,7 +183,7 @@ impl<'a> Lexer<'a> {
         Ok(Token::Parameter)
     }
 
-    /// A number, or a duration: digits that a letter follows at once.
+    /// Reads a number, or a duration: digits immediately followed by a letter.
     fn number(&mut self) -> Token {
         let rest = self.rest();
         let digits = |from: usize| rest[from..].bytes().take_while(u8::is_ascii_digit).count();
@@ -213,7 +211,8 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Nanoseconds of digits with units, such as `1h30m`; none if it is no duration, or does not fit.
+/// Returns the nanoseconds of digits with units, such as `1h30m`; `None` if it is not a duration,
+/// or does not fit.
 fn duration(text: &str) -> Option<i64> {
     let (mut rest, mut sum) = (text, 0_i64);
     while !rest.is_empty() {

@@ -1,13 +1,14 @@
-//! Statements, by the grammar of InfluxDB's parser: of each what it is, which databases it names, and which times it reads.
+//! Statements, by the grammar of InfluxDB's parser: each one's kind, the databases it names, and
+//! the times it reads.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::lexer::{Lexer, Token, Wrong};
-use super::{MOST_BYTES, range};
+use super::{MAX_BYTES, range};
 use crate::protocol::Span;
 
-/// What a statement is.
+/// The kind of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// `SELECT` without `INTO`.
@@ -18,11 +19,13 @@ pub enum Kind {
     Explain,
     /// `SHOW DATABASES`.
     ShowDatabases,
-    /// What there is in a database: measurements, series, keys, values, cardinalities, retention policies.
+    /// The contents of a database: measurements, series, keys, values, cardinalities, retention
+    /// policies.
     ShowData,
-    /// What is the same on all servers, and for administrators: users, grants, continuous queries, subscriptions.
+    /// For administrators, and the same on all servers: users, grants, continuous queries,
+    /// subscriptions.
     ShowAdmin,
-    /// What each server says of itself: shards, statistics, diagnostics, queries.
+    /// Each server's own state: shards, statistics, diagnostics, queries.
     ShowServer,
     /// `CREATE DATABASE` and `CREATE RETENTION POLICY`.
     Create,
@@ -36,12 +39,12 @@ pub enum Kind {
     ContinuousQuery,
     /// `CREATE SUBSCRIPTION` and `DROP SUBSCRIPTION`.
     Subscription,
-    /// What means something on one server only: `KILL QUERY`, `DROP SHARD`.
+    /// Meaningful on one server only: `KILL QUERY`, `DROP SHARD`.
     OneServer,
 }
 
 impl Kind {
-    /// Whether it changes nothing.
+    /// Returns whether the statement changes nothing.
     pub fn is_read(self) -> bool {
         matches!(
             self,
@@ -53,28 +56,28 @@ impl Kind {
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Its text, as bytes of the whole.
+    /// Its byte range in the whole text.
     pub text: Range<usize>,
     /// The databases that it names.
     pub databases: BTreeSet<String>,
-    /// Whether it is about the request's database as well.
+    /// Whether it also uses the request's database.
     pub uses_default: bool,
     /// The times of the points that it may read.
     pub points: Span,
-    /// Where `now()` stands, but for those that an interval's offset is made of.
+    /// The ranges of `now()`, except those in an interval's offset.
     pub nows: Vec<Range<usize>>,
 }
 
-/// Reads the statements of a text; `now` is the time in nanoseconds since 1970.
+/// Parses the statements of a text; `now` is the time in nanoseconds since 1970.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first syntax error.
 pub fn parse(text: &str, now: i64) -> Result<Vec<Statement>, Wrong> {
     let mut parser =
         Parser { lexer: Lexer::new(text), peeked: None, depth: 0, operators: 0, found: Found::default(), now };
-    if text.len() > MOST_BYTES {
+    if text.len() > MAX_BYTES {
         return Err(parser.lexer.wrong("a text of more than 1 MiB"));
     }
     if let Some(at) = text.find('\0') {
@@ -93,7 +96,7 @@ pub fn parse(text: &str, now: i64) -> Result<Vec<Statement>, Wrong> {
     }
 }
 
-/// What is found of one statement on the way.
+/// What was found in the current statement so far.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) databases: BTreeSet<String>,
@@ -102,7 +105,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// A database is named; an empty name stands for the request's own.
+    /// Adds a database; an empty name stands for the request's own.
     pub(super) fn add(&mut self, database: String) {
         if database.is_empty() {
             self.uses_default = true;
@@ -112,10 +115,10 @@ impl Found {
     }
 }
 
-/// Reads one text.
+/// Parses one text.
 pub(super) struct Parser<'a> {
     pub(super) lexer: Lexer<'a>,
-    /// The next token, where it begins, and the lexer behind it.
+    /// The next token, its offset, and the lexer after it.
     pub(super) peeked: Option<(Token, usize, Lexer<'a>)>,
     pub(super) depth: usize,
     pub(super) operators: usize,
@@ -123,7 +126,7 @@ pub(super) struct Parser<'a> {
     pub(super) now: i64,
 }
 
-/// Where a statement begins, and what the words are that it may begin with.
+/// The beginning of a statement, by its first words.
 impl Parser<'_> {
     fn statement(&mut self) -> Result<Statement, Wrong> {
         self.found = Found::default();
@@ -266,7 +269,7 @@ impl Parser<'_> {
                 Kind::OneServer
             }
             "RETENTION" => {
-                self.policy_on_behind_retention()?;
+                self.policy_on_after_retention()?;
                 Kind::ChangePolicy
             }
             "USER" => {
@@ -288,7 +291,7 @@ impl Parser<'_> {
         })
     }
 
-    /// `[FROM …] [WHERE …]`, at least one of them.
+    /// Reads `[FROM …] [WHERE …]`, at least one of them.
     fn removal(&mut self) -> Result<(), Wrong> {
         let has_from = self.takes("FROM")?;
         if has_from {
@@ -307,17 +310,18 @@ impl Parser<'_> {
 
     fn policy_on(&mut self) -> Result<(), Wrong> {
         self.keyword("RETENTION")?;
-        self.policy_on_behind_retention()
+        self.policy_on_after_retention()
     }
 
-    fn policy_on_behind_retention(&mut self) -> Result<(), Wrong> {
+    fn policy_on_after_retention(&mut self) -> Result<(), Wrong> {
         self.keyword("POLICY")?;
         self.name()?;
         self.keyword("ON")?;
         self.database()
     }
 
-    /// `DURATION d`, `REPLICATION n`, `SHARD DURATION d`, `NAME p`, `DEFAULT`, and those of 1.12, at least one.
+    /// Reads `DURATION d`, `REPLICATION n`, `SHARD DURATION d`, `NAME p`, `DEFAULT`, and the
+    /// options of 1.12; at least one.
     fn policy_options(&mut self) -> Result<(), Wrong> {
         let mut count = 0;
         loop {

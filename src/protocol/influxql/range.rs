@@ -1,16 +1,17 @@
-//! The times of the points that a `SELECT` reads: never less than it does.
+//! The times of the points that a `SELECT` reads, or a wider range.
 //!
-//! InfluxDB makes one interval of all comparisons with `time`, whatever stands between them. What is not understood narrows
-//! nothing here.
+//! InfluxDB intersects all comparisons with `time`, whatever operators connect them. Here a
+//! comparison that is not understood does not narrow the range.
 
 use super::select::{Expression, Select};
 use crate::protocol::Span;
 
-/// The clocks of relay and server may differ by so much, in nanoseconds.
+/// Maximum difference of the clocks of relay and server, in nanoseconds.
 const CLOCK_SLACK: i64 = 2_000_000_000;
-/// How long a question may wait for its turn, in nanoseconds: groups end when the server comes to it.
+/// Maximum time that a query may queue, in nanoseconds. The last group ends when the server runs
+/// the query.
 pub const LONGEST_IN_LINE: i64 = 5_000_000_000;
-/// No time zone is farther from UTC, in nanoseconds.
+/// Maximum distance of a time zone from UTC, in nanoseconds, with a margin.
 const ZONE_SLACK: i64 = 15 * 3_600_000_000_000;
 /// Functions that read intervals before the first one.
 const LOOK_BACK: [&str; 14] = [
@@ -30,35 +31,35 @@ const LOOK_BACK: [&str; 14] = [
     "chande_momentum_oscillator",
 ];
 
-/// The times that a statement may read; `now` in nanoseconds since 1970.
+/// Returns the times that a statement may read; `now` in nanoseconds since 1970.
 pub(super) fn of(select: &Select, now: i64) -> Span {
     let read = within(select, Span::ALWAYS, now);
     Span { from: read.from.saturating_sub(CLOCK_SLACK), until: read.until.saturating_add(CLOCK_SLACK) }
 }
 
-/// The same, within what an outer query reads.
+/// Returns the times that a statement may read within the range of its outer query.
 fn within(select: &Select, outer: Span, now: i64) -> Span {
     let slack = if select.has_zone { ZONE_SLACK } else { 0 };
     let own = select.condition.as_ref().map_or(Span::ALWAYS, |condition| of_condition(condition, now, slack));
     let mut own = Span { from: own.from.max(outer.from), until: own.until.min(outer.until) };
-    // Groups end now, unless the query says when.
+    // Without an upper bound, groups end now.
     if select.interval.is_some() && own.until == i64::MAX {
         own.until = now.saturating_add(LONGEST_IN_LINE);
     }
     if let Some(interval) = select.interval {
         let back = select.fields.iter().map(look_back).max().unwrap_or(0);
-        // The first and the last group are whole.
+        // The first and the last group are read completely.
         let wider = interval.saturating_mul(back.saturating_add(1));
         own = Span { from: own.from.saturating_sub(wider), until: own.until.saturating_add(wider) };
     }
     let inner = select.subqueries.iter().map(|subquery| within(subquery, own, now));
     let plain = select.has_measurement.then_some(own);
     let read = inner.chain(plain).fold(Span::NONE, Span::and);
-    // Nothing at all may be read of a range that is none: then any copy will do.
+    // An empty range may read nothing at all; then any copy will do.
     if read.is_none() { own } else { read }
 }
 
-/// How many intervals before the first one a field's functions read.
+/// Returns how many intervals before the first one a field's functions read.
 fn look_back(field: &Expression) -> i64 {
     match field {
         Expression::Binary(_, left, right) => look_back(left).max(look_back(right)),
@@ -79,7 +80,7 @@ fn look_back(field: &Expression) -> i64 {
     }
 }
 
-/// What all comparisons with time in a condition leave.
+/// Returns the intersection of all comparisons with time in a condition.
 fn of_condition(condition: &Expression, now: i64, slack: i64) -> Span {
     let Expression::Binary(operator, left, right) = condition else { return Span::ALWAYS };
     match *operator {
@@ -109,7 +110,7 @@ fn is_time(expression: &Expression) -> bool {
     matches!(expression, Expression::Name(name) if name.eq_ignore_ascii_case("time"))
 }
 
-/// The operator, with its sides swapped.
+/// Returns the operator with its sides swapped.
 fn mirrored(operator: &'static str) -> &'static str {
     match operator {
         "<" => ">",
@@ -120,7 +121,8 @@ fn mirrored(operator: &'static str) -> &'static str {
     }
 }
 
-/// A time in nanoseconds since 1970, and how far it may be off; `slack` for what a zone decides.
+/// Returns a time in nanoseconds since 1970, and its possible error; `slack` applies to times that
+/// depend on a zone.
 fn time_of(expression: &Expression, now: i64, slack: i64) -> Option<(i64, i64)> {
     match expression {
         Expression::Integer(number) => number.map(|number| (number, 0)),
@@ -136,7 +138,7 @@ fn time_of(expression: &Expression, now: i64, slack: i64) -> Option<(i64, i64)> 
     }
 }
 
-/// `2006-01-02`, `2006-01-02 15:04:05.999999999`, or RFC 3339.
+/// Parses `2006-01-02`, `2006-01-02 15:04:05.999999999`, or RFC 3339.
 fn date(text: &str) -> Option<i64> {
     let (date, time) = match text.split_once(['T', ' ']) {
         Some((date, time)) => (date, time),

@@ -1,44 +1,45 @@
-//! `SELECT`: fields, sources, conditions and what follows them. Keeps what tells the times that are read.
+//! `SELECT`: fields, sources, conditions and the clauses after them. Keeps only what determines the
+//! times that are read.
 
 use super::lexer::{Token, Wrong};
 use super::parser::Parser;
-use super::tokens::{MOST_OPERATORS, is_keyword};
+use super::tokens::{MAX_OPERATORS, is_keyword};
 
-/// An expression, as far as it tells times.
+/// An expression, as far as it determines times.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Expression {
     /// Two of them with an operator between.
     Binary(&'static str, Box<Self>, Box<Self>),
     /// A field, a tag, or `time`.
     Name(String),
-    /// A whole number; none if it does not fit.
+    /// A whole number; `None` if it does not fit.
     Integer(Option<i64>),
     /// A duration in nanoseconds.
     Duration(Option<i64>),
     /// Text in single quotes.
     Text(String),
-    /// A function of these arguments, by its name in lower case.
+    /// A call of a function, by its name in lower case, with its arguments.
     Call(String, Vec<Self>),
     /// Anything else.
     Other,
 }
 
-/// A `SELECT`, as far as it tells times.
+/// A `SELECT`, as far as it determines times.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Select {
     pub(super) has_into: bool,
     pub(super) fields: Vec<Expression>,
-    /// Whether a source is no subquery.
+    /// Whether any source is not a subquery.
     pub(super) has_measurement: bool,
     pub(super) subqueries: Vec<Self>,
     pub(super) condition: Option<Expression>,
-    /// The interval of `GROUP BY time()`, in nanoseconds; none without one.
+    /// The interval of `GROUP BY time()` in nanoseconds, if any.
     pub(super) interval: Option<i64>,
-    /// Whether `tz()` is given.
+    /// Whether the statement has `tz()`.
     pub(super) has_zone: bool,
 }
 
-/// Operators that stand between two expressions, the loosest first.
+/// Binary operators, by increasing precedence.
 const OPERATORS: [&[&str]; 5] = [
     &["OR"],
     &["AND"],
@@ -47,7 +48,7 @@ const OPERATORS: [&[&str]; 5] = [
     &["*", "/", "%", "&"],
 ];
 
-/// What stands behind the word `SELECT`, and what other statements share with it.
+/// The rest of a statement after `SELECT`, and its parts that other statements share.
 impl Parser<'_> {
     pub(super) fn select(&mut self) -> Result<Select, Wrong> {
         let mut select = Select::default();
@@ -68,7 +69,7 @@ impl Parser<'_> {
         Ok(Select { condition, interval, has_zone, ..select })
     }
 
-    /// An expression with a name of its own.
+    /// Reads an expression and its alias, if any.
     fn field(&mut self) -> Result<Expression, Wrong> {
         let field = if self.takes_regex()? { Expression::Other } else { self.expression()? };
         if self.takes("AS")? {
@@ -77,7 +78,7 @@ impl Parser<'_> {
         Ok(field)
     }
 
-    /// Where results go: up to three names, of which the last may be `:MEASUREMENT`.
+    /// Reads the target of `INTO`: up to three names, the last of which may be `:MEASUREMENT`.
     fn target(&mut self) -> Result<(), Wrong> {
         let database = self.segments(true)?;
         match database {
@@ -87,7 +88,8 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// `name[.[name].name]`, or a regular expression as the last; returns the database, if one is named.
+    /// Reads `name[.[name].name]`, the last of which may be a regular expression. Returns the
+    /// database, if one is named.
     fn segments(&mut self, is_target: bool) -> Result<Option<String>, Wrong> {
         let first = self.name()?;
         let mut parts = 1;
@@ -103,17 +105,18 @@ impl Parser<'_> {
             if !is_target && self.takes_regex()? {
                 break;
             }
-            // The retention policy may be left out.
+            // The retention policy may be empty.
             if parts == 2 && self.ahead()? == Token::Sign(".") {
                 continue;
             }
             self.name()?;
         }
-        // Two parts may be a retention policy and a measurement, or, with a regular expression, a database with one.
+        // Two parts are a retention policy and a measurement or regular expression.
         Ok((parts == 3).then_some(first))
     }
 
-    /// Measurements, regular expressions and subqueries; whether there is one of the former, and the latter.
+    /// Reads measurements, regular expressions and subqueries. Returns whether any source is not a
+    /// subquery, and the subqueries.
     pub(super) fn sources(&mut self) -> Result<(bool, Vec<Select>), Wrong> {
         let (mut has_measurement, mut subqueries) = (false, Vec::new());
         loop {
@@ -137,7 +140,8 @@ impl Parser<'_> {
         }
     }
 
-    /// `[WHERE …] [GROUP BY …] [fill(…)] [ORDER BY …] [LIMIT n] [OFFSET n] [SLIMIT n] [SOFFSET n] [tz('…')]`
+    /// Reads `[WHERE …] [GROUP BY …] [fill(…)] [ORDER BY …] [LIMIT n] [OFFSET n] [SLIMIT n]
+    /// [SOFFSET n] [tz('…')]`.
     pub(super) fn tail(&mut self) -> Result<Tail, Wrong> {
         let mut tail = Tail::default();
         if self.takes("WHERE")? {
@@ -170,7 +174,7 @@ impl Parser<'_> {
         Ok(tail)
     }
 
-    /// Tags, regular expressions and `time(…)`; its interval.
+    /// Reads tags, regular expressions and `time(…)`; returns its interval.
     fn dimensions(&mut self) -> Result<Option<i64>, Wrong> {
         let mut interval = None;
         loop {
@@ -183,7 +187,7 @@ impl Parser<'_> {
                         Some(Expression::Duration(Some(length))) => Some(*length),
                         _ => Some(i64::MAX),
                     };
-                    // Its offset is a duration or now(), and nothing else may stand there.
+                    // The offset must be a duration or now(); nothing may be substituted for it.
                     self.found.nows.truncate(known);
                 }
             }
@@ -193,7 +197,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `[time] ASC|DESC`, of which there may be several in the grammar.
+    /// Reads `[time] ASC|DESC`; the grammar allows several.
     fn order(&mut self) -> Result<(), Wrong> {
         loop {
             if !self.takes("ASC")? && !self.takes("DESC")? {
@@ -212,14 +216,14 @@ impl Parser<'_> {
         self.deeper(|parser| parser.binary(0))
     }
 
-    /// Expressions with operators of this strength or more between them.
+    /// Reads expressions joined by operators of at least this precedence.
     fn binary(&mut self, strength: usize) -> Result<Expression, Wrong> {
         let Some(operators) = OPERATORS.get(strength) else { return self.unary() };
         let mut left = self.binary(strength + 1)?;
         while let Some(operator) = self.takes_operator(operators)? {
             self.operators += 1;
-            if self.operators > MOST_OPERATORS {
-                return Err(self.wrong(format!("more than {MOST_OPERATORS} operators")));
+            if self.operators > MAX_OPERATORS {
+                return Err(self.wrong(format!("more than {MAX_OPERATORS} operators")));
             }
             let right = match operator {
                 "=~" | "!~" => {
@@ -244,7 +248,7 @@ impl Parser<'_> {
     }
 
     fn unary(&mut self) -> Result<Expression, Wrong> {
-        let place = self.place()?;
+        let start = self.position()?;
         Ok(match self.next()? {
             Token::Sign("(") => {
                 let inner = self.expression()?;
@@ -266,17 +270,17 @@ impl Parser<'_> {
             Token::Word(word) if word.eq_ignore_ascii_case("TRUE") || word.eq_ignore_ascii_case("FALSE") => {
                 Expression::Other
             }
-            // `DISTINCT x`, and the function of this name.
+            // `DISTINCT x`, or a call of the function of this name.
             Token::Word(word) if word.eq_ignore_ascii_case("DISTINCT") => {
                 if self.ahead()? == Token::Sign("(") {
-                    self.call("distinct", place)?
+                    self.call("distinct", start)?
                 } else {
                     self.reference(None)?
                 }
             }
             Token::Word(word) if is_keyword(&word) => return Err(self.wrong(format!("{word} is a keyword"))),
-            // A function's bracket follows at once.
-            Token::Word(word) if self.is_bracket_next() => self.call(&word, place)?,
+            // A function's bracket follows immediately.
+            Token::Word(word) if self.is_bracket_next() => self.call(&word, start)?,
             Token::Word(name) | Token::Quoted(name) => self.reference(Some(name))?,
             _ => return Err(self.wrong("an expression is expected")),
         })
@@ -288,8 +292,8 @@ impl Parser<'_> {
         matches!(ahead.next(), Ok(Token::Sign("("))) && ahead.at() == at + 1
     }
 
-    /// A function and its arguments; its name was read, and began at `place`.
-    fn call(&mut self, name: &str, place: usize) -> Result<Expression, Wrong> {
+    /// Reads a function's arguments; its name was read and began at `start`.
+    fn call(&mut self, name: &str, start: usize) -> Result<Expression, Wrong> {
         self.sign("(")?;
         let mut arguments = Vec::new();
         if !self.takes_sign(")")? {
@@ -303,12 +307,12 @@ impl Parser<'_> {
         }
         let name = name.to_ascii_lowercase();
         if name == "now" && arguments.is_empty() {
-            self.found.nows.push(place..self.lexer.at());
+            self.found.nows.push(start..self.lexer.at());
         }
         Ok(Expression::Call(name, arguments))
     }
 
-    /// A name with parts and a type, of which the first may have been read.
+    /// Reads a name with parts and a type; the first part may have been read already.
     fn reference(&mut self, first: Option<String>) -> Result<Expression, Wrong> {
         let mut name = match first {
             Some(name) => name,
@@ -328,7 +332,7 @@ impl Parser<'_> {
     }
 }
 
-/// What follows the sources.
+/// The clauses after the sources.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     condition: Option<Expression>,

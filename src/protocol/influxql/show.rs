@@ -80,12 +80,12 @@ impl Parser<'_> {
         self.show_rest()
     }
 
-    /// `[EXACT] CARDINALITY`, if it stands there.
+    /// Reads `[EXACT] CARDINALITY`, if present.
     fn cardinality(&mut self) -> Result<(), Wrong> {
         if self.takes("EXACT")? { self.keyword("CARDINALITY") } else { self.takes("CARDINALITY").map(drop) }
     }
 
-    /// `[ON db] [FROM …] [WITH KEY …] [WHERE …] [GROUP BY …] [ORDER BY …] [LIMIT …]`
+    /// Reads `[ON db] [FROM …] [WITH KEY …] [WHERE …] [GROUP BY …] [ORDER BY …] [LIMIT …]`.
     fn show_rest(&mut self) -> Result<Kind, Wrong> {
         self.on()?;
         if self.takes("FROM")? {
@@ -99,7 +99,7 @@ impl Parser<'_> {
         Ok(Kind::ShowData)
     }
 
-    /// `= name`, `!= name`, `=~ /…/`, `!~ /…/`
+    /// Reads `= name`, `!= name`, `=~ /…/` or `!~ /…/`.
     fn match_name(&mut self) -> Result<(), Wrong> {
         if self.takes_sign("=~")? || self.takes_sign("!~")? {
             return self.regex();
@@ -110,7 +110,7 @@ impl Parser<'_> {
         self.name().map(drop)
     }
 
-    /// The same, or `IN (name, …)`.
+    /// Reads the same, or `IN (name, …)`.
     fn match_keys(&mut self) -> Result<(), Wrong> {
         if !self.takes("IN")? {
             return self.match_name();
@@ -124,7 +124,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `ON db`; without it the request's database is meant.
+    /// Reads `ON db`; without it, the statement uses the request's database.
     fn on(&mut self) -> Result<(), Wrong> {
         if self.takes("ON")? {
             let database = self.name()?;

@@ -1,11 +1,11 @@
-//! Statements as readers send them, the lexer's traps, and times.
+//! Statements as readers send them, difficult input for the lexer, and ranges of time.
 
 use super::parser::{Kind, Statement, parse};
-use super::{Create, MOST_BYTES, only_reads};
+use super::{Create, MAX_BYTES, only_reads};
 use crate::protocol::Span;
 
 const SECOND: i64 = 1_000_000_000;
-/// A time at which queries are asked: 2026-11-27 in the morning.
+/// The time of all queries: the morning of 2026-11-27.
 const NOW: i64 = 1_795_770_000 * SECOND;
 const SLACK: i64 = 2 * SECOND;
 
@@ -231,7 +231,7 @@ fn the_times_that_are_read_are_never_less_than_they_are() {
 #[test]
 fn every_now_is_found_but_those_of_an_interval() {
     let text = "DELETE FROM m WHERE time < now() - 1d AND time > now( ) - 2d";
-    let nows: Vec<&str> = one(text).nows.iter().map(|place| &text[place.clone()]).collect();
+    let nows: Vec<&str> = one(text).nows.iter().map(|range| &text[range.clone()]).collect();
     assert_eq!(nows, ["now()", "now( )"]);
     assert!(one("SELECT v FROM m GROUP BY time(1d, now())").nows.is_empty());
 }
@@ -241,7 +241,7 @@ fn an_expression_of_any_length_is_read_or_refused_on_a_listeners_stack() {
     for operator in ["+v", " AND v", " OR v=1", "*v"] {
         let text = |count| format!("SELECT v FROM m WHERE v{}", operator.repeat(count));
         assert!(parse(&text(900), NOW).is_ok());
-        let long = text(MOST_BYTES / operator.len() - 100);
+        let long = text(MAX_BYTES / operator.len() - 100);
         assert!(parse(&long, NOW).is_err_and(|wrong| wrong.what.contains("operators")));
         assert!(only_reads(&long));
     }

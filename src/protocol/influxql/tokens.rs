@@ -1,16 +1,17 @@
-//! A parser's tokens, one by one: keywords, names, signs, and regular expressions where one may stand.
+//! The parser's view of tokens: keywords, names, signs, and regular expressions where one may
+//! occur.
 //!
-//! Bounds: brackets and subqueries within each other.
+//! Bounds: [`MAX_DEPTH`] nested brackets and subqueries, [`MAX_OPERATORS`].
 
 use super::lexer::{Token, Wrong};
 use super::parser::Parser;
 
-/// Brackets and subqueries within each other.
-const MOST_DEPTH: usize = 100;
-/// Operators of one text: an expression is as deep as it has operators in a row.
-pub(super) const MOST_OPERATORS: usize = 2000;
+/// Maximum depth of nested brackets and subqueries.
+const MAX_DEPTH: usize = 100;
+/// Maximum number of operators in a text: an expression is as deep as it has operators in a row.
+pub(super) const MAX_OPERATORS: usize = 2000;
 
-/// Tokens, one by one.
+/// Access to tokens, one by one.
 impl<'a> Parser<'a> {
     pub(super) fn peek(&mut self) -> Result<&Token, Wrong> {
         if self.peeked.is_none() {
@@ -34,13 +35,13 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The next token, without taking it.
+    /// Returns the next token without consuming it.
     pub(super) fn ahead(&mut self) -> Result<Token, Wrong> {
         self.peek().cloned()
     }
 
-    /// Where the next token begins.
-    pub(super) fn place(&mut self) -> Result<usize, Wrong> {
+    /// Returns the offset of the next token.
+    pub(super) fn position(&mut self) -> Result<usize, Wrong> {
         self.peek()?;
         Ok(self.peeked.as_ref().map_or_else(|| self.lexer.at(), |(_, start, _)| *start))
     }
@@ -53,7 +54,7 @@ impl<'a> Parser<'a> {
         Ok(*self.peek()? == Token::End)
     }
 
-    /// Takes a keyword, if it is the next token.
+    /// Consumes a keyword, if it is the next token.
     pub(super) fn takes(&mut self, keyword: &str) -> Result<bool, Wrong> {
         let is_next = matches!(self.peek()?, Token::Word(word) if word.eq_ignore_ascii_case(keyword));
         if is_next {
@@ -82,7 +83,7 @@ impl<'a> Parser<'a> {
         if self.takes_sign(sign)? { Ok(()) } else { Err(self.wrong(format!("{sign} is expected"))) }
     }
 
-    /// A keyword, in capitals.
+    /// Reads a keyword; returns it in capitals.
     pub(super) fn word(&mut self) -> Result<String, Wrong> {
         match self.next()? {
             Token::Word(word) => Ok(word.to_ascii_uppercase()),
@@ -90,7 +91,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A name: bare or quoted, or a parameter for one.
+    /// Reads a name: bare or quoted, or a parameter for one.
     pub(super) fn name(&mut self) -> Result<String, Wrong> {
         match self.next()? {
             Token::Word(name) if !is_keyword(&name) => Ok(name),
@@ -121,21 +122,21 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A regular expression that must stand here.
+    /// Reads a regular expression, which must follow.
     pub(super) fn regex(&mut self) -> Result<(), Wrong> {
         if self.takes_regex()? { Ok(()) } else { Err(self.wrong("a regular expression is expected")) }
     }
 
-    /// Takes a regular expression, where one may stand.
+    /// Reads a regular expression, if one follows.
     pub(super) fn takes_regex(&mut self) -> Result<bool, Wrong> {
-        // What was looked at ahead was not taken yet.
+        // The peeked token was not consumed; it is read again.
         self.peeked = None;
         self.lexer.regex()
     }
 
-    /// One bracket or subquery deeper.
+    /// Parses one level of brackets or subqueries deeper.
     pub(super) fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, Wrong>) -> Result<T, Wrong> {
-        if self.depth >= MOST_DEPTH {
+        if self.depth >= MAX_DEPTH {
             return Err(self.wrong("too many brackets within each other"));
         }
         self.depth += 1;

@@ -1,16 +1,17 @@
-//! The parts of an accepted line: its measurement, its fields and their types, its timestamp.
+//! The parts of an accepted line: its measurement, its fields with their types, its timestamp.
 //!
-//! For those that must find a line again which a backend names. Never judges: what is no accepted line has parts that mean
-//! nothing. Never does: copying, but for names with escapes.
+//! Owns: splitting a line, to find again the line that a backend's answer names. Never does:
+//! validating (the parts of anything but an accepted line are meaningless); copying, except for
+//! names with escapes. Bounds: each part is found in one pass over the line.
 
 use std::borrow::Cow;
 
-/// The measurement, without escapes.
+/// Returns the measurement, unescaped.
 pub fn measurement(line: &[u8]) -> Cow<'_, [u8]> {
     unescape(&line[..end_of_token(line, 0, b", ")])
 }
 
-/// Each field's name, without escapes, and the name of its type as InfluxDB writes it.
+/// Returns each field's name, unescaped, and the name of its type as InfluxDB writes it.
 pub fn fields(line: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, &'static str)> {
     let mut at = skip_spaces(line, end_of_token(line, 0, b" "));
     std::iter::from_fn(move || {
@@ -18,14 +19,14 @@ pub fn fields(line: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, &'static str)
         let first = *line.get(equals + 1)?;
         let name = unescape(&line[at..equals]);
         let end = end_of_value(line, equals + 1);
-        // Behind the last field stands a space, or nothing.
+        // The last field is followed by a space or nothing.
         at = if line.get(end) == Some(&b',') { end + 1 } else { line.len() };
         let last = line[end - 1];
         Some((name, type_of(first, last)))
     })
 }
 
-/// The timestamp, in whatever unit it is.
+/// Returns the timestamp, in whatever unit it is.
 pub fn timestamp(line: &[u8]) -> Option<i64> {
     let mut at = skip_spaces(line, end_of_token(line, 0, b" "));
     loop {
@@ -48,7 +49,7 @@ fn type_of(first: u8, last: u8) -> &'static str {
     }
 }
 
-/// The place of the first of `stops` that is not escaped, or the line's end.
+/// Returns the offset of the first of `stops` that is not escaped, or the line's length.
 fn end_of_token(line: &[u8], mut at: usize, stops: &[u8]) -> usize {
     while let Some(byte) = line.get(at) {
         match byte {
@@ -61,7 +62,7 @@ fn end_of_token(line: &[u8], mut at: usize, stops: &[u8]) -> usize {
     line.len()
 }
 
-/// The place behind a field's value.
+/// Returns the offset after a field's value.
 fn end_of_value(line: &[u8], mut at: usize) -> usize {
     if line.get(at) != Some(&b'"') {
         return line
@@ -85,7 +86,7 @@ fn skip_spaces(line: &[u8], at: usize) -> usize {
     line.iter().skip(at).position(|byte| *byte != b' ').map_or(line.len(), |length| at + length)
 }
 
-/// A name as InfluxDB keeps it.
+/// Unescapes a name as InfluxDB does.
 fn unescape(name: &[u8]) -> Cow<'_, [u8]> {
     if !name.contains(&b'\\') {
         return Cow::Borrowed(name);

@@ -1,35 +1,37 @@
-//! The grammar of one line, in its own order: measurement, tags, fields, timestamp.
+//! The grammar of one line, in the order of the line: measurement, tags, fields, timestamp.
 //!
-//! Owns: where a line ends, or why and where it stops being one. Never does: deciding what becomes of the lines behind it.
-//! Bounds: each byte is looked at a fixed number of times, those of tag keys included.
+//! Owns: where a line ends, or why and where it is invalid. Never does: deciding how the lines
+//! after it are read. Bounds: each byte is read a fixed number of times, including the bytes of tag
+//! keys.
 
 use super::{Rules, TAGS_THAT_PANIC, Unsigned};
 use crate::protocol::keys::{Added, Keys};
 use crate::protocol::token::{BACKSLASH, CLASS, COMMA, CONTROL, EQUALS, SPACE, find};
 use crate::protocol::{Precision, Refusal, number, timestamp};
 
-/// Where a valid line ends.
+/// The end of a valid line.
 #[derive(Clone, Copy)]
 pub(super) struct Scanned {
-    /// The place before CR and LF.
+    /// Offset before CR and LF.
     pub(super) end: usize,
-    /// Its timestamp, if it has one.
+    /// The line's timestamp, if any.
     pub(super) time: Option<i64>,
 }
 
-/// What was seen of a line so far.
+/// State of a line's scan so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// The length of measurement and tags.
+    /// Length of measurement and tags.
     pub(super) series_bytes: usize,
     pub(super) longest_field_key: usize,
-    /// Whether a field has another name than `time`, so that there is something to store.
+    /// Whether any field has a name other than `time`, so that there is something to store.
     is_stored: bool,
     pub(super) has_unsigned: bool,
 }
 
-/// Why a line is refused, and the place from which the next line feed is looked for. It lies behind strings that
-/// were closed, so that their text is not taken for lines; see [`scan_value`] for the one exception.
+/// Why a line is refused, and the offset from which to search for the next line feed. The offset
+/// lies after all closed strings, so that their text is not read as lines; see [`scan_value`] for
+/// the one exception.
 pub(super) type Stop = (Refusal, usize);
 
 pub(super) fn scan_line(
@@ -52,8 +54,8 @@ pub(super) fn scan_line(
     scan_end(input, after, rules, seen)
 }
 
-/// Goes on with a line at the string that was open: its opening quote is at `quote`, its closing one not before
-/// `searched`.
+/// Resumes a line in its open string. The opening quote is at `quote`; the closing quote is not
+/// before `searched`.
 #[cold]
 pub(super) fn resume_line(
     input: &[u8],
@@ -70,7 +72,7 @@ pub(super) fn resume_line(
     scan_end(input, at, rules, seen)
 }
 
-/// The tags, from the place after the measurement; returns the place after them.
+/// Scans the tags from the offset after the measurement; returns the offset after them.
 #[inline]
 fn scan_tags(input: &[u8], mut at: usize, tags: &mut Keys) -> Result<usize, Stop> {
     tags.clear();
@@ -103,7 +105,7 @@ fn scan_tags(input: &[u8], mut at: usize, tags: &mut Keys) -> Result<usize, Stop
     Ok(at)
 }
 
-/// The fields, from a field's key on; returns the place after them.
+/// Scans the fields from the first field's key; returns the offset after them.
 #[inline]
 fn scan_fields(input: &[u8], mut at: usize, rules: &Rules, seen: &mut Seen) -> Result<usize, Stop> {
     loop {
@@ -124,7 +126,8 @@ fn scan_fields(input: &[u8], mut at: usize, rules: &Rules, seen: &mut Seen) -> R
     }
 }
 
-/// One field's value; returns the place after it, which is a comma, a space or the line's end.
+/// Scans one field's value. Returns the offset after it, which is a comma, a space or the end of
+/// the line.
 #[inline]
 fn scan_value(input: &[u8], at: usize, rules: &Rules, seen: &mut Seen) -> Result<usize, Stop> {
     let first = input.get(at).copied().unwrap_or(b'\n');
@@ -145,10 +148,11 @@ fn scan_value(input: &[u8], at: usize, rules: &Rules, seen: &mut Seen) -> Result
     end_value(input, at, end, otherwise)
 }
 
-/// A value from `at` to `end` must end there.
+/// Checks that a value from `at` ends at `end`.
 ///
-/// Text right behind a string that goes over a line's end tells that its closing quote is another line's opening
-/// one, and that its own was never closed: then the lines inside are judged for themselves.
+/// Text right after a string that spans a line feed shows that the closing quote is another line's
+/// opening quote, and that this string was never closed. The lines inside are then judged on their
+/// own.
 #[inline]
 fn end_value(input: &[u8], at: usize, end: usize, otherwise: Refusal) -> Result<usize, Stop> {
     if end > at && (matches!(input.get(end), None | Some(b',' | b' ')) || ends_at(input, end)) {
@@ -158,7 +162,7 @@ fn end_value(input: &[u8], at: usize, end: usize, otherwise: Refusal) -> Result<
     if is_open { Err((Refusal::UnterminatedString, at)) } else { Err((at_control(input, end, otherwise), end)) }
 }
 
-/// The place after the boolean at `at`, or `at` where there is none.
+/// Returns the offset after the boolean at `at`, or `at` if there is none.
 fn skip_boolean(input: &[u8], at: usize) -> usize {
     let rest = &input[at..];
     let names: [&[u8]; 8] = [b"true", b"True", b"TRUE", b"false", b"False", b"FALSE", b"t", b"f"];
@@ -167,14 +171,14 @@ fn skip_boolean(input: &[u8], at: usize) -> usize {
     at + length
 }
 
-/// The place after the first quote from `at` on that no backslash escapes.
+/// Returns the offset after the first unescaped quote from `at` on.
 ///
 /// # Errors
-/// There is none before this place.
+/// No quote was found; the error is the offset before which there is none.
 pub(super) fn find_quote(input: &[u8], mut at: usize) -> Result<usize, usize> {
     while let Some(found) = input.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found;
-        // Escapes in a row need no search each.
+        // A run of escapes needs no search for each.
         loop {
             match input.get(at) {
                 Some(b'"') => return Ok(at + 1),
@@ -186,14 +190,14 @@ pub(super) fn find_quote(input: &[u8], mut at: usize) -> Result<usize, usize> {
     Err(at.max(input.len()))
 }
 
-/// What stands after the fields: a timestamp or nothing.
+/// Scans what follows the fields: a timestamp or nothing.
 #[inline]
 fn scan_end(input: &[u8], at: usize, rules: &Rules, seen: &Seen) -> Result<Scanned, Stop> {
     let (end, time) = scan_timestamp(input, at, rules.precision)?;
     if seen.is_stored { Ok(Scanned { end, time }) } else { Err((Refusal::ReservedField, end)) }
 }
 
-/// Returns the line's end and its timestamp, if there is one.
+/// Returns the end of the line and its timestamp, if any.
 #[inline]
 fn scan_timestamp(input: &[u8], at: usize, precision: Precision) -> Result<(usize, Option<i64>), Stop> {
     if ends_at(input, at) {
@@ -210,12 +214,13 @@ fn scan_timestamp(input: &[u8], at: usize, precision: Precision) -> Result<(usiz
 
 // === Bytes and tokens ===
 
-/// What ends a measurement (`=` does not).
+/// Bytes that end a measurement (`=` does not).
 const MEASUREMENT_END: u8 = COMMA | SPACE | BACKSLASH | CONTROL;
-/// What ends a key or a tag value.
+/// Bytes that end a key or a tag value.
 const KEY_END: u8 = COMMA | EQUALS | SPACE | BACKSLASH | CONTROL;
 
-/// The place after the token that starts at `at`: the first unescaped byte of `ENDS`, or the input's end.
+/// Returns the offset after the token that starts at `at`: the first unescaped byte of `ENDS`, or
+/// the input's length.
 #[inline]
 fn token<const ENDS: u8>(input: &[u8], mut at: usize) -> Result<usize, Stop> {
     loop {
@@ -227,7 +232,7 @@ fn token<const ENDS: u8>(input: &[u8], mut at: usize) -> Result<usize, Stop> {
     }
 }
 
-/// The place after the run of backslashes at `at` and what it escapes.
+/// Returns the offset after the run of backslashes at `at` and the byte it escapes.
 #[cold]
 fn skip_backslashes<const ENDS: u8>(input: &[u8], at: usize) -> Result<usize, Stop> {
     let run = input[at..].iter().take_while(|byte| **byte == b'\\').count();
@@ -240,7 +245,8 @@ fn skip_backslashes<const ENDS: u8>(input: &[u8], at: usize) -> Result<usize, St
     }
 }
 
-/// `reason`, unless what stands at `at` is a control byte (other than the line's end), which is the nearer one.
+/// Returns `reason`, or `ControlByte` if the byte at `at` is a control byte other than the end of
+/// the line.
 fn at_control(input: &[u8], at: usize, reason: Refusal) -> Refusal {
     match input.get(at) {
         Some(byte) if CLASS[*byte as usize] == CONTROL && !ends_at(input, at) => Refusal::ControlByte,
@@ -248,7 +254,7 @@ fn at_control(input: &[u8], at: usize, reason: Refusal) -> Refusal {
     }
 }
 
-/// Whether a line ends at `at`: the input's end, an LF, or a CR before either.
+/// Returns whether a line ends at `at`: at the input's end, an LF, or a CR before either.
 #[inline]
 pub(super) fn ends_at(input: &[u8], at: usize) -> bool {
     match input.get(at) {
@@ -266,7 +272,7 @@ pub(super) fn skip_spaces(input: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The place after the next line feed from `at` on.
+/// Returns the offset after the next line feed from `at` on.
 #[inline]
 pub(super) fn next_line(input: &[u8], at: usize) -> usize {
     if input.get(at) == Some(&b'\n') {
