@@ -409,7 +409,7 @@ fn create(statements: &Arc<Statements>, runtime: &Handle) -> Creator {
         let statements = Arc::clone(&statements);
         let asker = if may_administer { Asker::Administrator } else { Asker::Client(authorization) };
         let running = runtime.spawn(async move { statements.run(&statement, asker).await });
-        Box::pin(async move { running.await.map_err(|error| error.to_string())? })
+        Box::pin(async move { running.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) })
     })
 }
 
