@@ -115,7 +115,7 @@ pub(super) struct Pong {
 /// A backend that speaks InfluxDB's HTTP API.
 #[derive(Debug)]
 pub(super) struct Influx {
-    setup: InfluxConfig,
+    config: InfluxConfig,
     client: Client,
     /// Shared by all connections to the backend.
     identity: Arc<Mutex<Identity>>,
@@ -137,12 +137,12 @@ impl Influx {
     ///
     /// # Errors
     /// A secret or certificate file cannot be used.
-    pub(super) fn new(setup: InfluxConfig) -> Result<Self, BackendError> {
-        let authorization = setup.api.authorization()?;
-        let tls = if setup.url.scheme_str() == Some("https") { Some(setup.tls.config()?) } else { None };
-        let client = Client::new(&setup.url, tls.zip(Some(setup.tls.server_name.clone())), setup.times);
+    pub(super) fn new(config: InfluxConfig) -> Result<Self, BackendError> {
+        let authorization = config.api.authorization()?;
+        let tls = if config.url.scheme_str() == Some("https") { Some(config.tls.config()?) } else { None };
+        let client = Client::new(&config.url, tls.zip(Some(config.tls.server_name.clone())), config.times);
         let identity = Arc::new(Mutex::new(Identity { authorization, was_refused: false }));
-        Ok(Self { setup, client, identity, created: HashSet::new() })
+        Ok(Self { config, client, identity, created: HashSet::new() })
     }
 
     /// Writes lines in one request.
@@ -153,9 +153,9 @@ impl Influx {
                 format!("the v2 API has no precision {}: it takes ns, us, ms and s", destination.precision()),
             );
         };
-        let parts = if self.setup.gzip { compress(parts).await } else { parts };
+        let parts = if self.config.gzip { compress(parts).await } else { parts };
         let authorization = self.authorization();
-        let sent = self.client.send(|| self.setup.write(authorization.as_ref(), &target, &parts)).await;
+        let sent = self.client.send(|| self.config.write(authorization.as_ref(), &target, &parts)).await;
         match sent {
             Ok(answer) if self.is_to_create(&answer, destination) => {
                 let fate = self.create(destination.database()).await;
@@ -185,7 +185,7 @@ impl Influx {
     pub(super) async fn ping(&mut self) -> Result<Pong, Outcome> {
         let target = format!("{}/ping", self.prefix());
         let authorization = self.authorization();
-        let sent = self.client.send(|| self.setup.request(Method::GET, authorization.as_ref(), &target, &[])).await;
+        let sent = self.client.send(|| self.config.request(Method::GET, authorization.as_ref(), &target, &[])).await;
         let text = match sent {
             Ok(Answer { status, version, date, .. }) if status.is_success() => {
                 return Ok(Pong { version: version.map(|one| cut(&one, VERSION_BYTES).to_owned()), date });
@@ -206,7 +206,7 @@ impl Influx {
 
     /// Runs an InfluxQL statement by the 1.x API, on this database unless the statement names one.
     pub(super) async fn run(&mut self, statement: &str, database: Option<&str>) -> Ran {
-        let of_admin = match &self.setup.admin {
+        let of_admin = match &self.config.admin {
             Some((user, file)) => match read(file).and_then(|password| basic(user, password.expose())) {
                 Ok(authorization) => Some(authorization),
                 Err(error) => return Ran::Later(error.to_string()),
@@ -247,7 +247,7 @@ impl Influx {
         // A statement may be longer than a request's target can be.
         let form = [Bytes::from(format!("q={}{database}", encode(statement)))];
         let target = format!("{}/query", self.prefix());
-        let answer = match self.client.send(|| self.setup.form(authorization, &target, &form)).await {
+        let answer = match self.client.send(|| self.config.form(authorization, &target, &form)).await {
             Ok(answer) => answer,
             Err(error) if is_unsent(&error) => return (Ran::Later(error.to_string()), None),
             Err(error) => return (Ran::Unsure(error.to_string()), None),
@@ -284,13 +284,13 @@ impl Influx {
 
     /// Returns a client for reading from the same backend, and its URL.
     pub(super) fn reading(&self) -> (Client, Uri) {
-        (self.client.another(), self.setup.url.clone())
+        (self.client.another(), self.config.url.clone())
     }
 
     /// Returns the same backend with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let (setup, client, identity) = (self.setup.clone(), self.client.another(), Arc::clone(&self.identity));
-        Self { setup, client, identity, created: HashSet::new() }
+        let (config, client, identity) = (self.config.clone(), self.client.another(), Arc::clone(&self.identity));
+        Self { config, client, identity, created: HashSet::new() }
     }
 
     /// Creates a database. Returns the fate of the lines that were sent to it.
@@ -310,7 +310,7 @@ impl Influx {
 
     /// Whether the answer says that the database is missing, and it should be created.
     fn is_to_create(&self, answer: &Answer, destination: &Destination) -> bool {
-        let may = self.setup.create_database && !self.created.contains(destination.database());
+        let may = self.config.create_database && !self.created.contains(destination.database());
         may && answer.status.as_u16() == 404 && answer.body.contains("database not found")
     }
 
@@ -325,13 +325,13 @@ impl Influx {
 
     /// Whether a TLS server answered to plain HTTP.
     fn expects_tls(&self, answer: &Answer) -> bool {
-        let is_plain = self.setup.url.scheme_str() == Some("http");
+        let is_plain = self.config.url.scheme_str() == Some("http");
         is_plain && answer.status.as_u16() == 400 && EXPECTS_TLS.iter().any(|text| answer.body.contains(text))
     }
 
     /// The prefix of the API's paths.
     fn prefix(&self) -> &str {
-        self.setup.url.path().trim_end_matches('/')
+        self.config.url.path().trim_end_matches('/')
     }
 
     /// Returns the path and query for a destination, or `None` if the API cannot name its
@@ -340,7 +340,7 @@ impl Influx {
         let prefix = self.prefix();
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let (database, precision) = (destination.database(), destination.precision());
-        match &self.setup.api {
+        match &self.config.api {
             Api::V1 { .. } => {
                 let policy = match destination.retention_policy() {
                     "" => String::new(),
@@ -365,7 +365,7 @@ impl Influx {
     fn authorization(&self) -> Option<HeaderValue> {
         let mut identity = self.identity();
         if identity.was_refused
-            && let Ok(authorization) = self.setup.api.authorization()
+            && let Ok(authorization) = self.config.api.authorization()
         {
             identity.authorization = authorization;
         }

@@ -107,7 +107,7 @@ pub enum BackendError {
 /// A backend ready to start: its secrets and certificates have been read.
 #[derive(Debug)]
 pub struct Backend {
-    setup: DeliveryConfig,
+    config: DeliveryConfig,
     endpoint: Endpoint,
 }
 
@@ -116,14 +116,14 @@ impl Backend {
     ///
     /// # Errors
     /// A secret or certificate file cannot be used.
-    pub fn new(setup: DeliveryConfig) -> Result<Self, BackendError> {
-        let named = |error| BackendError::Named(setup.name.clone(), Box::new(error));
-        let endpoint = match setup.target.clone() {
+    pub fn new(config: DeliveryConfig) -> Result<Self, BackendError> {
+        let named = |error| BackendError::Named(config.name.clone(), Box::new(error));
+        let endpoint = match config.target.clone() {
             Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(*influx).map_err(named)?)),
             Target::Archive(folder, bounds) => Endpoint::Archive(Archive::new(folder, bounds)),
             Target::Relay { host, mtu } => Endpoint::Relay(Box::new(Relay::new(host, mtu))),
         };
-        Ok(Self { setup, endpoint })
+        Ok(Self { config, endpoint })
     }
 
     /// Returns a client for reading from the backend, or `None` for a backend that answers no
@@ -134,7 +134,7 @@ impl Backend {
     pub fn upstream(&self, reads: &Reads) -> Result<Option<Upstream>, BackendError> {
         match &self.endpoint {
             Endpoint::Influx(influx) => {
-                let named = |error| BackendError::Named(self.setup.name.clone(), Box::new(error));
+                let named = |error| BackendError::Named(self.config.name.clone(), Box::new(error));
                 Upstream::new(influx, reads).map(Some).map_err(named)
             }
             _ => Ok(None),
@@ -149,7 +149,7 @@ impl Backend {
     /// Sends nothing, but keeps statements for the backend until an operator acts.
     pub fn await_operator(self, id: BackendId, statements: &Statements) {
         if matches!(self.endpoint, Endpoint::Influx(_)) {
-            statements.note_absent(self.setup.name, id);
+            statements.note_absent(self.config.name, id);
         }
     }
 
@@ -160,7 +160,7 @@ impl Backend {
     /// `closing` becomes true when the relay shuts down, and ends the flusher's pauses.
     pub fn start(self, runtime: &Handle, reader: Reader, health: Arc<Health>, around: &Around) -> JoinHandle<()> {
         let Around { letters, statements, destinations, closing } = around.clone();
-        let DeliveryConfig { name, limits, concurrency, retry_max, probe_interval, .. } = self.setup;
+        let DeliveryConfig { name, limits, concurrency, retry_max, probe_interval, .. } = self.config;
         if let Endpoint::Archive(archive) = &self.endpoint {
             drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
         }

@@ -46,7 +46,7 @@ pub(super) struct Probe {
     interval: Duration,
     longest_pause: Duration,
     /// The last logged state, unless requests changed it since.
-    told: Option<State>,
+    logged: Option<State>,
     throttle: Throttle,
 }
 
@@ -71,7 +71,7 @@ impl Probe {
     ) -> Self {
         let mut databases = HashSet::new();
         destinations.retain(|destination| databases.insert(destination.database().to_owned()));
-        Self { name, probed, destinations, interval, longest_pause, told: None, throttle: Throttle::default() }
+        Self { name, probed, destinations, interval, longest_pause, logged: None, throttle: Throttle::default() }
     }
 
     /// Probes until the relay shuts down.
@@ -117,7 +117,7 @@ impl Probe {
                 if health.requests().0 == requests {
                     break;
                 }
-                (pause, self.told) = (self.interval, None);
+                (pause, self.logged) = (self.interval, None);
             }
         }
     }
@@ -128,13 +128,13 @@ impl Probe {
             health.note_version(version);
         }
         if health.find(requests, found.state, Some(&*found.what).filter(|_| !found.is_well()), &found.held) {
-            self.tell(found.state, &found.what);
+            self.log(found.state, &found.what);
         }
     }
 
     /// Logs a change of state.
-    fn tell(&mut self, state: State, what: &str) {
-        if self.told == Some(state) {
+    fn log(&mut self, state: State, what: &str) {
+        if self.logged == Some(state) {
             return;
         }
         let backend = &self.name;
@@ -148,7 +148,7 @@ impl Probe {
         } else {
             return;
         }
-        self.told = Some(state);
+        self.logged = Some(state);
     }
 
     /// Asks whether the backend can be reached.

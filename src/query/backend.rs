@@ -38,7 +38,7 @@ pub(super) struct Backend {
     upstream: Upstream,
     health: Arc<Health>,
     pub(super) slots: Arc<Slots>,
-    kept: Mutex<Vec<(Link, Instant)>>,
+    idle: Mutex<Vec<(Link, Instant)>>,
     pub(super) figures: Figures,
     /// Whether an operator or the configuration has closed it.
     pub(super) is_closed: AtomicBool,
@@ -60,11 +60,11 @@ impl Backend {
         is_open: bool,
         max_concurrent: usize,
     ) -> Self {
-        let (kept, figures, failures) = Default::default();
+        let (idle, figures, failures) = Default::default();
         let (is_closed, is_away) = (AtomicBool::new(!is_open), AtomicBool::new(false));
         let slots = Slots::new(max_concurrent);
         let trials = AtomicU8::new(0);
-        Self { name, id, upstream, health, slots, kept, figures, is_closed, is_away, trials, failures }
+        Self { name, id, upstream, health, slots, idle, figures, is_closed, is_away, trials, failures }
     }
 
     /// Whether it can be asked: it answers as far as is known, and does not pause.
@@ -136,8 +136,8 @@ impl Backend {
     }
 
     fn idle_link(&self) -> Option<Link> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((link, since)) = kept.pop() {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((link, since)) = idle.pop() {
             if since.elapsed() < Link::longest_idle() && link.is_worth_keeping(LIFETIME) {
                 return Some(link);
             }
@@ -147,9 +147,9 @@ impl Backend {
 
     /// Keeps a connection whose answer was read to its end.
     pub(super) fn keep(&self, link: Link) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < MAX_IDLE {
-            kept.push((link, Instant::now()));
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE {
+            idle.push((link, Instant::now()));
         }
     }
 }

@@ -165,7 +165,7 @@ impl Readers {
             backend.figures.note_query(!is_complete);
             tried.push(index);
             match self.ask(backend, &question, slot).await {
-                Ok(response) => return self.told(response, backend, candidate),
+                Ok(response) => return self.annotated(response, backend, candidate),
                 Err(Failed::Slow) => {
                     backend.note_failure();
                     let seconds = self.settings.load().timeout.as_secs();
@@ -174,7 +174,7 @@ impl Readers {
                 }
                 Err(Failed::Elsewhere(response)) => {
                     backend.figures.note_failover();
-                    first.get_or_insert_with(|| self.told(response, backend, candidate));
+                    first.get_or_insert_with(|| self.annotated(response, backend, candidate));
                 }
             }
         }
@@ -266,7 +266,7 @@ impl Readers {
     }
 
     /// Adds headers that describe the copy to an answer.
-    fn told(
+    fn annotated(
         &self,
         response: Response<UnsyncBoxBody<Bytes, io::Error>>,
         backend: &Backend,

@@ -98,9 +98,9 @@ impl Archive {
     /// Closes old segments, removes old files, and logs how long the space lasts, until the relay
     /// shuts down.
     pub(super) async fn keep(self, name: String, mut closing: watch::Receiver<bool>) {
-        let mut told_next = Instant::now();
+        let mut log_next = Instant::now();
         while !*closing.borrow() {
-            let is_due = told_next <= Instant::now();
+            let is_due = log_next <= Instant::now();
             let kept = self.work(move |folders| folders.keep(is_due)).await;
             match kept.map_err(io::Error::other).and_then(|kept| kept) {
                 Ok(Kept { removed: (files, bytes), lasts }) => {
@@ -113,10 +113,10 @@ impl Archive {
                         );
                     }
                     if is_due {
-                        told_next = Instant::now() + ROOM_LOG_INTERVAL;
+                        log_next = Instant::now() + ROOM_LOG_INTERVAL;
                     }
                     if let Some(lasts) = lasts {
-                        tell_room(&name, lasts);
+                        log_space(&name, lasts);
                     }
                 }
                 Err(error) => tracing::debug!(backend = name, %error, "cannot look after the archive"),
@@ -139,7 +139,7 @@ impl Archive {
     }
 }
 
-fn tell_room(backend: &str, lasts: Duration) {
+fn log_space(backend: &str, lasts: Duration) {
     let hours = lasts.as_secs() / 3600;
     let about = match hours {
         0 => "less than an hour".to_owned(),

@@ -64,7 +64,7 @@ pub(super) struct Division {
     /// Largest part that passed, and smallest that was too large or failed, in bytes.
     sizes: (u64, u64),
     /// Whether an answer said that a part was too large.
-    is_told: bool,
+    is_reported: bool,
     /// Number of parts of several lines that failed.
     breaks: u32,
     /// Number of lines tried to find one that passes.
@@ -142,7 +142,7 @@ impl Division {
             refused: Vec::new(),
             passed: None,
             sizes: (0, u64::MAX),
-            is_told: false,
+            is_reported: false,
             breaks: 0,
             probes: 0,
             failures: 0,
@@ -231,7 +231,7 @@ impl Division {
             Fate::Rejected { class, .. } => self.refuse(part, class, class != Rejection::Other, outcome),
             Fate::TooLarge => {
                 self.sizes.1 = self.sizes.1.min(self.bytes_of(&part.lines));
-                self.is_told = true;
+                self.is_reported = true;
                 self.refuse(part, Rejection::TooLarge, false, outcome)
             }
             _ if outcome.may_be_a_lines_fault() => self.suspect(part, outcome),
@@ -275,7 +275,7 @@ impl Division {
     /// said so, or larger ones failed more than once.
     pub(super) fn learned_bytes(&self) -> Option<u64> {
         let (passed, failed) = self.sizes;
-        let is_credible = self.is_told || (self.breaks >= MIN_BREAKS && passed >= MIN_BREAKING_BYTES);
+        let is_credible = self.is_reported || (self.breaks >= MIN_BREAKS && passed >= MIN_BREAKING_BYTES);
         // The halves of a failed part passed. A single line that passed tells nothing of sizes.
         (is_credible && passed < failed && passed.saturating_mul(3) >= failed).then_some(passed)
     }

@@ -14,8 +14,8 @@
 //!
 //! Never does: look at other backends. Bounds: one request per endpoint.
 
+mod events;
 mod sizes;
-mod told;
 mod troubles;
 
 use std::collections::HashMap;
@@ -34,8 +34,8 @@ use super::outcome::Fate;
 use super::{Endpoint, Outcome};
 use crate::journal::{Lease, Limits, LogId, Reader, Rejection};
 use crate::sys::monotonic;
+use events::Events;
 use sizes::Sizes;
-use told::Told;
 use troubles::Troubles;
 pub(super) use troubles::advice;
 
@@ -57,7 +57,7 @@ pub(super) struct Flusher {
     closing: watch::Receiver<bool>,
     /// Endpoints without a request in flight.
     idle: Vec<Endpoint>,
-    out: JoinSet<Ended>,
+    tasks: JoinSet<Ended>,
     divisions: Vec<Waiting>,
     /// Number of leases being divided, by destination, whether or not a part of them is in flight.
     divided: HashMap<LogId, usize>,
@@ -77,7 +77,7 @@ pub(super) struct Flusher {
     /// Whether to give up trying.
     is_over: bool,
     letters: Arc<DeadLetters>,
-    told: Told,
+    events: Events,
 }
 
 /// What a request sends.
@@ -127,7 +127,7 @@ impl Flusher {
             sizes: Sizes::new(limits),
             health,
             closing,
-            out: JoinSet::new(),
+            tasks: JoinSet::new(),
             divisions: Vec::new(),
             divided: HashMap::new(),
             troubles: Troubles::new(longest_pause),
@@ -138,7 +138,7 @@ impl Flusher {
             is_proven: false,
             is_drained: false,
             is_over: false,
-            told: Told::new(name),
+            events: Events::new(name),
         }
     }
 
@@ -149,23 +149,23 @@ impl Flusher {
             self.send_due_parts();
             let due = self.due(is_closing);
             let is_done = self.is_drained && due.is_none() || is_closing && self.health.is_held_back();
-            if is_done && self.out.is_empty() {
+            if is_done && self.tasks.is_empty() {
                 break;
             }
             let (may_lease, limits) = (self.may_send() && !self.is_drained, self.sizes.limits());
             tokio::select! {
                 biased;
-                Some(ended) = self.out.join_next() => match ended {
+                Some(ended) = self.tasks.join_next() => match ended {
                     Ok(Ended::Request(request)) => self.conclude(*request, is_closing),
                     Ok(Ended::Kept(division, kept)) => self.ack_division(*division, kept),
-                    Ok(Ended::Removed(removed)) => drop(removed.map_err(|error| self.told.unkept(&error))),
+                    Ok(Ended::Removed(removed)) => drop(removed.map_err(|error| self.events.unkept(&error))),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 _ = self.closing.changed(), if !is_closing => {
                     is_closing = true;
-                    self.hurry();
+                    self.retry_now();
                 }
-                Ok(()) = self.asked.changed() => self.hurry(),
+                Ok(()) = self.asked.changed() => self.retry_now(),
                 lease = self.reader.next(&limits), if may_lease => match lease {
                     Some(lease) => self.send_lease(lease),
                     None => self.is_drained = true,
@@ -186,14 +186,14 @@ impl Flusher {
 
     /// Whether an endpoint is free, and no operator holds the backend.
     fn has_capacity(&self) -> bool {
-        !self.idle.is_empty() && !self.health.is_held_back() && (self.is_proven || self.out.is_empty())
+        !self.idle.is_empty() && !self.health.is_held_back() && (self.is_proven || self.tasks.is_empty())
     }
 
     /// Returns when to wake up without a request's end or a new line.
     fn due(&self, is_closing: bool) -> Option<Instant> {
         let parts = self.divisions.iter().map(|waiting| waiting.due.max(self.resumes_at.unwrap_or(waiting.due)));
         let parts = parts.min().filter(|_| self.has_capacity());
-        let resumes = self.resumes_at.filter(|_| self.out.is_empty());
+        let resumes = self.resumes_at.filter(|_| self.tasks.is_empty());
         // A reader whose journal is closed does not wake up by itself.
         let troubles = self.troubles.next(self.woken_at).filter(|_| is_closing);
         [parts, resumes, troubles].into_iter().flatten().min()
@@ -207,7 +207,7 @@ impl Flusher {
     }
 
     /// Ends all pauses once: the relay shuts down, or an operator asked for a try.
-    fn hurry(&mut self) {
+    fn retry_now(&mut self) {
         self.resumes_at = None;
         self.shorten(monotonic::now());
         self.is_drained = false;
@@ -266,7 +266,7 @@ impl Flusher {
             Sent::Part(division) => division.lease(),
         };
         let destination = Arc::clone(&lease.destination);
-        self.out.spawn(async move {
+        self.tasks.spawn(async move {
             let outcome = endpoint.write(&destination, parts).await;
             Ended::Request(Box::new(Request { endpoint, sent, outcome }))
         });
@@ -354,8 +354,8 @@ impl Flusher {
             self.ack_division(division, Ok(()));
             return;
         }
-        let (letters, backend) = (Arc::clone(&self.letters), self.told.backend().to_owned());
-        self.out.spawn_blocking(move || {
+        let (letters, backend) = (Arc::clone(&self.letters), self.events.backend().to_owned());
+        self.tasks.spawn_blocking(move || {
             let kept = letters.keep(&backend, &division.lease().destination, division.refused());
             Ended::Kept(Box::new(division), kept)
         });
@@ -363,16 +363,16 @@ impl Flusher {
 
     fn ack_division(&mut self, division: Division, kept: io::Result<()>) {
         if let Err(error) = kept {
-            self.told.unkept(&error);
+            self.events.unkept(&error);
         }
         self.is_drained = false;
         if let Some(bytes) = division.learned_bytes()
             && self.sizes.learn(bytes)
         {
-            self.told.shrunk(bytes);
+            self.events.shrunk(bytes);
         }
         let refused = division.refused();
-        self.told.refused(&division.lease().destination, refused);
+        self.events.refused(&division.lease().destination, refused);
         let counts =
             Rejection::ALL.map(|class| (class, refused.iter().filter(|line| line.class == class).count() as u64));
         let (log, rule) = (division.lease().log(), Rule::of(refused));
@@ -394,7 +394,7 @@ impl Flusher {
         if let Some(ids) = letters {
             let letters = Arc::clone(&self.letters);
             let filter = Filter { ids: ids.iter().copied().collect(), ..Filter::default() };
-            self.out.spawn_blocking(move || Ended::Removed(letters.remove(&filter, Why::Resent)));
+            self.tasks.spawn_blocking(move || Ended::Removed(letters.remove(&filter, Why::Resent)));
         }
     }
 
@@ -409,7 +409,7 @@ impl Flusher {
         let (now, since) = (self.troubles.state(), self.health.times().unwell_since);
         let before = self.health.succeed(now);
         self.health.set_held(self.troubles.held());
-        self.told.recovered(before, now, since);
+        self.events.recovered(before, now, since);
     }
 
     /// Records a failed request; the caller keeps the lease. Returns the end of the back-off.
@@ -425,8 +425,8 @@ impl Flusher {
         };
         if matches!(outcome.fate, Fate::Down | Fate::HoldBackend) {
             self.troubles.hold_backend(Some(outcome).filter(|_| state == State::Held));
-            self.tell_failure(state, outcome);
-            return self.leave_alone();
+            self.record_failure(state, outcome);
+            return self.back_off();
         }
         self.fail_destination(lease, state, outcome)
     }
@@ -437,12 +437,12 @@ impl Flusher {
         if !self.is_divided(lease.log()) {
             self.reader.park(lease.log(), until);
         }
-        self.tell_failure(state, outcome);
+        self.record_failure(state, outcome);
         until
     }
 
     /// Pauses the whole backend. Requests already in flight do not extend a pause.
-    fn leave_alone(&mut self) -> Instant {
+    fn back_off(&mut self) -> Instant {
         self.is_proven = false;
         match self.resumes_at.filter(|resumes| *resumes > monotonic::now()) {
             Some(resumes) => resumes,
@@ -473,10 +473,10 @@ impl Flusher {
         }
     }
 
-    fn tell_failure(&mut self, state: State, outcome: &Outcome) {
+    fn record_failure(&mut self, state: State, outcome: &Outcome) {
         let before = self.health.fail(state, &outcome.text);
         self.health.set_held(self.troubles.held());
-        self.told.failed(before, state, &outcome.text);
+        self.events.failed(before, state, &outcome.text);
     }
 
     /// Ends all pauses at this time at the latest.

@@ -98,14 +98,14 @@ impl From<BackendError> for RestoreError {
 /// Not everything was sent.
 pub async fn restore(
     inputs: &[PathBuf],
-    setup: RestoreConfig,
+    config: RestoreConfig,
     figures: &mut Figures,
     progress: impl FnMut(&Figures),
 ) -> Result<(), RestoreError> {
     let files = source::files(inputs).map_err(|error| RestoreError::Usage(error.to_string()))?;
     figures.files = files.len();
-    let influx = Influx::new(setup.influx.clone())?;
-    let mut restore = Restore { setup, influx, figures, progress, rejected_in_a_row: 0 };
+    let influx = Influx::new(config.influx.clone())?;
+    let mut restore = Restore { config, influx, figures, progress, rejected_in_a_row: 0 };
     restore.reach().await?;
     for file in files {
         restore.file(&file).await?;
@@ -115,7 +115,7 @@ pub async fn restore(
 
 /// One run of a restore.
 struct Restore<'a, P> {
-    setup: RestoreConfig,
+    config: RestoreConfig,
     influx: Influx,
     figures: &'a mut Figures,
     progress: P,
@@ -207,7 +207,7 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
 
     /// Sends a batch until the server has accepted or rejected its lines.
     async fn attempt(&mut self, batch: &Batch) -> Result<(Fate, String), RestoreError> {
-        let end = Instant::now() + self.setup.patience;
+        let end = Instant::now() + self.config.patience;
         let mut backoff = Backoff::default();
         loop {
             let outcome = self.influx.send(&batch.destination, vec![batch.bytes.clone()]).await;
@@ -225,7 +225,7 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
             };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let text = format!("gave up after {:?}: {}", self.setup.patience, outcome.text);
+                let text = format!("gave up after {:?}: {}", self.config.patience, outcome.text);
                 return Err(match outcome.fate {
                     Fate::Down | Fate::Stalled => RestoreError::Unreachable(text),
                     _ => RestoreError::Failed(text),
@@ -240,7 +240,7 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
         let (database, policy) = (batch.destination.database(), batch.destination.retention_policy());
         let statement = format!("CREATE DATABASE {}", quoted(database));
         if answer.contains("database not found") {
-            if !self.setup.creates_database {
+            if !self.config.creates_database {
                 return Err(RestoreError::Failed(format!(
                     "the database {database:?} does not exist there: create it with {statement}, or run this again with \
                      --create-database"

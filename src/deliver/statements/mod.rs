@@ -158,7 +158,7 @@ impl Statements {
         (default, scope): (Option<String>, Scope),
         asker: Asker,
     ) -> Result<String, NotRun> {
-        let Some((first, id, mut influx)) = self.foremost(&scope) else {
+        let Some((first, id, mut influx)) = self.most_complete(&scope) else {
             return Err(NotRun::NoBackend("no backend is up: nothing was changed".to_owned()));
         };
         let sequence = self
@@ -269,7 +269,7 @@ impl Statements {
 
     /// Returns the backend that is up and has most of the lines before a statement: name, id, and a
     /// connection.
-    fn foremost(&self, scope: &Scope) -> Option<(String, BackendId, Influx)> {
+    fn most_complete(&self, scope: &Scope) -> Option<(String, BackendId, Influx)> {
         let (known, owed) = (self.known(), self.owed());
         let lacks = |one: &&Known| {
             let found = self.journal.completeness(one.id, scope.lines().flatten(), &Span::ALWAYS, &[]);

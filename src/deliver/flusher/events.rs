@@ -14,7 +14,7 @@ use crate::sys::{Leave, Throttle};
 const SAMPLE_BYTES: usize = 200;
 
 /// What was logged.
-pub(super) struct Told {
+pub(super) struct Events {
     backend: String,
     /// The last logged state, if it was a failure.
     failure: Option<State>,
@@ -26,7 +26,7 @@ pub(super) struct Told {
     shrunk: Throttle,
 }
 
-impl Told {
+impl Events {
     pub(super) fn new(backend: String) -> Self {
         Self {
             backend,
@@ -129,18 +129,18 @@ mod tests {
 
     /// Returns what was logged for a backend that was up and went through these states, one per
     /// request.
-    fn told(course: &[State]) -> Told {
-        let mut told = Told::new("a".to_owned());
-        go_on(&mut told, State::Up, course);
-        told
+    fn events(course: &[State]) -> Events {
+        let mut events = Events::new("a".to_owned());
+        go_on(&mut events, State::Up, course);
+        events
     }
 
-    fn go_on(told: &mut Told, mut before: State, course: &[State]) {
+    fn go_on(events: &mut Events, mut before: State, course: &[State]) {
         for state in course {
             if *state == State::Up {
-                told.recovered((before, false), *state, None);
+                events.recovered((before, false), *state, None);
             } else {
-                told.failed(before, *state, "");
+                events.failed(before, *state, "");
             }
             before = *state;
         }
@@ -149,18 +149,18 @@ mod tests {
     #[test]
     fn each_failure_and_its_end_are_told() {
         for state in [State::Retrying, State::Down, State::Held] {
-            let failed = told(&[state, state]);
+            let failed = events(&[state, state]);
             assert_eq!(failed.failure, Some(state));
             assert!(failed.recovered.is_due(), "{state:?}: no end yet");
-            let recovered = told(&[state, state, State::Up, State::Up]);
+            let recovered = events(&[state, state, State::Up, State::Up]);
             assert_eq!(recovered.failure, None);
             assert!(!recovered.recovered.is_due(), "{state:?}: the end was told");
         }
-        assert!(told(&[State::Up, State::Up]).recovered.is_due(), "where nothing failed, nothing is told");
+        assert!(events(&[State::Up, State::Up]).recovered.is_due(), "where nothing failed, nothing is told");
         for (has_missed, is_told) in [(true, true), (false, false)] {
-            let mut told = Told::new("a".to_owned());
-            told.recovered((State::Unknown, has_missed), State::Up, None);
-            assert_eq!(!told.recovered.is_due(), is_told, "the probe told that it was not reached");
+            let mut events = Events::new("a".to_owned());
+            events.recovered((State::Unknown, has_missed), State::Up, None);
+            assert_eq!(!events.recovered.is_due(), is_told, "the probe told that it was not reached");
         }
     }
 
@@ -168,51 +168,51 @@ mod tests {
     fn a_backend_that_flaps_is_told_once_a_minute_and_how_it_is_in_the_end() {
         use State::{Down, Held, Retrying, Up};
         // A failure that was not logged has no logged end.
-        let flapping = told(&[Down, Down, Down, Up, Up].repeat(5));
+        let flapping = events(&[Down, Down, Down, Up, Up].repeat(5));
         assert_eq!((untold(&flapping.failures[Down as usize]), untold(&flapping.recovered)), (4, 0));
 
         // A failure that was suppressed at first is logged with the next try, once it may be.
-        let mut late = told(&[Down, Up, Down]);
+        let mut late = events(&[Down, Up, Down]);
         assert_eq!(late.failure, None);
         late.failures[Down as usize] = Throttle::default();
         go_on(&mut late, Down, &[Down]);
         assert_eq!(late.failure, Some(Down));
 
         // The same holds for a recovery.
-        let mut late = told(&[Down, Up, Retrying, Up, Up, Up]);
+        let mut late = events(&[Down, Up, Retrying, Up, Up, Up]);
         assert_eq!(late.failure, Some(Retrying));
         assert_eq!(untold(&std::mem::take(&mut late.recovered)), 1);
         go_on(&mut late, Up, &[Up]);
         assert_eq!(late.failure, None);
 
         // The last logged state still holds, whatever came between and was suppressed.
-        let between = told(&[Held, Up, Down, Held, Down]);
+        let between = events(&[Held, Up, Down, Held, Down]);
         assert_eq!((between.failure, untold(&between.failures[Down as usize])), (Some(Down), 0));
     }
 
     #[test]
     fn refused_lines_are_told_once_with_the_first() {
-        let told = Told::new("a".to_owned());
+        let events = Events::new("a".to_owned());
         let destination = Destination::new("db", "", crate::protocol::Precision::Nanoseconds);
         let (line, class) = (bytes::Bytes::from_static(b"m v=1 1"), crate::journal::Rejection::FieldType);
         let refused = Refused { line, class, status: Some(400), answer: "no".into() };
-        told.refused(&destination, &[]);
-        assert!(told.refused.is_due(), "nothing was refused");
-        told.refused(&destination, &[refused.clone(), refused.clone()]);
-        told.refused(&destination, &[refused]);
-        assert_eq!(untold(&told.refused), 1);
+        events.refused(&destination, &[]);
+        assert!(events.refused.is_due(), "nothing was refused");
+        events.refused(&destination, &[refused.clone(), refused.clone()]);
+        events.refused(&destination, &[refused]);
+        assert_eq!(untold(&events.refused), 1);
     }
 
     #[test]
     fn what_cannot_be_kept_and_what_is_too_large_is_told_once_a_minute() {
-        let told = Told::new("a".to_owned());
+        let events = Events::new("a".to_owned());
         for _ in 0..3 {
-            told.unkept(&std::io::ErrorKind::StorageFull.into());
+            events.unkept(&std::io::ErrorKind::StorageFull.into());
         }
-        assert!(untold(&told.unkept) == 2 && told.shrunk.is_due());
+        assert!(untold(&events.unkept) == 2 && events.shrunk.is_due());
         for bytes in [3000, 2000, 1000] {
-            told.shrunk(bytes);
+            events.shrunk(bytes);
         }
-        assert_eq!(untold(&told.shrunk), 2);
+        assert_eq!(untold(&events.shrunk), 2);
     }
 }
