@@ -13,7 +13,7 @@
 //! Only the last line holds every name unchanged: `read` uses it, and falls back to the others if
 //! it is missing. Comments stand between lines: within a string they are part of the text.
 
-use std::str::FromStr;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,12 @@ pub(super) enum HeaderError {
     /// There is no such precision.
     #[error("{0}")]
     Precision(String),
+}
+
+impl HeaderError {
+    fn precision(error: impl fmt::Display) -> Self {
+        Self::Precision(error.to_string())
+    }
 }
 
 /// Content of the last line.
@@ -74,11 +80,7 @@ pub(super) fn read(comments: &str) -> Result<Option<Destination>, HeaderError> {
         } else if let Some(name) = value("CONTEXT-RETENTION-POLICY:") {
             name.clone_into(&mut retention_policy);
         } else if let Some(unit) = value("precision:").or_else(|| value("DML, timestamps in")) {
-            precision = Some(
-                unit.trim()
-                    .parse()
-                    .map_err(|error: <Precision as FromStr>::Err| HeaderError::Precision(error.to_string()))?,
-            );
+            precision = Some(unit.trim().parse().map_err(HeaderError::precision)?);
         }
     }
     if let Some(Exact { database, retention_policy, precision }) = exact {

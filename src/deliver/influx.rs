@@ -7,6 +7,7 @@
 //! [`LONGEST_STATEMENT`] per statement, [`VERSION_BYTES`] of a version.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -101,6 +102,12 @@ pub enum CredentialError {
     /// The secret has characters that no header may hold.
     #[error("the secret cannot stand in a header")]
     Header,
+}
+
+impl CredentialError {
+    fn unreadable(error: impl fmt::Display) -> Self {
+        Self::Unreadable(error.to_string())
+    }
 }
 
 /// Answer of a backend to a ping.
@@ -393,7 +400,7 @@ impl Api {
 
 /// Reads a secret's file.
 pub(super) fn read(file: &SecretFile) -> Result<Secret, CredentialError> {
-    file.read().map_err(|error| CredentialError::Unreadable(error.to_string()))
+    file.read().map_err(CredentialError::unreadable)
 }
 
 /// Builds the header of a user with a password.

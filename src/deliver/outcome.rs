@@ -9,7 +9,7 @@
 //! Texts are matched as substrings, never as whole strings: 1.12 appends to them, and 2.x wraps
 //! them in JSON.
 //!
-//! Never does: I/O, or keep state. Bounds: [`MAX_RETRY_AFTER`] on a backend's `Retry-After`.
+//! Never does: I/O, or keep state. Bounds: 300 s on a backend's `Retry-After`.
 
 use std::time::{Duration, SystemTime};
 

@@ -3,7 +3,7 @@
 //! A letter is kept until the backend has accepted or rejected it again, so a crash in between
 //! loses nothing.
 //!
-//! Never does: change or remove a letter. Bounds: [`RECORD_LINES`] per record, and the size of
+//! Never does: change or remove a letter. Bounds: 1,000 lines per record, and the size of
 //! letters being resent (see [`DeadLetters`]).
 
 use std::io;

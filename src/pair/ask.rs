@@ -3,6 +3,7 @@
 //! Owns: the connection, the request, and the meaning of an answer. Never does: judge a report.
 //! Bounds: time limits, and what [`Client`] keeps of an answer.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -49,6 +50,12 @@ pub enum PairError {
     NoReport(String),
 }
 
+impl PairError {
+    fn token(error: impl fmt::Display) -> Self {
+        Self::Token(error.to_string())
+    }
+}
+
 /// Why there is no report.
 pub(super) enum Missed {
     /// There was no answer.
@@ -79,7 +86,7 @@ pub fn check(config: &PairConfig) -> Result<(), PairError> {
 }
 
 fn read(file: &SecretFile) -> Result<Secret, PairError> {
-    file.read().map_err(|error| PairError::Token(error.to_string()))
+    file.read().map_err(PairError::token)
 }
 
 /// Requests a report.
