@@ -305,11 +305,11 @@ impl Influx {
         self.created.insert(database.to_owned());
         match self.execute(&format!("CREATE DATABASE {}", quoted(database))).await {
             Ok(()) => {
-                tracing::info!(database, "made a database that was missing");
+                tracing::info!(database, "created a missing database");
                 Fate::Transient
             }
             Err(StatementError(error)) => {
-                tracing::warn!(database, error, "cannot make a database that is missing: make it there");
+                tracing::warn!(database, error, "cannot create a missing database: create it there");
                 Fate::HoldDestination
             }
         }

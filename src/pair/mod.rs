@@ -5,13 +5,13 @@
 //! everything only if *both* relays have delivered to it. This relay polls the other each second
 //! ([`Report`]):
 //!
-//! | the other relay | means here |
+//! | the other relay | effect here |
 //! |---|---|
-//! | answers, and owes a backend nothing older than `NEAR_SECONDS` | nothing |
-//! | answers, and owes it more, or knows of a gap | readers are sent elsewhere, or told ([`Pair::lacks`]) |
-//! | is gone, and owed it something when it was heard last | the same, as a gap of the reason `peer` (`suspicions.rs`) |
-//! | is back with the same journal, and has delivered what it had then | the gap is closed |
-//! | is back with another journal | the gap stays: whoever repairs the copy closes it |
+//! | answers, and nothing is pending there for longer than `NEAR_SECONDS` | none |
+//! | answers, and more is pending, or it knows of a gap | readers go elsewhere, or are told ([`Pair::lacks`]) |
+//! | is gone, with pending lines in its last report | the same, as a gap of the reason `peer` (`suspicions.rs`) |
+//! | is back with the same journal, and has delivered those lines | the gap is closed |
+//! | is back with another journal | the gap stays until the copy is repaired and vouched for |
 //!
 //! Not known here: lines that the other relay received within the last second before a question;
 //! and lines that it accepts while only the connection between the relays is cut.
@@ -249,7 +249,7 @@ impl Pair {
         let shown = file.display().to_string();
         let saved = tokio::task::spawn_blocking(move || replace(&file, &content));
         if let Ok(Err(error)) = saved.await {
-            tracing::warn!(file = shown, %error, "cannot remember what the other relay owes");
+            tracing::warn!(file = shown, %error, "cannot save what is pending at the other relay");
         }
     }
 
@@ -261,7 +261,7 @@ impl Pair {
             return;
         };
         if !std::mem::replace(&mut known.is_logged, true) {
-            tracing::warn!(peer = %self.config.peer, error, "cannot learn from the other relay what it owes");
+            tracing::warn!(peer = %self.config.peer, error, "cannot learn what is pending at the other relay");
         }
     }
 
@@ -272,7 +272,7 @@ impl Pair {
             Change::Reached => tracing::info!(%peer, "reached the other relay"),
             Change::Back(silent) => tracing::info!(%peer, silent_seconds = silent.as_secs(), "the other relay is back"),
             Change::Replaced(_) => {
-                tracing::warn!(%peer, "the other relay was started anew with another journal, or with one in memory");
+                tracing::warn!(%peer, "the other relay was restarted with another journal, or with one in memory");
             }
             Change::Gone(_) => tracing::warn!(%peer, "the other relay is gone"),
         }

@@ -23,7 +23,7 @@ use crate::protocol::Span;
 
 /// Maximum number of entries. The oldest ones are evicted.
 const MAX_ENTRIES: usize = 100;
-/// Lines older than the oldest pending one may have been accepted without being counted yet.
+/// Margin before the oldest pending line: earlier ones may not have been counted yet.
 const MARGIN: Duration = Duration::from_secs(1);
 /// Maximum difference of clocks that count as equal.
 const NEAR: Duration = Duration::from_secs(60);

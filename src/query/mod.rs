@@ -316,7 +316,7 @@ impl Readers {
         let (serves, before) = backend.figures.note_serves(word, reason);
         if let Some(before) = before {
             let (name, reason) = (&backend.name, serves.reason.as_deref().unwrap_or("complete"));
-            tracing::info!(backend = name, serves = word, before, reason, "whether a copy answers readers has changed");
+            tracing::info!(backend = name, serves = word, before, reason, "a copy's availability to readers changed");
         }
         serves
     }

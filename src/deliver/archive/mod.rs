@@ -241,7 +241,7 @@ impl Folders {
     fn take_lock(&mut self) -> Result<(), ArchiveError> {
         let path = self.root.join(LOCK);
         if self.lock.as_ref().is_some_and(|lock| !is_in_place(lock, &path)) {
-            tracing::warn!(folder = %self.root.display(), "the archive's folder was removed or replaced: beginning anew there");
+            tracing::warn!(folder = %self.root.display(), "the archive's folder was removed or replaced: starting over there");
             self.lock = None;
             self.open.clear();
             self.room.recount();

@@ -29,7 +29,7 @@ pub struct Bounds {
     pub disk: Option<u64>,
     /// Files last written longer ago than this are removed.
     pub max_age: Option<Duration>,
-    /// Space to leave free on the volume, in bytes. `None`: 5 %, at max 1 GiB.
+    /// Space to leave free on the volume, in bytes. `None`: 5 %, at most 1 GiB.
     pub min_free: Option<u64>,
 }
 

@@ -4,7 +4,7 @@
 //! first. A letter is on disk before its line is acked in the journal, so a crash leaves the line
 //! there, here, or in both.
 //!
-//! For each backend, in lines: `found + refused = kept + resent + discarded + evicted`. A line that
+//! For each backend, in lines: `found + rejected = kept + resent + discarded + evicted`. A line that
 //! cannot be written counts as evicted.
 //!
 //! Never does: decide which lines are rejected. Bounds: the folder's size in bytes, of which each
@@ -150,7 +150,7 @@ impl DeadLetters {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     // Keeps the name of the unreadable file from being used again.
                     state.next = state.next.max(number(&path).unwrap_or(0).saturating_add(1));
-                    tracing::warn!(file = %path.display(), "left alone: it is no file of dead letters that this version reads");
+                    tracing::warn!(file = %path.display(), "ignored: not a file of dead letters that this version reads");
                 }
                 opened => opened?,
             }

@@ -43,7 +43,7 @@ impl Sizes {
         (bytes > self.max && self.max < self.configured).then_some(self.max)
     }
 
-    /// Records that the backend accepts at max so many bytes. Returns whether that is new.
+    /// Records that the backend accepts at most so many bytes. Returns whether that is new.
     pub(super) fn learn(&mut self, bytes: u64) -> bool {
         let is_less = bytes < self.max;
         if is_less {

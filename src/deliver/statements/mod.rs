@@ -249,7 +249,7 @@ impl Statements {
             // Later lines must not be there when the statement runs again, so they wait until it is
             // removed.
             while let Err(error) = self.ack(&owed) {
-                tracing::error!(%error, "cannot forget a statement that was run: what came after it waits");
+                tracing::error!(%error, "cannot remove a statement that was run: later lines wait");
                 if timeout(backoff.next_pause(longest_pause), closing.changed()).await.is_ok() {
                     return;
                 }
@@ -315,7 +315,7 @@ impl Statements {
     /// Removes a statement that no backend is to run.
     fn undo(&self, sequence: Sequence) {
         if let Err(error) = self.owed().forget(sequence) {
-            tracing::error!(%error, "cannot forget a statement that is not to be run");
+            tracing::error!(%error, "cannot remove a statement that will not be run");
         }
         self.known().iter().for_each(|one| self.journal.pass_barrier(one.id, sequence));
         self.changed.send_replace(());

@@ -123,7 +123,7 @@ impl List {
         let path = data_dir.join(NAME);
         let mut owed: Vec<Owed> = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::error!(%error, file = %path.display(), "cannot read the statements that are owed: none are");
+                tracing::error!(%error, file = %path.display(), "cannot read the pending statements: none are kept");
                 Vec::new()
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

@@ -10,11 +10,11 @@ async fn what_was_refused_once_is_sent_apart_while_it_is_refused() {
     // `add` makes lines with times from 0 on, and a string field `s`. Lines of another measurement
     // are mixed in.
     for (class, body, refused) in [(Rejection::FieldType, conflict, 1), (Rejection::Retention, beyond, 1)] {
-        let mends_at = 6;
+        let recovers_at = 6;
         let mut records = 0;
         let mut bench = Bench::new(move |request| {
             records += u64::from(request.text.contains("good"));
-            if request.text.contains("m s=") && records < mends_at {
+            if request.text.contains("m s=") && records < recovers_at {
                 let fate = Fate::Rejected { class, lines: Some(1) };
                 Outcome::of_answer(fate, String::new(), 400, body.to_owned())
             } else {
