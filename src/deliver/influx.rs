@@ -285,7 +285,7 @@ impl Influx {
     }
 
     /// Returns the same backend with a time limit for statements that take minutes.
-    pub(super) fn patient(self) -> Self {
+    pub(super) fn with_statement_timeout(self) -> Self {
         Self { client: self.client.patient(LONGEST_STATEMENT), ..self }
     }
 

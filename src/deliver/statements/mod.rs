@@ -210,7 +210,7 @@ impl Statements {
         longest_pause: Duration,
     ) {
         let differed = Arc::new(AtomicU64::new(0));
-        let mut influx = influx.patient();
+        let mut influx = influx.with_statement_timeout();
         let asked = Some((influx.another(), health));
         self.known().push(Known { name: name.clone(), id, asked, differed: Arc::clone(&differed) });
         let mut changed = self.changed.subscribe();
