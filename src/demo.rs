@@ -1,7 +1,7 @@
-//! `twinflux demo`: the whole story in half a minute, in one process and on loopback.
+//! `twinflux demo`: shows in half a minute what Twinflux does, in one process and on loopback.
 //!
-//! Simulated hosts send through a real relay into two embedded stores, one of them by HTTP; one store is killed and revived
-//! half-way; at the end both must hold every line.
+//! Simulated hosts send through a real relay into two embedded stores; one of them writes by HTTP.
+//! One store is killed and later revived. At the end, both stores must hold every line.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -24,25 +24,69 @@ use crate::config::url::BackendUrl;
 use crate::config::{Backend, Config, Http, Udp};
 use crate::observe::status::Status;
 use crate::receive::Inherited;
-use crate::relay::Relay;
+use crate::relay::{Relay, StartError};
 
 const HOSTS: u32 = 500;
-/// Telegraf's ten seconds, three times as fast.
+/// Telegraf's interval of ten seconds, three times as fast.
 const INTERVAL: Duration = Duration::from_millis(3333);
 const SENDING: Duration = Duration::from_secs(18);
 const KILL_AT: Duration = Duration::from_secs(6);
 const REVIVE_AT: Duration = Duration::from_secs(12);
-/// When to give up on lines that are still pending: the longest pause between two tries is shorter.
+/// When to give up on lines that are still pending. The longest pause between two tries is shorter.
 const GIVE_UP_AT: Duration = Duration::from_secs(38);
 const REFRESH: Duration = Duration::from_millis(250);
 
-/// Runs the demo; true where both stores hold every line.
+/// Why the demo could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The temporary folder cannot be created.
+    #[error("cannot make a folder for the demo: {0}")]
+    Folder(io::Error),
+    /// The stores' runtime cannot start.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+    /// The relay cannot start.
+    #[error("{0}")]
+    Relay(#[from] StartError),
+    /// A store cannot start.
+    #[error("cannot start a store: {0}")]
+    Store(io::Error),
+    /// The killed store cannot start again.
+    #[error("cannot revive the store: {0}")]
+    Revival(io::Error),
+    /// A thread of the simulated hosts cannot start.
+    #[error("{0}")]
+    Thread(io::Error),
+    /// The hosts that send by UDP failed.
+    #[error("cannot simulate the hosts: {0}; is the limit of open files below 600?")]
+    Hosts(io::Error),
+    /// The host that writes by HTTP failed.
+    #[error("cannot simulate the host that writes by HTTP: {0}")]
+    Writer(io::Error),
+    /// The screen cannot be written.
+    #[error("{0}")]
+    Output(io::Error),
+    /// A signal ended the demo.
+    #[error("interrupted")]
+    Interrupted,
+    /// The relay lacks a listener.
+    #[error("BUG: the demo's relay has both listeners")]
+    NoListener,
+    /// The UDP hosts' thread panicked.
+    #[error("BUG: the hosts' thread panicked")]
+    HostsPanicked,
+    /// The HTTP writer's thread panicked.
+    #[error("BUG: the writer's thread panicked")]
+    WriterPanicked,
+}
+
+/// Runs the demo. True if both stores hold every line.
 ///
 /// # Errors
-/// What kept it from running, as a sentence.
-pub fn run() -> Result<bool, String> {
-    let folder = Folder::new().map_err(|error| format!("cannot make a folder for the demo: {error}"))?;
-    let runtime = Runtime::new().map_err(|error| format!("cannot start: {error}"))?;
+/// Why it could not run.
+pub fn run() -> Result<bool, DemoError> {
+    let folder = Folder::new().map_err(DemoError::Folder)?;
+    let runtime = Runtime::new().map_err(DemoError::Runtime)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&interrupted);
     runtime.spawn(async move {
@@ -54,7 +98,7 @@ pub fn run() -> Result<bool, String> {
         seen.store(true, Ordering::Relaxed);
     });
     let mut stores = [Stored::start(&runtime)?, Stored::start(&runtime)?];
-    let relay = Relay::start(&config(&folder.0, &stores), Inherited::default()).map_err(|error| error.to_string())?;
+    let relay = Relay::start(&config(&folder.0, &stores), Inherited::default())?;
     let sending = Sending::start(&relay)?;
 
     let mut screen = Screen::new();
@@ -75,7 +119,7 @@ pub fn run() -> Result<bool, String> {
             _ => "the hosts are done; waiting for store b",
         };
         let status = relay.view().status();
-        screen.show(elapsed, phase, sending.progress.sent(), &status).map_err(|error| error.to_string())?;
+        screen.show(elapsed, phase, sending.progress.sent(), &status).map_err(DemoError::Output)?;
         let is_done = sending.is_finished() && status.backends.iter().all(|backend| backend.pending_lines == 0);
         if is_done || elapsed > GIVE_UP_AT || interrupted.load(Ordering::Relaxed) {
             break;
@@ -84,11 +128,11 @@ pub fn run() -> Result<bool, String> {
     sending.progress.stop();
     let sent = sending.finish()?;
     if interrupted.load(Ordering::Relaxed) {
-        return Err("interrupted".to_owned());
+        return Err(DemoError::Interrupted);
     }
     let status = relay.shutdown();
     let kept = stores.map(|stored| stored.store.ledger.counts());
-    verdict(sent, &status, kept).map_err(|error| error.to_string())
+    verdict(sent, &status, kept).map_err(DemoError::Output)
 }
 
 fn config(folder: &std::path::Path, stores: &[Stored; 2]) -> Config {
@@ -105,7 +149,7 @@ fn config(folder: &std::path::Path, stores: &[Stored; 2]) -> Config {
     config
 }
 
-/// A store, which may be dead: what it holds outlives it.
+/// A store whose data outlives its server.
 struct Stored {
     store: Arc<Store>,
     address: SocketAddr,
@@ -113,11 +157,11 @@ struct Stored {
 }
 
 impl Stored {
-    fn start(runtime: &Runtime) -> Result<Self, String> {
+    fn start(runtime: &Runtime) -> Result<Self, DemoError> {
         let store = Arc::new(Store::default());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let sink = runtime.block_on(Sink::start(any, Arc::clone(&store)));
-        let sink = sink.map_err(|error| format!("cannot start a store: {error}"))?;
+        let sink = sink.map_err(DemoError::Store)?;
         Ok(Self { store, address: sink.address(), sink: Some(sink) })
     }
 
@@ -125,16 +169,16 @@ impl Stored {
         self.sink = None;
     }
 
-    fn revive(&mut self, runtime: &Runtime) -> Result<(), String> {
+    fn revive(&mut self, runtime: &Runtime) -> Result<(), DemoError> {
         if self.sink.is_none() {
             let sink = runtime.block_on(Sink::start(self.address, Arc::clone(&self.store)));
-            self.sink = Some(sink.map_err(|error| format!("cannot revive the store: {error}"))?);
+            self.sink = Some(sink.map_err(DemoError::Revival)?);
         }
         Ok(())
     }
 }
 
-/// The simulated hosts at work.
+/// The simulated hosts.
 struct Sending {
     progress: Arc<Progress>,
     thread: std::thread::JoinHandle<io::Result<Duration>>,
@@ -143,10 +187,10 @@ struct Sending {
 }
 
 impl Sending {
-    fn start(relay: &Relay) -> Result<Self, String> {
+    fn start(relay: &Relay) -> Result<Self, DemoError> {
         let address = |kind: &str| {
             let listener = relay.view().listeners.iter().find(|one| one.kind() == kind);
-            listener.map(|one| one.address()).ok_or("BUG: the demo's relay has both listeners")
+            listener.map(|one| one.address()).ok_or(DemoError::NoListener)
         };
         let plan = Plan {
             target: address("udp")?,
@@ -172,7 +216,7 @@ impl Sending {
         let (shared, other) = (Arc::clone(&progress), Arc::clone(&progress));
         let thread = std::thread::Builder::new().name("hosts".to_owned()).spawn(move || send(&plan, &shared));
         let writer = std::thread::Builder::new().name("writer".to_owned()).spawn(move || http::send(&requests, &other));
-        let (thread, writer) = (thread.map_err(|error| error.to_string())?, writer.map_err(|error| error.to_string())?);
+        let (thread, writer) = (thread.map_err(DemoError::Thread)?, writer.map_err(DemoError::Thread)?);
         Ok(Self { progress, thread, writer })
     }
 
@@ -180,19 +224,19 @@ impl Sending {
         self.thread.is_finished() && self.writer.is_finished()
     }
 
-    fn finish(self) -> Result<Sent, String> {
-        let ended = self.thread.join().map_err(|_| "BUG: the hosts' thread panicked".to_owned())?;
-        ended.map_err(|error| format!("cannot simulate the hosts: {error}; is the limit of open files below 600?"))?;
-        let answers = self.writer.join().map_err(|_| "BUG: the writer's thread panicked".to_owned())?;
-        answers.map_err(|error| format!("cannot simulate the host that writes by HTTP: {error}"))?;
+    fn finish(self) -> Result<Sent, DemoError> {
+        let ended = self.thread.join().map_err(|_| DemoError::HostsPanicked)?;
+        ended.map_err(DemoError::Hosts)?;
+        let answers = self.writer.join().map_err(|_| DemoError::WriterPanicked)?;
+        answers.map_err(DemoError::Writer)?;
         Ok(self.progress.sent())
     }
 }
 
-/// One screen that is drawn anew; in a file, a line now and then.
+/// The screen, which is redrawn; if output is no terminal, one line per phase.
 struct Screen {
     is_terminal: bool,
-    /// Whether nobody reads it any more: the story goes on, for its exit code.
+    /// Whether the reader of the output has gone. The demo continues for its exit code.
     is_gone: bool,
     drawn_lines: usize,
     last_phase: &'static str,
@@ -259,7 +303,7 @@ fn write_verdict(sent: Sent, status: &Status, kept: [Counts; 2], is_fine: bool) 
     out.flush()
 }
 
-/// A folder that is removed at the end.
+/// A temporary folder that is removed at the end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -272,7 +316,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed now is cleaned up with all temporary files.
+        // The system cleans up leftover temporary files.
         drop(std::fs::remove_dir_all(&self.0));
     }
 }

@@ -1,22 +1,25 @@
 //! Twinflux keeps two or more InfluxDB servers holding the same data.
 //!
 //! ```text
-//! receive/          intake/ protocol/      batch/           journal/                     deliver/
-//! udp workers ──▶ scan of line protocol ──▶ builder ──ring──▶ append ─▶ memory tail ─┬─▶ flusher a ─▶ HTTP
-//! tcp, http ──▶ graphite, opentsdb, json ─▶ convert          one log,   │           └─▶ flusher b ─▶ HTTP
-//!                                                            a cursor   └─▶ segments on disk, read by
-//!                                                            for each backend and destination  whoever lags
+//! receive/    intake/ protocol/         batch/         journal/              deliver/
+//! udp ───────▶ line protocol ─────────▶ builder ─ring─▶ append ─▶ memory ─┬─▶ flusher a ─▶ HTTP
+//! tcp, http ─▶ graphite, opentsdb, json                 one log  │        └─▶ flusher b ─▶ HTTP
+//!                                                                └─▶ segments on disk, read by
+//!              a cursor per backend and destination                  backends that lag
 //!
-//! a reader ──▶ receive/http ──▶ protocol/influxql ──▶ query/ ──▶ the backend whose copy is complete for the question
+//! a reader ─▶ receive/http ─▶ protocol/influxql ─▶ query/ ─▶ a backend with a complete copy
 //! ```
 //!
-//! The folders follow the data: [`receive`] takes bytes from sockets, [`intake`] turns them into batches of lines,
-//! which [`protocol`] finds and judges and [`batch`] gathers, [`journal`] keeps them until every backend has them, [`deliver`] writes them, [`query`] chooses the
-//! copy that answers a reader, and [`pair`] knows what another relay still owes. [`config`] sets them up, [`observe`] shows what
-//! they do, [`cli`] is what people type; nothing looks at these but [`relay`], which wires the parts together. Below all of them
-//! are [`sys`] (the log, its limiter, text for people), [`net`] (TLS, a client) and [`auth`] (users and tokens).
+//! The folders follow the data. [`receive`] reads bytes from sockets; [`intake`] turns them into
+//! batches of lines, which [`protocol`] parses and checks and [`batch`] collects; [`journal`] keeps
+//! them until every backend has them; [`deliver`] writes them. [`query`] chooses the copy that
+//! answers a reader, and [`pair`] knows what another relay still owes. [`config`] configures all of
+//! these, [`observe`] shows what they do, and [`cli`] is the command line; only [`relay`], which
+//! wires the parts together, depends on these. Below all of them are [`sys`] (logging, log
+//! throttles, text for people), [`net`] (TLS, an HTTP client) and [`auth`] (users and tokens).
 //!
-//! Two promises: no line is lost uncounted (see [`journal::Ledger`]), and it costs next to nothing.
+//! Two promises: every lost line is counted (see [`journal::Ledger`]), and the relay costs next to
+//! nothing.
 
 pub mod auth;
 pub mod batch;

@@ -1,11 +1,11 @@
-//! The relay's life as a process: start, signals, a relay that takes another one's place, the end; and a drain, which is the same
-//! without listeners.
+//! The relay's life as a process: start, signals, successors, and the end; also a drain, which is
+//! the same without listeners.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use twinflux::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, print};
+use twinflux::cli::outcome::{Ended, Failure, print};
 use twinflux::cli::{Drain, Run};
 use twinflux::config::{Config, Format};
 use twinflux::journal::Durability;
@@ -18,52 +18,52 @@ use twinflux::sys::log::Log;
 
 use crate::signals::{Current, follow_signals};
 
-/// How often a drain looks whether something is pending.
-const DRAIN_LOOK: Duration = Duration::from_millis(200);
-/// How long the relay waits for the lines of its start to be read.
+/// How often a drain checks whether anything is pending.
+const DRAIN_POLL: Duration = Duration::from_millis(200);
+/// How long the relay waits until the lines of its start are read.
 const FIRST_LINES: Duration = Duration::from_secs(1);
 
-/// What may wait while one wish is granted.
-const MOST_WISHES: usize = 64;
+/// Capacity of the queue of requests while one is handled.
+const MAX_REQUESTS: usize = 64;
 
-/// What the relay is to do next.
+/// A request to the main thread.
 #[derive(Debug)]
-pub(crate) enum Wish {
+pub(crate) enum Request {
     /// End.
     Stop,
-    /// Give way to another one.
+    /// Give way to a successor.
     GiveWay(Box<Successor>),
 }
 
 /// Runs the relay until a signal ends it.
 pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     use_small_pages();
-    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
+    let overrides = options.overrides().map_err(Failure::bad_configuration)?;
     let loaded = match &options.relay_config {
         Some(file) => Config::load_relays(file, overrides),
         None => Config::load(options.config.as_deref(), overrides).map(|config| (config, Vec::new())),
     };
-    let (mut config, differs) = loaded.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let (mut config, differs) = loaded?;
     for sentence in differs {
         tracing::info!("other than influxdb-relay: {sentence}");
     }
-    let inherited = Inherited::from_environment().map_err(|error| (FAILED, format!("socket activation: {error}")))?;
-    // Before the listeners start: a signal in between would end the process with what they have received.
+    let inherited = Inherited::from_environment().map_err(|error| Failure::failed(StartError::Inherited(error)))?;
+    // Follow signals before the listeners start. Otherwise, a signal in between would end the
+    // process and lose received lines.
     let current = Arc::new(Current::default());
-    let (wishes, wished) = sync_channel(MOST_WISHES);
-    follow_signals(Arc::clone(&current), wishes.clone(), Arc::clone(log))
-        .map_err(|error| (FAILED, error.to_string()))?;
+    let (requests, requested) = sync_channel(MAX_REQUESTS);
+    follow_signals(Arc::clone(&current), requests.clone(), Arc::clone(log)).map_err(Failure::failed)?;
     let mut relay = start(&config, inherited)?;
     current.set(&relay);
-    prepare(&relay, options, &wishes);
+    prepare(&relay, options, &requests);
     print_start(describe_start(&relay, &config));
     loop {
-        let wish = attend(&relay, &wished);
-        match wish.ok_or_else(|| (FAILED, "BUG: the thread that follows signals ended".to_owned()))? {
-            Wish::Stop => break,
-            Wish::GiveWay(successor) => {
+        let request = attend(&relay, &requested);
+        match request.ok_or_else(|| Failure::failed("BUG: the thread that follows signals ended"))? {
+            Request::Stop => break,
+            Request::GiveWay(successor) => {
                 (relay, config) = give_way(relay, config, *successor)?;
-                prepare(&relay, options, &wishes);
+                prepare(&relay, options, &requests);
                 current.set(&relay);
             }
         }
@@ -73,75 +73,76 @@ pub(crate) fn run(options: &Run, log: &Arc<Log>) -> Ended {
     let hurry = relay.hurry();
     tell_end(&relay.shutdown(), config.journal.durability, "for the next start");
     if *hurry.borrow() {
-        return Err((FAILED, "ended by a second signal, before everything could be delivered".to_owned()));
+        return Err(Failure::failed("ended by a second signal, before everything could be delivered"));
     }
     Ok(())
 }
 
-fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Relay, (u8, String)> {
+fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Relay, Failure> {
     if config.holds_secrets() {
         dumps::forbid();
     }
-    Relay::start(config, legacy).map_err(|error| {
-        let code = if matches!(error, StartError::Setup(_)) { BAD_CONFIGURATION } else { FAILED };
-        (code, error.to_string())
+    Relay::start(config, legacy).map_err(|error| match error {
+        StartError::Setup(_) | StartError::Config(_) => Failure::bad_configuration(error),
+        error => Failure::failed(error),
     })
 }
 
-/// Says how the relay reads its configuration again, and who has another one take its place.
-fn prepare(relay: &Relay, options: &Run, wishes: &SyncSender<Wish>) {
-    // What another program's file says is not compared with ours.
+/// Sets how the relay reads its configuration again, and how it requests a successor.
+fn prepare(relay: &Relay, options: &Run, requests: &SyncSender<Request>) {
+    // A configuration file of another program is not compared with ours.
     if options.relay_config.is_some() {
         return;
     }
-    let (options, wishes) = (options.clone(), wishes.clone());
+    let (options, requests) = (options.clone(), requests.clone());
     relay.reload().read_by(move || {
         let overrides = options.overrides()?;
-        Config::load(options.config.as_deref(), overrides).map_err(|error| error.to_string())
+        Ok(Config::load(options.config.as_deref(), overrides)?)
     });
     relay.reload().succeed_by(move |successor| {
-        if wishes.try_send(Wish::GiveWay(successor)).is_err() {
+        if requests.try_send(Request::GiveWay(successor)).is_err() {
             tracing::error!("too much is to be done at a time: reload again");
         }
     });
 }
 
-/// Gives signs of life until there is something to do.
-fn attend(relay: &Relay, wished: &Receiver<Wish>) -> Option<Wish> {
+/// Sends keep-alives to the service manager until there is a request.
+fn attend(relay: &Relay, requested: &Receiver<Request>) -> Option<Request> {
     notify::ready();
     let watchdog = notify::watchdog_period().map(|period| {
         let watchdog = notify::watchdog(relay.pulses(), period);
         relay.runtime().spawn(watchdog)
     });
-    let wish = wished.recv().ok();
+    let request = requested.recv().ok();
     if let Some(watchdog) = watchdog {
         watchdog.abort();
     }
-    wish
+    request
 }
 
-/// Puts another relay in this one's place, on the same sockets. One that does not start leaves the place to the one before.
-fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay, Config), (u8, String)> {
+/// Replaces the relay by a successor on the same sockets. If the successor does not start, starts
+/// the previous configuration again.
+fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay, Config), Failure> {
     tracing::info!("another relay takes this one's place: what comes meanwhile waits in the sockets");
     notify::reloading();
     let before = relay.reload().standing();
     let (legacy, last) = match relay.hand_over() {
         Ok(left) => left,
         Err((relay, error)) => {
-            tracing::error!(error, "the configuration stays as it was: reload again later");
+            tracing::error!(error = error.to_string(), "the configuration stays as it was: reload again later");
             return Ok((*relay, config));
         }
     };
     tell_end(&last, config.journal.durability, "for the relay that follows");
-    let again = legacy.try_clone().map_err(|error| (FAILED, format!("cannot keep the sockets: {error}")))?;
+    let again = legacy.try_clone().map_err(|error| Failure::Failed(format!("cannot keep the sockets: {error}")))?;
     match start(&successor.config, legacy) {
         Ok(relay) => {
             relay.reload().stands_for(successor.file);
             tracing::info!("the relay works by the new configuration");
             Ok((relay, successor.config))
         }
-        Err((_, error)) => {
-            tracing::error!(error, "the new configuration cannot be used; the one before is");
+        Err(error) => {
+            tracing::error!(error = error.to_string(), "the new configuration cannot be used; the one before is");
             let relay = start(&before.config, again)?;
             relay.reload().stands_for(before.file);
             Ok((relay, before.config))
@@ -149,7 +150,7 @@ fn give_way(relay: Relay, config: Config, successor: Successor) -> Result<(Relay
     }
 }
 
-/// `whom`: for whom the journal keeps what is pending.
+/// Logs each backend's final counters. `whom`: for whom the journal keeps pending lines.
 fn tell_end(last: &Status, durability: Durability, whom: &str) {
     for backend in &last.backends {
         let (name, lines) = (&backend.name, backend.pending_lines);
@@ -169,22 +170,21 @@ fn tell_end(last: &Status, durability: Durability, whom: &str) {
     }
 }
 
-/// Delivers what a journal keeps, and ends when nothing is pending, or at a signal.
+/// Delivers what a journal holds. Ends when nothing is pending, or at a signal.
 pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
     use_small_pages();
-    let overrides = options.overrides().map_err(|error| (BAD_CONFIGURATION, error))?;
-    let config = Config::load(options.config.as_deref(), overrides);
-    let mut config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+    let overrides = options.overrides().map_err(Failure::bad_configuration)?;
+    let mut config = Config::load(options.config.as_deref(), overrides)?;
     (config.udp, config.tcp, config.http) = Default::default();
     if !config.data_dir.join("journal").is_dir() {
-        return Err((
-            FAILED,
-            format!("there is no journal in {}: is that the data folder?", config.data_dir.display()),
-        ));
+        return Err(Failure::Failed(format!(
+            "there is no journal in {}: is that the data folder?",
+            config.data_dir.display()
+        )));
     }
     let current = Arc::new(Current::default());
-    let (wishes, wished) = sync_channel(MOST_WISHES);
-    follow_signals(Arc::clone(&current), wishes, Arc::clone(log)).map_err(|error| (FAILED, error.to_string()))?;
+    let (requests, requested) = sync_channel(MAX_REQUESTS);
+    follow_signals(Arc::clone(&current), requests, Arc::clone(log)).map_err(Failure::failed)?;
     let relay = start(&config, Inherited::default())?;
     current.set(&relay);
     let pending = |status: &Status| {
@@ -192,7 +192,7 @@ pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
     };
     tracing::info!(lines = pending(&relay.view().status()), admin = %relay.admin(), "draining the journal");
     while pending(&relay.view().status()) > 0 {
-        match wished.recv_timeout(DRAIN_LOOK) {
+        match requested.recv_timeout(DRAIN_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => break,
         }
@@ -203,14 +203,15 @@ pub(crate) fn drain(options: &Drain, log: &Arc<Log>) -> Ended {
     for (name, lines) in &last.journal.orphans {
         tracing::warn!(backend = name, lines, "is not configured: its lines stay in the journal");
     }
-    if left > 0 { Err((FAILED, format!("{left} lines stay in the journal"))) } else { Ok(()) }
+    if left > 0 { Err(Failure::Failed(format!("{left} lines stay in the journal"))) } else { Ok(()) }
 }
 
-/// Prints the lines of the start. Output that nobody reads delays the start for a moment, and holds up nothing else.
+/// Prints the lines of the start. Unread output delays the start for a moment and blocks nothing
+/// else.
 fn print_start(text: String) {
     let (done, printed) = sync_channel(1);
     let printing = std::thread::Builder::new().name("start".to_owned()).spawn(move || {
-        // Whoever closed the output does not want to read it.
+        // A closed output is no error.
         drop(print(&text));
         done.send(()).ok();
     });
@@ -219,7 +220,8 @@ fn print_start(text: String) {
     }
 }
 
-/// Says in five lines what it listens on, where the data goes, how to send a first line and where to look.
+/// Describes the start in five lines: the listeners, the backends, how to send a first line, and
+/// where to look.
 fn describe_start(relay: &Relay, config: &Config) -> String {
     let listeners = &relay.view().listeners;
     let listens: Vec<String> = listeners

@@ -1,4 +1,4 @@
-//! Signals: SIGTERM and SIGINT end the program, SIGHUP has the configuration read again.
+//! Signals: SIGTERM and SIGINT end the program; SIGHUP reloads the configuration.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,17 +14,17 @@ use twinflux::relay::{Relay, Reload, notify};
 use twinflux::sys::log::Log;
 
 use crate::LAST_LINES;
-use crate::run::Wish;
+use crate::run::Request;
 
-/// How long a hurried shutdown may take to write what memory holds: a disk that hangs is not waited for.
+/// How long a hurried shutdown may take to write what memory holds. A hung disk is not waited for.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// The relay that signals are for: none until it has started, and later another one may replace it.
+/// The relay that signals apply to. `None` until it has started; a successor replaces it.
 #[derive(Default)]
 pub(crate) struct Current(Mutex<Option<(Arc<Reload>, watch::Sender<bool>)>>);
 
 impl Current {
-    /// From now on signals are for this one.
+    /// Makes signals apply to this relay.
     pub(crate) fn set(&self, relay: &Relay) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((relay.reload(), relay.hurry()));
     }
@@ -40,10 +40,10 @@ impl Current {
     }
 }
 
-/// Follows signals on a thread of its own, so that a second one is heeded whatever the first one's work hangs on.
-/// The first one to end is sent to the caller. The second one hurries the shutdown, and ends the process where that
-/// takes too long.
-pub(crate) fn follow_signals(current: Arc<Current>, wishes: SyncSender<Wish>, log: Arc<Log>) -> io::Result<()> {
+/// Handles signals on a separate thread, so that a second signal is handled whatever blocks the
+/// first one's work. The first signal to end is sent to the caller. The second one hurries the
+/// shutdown, and ends the process if that takes too long.
+pub(crate) fn follow_signals(current: Arc<Current>, requests: SyncSender<Request>, log: Arc<Log>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -51,12 +51,12 @@ pub(crate) fn follow_signals(current: Arc<Current>, wishes: SyncSender<Wish>, lo
         if current.reload().is_none() {
             tracing::info!("stopping as soon as the start is done; a second signal ends it now");
         }
-        if wishes.send(Wish::Stop).is_err() {
+        if requests.send(Request::Stop).is_err() {
             return;
         }
         runtime.block_on(signals.next(&current));
         current.hurry();
-        // Whichever comes first, a third signal or the end of the time.
+        // Wait for a third signal or the end of the time, whichever comes first.
         drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next(&current)).await }));
         end_now(&log);
     })?;
@@ -70,7 +70,7 @@ fn end_now(log: &Log) {
     std::process::exit(i32::from(FAILED));
 }
 
-/// SIGTERM and SIGINT, from now on.
+/// The handled signals: SIGTERM, SIGINT and SIGHUP.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -86,7 +86,8 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to end. SIGHUP is none: it has files read again, and a terminal that closes takes no relay along.
+    /// Waits for a signal to end. SIGHUP reloads instead, so closing a terminal does not end the
+    /// relay.
     async fn next(&mut self, current: &Current) {
         loop {
             tokio::select! {
@@ -101,7 +102,7 @@ impl Signals {
     }
 }
 
-/// Reads the configuration again on a thread of its own: a file may be on a disk that hangs, and signals are heeded meanwhile.
+/// Reloads on a separate thread. A file may be on a hung disk, and signals must still be handled.
 fn read_again(reload: Arc<Reload>) {
     static IS_READING: AtomicBool = AtomicBool::new(false);
     if IS_READING.swap(true, Ordering::AcqRel) {
@@ -111,7 +112,7 @@ fn read_again(reload: Arc<Reload>) {
     notify::reloading();
     tracing::info!("SIGHUP: reading the configuration again");
     let reading = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
-        // What went wrong has been told.
+        // Errors have been logged.
         let is_read = reload.run().is_ok();
         notify::ready();
         if is_read {

@@ -7,8 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
-use aws_lc_rs::rand::SystemRandom;
+use ring::hmac::{HMAC_SHA256, Key, sign};
+use ring::rand::SystemRandom;
 
 use super::Identity;
 use super::credentials::Credentials;

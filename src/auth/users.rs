@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 /// A token's digest.
 pub(super) type Digest = [u8; SHA256_OUTPUT_LEN];

@@ -1,9 +1,11 @@
-//! `twinflux dead-letters`: what backends will never take, for people; sending it again, and discarding it.
+//! `twinflux dead-letters`: lists, shows, resends and discards lines that backends will never take.
 //!
-//! `list` and `show` read the folder, whether or not its relay runs. What changes something is asked of the running relay.
+//! `list` and `show` read the folder, whether or not its relay runs. `resend` and `discard` ask the
+//! running relay.
 
 use std::fmt;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::cli::Letters;
@@ -12,13 +14,13 @@ use crate::cli::socket::{Action, Answer, Request, ask};
 use crate::deliver::dead_letters::{self, Filter, Letter};
 use crate::sys::text::write_line;
 
-/// How much of a line and of an answer a list shows, in characters.
-const SHOWN: usize = 100;
-/// Letters that a list shows, at most: the newest.
-const MOST_LISTED: usize = 1000;
+/// Characters of a line that a list shows.
+const SHOWN_CHARS: usize = 100;
+/// The most letters that a list shows: the newest.
+const MAX_LISTED: usize = 1000;
 
 impl Letters {
-    /// Which letters are meant.
+    /// Returns the filter that the options describe.
     fn filter(&self) -> Filter {
         let Self { ids, backend, database, class, since, .. } = self;
         let since = since.map(|since| since.0);
@@ -32,33 +34,48 @@ impl Letters {
     }
 }
 
-/// A time: so long ago, or a date.
+/// Text that is neither a duration nor a date.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no time: write \"2h\" for two hours ago, or \"2026-11-27T03:00:00Z\"")]
+pub struct InvalidTime(String);
+
+/// Why dead letters cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The data folder does not exist.
+    #[error("there is no folder {}: give the data folder of a relay (--data-dir)", .0.display())]
+    Missing(PathBuf),
+    /// The folder of the dead letters cannot be read.
+    #[error("cannot read {}: {}", .0.display(), .1)]
+    Unreadable(PathBuf, #[source] io::Error),
+}
+
+/// A time, given as an age or as a date.
 #[derive(Clone, Copy, Debug)]
 pub struct Since(SystemTime);
 
 impl std::str::FromStr for Since {
-    type Err = String;
+    type Err = InvalidTime;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidTime> {
         let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
         let time = ago.or_else(|| humantime::parse_rfc3339_weak(text).ok());
-        time.map(Self)
-            .ok_or_else(|| format!("{text:?} is no time: write \"2h\" for two hours ago, or \"2026-11-27T03:00:00Z\""))
+        time.map(Self).ok_or_else(|| InvalidTime(text.to_owned()))
     }
 }
 
-/// The letters as a list: a line for each, the newest last.
+/// Lists the letters, one a line, the newest last.
 ///
 /// # Errors
-/// The folder cannot be read; as a sentence.
-pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, String> {
+/// The folder cannot be read.
+pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
     let found = read(data_dir, &letters.filter())?;
     let mut text = String::new();
     if found.is_empty() {
         write_line(&mut text, format_args!("no dead letters in {}", data_dir.display()));
         return Ok(text);
     }
-    let left_out = found.len().saturating_sub(MOST_LISTED);
+    let left_out = found.len().saturating_sub(MAX_LISTED);
     if left_out > 0 {
         write_line(&mut text, format_args!("{left_out} older ones are left out"));
     }
@@ -70,14 +87,14 @@ pub fn list(data_dir: &Path, letters: &Letters) -> Result<String, String> {
     Ok(text)
 }
 
-/// The letters with everything that is known of them.
+/// Shows the letters with everything known about them.
 ///
 /// # Errors
 /// As [`list`].
-pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, String> {
+pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, ReadError> {
     let found = read(data_dir, &letters.filter())?;
     let mut text = String::new();
-    let left_out = found.len().saturating_sub(MOST_LISTED);
+    let left_out = found.len().saturating_sub(MAX_LISTED);
     if left_out > 0 {
         write_line(&mut text, format_args!("{left_out} older ones are left out"));
     }
@@ -97,16 +114,16 @@ pub fn show(data_dir: &Path, letters: &Letters) -> Result<String, String> {
     Ok(text)
 }
 
-/// Asks the running relay to do something with the letters; what it did, as a sentence.
+/// Asks the running relay to act on the letters; returns a sentence that says what it did.
 ///
 /// # Errors
-/// Nobody answers; or why it was not done.
+/// No relay answers, or it refuses.
 pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<String, ChangeError> {
     let request = Request::DeadLetters { action, filter: letters.filter() };
-    let (lines, is_all) = match ask(data_dir, &request).map_err(ChangeError::Unreachable)? {
+    let (lines, is_all) = match ask(data_dir, &request)? {
         Answer::Failed { error } => return Err(ChangeError::Failed(error)),
         Answer::Done { lines, is_all } => (lines, is_all),
-        _ => return Err(ChangeError::Failed("the relay is of another version".to_owned())),
+        _ => return Err(ChangeError::OtherVersion),
     };
     let more = if is_all { "" } else { "There are more: run this again when these are delivered.\n" };
     Ok(match action {
@@ -119,14 +136,14 @@ pub fn change(data_dir: &Path, letters: &Letters, action: Action) -> Result<Stri
     })
 }
 
-fn read(data_dir: &Path, filter: &Filter) -> Result<Vec<Letter>, String> {
+fn read(data_dir: &Path, filter: &Filter) -> Result<Vec<Letter>, ReadError> {
     let mut letters = Vec::new();
     let folder = data_dir.join("dead-letters");
     if !data_dir.is_dir() {
-        return Err(format!("there is no folder {}: give the data folder of a relay (--data-dir)", data_dir.display()));
+        return Err(ReadError::Missing(data_dir.to_owned()));
     }
     dead_letters::each(&folder, filter, |letter| letters.push(letter))
-        .map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+        .map_err(|error| ReadError::Unreadable(folder, error))?;
     Ok(letters)
 }
 
@@ -134,9 +151,9 @@ fn time(letter: &Letter) -> impl fmt::Display {
     humantime::format_rfc3339_seconds(letter.at)
 }
 
-/// A line's beginning.
+/// Returns the beginning of a line.
 fn shown(line: &str) -> String {
-    let mut shown: String = line.chars().take(SHOWN).collect();
+    let mut shown: String = line.chars().take(SHOWN_CHARS).collect();
     if shown.len() < line.len() {
         shown.push('…');
     }

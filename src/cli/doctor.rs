@@ -1,7 +1,9 @@
-//! `twinflux doctor`: the machine and each backend, and the command that mends what is wrong. Before and while the relay runs.
+//! `twinflux doctor`: examines the machine and each backend, and names the command that corrects
+//! each problem. Works before the relay starts and while it runs.
 //!
-//! Never does: changing anything, but for a file of some megabytes in `data_dir` that it writes, syncs and removes. What this
-//! user may not see is told as that. Bounds: [`TRIAL_BYTES`] written, [`LONGEST`] for each backend.
+//! Never changes anything, except that it writes, syncs and removes a file of some megabytes in
+//! `data_dir`. Reports what this user may not see as such. Bounds: [`TRIAL_BYTES`] written,
+//! [`EXAMINE_TIMEOUT`] for each backend.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -15,7 +17,7 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
 use crate::batch::Destination;
-use crate::cli::outcome::{BAD_CONFIGURATION, Ended, FAILED, print};
+use crate::cli::outcome::{Ended, Failure, print};
 use crate::cli::socket;
 use crate::config::{Config, Overrides};
 use crate::deliver::Backend;
@@ -25,18 +27,18 @@ use crate::receive::Inherited;
 use crate::sys::dumps;
 use crate::sys::text::{printable, write_line};
 
-/// What is written to see how fast the disk is.
+/// Bytes written to measure the disk's speed.
 const TRIAL_BYTES: usize = 8 << 20;
-/// Syncs that are timed.
+/// Number of syncs that are timed.
 const TRIAL_SYNCS: usize = 5;
-/// A sync that takes longer is slow for a journal that syncs each record.
+/// A longer sync is slow for a journal that syncs each record.
 const SLOW_SYNC: Duration = Duration::from_millis(50);
-/// Looking at one backend takes no longer.
-const LONGEST: Duration = Duration::from_secs(20);
-/// The clock may move so much against the one that never steps while the doctor looks.
-const MOST_STEP: Duration = Duration::from_millis(50);
+/// The longest time for examining one backend.
+const EXAMINE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The most that the wall clock may drift from the monotonic clock during the examination.
+const MAX_STEP: Duration = Duration::from_millis(50);
 
-/// Whom the doctor looks at.
+/// Options of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct Doctor {
     /// The configuration file
@@ -44,7 +46,7 @@ pub struct Doctor {
     config: Option<PathBuf>,
 }
 
-/// What was found of all.
+/// The findings so far.
 #[derive(Default)]
 struct Report {
     text: String,
@@ -72,14 +74,13 @@ impl Report {
 }
 
 impl Doctor {
-    /// Looks, and says what was found.
+    /// Examines everything, and prints the findings.
     ///
     /// # Errors
     /// Something is wrong, or the configuration cannot be read.
     pub fn run(&self) -> Ended {
         let (begun, wall) = (Instant::now(), SystemTime::now());
-        let config = Config::load(self.config.as_deref(), Overrides::default());
-        let config = config.map_err(|error| (BAD_CONFIGURATION, error.to_string()))?;
+        let config = Config::load(self.config.as_deref(), Overrides::default())?;
         if config.holds_secrets() {
             dumps::forbid();
         }
@@ -107,18 +108,19 @@ impl Doctor {
         print(&report.text)?;
         match report.wrong {
             0 => Ok(()),
-            wrong => Err((FAILED, format!("{wrong} of these are wrong"))),
+            wrong => Err(Failure::Failed(format!("{wrong} of these are wrong"))),
         }
     }
 }
 
-/// The largest buffer that a socket may ask for, beside what the listeners want.
+/// Compares the largest receive buffer that the system allows with what the listeners want.
 fn receive_buffers(config: &Config, running: Option<&Status>) -> Vec<Sign> {
     const FILE: &str = "/proc/sys/net/core/rmem_max";
     let Some(wanted) = config.udp.iter().map(|udp| udp.receive_buffer.as_u64()).max() else { return Vec::new() };
     let of_udp = |status: &Status| status.receive.iter().filter(|one| one.kind == "udp").count();
     let has_all = |status: &Status| status.receive.iter().all(|one| one.receive_buffer >= one.receive_buffer_wanted);
-    // What the relay was given counts for more than what others would be: it may have the right to more.
+    // What a running relay was given counts for more than the limit for others: the relay may have
+    // the right to exceed it.
     if running.is_some_and(|status| of_udp(status) > 0 && has_all(status)) {
         return vec![Sign::Well("the relay's receive buffers have what was asked for".to_owned())];
     }
@@ -138,7 +140,7 @@ fn receive_buffers(config: &Config, running: Option<&Status>) -> Vec<Sign> {
     }]
 }
 
-/// Files that may be open, beside the connections that listeners may have.
+/// Compares the limit of open files with the connections that the listeners may have.
 fn files(config: &Config) -> Sign {
     let of_tcp = config.tcp.iter().map(|tcp| u64::from(tcp.max_connections));
     let connections: u64 = of_tcp.chain(config.http.iter().map(|http| u64::from(http.max_connections))).sum();
@@ -155,9 +157,9 @@ fn files(config: &Config) -> Sign {
 fn disk(config: &Config) -> Vec<Sign> {
     let folder = &config.data_dir;
     let own = format!("install -d -m 700 -o twinflux {}", folder.display());
-    // Where there is no folder yet, the relay makes it.
+    // If the folder is missing, the relay will create it below the nearest existing ancestor.
     let Some(there) = folder.ancestors().find(|folder| folder.exists()) else {
-        return vec![Sign::Wrong("it cannot be made".to_owned(), own)];
+        return vec![Sign::Wrong("it cannot be created".to_owned(), own)];
     };
     let mut found = Vec::new();
     match rustix::fs::statvfs(there) {
@@ -203,12 +205,12 @@ fn disk(config: &Config) -> Vec<Sign> {
             Err(error) => Sign::Wrong(format!("cannot be written: {error}"), own),
         });
     } else {
-        found.push(Sign::Well(format!("is not there yet: the relay makes it in {}", there.display())));
+        found.push(Sign::Well(format!("is not there yet: the relay creates it in {}", there.display())));
     }
     found
 }
 
-/// Writes, syncs and removes a file; bytes a second, and the median of the syncs.
+/// Writes, syncs and removes a file; returns bytes a second, and the median time of the syncs.
 fn trial(folder: &Path) -> std::io::Result<(u64, Duration)> {
     let path = folder.join(format!("doctor-{}", std::process::id()));
     let result = OpenOptions::new().write(true).create_new(true).open(&path).and_then(|file| timed(&file));
@@ -232,26 +234,26 @@ fn timed(mut file: &File) -> std::io::Result<(u64, Duration)> {
     Ok((TRIAL_BYTES as u64 * 1000 / milliseconds, syncs[TRIAL_SYNCS / 2]))
 }
 
-/// Whether the listeners' ports are the relay's, or free for it.
+/// Checks that the listeners' ports are the relay's own, or free.
 fn ports(config: &Config, is_running: bool) -> Vec<Sign> {
     if is_running {
         return vec![Sign::Well("the relay runs, and has its ports".to_owned())];
     }
     let setups = match config.listeners(None) {
         Ok(setups) => setups,
-        Err(error) => return vec![Sign::Wrong(error, "correct the configuration".to_owned())],
+        Err(error) => return vec![Sign::Wrong(error.to_string(), "correct the configuration".to_owned())],
     };
     let found = setups.into_iter().map(|setup| {
         let (kind, address) = (setup.kind(), setup.listen());
         match crate::receive::Listener::bind(setup, &mut Inherited::default()) {
             Ok(_) => Sign::Well(format!("{kind} {address} is free")),
-            // It may be the relay's own, which this user cannot ask, or systemd's for it.
+            // The relay may hold it, which this user cannot ask, or systemd for it.
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Sign::Doubtful(
-                format!("{kind} {address} cannot be had: something has it"),
+                format!("{kind} {address} cannot be used: another program has it"),
                 format!("see that it is the relay, or systemd for it: ss -lnp 'sport = {}'", address.port()),
             ),
             Err(error) => Sign::Wrong(
-                format!("{kind} {address} cannot be had: {error}"),
+                format!("{kind} {address} cannot be used: {error}"),
                 "correct the address: ip -brief address".to_owned(),
             ),
         }
@@ -259,14 +261,15 @@ fn ports(config: &Config, is_running: bool) -> Vec<Sign> {
     found.collect()
 }
 
-/// Whether a firewall that drops what it does not name names the UDP ports, as far as that can be seen.
+/// Checks, as far as visible, whether a firewall that drops by default lets the UDP ports through.
 fn firewall(config: &Config) -> Sign {
     let is_for = |listen: std::net::IpAddr, is_ipv6: bool| listen.is_unspecified() || listen.is_ipv6() == is_ipv6;
     let ports = |is_ipv6: bool| -> Vec<u16> {
         config.udp.iter().filter(|udp| is_for(udp.listen.ip(), is_ipv6)).map(|udp| udp.listen.port()).collect()
     };
     let all: Vec<u16> = config.udp.iter().map(|udp| udp.listen.port()).collect();
-    // Where iptables writes nftables, its own words are the better advice.
+    // Where iptables is a front end of nftables, a rule of iptables is the better advice, so ask it
+    // first.
     let seen = [
         ("iptables", &["-S"][..], ports(false)),
         ("ip6tables", &["-S"], ports(true)),
@@ -289,7 +292,7 @@ fn firewall(config: &Config) -> Sign {
     Sign::Unseen("the firewall's rules (iptables -S, nft -s list ruleset)".to_owned())
 }
 
-/// A port that these rules do not name, though they drop what they do not name.
+/// Finds a port that these rules do not name although they drop by default.
 fn unnamed(tool: &str, rules: &str, ports: &[u16]) -> Option<Sign> {
     let names = |port: u16| rules.split(|c: char| !c.is_ascii_digit()).any(|word| word == port.to_string());
     let port = ports.iter().find(|port| !names(**port))?;
@@ -306,7 +309,7 @@ fn unnamed(tool: &str, rules: &str, ports: &[u16]) -> Option<Sign> {
     ))
 }
 
-/// The table (family and name) and chain of nftables that drop what comes in and is not named.
+/// Returns the nftables table (family and name) and chain that drop incoming packets by default.
 fn dropping_chain(rules: &str) -> Option<(String, String)> {
     let (mut table, mut chain) = (String::new(), String::new());
     for line in rules.lines().map(str::trim) {
@@ -331,15 +334,16 @@ fn backends(config: &Config, report: &mut Report) {
             (Err(error), _) => vec![Sign::Wrong(error.to_string(), "correct the file that it names".to_owned())],
             (Ok(_), Err(error)) => vec![Sign::Doubtful(format!("cannot look: {error}"), String::new())],
             (Ok(backend), Ok(runtime)) => runtime.block_on(async {
-                let late = || vec![Sign::Wrong(format!("no answer within {} s", LONGEST.as_secs()), String::new())];
-                tokio::time::timeout(LONGEST, backend.examine(&destinations)).await.unwrap_or_else(|_| late())
+                let late =
+                    || vec![Sign::Wrong(format!("no answer within {} s", EXAMINE_TIMEOUT.as_secs()), String::new())];
+                tokio::time::timeout(EXAMINE_TIMEOUT, backend.examine(&destinations)).await.unwrap_or_else(|_| late())
             }),
         };
         signs.iter().for_each(|sign| report.add(sign));
     }
 }
 
-/// The pair's other relay.
+/// Examines the pair's other relay.
 fn pair(config: &Config, report: &mut Report) {
     let Ok(Some(setup)) = config.pair.setup() else { return };
     report.head("pair");
@@ -353,7 +357,7 @@ fn pair(config: &Config, report: &mut Report) {
     });
 }
 
-/// Where the listeners' lines go, one for each database.
+/// Returns the destinations of the listeners, one for each database.
 fn destinations(config: &Config) -> Vec<Arc<Destination>> {
     let mut all: Vec<Arc<Destination>> = Vec::new();
     for setup in config.listeners(None).unwrap_or_default() {
@@ -366,18 +370,18 @@ fn destinations(config: &Config) -> Vec<Arc<Destination>> {
     all
 }
 
-/// Whether the clock stepped while the doctor looked.
+/// Checks that the wall clock did not step during the examination.
 fn clock(begun: Instant, wall: SystemTime) -> Sign {
     let passed = begun.elapsed();
     let shown = SystemTime::now().duration_since(wall).unwrap_or_default();
-    if passed.abs_diff(shown) > MOST_STEP {
+    if passed.abs_diff(shown) > MAX_STEP {
         let what = format!("it stepped by {} ms meanwhile", passed.abs_diff(shown).as_millis());
         return Sign::Wrong(what, "let one program set it: chrony or systemd-timesyncd".to_owned());
     }
     Sign::Well("it did not step meanwhile".to_owned())
 }
 
-/// Whether something keeps the clock right, as far as that can be seen.
+/// Checks, as far as visible, whether a time service keeps the clock right.
 fn synchronisation() -> Sign {
     const TIMESYNCD: &str = "/run/systemd/timesync/synchronized";
     if Path::new(TIMESYNCD).exists() {
@@ -397,7 +401,7 @@ fn read_number(file: &str) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// Bytes of the files right in a folder.
+/// Sums the sizes of the files directly in a folder.
 fn folder_bytes(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()

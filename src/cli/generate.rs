@@ -1,4 +1,4 @@
-//! `twinflux generate`: man pages and completions, made of the same description as `--help`.
+//! `twinflux generate`: man pages and completions, from the same description as `--help`.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use crate::cli::Cli;
 
-/// What is made.
+/// What to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
     /// A man page of the program, and one of each command
@@ -22,12 +22,21 @@ pub enum Kind {
     Fish,
 }
 
-/// Writes into a folder, which is made if it is missing; the files.
+/// A folder cannot be written to.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to {}: {error}", folder.display())]
+pub struct GenerateError {
+    folder: PathBuf,
+    #[source]
+    error: io::Error,
+}
+
+/// Writes files into a folder, creating it if missing; returns their paths.
 ///
 /// # Errors
-/// What the system says, with the folder.
-pub fn generate(kind: Kind, folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let failed = |error: io::Error| format!("cannot write to {}: {error}", folder.display());
+/// The folder cannot be created or written to.
+pub fn generate(kind: Kind, folder: &Path) -> Result<Vec<PathBuf>, GenerateError> {
+    let failed = |error| GenerateError { folder: folder.to_owned(), error };
     fs::create_dir_all(folder).map_err(failed)?;
     let shell = match kind {
         Kind::Man => return man_pages(folder).map_err(failed),
@@ -46,7 +55,7 @@ fn man_pages(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A command's page, and those of the commands below it.
+/// Writes a command's page, and those of its subcommands.
 fn write_page(command: &clap::Command, name: &str, folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     let page = command.clone().display_name(name).bin_name(name.replace('-', " "));
     let path = folder.join(format!("{name}.1"));
@@ -78,6 +87,9 @@ mod tests {
             let files = generate(kind, &folder).expect("completions");
             assert!(fs::read_to_string(&files[0]).expect("text").contains("dead-letters"), "{files:?}");
         }
-        assert!(generate(Kind::Man, Path::new("/proc/nowhere")).is_err_and(|error| error.contains("/proc/nowhere")));
+        assert!(
+            generate(Kind::Man, Path::new("/proc/nowhere"))
+                .is_err_and(|error| error.to_string().contains("/proc/nowhere"))
+        );
     }
 }

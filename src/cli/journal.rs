@@ -1,9 +1,12 @@
-//! `twinflux journal`: a stopped relay's journal, for people and for `twinflux restore`.
+//! `twinflux journal`: prints, checks and changes a stopped relay's journal.
+//!
+//! Owns the journal's lock while a command runs. Never changes records; `forget` and `moved` change
+//! cursors only.
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::batch::{Destination, WallTime};
 use crate::config::data_dir::{self, LockError};
@@ -13,11 +16,39 @@ use crate::journal::disk::{Folder, OpenError};
 use crate::sys::text::printable_lines;
 use crate::sys::text::write_line;
 
-/// A stopped relay's journal, locked while it is looked at.
+/// Why a stopped relay's journal cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The data folder holds no journal.
+    #[error("there is no journal in {}: give the data folder of a relay (data_dir)", .0.display())]
+    Missing(PathBuf),
+    /// A running relay holds the data folder's lock.
+    #[error("a relay works on {}: stop it first", .0.display())]
+    InUse(PathBuf),
+    /// The data folder cannot be locked.
+    #[error("cannot lock {}: {}", .0.display(), .1)]
+    Lock(PathBuf, #[source] io::Error),
+    /// The journal's folder cannot be opened.
+    #[error("cannot open {}: {}", .0.display(), .1)]
+    Open(PathBuf, #[source] io::Error),
+    /// The journal cannot be read or written.
+    #[error("{0}")]
+    Disk(#[from] OpenError),
+    /// The journal has no cursor for a backend of this name.
+    #[error("the journal knows no backend {name:?}, but {known}")]
+    UnknownBackend {
+        /// The name asked for.
+        name: String,
+        /// The names in the journal, joined.
+        known: String,
+    },
+}
+
+/// A stopped relay's journal, locked while a command reads it.
 #[derive(Debug)]
 pub struct Stopped {
     storage: Folder,
-    /// None on a volume for reading only, where no relay can work.
+    /// `None` on a read-only volume, where no relay can run.
     _lock: Option<File>,
 }
 
@@ -25,28 +56,27 @@ impl Stopped {
     /// Opens the journal in a data folder.
     ///
     /// # Errors
-    /// There is none, a relay is running, or the system does not let it; as a sentence.
-    pub fn open(data_dir: &Path) -> Result<Self, String> {
+    /// The folder holds no journal, a relay is running on it, or the system refuses access.
+    pub fn open(data_dir: &Path) -> Result<Self, JournalError> {
         let folder = data_dir.join("journal");
-        let shown = data_dir.display();
         if !folder.is_dir() {
-            return Err(format!("there is no journal in {shown}: give the data folder of a relay (data_dir)"));
+            return Err(JournalError::Missing(data_dir.to_owned()));
         }
         let lock = match data_dir::lock(data_dir) {
             Ok(lock) => Some(lock),
-            Err(LockError::Held) => return Err(format!("a relay works on {shown}: stop it first")),
+            Err(LockError::Held) => return Err(JournalError::InUse(data_dir.to_owned())),
             Err(LockError::Io(error)) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
-            Err(LockError::Io(error)) => return Err(format!("cannot lock {shown}: {error}")),
+            Err(LockError::Io(error)) => return Err(JournalError::Lock(data_dir.to_owned(), error)),
         };
-        let storage = Folder::open(&folder).map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
+        let storage = Folder::open(&folder).map_err(|error| JournalError::Open(folder, error))?;
         Ok(Self { storage, _lock: lock })
     }
 
-    /// What there is, as text; true where nothing is damaged or missing.
+    /// Checks the journal. Returns a report, and true if nothing is damaged or missing.
     ///
     /// # Errors
-    /// What keeps it from being read.
-    pub fn verify(&self) -> Result<(bool, String), String> {
+    /// The journal cannot be read.
+    pub fn verify(&self) -> Result<(bool, String), JournalError> {
         let survey = self.survey()?;
         let mut text = String::new();
         for segment in &survey.segments {
@@ -74,11 +104,11 @@ impl Stopped {
         Ok((survey.is_sound(), text))
     }
 
-    /// Segments, destinations, backends and gaps as text.
+    /// Describes segments, destinations, backends and gaps as text.
     ///
     /// # Errors
-    /// What keeps it from being read.
-    pub fn stats(&self) -> Result<String, String> {
+    /// The journal cannot be read.
+    pub fn stats(&self) -> Result<String, JournalError> {
         let survey = self.survey()?;
         let mut text = String::new();
         for segment in &survey.segments {
@@ -108,15 +138,16 @@ impl Stopped {
         Ok(text)
     }
 
-    /// Writes every line, with comments that tell its destination; for a terminal, with escapes for what it would obey. A
-    /// reader that goes away has read what it wanted.
+    /// Writes every line, with comments that name its destination. On a terminal, escapes
+    /// characters that the terminal would obey. A closed pipe is not an error: the reader has read
+    /// what it wanted.
     ///
     /// # Errors
-    /// What keeps it from being read or written.
-    pub fn dump(&self, output: impl Write, is_terminal: bool) -> Result<(), String> {
+    /// The journal cannot be read, or the output cannot be written.
+    pub fn dump(&self, output: impl Write, is_terminal: bool) -> Result<(), JournalError> {
         match self.dump_all(output, is_terminal) {
             Err(OpenError::Disk(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            ended => ended.map_err(|error| error.to_string()),
+            ended => Ok(ended?),
         }
     }
 
@@ -133,45 +164,48 @@ impl Stopped {
                 })?;
                 current = Some(destination.clone());
             }
-            // Whole lines: no character is cut.
+            // Whole lines, so no character is cut.
             output.write_all(&if is_terminal { printable_lines(lines) } else { Cow::Borrowed(&lines[..]) })
         };
         inspect::survey(&self.storage, &mut write)?;
         Ok(output.flush()?)
     }
 
-    /// Gives up what is kept for a backend; returns its lines. What came after its address changed stays.
+    /// Gives up the lines kept for a backend; returns their number. Lines received after its
+    /// address changed stay.
     ///
     /// # Errors
-    /// There are none of this name (those that there are, are named), or the system does not let it.
-    pub fn forget(&self, name: &str) -> Result<u64, String> {
-        match inspect::forget(&self.storage, name).map_err(|error| error.to_string())? {
+    /// The journal has no such backend (the error names those it has), or the system refuses
+    /// access.
+    pub fn forget(&self, name: &str) -> Result<u64, JournalError> {
+        match inspect::forget(&self.storage, name)? {
             Some(lines) => Ok(lines),
             None => Err(self.unknown(name)?),
         }
     }
 
-    /// Notes that a backend is the same server at another address; returns where it was.
+    /// Records that a backend is the same server at a new address; returns the old address.
     ///
     /// # Errors
-    /// There is none of this name (those that there are, are named), or the system does not let it.
-    pub fn moved(&self, name: &str) -> Result<String, String> {
-        match inspect::moved(&self.storage, name).map_err(|error| error.to_string())? {
+    /// The journal has no such backend (the error names those it has), or the system refuses
+    /// access.
+    pub fn moved(&self, name: &str) -> Result<String, JournalError> {
+        match inspect::moved(&self.storage, name)? {
             Some(was) => Ok(was),
             None => Err(self.unknown(name)?),
         }
     }
 
-    /// That there is no backend of this name.
-    fn unknown(&self, name: &str) -> Result<String, String> {
+    /// Returns the error that the journal has no backend of this name.
+    fn unknown(&self, name: &str) -> Result<JournalError, JournalError> {
         let known = self.survey()?.backends.unwrap_or_default();
         let known: Vec<String> = known.into_iter().map(|(name, ..)| name).collect();
         let known = if known.is_empty() { "none at all".to_owned() } else { known.join(", ") };
-        Ok(format!("the journal knows no backend {name:?}, but {known}"))
+        Ok(JournalError::UnknownBackend { name: name.to_owned(), known })
     }
 
-    fn survey(&self) -> Result<Survey, String> {
-        inspect::survey(&self.storage, |_, _| Ok(())).map_err(|error| error.to_string())
+    fn survey(&self) -> Result<Survey, JournalError> {
+        Ok(inspect::survey(&self.storage, |_, _| Ok(()))?)
     }
 }
 

@@ -1,6 +1,7 @@
-//! What people type: the command line, and the commands that look at a relay's files or ask a running relay.
+//! The command line, and the commands that read a relay's files or ask a running relay.
 //!
-//! May look at everything; nothing looks here but the wiring, which answers on the control socket.
+//! Owns the arguments and the commands. May use every other module; only the wiring uses this one,
+//! to answer on the control socket.
 
 pub mod dead_letters;
 mod doctor;
@@ -19,23 +20,28 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::dead_letters::Since;
-use crate::cli::outcome::BAD_CONFIGURATION;
+use crate::cli::outcome::Failure;
 use crate::cli::socket::BackendAction;
 use crate::config::listen::{parse_admin, parse_data};
-use crate::config::url::BackendUrl;
+use crate::config::url::{BackendUrl, InvalidUrl};
 use crate::config::{Config, Overrides};
 use crate::sys::log_format::LogFormat;
 pub use doctor::Doctor;
 pub use status::StatusOptions;
 pub use tail::Tail;
 
-/// Keeps two or more InfluxDB servers holding the same data: receives line protocol, Graphite, OpenTSDB and Netdata's
-/// JSON over UDP and TCP, writes every line to every backend, and accounts for each of them. TCP listeners are set up in
-/// the configuration file.
+/// A `--backend` option names an invalid URL.
+#[derive(Debug, thiserror::Error)]
+#[error("--backend: {0}")]
+pub struct InvalidBackend(#[from] InvalidUrl);
+
+/// Keeps two or more InfluxDB servers holding the same data: receives line protocol, Graphite,
+/// OpenTSDB and Netdata's JSON over UDP and TCP, writes every line to every backend, and accounts
+/// for each of them. TCP listeners are set up in the configuration file.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What to do; without it, run the relay.
+    /// The command; without one, the relay runs.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The relay's options.
@@ -43,7 +49,7 @@ pub struct Cli {
     pub run: Run,
 }
 
-/// What the relay is told on the command line; it overrides the file.
+/// The relay's command-line options; they override the configuration file.
 #[derive(Args, Clone, Debug)]
 pub struct Run {
     /// The configuration file
@@ -52,7 +58,8 @@ pub struct Run {
     /// Run influxdb-relay's configuration file as it is
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     pub relay_config: Option<PathBuf>,
-    /// Listen for UDP here instead of the file's listeners: host and port, or a port only [default: 0.0.0.0:8089]
+    /// Listen for UDP here instead of the file's listeners: host and port, or a port only [default:
+    /// 0.0.0.0:8089]
     #[arg(long, value_name = "ADDR", value_parser = parse_data)]
     pub udp: Option<SocketAddr>,
     /// Listen for InfluxDB's HTTP writes here: host and port, or a port only
@@ -61,10 +68,12 @@ pub struct Run {
     /// Show the status here: host and port, or a port of 127.0.0.1 [default: 127.0.0.1:9097]
     #[arg(long, value_name = "ADDR", value_parser = parse_admin)]
     pub admin: Option<SocketAddr>,
-    /// Keep data here [default: ./twinflux-data without a configuration file, else /var/lib/twinflux]
+    /// Keep data here [default: ./twinflux-data without a configuration file, else
+    /// /var/lib/twinflux]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
-    /// Write to this backend, instead of the file's; repeat it for each [default: an archive in the data folder]
+    /// Write to this backend, instead of the file's; repeat it for each [default: an archive in the
+    /// data folder]
     #[arg(long = "backend", value_name = "URL")]
     pub backends: Vec<String>,
     /// The user of all HTTP backends (1.x API)
@@ -82,53 +91,56 @@ pub struct Run {
 }
 
 impl Run {
-    /// What overrides the file.
+    /// Returns the options that override the file.
     ///
     /// # Errors
-    /// What is wrong with a backend's URL. (Were it parsed with the other options, an error would repeat it, and
-    /// with it a password that someone wrote there.)
-    pub fn overrides(&self) -> Result<Overrides, String> {
+    /// A `--backend` URL is invalid. The URLs are parsed here and not with the other options,
+    /// because an error of the option parser would repeat the text, and with it a password written
+    /// there.
+    pub fn overrides(&self) -> Result<Overrides, InvalidBackend> {
         let backends = self.backends.iter().map(|url| url.parse::<BackendUrl>());
         Ok(Overrides {
             udp: self.udp,
             http: self.http,
             admin: self.admin,
             data_dir: self.data_dir.clone(),
-            backends: backends.collect::<Result<_, _>>().map_err(|error| format!("--backend: {error}"))?,
+            backends: backends.collect::<Result<_, _>>()?,
             database: self.database.clone(),
             credentials: self.backend_username.clone().zip(self.backend_password_file.clone()),
         })
     }
 }
 
-/// Whose journal is delivered, and to whom.
+/// Options of `drain`: which journal to deliver, and to which backends.
 #[derive(Args, Debug)]
 pub struct Drain {
     /// The configuration file, whose listeners are left out
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The data folder [default: ./twinflux-data without a configuration file, else /var/lib/twinflux]
+    /// The data folder [default: ./twinflux-data without a configuration file, else
+    /// /var/lib/twinflux]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
     /// Deliver to this backend, instead of the file's; repeat it for each
     #[arg(long = "backend", value_name = "URL")]
     pub backends: Vec<String>,
-    /// Show the status here meanwhile: host and port, or a port of 127.0.0.1 [default: a free port of 127.0.0.1]
+    /// Show the status here meanwhile: host and port, or a port of 127.0.0.1 [default: a free port
+    /// of 127.0.0.1]
     #[arg(long, value_name = "ADDR", value_parser = parse_admin)]
     pub admin: Option<SocketAddr>,
 }
 
 impl Drain {
-    /// What overrides the file.
+    /// Returns the options that override the file.
     ///
     /// # Errors
-    /// What is wrong with a backend's URL.
-    pub fn overrides(&self) -> Result<Overrides, String> {
+    /// A `--backend` URL is invalid.
+    pub fn overrides(&self) -> Result<Overrides, InvalidBackend> {
         let backends = self.backends.iter().map(|url| url.parse::<BackendUrl>());
         Ok(Overrides {
             admin: Some(self.admin.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())),
             data_dir: self.data_dir.clone(),
-            backends: backends.collect::<Result<_, _>>().map_err(|error| format!("--backend: {error}"))?,
+            backends: backends.collect::<Result<_, _>>()?,
             ..Overrides::default()
         })
     }
@@ -161,13 +173,15 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Deliver what a stopped relay's journal keeps, without listening, and end when nothing is pending; exit code 1 if
-    /// something stays
+    /// Deliver what a stopped relay's journal keeps, without listening, and end when nothing is
+    /// pending; exit code 1 if something stays
     Drain(Drain),
-    /// Look at the machine and each backend, and say what is wrong and which command mends it; exit code 1 if something is
+    /// Examine the machine and each backend; say what is wrong and which command corrects it; exit
+    /// code 1 if something is wrong
     Doctor(Doctor),
     #[cfg(feature = "demo")]
-    /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed and revived
+    /// Show the whole story in half a minute: 500 simulated hosts, two stores, one of them killed
+    /// and revived
     Demo,
     /// Have a running relay forget a host that is gone for good: it is shown again once it sends
     ForgetHost {
@@ -181,7 +195,8 @@ pub enum Command {
     /// Look at lines that a backend will never take, send them again, or discard them
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
-    /// Have a running relay read its configuration again, as SIGHUP does; says what that changed, and what needs a restart
+    /// Have a running relay read its configuration again, as SIGHUP does; says what that changed,
+    /// and what needs a restart
     Reload(OfDataDir),
     /// Write man pages or completions into a folder
     Generate {
@@ -195,8 +210,8 @@ pub enum Command {
     /// Look at the journal of a stopped relay, or forget a backend
     #[command(subcommand)]
     Journal(JournalCommand),
-    /// Put an archive, or a journal's dump, back into an InfluxDB: every point as it was. Exit code 0 where it took every
-    /// line, 1 where it did not, 2 for bad usage, 3 where it does not answer
+    /// Put an archive, or a journal's dump, back into an InfluxDB: every point as it was. Exit code
+    /// 0 where it took every line, 1 where it did not, 2 for bad usage, 3 where it does not answer
     Restore(Restore),
     /// Show a running relay's state: what is wrong and what to do, and the ledger
     Status(StatusOptions),
@@ -204,7 +219,7 @@ pub enum Command {
     Tail(Tail),
 }
 
-/// A relay by its data folder.
+/// Options that name a relay by its data folder.
 #[derive(Args, Clone, Debug)]
 pub struct OfDataDir {
     /// The configuration file that names the data folder
@@ -216,18 +231,17 @@ pub struct OfDataDir {
 }
 
 impl OfDataDir {
-    /// The data folder.
+    /// Returns the data folder.
     ///
     /// # Errors
-    /// The configuration cannot be used.
-    pub fn folder(&self) -> Result<PathBuf, (u8, String)> {
+    /// The configuration is invalid.
+    pub fn folder(&self) -> Result<PathBuf, Failure> {
         let overrides = Overrides { data_dir: self.data_dir.clone(), ..Overrides::default() };
-        let config = Config::load(self.config.as_deref(), overrides);
-        config.map(|config| config.data_dir).map_err(|error| (BAD_CONFIGURATION, error.to_string()))
+        Ok(Config::load(self.config.as_deref(), overrides)?.data_dir)
     }
 }
 
-/// What is put back, and where.
+/// Options of `restore`: what to put back, and where.
 #[derive(Args, Debug)]
 pub struct Restore {
     /// An archive's folder, files of one, or a journal's dump; `-` reads a dump from standard input
@@ -262,7 +276,7 @@ pub struct Restore {
     pub retry_for: humantime::Duration,
 }
 
-/// What to do with dead letters.
+/// Actions on dead letters.
 #[derive(Debug, Subcommand)]
 pub enum DeadLettersCommand {
     /// List them, a line for each
@@ -275,7 +289,7 @@ pub enum DeadLettersCommand {
     Discard(Letters),
 }
 
-/// Which dead letters: all that fit everything that is given.
+/// Selects dead letters: those that match all given options.
 #[derive(Args, Debug)]
 pub struct Letters {
     /// Letters by their number
@@ -287,7 +301,8 @@ pub struct Letters {
     /// Letters for this database
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
-    /// Letters of this class: unparsable, field_type, retention, series_limit, too_large, poison or other
+    /// Letters of this class: unparsable, field_type, retention, series_limit, too_large, poison or
+    /// other
     #[arg(long, value_name = "CLASS")]
     pub class: Option<String>,
     /// Letters since this time: "2h" for two hours ago, or "2026-11-27T03:00:00Z"
@@ -298,7 +313,7 @@ pub struct Letters {
     pub of: OfDataDir,
 }
 
-/// What to do with a stopped relay's journal.
+/// Actions on a stopped relay's journal.
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
     /// Read everything and say what is damaged or missing; exit code 1 where something is
@@ -319,9 +334,11 @@ pub enum JournalCommand {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-    /// Give up what is kept for a backend that is gone for good, or whose name is another server's now
+    /// Give up what is kept for a backend that is gone for good, or whose name is another server's
+    /// now
     Forget(OneBackend),
-    /// Say that a backend whose URL changed is the same server at a new address: it gets what is kept for it
+    /// Say that a backend whose URL changed is the same server at a new address: it gets what is
+    /// kept for it
     Moved(OneBackend),
 }
 

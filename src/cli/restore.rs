@@ -1,4 +1,7 @@
-//! `twinflux restore`: what its options mean, its progress, and what it says in the end.
+//! `twinflux restore`: its options, its progress, and its final report.
+//!
+//! Owns what people see of a restore; [`crate::deliver::restore`] does the work. Bounds: a progress
+//! line each [`ON_TERMINAL`] or [`ELSEWHERE`].
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -6,26 +9,42 @@ use std::time::{Duration, Instant};
 use crate::cli::Restore;
 use crate::config::Backend;
 use crate::config::exposure;
-use crate::config::url::BackendUrl;
+use crate::config::url::{BackendUrl, InvalidUrl};
 use crate::config::{check_backend, influx_config};
 use crate::deliver::restore::{Figures, RestoreConfig, RestoreError, restore};
 use crate::sys::dumps;
 
-/// How often the progress is shown on a terminal, and elsewhere.
+/// Intervals of the progress line, on a terminal and elsewhere.
 const ON_TERMINAL: Duration = Duration::from_millis(500);
 const ELSEWHERE: Duration = Duration::from_secs(10);
-/// Longer than anybody waits for a server.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// The longest `--retry-for`: longer than anybody waits for a server.
+const MAX_RETRY_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// An option of the command is invalid.
+#[derive(Debug, thiserror::Error)]
+enum OptionError {
+    #[error("--to: {0}")]
+    Url(#[from] InvalidUrl),
+    #[error("--to: lines go back into an InfluxDB: write http://HOST:8086 or https://HOST:8086")]
+    NotInflux,
+    #[error("{0}")]
+    Backend(String),
+    #[error("--create-database is for the 1.x API: with a token, create the bucket first")]
+    CreateWithToken,
+    #[error("--retry-for must be at most 1day")]
+    TooPatient,
+}
 
 impl Restore {
-    /// What the options say.
+    /// Returns the configuration that the options describe.
     ///
     /// # Errors
-    /// What is wrong with them. (A URL is parsed here, for an error of the command line's parser would repeat it.)
-    fn setup(&self) -> Result<RestoreConfig, String> {
-        let url: BackendUrl = self.to.parse().map_err(|error| format!("--to: {error}"))?;
+    /// An option is invalid. The URL is parsed here, because an error of the option parser would
+    /// repeat it.
+    fn config(&self) -> Result<RestoreConfig, OptionError> {
+        let url: BackendUrl = self.to.parse()?;
         let BackendUrl::Influx { base, .. } = &url else {
-            return Err("--to: lines go back into an InfluxDB: write http://HOST:8086 or https://HOST:8086".to_owned());
+            return Err(OptionError::NotInflux);
         };
         let base = base.clone();
         let backend = Backend {
@@ -37,9 +56,11 @@ impl Restore {
             ca_file: self.ca_file.clone(),
             ..Backend::new("restore".to_owned(), url)
         };
-        check_backend(&backend).map_err(|(key, what)| match key {
-            "url" => format!("--to: {what}"),
-            key => format!("--{} {what}", key.replace('_', "-")),
+        check_backend(&backend).map_err(|error| {
+            OptionError::Backend(match error.key {
+                "url" => format!("--to: {}", error.what),
+                key => format!("--{} {}", key.replace('_', "-"), error.what),
+            })
         })?;
         if exposure::holds_secrets(&backend) {
             dumps::forbid();
@@ -48,29 +69,30 @@ impl Restore {
             tracing::warn!("{warning}");
         }
         if self.create_database && self.token_file.is_some() {
-            return Err("--create-database is for the 1.x API: with a token, create the bucket first".to_owned());
+            return Err(OptionError::CreateWithToken);
         }
         let patience = *self.retry_for;
-        if patience > LONGEST_PATIENCE {
-            return Err("--retry-for must be at most 1day".to_owned());
+        if patience > MAX_RETRY_FOR {
+            return Err(OptionError::TooPatient);
         }
         Ok(RestoreConfig { influx: influx_config(&backend, &base), creates_database: self.create_database, patience })
     }
 
-    /// Puts everything back; true where the server took every line. Says on the way and in the end what became of them.
+    /// Puts everything back; returns true if the server took every line. Reports progress on
+    /// standard error and the result on standard output.
     ///
     /// # Errors
-    /// Why not everything was sent.
+    /// Not everything was sent.
     pub fn run(&self) -> Result<bool, RestoreError> {
-        let setup = self.setup().map_err(RestoreError::Usage)?;
+        let config = self.config().map_err(|error| RestoreError::Usage(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| RestoreError::Failed(format!("cannot start: {error}")))?;
         let mut figures = Figures::default();
         let mut screen = Screen::new();
-        let ended = runtime.block_on(restore(&self.inputs, setup, &mut figures, |figures| screen.show(figures)));
+        let ended = runtime.block_on(restore(&self.inputs, config, &mut figures, |figures| screen.show(figures)));
         screen.clear();
         if figures.lines > 0 || ended.is_ok() {
-            // Whoever closed the output does not want to read it.
+            // A closed output is not an error.
             drop(self.report(&figures, &mut io::stdout().lock()));
         }
         ended.map(|()| figures.is_complete())
@@ -83,7 +105,7 @@ impl Restore {
         }
         writeln!(out, "{taken} of {lines} lines are in {}, from {files_read} of {files} files", self.to)?;
         if let Some(answer) = &figures.first_rejection {
-            // It may be a stranger's text.
+            // The answer may hold a stranger's text.
             writeln!(out, "{rejected} lines were refused, first with: {}", answer.escape_debug())?;
         }
         if let Some(first) = &figures.first_unreadable {
@@ -99,7 +121,7 @@ impl Restore {
     }
 }
 
-/// The progress on standard error.
+/// Progress on standard error.
 struct Screen {
     is_terminal: bool,
     next: Instant,

@@ -1,11 +1,15 @@
-//! The control socket: commands that change a running relay or look into it, from its own machine and its own user.
+//! The control socket: commands that change or inspect a running relay, from its own machine and
+//! user.
 //!
-//! `control` in `data_dir`, a Unix socket (0600). One request to a connection, and one answer, a line of JSON each:
-//! `{"dead_letters":{"action":"resend","filter":{"backend":"a"}}}` is answered with `{"lines":3,"is_all":true}`, or with
-//! `{"error":"…"}`. `tail` alone gets answers for as long as it reads them.
+//! The socket is the Unix socket `control` in `data_dir` (mode 0600). A connection carries one
+//! request and one answer, each a line of JSON:
+//! `{"dead_letters":{"action":"resend","filter":{"backend":"a"}}}` is answered with
+//! `{"lines":3,"is_all":true}`, or with `{"error":"…"}`. Only `tail` gets more answers, for as long
+//! as it reads them.
 //!
-//! The admin listener changes nothing: whoever may read there has no way here. Bounds: connections, a request's bytes, the
-//! time for it, one `tail`.
+//! Owns the socket, its requests and answers, and the client's side. Never reachable over the
+//! network: the admin listener changes nothing, and whoever may read there cannot come here.
+//! Bounds: the connections, a request's bytes and time, one `tail`.
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -32,61 +36,63 @@ use crate::observe::status::Status;
 use crate::observe::view::View;
 use crate::receive::Listener;
 
-/// The socket's file.
+/// The socket's file name.
 const NAME: &str = "control";
-/// A request, at most, in bytes: the numbers of some thousand letters.
+/// The largest request, in bytes: enough for the numbers of some thousand letters.
 const REQUEST_BYTES: u64 = 256 * 1024;
-/// Connections at a time.
+/// The most connections at a time.
 const CONNECTIONS: usize = 8;
-/// How long a request may take to come, and an answer to go.
-const LONGEST: Duration = Duration::from_secs(5);
-/// How long a backend's answer to a try is waited for, and how often to look for it.
-const LONGEST_TRY: Duration = Duration::from_secs(15);
-const LOOK: Duration = Duration::from_millis(10);
-/// The time from one answer with passing lines to the next.
+/// The longest time for a request to arrive, and for an answer to be sent.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait for a backend's answer to a try, and the interval of polling for it.
+const TRY_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Interval between two answers with passing lines.
 const TAIL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a client waits for its answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is asked for.
+/// A request to the relay.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Something is to be done with dead letters.
+    /// Act on dead letters.
     DeadLetters {
-        /// What.
+        /// The action.
         action: Action,
-        /// Which.
+        /// Selects the letters.
         filter: Filter,
     },
-    /// What `/api/status` says.
+    /// Return what `/api/status` says.
     Status,
-    /// The configuration is to be read again.
+    /// Read the configuration again.
     Reload,
-    /// Lines as they pass, until whoever asks goes away: an answer a second, or sooner.
+    /// Show lines as they pass, until the client closes the connection; an answer each second, or
+    /// more often.
     Tail {
-        /// Which.
+        /// Selects the lines.
         filter: tap::Filter,
     },
-    /// A host is gone for good: it is not shown any more, unless it sends again.
+    /// Forget a host that is gone for good: it is not shown any more, unless it sends again.
     ForgetHost {
-        /// Its address.
+        /// The host's address.
         address: IpAddr,
     },
-    /// Something is to be done with a backend.
+    /// Act on a backend.
     Backend {
-        /// Its name.
+        /// The backend's name.
         name: String,
-        /// What.
+        /// The action.
         action: BackendAction,
     },
 }
 
-/// What is to be done with a backend.
+/// An action on a backend.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendAction {
-    /// Try it now instead of at the next time; exit code 0 where it takes lines, 1 where it does not
+    /// Try it now instead of at the next time; exit code 0 where it takes lines, 1 where it does
+    /// not
     Try,
     /// Send readers to it again
     Reads,
@@ -100,7 +106,7 @@ pub enum BackendAction {
     Release,
 }
 
-/// What is to be done with dead letters.
+/// An action on dead letters.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -110,93 +116,135 @@ pub enum Action {
     Discard,
 }
 
-/// What came of it.
+/// The relay's answer.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// It was done.
+    /// The action was carried out.
     Done {
-        /// To so many lines.
+        /// The number of lines it applied to.
         lines: u64,
-        /// Whether these were all; else the same request goes on.
+        /// Whether these were all; if not, the same request continues.
         is_all: bool,
     },
-    /// What a reload did, and what it could not.
+    /// A reload took place.
     Reloaded {
-        /// A sentence for each.
+        /// What it changed and what it could not change, a sentence each.
         reloaded: Vec<String>,
     },
     /// A backend's state after the request.
     Backend {
-        /// Its state.
+        /// The state's name.
         state: String,
-        /// The last error, where it is not up.
+        /// The last error, unless the backend is up.
         error: Option<String>,
     },
     /// Lines that passed since the last answer.
     Passed {
         /// The lines, with the listener that took them.
         passed: Vec<(String, tap::Passed)>,
-        /// How many more fitted, or may have.
+        /// The number of further lines that matched, or may have matched.
         left_out: u64,
     },
-    /// What there is to see of the relay.
+    /// The relay's status.
     Status {
         /// The same as `/api/status`.
         status: Box<Status>,
     },
-    /// It was not done.
+    /// The request failed.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }
 
+/// Why the relay does not do what a request asks for.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the request cannot be read: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    #[error("another tail is running: only one may run at a time")]
+    TapInUse,
+    #[error("there is no backend {name:?}; there are: {known}")]
+    UnknownBackend { name: String, known: String },
+    #[error("{0} answers no queries")]
+    NoQueries(String),
+    #[error("{} has not answered within {} s", .0, TRY_TIMEOUT.as_secs())]
+    NoAnswer(String),
+    #[error("cannot read or write the dead letters: {0}")]
+    DeadLetters(#[from] io::Error),
+}
+
+/// Why a running relay cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No relay answers at the socket.
+    #[error("no relay answers at {} ({error}): is it running, with this data_dir?", path.display())]
+    NoRelay {
+        /// The socket.
+        path: PathBuf,
+        /// The system's error, or that of the answer's JSON.
+        #[source]
+        error: io::Error,
+    },
+    /// The request cannot be written as JSON.
+    #[error("{0}")]
+    Request(serde_json::Error),
+    /// No answer came.
+    #[error("no answer")]
+    NoAnswer,
+    /// The relay answered a request for its status with something else.
+    #[error("the relay does not show its status: {0:?}")]
+    NoStatus(Box<Answer>),
+}
+
 /// Reads the configuration again.
 pub type Reloader = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
-/// Has another relay take this one's place, where the configuration needs that.
+/// Hands over to a successor relay, if the configuration needs one.
 pub type Successor = Arc<dyn Fn() + Send + Sync>;
 
-/// What requests are about.
+/// What the control socket works on.
 #[derive(Clone)]
 pub struct SocketArgs {
-    /// What there is to see.
+    /// The relay's figures.
     pub view: View,
-    /// What backends will never take.
+    /// The dead letters.
     pub letters: Arc<DeadLetters>,
     /// Reads the configuration again.
     pub reload: Reloader,
-    /// What follows once that is answered.
+    /// Runs after a reload is answered.
     pub succeed: Successor,
 }
 
-/// Serves a data folder's socket on this runtime, until that ends. Where there can be none, the relay does without.
-pub fn start(runtime: &Handle, data_dir: &Path, parts: SocketArgs) -> Option<SocketFile> {
+/// Serves a data folder's socket on this runtime, until the runtime ends. If the socket cannot be
+/// created, the relay works without it.
+pub fn start(runtime: &Handle, data_dir: &Path, args: SocketArgs) -> Option<SocketFile> {
     match Control::bind(data_dir) {
         Ok((control, file)) => {
-            drop(runtime.spawn(control.serve(parts)));
+            drop(runtime.spawn(control.serve(args)));
             Some(file)
         }
         Err(error) => {
-            tracing::warn!(%error, "cannot make the control socket in data_dir: this relay can be asked for nothing but its status");
+            tracing::warn!(%error, "cannot create the control socket in data_dir: commands cannot reach this relay, only its admin listener works");
             None
         }
     }
 }
 
-/// The relay's end.
+/// The relay's end of the socket.
 #[derive(Debug)]
 struct Control(UnixListener);
 
-/// The socket's file, which goes with this.
+/// The socket's file; removed on drop.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
 impl Control {
-    /// Binds the socket in a data folder whose lock is held; one that an earlier relay left is in nobody's use.
+    /// Binds the socket in a data folder whose lock is held. The lock proves that nobody uses a
+    /// socket that an earlier relay left.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system refuses.
     fn bind(data_dir: &Path) -> io::Result<(Self, SocketFile)> {
         let path = data_dir.join(NAME);
         match std::fs::remove_file(&path) {
@@ -210,8 +258,8 @@ impl Control {
         Ok((Self(listener), SocketFile(path)))
     }
 
-    /// Serves until the runtime ends.
-    async fn serve(self, parts: SocketArgs) {
+    /// Serves connections until the runtime ends.
+    async fn serve(self, args: SocketArgs) {
         let listener = match tokio::net::UnixListener::from_std(self.0) {
             Ok(listener) => listener,
             Err(error) => {
@@ -226,10 +274,10 @@ impl Control {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let parts = parts.clone();
+            let args = args.clone();
             tokio::spawn(async move {
-                // Clients that go away are not logged.
-                drop(attend(stream, parts).await);
+                // Client disconnects are not logged.
+                drop(attend(stream, args).await);
                 drop(permit);
             });
         }
@@ -242,20 +290,20 @@ impl Drop for SocketFile {
     }
 }
 
-async fn attend(stream: tokio::net::UnixStream, parts: SocketArgs) -> io::Result<()> {
-    let SocketArgs { view, letters, reload, succeed } = parts;
+async fn attend(stream: tokio::net::UnixStream, args: SocketArgs) -> io::Result<()> {
+    let SocketArgs { view, letters, reload, succeed } = args;
     let (reader, mut writer) = stream.into_split();
     let mut request = String::new();
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_BYTES));
-    tokio::time::timeout(LONGEST, reader.read_line(&mut request)).await??;
+    tokio::time::timeout(REQUEST_TIMEOUT, reader.read_line(&mut request)).await??;
     let answered = match serde_json::from_str(&request) {
         Ok(Request::Tail { filter }) => match Tapped::open(&view, &filter) {
             Some(tapped) => return tapped.show(&mut writer).await,
-            None => Err("somebody else looks at the lines: one may at a time".to_owned()),
+            None => Err(Refusal::TapInUse),
         },
         Ok(Request::ForgetHost { address }) => Ok(forget_host(&view, address)),
         Ok(Request::Reload) => {
-            // Files may be on a disk that hangs.
+            // The files may be on a disk that hangs.
             let done = tokio::task::spawn_blocking(move || reload()).await.map_err(io::Error::other)?;
             let answer = match done {
                 Ok(reloaded) => Answer::Reloaded { reloaded },
@@ -271,30 +319,30 @@ async fn attend(stream: tokio::net::UnixStream, parts: SocketArgs) -> io::Result
             let answered = tokio::task::spawn_blocking(move || of_letters(action, &filter, &view, &letters));
             answered.await.map_err(io::Error::other)?
         }
-        Err(error) => Err(format!("the request cannot be read: {error}")),
+        Err(error) => Err(error.into()),
     };
-    write(&mut writer, &answered.unwrap_or_else(|error| Answer::Failed { error })).await
+    write(&mut writer, &answered.unwrap_or_else(|error| Answer::Failed { error: error.to_string() })).await
 }
 
 async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
     let mut text = serde_json::to_vec(answer)?;
     text.push(b'\n');
-    tokio::time::timeout(LONGEST, writer.write_all(&text)).await?
+    tokio::time::timeout(REQUEST_TIMEOUT, writer.write_all(&text)).await?
 }
 
-/// Listeners whose taps are open; they are closed with this.
+/// Listeners whose taps are open; dropping this closes them.
 struct Tapped {
     view: View,
     filter: tap::Filter,
     _only: SemaphorePermit<'static>,
 }
 
-/// One may look at a time.
-static LOOKER: Semaphore = Semaphore::const_new(1);
+/// Permits one `tail` at a time.
+static TAIL_PERMIT: Semaphore = Semaphore::const_new(1);
 
 impl Tapped {
     fn open(view: &View, filter: &tap::Filter) -> Option<Self> {
-        let tapped = Self { view: view.clone(), filter: filter.clone(), _only: LOOKER.try_acquire().ok()? };
+        let tapped = Self { view: view.clone(), filter: filter.clone(), _only: TAIL_PERMIT.try_acquire().ok()? };
         tapped.listeners().for_each(|listener| listener.each_tap(|tap| tap.open(filter)));
         Some(tapped)
     }
@@ -304,7 +352,8 @@ impl Tapped {
         self.view.listeners.iter().filter(fits)
     }
 
-    /// Shows what passes until nobody reads it any more. Answers without lines tell whether somebody does.
+    /// Shows passing lines until the client closes the connection. Writes answers without lines,
+    /// too, to detect that.
     async fn show(self, writer: &mut OwnedWriteHalf) -> io::Result<()> {
         loop {
             let (mut passed, mut left_out) = (Vec::new(), 0);
@@ -339,10 +388,10 @@ fn forget_host(view: &View, address: IpAddr) -> Answer {
     Answer::Done { lines: known, is_all: true }
 }
 
-async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, String> {
+async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<Answer, Refusal> {
     let Some(index) = view.backends.iter().position(|backend| backend.name == name) else {
         let names: Vec<&str> = view.backends.iter().map(|backend| &*backend.name).collect();
-        return Err(format!("there is no backend {name:?}; there are: {}", names.join(", ")));
+        return Err(Refusal::UnknownBackend { name: name.to_owned(), known: names.join(", ") });
     };
     let backend = &view.backends[index];
     let health = &backend.health;
@@ -350,7 +399,7 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
         BackendAction::Reads | BackendAction::NoReads => {
             let is_open = action == BackendAction::Reads;
             if !backend.readers.as_ref().is_some_and(|readers| readers.open(name, is_open)) {
-                return Err(format!("{name} answers no queries"));
+                return Err(Refusal::NoQueries(name.to_owned()));
             }
             tracing::info!(backend = name, is_open, "an operator opens a copy to readers, or closes it");
         }
@@ -366,12 +415,12 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
         BackendAction::Try => {
             let before = health.outcomes();
             health.ask();
-            let deadline = tokio::time::Instant::now() + LONGEST_TRY;
+            let deadline = tokio::time::Instant::now() + TRY_TIMEOUT;
             while health.outcomes() == before && tokio::time::Instant::now() < deadline {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             if health.outcomes() == before {
-                return Err(format!("{name} has not answered within {} s", LONGEST_TRY.as_secs()));
+                return Err(Refusal::NoAnswer(name.to_owned()));
             }
         }
     }
@@ -382,22 +431,22 @@ async fn of_backend(name: &str, action: BackendAction, view: &View) -> Result<An
     })
 }
 
-fn of_letters(action: Action, filter: &Filter, view: &View, letters: &DeadLetters) -> Result<Answer, String> {
-    let failed = |error: io::Error| format!("cannot read or write the dead letters: {error}");
+fn of_letters(action: Action, filter: &Filter, view: &View, letters: &DeadLetters) -> Result<Answer, Refusal> {
     match action {
         Action::Discard => {
-            let lines = letters.remove(filter, Why::Discarded).map_err(failed)?;
+            let lines = letters.remove(filter, Why::Discarded)?;
             Ok(Answer::Done { lines, is_all: true })
         }
         Action::Resend => {
             let names: Vec<&str> = view.backends.iter().map(|backend| backend.name.as_str()).collect();
-            let (lines, is_all) = resend(letters, &view.journal, &names, filter).map_err(failed)?;
+            let (lines, is_all) = resend(letters, &view.journal, &names, filter)?;
             Ok(Answer::Done { lines, is_all })
         }
     }
 }
 
-/// The socket in an open folder, by a path that is short however deep the folder is: a socket's may have 107 bytes.
+/// Returns a short path of the socket in an open folder, however deep the folder is: a socket's
+/// path may have 107 bytes.
 fn short(folder: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))
 }
@@ -405,9 +454,9 @@ fn short(folder: &File) -> PathBuf {
 /// Asks a running relay.
 ///
 /// # Errors
-/// Nobody answers there; as a sentence.
-pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
-    let mut first = Err("no answer".to_owned());
+/// No relay answers.
+pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, AskError> {
+    let mut first = Err(AskError::NoAnswer);
     follow(data_dir, request, |answer| {
         first = Ok(answer);
         false
@@ -415,38 +464,36 @@ pub fn ask(data_dir: &Path, request: &Request) -> Result<Answer, String> {
     first
 }
 
-/// Asks a running relay, and takes answers for as long as `take` wants more.
+/// Asks a running relay, and passes its answers to `take` until that returns false.
 ///
 /// # Errors
 /// As [`ask`].
-pub fn follow(data_dir: &Path, request: &Request, mut take: impl FnMut(Answer) -> bool) -> Result<(), String> {
+pub fn follow(data_dir: &Path, request: &Request, mut take: impl FnMut(Answer) -> bool) -> Result<(), AskError> {
     let path = data_dir.join(NAME);
-    let failed = |error: &dyn std::fmt::Display| {
-        format!("no relay answers at {} ({error}): is it running, with this data_dir?", path.display())
-    };
-    let folder = File::open(data_dir).map_err(|error| failed(&error))?;
-    let mut stream = UnixStream::connect(short(&folder)).map_err(|error| failed(&error))?;
-    let mut text = serde_json::to_vec(request).map_err(|error| error.to_string())?;
+    let failed = |error| AskError::NoRelay { path: path.clone(), error };
+    let folder = File::open(data_dir).map_err(failed)?;
+    let mut stream = UnixStream::connect(short(&folder)).map_err(failed)?;
+    let mut text = serde_json::to_vec(request).map_err(AskError::Request)?;
     text.push(b'\n');
-    let asked = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(&text));
-    asked.map_err(|error| failed(&error))?;
+    let asked = stream.set_read_timeout(Some(CLIENT_TIMEOUT)).and_then(|()| stream.write_all(&text));
+    asked.map_err(failed)?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).map_err(|error| failed(&error))?;
-        if !take(serde_json::from_str(&line).map_err(|error| failed(&error))?) {
+        reader.read_line(&mut line).map_err(failed)?;
+        if !take(serde_json::from_str(&line).map_err(|error| failed(error.into()))?) {
             return Ok(());
         }
     }
 }
 
-/// A running relay's status.
+/// Fetches a running relay's status.
 ///
 /// # Errors
-/// Nobody answers there; as a sentence.
-pub fn status(data_dir: &Path) -> Result<Status, String> {
+/// No relay answers.
+pub fn status(data_dir: &Path) -> Result<Status, AskError> {
     match ask(data_dir, &Request::Status)? {
         Answer::Status { status } => Ok(*status),
-        answer => Err(format!("the relay does not show its status: {answer:?}")),
+        answer => Err(AskError::NoStatus(Box::new(answer))),
     }
 }

@@ -1,6 +1,7 @@
-//! `twinflux tail`: lines as they pass through a running relay, to find the host that sends garbage.
+//! `twinflux tail`: shows lines as they pass through a running relay, to find the host that sends
+//! garbage.
 //!
-//! Bounds: so many lines a second; the relay keeps no more than some hundred for it.
+//! Bounds: `--rate` lines a second; the relay keeps at most some hundred lines for it.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,12 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::cli::OfDataDir;
-use crate::cli::outcome::{Ended, FAILED, UNREACHABLE, print_on};
+use crate::cli::outcome::{Ended, Failure, print_on};
 use crate::cli::socket::{Answer, Request, follow};
 use crate::intake::tap::{Filter, Passed};
 use crate::sys::text::{printable, write_line};
 
-/// Which lines are shown.
+/// Options of `tail`: which lines to show.
 #[derive(Args, Clone, Debug)]
 pub struct Tail {
     /// Lines from this address or network: 10.0.0.7, 10.0.0.0/8
@@ -38,15 +39,18 @@ pub struct Tail {
     of: OfDataDir,
 }
 
-fn parse_network(text: &str) -> Result<IpNet, String> {
+/// Text that is neither an address nor a network.
+#[derive(Debug, thiserror::Error)]
+#[error("name an address or a network, as 10.0.0.7 or 10.0.0.0/8")]
+struct InvalidNetwork;
+
+fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
     let address = || text.parse().map(|address: std::net::IpAddr| IpNet::from(address.to_canonical()));
-    text.parse()
-        .or_else(|_| address())
-        .map_err(|_| "name an address or a network, as 10.0.0.7 or 10.0.0.0/8".to_owned())
+    text.parse().or_else(|_| address()).map_err(|_| InvalidNetwork)
 }
 
 impl Tail {
-    /// Shows lines until enough passed, or the process is ended.
+    /// Shows lines until `--lines` have passed, or the process is ended.
     ///
     /// # Errors
     /// No relay answers, or it shows no lines now.
@@ -58,17 +62,17 @@ impl Tail {
         let followed = follow(&folder, &request, |answer| {
             ended = match answer {
                 Answer::Passed { passed, left_out } => print_on(&pace.text(passed, left_out, &mut left)),
-                Answer::Failed { error } => Err((FAILED, error)),
-                answer => Err((FAILED, format!("the relay shows no lines: {answer:?}"))),
+                Answer::Failed { error } => Err(Failure::Failed(error)),
+                answer => Err(Failure::Failed(format!("the relay shows no lines: {answer:?}"))),
             };
             ended == Ok(true) && left != Some(0)
         });
-        followed.map_err(|error| (UNREACHABLE, error))?;
+        followed.map_err(Failure::unreachable)?;
         ended.map(drop)
     }
 }
 
-/// How many lines may still be shown in this second.
+/// Limits the lines shown in each second, and counts the others.
 struct Pace {
     rate: u64,
     left: u64,
@@ -81,7 +85,7 @@ impl Pace {
         Self { rate, left: rate, since: Instant::now(), untold: 0 }
     }
 
-    /// What is printed of an answer; `most` falls with each line.
+    /// Returns the text to print for an answer. Each line shown reduces `most` by one.
     fn text(&mut self, passed: Vec<(String, Passed)>, left_out: u64, most: &mut Option<u64>) -> String {
         let mut text = String::new();
         self.untold += left_out;

@@ -1,32 +1,38 @@
-//! Allow lists: which networks they name, and whether anybody can come through them.
+//! Allow lists: normalizes their networks, and checks that some sender can match.
 //!
-//! A sender's address is compared in its canonical form: an IPv4 sender has an IPv4 address, also where it came to a
-//! socket of both families. So networks are made canonical, too: `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+//! Senders' addresses are compared in canonical form: an IPv4 sender has an IPv4 address, even on a
+//! dual-stack socket. Therefore networks are made canonical, too: `::ffff:10.0.0.0/104` becomes
+//! `10.0.0.0/8`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// The bits in front of the IPv4 address in an IPv4-mapped IPv6 address.
+/// Length of the prefix before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED_BITS: u8 = 96;
 
-/// Returns the networks in the form in which senders' addresses are compared.
+/// An allow list that cannot work. The message follows the name of its key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct InvalidAllow(String);
+
+/// Returns the networks in canonical form.
 pub(super) fn canonical(allow: &[IpNet]) -> Vec<IpNet> {
     allow.iter().map(|network| as_ipv4(*network).unwrap_or(*network)).collect()
 }
 
-/// Checks that each network can be meant as it is written, and that somebody can reach the listener through one.
+/// Checks that each network is meaningful, and that some sender can reach the listener through one.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
-pub(super) fn check(allow: &[IpNet], listen: SocketAddr) -> Result<(), String> {
+/// A network is meaningless, or nobody can come in. The message says what would be right.
+pub(super) fn check(allow: &[IpNet], listen: SocketAddr) -> Result<(), InvalidAllow> {
     let too_wide = allow.iter().find(|network| is_mapped(network.addr()) && as_ipv4(**network).is_none());
     if let Some(network) = too_wide {
         let (address, length) = (network.addr().to_canonical(), network.prefix_len());
         let plain = if length <= 32 { length } else { 32 };
-        return Err(format!(
+        return Err(InvalidAllow(format!(
             "has {network}, of which no sender can be: write {address}/{plain}, or a prefix of 96 bits or more"
-        ));
+        )));
     }
     let host = listen.ip().to_canonical();
     let reaches = |network: &IpNet| match (host, network) {
@@ -38,10 +44,12 @@ pub(super) fn check(allow: &[IpNet], listen: SocketAddr) -> Result<(), String> {
         return Ok(());
     }
     let (family, example) = if host.is_ipv4() { ("IPv4", "10.0.0.0/8") } else { ("IPv6", "2001:db8::/32") };
-    Err(format!("lets nobody in: senders to {listen} have {family} addresses, write a network such as \"{example}\""))
+    Err(InvalidAllow(format!(
+        "lets nobody in: senders to {listen} have {family} addresses, write a network such as \"{example}\""
+    )))
 }
 
-/// The IPv4 network that an IPv4-mapped network is.
+/// Returns the IPv4 network that an IPv4-mapped network stands for.
 fn as_ipv4(network: IpNet) -> Option<IpNet> {
     let IpAddr::V4(address) = network.addr().to_canonical() else { return None };
     let length = match network {
@@ -93,7 +101,9 @@ mod tests {
         ] {
             let checked = check(&networks(allow), listen.parse().expect("an address"));
             match part {
-                Some(part) => assert!(checked.clone().is_err_and(|what| what.contains(part)), "{allow:?}: {checked:?}"),
+                Some(part) => {
+                    assert!(checked.clone().is_err_and(|what| what.0.contains(part)), "{allow:?}: {checked:?}");
+                }
                 None => assert_eq!(checked, Ok(()), "{allow:?}"),
             }
         }

@@ -1,4 +1,4 @@
-//! `[[backend]]`: one place that gets everything.
+//! `[[backend]]`: a server, archive or relay that gets every line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,9 +13,10 @@ use crate::config::url::BackendUrl;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
-    /// Its identity in the journal: renaming it starts a new cursor.
+    /// Identity of the backend in the journal; renaming it starts a new cursor.
     pub name: String,
-    /// `http(s)://host:port` an InfluxDB, `file:///path` an archive, `udp://host:port` another relay.
+    /// `http(s)://host:port` for an InfluxDB, `file:///path` for an archive, `udp://host:port` for
+    /// another relay.
     pub url: BackendUrl,
     /// The user of the 1.x API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,7 +24,7 @@ pub struct Backend {
     /// The file with that user's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// The file with a token; with it the v2 API is used.
+    /// The file with a token; selects the v2 API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// The organisation of the v2 API.
@@ -35,84 +36,91 @@ pub struct Backend {
     /// Certificates (PEM) to trust instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// The name that the server's certificate is for, where the URL has an address or another name.
+    /// Name in the server's certificate, if the URL has an address or another name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_server_name: Option<String>,
-    /// This client's certificate (PEM), with those that it was signed by.
+    /// Certificate chain (PEM) of this client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_cert_file: Option<PathBuf>,
     /// The certificate's key (PEM).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_key_file: Option<PathBuf>,
-    /// From a request's beginning to its answer's first byte, and again to its end. InfluxDB's own
-    /// `write-timeout` is 10 s.
+    /// The longest time from a request's beginning to its answer's first byte, and again from there
+    /// to the answer's end. InfluxDB's own `write-timeout` is 10 s.
     #[serde(default = "default_timeout", with = "duration")]
     pub timeout: Duration,
-    /// How long connecting may take, TLS included.
+    /// The longest time for connecting, TLS included.
     #[serde(default = "default_connect_timeout", with = "duration")]
     pub connect_timeout: Duration,
-    /// The pause between two tries, at most. (5 s in the first minute of an outage.)
+    /// The longest pause between two tries; 5 s in the first minute of an outage.
     #[serde(default = "default_retry_max", with = "duration")]
     pub retry_max: Duration,
-    /// How often a backend that gets no lines is asked whether it would take some; 0: at the start only.
+    /// How often to probe a backend that gets no lines; 0 probes at the start only.
     #[serde(default = "default_probe_interval", with = "duration")]
     pub probe_interval: Duration,
-    /// Compress requests: less network for more CPU. Off, because mirrors mostly stand side by side.
+    /// Whether to compress requests: less network for more CPU. Off by default, because mirrors are
+    /// mostly near.
     #[serde(default)]
     pub gzip: bool,
-    /// Lines in one request, at most; InfluxDB's documented optimum is 5,000 to 10,000.
+    /// The most lines in one request; InfluxDB documents 5,000 to 10,000 as the optimum.
     #[serde(default = "default_max_batch_lines")]
     pub max_batch_lines: u32,
-    /// Bytes in one request, at most: what common reverse proxies take (1 MiB).
+    /// The most bytes in one request; common reverse proxies take 1 MiB.
     #[serde(default = "default_max_batch_bytes", with = "crate::config::size")]
     pub max_batch_bytes: ByteSize,
-    /// How long a line waits for others, at most: one request a second costs InfluxDB little.
+    /// The longest time a line waits for others. The default makes one request a second, which
+    /// costs InfluxDB little.
     #[serde(default = "default_linger", with = "duration")]
     pub linger: Duration,
-    /// Requests that may be under way at a time: a server 100 ms away keeps up. With 1 lines arrive in strict order.
+    /// Concurrent requests. The default keeps up with a server 100 ms away; with 1, lines arrive in
+    /// strict order.
     #[serde(default = "default_concurrency")]
     pub concurrency: u16,
-    /// How long a connection lives: a name that moves is followed, and a balancer may share anew.
+    /// The longest life of a connection, so that a changed DNS name is followed and a load balancer
+    /// can rebalance.
     #[serde(default = "default_connection_lifetime", with = "duration")]
     pub connection_lifetime: Duration,
     /// Whether it may answer readers (1.x API).
     #[serde(default = "default_query")]
     pub query: bool,
-    /// The user that readers' questions are asked as; without one the client's own credentials go through.
+    /// The user for readers' queries; without one the client's own credentials are passed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_username: Option<String>,
     /// The file with that user's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_password_file: Option<PathBuf>,
-    /// The file with a token that readers' questions are asked with.
+    /// The file with a token for readers' queries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_token_file: Option<PathBuf>,
-    /// The user that statements run as; without one the credentials that lines are written with.
+    /// The user for statements; without one they use the credentials for lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_username: Option<String>,
     /// The file with that user's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_password_file: Option<PathBuf>,
-    /// Whether a database that is missing is made, once (1.x API).
+    /// Whether to create a missing database, once (1.x API).
     #[serde(default)]
     pub create_database: bool,
-    /// The largest datagram of a `udp://` backend: fits an Ethernet frame with room for tunnels.
+    /// The largest datagram to a `udp://` backend. The default fits an Ethernet frame with room for
+    /// tunnels.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
-    /// After an outage: the share of requests that the backlog on the disk gets while fresh lines wait. Half: the
-    /// present is to be seen, and the past is to end. With 1 the order is strict, and fresh lines wait.
+    /// After an outage, the share of requests that the backlog on disk gets while fresh lines wait.
+    /// The default, one half, shows the present and still ends the backlog. With 1 the order is
+    /// strict, and fresh lines wait.
     #[serde(default = "default_replay_share")]
     pub replay_share: f64,
-    /// The bytes of an archive, at most: its oldest files make room. Without it nothing is removed for want of room.
+    /// The most bytes in an archive; the oldest files make room. Without it no file is removed for
+    /// lack of space.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::config::size::optional")]
     pub disk: Option<ByteSize>,
-    /// Files of an archive that were last written to so long ago are removed; 0 never.
+    /// Age after which files of an archive are removed, since their last write; 0 disables removal.
     #[serde(default, skip_serializing_if = "Duration::is_zero", with = "duration")]
     pub max_age: Duration,
 }
 
 impl Backend {
-    /// A backend with defaults.
+    /// Creates a backend with defaults.
     pub fn new(name: String, url: BackendUrl) -> Self {
         Self {
             name,

@@ -1,17 +1,21 @@
-//! Backends as the configuration has them: what is checked, and the setups that come of them.
+//! Checks `[[backend]]` tables, and converts them to the configurations of `deliver`.
 
 use std::time::Duration;
 
 use crate::batch::Builder;
 use crate::config::Backend;
-use crate::config::load::{LEAST_DISK, LONGEST_TIMEOUT, MOST_DISK, TOO_SHORT, is_too_short};
+use crate::config::invalid::InvalidKey;
+use crate::config::load::{MAX_DISK, MAX_TIMEOUT, MIN_DISK, TOO_SHORT, is_too_short};
 use crate::config::url::{self, BackendUrl};
 use crate::deliver::{Api, InfluxConfig, MAX_DATAGRAM_BYTES};
 use crate::journal::disk::{MAX_ADDRESS_BYTES, MAX_NAME_BYTES};
 use crate::net::{SecretFile, Times, Tls};
 
-/// What is wrong with a backend: the key and what would be right.
-pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'static str)> {
+/// Checks a backend.
+///
+/// # Errors
+/// The first key that is invalid.
+pub(crate) fn check_backend(backend: &Backend) -> Result<(), InvalidKey> {
     let is_influx = matches!(backend.url, BackendUrl::Influx { .. });
     let is_archive = matches!(backend.url, BackendUrl::Archive(_));
     let is_tls = backend.url.to_string().starts_with("https://");
@@ -64,11 +68,11 @@ pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'st
         (!is_archive && backend.disk.is_some(), "disk", "is for file:// backends only"),
         (!is_archive && !backend.max_age.is_zero(), "max_age", "is for file:// backends only"),
         (
-            backend.disk.is_some_and(|disk| disk.as_u64() < LEAST_DISK.max(8 * backend.max_batch_bytes.as_u64())),
+            backend.disk.is_some_and(|disk| disk.as_u64() < MIN_DISK.max(8 * backend.max_batch_bytes.as_u64())),
             "disk",
             "must be at least 8MiB, and eight times max_batch_bytes",
         ),
-        (backend.disk.is_some_and(|disk| disk.as_u64() > MOST_DISK), "disk", "must be at most 1PiB"),
+        (backend.disk.is_some_and(|disk| disk.as_u64() > MAX_DISK), "disk", "must be at most 1PiB"),
         (is_too_short(backend.max_age), "max_age", TOO_SHORT),
         (backend.name.len() > MAX_NAME_BYTES, "name", "may have at most 255 bytes"),
         (backend.url.address().len() > MAX_ADDRESS_BYTES, "url", "may have at most 4096 bytes"),
@@ -78,14 +82,14 @@ pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'st
             "must be between 0.01 and 1; 1 is strict order",
         ),
         (backend.timeout < Duration::from_millis(100), "timeout", "must be at least 100ms"),
-        (backend.timeout > LONGEST_TIMEOUT, "timeout", "must be at most 1h"),
+        (backend.timeout > MAX_TIMEOUT, "timeout", "must be at most 1h"),
         (
-            !(Duration::from_millis(10)..=LONGEST_TIMEOUT).contains(&backend.connect_timeout),
+            !(Duration::from_millis(10)..=MAX_TIMEOUT).contains(&backend.connect_timeout),
             "connect_timeout",
             "must be at least 10ms and at most 1h",
         ),
         (
-            !(Duration::from_millis(100)..=LONGEST_TIMEOUT).contains(&backend.retry_max),
+            !(Duration::from_millis(100)..=MAX_TIMEOUT).contains(&backend.retry_max),
             "retry_max",
             "must be at least 100ms and at most 1h",
         ),
@@ -108,7 +112,7 @@ pub(crate) fn check_backend(backend: &Backend) -> Result<(), (&'static str, &'st
             "must be between 512 and 65507 bytes",
         ),
     ];
-    wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err((key, what)))
+    wrong.into_iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, key, what)| Err(InvalidKey::new(key, what)))
 }
 
 pub(crate) fn influx_config(backend: &Backend, base: &http::Uri) -> InfluxConfig {

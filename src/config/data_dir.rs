@@ -1,4 +1,4 @@
-//! The data folder and its lock: one process works on it at a time.
+//! The data folder and its lock, which admits one process at a time.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
@@ -6,13 +6,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Why the folder cannot be had.
-#[derive(Debug)]
+/// Why the data folder cannot be locked.
+#[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process works on it.
+    /// Another process holds the lock.
+    #[error("another process uses the data folder")]
     Held,
-    /// It cannot be used.
-    Io(io::Error),
+    /// The folder or its lock file cannot be used.
+    #[error("{0}")]
+    Io(#[from] io::Error),
 }
 
 /// A data folder whose lock is held.
@@ -23,7 +25,7 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Takes the folder's lock, for as long as this lives.
+    /// Creates the folder if missing, and holds its lock while this value lives.
     ///
     /// # Errors
     /// As [`lock`].
@@ -31,10 +33,10 @@ impl DataDir {
         Ok(Self { folder: folder.to_owned(), lock: Mutex::new(lock(folder)?) })
     }
 
-    /// Takes the lock again, where the folder was removed, or another one was put there.
+    /// Takes the lock again if the folder was removed or replaced.
     ///
     /// # Errors
-    /// Another process has it, or the system does not let it be used.
+    /// Another process holds the lock, or the system refuses access.
     pub fn keep(&self) -> io::Result<()> {
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
@@ -49,24 +51,25 @@ impl DataDir {
     }
 }
 
-/// The lock's file.
+/// The lock's file name.
 const NAME: &str = "lock";
 
-/// What another user would need to open the lock, and thereby to hold it.
-const OF_OTHERS: u32 = 0o077;
+/// Mode bits with which another user could open the lock, and so hold it.
+const OTHERS_MODE: u32 = 0o077;
 
-/// Makes the folder where it is missing (0700), and takes its lock for as long as the file is open. The lock is its
-/// owner's alone (0600): whoever may open it can hold it, and keep a relay from starting.
+/// Creates the folder (mode 0700) if missing, and takes its lock for as long as the file is open.
+/// The lock file is private to its owner (0600): whoever may open it can hold the lock, and keep a
+/// relay from starting.
 ///
 /// # Errors
-/// Another process has it, or the system does not let it be used.
+/// Another process holds the lock, or the system refuses access.
 pub fn lock(folder: &Path) -> Result<File, LockError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(LockError::Io)?;
     let path = folder.join(NAME);
     let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
     let lock = lock.map_err(LockError::Io)?;
-    // An earlier version let others read it.
-    if lock.metadata().map_err(LockError::Io)?.mode() & OF_OTHERS != 0
+    // An earlier version created it readable for others.
+    if lock.metadata().map_err(LockError::Io)?.mode() & OTHERS_MODE != 0
         && let Err(error) = lock.set_permissions(Permissions::from_mode(0o600))
     {
         tracing::warn!(folder = %folder.display(), %error, "other users may hold the data folder's lock: chmod 600 it");

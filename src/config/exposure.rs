@@ -1,7 +1,8 @@
-//! What others on this machine, or on the way to a backend, may read or change: folders, secret files, credentials.
+//! Finds folders, secret files and credentials that others on this machine, or on the way to a
+//! backend, may read or change.
 //!
-//! A warning is one sentence that says what would be right. Nothing is changed, and nothing is refused: a relay that
-//! receives metrics is worth more than one that does not start.
+//! Owns the warnings, each one sentence that says what would be right. Never changes or refuses
+//! anything: a relay that receives metrics is worth more than one that does not start.
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
@@ -12,17 +13,17 @@ use http::Uri;
 use crate::config::url::BackendUrl;
 use crate::config::{Backend, Config};
 
-/// A group may read, as a service's group does; it may not write.
+/// Mode bits that must not be set: a service's group may read, but nobody else may write.
 const WRITABLE: u32 = 0o022;
-/// Only an entry's owner may replace it.
+/// With this bit on a folder, only an entry's owner may replace it.
 const STICKY: u32 = 0o1000;
 
-/// The warnings of a configuration. Files that are missing have none.
+/// Returns the warnings of a configuration; none for files that are missing.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings: Vec<_> = folder(&config.data_dir, "data_dir").into_iter().collect();
     for backend in &config.backend {
         let who = format!("backend {:?}", backend.name);
-        // What is inside the data folder is as open as that is.
+        // A folder inside the data folder is as accessible as that is.
         if let BackendUrl::Archive(path) = &backend.url
             && !path.starts_with(&config.data_dir)
         {
@@ -34,7 +35,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// The pair's token may administer the other relay.
+/// Returns the warnings of the pair's token, which may administer the other relay.
 fn of_pair(config: &Config) -> Vec<String> {
     let Some(path) = &config.pair.token_file else { return Vec::new() };
     let mut warnings: Vec<String> =
@@ -49,7 +50,7 @@ fn of_pair(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// The warnings of one backend's credentials; `who` names it.
+/// Returns the warnings of one backend's credentials; `who` names the backend.
 pub(crate) fn of_credentials(backend: &Backend, who: &str) -> Vec<String> {
     let mut warnings = Vec::new();
     let files = [
@@ -102,7 +103,7 @@ fn open(path: &Path, what: &str, mode: u32) -> Option<String> {
     Some(format!("{path} ({what}) may be {may} by others (mode {mode:04o}): chmod g-w,o-rwx {path}"))
 }
 
-/// Whether others may put another file in a secret's place.
+/// Whether others may replace a secret's file by another.
 fn replaceable(path: &Path, what: &str) -> Option<String> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mode = std::fs::metadata(parent).ok()?.mode();
@@ -113,7 +114,7 @@ fn replaceable(path: &Path, what: &str) -> Option<String> {
     })
 }
 
-/// Whether a host is this machine, as far as it can be told without asking anybody.
+/// Whether a host is this machine, as far as that is known without a DNS query.
 fn is_here(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
     match host.parse::<IpAddr>() {

@@ -1,14 +1,14 @@
-//! Names of hosts, as a browser writes them in `Host` and an operator in `[admin] hosts`.
+//! Host names, as a browser writes them in `Host` and an operator in `[admin] hosts`.
 
 use std::net::IpAddr;
 
-/// A host without the brackets of an IPv6 address, and without the root's dot.
+/// Strips the brackets of an IPv6 address, and the root's dot.
 pub(crate) fn normal(host: &str) -> &str {
     let inner = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
     inner.strip_suffix('.').unwrap_or(inner)
 }
 
-/// Whether a text may stand in `[admin] hosts`: a host's name or an address, without a scheme and a port.
+/// Whether a text is valid in `[admin] hosts`: a host name or an address, without scheme and port.
 pub(crate) fn is_host(text: &str) -> bool {
     let text = normal(text);
     let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));

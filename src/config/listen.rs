@@ -1,63 +1,76 @@
-//! Addresses to listen on, as people write them: `8089`, `:8089`, `0.0.0.0:8089`, `[::]:8089`, `localhost:8089`.
+//! Addresses to listen on, as people write them: `8089`, `:8089`, `0.0.0.0:8089`, `[::]:8089`,
+//! `localhost:8089`.
 //!
-//! A name is resolved once, when the configuration is loaded. Of several addresses the first IPv4 one is taken, so
-//! that `localhost` is 127.0.0.1 everywhere; `twinflux check` and the start show which.
+//! A name is resolved once, when the configuration is loaded. Of several addresses the first IPv4
+//! address is taken, so that `localhost` is 127.0.0.1 everywhere; `twinflux check` and the start
+//! show the result.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use serde::{Deserializer, de};
 
-/// Reads an address to receive data on; without a host it is every address of this machine.
+/// A text that is not an address to listen on. The message says what would be right.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct InvalidAddress(String);
+
+/// Parses the address of a data listener; without a host it is every address of this machine.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
-pub(crate) fn parse_data(text: &str) -> Result<SocketAddr, String> {
+/// The text is no address, or its name cannot be resolved.
+pub(crate) fn parse_data(text: &str) -> Result<SocketAddr, InvalidAddress> {
     parse(text, Ipv4Addr::UNSPECIFIED)
 }
 
-/// Reads an address of the admin listener; without a host it is loopback, since the page has no password.
+/// Parses the address of the admin listener; without a host it is loopback, because the page has no
+/// password.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
-pub(crate) fn parse_admin(text: &str) -> Result<SocketAddr, String> {
+/// The text is no address, or its name cannot be resolved.
+pub(crate) fn parse_admin(text: &str) -> Result<SocketAddr, InvalidAddress> {
     parse(text, Ipv4Addr::LOCALHOST)
 }
 
-fn parse(text: &str, default: Ipv4Addr) -> Result<SocketAddr, String> {
+fn parse(text: &str, default: Ipv4Addr) -> Result<SocketAddr, InvalidAddress> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
     let (host, port) = split(text, default)?;
     let port = port.parse::<u16>().ok().filter(|_| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let port = port.ok_or_else(|| format!("{text:?} has no port between 0 and 65535: write {}", examples(default)))?;
+    let port = port.ok_or_else(|| {
+        InvalidAddress(format!("{text:?} has no port between 0 and 65535: write {}", examples(default)))
+    })?;
     let host = match host {
         "" => return Ok((default, port).into()),
         host => host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host),
     };
-    resolve(host, port).map_err(|error| format!("cannot resolve {host:?}: {error}; write {}", examples(default)))
+    resolve(host, port)
+        .map_err(|error| InvalidAddress(format!("cannot resolve {host:?}: {error}; write {}", examples(default))))
 }
 
-/// Splits host and port; the host is empty where there is none.
-fn split(text: &str, default: Ipv4Addr) -> Result<(&str, &str), String> {
+/// Splits host and port; the host is empty if there is none.
+fn split(text: &str, default: Ipv4Addr) -> Result<(&str, &str), InvalidAddress> {
     let has_port = !(text.starts_with('[') && text.ends_with(']'));
     let Some((host, port)) = text.rsplit_once(':').filter(|_| has_port) else {
         let is_port = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         return if is_port {
             Ok(("", text))
         } else {
-            Err(format!("{text:?} has no port: write {}", examples(default)))
+            Err(InvalidAddress(format!("{text:?} has no port: write {}", examples(default))))
         };
     };
     if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-        return Err(format!("{text:?} is ambiguous: write an IPv6 address in brackets, \"[::1]:8089\""));
+        let what = format!("{text:?} is ambiguous: write an IPv6 address in brackets, \"[::1]:8089\"");
+        return Err(InvalidAddress(what));
     }
     Ok((host, port))
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let found: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(|error| error.to_string())?.collect();
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let found: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
     let first = found.iter().find(|address| address.is_ipv4()).or_else(|| found.first());
-    first.copied().ok_or_else(|| "it has no address".to_owned())
+    first.copied().ok_or_else(|| io::Error::other("it has no address"))
 }
 
 fn examples(default: Ipv4Addr) -> String {
@@ -74,8 +87,8 @@ pub(crate) fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Socket
     deserializer.deserialize_any(Text(parse_admin))
 }
 
-/// Takes text, or a number for a port.
-struct Text(fn(&str) -> Result<SocketAddr, String>);
+/// Visits a text, or a number that is a port.
+struct Text(fn(&str) -> Result<SocketAddr, InvalidAddress>);
 
 impl de::Visitor<'_> for Text {
     type Value = SocketAddr;
@@ -106,7 +119,7 @@ mod tests {
             ("10.0.0.1:8089", "10.0.0.1:8089", "10.0.0.1:8089"),
             ("[::]:8089", "[::]:8089", "[::]:8089"),
             ("[fe80::1%2]:8089", "[fe80::1%2]:8089", "[fe80::1%2]:8089"),
-            // By its name and by its number, the loopback interface has the number 1.
+            // The loopback interface has the number 1.
             ("[fe80::1%lo]:8089", "[fe80::1%1]:8089", "[fe80::1%1]:8089"),
             ("localhost:8089", "127.0.0.1:8089", "127.0.0.1:8089"),
         ] {
@@ -132,7 +145,7 @@ mod tests {
             ("-8089", &["has no port"]),
             ("[::1]", &["\"[::1]\" has no port"]),
         ] {
-            let error = parse_data(text).expect_err(text);
+            let error = parse_data(text).expect_err(text).to_string();
             for part in parts {
                 assert!(error.contains(part), "{text:?}: {error:?} does not say {part:?}");
             }

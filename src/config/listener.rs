@@ -1,6 +1,7 @@
-//! Listeners: the keys that all have, and those of each kind.
+//! Listeners: the keys common to all, and those of each kind.
 //!
-//! A key that all listeners have is declared once, in the macro `listener`: a new kind of listener is one new struct.
+//! Each common key is declared once, in the macro `listener`; a new kind of listener is one new
+//! struct.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,11 +16,11 @@ use super::duration;
 use crate::protocol::line::MAX_LINE_BYTES;
 use crate::protocol::{Precision, Unsigned};
 
-/// What a listener's bytes are written in.
+/// The format of received bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// Whatever is known; each line is judged for itself.
+    /// Detects the format of each line.
     #[default]
     Auto,
     /// InfluxDB line protocol.
@@ -28,27 +29,27 @@ pub enum Format {
     Graphite,
     /// OpenTSDB's telnet commands.
     Opentsdb,
-    /// Netdata's JSON, an object to a line.
+    /// Netdata's JSON, one object a line.
     NetdataJson,
 }
 
-/// What becomes of names that are not line protocol's.
+/// How names of other formats become measurements, tags and fields.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged, expecting = "write \"path\", \"netdata\", or a list of graphite templates: [\".host.measurement*\"]")]
 pub enum Mapping {
-    /// One of those that have a name.
+    /// A mapping with a name.
     Named(NamedMapping),
     /// Graphite templates, `[filter] template [key=value,…]`.
     Templates(Vec<String>),
 }
 
-/// The mappings that have a name.
+/// Mappings with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NamedMapping {
-    /// The path is the measurement, its field is `value`: what InfluxDB's own listeners do.
+    /// The path becomes the measurement, and its field is `value`, as in InfluxDB's own listeners.
     Path,
-    /// Netdata's chart is the measurement, its dimensions are the fields, the host is a tag.
+    /// Netdata's chart becomes the measurement, its dimensions the fields, and the host a tag.
     Netdata,
 }
 
@@ -58,7 +59,7 @@ impl Default for Mapping {
     }
 }
 
-/// Tags that each converted line gets unless it has the key.
+/// Tags added to each converted line unless it has the key.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged, expecting = "write a table: { dc = \"eu\" }, or a list: [\"dc=eu\"]")]
 pub enum DefaultTags {
@@ -75,7 +76,7 @@ impl Default for DefaultTags {
 }
 
 impl DefaultTags {
-    /// Whether there are none.
+    /// Whether there are no tags.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Table(tags) => tags.is_empty(),
@@ -84,7 +85,7 @@ impl DefaultTags {
     }
 }
 
-/// Joins the parts of names where nothing else is set: what separates them in what senders write.
+/// Default separator that joins the parts of names: the one that senders use.
 pub(crate) const DEFAULT_SEPARATOR: &str = ".";
 
 /// The keys that every listener has.
@@ -104,7 +105,8 @@ pub(crate) struct Common<'a> {
     pub(crate) allow: &'a [IpNet],
 }
 
-/// Declares a listener's table: its usual address and database, its own keys, and those that every listener has.
+/// Declares a listener's table: its default address and database, its own keys, and the common
+/// keys.
 macro_rules! listener {
     (
         $(#[$meta:meta])*
@@ -116,32 +118,36 @@ macro_rules! listener {
         #[derive(Clone, Debug, Deserialize, Serialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
-            /// The address: host and port, or a port only.
+            /// The address: host and port, or only a port.
             #[serde(deserialize_with = "crate::config::listen::data")]
             pub listen: SocketAddr,
             $($(#[$own_meta])* pub $own: $type,)*
-            /// What the bytes are written in.
+            /// The format of received bytes.
             pub format: Format,
-            /// What becomes of names that are not line protocol's.
+            /// How names of other formats become measurements, tags and fields.
             pub mapping: Mapping,
-            /// With templates as mapping: what joins several parts of a measurement, a field or a tag.
+            /// With templates as mapping: joins several parts of a measurement, a field or a tag.
             pub separator: String,
-            /// With `mapping = "netdata"`: keep the prefix in front of the chart. It is the same everywhere, and says nothing.
+            /// With `mapping = "netdata"`: keep the prefix before the chart. It is the same for all
+            /// hosts, and so carries no information.
             pub netdata_keep_prefix: bool,
-            /// With `mapping = "netdata"`: dot-separated parts of a host's name in Graphite's paths, where dots cannot be told
-            /// apart.
+            /// With `mapping = "netdata"`: number of dot-separated parts of a host's name in
+            /// Graphite paths, where the name's dots look like separators.
             pub netdata_host_parts: u8,
-            /// The database its lines go to; Telegraf's default.
+            /// The database for its lines. The default is Telegraf's.
             pub database: String,
-            /// The retention policy; empty: the database's default one.
+            /// The retention policy; empty selects the database's default.
             pub retention_policy: String,
-            /// The unit of its lines' timestamps; Telegraf sends nanoseconds. Times of other formats are written in it.
+            /// The unit of its lines' timestamps; Telegraf sends nanoseconds. Times of other
+            /// formats are converted to it.
             pub precision: Precision,
-            /// What becomes of unsigned integers (`5u`). Refused: stock InfluxDB 1.x does not take them.
+            /// How to treat unsigned integers (`5u`). Refused by default, because stock InfluxDB
+            /// 1.x does not take them.
             pub unsigned: Unsigned,
-            /// Networks (CIDR) whose bytes are taken; empty: all. It stops accidents, not forged senders.
+            /// Networks (CIDR) to accept; empty accepts all. Stops accidents, not forged senders.
             pub allow: Vec<IpNet>,
-            /// Tags that each converted line gets unless it has the key; line protocol stays as it is.
+            /// Tags added to each converted line unless it has the key; line protocol is not
+            /// changed.
             #[serde(skip_serializing_if = "DefaultTags::is_empty")]
             pub tags: DefaultTags,
         }
@@ -167,7 +173,7 @@ macro_rules! listener {
         }
 
         impl $name {
-            /// The keys that every listener has.
+            /// Returns the common keys.
             pub(crate) fn common(&self) -> Common<'_> {
                 Common {
                     listen: self.listen,
@@ -191,13 +197,16 @@ macro_rules! listener {
 listener! {
     /// A UDP listener; 8089 is InfluxDB's own UDP port.
     Udp(([0, 0, 0, 0], 8089), "telegraf") {
-        /// For a multicast address: the name or an address of the interface to join it on; without it the system's choice.
+        /// For a multicast address: the name or an address of the interface that joins the group;
+        /// without it the system chooses.
         #[serde(skip_serializing_if = "Option::is_none")]
         interface: Option<String> = None,
-        /// Threads; 0: 1 on one or two CPUs, else half of the CPUs, at most 4. One takes 200,000 datagrams a second.
-        /// A multicast address has one: every socket that joined it gets every datagram.
+        /// Threads. 0 means 1 on one or two CPUs, else half of the CPUs, at most 4. One thread
+        /// takes 200,000 datagrams a second. A multicast address gets one, because every socket
+        /// that joined it gets every datagram.
         workers: u16 = 0,
-        /// The receive buffer of each worker: what 100,000 datagrams of 300 bytes a second fill in 60 ms.
+        /// The receive buffer of each worker. 100,000 datagrams of 300 bytes a second fill the
+        /// default in 60 ms.
         #[serde(with = "crate::config::size")]
         receive_buffer: ByteSize = ByteSize::mib(8),
     }
@@ -206,33 +215,36 @@ listener! {
 listener! {
     /// A TCP listener; 2003 is Graphite's port, and Netdata's default for it.
     Tcp(([0, 0, 0, 0], 2003), "telegraf") {
-        /// The certificate (PEM) for TLS, with those that it was signed by; without it the listener takes plain text.
+        /// Certificate chain (PEM) for TLS; without it the listener takes plain text.
         #[serde(skip_serializing_if = "Option::is_none")]
         tls_cert_file: Option<PathBuf> = None,
         /// The certificate's key (PEM).
         #[serde(skip_serializing_if = "Option::is_none")]
         tls_key_file: Option<PathBuf> = None,
-        /// Networks (CIDR) of proxies that name the source of a connection by PROXY protocol 2.
+        /// Networks (CIDR) of proxies that name a connection's source by PROXY protocol 2.
         trusted_proxies: Vec<IpNet> = Vec::new(),
-        /// Whether those proxies begin each connection with a header of PROXY protocol 2.
+        /// Whether those proxies start each connection with a header of PROXY protocol 2.
         proxy_protocol: bool = false,
-        /// The longest line, without its line feed, and the longest that a string with line feeds may become: what fits into
-        /// a datagram. InfluxDB takes longer ones.
+        /// The longest line, without its line feed; also limits a string with line feeds. The
+        /// default fits into a datagram; InfluxDB takes longer lines.
         #[serde(with = "crate::config::size")]
         max_line: ByteSize = ByteSize::b(MAX_LINE_BYTES as u64),
-        /// Open connections, at most: eight times the hosts that a relay is made for.
+        /// The most open connections. The default is eight times the hosts that a relay is made
+        /// for.
         max_connections: u32 = 4096,
-        /// Open connections from one source, at most: an IPv4 address, or an IPv6 network of 64 bits. One broken client is
-        /// not to take all of them.
+        /// The most open connections from one source: an IPv4 address, or an IPv6 /64 network.
+        /// Keeps one broken client from taking all of them.
         max_connections_per_source: u32 = 1024,
-        /// A connection on which nothing comes for so long is ended: longer than hosts wait between two batches.
+        /// A connection that receives nothing for this long is closed. The default is longer than
+        /// hosts wait between two batches.
         #[serde(with = "duration")]
         idle_timeout: Duration = Duration::from_secs(15 * 60),
-        /// A line that takes longer than this ends its connection: hosts send whole lines at once.
+        /// A connection whose line takes longer than this is closed; hosts send whole lines at
+        /// once.
         #[serde(with = "duration")]
         line_timeout: Duration = Duration::from_secs(30),
-        /// A connection on which no whole line comes for so long is ended; after 10 s while more than half of the connections
-        /// are open. Hosts may connect long before they send.
+        /// A connection that sends no whole line for this long is closed; after 10 s if more than
+        /// half of the connections are open. Hosts may connect long before they send.
         #[serde(with = "duration")]
         first_line_timeout: Duration = Duration::from_secs(90),
     }
@@ -241,63 +253,66 @@ listener! {
 listener! {
     /// An HTTP listener; 8086 is InfluxDB's own port.
     Http(([0, 0, 0, 0], 8086), "") {
-        /// The certificate (PEM) for TLS, with those that it was signed by; without it the listener speaks plain HTTP.
+        /// Certificate chain (PEM) for TLS; without it the listener speaks plain HTTP.
         #[serde(skip_serializing_if = "Option::is_none")]
         tls_cert_file: Option<PathBuf> = None,
         /// The certificate's key (PEM).
         #[serde(skip_serializing_if = "Option::is_none")]
         tls_key_file: Option<PathBuf> = None,
-        /// Networks (CIDR) of proxies whose word is taken for the source: `X-Forwarded-For`, or PROXY protocol 2.
+        /// Networks (CIDR) of proxies that are trusted to name the source, by `X-Forwarded-For` or
+        /// PROXY protocol 2.
         trusted_proxies: Vec<IpNet> = Vec::new(),
-        /// Whether those proxies begin each connection with a header of PROXY protocol 2.
+        /// Whether those proxies start each connection with a header of PROXY protocol 2.
         proxy_protocol: bool = false,
-        /// Whether writers are answered.
+        /// Whether to answer writes.
         write: bool = true,
-        /// Whether readers are answered.
+        /// Whether to answer queries.
         query: bool = true,
-        /// Databases that are taken, with `*` for any text; empty: all.
+        /// Databases to accept, with `*` for any text; empty accepts all.
         databases: Vec<String> = Vec::new(),
-        /// Databases that requests may name, at most: each is kept for good.
+        /// The most databases that requests may name; each is kept for good.
         max_databases: u32 = 256,
-        /// Databases, retention policies and precisions together, at most.
+        /// The most combinations of database, retention policy and precision.
         max_destinations: u32 = 1024,
-        /// The longest line, without its line feed: what fits into a datagram.
+        /// The longest line, without its line feed. The default fits into a datagram.
         #[serde(with = "crate::config::size")]
         max_line: ByteSize = ByteSize::b(MAX_LINE_BYTES as u64),
-        /// The largest body, compressed and decompressed: what InfluxDB 1.x takes.
+        /// The largest body, compressed and decompressed. The default is InfluxDB 1.x's.
         #[serde(with = "crate::config::size")]
         max_body: ByteSize = ByteSize::mb(25),
-        /// Open connections, at most: eight times the hosts that a relay is made for.
+        /// The most open connections. The default is eight times the hosts that a relay is made
+        /// for.
         max_connections: u32 = 4096,
-        /// Open connections from one source, at most: an IPv4 address, or an IPv6 network of 64 bits.
+        /// The most open connections from one source: an IPv4 address, or an IPv6 /64 network.
         max_connections_per_source: u32 = 256,
-        /// How errors are answered. Safe: so that no known client drops good lines for it.
+        /// How to answer errors.
         errors: Errors = Errors::Safe,
-        /// What is answered to a body of which some lines are bad.
+        /// How to answer a body with some bad lines.
         partial: Partial = Partial::Report,
-        /// The version of InfluxDB that answers claim. `auto`: the lowest of the backends'.
+        /// The InfluxDB version that answers claim; `auto` selects the lowest version of the
+        /// backends.
         claim_version: String = "auto".to_owned(),
     }
 }
 
-/// How errors are answered.
+/// How to answer errors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Errors {
-    /// So that no known client drops good lines for it.
+    /// Chosen so that no known client drops good lines because of an answer.
     #[default]
     Safe,
-    /// Word for word as InfluxDB does.
+    /// Word for word as InfluxDB answers.
     Influxdb,
 }
 
-/// What is answered to a body of which some lines are bad. The good ones are taken either way.
+/// How to answer a body with some bad lines. The good lines are taken either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Partial {
-    /// As InfluxDB does: 400, with the bad lines.
+    /// 400 with the bad lines, as InfluxDB answers.
     #[default]
     Report,
-    /// 204, with their number in the header `X-Twinflux-Rejected`.
+    /// 204 with the number of bad lines in the header `X-Twinflux-Rejected`.
     Accept,
 }

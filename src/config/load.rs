@@ -1,9 +1,11 @@
-//! From a file and command-line options to a checked configuration, and from there to the components' setups.
+//! Loads the configuration from a file and command-line options, checks it, and converts it to the
+//! components' configurations.
 //!
-//! Every error names the file, the line, the key, and what would be right. No line of the file is quoted: it
-//! might hold what should not be shown.
+//! Every error names the file, the line, the key, and what would be right. Never quotes a line of
+//! the file, which might hold a secret.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,31 +26,38 @@ use crate::journal::{BackendConfig, Durability, Limits};
 use crate::net::tls::Certificate;
 use crate::protocol::line::MAX_LINE_BYTES;
 
-/// Where data goes when no file says otherwise, below the current folder.
+/// The default data folder without a configuration file, below the current folder.
 const DATA_DIR_WITHOUT_FILE: &str = "twinflux-data";
-/// The least memory that a journal works with: a few batches in flight.
-const LEAST_MEMORY: u64 = 4 << 20;
-/// More memory than a cheap VM has is a mistake.
-const MOST_MEMORY: u64 = 64 << 30;
-/// The least disk that a journal works with: eight segments that each hold a few of the largest records.
-pub(super) const LEAST_DISK: u64 = 8 << 20;
-/// How often a disk that fails or is full is tried again: twice within the two seconds that a resumption may take.
+/// The least memory of a journal: a few batches in flight.
+const MIN_MEMORY: u64 = 4 << 20;
+/// The most memory of a journal; more is a mistake.
+const MAX_MEMORY: u64 = 64 << 30;
+/// The least disk space of a journal: eight segments that each hold a few of the largest records.
+pub(super) const MIN_DISK: u64 = 8 << 20;
+/// Interval of retries on a disk that fails or is full: two tries within the two seconds that
+/// recovery may take.
 const DISK_RETRY: Duration = Duration::from_secs(1);
-/// More disk than there is.
-pub(super) const MOST_DISK: u64 = 1 << 50;
-/// Names of the admin listener.
-const MOST_HOSTS: usize = 64;
-/// What is wrong with an age that is too short.
+/// The most disk space of a journal: more than any machine has.
+pub(super) const MAX_DISK: u64 = 1 << 50;
+/// The most names of the admin listener.
+const MAX_HOSTS: usize = 64;
+/// Error of an age that is too short.
 pub(super) const TOO_SHORT: &str = "must be at least 1m, or 0s for none";
-/// Longer than anybody waits.
-pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The longest timeout: longer than anybody waits.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// A configuration that cannot work: where, and what would be right.
+/// An invalid configuration: where, and what would be right.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ConfigError(pub(super) String);
+pub struct ConfigError(String);
 
-/// What the command line sets.
+impl ConfigError {
+    pub(super) fn new(what: impl Display) -> Self {
+        Self(what.to_string())
+    }
+}
+
+/// Settings from the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--udp`
@@ -68,7 +77,8 @@ pub struct Overrides {
 }
 
 impl Config {
-    /// Reads the file, where there is one, applies the command line, fills in what is missing, and checks it all.
+    /// Reads the file, if there is one, applies the command line, fills in defaults, and checks the
+    /// result.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -82,12 +92,12 @@ impl Config {
         Self::of_text(&Source { name, text }, overrides, file.is_some())
     }
 
-    /// The same of influxdb-relay's file; and what differs from it.
+    /// Loads influxdb-relay's file in the same way; also returns how the result differs.
     ///
     /// # Errors
-    /// The first thing that is wrong, or cannot be had.
+    /// The first thing that is wrong, or that has no counterpart.
     pub fn load_relays(file: &Path, overrides: Overrides) -> Result<(Self, Vec<String>), ConfigError> {
-        let Converted { text, differs } = relay_toml::convert(file).map_err(ConfigError)?;
+        let Converted { text, differs } = relay_toml::convert(file).map_err(ConfigError::new)?;
         let source = Source { name: format!("{} (converted)", file.display()), text };
         Ok((Self::of_text(&source, overrides, true)?, differs))
     }
@@ -102,11 +112,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Who may do what over HTTP, from the files that `[auth]` names; none without one.
+    /// Returns the users, tokens and rights from the files that `[auth]` names; `None` if it names
+    /// none.
     ///
     /// # Errors
-    /// A sentence: what is wrong with one of them.
-    pub fn auth(&self) -> Result<Option<Auth>, String> {
+    /// A file cannot be used.
+    pub fn auth(&self) -> Result<Option<Auth>, ConfigError> {
         let config::Auth { users_file, tokens_file, right } = &self.auth;
         if users_file.is_none() && tokens_file.is_none() {
             return Ok(None);
@@ -118,19 +129,21 @@ impl Config {
             admin: right.admin,
         });
         let (users_file, tokens_file) = (users_file.clone(), tokens_file.clone());
-        Auth::open(auth::AuthConfig { users_file, tokens_file, rights: rights.collect() }).map(Some)
+        let auth = Auth::open(auth::AuthConfig { users_file, tokens_file, rights: rights.collect() });
+        auth.map(Some).map_err(ConfigError::new)
     }
 
-    /// The admin listener's certificate, if it speaks TLS.
+    /// Returns the admin listener's certificate, if it speaks TLS.
     ///
     /// # Errors
-    /// A sentence: which file cannot be used, and why.
-    pub fn admin_certificate(&self) -> Result<Option<Arc<Certificate>>, String> {
+    /// A file cannot be used.
+    pub fn admin_certificate(&self) -> Result<Option<Arc<Certificate>>, ConfigError> {
         let files = (&self.admin.tls_cert_file, &self.admin.tls_key_file);
-        certificate(files, Some(b"http/1.1")).map_err(|what| format!("admin: {what}"))
+        certificate(files, Some(b"http/1.1")).map_err(|error| ConfigError::new(format_args!("admin: {error}")))
     }
 
-    /// What works, and is likely not what is meant: each a sentence that says what would be right.
+    /// Returns warnings of settings that work but are probably not intended; each sentence says
+    /// what would be right.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = exposure::warnings(self);
         let longest = self.tcp.iter().map(|listener| listener.max_line.as_u64()).max();
@@ -176,7 +189,7 @@ impl Config {
             }
         }
         if !overrides.backends.is_empty() {
-            // A name that came from the place among others would give one server's lines to another.
+            // A name derived from the position would give one server's lines to another.
             self.backend = overrides.backends.into_iter().map(|url| Backend::new(url.name(), url)).collect();
         }
         if let Some((username, password_file)) = overrides.credentials {
@@ -191,7 +204,7 @@ impl Config {
         }
     }
 
-    /// Whether it can work; one that was loaded can.
+    /// Checks the configuration. A loaded configuration is valid.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -206,14 +219,14 @@ impl Config {
         if self.auth.right.iter().any(|right| right.name.is_empty()) {
             return Err(ConfigError("auth.right: name must not be empty; \"*\" is for all".to_owned()));
         }
-        if self.shutdown_timeout > LONGEST_TIMEOUT {
+        if self.shutdown_timeout > MAX_TIMEOUT {
             return Err(ConfigError("shutdown_timeout must be at most 1h".to_owned()));
         }
-        if self.journal.memory.as_u64() > MOST_MEMORY {
+        if self.journal.memory.as_u64() > MAX_MEMORY {
             return Err(source.at("journal", 0, "memory", "must be at most 64GiB"));
         }
         let requests: u64 = self.backend.iter().map(|backend| backend.max_batch_bytes.as_u64()).sum();
-        let least = LEAST_MEMORY.max(2 * requests);
+        let least = MIN_MEMORY.max(2 * requests);
         if self.journal.memory.as_u64() < least {
             let what =
                 format!("must be at least {}MiB: room for two requests to each backend", least.div_ceil(1 << 20));
@@ -223,13 +236,12 @@ impl Config {
         if self.admin.listen.ip().is_multicast() {
             return Err(source.at("admin", 0, "listen", NO_MULTICAST));
         }
-        if let Err((key, what)) = check_tls(self.admin.tls_cert_file.as_ref(), self.admin.tls_key_file.as_ref()) {
-            return Err(source.at("admin", 0, key, &what));
-        }
+        check_tls(self.admin.tls_cert_file.as_ref(), self.admin.tls_key_file.as_ref())
+            .map_err(|error| source.invalid("admin", 0, &error))?;
         if self.admin.users && self.auth.users_file.is_none() && self.auth.tokens_file.is_none() {
             return Err(source.at("admin", 0, "users", "needs users_file or tokens_file in [auth]"));
         }
-        if self.admin.hosts.len() > MOST_HOSTS {
+        if self.admin.hosts.len() > MAX_HOSTS {
             return Err(source.at("admin", 0, "hosts", "may have at most 64 names"));
         }
         if let Some(host) = self.admin.hosts.iter().find(|host| !is_host(host)) {
@@ -237,12 +249,10 @@ impl Config {
             return Err(source.at("admin", 0, "hosts", &what));
         }
         self.check_query(source)?;
-        self.pair.setup().map_err(|(key, what)| source.at("pair", 0, key, what))?;
+        self.pair.setup().map_err(|error| source.invalid("pair", 0, &error))?;
         let mut addresses = HashSet::new();
         for (table, index, listener) in self.each_listener() {
-            if let Err((key, what)) = listener.check(&self.backend) {
-                return Err(source.at(table, index, key, &what));
-            }
+            listener.check(&self.backend).map_err(|error| source.invalid(table, index, &error))?;
             if !addresses.insert((table, listener.listen())) && listener.listen().port() != 0 {
                 return Err(source.at(table, index, "listen", "is another listener's, too: give each its own port"));
             }
@@ -250,7 +260,7 @@ impl Config {
         let (mut names, mut urls) = (HashSet::new(), HashSet::new());
         for (index, backend) in self.backend.iter().enumerate() {
             let (key, what) = match check_backend(backend) {
-                Err(wrong) => wrong,
+                Err(error) => return Err(source.invalid("backend", index, &error)),
                 Ok(()) if !urls.insert(backend.url.address()) => {
                     ("url", "is another backend's, too: two copies in one place are no mirror")
                 }
@@ -265,7 +275,7 @@ impl Config {
     fn check_query(&self, source: &Source) -> Result<(), ConfigError> {
         let Query { max_lag, timeout, max_concurrent, .. } = &self.query;
         for (key, time) in [("max_lag", max_lag), ("timeout", timeout)] {
-            if !(Duration::from_millis(100)..=LONGEST_TIMEOUT).contains(time) {
+            if !(Duration::from_millis(100)..=MAX_TIMEOUT).contains(time) {
                 return Err(source.at("query", 0, key, "must be between 100ms and 1h"));
             }
         }
@@ -278,16 +288,16 @@ impl Config {
     fn check_disk(&self, source: &Source) -> Result<(), ConfigError> {
         let Journal { disk, sync_interval, max_age, min_free, .. } = &self.journal;
         let wrong = [
-            (disk.as_u64() < LEAST_DISK, "disk", "must be at least 8MiB: a segment is an eighth of it"),
-            (disk.as_u64() > MOST_DISK, "disk", "must be at most 1PiB"),
+            (disk.as_u64() < MIN_DISK, "disk", "must be at least 8MiB: a segment is an eighth of it"),
+            (disk.as_u64() > MAX_DISK, "disk", "must be at most 1PiB"),
             (
                 *sync_interval < Duration::from_millis(10),
                 "sync_interval",
                 "must be at least 10ms; or set durability = \"synced\"",
             ),
-            (*sync_interval > LONGEST_TIMEOUT, "sync_interval", "must be at most 1h"),
+            (*sync_interval > MAX_TIMEOUT, "sync_interval", "must be at most 1h"),
             (is_too_short(*max_age), "max_age", TOO_SHORT),
-            (min_free.is_some_and(|free| free.as_u64() > MOST_DISK), "min_free", "must be at most 1PiB"),
+            (min_free.is_some_and(|free| free.as_u64() > MAX_DISK), "min_free", "must be at most 1PiB"),
         ];
         let first = wrong.into_iter().find(|(is_wrong, ..)| *is_wrong);
         first.map_or(Ok(()), |(_, key, what)| Err(source.at("journal", 0, key, what)))?;
@@ -297,7 +307,7 @@ impl Config {
         Ok(())
     }
 
-    /// How the journal is kept on the disk; none where it is not.
+    /// Returns the options of the journal on disk; `None` for a journal in memory.
     pub fn disk(&self) -> Option<DiskOptions> {
         let Journal { durability, disk, sync_interval, compression, full, max_age, min_free, .. } = &self.journal;
         (*durability != Durability::Memory).then(|| DiskOptions {
@@ -313,17 +323,17 @@ impl Config {
         })
     }
 
-    /// The folder of the dead letters' files.
+    /// Returns the folder of the dead letters.
     pub fn dead_letters_folder(&self) -> PathBuf {
         self.data_dir.join("dead-letters")
     }
 
-    /// The folder of the journal's files.
+    /// Returns the folder of the journal.
     pub fn journal_folder(&self) -> PathBuf {
         self.data_dir.join("journal")
     }
 
-    /// The backends as the journal knows them.
+    /// Returns the backends' configurations for the journal.
     pub fn journal_backends(&self) -> Vec<BackendConfig> {
         let setup = |backend: &Backend| BackendConfig {
             name: backend.name.clone(),
@@ -333,7 +343,7 @@ impl Config {
         self.backend.iter().map(setup).collect()
     }
 
-    /// The backends' setups.
+    /// Returns the backends' configurations for delivery.
     pub fn backends(&self) -> Vec<deliver::DeliveryConfig> {
         self.backend.iter().map(|backend| self.backend_config(backend)).collect()
     }

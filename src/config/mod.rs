@@ -1,7 +1,9 @@
-//! The configuration: the TOML file's shape, its defaults with their reasons, and what is checked beyond types.
+//! The configuration: the shape of the TOML file, its defaults with their reasons, and the checks
+//! beyond types.
 //!
-//! Unknown keys are errors. Durations are text like `"500ms"`, sizes like `"8MiB"` or `"8MB"`. Secrets are never in the
-//! file: it names files that hold them, so that a configuration may be shown.
+//! Owns [`Config`] and the conversion to the components' configurations. Never holds a secret: the
+//! file names files that do, so a configuration may be shown. Unknown keys are errors. Durations
+//! are text such as `"500ms"`, sizes such as `"8MiB"` or `"8MB"`.
 
 mod allow;
 mod backend;
@@ -9,6 +11,7 @@ mod backends;
 pub mod data_dir;
 pub(crate) mod exposure;
 pub(crate) mod host;
+mod invalid;
 pub(crate) mod listen;
 mod listener;
 mod listeners;
@@ -39,12 +42,14 @@ pub use pair::Pair;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Journal, archive and dead letters; a lock file guards it. The place the Filesystem Hierarchy Standard gives.
+    /// Folder of the journal, the archive and the dead letters; a lock file guards it. The default
+    /// follows the Filesystem Hierarchy Standard.
     pub data_dir: PathBuf,
-    /// How long a shutdown may take to deliver what is pending: below the 90 s after which systemd kills.
+    /// The longest time that a shutdown delivers pending lines. Below the 90 s after which systemd
+    /// kills.
     #[serde(with = "duration")]
     pub shutdown_timeout: Duration,
-    /// The status page.
+    /// The admin listener, with the status page.
     pub admin: Admin,
     /// UDP listeners.
     pub udp: Vec<Udp>,
@@ -52,12 +57,12 @@ pub struct Config {
     pub tcp: Vec<Tcp>,
     /// HTTP listeners.
     pub http: Vec<Http>,
-    /// Backends; each gets everything.
+    /// Backends; each gets every line.
     pub backend: Vec<Backend>,
-    /// Who may do what, over HTTP.
+    /// Users, tokens and their rights over HTTP.
     #[serde(skip_serializing_if = "Auth::is_empty")]
     pub auth: Auth,
-    /// Readers' questions.
+    /// Queries of readers.
     pub query: Query,
     /// The journal.
     pub journal: Journal,
@@ -88,31 +93,34 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether its only backend is the archive that a file without backends has.
+    /// Whether the only backend is the archive that a file without backends gets.
     pub fn has_default_backend(&self) -> bool {
         matches!(&self.backend[..], [Backend { name, url: url::BackendUrl::Archive(path), .. }]
             if name == "archive" && path.ends_with("archive"))
     }
 
-    /// Whether a backend has a password or a token, or the pair has one.
+    /// Whether a backend or the pair has a password or a token.
     pub fn holds_secrets(&self) -> bool {
         self.pair.token_file.is_some() || self.backend.iter().any(exposure::holds_secrets)
     }
 }
 
-/// Where the state is shown.
+/// The admin listener, which shows the relay's state.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// `/metrics`, `/api/status`, `/health`, `/ready`. Loopback: without `users` it has no password.
+    /// Address that serves `/metrics`, `/api/status`, `/health` and `/ready`. Loopback by default,
+    /// because without `users` it has no password.
     #[serde(deserialize_with = "listen::admin")]
     pub listen: SocketAddr,
-    /// Names under which `/api` may be asked beside loopback and the listener's own address: a reverse proxy's, say. Any
-    /// other is refused, for a web page elsewhere could read the answers by DNS rebinding.
+    /// Host names under which `/api` may be asked, besides loopback and the listener's own address;
+    /// for example a reverse proxy's name. Others are refused, because a web page elsewhere could
+    /// read the answers by DNS rebinding.
     pub hosts: Vec<String>,
-    /// Whether only a user of `[auth]` with the right `admin` may ask for more than `/health` and `/ready`.
+    /// Whether requests other than `/health` and `/ready` need a user of `[auth]` with the right
+    /// `admin`.
     pub users: bool,
-    /// The certificate (PEM) for TLS, with those that it was signed by; without it the listener speaks plain HTTP.
+    /// Certificate chain (PEM) for TLS; without it the listener speaks plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert_file: Option<PathBuf>,
     /// The certificate's key (PEM).
@@ -128,59 +136,60 @@ impl Default for Admin {
     }
 }
 
-/// Users, tokens and their rights. Without a file everybody may everything.
+/// Users, tokens and their rights. Without a file, everybody may do everything.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// Users, as `htpasswd -B` writes them.
+    /// Users, in the format that `htpasswd -B` writes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users_file: Option<PathBuf>,
-    /// Tokens: `NAME:TOKEN` or `NAME:sha256:HEX`.
+    /// Tokens, as `NAME:TOKEN` or `NAME:sha256:HEX`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_file: Option<PathBuf>,
-    /// What each may do: nothing without one.
+    /// Rights; a user or token without one may do nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub right: Vec<Right>,
 }
 
 impl Auth {
-    /// Whether it says nothing.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.users_file.is_none() && self.tokens_file.is_none() && self.right.is_empty()
     }
 }
 
-/// What a user or a token may do.
+/// The rights of a user or a token.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Right {
-    /// The user's or token's name; `*` for all.
+    /// Name of the user or token; `*` matches all.
     pub name: String,
-    /// Databases that it may write, with `*` for any text.
+    /// Databases it may write; `*` stands for any text.
     pub write: Vec<String>,
-    /// Databases that it may read.
+    /// Databases it may read.
     pub read: Vec<String>,
-    /// Whether it may administer.
+    /// Whether it may use the admin listener.
     pub admin: bool,
 }
 
-/// How readers' questions are answered.
+/// How queries of readers are answered.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Query {
-    /// A copy that lags less may answer where none is complete: some requests, and no outage.
+    /// If no copy is complete, a copy may answer that lags less than this. The default covers some
+    /// requests, but no outage.
     #[serde(with = "duration")]
     pub max_lag: Duration,
-    /// What is answered if no copy is complete.
+    /// What to answer if no copy is complete.
     pub incomplete: Incomplete,
-    /// How long an answer may be silent: Grafana waits for 30 s.
+    /// The longest silence of an answer. Grafana waits for 30 s.
     #[serde(with = "duration")]
     pub timeout: Duration,
-    /// Questions to one backend at a time; more wait, at most 5 s. InfluxDB itself has no limit.
+    /// Concurrent queries to one backend; more wait for at most 5 s. InfluxDB itself has no limit.
     pub max_concurrent: u16,
-    /// Whether a source stays with one copy also where another one has less to do.
+    /// Whether a source stays with one copy even if another one has less to do.
     pub sticky: bool,
-    /// What becomes of `SELECT … INTO`.
+    /// How to treat `SELECT … INTO`.
     pub select_into: SelectInto,
 }
 
@@ -197,33 +206,34 @@ impl Default for Query {
     }
 }
 
-/// What is answered if no copy is complete.
+/// What to answer if no copy is complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Incomplete {
-    /// The least incomplete copy's answer, with headers that say so.
+    /// Answer from the least incomplete copy, with headers that say so.
     #[default]
     Serve,
-    /// 503.
+    /// Answer 503.
     Refuse,
 }
 
-/// What becomes of `SELECT … INTO`.
+/// How to treat `SELECT … INTO`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SelectInto {
-    /// It is refused: copies that differ for a moment would differ for ever.
+    /// Refuse it: copies that differ for a moment would differ for ever.
     #[default]
     Refuse,
-    /// Every backend runs it.
+    /// Run it on every backend.
     All,
 }
 
-/// Where lines are kept that a backend will never take.
+/// The store of lines that a backend will never take.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLetters {
-    /// The disk for them: the oldest go first. Some 200,000 lines are more than anybody reads.
+    /// The most disk space; the oldest letters go first. The default holds some 200,000 lines, more
+    /// than anybody reads.
     #[serde(with = "size")]
     pub disk: ByteSize,
 }
@@ -234,29 +244,35 @@ impl Default for DeadLetters {
     }
 }
 
-/// The journal's settings. All but `durability` and `memory` are about the disk.
+/// The journal's settings. All but `durability` and `memory` concern the disk.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Journal {
-    /// What a crash may cost. Written: a killed process costs nothing, and it costs little.
+    /// What a crash may cost. With the default, `written`, a killed process loses nothing at little
+    /// cost.
     pub durability: Durability,
-    /// The memory for lines that a backend has yet to take, a hard bound: 200,000 lines, and small beside an InfluxDB.
+    /// Memory for pending lines, a hard bound. The default holds 200,000 lines and is small beside
+    /// an InfluxDB.
     #[serde(with = "size")]
     pub memory: ByteSize,
-    /// The disk for lines that a backend has yet to take, a hard bound: a day of 300 lines a second.
+    /// Disk space for pending lines, a hard bound. The default holds a day of 300 lines a second.
     #[serde(with = "size")]
     pub disk: ByteSize,
-    /// How long written lines stay unsynced: what a power cut may cost. A disk is synced earlier after 4 MiB.
+    /// The longest time that written lines stay unsynced, and so what a power cut may cost. 4 MiB
+    /// of unsynced data are synced earlier.
     #[serde(with = "duration")]
     pub sync_interval: Duration,
-    /// Less disk for more CPU: what lies on the disk for long takes a sixth, and what does not costs nothing.
+    /// Trades CPU for disk space. Old segments shrink to a sixth; data that is delivered soon costs
+    /// nothing.
     pub compression: Compression,
-    /// What gives way when there is no room on the disk: fresh metrics are worth more than old ones.
+    /// What gives way when the disk is full. By default old lines do: fresh metrics are worth more.
     pub full: WhenFull,
-    /// Lines older than this are given up; 0 never: the quota is bound enough.
+    /// Lines older than this are given up; 0 disables the limit, because the quota bounds the
+    /// journal anyway.
     #[serde(with = "duration")]
     pub max_age: Duration,
-    /// What is left free on the volume; without it 5 %, at most 1 GiB: other programs live there, too.
+    /// Space to leave free on the volume, because other programs use it, too. By default 5 %, at
+    /// most 1 GiB.
     #[serde(skip_serializing_if = "Option::is_none", with = "size::optional")]
     pub min_free: Option<ByteSize>,
 }
@@ -276,7 +292,7 @@ impl Default for Journal {
     }
 }
 
-/// Durations as text, `"500ms"`.
+/// Durations as text, such as `"500ms"`.
 mod duration {
     use std::time::Duration;
 

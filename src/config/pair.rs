@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use crate::config::invalid::InvalidKey;
+use crate::config::load::ConfigError;
 use crate::net::{SecretFile, Tls};
 use crate::pair::PairConfig;
 
@@ -13,51 +15,58 @@ use crate::pair::PairConfig;
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pair {
-    /// Its admin listener, as `https://other:9097`; without it there is none.
+    /// URL of the other relay's admin listener, such as `https://other:9097`; without it there is
+    /// no pair.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// A token that may administer there, where its `[admin]` asks for users.
+    /// The file with a token that may administer there, if its `[admin]` requires users.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// The certificates to trust (PEM), instead of the system's.
+    /// Certificates (PEM) to trust instead of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// The address that one of both holds: it is told when both do, or none.
+    /// The address that exactly one relay holds; a finding tells when both hold it, or none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
 }
 
 impl Pair {
-    /// Whether it says nothing.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.peer.is_none() && self.token_file.is_none() && self.ca_file.is_none() && self.address.is_none()
     }
 
-    /// Whether the files that it names can be used.
+    /// Checks that the files it names can be used.
     ///
     /// # Errors
-    /// A sentence: what is wrong with one of them.
-    pub fn check(&self) -> Result<(), String> {
+    /// A file cannot be used.
+    pub fn check(&self) -> Result<(), ConfigError> {
         match self.setup() {
-            Ok(Some(setup)) => crate::pair::check(&setup).map_err(|error| format!("pair: {error}")),
+            Ok(Some(setup)) => {
+                crate::pair::check(&setup).map_err(|error| ConfigError::new(format_args!("pair: {error}")))
+            }
             _ => Ok(()),
         }
     }
 
-    /// How the other relay is reached; none where there is none.
+    /// Returns how to reach the other relay; `None` without a pair.
     ///
     /// # Errors
-    /// What is wrong: the key, and what would be right.
-    pub(crate) fn setup(&self) -> Result<Option<PairConfig>, (&'static str, &'static str)> {
+    /// The first key that is invalid.
+    pub(crate) fn setup(&self) -> Result<Option<PairConfig>, InvalidKey> {
         let Some(peer) = &self.peer else {
-            return if self.is_empty() { Ok(None) } else { Err(("peer", "is missing: \"https://other:9097\"")) };
+            return if self.is_empty() {
+                Ok(None)
+            } else {
+                Err(InvalidKey::new("peer", "is missing: \"https://other:9097\""))
+            };
         };
         let peer = url(peer)?;
         if self.ca_file.is_some() && peer.scheme_str() != Some("https") {
-            return Err(("ca_file", "is for an https:// peer only"));
+            return Err(InvalidKey::new("ca_file", "is for an https:// peer only"));
         }
         if self.address.is_some_and(|address| address.is_loopback() || address.is_unspecified()) {
-            return Err(("address", "must be the one that hosts send to: both relays have loopback"));
+            return Err(InvalidKey::new("address", "must be the one that hosts send to: both relays have loopback"));
         }
         let tls = Tls { ca_file: self.ca_file.clone(), ..Tls::default() };
         let token = self.token_file.clone().map(SecretFile::new);
@@ -65,20 +74,19 @@ impl Pair {
     }
 }
 
-fn url(text: &str) -> Result<Uri, (&'static str, &'static str)> {
-    const FORM: (&str, &str) =
-        ("peer", "must be the other relay's admin listener: \"http://HOST:9097\" or \"https://HOST:9097\"");
+fn url(text: &str) -> Result<Uri, InvalidKey> {
+    const FORM: &str = "must be the other relay's admin listener: \"http://HOST:9097\" or \"https://HOST:9097\"";
     if text.contains('@') {
-        return Err(("peer", "must hold no user or password: use token_file"));
+        return Err(InvalidKey::new("peer", "must hold no user or password: use token_file"));
     }
-    let uri: Uri = text.parse().map_err(|_| FORM)?;
+    let uri: Uri = text.parse().map_err(|_| InvalidKey::new("peer", FORM))?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
     let has_host = uri.host().is_some_and(|host| !host.is_empty());
     if !is_http || !has_host || uri.path() != "/" || uri.query().is_some() {
-        return Err(FORM);
+        return Err(InvalidKey::new("peer", FORM));
     }
     if uri.port_u16().is_none() {
-        return Err(("peer", "names no port: a relay's admin listener has 9097"));
+        return Err(InvalidKey::new("peer", "names no port: a relay's admin listener has 9097"));
     }
     Ok(uri)
 }
@@ -100,13 +108,16 @@ mod tests {
             ("", Some("must be the other relay's")),
         ] {
             let pair = Pair { peer: Some(text.to_owned()), ..Pair::default() };
-            let wrong = pair.setup().err().map(|(_, what)| what);
+            let wrong = pair.setup().err().map(|error| error.what);
             assert_eq!(wrong.is_some(), expected.is_some(), "{text}: {wrong:?}");
-            assert!(expected.is_none_or(|part| wrong.is_some_and(|what| what.contains(part))), "{text}: {wrong:?}");
+            assert!(
+                expected.is_none_or(|part| wrong.as_ref().is_some_and(|what| what.contains(part))),
+                "{text}: {wrong:?}"
+            );
         }
         let alone = Pair { address: Some([10, 0, 0, 9].into()), ..Pair::default() };
         assert!(alone.setup().is_err() && Pair::default().setup().expect("fine").is_none());
         let loopback = Pair { peer: Some("http://other:1".to_owned()), address: Some([127, 0, 0, 1].into()), ..alone };
-        assert_eq!(loopback.setup().expect_err("of no use").0, "address");
+        assert_eq!(loopback.setup().expect_err("of no use").key, "address");
     }
 }

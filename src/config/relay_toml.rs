@@ -1,7 +1,8 @@
-//! influxdb-relay's configuration, as ours: read with its own keys, and written down with ours.
+//! Converts influxdb-relay's configuration to this program's.
 //!
-//! What differs in meaning is said key by key; what cannot be had is refused with the cure. Keys of influxdb-relay are those
-//! of its last version (05c8811); the forks' that are known are named.
+//! Owns influxdb-relay's keys: those of its last version (05c8811), and of its forks where known.
+//! Names each key whose meaning differs. Refuses what has no counterpart, and says what to do
+//! instead.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,12 +11,12 @@ use serde::Deserialize;
 
 use crate::sys::text::write_line;
 
-/// The least bytes of a request that a backend may be set to, in KiB.
+/// The smallest `max_batch_bytes` of a backend, in KiB.
 const LEAST_BATCH_KIB: u64 = 65;
-/// The default disk of the journal, in MiB: more than any buffer in memory.
+/// The default of `journal.disk`, in MiB: more than any buffer in memory.
 const JOURNAL_MIB: u64 = 8 * 1024;
 
-/// A file of influxdb-relay's.
+/// A configuration file of influxdb-relay.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Relay {
@@ -32,7 +33,7 @@ struct HttpInput {
     ssl_combined_pem: String,
     default_retention_policy: String,
     output: Vec<HttpOutput>,
-    // Of a fork.
+    // Keys of a fork.
     default_ping_response: Option<u16>,
     rate_limit: Option<u64>,
     burst_limit: Option<u64>,
@@ -49,7 +50,7 @@ struct HttpOutput {
     max_batch_kb: Option<u64>,
     max_delay_interval: Option<String>,
     skip_tls_verification: bool,
-    // Of a fork.
+    // A key of a fork.
     endpoints: Option<Endpoints>,
 }
 
@@ -80,17 +81,17 @@ struct UdpOutput {
     mtu: Option<u16>,
 }
 
-/// Our configuration, and what it does otherwise.
+/// A converted configuration, and how it differs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Converted {
-    /// The file's text.
+    /// The text of the configuration file.
     pub text: String,
-    /// What differs, a sentence for each key.
+    /// The differences, a sentence for each key.
     pub differs: Vec<String>,
 }
 
 impl Converted {
-    /// The text with what differs before it, as comments.
+    /// Returns the text, preceded by the differences as comments.
     pub fn commented(&self) -> String {
         let mut text = String::new();
         for sentence in &self.differs {
@@ -101,26 +102,39 @@ impl Converted {
     }
 }
 
-/// Reads a file of influxdb-relay's.
-///
-/// # Errors
-/// A sentence: what cannot be read, or cannot be had, and the cure.
-pub fn convert(path: &Path) -> Result<Converted, String> {
-    let name = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {name}: {error}"))?;
-    convert_text(&text).map_err(|error| format!("{name}: {error}"))
+/// A configuration of influxdb-relay that cannot be converted. The message says what to do instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConvertError(String);
+
+impl ConvertError {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
 }
 
-fn convert_text(text: &str) -> Result<Converted, String> {
+/// Reads and converts a configuration file of influxdb-relay.
+///
+/// # Errors
+/// The file cannot be read, is invalid, or has a key without counterpart.
+pub fn convert(path: &Path) -> Result<Converted, ConvertError> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| ConvertError(format!("cannot read {name}: {error}")))?;
+    convert_text(&text).map_err(|error| ConvertError(format!("{name}: {error}")))
+}
+
+fn convert_text(text: &str) -> Result<Converted, ConvertError> {
     let relay: Relay = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        format!("line {line}: {}", error.message().trim_end().replace('\n', "; "))
+        ConvertError(format!("line {line}: {}", error.message().trim_end().replace('\n', "; ")))
     })?;
     if relay.filter.is_some() {
-        return Err("filter: lines are not withheld from outputs; run a relay for each group of outputs".to_owned());
+        return Err(ConvertError::new(
+            "filter: lines are not withheld from outputs; run a relay for each group of outputs",
+        ));
     }
     if relay.http.is_empty() && relay.udp.is_empty() {
-        return Err("it has neither [[http]] nor [[udp]]".to_owned());
+        return Err(ConvertError::new("it has neither [[http]] nor [[udp]]"));
     }
     check_outputs(&relay)?;
     let mut writing = Writing::default();
@@ -149,31 +163,34 @@ fn convert_text(text: &str) -> Result<Converted, String> {
     Ok(Converted { text: writing.text, differs: writing.differs })
 }
 
-/// Every backend gets everything here: inputs must have the same outputs.
-fn check_outputs(relay: &Relay) -> Result<(), String> {
+/// Checks that all inputs have the same outputs, because here every backend gets every line.
+fn check_outputs(relay: &Relay) -> Result<(), ConvertError> {
     let groups = "every backend gets every line here: run a relay for each set of outputs";
     if relay.http.iter().any(|input| input.output.is_empty()) || relay.udp.iter().any(|input| input.output.is_empty()) {
-        return Err("an input has no output".to_owned());
+        return Err(ConvertError::new("an input has no output"));
     }
     if relay.http.windows(2).any(|pair| pair[0].output != pair[1].output) {
-        return Err(format!("http.output: inputs have different outputs; {groups}"));
+        return Err(ConvertError(format!("http.output: inputs have different outputs; {groups}")));
     }
     let Some(first) = relay.http.first() else {
         if relay.udp.windows(2).any(|pair| pair[0].output != pair[1].output) {
-            return Err(format!("udp.output: inputs have different outputs; {groups}"));
+            return Err(ConvertError(format!("udp.output: inputs have different outputs; {groups}")));
         }
         return Ok(());
     };
     let hosts: BTreeSet<&str> = first.output.iter().map(|output| host_of(&output.location)).collect();
     for output in relay.udp.iter().flat_map(|input| &input.output) {
         if !hosts.contains(host_of(&output.location)) {
-            return Err(format!("udp.output {:?} is on a host that no http.output has; {groups}", output.location));
+            return Err(ConvertError(format!(
+                "udp.output {:?} is on a host that no http.output has; {groups}",
+                output.location
+            )));
         }
     }
     Ok(())
 }
 
-/// The host of a URL, or of `host:port`.
+/// Returns the host of a URL or of `host:port`.
 fn host_of(location: &str) -> &str {
     let rest = location.split_once("://").map_or(location, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
@@ -233,12 +250,12 @@ impl Writing {
         }
     }
 
-    fn udp(&mut self, input: &UdpInput) -> Result<(), String> {
+    fn udp(&mut self, input: &UdpInput) -> Result<(), ConvertError> {
         let precision = match input.precision.as_str() {
             "" | "n" | "ns" => "ns",
             "u" | "us" => "us",
             known @ ("ms" | "s" | "m" | "h") => known,
-            other => return Err(format!("udp.precision {other:?}: write n, u, ms, s, m or h")),
+            other => return Err(ConvertError(format!("udp.precision {other:?}: write n, u, ms, s, m or h"))),
         };
         self.table("udp");
         self.key("listen", address(&input.bind_addr));
@@ -246,7 +263,8 @@ impl Writing {
             self.key("precision", precision);
         }
         if input.read_buffer > 0 {
-            let bytes = i64::try_from(input.read_buffer).map_err(|_| "udp.read-buffer is too large".to_owned())?;
+            let bytes =
+                i64::try_from(input.read_buffer).map_err(|_| ConvertError::new("udp.read-buffer is too large"))?;
             self.key("receive_buffer", bytes);
         }
         self.named("udp", input.name.as_ref());
@@ -260,19 +278,19 @@ impl Writing {
         }
     }
 
-    fn http_output(&mut self, output: &HttpOutput) -> Result<(), String> {
+    fn http_output(&mut self, output: &HttpOutput) -> Result<(), ConvertError> {
         let location = &output.location;
         if output.skip_tls_verification {
-            return Err(format!(
+            return Err(ConvertError(format!(
                 "http.output.skip-tls-verification of {location:?}: certificates are always checked; let ca_file hold the \
                  server's own certificate"
-            ));
+            )));
         }
         if !(location.starts_with("http://") || location.starts_with("https://")) {
-            return Err(format!("http.output.location {location:?} must begin with http:// or https://"));
+            return Err(ConvertError(format!("http.output.location {location:?} must begin with http:// or https://")));
         }
         let location = match &output.endpoints {
-            // The fork's location is what stands before the paths.
+            // The fork's location is the URL before the paths.
             Some(endpoints) => {
                 let path = if endpoints.write.is_empty() { "write" } else { endpoints.write.trim_start_matches('/') };
                 format!("{}/{path}", location.trim_end_matches('/'))
@@ -306,7 +324,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Datagrams go where requests go.
+    /// Notes that datagrams go to the backends of the HTTP outputs.
     fn replaced_outputs(&mut self, relay: &Relay) {
         let outputs: BTreeSet<&str> =
             relay.udp.iter().flat_map(|input| &input.output).map(|output| output.location.as_str()).collect();
@@ -318,10 +336,10 @@ impl Writing {
         }
     }
 
-    fn udp_output(&mut self, output: &UdpOutput) -> Result<(), String> {
+    fn udp_output(&mut self, output: &UdpOutput) -> Result<(), ConvertError> {
         let location = &output.location;
         if location.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-            return Err(format!("udp.output.location {location:?} must be HOST:PORT"));
+            return Err(ConvertError(format!("udp.output.location {location:?} must be HOST:PORT")));
         }
         self.table("backend");
         self.key("name", name_of(output.name.as_deref().unwrap_or(location)));
@@ -331,12 +349,12 @@ impl Writing {
     }
 }
 
-/// An address to listen on: Go takes `:8086` for every address.
+/// Returns an address to listen on; in Go, `:8086` means every address.
 fn address(bind: &str) -> String {
     if bind.starts_with(':') { format!("0.0.0.0{bind}") } else { bind.to_owned() }
 }
 
-/// A backend's name, with signs that ours may have.
+/// Replaces characters that a backend's name may not have.
 fn name_of(name: &str) -> String {
     let is_fit = |c: char| c.is_ascii_alphanumeric() || super::url::NAME_SIGNS.contains(c);
     name.chars().map(|c| if is_fit(c) { c } else { '_' }).collect()
@@ -444,7 +462,7 @@ output = [ { location = "https://a:8086/", timeout = "3s", endpoints = { write =
             ("[[udp]]\nprecision=\"x\"\noutput=[{location=\"h:2\"}]\n".to_owned(), "write n, u, ms, s, m or h"),
             ("[[udp]]\noutput=[{location=\"h\"}]\n".to_owned(), "must be HOST:PORT"),
         ] {
-            let error = convert_text(&text).expect_err(part);
+            let error = convert_text(&text).expect_err(part).to_string();
             assert!(error.contains(part), "{error}");
         }
     }

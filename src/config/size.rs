@@ -1,12 +1,13 @@
-//! Sizes as text: `"8MiB"` is 2^20 bytes each, `"25MB"` is 10^6 bytes each; a number is bytes.
+//! Sizes as text: in `"8MiB"` the unit is 2^20 bytes, in `"25MB"` 10^6 bytes; a bare number is
+//! bytes.
 //!
-//! Both kinds of units are taken exactly as they are defined, and a size is shown in the unit it divides by, never
-//! rounded. `"8G"` and `"8M"` are refused: some programs mean the one unit with it, some the other.
+//! Parses both kinds of units exactly, and shows a size in a unit that divides it, never rounded.
+//! Refuses `"8G"` and `"8M"`, which mean one unit in some programs and the other unit in others.
 
 use bytesize::ByteSize;
 use serde::{Deserializer, Serializer, de};
 
-/// The units with their bytes, by rising size; the first of two that fit alike is shown.
+/// The units in bytes, in ascending order. If two fit equally, the first is shown.
 const UNITS: &[(&str, u64)] = &[
     ("B", 1),
     ("KB", 1000),
@@ -21,44 +22,55 @@ const UNITS: &[(&str, u64)] = &[
     ("PiB", 1 << 50),
 ];
 
-/// Reads a size. What is larger than 64 bits is as large as they can tell: no key takes as much.
-fn parse(text: &str) -> Result<u64, String> {
+/// A text that is not a size. The message says what would be right.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+struct InvalidSize(String);
+
+/// Parses a size. Saturates at 64 bits; no key accepts as much.
+fn parse(text: &str) -> Result<u64, InvalidSize> {
     let trimmed = text.trim();
     let end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, unit) = (&trimmed[..end], trimmed[end..].trim_start());
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     let is_number = !whole.is_empty() && !part.contains('.') && (part.is_empty() != number.contains('.'));
     if !is_number {
-        return Err(format!("{text:?} is no size: write \"8MiB\" or \"8MB\""));
+        return Err(InvalidSize(format!("{text:?} is no size: write \"8MiB\" or \"8MB\"")));
     }
     let bytes = match unit_bytes(unit) {
         Some(bytes) => bytes,
         None if matches!(unit.to_ascii_uppercase().as_str(), "K" | "M" | "G" | "T" | "P") => {
             let letter = unit.to_ascii_uppercase();
-            return Err(format!("{text:?} is ambiguous: write \"{number}{letter}iB\" or \"{number}{letter}B\""));
+            return Err(InvalidSize(format!(
+                "{text:?} is ambiguous: write \"{number}{letter}iB\" or \"{number}{letter}B\""
+            )));
         }
-        None => return Err(format!("{unit:?} is no unit of sizes: write B, KiB, MiB, GiB, TiB, or KB, MB, GB, TB")),
+        None => {
+            return Err(InvalidSize(format!(
+                "{unit:?} is no unit of sizes: write B, KiB, MiB, GiB, TiB, or KB, MB, GB, TB"
+            )));
+        }
     };
     if part.len() > 18 {
-        return Err(format!("{text:?} has too many decimals: write a smaller unit"));
+        return Err(InvalidSize(format!("{text:?} has too many decimals: write a smaller unit")));
     }
     let scale = 10_u128.pow(u32::try_from(part.len()).unwrap_or(18));
     let parts = part.parse::<u128>().unwrap_or(0) * u128::from(bytes);
     if parts % scale != 0 {
-        return Err(format!("{text:?} is no whole number of bytes: write a smaller unit"));
+        return Err(InvalidSize(format!("{text:?} is no whole number of bytes: write a smaller unit")));
     }
     let whole = whole.parse::<u128>().unwrap_or_else(|_| u64::MAX.into()).saturating_mul(u128::from(bytes));
     Ok(u64::try_from(whole.saturating_add(parts / scale)).unwrap_or(u64::MAX))
 }
 
-/// The bytes of a unit, in upper or lower case; none for a letter alone.
+/// Returns the bytes of a unit in upper or lower case; `None` for a letter alone.
 fn unit_bytes(unit: &str) -> Option<u64> {
     let is =
         |name: &str| name.eq_ignore_ascii_case(unit) || (name.ends_with("iB") && unit.eq_ignore_ascii_case(&name[..2]));
     if unit.is_empty() { Some(1) } else { UNITS.iter().find(|(name, _)| is(name)).map(|(_, bytes)| *bytes) }
 }
 
-/// The size in the unit that makes the smallest whole number of it.
+/// Shows the size in the largest unit that divides it.
 fn show(size: ByteSize) -> String {
     let bytes = size.as_u64();
     let fitting = UNITS.iter().filter(|(_, unit)| bytes.is_multiple_of(*unit) && (bytes > 0 || *unit == 1));
@@ -75,7 +87,7 @@ pub(super) fn serialize<S: Serializer>(size: &ByteSize, serializer: S) -> Result
     serializer.serialize_str(&show(*size))
 }
 
-/// The same for a key that has no default.
+/// The same for a key without a default.
 pub(super) mod optional {
     use super::{ByteSize, Deserializer, Serializer};
 
@@ -96,7 +108,7 @@ pub(super) mod optional {
     }
 }
 
-/// Takes text, or a number of bytes.
+/// Visits a text, or a number of bytes.
 struct Size;
 
 impl de::Visitor<'_> for Size {
@@ -165,7 +177,7 @@ mod tests {
             ("0.1KiB", "no whole number of bytes"),
             ("0.1234567890123456789MiB", "too many decimals"),
         ] {
-            let error = parse(text).expect_err(text);
+            let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(part), "{text:?}: {error}");
         }
     }

@@ -1,4 +1,7 @@
-//! A backend's URL: what kind of backend it names, and that it holds no secret.
+//! A backend's URL.
+//!
+//! Owns its grammar: which kind of backend it names. Never accepts a secret in a URL, nor repeats
+//! one in an error.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,14 +11,26 @@ use http::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// A text that is not a backend's URL. The message never repeats the text, which may hold a
+/// password.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidUrl(String);
+
+impl InvalidUrl {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
 /// A backend's URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendUrl {
     /// `http://host:port` or `https://host:port`: an InfluxDB.
     Influx {
-        /// The URL, up to what stands before the API's paths.
+        /// The URL without the API's path.
         base: Uri,
-        /// Whether it was written with a path of the v2 API.
+        /// Whether the URL was written with a path of the v2 API.
         names_v2: bool,
     },
     /// `file:///path`: an archive.
@@ -24,8 +39,8 @@ pub enum BackendUrl {
     Relay(String),
 }
 
-/// Paths of the API that are written as a backend's URL now and then, and whether they are the v2 API's. Those that end
-/// like another one come first.
+/// Paths of the API that people write into a backend's URL, and whether they belong to the v2 API.
+/// A path that ends like another one comes before it.
 const API_PATHS: [(&str, bool); 8] = [
     ("/api/v2/write", true),
     ("/api/v2/query", true),
@@ -37,7 +52,7 @@ const API_PATHS: [(&str, bool); 8] = [
     ("/health", false),
 ];
 
-/// Where the parameters of a write belong.
+/// Keys of a query string, and where in the configuration they belong.
 const PARAMETERS: [(&str, &str); 8] = [
     ("db", "database of the listener (--database)"),
     ("rp", "retention_policy of the listener"),
@@ -49,15 +64,15 @@ const PARAMETERS: [(&str, &str); 8] = [
     ("token", "the file that token_file of the backend names"),
 ];
 
-/// What a backend's name may hold beside letters and digits.
+/// Characters of a backend's name besides letters and digits.
 pub(super) const NAME_SIGNS: &str = "-_.:/%[]";
-/// What a name that comes from a URL has as `%XX`.
+/// Characters that are percent-encoded in a name derived from a URL.
 const NOT_IN_NAMES: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b':').remove(b'/').remove(b'[').remove(b']');
 
 impl BackendUrl {
-    /// What it addresses, in a form that differs only where another server, path or folder is meant: a server that goes over
-    /// to TLS stays the same.
+    /// Returns the address in a normal form. Two addresses differ only if they mean different
+    /// servers, paths or folders; a server that changes to TLS keeps its address.
     pub fn address(&self) -> String {
         match self {
             Self::Influx { base: uri, .. } => {
@@ -66,13 +81,13 @@ impl BackendUrl {
                 let host = uri.host().unwrap_or_default().to_ascii_lowercase();
                 format!("http://{host}:{port}{}", uri.path().trim_end_matches('/'))
             }
-            // Without doubled and trailing slashes.
+            // `components` drops doubled and trailing slashes.
             Self::Archive(path) => format!("file://{}", path.components().collect::<PathBuf>().display()),
             Self::Relay(host) => format!("udp://{}", host.to_ascii_lowercase()),
         }
     }
 
-    /// A name for what it addresses: host, port and path, or the folder.
+    /// Returns a name for the address: host, port and path, or the folder.
     pub fn name(&self) -> String {
         let address = self.address();
         let name = address.strip_prefix("http://").or_else(|| address.strip_prefix("file://")).unwrap_or(&address);
@@ -81,74 +96,74 @@ impl BackendUrl {
 }
 
 impl FromStr for BackendUrl {
-    type Err = String;
+    type Err = InvalidUrl;
 
-    /// Errors never repeat the text: it may hold a password.
-    fn from_str(text: &str) -> Result<Self, String> {
+    /// Errors never repeat the text, which may hold a password.
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         const KINDS: &str = "write http://HOST:8086 or https://HOST:8086 for an InfluxDB, \
                              file:///FOLDER for an archive, udp://HOST:8089 for another relay";
         let (scheme, rest) =
-            text.split_once("://").ok_or_else(|| format!("a backend's URL needs a scheme: {KINDS}"))?;
+            text.split_once("://").ok_or_else(|| InvalidUrl(format!("a backend's URL needs a scheme: {KINDS}")))?;
         if rest.contains('@') {
-            return Err("a URL must hold no user or password: use username and password_file".to_owned());
+            return Err(InvalidUrl::new("a URL must hold no user or password: use username and password_file"));
         }
         match scheme {
             "http" | "https" => {
                 let authority = rest.split('/').next().unwrap_or_default();
                 if authority.matches(':').count() > 1 && !authority.starts_with('[') {
-                    return Err(format!("write an IPv6 address in brackets: {scheme}://[::1]:8086"));
+                    return Err(InvalidUrl(format!("write an IPv6 address in brackets: {scheme}://[::1]:8086")));
                 }
-                let uri: Uri = text.parse().map_err(|error| format!("not a URL ({error}): {KINDS}"))?;
+                let uri: Uri = text.parse().map_err(|error| InvalidUrl(format!("not a URL ({error}): {KINDS}")))?;
                 if uri.host().unwrap_or_default().is_empty() {
-                    return Err(format!("the URL names no host: {KINDS}"));
+                    return Err(InvalidUrl(format!("the URL names no host: {KINDS}")));
                 }
                 let after_host = rest.split('/').next().unwrap_or_default().rsplit(']').next().unwrap_or_default();
                 if after_host.contains(':') && uri.port_u16().is_none() {
-                    return Err(format!("the URL's port is no number up to 65535: {KINDS}"));
+                    return Err(InvalidUrl(format!("the URL's port is no number up to 65535: {KINDS}")));
                 }
                 if let Some(query) = uri.query().filter(|query| !query.is_empty()) {
-                    return Err(format!("the URL must end with its path: {}", places_of(query)));
+                    return Err(InvalidUrl(format!("the URL must end with its path: {}", advice_on(query))));
                 }
                 let (base, names_v2) = without_api_path(&uri)?;
                 Ok(Self::Influx { base, names_v2 })
             }
             "file" if rest.starts_with('/') => Ok(Self::Archive(PathBuf::from(rest))),
-            "file" => Err("a file URL needs an absolute path: file:///var/lib/twinflux/archive".to_owned()),
+            "file" => Err(InvalidUrl::new("a file URL needs an absolute path: file:///var/lib/twinflux/archive")),
             "udp" => match rest.rsplit_once(':') {
                 Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                     Ok(Self::Relay(rest.to_owned()))
                 }
-                _ => Err("a relay's URL needs a host and a port: udp://relay-2:8089".to_owned()),
+                _ => Err(InvalidUrl::new("a relay's URL needs a host and a port: udp://relay-2:8089")),
             },
-            other => Err(format!("unknown scheme {other:?}: {KINDS}")),
+            other => Err(InvalidUrl(format!("unknown scheme {other:?}: {KINDS}"))),
         }
     }
 }
 
-/// Where what a query string says belongs. Repeats no value of it.
-fn places_of(query: &str) -> String {
+/// Says where the parameters of a query string belong. Never repeats their values.
+fn advice_on(query: &str) -> String {
     let keys: Vec<&str> = query.split('&').filter_map(|pair| pair.split('=').next()).collect();
     let places = PARAMETERS.iter().filter(|(key, _)| keys.contains(key));
     let places: Vec<String> = places.map(|(key, place)| format!("{key} belongs into {place}")).collect();
     if places.is_empty() { "leave out what begins with '?'".to_owned() } else { places.join(", ") }
 }
 
-/// The URL before the API's path, where it ends in one, and whether that is the v2 API's.
-fn without_api_path(uri: &Uri) -> Result<(Uri, bool), String> {
+/// Strips the API's path from the URL's end, if there is one; returns whether it was the v2 API's.
+fn without_api_path(uri: &Uri) -> Result<(Uri, bool), InvalidUrl> {
     let path = uri.path().trim_end_matches('/');
     let found = API_PATHS.iter().find_map(|(api, is_v2)| path.strip_suffix(api).map(|base| (base, *is_v2)));
     let (base, is_v2) = found.unwrap_or((path, false));
     let mut parts = uri.clone().into_parts();
     let path = if base.is_empty() { "/" } else { base };
-    parts.path_and_query = Some(path.parse().map_err(|error| format!("not a URL ({error})"))?);
-    let base = Uri::from_parts(parts).map_err(|error| format!("not a URL ({error})"))?;
+    parts.path_and_query = Some(path.parse().map_err(|error| InvalidUrl(format!("not a URL ({error})")))?);
+    let base = Uri::from_parts(parts).map_err(|error| InvalidUrl(format!("not a URL ({error})")))?;
     Ok((base, is_v2))
 }
 
 impl fmt::Display for BackendUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // A bare `/` for a path was not in the text.
+            // `Uri` adds a bare `/` that the text did not have.
             Self::Influx { base, .. } => f.write_str(base.to_string().trim_end_matches('/')),
             Self::Archive(path) => write!(f, "file://{}", path.display()),
             Self::Relay(host) => write!(f, "udp://{host}"),
@@ -241,7 +256,7 @@ mod tests {
             ("file://relative", "absolute"),
             ("udp://relay-2", "port"),
         ] {
-            let error = text.parse::<BackendUrl>().expect_err(text);
+            let error = text.parse::<BackendUrl>().expect_err(text).to_string();
             assert!(error.contains(part), "{text}: {error}");
             assert!(!error.contains("hunter2"));
         }

@@ -1,5 +1,7 @@
 //! What becomes of received bytes, without sockets, and on a clock that only the tests move.
 
+mod allocations;
+
 use super::*;
 use crate::batch::WallTime;
 use crate::protocol::line::MAX_LINE_BYTES;

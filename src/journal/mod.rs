@@ -1,19 +1,21 @@
-//! The one ordered log of records, and every backend's cursors in it.
+//! The ordered log of records, and every backend's cursors in it.
 //!
-//! Owns: the ring in front of it ([`ring()`]), the numbering of records, the memory tail with its bound in bytes,
-//! a cursor for each backend **and** destination (so that one missing database never holds up another), each
-//! backend's [`Ledger`], the gap ledger, and the log on the disk ([`disk`]) behind the memory.
+//! Owns: the ring in front of the log ([`ring()`]), the numbering of records, the memory tail and
+//! its bound in bytes, one cursor for each backend **and** destination (so that one missing
+//! database never blocks another), each backend's [`Ledger`], the gap ledger, and the log on disk
+//! ([`disk`]) behind the memory.
 //!
-//! The interface, which does not depend on where records are kept:
+//! The interface does not depend on where records are kept:
 //!
-//! * [`Journal::append`] numbers a sealed batch, [`Journal::take`] the ring's oldest. One thread appends.
-//! * [`Reader::next`] waits until a destination has enough to be worth a request and leases its consecutive
-//!   records, from memory or from the disk. Several leases may be out at once.
-//! * [`Reader::ack`] acknowledges a lease, in any order; [`Reader::requeue`] returns it, and it is leased
-//!   again before anything newer.
-//! * A record stays in memory until every backend has acked it, or until the memory is full. A written record is
-//!   then read from the disk by whoever lags; one that is only in memory is lost to those backends, which count its
-//!   lines as dropped (`memory_full`).
+//! * [`Journal::append`] numbers a sealed batch; [`Journal::take`] does the same with the ring's
+//!   oldest batch. Only one thread appends.
+//! * [`Reader::next`] waits until a destination has enough records to be worth a request, and
+//!   leases consecutive records from memory or from disk. Several leases may be out at once.
+//! * [`Reader::ack`] acknowledges leases in any order. [`Reader::requeue`] returns a lease; its
+//!   records are leased again before anything newer.
+//! * A record stays in memory until every backend has acked it, or until the memory is full.
+//!   Backends that lag then read a written record from disk. A record that is only in memory is
+//!   lost to them, and each counts its lines as dropped (`memory_full`).
 //!
 //! | folder | knows | never does |
 //! |---|---|---|
@@ -21,12 +23,15 @@
 //! | `segment` | bytes: segments, frames, slots, storage | cursors |
 //! | [`disk`] | both: writing, syncing, reading a backlog, recovery, inspection | decisions |
 //!
-//! They look one way: `disk` at `shared`, that at `state`, and all at `segment`. A test holds it.
+//! Dependencies point one way: `disk` uses `shared`, `shared` uses `state`, and all use `segment`.
+//! A test enforces it.
 //!
-//! Never does: network, waiting in `append`. Its lock is taken per batch, lease and answer, never per line, and never
-//! held while the disk works.
+//! Never does: network I/O, or waiting in `append`. The lock is taken once per batch, lease and
+//! answer, never per line, and is never held during disk I/O.
 
 pub mod disk;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod reader;
 pub mod ring;
 mod segment;
@@ -61,39 +66,39 @@ pub use state::ledger::{DropReason, Ledger, Rejection};
 pub use state::limits::Limits;
 pub use state::record::Record;
 
-/// How often to look whether a backend has reached a barrier.
-const BARRIER_LOOK: Duration = Duration::from_millis(10);
+/// How often to check whether a backend has reached a barrier.
+const BARRIER_POLL: Duration = Duration::from_millis(10);
 
 /// What a crash may cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// Records are kept in memory only: a crash loses what was not delivered.
+    /// Records are kept in memory only: a crash loses everything undelivered.
     Memory,
-    /// Records are written to the disk at once and synced by interval: the process may be killed, a power cut costs
-    /// what was not synced.
+    /// Records are written at once and synced at intervals: a killed process loses nothing, a power
+    /// cut loses what was not synced.
     #[default]
     Written,
-    /// Records are synced at once, several together: a power cut costs what was being synced.
+    /// Records are synced at once, several together: a power cut loses only what was being synced.
     Synced,
 }
 
-/// The journal. Clones share it.
+/// The journal. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Journal {
     shared: Arc<Shared>,
 }
 
 impl Journal {
-    /// An empty journal that keeps at most `memory` bytes of records, and nothing on a disk.
+    /// Creates an empty journal that keeps at most `memory` bytes of records, and nothing on disk.
     pub fn new(memory: u64, backends: &[BackendConfig]) -> Self {
         Self::with(State::new(memory, backends.iter().map(Backend::new).collect()), None)
     }
 
-    /// Opens the journal in a folder. Its disk is to be kept up: see [`Self::start_disk`].
+    /// Opens the journal in a folder. [`Self::start_disk`] starts the threads that write to it.
     ///
     /// # Errors
-    /// The disk does not let it, or a newer version wrote there. Damage is no error.
+    /// The disk fails, or a newer version wrote the files. Damage is not an error.
     pub fn open(
         storage: Arc<dyn Storage>,
         options: &DiskOptions,
@@ -110,21 +115,22 @@ impl Journal {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The writing end of the disk, of which there is to be one; none where there is no disk.
+    /// Returns the writer; at most one may exist per journal. `None` for an in-memory journal.
     pub fn writer(&self) -> Option<Writer> {
         self.shared.disk.as_ref().map(|_| Writer::new(Arc::clone(&self.shared)))
     }
 
-    /// The syncing end of the disk, of which there is to be one; none where there is no disk.
+    /// Returns the syncer; at most one may exist per journal. `None` for an in-memory journal.
     pub fn syncer(&self) -> Option<Syncer> {
         self.shared.disk.as_ref().map(|_| Syncer::new(Arc::clone(&self.shared)))
     }
 
-    /// Starts the threads that keep the disk up with the journal; none for a journal without a disk. Where the folder is removed
-    /// or replaced meanwhile, `guard` makes sure that the new one is nobody else's.
+    /// Starts the threads that write and sync the journal's disk. `None` for an in-memory journal.
+    /// If the folder is removed or replaced meanwhile, `guard` ensures that no other process uses
+    /// the new one.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system cannot start a thread.
     pub fn start_disk(&self, guard: impl Fn() -> io::Result<()> + Send + 'static) -> io::Result<Option<DiskThreads>> {
         self.shared.disk.as_ref().map(|_| DiskThreads::start(&self.shared, guard)).transpose()
     }
@@ -135,8 +141,8 @@ impl Journal {
         self.wake(woken);
     }
 
-    /// Appends the oldest batch of the ring; false where there is none. A snapshot finds it either in the ring or in the
-    /// journal ([`Self::snapshot_with`]).
+    /// Appends the ring's oldest batch. Returns `false` if the ring is empty. A snapshot sees the
+    /// batch either in the ring or in the journal ([`Self::snapshot_with`]).
     pub fn take(&self, ring: &Consumer) -> bool {
         let mut state = self.shared.lock();
         let Some(batch) = ring.pop() else { return false };
@@ -153,35 +159,37 @@ impl Journal {
         self.shared.work.notify_one();
     }
 
-    /// Whether records come faster than they are written or delivered, so that soon some would be lost, and waiting for a
-    /// moment would help.
+    /// Whether records arrive faster than they are written or delivered, so that some will soon be
+    /// lost, and waiting a moment would help.
     pub fn is_pressed(&self) -> bool {
         self.shared.lock().is_pressed(Instant::now())
     }
 
-    /// Whether what comes now would be lost: the memory is used up, and neither the disk nor the backends make room.
+    /// Whether new records would be lost: the memory is used up, and neither the disk nor the
+    /// backends free any.
     pub fn is_full(&self) -> bool {
         self.shared.lock().is_full(Instant::now())
     }
 
-    /// Owes lines to one backend once more, by the numbers of their dead letters. They wait in memory.
+    /// Makes one backend owed lines once more, given the numbers of their dead letters. The lines
+    /// wait in memory.
     pub fn resend(&self, backend: BackendId, batch: Batch, letters: Vec<u64>) {
         self.shared.lock().resend(backend, batch, letters);
         self.shared.wake[backend.index()].notify_one();
     }
 
-    /// The reading end of a backend. One is to be made for each.
+    /// Creates a backend's reader. Create one for each backend.
     pub fn reader(&self, backend: BackendId) -> Reader {
         Reader::new(Arc::clone(&self.shared), backend)
     }
 
-    /// Its number, which no other journal has; none without a disk.
+    /// The journal's unique number. `None` for an in-memory journal.
     pub fn identity(&self) -> Option<u64> {
         self.shared.disk.as_ref().map(|files| files.journal)
     }
 
-    /// What a backend lacks of a database's points in this range (of all databases without a name), beside the others of its
-    /// group.
+    /// What a backend lacks of a database's points in this range, compared with the others of its
+    /// group. `None` for `database` means all databases.
     pub fn completeness(
         &self,
         backend: BackendId,
@@ -192,37 +200,38 @@ impl Journal {
         self.shared.lock().completeness(backend, database, range, others)
     }
 
-    /// Sets a barrier behind all that was appended: these backends get nothing of the database that comes later before they
-    /// [pass](Self::pass_barrier) it. Returns its sequence.
+    /// Sets a barrier behind everything appended so far. These backends receive nothing newer of
+    /// the database until they [pass](Self::pass_barrier) it. Returns the barrier's sequence.
     pub fn set_barrier(&self, backends: &[BackendId], database: Option<&str>) -> Sequence {
         self.shared.lock().set_barrier(backends, database)
     }
 
-    /// Sets a barrier again that was set before a restart.
+    /// Restores a barrier that was set before a restart.
     pub fn restore_barrier(&self, backends: &[BackendId], sequence: Sequence, database: Option<&str>) {
         self.shared.lock().restore_barrier(backends, sequence, database);
     }
 
-    /// Waits until a backend has all that lies before a barrier.
+    /// Waits until a backend has everything before a barrier.
     pub async fn reach_barrier(&self, backend: BackendId, sequence: Sequence) {
-        // Statements are few, and what lies before them takes a request at least.
+        // Polling is cheap enough: statements are few, and a request takes longer than the
+        // interval.
         while !self.is_at_barrier(backend, sequence) {
-            tokio::time::sleep(BARRIER_LOOK).await;
+            tokio::time::sleep(BARRIER_POLL).await;
         }
     }
 
-    /// Whether a backend has all that lies before a barrier.
+    /// Whether a backend has everything before a barrier.
     pub fn is_at_barrier(&self, backend: BackendId, sequence: Sequence) -> bool {
         self.shared.lock().is_at_barrier(backend, sequence)
     }
 
-    /// Lets a backend go on behind a barrier.
+    /// Lets a backend continue past a barrier.
     pub fn pass_barrier(&self, backend: BackendId, sequence: Sequence) {
         self.shared.lock().pass_barrier(backend, sequence);
         self.shared.wake[backend.index()].notify_one();
     }
 
-    /// Notes what found no room in the ring: no backend has it.
+    /// Records losses for want of room in the ring: no backend has these lines.
     pub fn note_lost(&self, lost: &[RingLoss]) {
         if !lost.is_empty() {
             self.shared.lock().note_lost(lost.iter().map(|one| Loss {
@@ -236,17 +245,19 @@ impl Journal {
         }
     }
 
-    /// A backend's copy is complete, says somebody who knows: its gaps are closed. Returns how many there were.
+    /// Closes a backend's gaps: somebody who knows vouches that its copy is complete. Returns how
+    /// many were closed.
     pub fn vouch(&self, backend: BackendId) -> usize {
         self.change_gaps(backend, Gaps::vouch)
     }
 
-    /// What the pair's other relay owed a backend when it went, instead of what was suspected before; none: nothing.
+    /// Replaces what was suspected of a backend by what the pair's other relay owed it when it went
+    /// down. `None`: nothing is suspected.
     pub fn replace_suspicion(&self, backend: BackendId, suspicion: Option<Suspicion>) {
         self.change_gaps(backend, |gaps, name| gaps.replace_suspicion(name, suspicion));
     }
 
-    /// What is suspected of a backend; none if nothing is, or an operator has vouched for it.
+    /// What is suspected of a backend. `None` if nothing is, or if an operator has vouched for it.
     pub fn suspicion(&self, backend: BackendId) -> Option<Suspicion> {
         let state = self.shared.lock();
         let name = &state.backends[backend].name;
@@ -254,14 +265,15 @@ impl Journal {
         Some(Suspicion { received: (gap.from, gap.until), points: gap.points, lines: gap.lines })
     }
 
-    /// Waits until everything that was appended is written; whether that was so in time. Always so without a disk.
+    /// Waits until everything appended so far is written. Returns whether that happened in time;
+    /// always `true` without a disk.
     pub fn wait_written(&self, limit: Duration) -> bool {
         let (until, sequence) = (Instant::now() + limit, self.shared.lock().next_sequence);
         while !self.shared.lock().is_written_below(sequence) {
             if Instant::now() >= until {
                 return false;
             }
-            std::thread::sleep(BARRIER_LOOK);
+            std::thread::sleep(BARRIER_POLL);
         }
         true
     }
@@ -275,7 +287,7 @@ impl Journal {
         changed
     }
 
-    /// Ends all waiting for more: from now on [`Reader::next`] leases what there is, and then returns none.
+    /// Ends all waiting: from now on [`Reader::next`] leases what is left, then returns `None`.
     pub fn close(&self) {
         self.shared.lock().close();
         for wake in &self.shared.wake {
@@ -283,29 +295,31 @@ impl Journal {
         }
     }
 
-    /// Where each backend was when the journal last saw it, where it is elsewhere now. What the journal keeps under its
-    /// name is owed to that server: nobody may be sent any of it until somebody says that both are one
-    /// ([`disk::inspect::moved`]), or that they are not ([`disk::inspect::forget`]).
+    /// For each backend whose address has changed, the address at which the journal last saw it.
+    /// Records kept under its name are owed to that server: nothing may be sent until somebody
+    /// states that both are the same server ([`disk::inspect::moved`]) or that they are not
+    /// ([`disk::inspect::forget`]).
     pub fn moved_from(&self) -> Vec<Option<String>> {
         self.shared.lock().backends.iter().map(|backend| backend.moved_from.clone()).collect()
     }
 
-    /// Returns every lease that is out, once those who had them are gone.
+    /// Requeues every lease that is out. Call it once all lease holders are gone.
     pub fn requeue_leases(&self) {
         self.shared.lock().requeue_leases();
     }
 
-    /// Lines given up by the journal so far, for each backend.
+    /// Lines that the journal has dropped so far, for each backend.
     pub fn dropped_lines(&self) -> Vec<u64> {
         self.shared.lock().dropped_lines()
     }
 
-    /// All figures, taken at one moment.
+    /// Takes all figures at one moment.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_with(|| ()).0
     }
 
-    /// All figures and what `beside` reads at the same moment, while nothing is taken from the ring.
+    /// Takes all figures, and what `beside` reads at the same moment; nothing is taken from the
+    /// ring meanwhile.
     pub fn snapshot_with<T>(&self, beside: impl FnOnce() -> T) -> (Snapshot, T) {
         let state = self.shared.lock();
         (state.snapshot(Received::now()), beside())
@@ -342,7 +356,7 @@ mod tests {
         let lease = reader.try_next(&limits).expect("a lease");
         reader.requeue(lease);
         assert_eq!(pending(), (320, 640));
-        // What is lost is not pending for ever: the identity fails.
+        // A lost record is not pending for ever: the ledger's identity fails instead.
         journal.shared.lock().logs[0].records.pop_back();
         assert_eq!(pending(), (20, 40));
     }
@@ -359,8 +373,8 @@ mod tests {
         let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.reason.name())).collect();
         assert_eq!(seen, [("a", 7, "ring_full"), ("b", 7, "ring_full")]);
         assert!(journal.completeness(BackendId::new(0), Some("db"), &points, &[BackendId::new(1)]).is_complete());
-        assert_eq!(journal.dropped_lines(), [0, 0], "whoever lost them counts them");
-        // Where one copy was mended, the other one lacks them.
+        assert_eq!(journal.dropped_lines(), [0, 0], "the worker that lost them counts them");
+        // If one copy was repaired, the other one lacks the lines.
         journal.vouch(BackendId::new(1));
         assert_eq!(journal.completeness(BackendId::new(0), Some("db"), &points, &[BackendId::new(1)]).gap_count, 1);
     }

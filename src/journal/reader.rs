@@ -1,4 +1,4 @@
-//! One backend's reading end: it waits for what is ready, reads a backlog from the disk, and tells what became of it.
+//! One backend's reader: waits for ready records, reads a backlog from disk, and reports outcomes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::batch::{Received, WallTime};
 use crate::journal::segment::Sequence;
 use crate::sys::monotonic;
 
-/// One backend's reading end.
+/// One backend's reader.
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
     backend: BackendId,
-    /// Destinations not to be leased before a time: their backend holds them up.
+    /// Destinations that are not leased before a time, because their backend holds them up.
     parked: HashMap<LogId, Instant>,
-    /// What is being read from the disk while a lease is out.
+    /// A read-ahead under way while a lease is out.
     ahead: Option<Ahead>,
     /// The disk is not read before this time.
     read_from: Instant,
 }
 
-/// A reading under way: for which log, and from which sequence on.
+/// A read under way: its log, and its first sequence.
 #[derive(Debug)]
 struct Ahead {
     log: LogId,
@@ -40,21 +40,22 @@ struct Ahead {
 }
 
 impl Reader {
-    /// The reading end of a backend, by its place among all.
+    /// Creates the reader of a backend.
     pub(super) fn new(shared: Arc<Shared>, backend: BackendId) -> Self {
         Self { shared, backend, parked: HashMap::new(), ahead: None, read_from: monotonic::now() }
     }
 
-    /// Which backend it is.
+    /// The backend that it reads for.
     pub fn backend(&self) -> BackendId {
         self.backend
     }
 
-    /// Waits for a destination that has a full lease or whose first record has lingered, and leases it. None
-    /// once the journal is closed and nothing is left to lease. It may be dropped while it waits.
+    /// Waits for a destination that has a full lease, or whose first record has lingered, and
+    /// leases it. Returns `None` once the journal is closed and nothing is left to lease.
+    /// Cancel-safe.
     pub async fn next(&mut self, limits: &Limits) -> Option<Lease> {
         loop {
-            match self.look(limits) {
+            match self.poll(limits) {
                 Ready::Lease(lease) => return Some(lease),
                 Ready::Read(request) => {
                     if let Some(lease) = self.read(request, limits).await {
@@ -68,15 +69,15 @@ impl Reader {
         }
     }
 
-    /// Waits for a reason to look again; one that came since the last look counts.
+    /// Waits for a reason to poll again; a wake-up since the last poll counts.
     async fn woken(&self) {
         self.shared.wake[self.backend.index()].notified().await;
     }
 
-    /// Leases what is ready now; reads from the disk on the calling thread.
+    /// Leases what is ready now. Reads from disk on the calling thread.
     pub fn try_next(&mut self, limits: &Limits) -> Option<Lease> {
         loop {
-            match self.look(limits) {
+            match self.poll(limits) {
                 Ready::Lease(lease) => return Some(lease),
                 Ready::Read(request) => {
                     let (log, until) = (request.log, Received::now().wall);
@@ -91,7 +92,7 @@ impl Reader {
         }
     }
 
-    fn look(&mut self, limits: &Limits) -> Ready {
+    fn poll(&mut self, limits: &Limits) -> Ready {
         let now = monotonic::now();
         self.parked.retain(|_, until| *until > now);
         self.shared.lock().lease(self.backend, limits, &self.parked, self.read_from, now)
@@ -105,7 +106,7 @@ impl Reader {
         state.lease_read(self.backend, log, read, until)
     }
 
-    /// Reads from the disk beside this thread, and then goes on reading ahead while the lease is out.
+    /// Reads from disk on another thread, then reads ahead while the lease is out.
     async fn read(&mut self, request: Request, limits: &Limits) -> Option<Lease> {
         let (log, from) = (request.log, request.from);
         if self.ahead.as_ref().is_none_or(|ahead| (ahead.log, ahead.from) != (log, from)) {
@@ -128,7 +129,7 @@ impl Reader {
         Ahead { log, from, until, reading: tokio::task::spawn_blocking(move || disk::load(&shared, request)) }
     }
 
-    /// Acknowledges a lease: its lines are delivered, but for those that the backend rejected.
+    /// Acknowledges a lease: its lines are delivered, except those that the backend rejected.
     #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
     pub fn ack(&mut self, lease: Lease, rejected: impl IntoIterator<Item = (Rejection, u64)>) {
         let rejected: Vec<_> = rejected.into_iter().collect();
@@ -136,29 +137,31 @@ impl Reader {
         self.shared.work.notify_one();
     }
 
-    /// The backend took some of a lease's lines, and is yet to be sent others.
+    /// Notes that the backend took some of a lease's lines and is yet to be sent the others.
     pub fn note_partly(&mut self, lease: &Lease) {
         self.shared.lock().note_partly(self.backend, lease);
     }
 
-    /// The backend has no such database. If it had lines of it, it lacks them now: that is a gap.
+    /// Notes that the backend has no such database. If it had lines of it, it lacks them now: that
+    /// is a gap.
     pub fn note_missing(&mut self, database: &str) {
         self.shared.lock().note_missing(self.backend, database, Received::now().wall);
         self.shared.sync.notify_all();
     }
 
-    /// Returns a lease, to be leased again.
+    /// Requeues a lease.
     #[expect(clippy::needless_pass_by_value, reason = "a lease ends here")]
     pub fn requeue(&mut self, lease: Lease) {
         self.shared.lock().requeue(self.backend, &lease);
     }
 
-    /// Leases nothing more of a destination, by its [`Lease::log`], before `until`. Others are leased. What is leased stays so.
+    /// Leases nothing more of a destination (see [`Lease::log`]) before `until`. Other destinations
+    /// go on, and leases that are out stay valid.
     pub fn park(&mut self, log: LogId, until: Instant) {
         self.parked.insert(log, until);
     }
 
-    /// Leases what was parked of a destination at once again.
+    /// Ends a [`park`](Self::park) early.
     pub fn unpark(&mut self, log: LogId) {
         self.parked.remove(&log);
     }

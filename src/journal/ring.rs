@@ -1,13 +1,15 @@
-//! The bounded channel between the workers and the journal's thread: lock-free, and full is full.
+//! The bounded channel between the workers and the journal's thread: lock-free, and never waits
+//! when full.
 //!
-//! Batches, never lines, pass here. A worker pushes and never waits; what finds no room is the worker's to count.
-//! Those that could wait (TCP listeners) are to leave half of the room to those that cannot, and all of it while the
-//! consumer says that it is hard pressed.
+//! Owns: batches (never lines) on their way to the journal. A worker pushes and never waits; it
+//! counts what finds no room. Workers that can wait (TCP listeners) leave half of the room to those
+//! that cannot, and all of it while the consumer signals back-pressure.
 //!
-//! Lines are counted where they pass: by each producer when it pushes, and by the consumer when it pops. What was pushed
-//! and not popped is in the ring. What was lost for want of room is summed up for each destination, so that it is a gap.
+//! Lines are counted as they pass: each producer counts what it pushes, the consumer what it pops.
+//! The difference is in the ring. Losses for want of room are summed up per destination, so that
+//! each becomes a gap.
 //!
-//! Bounds: the batches; destinations of which losses are told apart.
+//! Bounds: the number of batches; the number of destinations whose losses are told apart.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +19,10 @@ use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
 
 use crate::batch::{Batch, Destination, Span, Submit, WallTime};
 
-/// Destinations of which losses are told apart.
-const MOST_LOST: usize = 64;
+/// Destinations whose losses are told apart.
+const MAX_LOST: usize = 64;
 
-/// Makes a ring with room for this many batches.
+/// Creates a ring with room for this many batches.
 pub fn ring(batches: usize) -> (Producer, Consumer) {
     let ((batches, taken), (wake, woken)) = (bounded(batches), bounded(1));
     let (is_pressed, is_full, popped_lines, lost) = Default::default();
@@ -31,36 +33,36 @@ pub fn ring(batches: usize) -> (Producer, Consumer) {
 #[derive(Debug)]
 struct Ring {
     batches: Sender<Batch>,
-    /// Ends a wait of the consumer.
+    /// Ends the consumer's wait.
     wake: Sender<()>,
     /// Whether the consumer takes batches faster than it can keep them safe.
     is_pressed: AtomicBool,
-    /// Whether what comes now would be lost.
+    /// Whether new batches would be lost.
     is_full: AtomicBool,
-    /// Lines that were popped.
+    /// Lines popped.
     popped_lines: AtomicU64,
-    /// What found no room, since the consumer looked last: seldom anything.
+    /// Losses since the consumer last took them; almost always empty.
     lost: Mutex<Vec<RingLoss>>,
 }
 
 /// Lines of one destination that found no room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingLoss {
-    /// Where they were to go; an empty database stands for several.
+    /// Their destination; an empty database stands for several destinations.
     pub destination: Destination,
-    /// How many they are.
+    /// How many lines.
     pub lines: u64,
-    /// When they were received: from, and until.
+    /// When the first and the last of them were received.
     pub received: (WallTime, WallTime),
     /// The times of their points.
     pub points: Span,
 }
 
-/// A worker's end. A clone is the end of another worker: it shares the ring, and counts for itself.
+/// A worker's end. A clone belongs to another worker: it shares the ring and counts its own lines.
 #[derive(Debug)]
 pub struct Producer {
     ring: Arc<Ring>,
-    /// Lines that were pushed here.
+    /// Lines pushed by this producer.
     pushed_lines: AtomicU64,
 }
 
@@ -87,8 +89,8 @@ impl Submit for Producer {
         let mut lost = self.ring.lost.lock().unwrap_or_else(PoisonError::into_inner);
         let wall = batch.received().wall;
         let known = lost.iter().position(|known| known.destination == **batch.destination());
-        // Beyond so many, one stands for all.
-        let known = known.or_else(|| (lost.len() >= MOST_LOST).then_some(0));
+        // Beyond the bound, the first entry absorbs the rest.
+        let known = known.or_else(|| (lost.len() >= MAX_LOST).then_some(0));
         match known.and_then(|index| lost.get_mut(index)) {
             Some(known) => {
                 if known.destination != **batch.destination() {
@@ -121,14 +123,14 @@ impl Producer {
         Self { ring: Arc::clone(ring), pushed_lines: AtomicU64::new(0) }
     }
 
-    /// Lines that were popped, whoever pushed them.
+    /// Lines popped, regardless of which producer pushed them.
     pub fn popped_lines(&self) -> u64 {
         self.ring.popped_lines.load(Ordering::Relaxed)
     }
 
     /// Wakes the consumer, whether or not there is a batch.
     pub fn wake(&self) {
-        // One that was woken already and has not looked yet need not be woken again.
+        // A pending wake-up suffices.
         self.ring.wake.try_send(()).ok();
     }
 }
@@ -142,29 +144,29 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The oldest batch.
+    /// Pops the oldest batch.
     pub fn pop(&self) -> Option<Batch> {
         let batch = self.batches.try_recv().ok()?;
         self.ring.popped_lines.fetch_add(batch.lines(), Ordering::Relaxed);
         Some(batch)
     }
 
-    /// What found no room since this was called last.
+    /// Takes the losses since the last call.
     pub fn take_lost(&self) -> Vec<RingLoss> {
         std::mem::take(&mut *self.ring.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Says whether batches come faster than they can be kept safe.
+    /// Sets whether batches arrive faster than they can be kept safe.
     pub fn set_pressed(&self, is_pressed: bool) {
         self.ring.is_pressed.store(is_pressed, Ordering::Relaxed);
     }
 
-    /// Says whether what comes now would be lost.
+    /// Sets whether new batches would be lost.
     pub fn set_full(&self, is_full: bool) {
         self.ring.is_full.store(is_full, Ordering::Relaxed);
     }
 
-    /// Waits until there is a batch, somebody wakes it, or the time is over.
+    /// Waits until there is a batch, a producer wakes it, or the limit has passed.
     pub fn wait(&self, limit: Duration) {
         let mut waiting = Select::new();
         waiting.recv(&self.batches);
@@ -246,12 +248,12 @@ mod tests {
         assert_eq!(seen, [("a", 3, (3, 9)), ("b", 1, (6, 6))]);
         assert_eq!(lost[0].points, Span { from: 3, until: 9 });
         assert!(consumer.take_lost().is_empty());
-        for number in 1..=MOST_LOST as u64 + 10 {
+        for number in 1..=MAX_LOST as u64 + 10 {
             producer.lose(&of(&number.to_string(), number));
         }
         let lost = consumer.take_lost();
-        assert_eq!((lost.len(), lost[0].destination.database(), lost[0].lines), (MOST_LOST, "", 11));
-        assert_eq!(lost.iter().map(|one| one.lines).sum::<u64>(), MOST_LOST as u64 + 10);
+        assert_eq!((lost.len(), lost[0].destination.database(), lost[0].lines), (MAX_LOST, "", 11));
+        assert_eq!(lost.iter().map(|one| one.lines).sum::<u64>(), MAX_LOST as u64 + 10);
     }
 
     #[test]
@@ -260,31 +262,31 @@ mod tests {
         let (producer, consumer) = ring(2);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| consumer.wait(HOUR));
-            // It may not have begun.
+            // The wait may not have begun yet.
             while !waiting.is_finished() {
                 producer.wake();
                 std::thread::yield_now();
             }
         });
-        // And it sleeps meanwhile: it does not look at the ring more often than it is woken.
+        // Meanwhile it sleeps: it does not poll the ring more often than it is woken.
         let (producer, consumer) = ring(2);
-        let looks = AtomicU64::new(0);
+        let polls = AtomicU64::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while consumer.pop().is_none() {
-                    looks.fetch_add(1, Ordering::Relaxed);
+                    polls.fetch_add(1, Ordering::Relaxed);
                     consumer.wait(HOUR);
                 }
             });
             for wakes in 0..20 {
-                while looks.load(Ordering::Relaxed) <= wakes {
+                while polls.load(Ordering::Relaxed) <= wakes {
                     producer.wake();
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
             producer.submit(batch()).expect("room");
         });
-        assert!(looks.load(Ordering::Relaxed) < 1000);
+        assert!(polls.load(Ordering::Relaxed) < 1000);
         let (producer, consumer) = ring(2);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(move || {

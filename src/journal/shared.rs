@@ -1,7 +1,7 @@
-//! What the journal's handles share: the state under its lock, the ways to wake those who wait, and the files.
+//! What the journal's handles share: the locked state, the wake-ups, and the files.
 //!
-//! The lock is taken per batch, lease and answer, never per line, and never held while the disk works. Where the slots are
-//! locked too, they are locked first.
+//! The lock is taken once per batch, lease and answer, never per line, and is never held during
+//! disk I/O. Lock order: slots before state.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use super::state::State;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
-    /// One for each backend: there may be something to lease.
+    /// One per backend: there may be something to lease.
     pub(super) wake: Vec<Notify>,
     /// There may be something to write.
     pub(super) work: Condvar,
@@ -24,14 +24,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The state. A thread that panicked while it held the lock left whole numbers behind: each change is made
-    /// of steps that cannot fail.
+    /// Locks the state. A thread that panicked with the lock held left consistent numbers: each
+    /// change consists of steps that cannot fail.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the threads of the disk share, beside the journal's lock.
+/// What the disk's threads share beside the journal's lock.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) storage: Arc<dyn Storage>,

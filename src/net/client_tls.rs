@@ -42,7 +42,7 @@ impl Tls {
             ServerName::try_from(name.as_str())
                 .map_err(|_| ClientTlsError(format!("tls_server_name {name:?} is no name and no address")))?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| ClientTlsError(format!("TLS: {error}")))?;
         let builder = match &self.ca_file {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -76,7 +76,7 @@ impl Certificate {
     pub fn open(setup: CertificateFiles, protocol: Option<&[u8]>) -> Result<Self, String> {
         let written = written(&setup);
         let current = Arc::new(Current(RwLock::new(read(&setup)?)));
-        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().map_err(|error| format!("TLS: {error}"))?;
         let resolver = Arc::clone(&current) as Arc<dyn ResolvesServerCert>;
         let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
@@ -135,7 +135,7 @@ fn read(CertificateFiles { cert_file, key_file }: &CertificateFiles) -> Result<P
     };
     let expires = expires(first).map_err(bad_cert)?;
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| bad_key(error.to_string()))?;
-    let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| bad_key(error.to_string()))?;
+    let key = ring::sign::any_supported_type(&key).map_err(|error| bad_key(error.to_string()))?;
     let key = CertifiedKey::new(chain.clone(), key);
     key.keys_match().map_err(|_| format!("tls_key_file {key_name} is not the key of tls_cert_file {cert_name}"))?;
     Ok(Pair { key: Arc::new(key), expires })

@@ -1,4 +1,5 @@
-//! The ledger balances at every look while everything moves, and tells of a batch that was lost, wherever that was.
+//! Tests that the ledger balances in every snapshot while everything moves, and that it shows a
+//! lost batch wherever the loss was.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -23,13 +24,14 @@ use crate::receive::{Inherited, Listener};
 /// Longer than the busiest machine needs.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A relay without disk and network: two UDP workers, a TCP and an HTTP listener, a ring, a journal with two backends.
+/// A relay without a disk and real backends: two UDP workers, a TCP and an HTTP listener, a ring, a
+/// journal with two backends.
 struct Rig {
     view: View,
     consumer: Consumer,
 }
 
-fn parts(ring_batches: usize) -> Rig {
+fn rig(ring_batches: usize) -> Rig {
     let any = ([127, 0, 0, 1], 0).into();
     let mut config = Config::default();
     config.udp.push(Udp { listen: any, workers: 2, ..Udp::default() });
@@ -74,7 +76,7 @@ fn differences(status: &Status) -> Vec<i128> {
     status.backends.iter().map(|backend| backend.difference(status.accepted_lines)).collect()
 }
 
-/// Leases and acks until told to end, with a lease given back and a line rejected now and then.
+/// Leases and acks until told to end; sometimes requeues a lease or rejects a line.
 fn deliver(journal: &Journal, backend: usize, ends: &AtomicBool) {
     let limits = journal::Limits { lines: 20, bytes: 1 << 20, linger: Duration::ZERO };
     let mut reader = journal.reader(BackendId::new(backend));
@@ -98,8 +100,8 @@ fn deliver(journal: &Journal, backend: usize, ends: &AtomicBool) {
 
 #[test]
 fn the_ledger_balances_at_every_look_while_everything_moves() {
-    // A ring so small that datagrams find it full.
-    let Rig { view, consumer } = parts(4);
+    // The ring is so small that datagrams find it full.
+    let Rig { view, consumer } = rig(4);
     let workers = start(&view, &view.ring);
     let [udp, tcp, http] = [0, 1, 2].map(|index| view.listeners[index].address());
     let (ends, delivered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -137,7 +139,7 @@ fn the_ledger_balances_at_every_look_while_everything_moves() {
     let posted = Arc::clone(&sent);
     let posting = std::thread::spawn(move || post_until(http, &posted));
     let sockets = [0; 4].map(|_| UdpSocket::bind("127.0.0.1:0").expect("bind"));
-    // As long as it takes for the looks to be many, however busy the machine is.
+    // Sends until there are many looks, however busy the machine is.
     wait_for("looks", || {
         for socket in sockets.iter().cycle().take(400) {
             socket.send_to(b"m v=1 1\nm v=2 2\nm v=3 3\nm v=4 4\n", udp).expect("send");
@@ -167,7 +169,8 @@ fn the_ledger_balances_at_every_look_while_everything_moves() {
     }
 }
 
-/// Posts bodies of ten lines on one connection, one after the other, until told to end; returns the lines that were taken.
+/// Posts bodies of ten lines on one connection until told to end; returns the number of accepted
+/// lines.
 fn post_until(http: SocketAddr, ends: &AtomicBool) -> std::io::Result<u64> {
     let mut connection = TcpStream::connect(http)?;
     let body: String = (0..10).map(|n| format!("h v={n} {n}\n")).collect();
@@ -188,7 +191,7 @@ fn post_until(http: SocketAddr, ends: &AtomicBool) -> std::io::Result<u64> {
     Ok(lines)
 }
 
-/// Takes batches, and loses the first of them.
+/// Submits batches, but loses the first one.
 #[derive(Clone, Debug)]
 struct Losing {
     out: Producer,
@@ -209,7 +212,7 @@ impl Submit for Losing {
     }
 }
 
-/// Sends two batches' worth of lines through these parts, and ends the workers.
+/// Sends two batches' worth of lines, and stops the workers.
 fn send_two_batches<H: Submit + Clone + Sync + 'static>(view: &View, out: &H) {
     let workers = start(view, out);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
@@ -219,7 +222,7 @@ fn send_two_batches<H: Submit + Clone + Sync + 'static>(view: &View, out: &H) {
     stop(view, workers);
 }
 
-/// Whether the text, and the metrics, tell of so many lines.
+/// Checks that the text and the metrics report so many lost lines.
 fn assert_told(view: &View, lines: i128) {
     let status = view.status();
     assert_eq!(differences(&status), [lines, lines], "{status:?}");
@@ -235,7 +238,7 @@ fn assert_told(view: &View, lines: i128) {
 
 #[test]
 fn a_batch_that_is_lost_before_the_ring_shows() {
-    let Rig { view, consumer } = parts(16);
+    let Rig { view, consumer } = rig(16);
     assert_told(&view, 0);
     send_two_batches(&view, &Losing { out: view.ring.clone(), has_lost: Arc::default() });
     assert_told(&view, 3);
@@ -245,7 +248,7 @@ fn a_batch_that_is_lost_before_the_ring_shows() {
 
 #[test]
 fn a_batch_that_is_lost_between_ring_and_journal_shows() {
-    let Rig { view, consumer } = parts(16);
+    let Rig { view, consumer } = rig(16);
     send_two_batches(&view, &view.ring);
     assert_told(&view, 0);
     drop(consumer.pop().expect("a batch"));
@@ -256,7 +259,7 @@ fn a_batch_that_is_lost_between_ring_and_journal_shows() {
 
 #[test]
 fn a_batch_that_is_appended_twice_shows() {
-    let Rig { view, consumer } = parts(16);
+    let Rig { view, consumer } = rig(16);
     send_two_batches(&view, &view.ring);
     let batch = consumer.pop().expect("a batch");
     view.journal.append(batch.clone());

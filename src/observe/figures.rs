@@ -1,5 +1,5 @@
-//! Every figure is where it belongs: a picture whose fields all have different values, and what the metrics and the
-//! terminal make of it.
+//! Tests that every figure is shown in the right place: renders a status whose fields all differ as
+//! metrics and as text.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::observe::view::tests::view;
 use crate::protocol::Refusal;
 use crate::receive::{Inherited, Listener};
 
-/// A listener of each kind: UDP, TCP.
+/// A listener of each kind.
 fn listeners() -> Vec<Listener> {
     let any = ([127, 0, 0, 1], 0).into();
     let mut config = Config::default();
@@ -31,7 +31,7 @@ fn listeners() -> Vec<Listener> {
     setups.into_iter().map(|setup| Listener::bind(setup, &mut Inherited::default()).expect("bound")).collect()
 }
 
-/// A picture with three listeners and two backends, as JSON, in which no two numbers are the same.
+/// A status with three listeners and two backends, as JSON, in which no two numbers are equal.
 fn picture() -> Value {
     let names = ["a", "b"].map(str::to_owned);
     let setup = |name| BackendConfig { name, address: String::new(), replay_share: 0.5 };
@@ -51,7 +51,7 @@ fn picture() -> Value {
     });
     let mut next = 1000;
     fill(&mut picture, &mut next);
-    // What cannot be is not shown: of the lines seen, some were refused.
+    // Some of the lines seen were refused, so their number must be larger.
     for (index, receive) in picture["receive"].as_array_mut().expect("listeners").iter_mut().enumerate() {
         receive["lines"] = (1_000_000 + index).into();
     }
@@ -63,7 +63,7 @@ fn picture() -> Value {
     picture
 }
 
-/// Gives each number a value of its own.
+/// Gives each number a unique value.
 fn fill(value: &mut Value, next: &mut u64) {
     match value {
         Value::Number(_) => {
@@ -84,7 +84,7 @@ fn sum(picture: &Value, pointer: &str) -> f64 {
     picture.pointer(pointer).and_then(Value::as_object).expect("entries").values().filter_map(Value::as_f64).sum()
 }
 
-/// What a backend's ledger does not balance by.
+/// The difference of a backend's ledger.
 fn difference(picture: &Value, index: usize) -> f64 {
     let of = |field: &str| number(picture, &format!("/backends/{index}/{field}"));
     let all = |field: &str| sum(picture, &format!("/backends/{index}/{field}"));
@@ -92,7 +92,7 @@ fn difference(picture: &Value, index: usize) -> f64 {
     number(picture, "/accepted_lines") + of("recovered_lines") + of("resent_lines") - gone
 }
 
-/// Each metric of a listener that no counter of a worker is, and the field that it shows.
+/// Metrics of a listener that are not counters of a worker, and their fields.
 const RECEIVE: &[(&str, &str)] = &[
     ("kernel_dropped_datagrams_total", "kernel_dropped"),
     ("lines_total", "lines"),
@@ -102,7 +102,7 @@ const RECEIVE: &[(&str, &str)] = &[
     ("receive_buffer_wanted_bytes", "receive_buffer_wanted"),
 ];
 
-/// Each metric of a backend.
+/// Metrics of a backend.
 const BACKEND: &[(&str, &str)] = &[
     ("recovered_lines_total", "recovered_lines"),
     ("resent_lines_total", "resent_lines"),
@@ -126,7 +126,7 @@ const BACKEND: &[(&str, &str)] = &[
     ("max_batch_bytes", "max_batch_bytes"),
 ];
 
-/// Each metric without labels.
+/// Metrics without labels.
 const PLAIN: &[(&str, &str)] = &[
     ("accepted_lines_total", "/accepted_lines"),
     ("sources", "/sources/known"),
@@ -144,7 +144,7 @@ const PLAIN: &[(&str, &str)] = &[
     ("journal_read_errors_total", "/journal/read_errors"),
 ];
 
-/// What all metrics are to be, but for those of the process itself.
+/// Returns the expected metrics, except those of the process itself.
 fn expected_metrics(picture: &Value) -> BTreeMap<String, f64> {
     let mut expected = BTreeMap::new();
     let mut add = |name: &str, labels: String, value: f64| {
@@ -394,7 +394,7 @@ fn every_counter_of_a_listener_is_shown_under_its_own_name() {
     }
 }
 
-/// A journal on a disk, with a backend that is called a.
+/// A journal on disk, with a backend named a.
 fn journal(folder: &std::path::Path) -> Journal {
     let storage = Arc::new(Folder::open(folder).expect("a folder"));
     let options = Config::default().disk().expect("a disk");
@@ -422,7 +422,7 @@ fn every_figure_of_a_ledger_is_shown_under_its_own_name() {
         let ring_full = if reason == DropReason::RingFull { 7000 } else { 0 };
         expected.push((format!("/dropped_lines/{}", reason.name()), value + ring_full));
     }
-    // What is on its way is pending, too.
+    // Lines on their way are pending, too.
     expected.push(("/pending_lines".to_owned(), 4000 + 300));
     for (lines, microseconds) in [(90, 11_000), (9, 22_000), (1, 33_000)] {
         ledger.latency.record_n(microseconds, lines).expect("in range");
@@ -436,7 +436,7 @@ fn every_figure_of_a_ledger_is_shown_under_its_own_name() {
         readers: None,
     };
     let shown = Backend::new(&view, &ledger, 8.5, 7000, 300);
-    // A histogram keeps two digits.
+    // A histogram keeps two significant digits.
     let about = |value: f64, expected: f64| (value - expected).abs() < expected / 50.0;
     let Latency { p50, p99, max } = shown.latency_ms;
     assert!(about(p50, 11.0) && about(p99, 22.0) && about(max, 33.0), "{:?}", shown.latency_ms);

@@ -1,7 +1,8 @@
-//! What is wrong and what to do about it: the first thing that the page, `twinflux status` and `--check` say.
+//! Findings: what is wrong and what to do about it. The page, `twinflux status` and `--check` show
+//! them first.
 //!
-//! A pure function of one [`Status`]. Bounds: one finding for each backend, listener, destination and reason; at most
-//! `MOST_NAMED` names in one.
+//! A pure function of one [`Status`]. Bounds: one finding for each backend, listener, destination
+//! and reason; at most `MAX_NAMED` names in one.
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -13,41 +14,42 @@ use crate::observe::pair::PairStatus;
 use crate::observe::status::{Backend, JournalStatus, Receive, Status};
 use crate::observe::text::{counted, sum, whole_seconds};
 
-/// Names of hosts in one finding.
-const MOST_NAMED: usize = 5;
-/// A certificate that expires within so many days is to be renewed: whoever renews by himself does so 30 days before.
+/// The most host names in one finding.
+const MAX_NAMED: usize = 5;
+/// A certificate that expires within this many days is reported. Automatic renewal happens 30 days
+/// before.
 pub const CERTIFICATE_SOON_DAYS: u64 = 14;
-/// A backend that lags so long is told of, though it is up.
+/// A backend that lags longer is reported although it is up.
 const LAG_SECONDS: f64 = 60.0;
 
-/// How much a finding matters.
+/// How severe a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Lines are lost, or will be if nobody acts.
     Problem,
-    /// Somebody has something to do.
+    /// An operator has something to do.
     Warning,
     /// Nothing to do, but good to know.
     Note,
 }
 
-/// Something that an operator should know.
+/// A fact that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Finding {
-    /// How much it matters.
+    /// The severity.
     pub severity: Severity,
-    /// What it is about: a backend's, a listener's or another part's name.
+    /// The subject: the name of a backend, a listener or another part.
     pub about: String,
-    /// What is so, as a sentence.
+    /// The fact, as a sentence.
     pub what: String,
-    /// Since when, in RFC 3339; none if that is not known.
+    /// The time it began, in RFC 3339; `None` if unknown.
     pub since: Option<String>,
-    /// What to do: a command, or a sentence. Empty where there is nothing to do.
+    /// What to do: a command or a sentence. Empty if there is nothing to do.
     pub to_do: String,
 }
 
-/// Everything that is to be said of a picture, what matters most first.
+/// Returns all findings about a status, the most severe first.
 pub fn findings(status: &Status) -> Vec<Finding> {
     let mut found = Vec::new();
     for backend in &status.backends {
@@ -115,7 +117,7 @@ fn of_backend(found: &mut Vec<Finding>, backend: &Backend, status: &Status) {
     }
 }
 
-/// What keeps lines from a backend; `waits` says how many wait.
+/// Reports what keeps lines from a backend; `waits` describes its backlog.
 fn of_state(found: &mut Vec<Finding>, backend: &Backend, waits: &str) {
     let name = &backend.name;
     let since = backend.down_since.clone();
@@ -172,7 +174,7 @@ fn of_state(found: &mut Vec<Finding>, backend: &Backend, waits: &str) {
 
 fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
     for backend in &status.backends {
-        // What no backend has, no other one can give.
+        // No other backend can supply lines that no backend has.
         let is_own = |gap: &&Gap| gap.backend == backend.name && gap.reason != DropReason::RingFull.name();
         let gaps: Vec<_> = status.journal.gaps.iter().filter(is_own).collect();
         let Some(first) = gaps.first() else { continue };
@@ -205,13 +207,14 @@ fn of_gaps(found: &mut Vec<Finding>, status: &Status) {
         } else {
             format!("copy what is missing from the other backend; then: twinflux backend {name} vouch")
         };
-        // From the beginning of time is no news.
+        // A gap of a backend that joined later reaches back to the beginning of time, which tells
+        // nothing.
         let since = Some(first.from.clone()).filter(|_| reasons != "joined");
         found.push(Finding { since, ..finding(Severity::Warning, name, what, &to_do) });
     }
 }
 
-/// What found no room in front of the journal is a gap of every backend.
+/// Lines that found the ring before the journal full are a gap of every backend.
 fn of_what_nobody_has(found: &mut Vec<Finding>, status: &Status) {
     let gaps = &status.journal.gaps;
     let Some(first) = gaps.iter().find(|gap| gap.reason == DropReason::RingFull.name()) else { return };
@@ -314,7 +317,7 @@ fn of_listener(found: &mut Vec<Finding>, receive: &Receive) {
 fn of_sources(found: &mut Vec<Finding>, status: &Status) {
     let sources = &status.sources;
     if sources.silent > 0 {
-        let silent = sources.top.iter().filter(|source| source.silent).take(MOST_NAMED);
+        let silent = sources.top.iter().filter(|source| source.silent).take(MAX_NAMED);
         let mut names: Vec<String> = silent.map(super::sources::SourceStatus::describe_silence).collect();
         if sources.silent > names.len() as u64 {
             names.push("…".to_owned());
@@ -345,7 +348,7 @@ fn points_of(hosts: u64) -> String {
 pub(super) mod tests {
     use super::*;
 
-    /// A relay that is well, but for what is changed.
+    /// A healthy relay's status, except for what is changed.
     pub(in crate::observe) fn status(change: impl FnOnce(&mut serde_json::Value)) -> Status {
         let mut json = serde_json::json!({
             "version": "0.1.0", "uptime_seconds": 1.0, "accepted_lines": 9, "certificates": [],
@@ -374,7 +377,7 @@ pub(super) mod tests {
         serde_json::from_value(json).expect("a status")
     }
 
-    /// What is found, where one thing is changed.
+    /// The findings after one change.
     fn found(pointer: &str, value: serde_json::Value) -> Vec<(Severity, String)> {
         let status = status(|json| {
             let (table, key) = pointer.rsplit_once('/').expect("a key");
@@ -427,7 +430,7 @@ pub(super) mod tests {
             let found = found(pointer, value);
             assert!(found.len() == 1 && found[0].0 == severity && found[0].1.contains(says), "{pointer}: {found:?}");
         }
-        // What was long ago, and is over, is no trouble.
+        // Past trouble is not reported.
         for (pointer, value) in
             [("/receive/0/refused", serde_json::json!({ "too_long": 2 })), ("/receive/0/kernel_dropped", 5.into())]
         {

@@ -7,33 +7,34 @@ use serde::{Deserialize, Serialize};
 use crate::batch::WallTime;
 use crate::journal;
 
-/// Lines that a backend lacks.
+/// A gap: lines that a backend lacks.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Gap {
-    /// Its number: no other gap of this journal has or had it.
+    /// Number of the gap; unique in this journal for all time.
     #[serde(default)]
     pub id: u64,
-    /// `open`: nothing has been done about it.
+    /// `open`: the gap has not been repaired.
     #[serde(default)]
     pub state: String,
     /// The backend.
     pub backend: String,
-    /// The database that they were for; empty for all.
+    /// Database of the lines; empty for all.
     pub database: String,
     /// The retention policy; empty for the database's default.
     pub retention_policy: String,
-    /// None of them was received before, in UTC.
+    /// No line was received before this time, in UTC.
     pub from: String,
-    /// None of them was received after, in UTC.
+    /// No line was received after this time, in UTC.
     pub until: String,
-    /// None of their points is earlier, in UTC; none if that is not known.
+    /// No point is earlier than this time, in UTC; `None` if unknown.
     pub points_from: Option<String>,
-    /// None of their points is later, in UTC; none if that is not known.
+    /// No point is later than this time, in UTC; `None` if unknown.
     pub points_until: Option<String>,
-    /// How many; 0 if that is not known.
+    /// Number of lines; 0 if unknown.
     pub lines: u64,
-    /// `ring_full`, `memory_full`, `quota`, `age` or `corrupt`; `joined` for a backend that came later than the journal,
-    /// `made` for a database that was gone, `peer` for what the pair's other relay owed when it went.
+    /// `ring_full`, `memory_full`, `quota`, `age` or `corrupt`; `joined` for a backend added after
+    /// the journal began, `made` for a database that had disappeared, `peer` for lines that the
+    /// pair's other relay owed when it was lost.
     pub reason: String,
 }
 
@@ -56,7 +57,7 @@ impl Gap {
     }
 }
 
-/// A time in UTC, of nanoseconds since 1970.
+/// Formats nanoseconds since 1970 as a time in UTC.
 pub(super) fn time(nanoseconds: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string()
 }

@@ -1,7 +1,8 @@
-//! What the figures were: minutes for rates and recent latencies, an hour and a day for plots.
+//! Earlier figures: minutes for rates and recent latencies, an hour and a day for plots.
 //!
-//! Owns rings of samples, one sample each [`STEP`]. Never does: taking the samples. Bounds: `PLOT` values for each series
-//! of the hour and of the day, four series for each backend, and `MINUTES` histograms for each backend (27 KB each).
+//! Owns rings of samples, one sample each [`STEP`]. Never takes the samples itself. Bounds: `PLOT`
+//! values for each series of the hour and of the day, four series for each backend, and `MINUTES`
+//! histograms for each backend (27 KB each).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,15 +13,15 @@ use serde::Serialize;
 
 use crate::protocol::Refusal;
 
-/// The time from one sample to the next.
+/// Interval between samples.
 pub const STEP: Duration = Duration::from_secs(10);
-/// Samples in a minute: rates are taken over so many.
+/// Samples in a minute, the period of rates.
 const RATE: usize = 6;
-/// Minutes that recent latencies and losses are about.
+/// Minutes covered by recent latencies and losses.
 const MINUTES: usize = 5;
-/// Values of a plot.
+/// Values in a plot.
 const PLOT: usize = 360;
-/// Samples in one value of the day's plots.
+/// Samples in a value of the day's plots.
 const DAY_STEP: u32 = 24;
 
 /// The figures at one moment.
@@ -32,7 +33,7 @@ pub(super) struct Sample {
     pub(super) disk_bytes: u64,
     /// In the order of the listeners.
     pub(super) listeners: Vec<ListenerSample>,
-    /// Lines that found no room between the listeners and the journal.
+    /// Lines that found the ring to the journal full.
     pub(super) ring_full: u64,
     /// In the order of the backends.
     pub(super) backends: Vec<BackendSample>,
@@ -41,7 +42,7 @@ pub(super) struct Sample {
 /// A listener's figures at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ListenerSample {
-    /// By [`Refusal::index`].
+    /// Indexed by [`Refusal::index`].
     pub(super) refused: [u64; Refusal::COUNT],
     pub(super) kernel_dropped: u64,
 }
@@ -52,47 +53,47 @@ pub(super) struct BackendSample {
     pub(super) delivered: u64,
     pub(super) pending: u64,
     pub(super) oldest_seconds: f64,
-    /// Dead letters that were given up for want of room.
+    /// Dead letters evicted for lack of space.
     pub(super) evicted: u64,
-    /// Since the start, in microseconds.
+    /// Latencies since the start, in microseconds.
     pub(super) latency: Histogram<u64>,
 }
 
-/// The rings. Clones of what shows them share them.
+/// The rings, shared behind a lock.
 #[derive(Debug)]
 pub struct History(Mutex<Rings>);
 
 #[derive(Debug)]
 struct Rings {
     names: Vec<String>,
-    /// The last one, with its histograms.
+    /// The last sample, with its histograms.
     last: Option<Arc<Sample>>,
-    /// The last minute, without histograms.
+    /// Samples of the last minute, without histograms.
     steps: VecDeque<Arc<Sample>>,
-    /// The last minutes, newest last.
+    /// A sample of each of the last minutes, newest last.
     minutes: VecDeque<Arc<Sample>>,
     samples: u32,
     hour: Plots,
     day: Plots,
 }
 
-/// Every series over one span of time.
+/// All series over one span of time.
 #[derive(Debug)]
 struct Plots {
     series: Vec<Series>,
-    /// Samples in the next value of each.
+    /// Samples in the next value of each series.
     count: u32,
 }
 
 #[derive(Debug)]
 struct Series {
     kind: Kind,
-    /// What the next value is made of: a rate's sum, the largest of a level.
+    /// The next value so far: the sum of a rate, or the maximum of a level.
     next: f32,
     values: VecDeque<f32>,
 }
 
-/// The plots as the page gets them.
+/// The plots, as the page gets them.
 #[derive(Debug, Serialize)]
 pub(super) struct Shown {
     hour: ShownPlots,
@@ -101,24 +102,25 @@ pub(super) struct Shown {
 
 #[derive(Debug, Serialize)]
 struct ShownPlots {
-    /// Seconds from one value to the next.
+    /// Seconds between values.
     step: u64,
-    /// When the newest value was taken, in seconds since 1970.
+    /// Time of the newest value, in seconds since 1970.
     until: u64,
-    /// By name; a backend's with its name behind a colon. Oldest value first.
+    /// Values by name, oldest first; the name of a backend's series ends with a colon and the
+    /// backend's name.
     series: BTreeMap<String, Vec<f32>>,
 }
 
-/// What a series' values are.
+/// The meaning of a series' values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A rate a second: a longer time has the mean.
+    /// A rate a second; a longer period shows the mean.
     Rate,
-    /// A level: a longer time has the largest.
+    /// A level; a longer period shows the maximum.
     Level,
 }
 
-/// The series of the relay.
+/// Series of the relay.
 const RELAY: [(&str, Kind); 5] = [
     ("accepted", Kind::Rate),
     ("refused", Kind::Rate),
@@ -126,12 +128,12 @@ const RELAY: [(&str, Kind); 5] = [
     ("memory_bytes", Kind::Level),
     ("disk_bytes", Kind::Level),
 ];
-/// The series of each backend.
+/// Series of each backend.
 const BACKEND: [(&str, Kind); 4] =
     [("delivered", Kind::Rate), ("pending", Kind::Level), ("oldest_seconds", Kind::Level), ("p99_ms", Kind::Level)];
 
 impl History {
-    /// Of these backends.
+    /// Creates an empty history for these backends.
     pub fn new(names: Vec<String>) -> Self {
         let kinds: Vec<Kind> =
             RELAY.into_iter().chain(names.iter().flat_map(|_| BACKEND)).map(|(_, kind)| kind).collect();
@@ -148,7 +150,7 @@ impl History {
         }))
     }
 
-    /// Takes a sample in.
+    /// Records a sample.
     pub(super) fn note(&self, sample: Sample) {
         let mut rings = self.lock();
         let sample = Arc::new(sample);
@@ -166,17 +168,17 @@ impl History {
         keep(&mut rings.steps, Arc::new(Sample { backends, ..(*sample).clone() }), RATE + 1);
     }
 
-    /// The oldest sample of the last minute, for rates.
+    /// Returns the oldest sample of the last minute, for rates.
     pub(super) fn minute_ago(&self) -> Option<Arc<Sample>> {
         self.lock().steps.front().cloned()
     }
 
-    /// The oldest sample of the last five minutes, with histograms.
+    /// Returns the oldest sample of the last five minutes, with histograms.
     pub(super) fn minutes_ago(&self) -> Option<Arc<Sample>> {
         self.lock().minutes.front().cloned()
     }
 
-    /// The plots.
+    /// Returns the plots.
     pub(super) fn shown(&self) -> Shown {
         let rings = self.lock();
         let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -203,7 +205,7 @@ impl History {
 }
 
 impl Plots {
-    /// Adds a sample's values; a value is made of so many.
+    /// Adds a sample's values; `steps` samples make one value.
     fn push(&mut self, values: &[f32], steps: u32) {
         for (series, value) in self.series.iter_mut().zip(values) {
             series.next = match series.kind {
@@ -225,19 +227,19 @@ impl Plots {
     }
 }
 
-/// What a latency was between two histograms of all since the start; none if nothing came between them.
+/// Returns the latencies recorded between two cumulative histograms; `None` if there are none.
 pub(super) fn between(before: &Histogram<u64>, now: &Histogram<u64>) -> Option<Histogram<u64>> {
     let mut between = now.clone();
     between.subtract(before).ok()?;
     (!between.is_empty()).then_some(between)
 }
 
-/// How much a counter grew a second.
+/// Returns a counter's growth a second.
 pub(super) fn rate(before: u64, now: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { now.saturating_sub(before) as f64 / time.as_secs_f64() }
 }
 
-/// The values of all series, from one sample to the next.
+/// Computes the values of all series between two samples.
 fn values(before: &Sample, now: &Sample) -> Vec<f32> {
     let time = now.at.saturating_duration_since(before.at);
     let sum = |sample: &Sample, value: fn(&ListenerSample) -> u64| sample.listeners.iter().map(value).sum::<u64>();
@@ -310,9 +312,10 @@ mod tests {
         assert_eq!(series("hour", "delivered:a"), vec![50.0; PLOT]);
         assert_eq!(series("hour", "pending:a").last(), Some(&400.0));
         assert_eq!(series("day", "accepted"), vec![100.0; 16], "400 samples are 16 values of 24");
-        // The largest of the time that a value is about.
+        // The maximum over the period of a value.
         assert_eq!(series("day", "pending:a")[..2], [24.0, 48.0]);
-        // Of what came between two samples, not since the start: a thousandth of a second, as a histogram has it.
+        // Covers the lines between two samples, not those since the start: one millisecond, within
+        // the histogram's precision.
         assert!(series("hour", "p99_ms:a").iter().all(|value| (0.9..1.1).contains(value)));
         assert_eq!((series("day", "memory_bytes")[0], series("day", "oldest_seconds:a")[0]), (7.0, 1.5));
     }
@@ -332,7 +335,7 @@ mod tests {
         assert!(between(&old.backends[0].latency, &old.backends[0].latency).is_none());
     }
 
-    /// The bound that is promised: 4 MiB with two backends are far away.
+    /// The promised bound; two backends stay far below 4 MiB.
     #[test]
     fn a_full_history_is_small() {
         let values = 2 * PLOT * (RELAY.len() + BACKEND.len() * 2) * size_of::<f32>();

@@ -1,5 +1,7 @@
-//! JSON whose texts a terminal may show: characters that act, such as C1 controls and bidirectional ones, are escaped.
-//! Whoever parses it gets them as they were.
+//! JSON that is safe to show on a terminal.
+//!
+//! Escapes characters that act on a terminal, such as C1 controls and bidirectional controls.
+//! Parsing restores them.
 
 use std::io::{self, Write};
 
@@ -9,7 +11,7 @@ use serde_json::ser::{Formatter, Serializer};
 
 use crate::sys::text::is_active;
 
-/// A value as compact JSON.
+/// Renders a value as compact JSON.
 pub(crate) fn render(value: &impl Serialize) -> Bytes {
     let mut output = Vec::new();
     let written = value.serialize(&mut Serializer::with_formatter(&mut output, Printable));
@@ -17,7 +19,7 @@ pub(crate) fn render(value: &impl Serialize) -> Bytes {
     output.into()
 }
 
-/// Compact JSON, in which the rest of what JSON need not escape is.
+/// Formats compact JSON, and escapes active characters that JSON itself need not escape.
 struct Printable;
 
 impl Formatter for Printable {

@@ -1,4 +1,4 @@
-//! `/metrics`: the status in Prometheus' text format, and what the process itself costs.
+//! `/metrics`: the status and the process's own cost, in Prometheus' text formats.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -23,10 +23,10 @@ pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.
 /// The content type of [`to_classic`].
 pub(super) const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All metrics of one picture.
+/// Renders all metrics of a status.
 ///
 /// # Errors
-/// None that writing to memory could have.
+/// Only those of writing to memory, which does not fail.
 pub(super) fn render(status: Arc<Status>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Metrics { status, process: Process::read() }));
@@ -35,7 +35,8 @@ pub(super) fn render(status: Arc<Status>) -> Result<String, fmt::Error> {
     Ok(output)
 }
 
-/// The same for readers that do not ask for OpenMetrics: there a counter's description has its full name.
+/// Converts to the classic text format, for readers that do not ask for OpenMetrics. In it, a
+/// counter's description has the counter's full name.
 pub(super) fn to_classic(openmetrics: &str) -> String {
     let types = openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
     let counters: HashSet<&str> = types.collect();
@@ -274,7 +275,7 @@ impl Metrics {
     }
 }
 
-/// One value for each entry, with its name as one label more.
+/// Returns a value for each entry, labelled with the entry's name.
 fn by<'a>(
     labels: Labels<'a>,
     key: &'static str,
@@ -346,7 +347,7 @@ where
     Ok(())
 }
 
-/// What the process costs, as the kernel counts it; 0 where it does not tell.
+/// The process's cost, as the kernel counts it; 0 if unknown.
 #[derive(Debug, Default)]
 struct Process {
     resident_bytes: u64,
@@ -369,10 +370,10 @@ impl Process {
     }
 }
 
-/// User and system time of all threads, ended ones included.
+/// Returns user and system time of all threads, including ended ones.
 fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The command's name may hold spaces: what follows is counted from its closing parenthesis.
+    // The command's name may hold spaces, so fields are counted from its closing parenthesis.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
     // `sysconf(_SC_CLK_TCK)` is 100 on every Linux that user space sees.

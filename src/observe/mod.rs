@@ -1,6 +1,8 @@
-//! What people and machines see: one picture of all figures, as JSON, metrics and text, and the listener that shows it.
+//! What people and machines see of a relay: a snapshot of all figures, as JSON, metrics and text,
+//! and the listener that serves it.
 //!
-//! Owns: the picture ([`Status`]), its forms, the admin listener. May look at everything; nothing of the data's way looks here.
+//! Owns the snapshot ([`Status`]), its forms, and the admin listener. May use every other module;
+//! no module on the path of the data uses this one.
 
 pub mod admin;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The pair's other relay, as `/api/status` shows it; and what this one says to it.
+//! The pair's other relay, as `/api/status` shows it, and the report that this relay gives to it.
 
 use std::time::SystemTime;
 
@@ -13,41 +13,41 @@ use crate::pair::{LinkState, Owed, Report, Seen, are_far_apart};
 use crate::protocol::Span;
 use crate::sys::text::write_line;
 
-/// The pair's other relay.
+/// State of the pair's other relay.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct PairStatus {
     /// Its URL.
     pub peer: String,
-    /// `unknown` (not heard of yet), `up` or `gone`.
+    /// `unknown` (not heard from yet), `up` or `gone`.
     pub state: String,
-    /// Since when that is so, in RFC 3339.
+    /// When the state began, in RFC 3339.
     pub since: String,
-    /// Why it did not answer the last time; none if it did.
+    /// Error of the last request; `None` if it was answered.
     pub last_error: Option<String>,
-    /// The address that one of both holds; none if the configuration names none.
+    /// The address that exactly one relay holds; `None` if not configured.
     pub address: Option<String>,
-    /// `active` (holds the address), `standby`, or none where that is not known.
+    /// Role of this relay: `active` (holds the address) or `standby`; `None` if unknown.
     pub role: Option<String>,
-    /// The same of the other relay, as it said last.
+    /// Role of the other relay, from its last report.
     pub peer_role: Option<String>,
-    /// It answers, and has not said for some seconds how it is.
+    /// Whether it answers, but has given no report for some seconds.
     #[serde(default)]
     pub is_mute: bool,
-    /// Both hold the address, or none does, for longer than a switch takes.
+    /// Whether both relays or none hold the address, for longer than a switch takes.
     pub is_odd: bool,
-    /// The peer is this relay itself.
+    /// Whether the peer is this relay itself.
     pub is_self: bool,
-    /// Its program's version.
+    /// Version of its program.
     pub version: Option<String>,
-    /// Whether that is further from this one's than one upgrade.
+    /// Whether the versions differ by more than one upgrade.
     pub is_far_apart: bool,
-    /// Its journal's number.
+    /// Number of its journal.
     pub journal: Option<String>,
-    /// Since its start.
+    /// Seconds since its start.
     pub uptime_seconds: Option<f64>,
-    /// Backends that only one of both has.
+    /// Backends that only one of the relays has.
     pub strangers: Vec<String>,
-    /// What it owes its backends, as it said last.
+    /// What it owes its backends, from its last report.
     pub backends: Vec<PeerBackend>,
 }
 
@@ -58,11 +58,11 @@ pub struct PeerBackend {
     pub name: String,
     /// Its state there.
     pub state: String,
-    /// Lines that it has not acknowledged to the other relay.
+    /// Lines that the backend has not acknowledged to the other relay.
     pub pending_lines: u64,
-    /// How long the oldest of them has waited.
+    /// Age of the oldest of them.
     pub lag_seconds: f64,
-    /// Whether its copy has all that the other relay was given, as far as that one knows.
+    /// Whether the copy has everything that the other relay received, as far as that relay knows.
     pub complete: bool,
 }
 
@@ -95,7 +95,7 @@ impl PairStatus {
 }
 
 impl PairStatus {
-    /// What is to be said of it.
+    /// Returns the findings about the pair.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut add = |severity, what, to_do: &str| found.push(finding(severity, "pair", what, to_do));
@@ -145,7 +145,7 @@ impl PairStatus {
         found
     }
 
-    /// The pair in a few lines of text.
+    /// Renders the pair as a few lines of text.
     pub(super) fn to_text(&self) -> String {
         let mut text = String::new();
         let role = |role: &Option<String>| role.as_ref().map_or_else(String::new, |role| format!(", {role}"));
@@ -172,14 +172,14 @@ impl PeerBackend {
 }
 
 impl View {
-    /// The backends that readers may be sent to instead of this one, as they are compared for them.
+    /// Returns the other backends that readers may be sent to, with which this one is compared.
     fn mirrors_of(&self, backend: BackendId) -> Vec<BackendId> {
         let answers = |view: &BackendView| view.readers.as_ref().is_some_and(|readers| readers.knows(&view.name));
         let all = BackendId::all().zip(self.backends.iter());
         all.filter(|(other, view)| *other != backend && answers(view)).map(|(other, _)| other).collect()
     }
 
-    /// What this relay says to the other one of its pair.
+    /// Returns the report for the pair's other relay.
     pub(super) fn report(&self) -> Report {
         let (journal, _, on_the_way) = self.figures();
         let ledgers = journal.ledgers.iter().zip(&journal.oldest_pending_seconds);

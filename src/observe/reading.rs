@@ -1,25 +1,25 @@
-//! What a copy's readers come to, as `/api/status` shows it.
+//! Queries answered by one copy, as `/api/status` shows them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::query;
 
-/// What readers are answered by one copy.
+/// Figures of the queries to one copy.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Read {
-    /// Whether it may answer: `yes`, `edge` (all but the newest seconds), `no`.
+    /// Whether the copy may answer: `yes`, `edge` (all but the newest seconds), `no`.
     pub serves: String,
-    /// Why not, or not all.
+    /// The reason, unless it may answer everything.
     pub reason: Option<String>,
-    /// Since when, in UTC.
+    /// Since when this holds, in UTC.
     pub since: String,
-    /// Questions that were sent to it.
+    /// Queries sent to the copy.
     pub queries: u64,
-    /// Questions that it could not answer, so that another copy was asked.
+    /// Queries that it could not answer, so that another copy was asked.
     pub failovers: u64,
-    /// Answers that may lack something, and say so.
+    /// Answers that may be incomplete, and say so.
     pub incomplete: u64,
-    /// Answers that ended before they were whole.
+    /// Answers that broke off.
     pub cut: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What a listener has taken, and from whom it took nothing, as `/api/status` shows it.
+//! What a listener received and refused, as `/api/status` shows it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::receive::Listener;
 
 macro_rules! define {
     ($($(#[$doc:meta])* $field:ident: $metric:literal, $help:literal, $kinds:tt;)*) => {
-        /// A listener's figures. Those of another kind are 0.
+        /// A listener's figures. Figures that its kind does not have are 0.
         #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
         #[serde(default)]
         pub struct Receive {
@@ -24,9 +24,9 @@ macro_rules! define {
             $($(#[$doc])* pub $field: u64,)*
             /// Datagrams that the kernel dropped because the receive buffer was full.
             pub kernel_dropped: u64,
-            /// The last address that is not allowed; none if there was none.
+            /// The last denied address; `None` if there was none.
             pub denied_address: Option<String>,
-            /// Connections that are open.
+            /// Open connections.
             pub open_connections: u64,
             /// Lines refused in the last five minutes or so, by reason.
             pub recent_refused: BTreeMap<String, u64>,
@@ -40,16 +40,16 @@ macro_rules! define {
             pub refused: BTreeMap<String, u64>,
             /// The last refused line of each reason.
             pub refused_samples: BTreeMap<String, RefusedSample>,
-            /// What waits in the receive buffers, in bytes as the kernel charges them.
+            /// Bytes waiting in the receive buffers, as the kernel charges them.
             pub receive_queue: u64,
-            /// The receive buffer that was asked for, in bytes.
+            /// The requested receive buffer, in bytes.
             pub receive_buffer_wanted: u64,
             /// The receive buffer that each worker got, in bytes.
             pub receive_buffer: u64,
         }
 
         impl Receive {
-            /// The plain counters.
+            /// Copies the plain counters.
             fn counted(tally: &Tally) -> Self {
                 Self { $($field: tally.$field,)* ..Self::default() }
             }
@@ -84,14 +84,14 @@ pub(super) struct Counter {
     pub(super) value: fn(&Receive) -> u64,
 }
 
-/// A line that was refused.
+/// A refused line.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct RefusedSample {
-    /// Its beginning; bytes that are no text are escaped.
+    /// Beginning of the line; bytes that are not text are escaped.
     pub line: String,
-    /// The address that it came from; empty where that is not known.
+    /// Address of the sender; empty if unknown.
     pub source: String,
-    /// What would cure its sender, where the line tells.
+    /// What would correct the sender, if the line tells.
     #[serde(default)]
     pub cure: Option<String>,
 }
@@ -129,7 +129,7 @@ impl Receive {
     }
 }
 
-/// The last refused line of each reason, of all workers.
+/// Returns the last refused line of each reason, over all workers.
 fn refused_samples(listener: &Listener) -> BTreeMap<String, RefusedSample> {
     let mut all = Vec::new();
     listener.each_tap(|tap| all.extend(tap.samples()));
@@ -141,7 +141,7 @@ fn refused_samples(listener: &Listener) -> BTreeMap<String, RefusedSample> {
     shown.collect()
 }
 
-/// The last address that was not allowed, of all workers.
+/// Returns the last denied address, over all workers.
 fn denied_address(listener: &Listener) -> Option<String> {
     let mut last = None;
     listener.each_tap(|tap| last = last.max(tap.denied()));

@@ -1,4 +1,7 @@
-//! Who sends, as `/api/status` and the terminal show it.
+//! The senders, as `/api/status` and the terminal show them.
+//!
+//! Owns which sources are listed and which are hidden. Bounds: `MAX_LISTED` sources in a status,
+//! `FEW` in an event of the page, `MAX_FORGOTTEN` hidden addresses.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -13,26 +16,26 @@ use crate::observe::status::Status;
 use crate::observe::text::whole_seconds;
 use crate::receive::Listener;
 
-/// Sources that are listed; the others are summed.
-const MOST_LISTED: usize = 1000;
+/// The most sources in the list; the others are summed.
+const MAX_LISTED: usize = 1000;
 
-/// What is longer ago is history.
+/// Limit of what counts as recent.
 const RECENT: Duration = Duration::from_secs(300);
-/// Sources that the page is sent every few seconds.
+/// The most sources in the page's events.
 const FEW: usize = 50;
 
-/// Addresses that an operator does not want to see any more, until they send again. Bounds: `MOST_FORGOTTEN`.
+/// Addresses hidden by an operator until they send again. Bounds: `MAX_FORGOTTEN`.
 #[derive(Debug, Default)]
 pub struct Forgotten(Mutex<HashMap<IpAddr, Instant>>);
 
-/// Addresses that are forgotten; then the first one is seen again.
-const MOST_FORGOTTEN: usize = 4096;
+/// The most hidden addresses; a further one evicts the oldest.
+const MAX_FORGOTTEN: usize = 4096;
 
 impl Forgotten {
-    /// Forgets what an address sent before `now`.
+    /// Hides an address unless it sends after `now`.
     pub fn forget(&self, address: IpAddr, now: Instant) {
         let mut known = self.lock();
-        if known.len() >= MOST_FORGOTTEN
+        if known.len() >= MAX_FORGOTTEN
             && let Some(first) = known.iter().min_by_key(|(_, at)| **at).map(|(address, _)| *address)
         {
             known.remove(&first);
@@ -52,13 +55,14 @@ impl Forgotten {
 /// All sources of all listeners.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct SourcesStatus {
-    /// How many there are.
+    /// Number of sources.
     pub known: u64,
-    /// How many of them are silent.
+    /// Number of silent sources.
     pub silent: u64,
-    /// Those that are known best, and of these the ones that sent most; in the order of what they sent.
+    /// The sources in the highest standing, and among equals those that sent most; ordered by
+    /// lines.
     pub top: Vec<SourceStatus>,
-    /// The sums of the others.
+    /// Sums of the other sources.
     pub rest: RestStatus,
 }
 
@@ -67,7 +71,7 @@ pub struct SourcesStatus {
 pub struct SourceStatus {
     /// The address.
     pub address: String,
-    /// The host that its lines name; empty where they name none.
+    /// Host named in its lines; empty if they name none.
     pub host: String,
     /// `udp` or `tcp`.
     pub kind: String,
@@ -83,29 +87,30 @@ pub struct SourceStatus {
     pub empty: u64,
     /// Connections made.
     pub connections: u64,
-    /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in streams and requests.
+    /// Lines whose points are far from the clock: an hour ahead or behind, or a day behind in
+    /// streams and requests.
     #[serde(default)]
     pub implausible: u64,
-    /// The unit in which these probably are; none if no unit makes them plausible.
+    /// The probable unit of their timestamps; `None` if no unit makes them plausible.
     #[serde(default)]
     pub likely_unit: Option<String>,
-    /// Whether one came in the last five minutes.
+    /// Whether such a line came in the last five minutes.
     #[serde(default)]
     pub implausible_recently: bool,
-    /// Lines a second, over the last minute or so.
+    /// Lines a second over the last minute or so.
     pub lines_per_second: f64,
-    /// How long ago it was seen last.
+    /// Seconds since it was last seen.
     pub last_seen_seconds: f64,
-    /// The time from one of its bursts to the next; none until it is known.
+    /// Interval between its bursts; `None` until known.
     pub interval_seconds: Option<f64>,
-    /// Whether it has sent nothing for three of these.
+    /// Whether it has sent nothing for three intervals.
     pub silent: bool,
 }
 
 /// Sums of sources that are not listed.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct RestStatus {
-    /// How many they are; an address that was forgotten and came again counts twice.
+    /// Number of sources; an address that was evicted and came again counts twice.
     pub sources: u64,
     /// Lines seen: accepted and refused.
     pub lines: u64,
@@ -120,7 +125,7 @@ pub struct RestStatus {
 }
 
 impl SourcesStatus {
-    /// Puts the tables of all listeners together.
+    /// Merges the tables of all listeners.
     pub(super) fn of(listeners: &[Listener], forgotten: &Forgotten) -> Self {
         let now = Instant::now();
         let (mut all, mut shown) = (Self::default(), Vec::new());
@@ -133,10 +138,10 @@ impl SourcesStatus {
         }
         all.known = shown.len() as u64;
         all.silent = shown.iter().filter(|(_, source)| source.silent).count() as u64;
-        // Whoever sends once, however much, is not to take the place of a host that comes regularly.
+        // A source that sends once, however much, must not displace a host that sends regularly.
         shown.sort_by_key(|(standing, source)| Reverse((*standing, source.lines)));
         for (_, SourceStatus { lines, refused, datagrams, empty, connections, implausible, .. }) in
-            shown.drain(MOST_LISTED.min(shown.len())..)
+            shown.drain(MAX_LISTED.min(shown.len())..)
         {
             all.rest.add(1, Arrival { lines, refused, datagrams, empty, connections, implausible });
         }
@@ -149,14 +154,15 @@ impl SourcesStatus {
 }
 
 impl Status {
-    /// The same with the sources that an operator looks for first: silent ones, and those whose lines are refused.
+    /// Returns the status with few sources: the ones an operator looks for first, which are silent
+    /// or have refused lines.
     pub(super) fn with_few_sources(&self) -> Self {
         let SourcesStatus { known, silent, ref top, ref rest } = self.sources;
         let mut first: Vec<&SourceStatus> = top.iter().collect();
         first.sort_by_key(|source| Reverse((source.silent, source.refused > 0, source.lines)));
         let top = first.into_iter().take(FEW).cloned().collect();
         let sources = SourcesStatus { known, silent, top, rest: rest.clone() };
-        // Without copying what is left out.
+        // Copies only what is kept.
         let Self { version, receive, backends, journal, certificates, pair, findings, .. } = self;
         Self {
             version: version.clone(),
@@ -197,7 +203,7 @@ impl SourceStatus {
         }
     }
 
-    /// Its host, or else its address, and how long it has been silent.
+    /// Describes the source by host or address, and how long it has been silent.
     pub(super) fn describe_silence(&self) -> String {
         let name =
             if self.host.is_empty() { self.address.clone() } else { format!("{} ({})", self.host, self.address) };

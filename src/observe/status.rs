@@ -1,4 +1,4 @@
-//! One picture of all figures: `/api/status`, `/metrics` and the terminal show nothing else.
+//! The snapshot of all figures. `/api/status`, `/metrics` and the terminal show nothing else.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -22,11 +22,11 @@ use crate::observe::view::BackendView;
 /// A listener's certificate.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct CertificateStatus {
-    /// Its file.
+    /// Path of its file.
     pub file: String,
-    /// When it expires, in RFC 3339.
+    /// Time of expiry, in RFC 3339.
     pub expires: String,
-    /// Days until then, rounded down; below 0 once it has expired.
+    /// Days until then, rounded down; negative after expiry.
     pub days_left: i64,
 }
 
@@ -42,9 +42,9 @@ impl CertificateStatus {
     }
 }
 
-/// A day, in seconds.
+/// Seconds in a day.
 const DAY: u64 = 24 * 3600;
-/// The part of its disk that a journal may fill before an operator is told, in percent.
+/// Fill level of the journal's disk above which an operator is told, in percent.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
 /// All figures since the start, as `/api/status` gives them.
@@ -52,7 +52,7 @@ const NEARLY_FULL_PERCENT: u64 = 80;
 pub struct Status {
     /// The program's version.
     pub version: String,
-    /// Since the start.
+    /// Seconds since the start.
     pub uptime_seconds: f64,
     /// The listeners.
     pub receive: Vec<Receive>,
@@ -62,24 +62,25 @@ pub struct Status {
     pub backends: Vec<Backend>,
     /// The journal.
     pub journal: JournalStatus,
-    /// Who sends.
+    /// The senders.
     pub sources: SourcesStatus,
     /// The certificates of listeners with TLS.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
-    /// Lines of the log that nobody will read: nobody read it in time, or it could not be written.
+    /// Log lines that were lost because nobody read them in time, or because they could not be
+    /// written.
     #[serde(default)]
     pub log_lines_dropped: u64,
-    /// The pair's other relay; none where there is none.
+    /// The pair's other relay; `None` without a pair.
     #[serde(default)]
     pub pair: Option<PairStatus>,
-    /// What is wrong and what to do about it, what matters most first.
+    /// The findings, the most severe first.
     #[serde(default)]
     pub findings: Vec<Finding>,
 }
 
-/// A backend's side of the ledger: at every moment
-/// `accepted + recovered + resent = delivered + rejected + dropped + pending`.
+/// A backend's side of the ledger. At every moment `accepted + recovered + resent = delivered +
+/// rejected + dropped + pending`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Backend {
     /// Its name.
@@ -91,85 +92,87 @@ pub struct Backend {
     pub group: String,
     /// `unknown`, `up`, `retrying`, `held` or `down`.
     pub state: String,
-    /// Since when it has not been up, in RFC 3339; none if it is, or was not reached yet.
+    /// Since when it has not been up, in RFC 3339; `None` if it is up or was not reached yet.
     #[serde(default)]
     pub down_since: Option<String>,
-    /// When it is tried next, in RFC 3339; none if nothing waits for that.
+    /// Time of the next try, in RFC 3339; `None` if nothing waits for one.
     #[serde(default)]
     pub next_try: Option<String>,
     /// Lines found in the journal at start.
     pub recovered_lines: u64,
-    /// Dead letters that were sent again.
+    /// Dead letters that were resent.
     #[serde(default)]
     pub resent_lines: u64,
     /// Lines it acknowledged.
     pub delivered_lines: u64,
-    /// Bytes of those.
+    /// Bytes of the delivered lines.
     pub delivered_bytes: u64,
-    /// Lines it will never take, by class.
+    /// Rejected lines, by class.
     pub rejected_lines: BTreeMap<String, u64>,
-    /// Lines given up, by reason.
+    /// Dropped lines, by reason.
     pub dropped_lines: BTreeMap<String, u64>,
-    /// Lines that were lost for it in the last five minutes or so without a gap: before the journal, or as dead letters for
-    /// want of room.
+    /// Lines lost for it in the last five minutes or so: before the journal, or as dead letters
+    /// evicted for lack of space.
     #[serde(default)]
     pub recent_lost: u64,
-    /// Lines it has not yet acknowledged, wherever they are.
+    /// Lines that it has not acknowledged, wherever they are.
     pub pending_lines: u64,
-    /// Bytes of those in the journal.
+    /// Bytes of the pending lines in the journal.
     pub pending_bytes: u64,
-    /// Those of the pending lines that are on the disk.
+    /// Pending lines on disk.
     pub pending_on_disk_lines: u64,
-    /// How long the oldest of them has waited.
+    /// Age of the oldest pending line.
     pub oldest_pending_seconds: f64,
-    /// How far it is behind: the same, as lag.
+    /// Its lag; the same as `oldest_pending_seconds`.
     #[serde(default)]
     pub lag_seconds: f64,
-    /// Lines it acknowledged a second, over the last minute.
+    /// Lines acknowledged a second, over the last minute.
     #[serde(default)]
     pub delivered_per_second: f64,
-    /// When it will have caught up at the rate of the last minute; none if nothing waits, or it falls behind.
+    /// Seconds until it catches up at the rate of the last minute; `None` if nothing waits or it
+    /// falls behind.
     #[serde(default)]
     pub eta_seconds: Option<f64>,
-    /// Whether its copy has whatever any other backend's has, of all databases and times.
+    /// Whether its copy has everything that any other backend's copy has, for all databases and
+    /// times.
     #[serde(default)]
     pub complete: bool,
     /// Requests made.
     pub requests: u64,
-    /// How many of them were made again.
+    /// Requests that were repeated.
     pub retries: u64,
-    /// Requests under way.
+    /// Requests in flight.
     #[serde(default)]
     pub in_flight: u64,
-    /// The bytes of a request, at most, as it is now.
+    /// The present limit of a request's bytes.
     #[serde(default)]
     pub max_batch_bytes: u64,
-    /// The last error's text, whether or not it is over.
+    /// Text of the last error, even if the error is over.
     pub last_error: Option<String>,
-    /// When that came, in RFC 3339.
+    /// Time of that error, in RFC 3339.
     #[serde(default)]
     pub last_error_at: Option<String>,
-    /// Destinations that wait until an operator acts.
+    /// Destinations held until an operator acts.
     #[serde(default)]
     pub held: Vec<Held>,
     /// Statements that it is owed.
     #[serde(default)]
     pub statements_pending: u64,
-    /// Statements that it refused and another backend ran.
+    /// Statements that it refused although another backend ran them.
     #[serde(default)]
     pub statements_differed: u64,
-    /// What readers are answered by it; none if it answers no queries.
+    /// Queries that it answered; `None` if it answers no queries.
     #[serde(default)]
     pub read: Option<Read>,
-    /// Lines that it will never take.
+    /// Its dead letters.
     #[serde(default)]
     pub dead_letters: dead_letters::Figures,
-    /// The last of them for each class.
+    /// The last dead letter of each class.
     #[serde(default)]
     pub rejected_samples: BTreeMap<String, dead_letters::Sample>,
-    /// Receive to acknowledged.
+    /// Latency from receipt to acknowledgement.
     pub latency_ms: Latency,
-    /// The same for the last five minutes or so; none if nothing was acknowledged then.
+    /// The same for the last five minutes or so; `None` if nothing was acknowledged.
     #[serde(default)]
     pub recent_latency_ms: Option<Latency>,
 }
@@ -179,41 +182,42 @@ pub struct Backend {
 pub struct Latency {
     /// Half of the lines took no longer.
     pub p50: f64,
-    /// Of a hundred lines, 99 took no longer.
+    /// 99 % of the lines took no longer.
     pub p99: f64,
-    /// The longest.
+    /// The longest latency.
     pub max: f64,
 }
 
-/// The journal's figures. Those of the disk are 0 where records are kept in memory only.
+/// The journal's figures. Those of the disk are 0 for a journal in memory.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct JournalStatus {
-    /// Its number, which no other journal has; none where records are kept in memory only.
+    /// The journal's unique number; `None` for a journal in memory.
     #[serde(default)]
     pub identity: Option<String>,
-    /// Where it is.
+    /// The data folder.
     #[serde(default)]
     pub data_dir: String,
-    /// When its disk will be full at the rate of the last minute; none if it does not fill.
+    /// Seconds until its disk is full at the rate of the last minute; `None` if it does not fill.
     #[serde(default)]
     pub full_in_seconds: Option<f64>,
     /// What a crash may cost.
     pub durability: Durability,
     /// Memory held by records.
     pub memory_bytes: u64,
-    /// The bound of that.
+    /// Bound of the memory.
     pub memory_bound_bytes: u64,
     /// Disk held by segments.
     pub disk_bytes: u64,
-    /// The bound of that.
+    /// Bound of the disk space.
     pub disk_bound_bytes: u64,
     /// Segments on disk.
     pub segments: u64,
-    /// `ok`, `full` or `failing`: lines are in memory only, or not safe from a power cut.
+    /// `ok`, `full` or `failing`. If not `ok`, lines are in memory only, or not safe from a power
+    /// cut.
     pub state: Condition,
-    /// What the disk said last, whether or not it is over.
+    /// Last error of the disk, even if the error is over.
     pub last_error: Option<String>,
-    /// Times that files were synced.
+    /// Syncs of files.
     pub syncs: u64,
     /// Syncs that failed.
     pub sync_errors: u64,
@@ -221,17 +225,17 @@ pub struct JournalStatus {
     pub write_errors: u64,
     /// Reads that failed.
     pub read_errors: u64,
-    /// How long syncs took.
+    /// Latency of syncs.
     pub sync_ms: Latency,
-    /// What was found at the start.
+    /// What recovery found at the start.
     pub recovery: Report,
-    /// Backends that are not configured any more, and the lines that are kept for them.
+    /// Lines kept for backends that are no longer configured, by backend.
     pub orphans: BTreeMap<String, u64>,
-    /// What was given up for a backend, oldest first: the work list for repairing it from its twin.
+    /// Gaps of the backends, oldest first: the work list for repairing a copy from its mirror.
     pub gaps: Vec<Gap>,
 }
 
-/// A destination that waits until an operator acts.
+/// A destination held until an operator acts.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Held {
     /// The database.
@@ -240,16 +244,16 @@ pub struct Held {
     pub retention_policy: String,
     /// `credentials`, `rights`, `missing`, `size`, `refused` or `setup`.
     pub reason: String,
-    /// What the backend answered.
+    /// The backend's answer.
     pub answer: String,
     /// Since when, in RFC 3339.
     pub since: String,
-    /// What would end it.
+    /// What would release it.
     pub what_to_do: String,
 }
 
 impl Held {
-    /// What a backend of this name holds.
+    /// Converts a destination held by the backend of this name.
     fn of(held: crate::deliver::Held, name: &str) -> Self {
         let crate::deliver::Held { database, retention_policy, reason, answer, since, what_to_do } = held;
         let since = humantime::format_rfc3339_seconds(since).to_string();
@@ -307,17 +311,18 @@ impl Backend {
         }
     }
 
-    /// Lines rejected, of all classes.
+    /// Returns the number of rejected lines, over all classes.
     pub fn rejected(&self) -> u64 {
         sum(self.rejected_lines.values())
     }
 
-    /// Lines dropped, for all reasons.
+    /// Returns the number of dropped lines, over all reasons.
     pub fn dropped(&self) -> u64 {
         sum(self.dropped_lines.values())
     }
 
-    /// `accepted + recovered + resent` less everything that became of it: 0 at every moment, or lines were lost and not counted.
+    /// Returns `accepted + recovered + resent` minus everything that became of these lines. Any
+    /// value but 0 means that lines were lost without being counted, or counted twice.
     pub fn difference(&self, accepted: u64) -> i128 {
         let gone = [self.delivered_lines, self.rejected(), self.dropped(), self.pending_lines].map(i128::from);
         i128::from(accepted) + i128::from(self.recovered_lines) + i128::from(self.resent_lines)
@@ -326,7 +331,7 @@ impl Backend {
 }
 
 impl JournalStatus {
-    /// How full the disk is, in percent, where an operator is to know.
+    /// Returns how full the disk is, in percent, if an operator should know.
     pub(super) fn nearly_full(&self) -> Option<u64> {
         let bytes = self.disk_bytes.saturating_mul(100);
         bytes.checked_div(self.disk_bound_bytes).filter(|percent| *percent >= NEARLY_FULL_PERCENT)

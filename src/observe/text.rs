@@ -12,20 +12,20 @@ use crate::observe::sources::SourcesStatus;
 use crate::observe::status::{Backend, JournalStatus, Receive, RefusedSample, Status};
 use crate::sys::text::{cut, write_line};
 
-/// What the ledger's columns mean.
+/// Explains the ledger's columns.
 const COLUMNS: &str = "\
 accepted + recovered (found at start) + resent = delivered (confirmed) + rejected (dead letters) + dropped (gaps) + pending;
 p99: receive to confirmed, last 5 minutes; differ: lines not counted anywhere, 0 if all is well
 ";
-/// How much of a refused line is shown, in bytes.
+/// Bytes shown of a refused line.
 const SAMPLE_BYTES: usize = 120;
-/// The width of the backends' names, at least.
-const LEAST_NAME_WIDTH: usize = 8;
-/// The width of the backends' names, at most: that of the longest name which a configuration may have.
-const MOST_NAME_WIDTH: usize = 255;
+/// The least width of the column of names.
+const MIN_NAME_WIDTH: usize = 8;
+/// The greatest width of that column: the longest name that a configuration may have.
+const MAX_NAME_WIDTH: usize = 255;
 
 impl Status {
-    /// The picture in a few lines of text, the ledger of each backend as one row.
+    /// Renders the status as a few lines of text, with the ledger of each backend as a row.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         let uptime = whole_seconds(self.uptime_seconds);
@@ -69,7 +69,7 @@ impl Status {
         text
     }
 
-    /// Whether all is well, in a few words.
+    /// Summarizes the findings in a few words.
     pub fn summary(&self) -> String {
         let count = |severity| self.findings.iter().filter(|finding| finding.severity == severity).count();
         match (count(Severity::Problem), count(Severity::Warning)) {
@@ -80,11 +80,12 @@ impl Status {
         }
     }
 
-    /// The ledger as a table that fits 80 columns where names are short: a row for each backend, the last column 0 where it balances.
+    /// Renders the ledger as a table, a row for each backend. Fits 80 columns with short names. The
+    /// last column is 0 if the ledger balances.
     pub fn ledger(&self) -> String {
         let mut text = String::new();
-        let width = self.backends.iter().map(|backend| backend.name.len()).fold(LEAST_NAME_WIDTH, usize::max);
-        let width = width.min(MOST_NAME_WIDTH);
+        let width = self.backends.iter().map(|backend| backend.name.len()).fold(MIN_NAME_WIDTH, usize::max);
+        let width = width.min(MAX_NAME_WIDTH);
         write_line(
             &mut text,
             format_args!(
@@ -114,7 +115,7 @@ fn write_finding(text: &mut String, finding: &Finding) {
     }
 }
 
-/// A line that a backend will never take.
+/// Writes a rejected line.
 fn write_rejected(text: &mut String, name: &str, class: &str, sample: &Sample) {
     let Sample { id, database, line, answer, at, hosts } = sample;
     let line = cut(line, SAMPLE_BYTES);
@@ -125,7 +126,7 @@ fn write_rejected(text: &mut String, name: &str, class: &str, sample: &Sample) {
     write_line(text, format_args!("    it said: {}; twinflux dead-letters show {id}", answer.trim_end()));
 }
 
-/// What waits for a backend, and when it will have it.
+/// Writes a backend's backlog, and the estimated time of catching up.
 fn write_backlog(text: &mut String, backend: &Backend) {
     let Backend { name, pending_lines: lines, pending_on_disk_lines: on_disk, .. } = backend;
     let (bytes, rate) = (ByteSize::b(backend.pending_bytes), backend.delivered_per_second);
@@ -202,7 +203,7 @@ fn write_receive(text: &mut String, receive: &Receive) {
 }
 
 fn write_backend(text: &mut String, backend: &Backend, width: usize, accepted: u64) {
-    // Of the last minutes: what a dead backend once did tells nothing.
+    // The latency of the last minutes; that of an earlier outage would tell nothing.
     let p99 = backend.recent_latency_ms.map_or_else(|| "-".to_owned(), |recent| format!("{:.1}", recent.p99));
     write_line(
         text,
@@ -221,12 +222,13 @@ fn write_backend(text: &mut String, backend: &Backend, width: usize, accepted: u
     );
 }
 
-/// A sum that numbers of whatever size do not overflow.
+/// Adds numbers, saturating at the maximum.
 pub(super) fn sum<'a>(numbers: impl Iterator<Item = &'a u64>) -> u64 {
     numbers.fold(0, |sum, number| sum.saturating_add(*number))
 }
 
-/// A time as text, to the second; whatever number a stranger gave for it.
+/// Formats seconds as text, without fractions. Accepts any number, because it may come from a
+/// stranger.
 pub(super) fn whole_seconds(seconds: f64) -> String {
     match Duration::try_from_secs_f64(seconds.floor()) {
         Ok(time) => humantime::format_duration(time).to_string(),
@@ -234,7 +236,7 @@ pub(super) fn whole_seconds(seconds: f64) -> String {
     }
 }
 
-/// A number of things, as a sentence has it.
+/// Formats a count with its noun, in singular or plural.
 pub(super) fn counted(number: u64, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")

@@ -1,6 +1,8 @@
-//! Taking the picture: every figure read from where it is, so that the ledger balances at every look.
+//! Takes the snapshot: reads every figure at its owner, so that the ledger balances in every
+//! snapshot.
 //!
-//! Owns: [`View`], the running parts. Never does: changing anything. Bounds: one short hold of the journal's lock.
+//! Owns [`View`], the running parts. Never changes anything. Bounds: holds the journal's lock once,
+//! for a short time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,17 +25,17 @@ use crate::query::Readers;
 use crate::receive::{Listener, Pulse};
 use crate::sys::log;
 
-/// Whoever asks each second has asked within this time.
+/// A relay that asks each second has asked within this time.
 const RECENT: Duration = Duration::from_secs(4);
 
-/// The running parts that the picture is taken of. Clones share them.
+/// The running parts that a snapshot reads. Clones share them.
 #[derive(Clone, Debug)]
 pub struct View {
     /// When the relay started.
     pub started: Instant,
     /// The listeners.
     pub listeners: Arc<Vec<Listener>>,
-    /// What is between the listeners and the journal.
+    /// The ring between the listeners and the journal.
     pub ring: Producer,
     /// The journal.
     pub journal: Journal,
@@ -43,51 +45,51 @@ pub struct View {
     pub backends: Arc<Vec<BackendView>>,
     /// The certificates of listeners with TLS.
     pub certificates: Arc<Vec<Arc<Certificate>>>,
-    /// What the figures were.
+    /// Earlier figures.
     pub history: Arc<History>,
-    /// Hosts that an operator does not want to see any more.
+    /// Hosts that an operator has hidden.
     pub forgotten: Arc<Forgotten>,
     /// The data folder.
     pub data_dir: Arc<str>,
-    /// The other relay of the pair; none where there is none.
+    /// The other relay of the pair; `None` without a pair.
     pub pair: Option<Arc<Pair>>,
-    /// The pulse of the thread that numbers batches.
+    /// The pulse of the thread that appends batches to the journal.
     pub journal_pulse: Arc<Pulse>,
-    /// Whether it stops: it takes nothing any more.
+    /// Whether the relay is stopping, and takes nothing any more.
     pub is_stopping: Arc<AtomicBool>,
-    /// Whether another relay takes its place: what comes meanwhile waits.
+    /// Whether another relay succeeds this one; meanwhile data waits in the sockets.
     pub is_followed: Arc<AtomicBool>,
-    /// The reports that the other relay of a pair was given.
+    /// The reports given to the pair's other relay.
     pub reports: Arc<Reports>,
 }
 
-/// How often the other relay of a pair has asked, and when.
+/// Counts the requests of the pair's other relay for a report.
 #[derive(Debug)]
 pub struct Reports {
-    /// This process's own number.
+    /// Random number of this process.
     pub(super) process: u64,
     count: AtomicU64,
     last: Mutex<Option<Instant>>,
 }
 
 impl Reports {
-    /// Of the process with this number.
+    /// Creates the count for the process with this number.
     pub fn new(process: u64) -> Self {
         Self { process, count: AtomicU64::new(0), last: Mutex::new(None) }
     }
 
-    /// It has asked.
+    /// Records a request.
     pub(super) fn note(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.count.fetch_add(1, Ordering::Release);
     }
 
-    /// How often it has asked.
+    /// Returns the number of requests.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Whether it asks: it did within the last seconds.
+    /// Whether the other relay has asked within the last seconds.
     pub fn is_recent(&self) -> bool {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.is_some_and(|last| last.elapsed() < RECENT)
@@ -101,18 +103,18 @@ pub struct BackendView {
     pub name: String,
     /// Its URL, which holds no secret.
     pub url: String,
-    /// Its state.
+    /// The delivery's state.
     pub health: Arc<Health>,
-    /// The lines that it will never take; none where nothing keeps them.
+    /// Lines that it will never take; `None` if they are not stored.
     pub letters: Option<Arc<dead_letters::DeadLetters>>,
-    /// The statements that it is owed; none where nothing keeps them.
+    /// Statements that it is owed; `None` if they are not stored.
     pub statements: Option<Arc<Statements>>,
-    /// Who is sent to it to read; none where nobody is.
+    /// Readers of the copies; `None` if there are none.
     pub readers: Option<Arc<Readers>>,
 }
 
 impl View {
-    /// Takes the picture.
+    /// Takes a snapshot.
     pub fn status(&self) -> Status {
         let (journal, tallies, on_the_way) = self.figures();
         let sum = |lines: fn(&Tally) -> u64| tallies.iter().map(lines).sum::<u64>();
@@ -148,24 +150,26 @@ impl View {
         self.with_history(status, &journal)
     }
 
-    /// The journal's figures, the listeners', and the lines on the way from these to that.
+    /// Returns the figures of the journal and of the listeners, and the lines on the way between
+    /// them.
     pub(super) fn figures(&self) -> (Snapshot, Vec<Tally>, i128) {
-        // Lines are counted where they are, so that one that is lost shows. What was popped goes with the journal's
-        // figures, in which it is, and what was pushed with the figures of its worker, which had it before. The workers are
-        // read last: each batch that was popped is known to its worker, as handed over or, a moment earlier, as still held.
-        // Either way it is counted once.
+        // Lines are counted where they are, so that a lost line shows. The count of popped lines is
+        // read together with the journal's figures, which include them. The count of submitted
+        // lines is read together with the figures of its worker, which held them before. The
+        // workers are read last: each popped batch is known to its worker as submitted or, a moment
+        // earlier, as held, and is counted once in either case.
         let (journal, popped) = self.journal.snapshot_with(|| self.ring.popped_lines());
         let tallies: Vec<_> = self.listeners.iter().map(Listener::tally).collect();
         let handed = tallies.iter().map(|tally| tally.held + tally.submitted).sum::<u64>();
         (journal, tallies, i128::from(handed) - i128::from(popped))
     }
 
-    /// The journal's number, as text.
+    /// Returns the journal's number as text.
     pub(super) fn identity(&self) -> Option<String> {
         self.journal.identity().map(|number| format!("{number:016x}"))
     }
 
-    /// Adds what follows from figures that are some time old, and what is to be said of it all.
+    /// Adds the figures that follow from older samples, and the findings.
     fn with_history(&self, mut status: Status, journal: &Snapshot) -> Status {
         status.journal.identity = self.identity();
         status.journal.data_dir = self.data_dir.to_string();
@@ -206,13 +210,14 @@ impl View {
         }
     }
 
-    /// Whether a backend has whatever any other has.
+    /// Whether a backend has everything that any other backend has.
     fn is_complete(&self, backend: BackendId) -> bool {
         let others: Vec<_> = BackendId::all().take(self.backends.len()).filter(|other| *other != backend).collect();
         self.journal.completeness(backend, None, &Span::ALWAYS, &others).is_current()
     }
 
-    /// The pulses of the threads that lines pass through, but for the runtime's and the disk's.
+    /// Returns the pulses of the threads that lines pass through, except the runtime's and the
+    /// disk's.
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
         let receiving = self.listeners.iter().flat_map(Listener::pulses);
         receiving.chain([Arc::clone(&self.journal_pulse)]).collect()
@@ -220,7 +225,7 @@ impl View {
 }
 
 impl Status {
-    /// What follows from a sample that is about a minute old.
+    /// Computes rates from a sample that is about a minute old.
     fn note_rates(&mut self, before: &Sample) {
         let time = before.at.elapsed();
         for (backend, before) in self.backends.iter_mut().zip(&before.backends) {
@@ -235,7 +240,7 @@ impl Status {
         journal.full_in_seconds = Some(free / grows).filter(|_| grows > 0.0 && journal.disk_bound_bytes > 0);
     }
 
-    /// What happened since a sample that is some minutes old.
+    /// Computes what happened since a sample that is some minutes old.
     fn note_recent(&mut self, before: &Sample, ledgers: &[Ledger]) {
         for (receive, before) in self.receive.iter_mut().zip(&before.listeners) {
             let grown = Refusal::ALL.into_iter().filter_map(|reason| {
@@ -261,7 +266,7 @@ impl Status {
 pub(super) mod tests {
     use super::*;
 
-    /// Of these parts and backends, and of nothing else.
+    /// A view of these parts and backends only.
     pub(in crate::observe) fn view(
         listeners: Vec<Listener>,
         ring: Producer,
@@ -297,7 +302,7 @@ pub(super) mod tests {
     }
     use crate::observe::findings::tests::status;
 
-    /// What the status above was some time ago: nothing but 100 lines and 10 bytes of the journal that were there.
+    /// A sample some seconds before the status of the test.
     fn before(seconds: u64) -> Sample {
         let mut refused = [0; Refusal::COUNT];
         refused[Refusal::TooLong.index()] = 2;
@@ -327,7 +332,7 @@ pub(super) mod tests {
         about(now.backends[0].delivered_per_second, 10.0);
         about(now.backends[0].eta_seconds.expect("it shrinks"), 120.0);
         about(now.journal.full_in_seconds.expect("it grows"), 120.0);
-        // What grows is not caught up, and what shrinks is not full.
+        // A growing backlog has no ETA, and a shrinking journal does not fill.
         (now.backends[0].pending_lines, now.journal.disk_bytes) = (1000, 5);
         now.note_rates(&before(60));
         assert_eq!((now.backends[0].eta_seconds, now.journal.full_in_seconds), (None, None));
@@ -349,7 +354,7 @@ pub(super) mod tests {
         now.note_recent(&before, std::slice::from_ref(&ledger));
         assert_eq!(now.receive[0].recent_refused.iter().collect::<Vec<_>>(), [(&"too_long".to_owned(), &3)]);
         assert_eq!((now.receive[0].recent_kernel_dropped, now.backends[0].recent_lost), (7, 6 + 2));
-        // Not the half second of what came long ago.
+        // Without the half second of the earlier lines.
         assert!(now.backends[0].recent_latency_ms.expect("one").p99 < 3.0);
     }
 }

@@ -1,6 +1,7 @@
-//! The relay's own watch over its figures: it fills the history, and tells the log what stays wrong and what is over.
+//! Watches the relay's own figures: fills the history, and logs lasting problems and their end.
 //!
-//! Never does: anything about it. Bounds: one look each [`STEP`]; one line for each problem in `REMINDER`.
+//! Never acts on a problem. Bounds: one look each [`STEP`]; one log line for each problem in
+//! `REMINDER`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,9 +12,9 @@ use crate::observe::status::{Backend, Status};
 use crate::observe::text::whole_seconds;
 use crate::observe::view::View;
 
-/// A problem that stays is told again after this time.
+/// Interval between log lines about a lasting problem.
 const REMINDER: Duration = Duration::from_secs(15 * 60);
-/// A backend that lags less has caught up, in seconds.
+/// A backend with less lag has caught up, in seconds.
 const NEAR_SECONDS: f64 = 10.0;
 
 /// Watches a relay until the runtime ends.
@@ -24,23 +25,23 @@ pub async fn run(view: View) {
     loop {
         ticks.tick().await;
         view.history.note(view.sample());
-        watch.look(&view.status(), Instant::now());
+        watch.check(&view.status(), Instant::now());
     }
 }
 
-/// What was seen and told.
+/// What was seen and logged.
 #[derive(Debug, Default)]
 struct Watch {
-    /// When each problem is to be told again.
+    /// When to log each problem again.
     due: HashMap<(String, String), Instant>,
-    /// Since when a backend is behind, and the most lines that waited for it.
+    /// Since when a backend is behind, and its greatest backlog in lines.
     behind: HashMap<String, (Instant, u64)>,
-    /// Told once, until the journal falls below that.
+    /// Whether a nearly full disk was logged; reset once the journal is below the threshold.
     is_nearly_full: bool,
 }
 
 impl Watch {
-    fn look(&mut self, status: &Status, now: Instant) {
+    fn check(&mut self, status: &Status, now: Instant) {
         self.remind(&status.findings, now);
         for backend in &status.backends {
             self.follow(backend, now);
@@ -54,7 +55,7 @@ impl Watch {
         }
     }
 
-    /// Tells problems that stay. The first time each is told by whoever finds it.
+    /// Logs lasting problems. The part that finds a problem logs it the first time.
     fn remind(&mut self, findings: &[Finding], now: Instant) {
         let problems = findings.iter().filter(|finding| finding.severity == Severity::Problem);
         let mut due = HashMap::new();
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
     use crate::observe::findings::tests::status;
 
-    /// The log of a test.
+    /// A log that a test can read.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -116,7 +117,7 @@ mod tests {
         }
     }
 
-    /// What is logged meanwhile.
+    /// Returns what is logged during `work`.
     fn logged(work: impl FnOnce()) -> String {
         let lines = Lines::default();
         let log = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
@@ -147,7 +148,7 @@ mod tests {
         );
         assert_eq!(at(&mut watch, 29, &down(4)), "");
         assert!(at(&mut watch, 31, &down(5)).contains("5 lines"));
-        // Once it is over it begins anew.
+        // A problem that ended and returns starts a new interval.
         assert_eq!(at(&mut watch, 32, &[]) + &at(&mut watch, 47, &down(6)), "");
     }
 

@@ -1,12 +1,13 @@
-//! The open connections of a listener: how many each source has, and which one gives way at the limit.
+//! Tracks a listener's open connections by source, and chooses which one to close at the limit.
 //!
-//! A source is an IPv4 address, or the 64 bits of an IPv6 address that name a network: whoever has one IPv6 address has
-//! all of its network. At the limit the source with most connections loses its idlest one, if that leaves it no worse off
-//! than the newcomer's source, or if nothing ever came on it. So a few addresses cannot lock out the others, and
-//! connections that nobody uses make room for those that may be used.
+//! A source is an IPv4 address or an IPv6 /64 network: a host that has one IPv6 address usually
+//! controls all of its network. At the limit, the source with the most connections loses its idlest
+//! one, provided that this leaves the source no worse off than the newcomer's source, or that the
+//! connection never delivered a line. A few addresses therefore cannot lock out the others, and
+//! unused connections make room for new ones.
 //!
-//! Never does: reading. Bounds: connections in all, and of one source. The search at the limit looks at each
-//! source once, and at each connection of those that have most.
+//! Never does: reading. Bounds: connections in total and per source. The search at the limit visits
+//! each source once, and each connection of the sources that have the most.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -16,74 +17,75 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-/// The bits of an IPv6 address that name a network.
+/// The bits of an IPv6 address that name its network.
 const NETWORK_BITS: u128 = u128::MAX << 64;
 
 /// All open connections.
 #[derive(Debug)]
 pub(in crate::receive) struct Crowd<S> {
-    most: usize,
-    most_per_source: usize,
+    max: usize,
+    max_per_source: usize,
     open: usize,
     sources: HashMap<IpAddr, Vec<Rc<Member<S>>>>,
 }
 
-/// One of them.
+/// One open connection.
 #[derive(Debug)]
 pub(in crate::receive) struct Member<S> {
     pub(in crate::receive) stream: S,
     pub(in crate::receive) opened: Instant,
-    /// When the last byte came; when it was opened, before.
+    /// When the last byte arrived; initially the time of opening.
     pub(in crate::receive) last: Cell<Instant>,
-    /// Whether a whole line has come.
+    /// Whether a whole line has arrived.
     pub(in crate::receive) has_line: Cell<bool>,
     source: Cell<IpAddr>,
-    /// Its place among those of its source; none once it has left.
-    place: Cell<Option<usize>>,
+    /// Index among the connections of its source. `None` once it has left.
+    index: Cell<Option<usize>>,
 }
 
-/// What became of a newcomer.
+/// Result of admitting a connection.
 #[derive(Debug)]
 pub(in crate::receive) enum Entered<S> {
-    /// It is one of the crowd.
+    /// Admitted; there was capacity.
     Free(Rc<Member<S>>),
-    /// It is one of the crowd instead of another one, which is to be ended.
+    /// Admitted (first) in index of another connection (second), which the caller must end.
     Instead(Rc<Member<S>>, Rc<Member<S>>),
-    /// There is no room; so many connections has its source.
+    /// No capacity. Holds the number of connections that the source has.
     Full(usize),
 }
 
 impl<S> Crowd<S> {
-    /// An empty one with these bounds: connections in all, and of one source.
-    pub(in crate::receive) fn new(most: usize, most_per_source: usize) -> Self {
-        Self { most, most_per_source, open: 0, sources: HashMap::new() }
+    /// Creates an empty crowd with these limits: connections in total and per source.
+    pub(in crate::receive) fn new(max: usize, max_per_source: usize) -> Self {
+        Self { max, max_per_source, open: 0, sources: HashMap::new() }
     }
 
-    /// How many there are.
+    /// Number of open connections.
     pub(in crate::receive) fn open(&self) -> usize {
         self.open
     }
 
-    /// Whether more than half of the room is taken.
+    /// Whether more than half of the allowed connections are open.
     pub(in crate::receive) fn is_dense(&self) -> bool {
-        self.open > self.most / 2
+        self.open > self.max / 2
     }
 
-    /// Lets a connection from this address in, where there is room or another one gives way.
+    /// Admits a connection from this address if there is capacity or another connection can be
+    /// evicted.
     pub(in crate::receive) fn enter(&mut self, stream: S, address: IpAddr, now: Instant) -> Entered<S> {
         let of_source = self.sources.get(&source_of(address)).map_or(0, Vec::len);
-        if of_source >= self.most_per_source {
+        if of_source >= self.max_per_source {
             return Entered::Full(of_source);
         }
         self.enter_proxys(stream, address, now)
     }
 
-    /// The same for a proxy's connection: these stand for many sources, and only all connections together are bounded until
-    /// the proxy [names](Self::name) one.
+    /// Admits a connection from a proxy. A proxy stands for many sources, so only the total limit
+    /// applies until it [names](Self::name) one.
     pub(in crate::receive) fn enter_proxys(&mut self, stream: S, address: IpAddr, now: Instant) -> Entered<S> {
         let source = source_of(address);
         let of_source = self.sources.get(&source).map_or(0, Vec::len);
-        if self.open < self.most {
+        if self.open < self.max {
             return Entered::Free(self.insert(stream, source, now));
         }
         match self.idlest_of_greediest(of_source) {
@@ -95,35 +97,36 @@ impl<S> Crowd<S> {
         }
     }
 
-    /// A proxy says whom its connection is from: from now on it is that source's.
+    /// Assigns a proxy's connection to the source that the proxy named.
     ///
     /// # Errors
-    /// That source has this many, and no room for another one. The connection stays the proxy's.
+    /// The source is at its limit; holds the number of its connections. The connection stays
+    /// assigned to the proxy.
     pub(in crate::receive) fn name(&mut self, member: &Rc<Member<S>>, address: IpAddr) -> Result<(), usize> {
         let source = source_of(address);
         let of_source = self.sources.get(&source).map_or(0, Vec::len);
-        if of_source >= self.most_per_source {
+        if of_source >= self.max_per_source {
             return Err(of_source);
         }
-        // One that gave way meanwhile is nobody's any more.
-        if self.take_out(member) {
-            self.put(member, source);
+        // A connection that was evicted in the meantime belongs to no source.
+        if self.detach(member) {
+            self.attach(member, source);
         }
         Ok(())
     }
 
-    /// A connection has ended, or is to end.
+    /// Removes a connection that has ended or is about to end.
     pub(in crate::receive) fn leave(&mut self, member: &Member<S>) {
-        self.take_out(member);
+        self.detach(member);
     }
 
-    fn take_out(&mut self, member: &Member<S>) -> bool {
-        let Some(place) = member.place.take() else { return false };
+    fn detach(&mut self, member: &Member<S>) -> bool {
+        let Some(index) = member.index.take() else { return false };
         let source = member.source.get();
         let Some(members) = self.sources.get_mut(&source) else { return false };
-        members.swap_remove(place);
-        if let Some(moved) = members.get(place) {
-            moved.place.set(Some(place));
+        members.swap_remove(index);
+        if let Some(moved) = members.get(index) {
+            moved.index.set(Some(index));
         }
         if members.is_empty() {
             self.sources.remove(&source);
@@ -132,23 +135,23 @@ impl<S> Crowd<S> {
         true
     }
 
-    fn put(&mut self, member: &Rc<Member<S>>, source: IpAddr) {
+    fn attach(&mut self, member: &Rc<Member<S>>, source: IpAddr) {
         let members = self.sources.entry(source).or_default();
         member.source.set(source);
-        member.place.set(Some(members.len()));
+        member.index.set(Some(members.len()));
         members.push(Rc::clone(member));
         self.open += 1;
     }
 
     fn insert(&mut self, stream: S, source: IpAddr, now: Instant) -> Rc<Member<S>> {
         let (last, has_line) = (Cell::new(now), Cell::new(false));
-        let (source, place) = (Cell::new(source), Cell::new(None));
-        let member = Rc::new(Member { stream, opened: now, last, has_line, source, place });
-        self.put(&member, member.source.get());
+        let (source, index) = (Cell::new(source), Cell::new(None));
+        let member = Rc::new(Member { stream, opened: now, last, has_line, source, index });
+        self.attach(&member, member.source.get());
         member
     }
 
-    /// The connection that gives way to one whose source has this many.
+    /// Finds the connection to evict for a newcomer whose source has this many connections.
     fn idlest_of_greediest(&self, newcomers: usize) -> Option<Rc<Member<S>>> {
         let most = self.sources.values().map(Vec::len).max()?;
         let greediest = self.sources.values().filter(|members| members.len() == most).flatten();
@@ -157,16 +160,16 @@ impl<S> Crowd<S> {
     }
 }
 
-/// Takes out the tasks of connections that have ended, and waits while there are more than `most`.
+/// Reaps the tasks of ended connections, and waits while there are more than `max` tasks.
 ///
-/// A connection that gives way holds its file until its task has ended: without the wait, a crowd in the kernel's queue
-/// would take files that delivery and the journal need.
-pub(in crate::receive) async fn settle(tasks: &mut JoinSet<()>, most: usize) {
+/// An evicted connection keeps its file descriptor until its task ends. Without the wait, a crowd
+/// in the kernel's accept queue would use up descriptors that delivery and the journal need.
+pub(in crate::receive) async fn reap(tasks: &mut JoinSet<()>, max: usize) {
     while tasks.try_join_next().is_some() {}
-    while tasks.len() > most && tasks.join_next().await.is_some() {}
+    while tasks.len() > max && tasks.join_next().await.is_some() {}
 }
 
-/// What counts as one source.
+/// Maps an address to its source: the address itself, or the IPv6 network.
 pub(super) fn source_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK_BITS).into(),
@@ -184,9 +187,10 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    /// A crowd in which connections of these sources came one second after the other; each knows its number.
-    fn crowd(most: usize, sources: &[&str], start: Instant) -> (Crowd<usize>, Vec<Rc<Member<usize>>>) {
-        let mut crowd = Crowd::new(most, most);
+    /// Creates a crowd whose connections arrived one second apart from these sources. Each stream
+    /// is its own number.
+    fn crowd(max: usize, sources: &[&str], start: Instant) -> (Crowd<usize>, Vec<Rc<Member<usize>>>) {
+        let mut crowd = Crowd::new(max, max);
         let members = sources.iter().enumerate().map(|(number, source)| {
             let now = start + Duration::from_secs(number as u64);
             let Entered::Free(member) = crowd.enter(number, address(source), now) else { panic!("there is room") };
@@ -196,7 +200,7 @@ mod tests {
         (crowd, members)
     }
 
-    /// Which connection gives way to one of this source.
+    /// Returns the connection that is evicted for one from this source.
     fn instead_of(crowd: &mut Crowd<usize>, source: &str, now: Instant) -> Option<usize> {
         match crowd.enter(99, address(source), now) {
             Entered::Instead(_, gone) => Some(gone.stream),
@@ -216,10 +220,10 @@ mod tests {
         }
         members[0].last.set(late);
         assert_eq!(instead_of(&mut crowd, "10.0.0.4", late), Some(2));
-        // One that never brought a line is idler than any that did.
+        // A connection that never delivered a line counts as idler than any that did.
         members[4].has_line.set(false);
         assert_eq!(instead_of(&mut crowd, "10.0.0.5", late), Some(4));
-        // Now nobody has more than two: those that are used stay, whoever comes.
+        // No source has more than two connections now, so used connections stay.
         assert_eq!((crowd.open(), instead_of(&mut crowd, "10.0.0.1", late)), (6, None));
     }
 
@@ -272,7 +276,7 @@ mod tests {
         crowd.leave(&members[0]);
         assert_eq!(crowd.name(&members[1], host), Ok(()));
         assert_eq!(crowd.open(), 3);
-        // One that gave way while its proxy was asked is not counted again.
+        // A connection that was evicted before its proxy named a source is not counted again.
         assert_eq!((crowd.name(&members[0], address("192.0.2.8")), crowd.open()), (Ok(()), 3));
         members.iter().for_each(|member| crowd.leave(member));
         assert_eq!((crowd.open(), crowd.sources.len()), (0, 0));
@@ -282,8 +286,8 @@ mod tests {
     fn whoever_leaves_makes_room_once() {
         let start = Instant::now();
         let (mut crowd, members) = crowd(3, &["10.0.0.1", "10.0.0.1", "10.0.0.1"], start);
-        for place in [0, 0, 2, 1] {
-            crowd.leave(&members[place]);
+        for index in [0, 0, 2, 1] {
+            crowd.leave(&members[index]);
         }
         assert_eq!((crowd.open(), crowd.sources.len()), (0, 0));
         assert!(!crowd.is_dense());
@@ -295,11 +299,11 @@ mod tests {
 
     #[test]
     fn a_crowd_is_dense_once_more_than_half_of_its_room_is_taken() {
-        for (most, first_dense) in [(9, 5), (10, 6)] {
-            let (mut crowd, _) = crowd(most, &[], Instant::now());
-            for number in 1..=most {
+        for (max, first_dense) in [(9, 5), (10, 6)] {
+            let (mut crowd, _) = crowd(max, &[], Instant::now());
+            for number in 1..=max {
                 assert!(matches!(crowd.enter(number, address("10.0.0.1"), Instant::now()), Entered::Free(_)));
-                assert_eq!(crowd.is_dense(), number >= first_dense, "{number} of {most}");
+                assert_eq!(crowd.is_dense(), number >= first_dense, "{number} of {max}");
             }
         }
     }

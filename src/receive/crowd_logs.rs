@@ -1,4 +1,5 @@
-//! What a listener logs of its connections: each event once a minute, with the number of times that it was not told.
+//! Log messages about a listener's connections. Each event is logged at most once a minute, with
+//! the number of events suppressed since.
 //!
 //! Never does: counting. The tally has every number.
 
@@ -7,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::sys::{Leave, Throttle};
 
-/// One throttle for each event, so that none hides another.
+/// One throttle per event, so that no event suppresses another.
 #[derive(Debug)]
 pub(super) struct CrowdLogs {
     listen: SocketAddr,
@@ -29,7 +30,7 @@ impl CrowdLogs {
         tracing::warn!(listen = %self.listen, %error, untold, "cannot accept a connection; is the limit of open files too low?");
     }
 
-    /// A connection gave way to a new one.
+    /// A connection was evicted for a new one.
     pub(super) fn displaced(&self, max_connections: usize) {
         let Some(Leave { untold }) = self.displaced.pass() else { return };
         tracing::warn!(
@@ -40,7 +41,7 @@ impl CrowdLogs {
         );
     }
 
-    /// A new connection found no room; its source has this many.
+    /// A new connection was turned away; its source has this many.
     pub(super) fn turned_away(&self, source: IpAddr, of_source: usize) {
         let Some(Leave { untold }) = self.turned_away.pass() else { return };
         tracing::warn!(
@@ -52,7 +53,7 @@ impl CrowdLogs {
         );
     }
 
-    /// A trusted proxy does not say whom its connection is from.
+    /// A trusted proxy did not send a header that names the source.
     pub(super) fn no_header(&self, proxy: IpAddr) {
         let Some(Leave { untold }) = self.no_header.pass() else { return };
         tracing::warn!(

@@ -1,6 +1,7 @@
-//! What every listener of connections has: its socket, which a thread of its own takes, and what that thread shows.
+//! The part that all connection-oriented listeners share: the socket, the thread that serves it,
+//! and the state that the thread publishes.
 //!
-//! Never does: accepting, or reading.
+//! Never does: accepting or reading.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -15,15 +16,16 @@ use tokio::sync::watch;
 use super::Pulse;
 use crate::intake::{Shown, Sources, Tally};
 
-/// Connections that wait to be accepted: all hosts of a site that start in the same second.
+/// Length of the accept queue. It must hold all hosts of a site that start in the same second.
 const BACKLOG: i32 = 4096;
 
-/// A bound socket, and what its thread shows.
+/// A bound socket, and the published state of the thread that serves it.
 #[derive(Debug)]
 pub struct Door {
     name: &'static str,
     address: SocketAddr,
-    /// None once the listener is to stop: connections that come then are refused, unless somebody else holds the socket, too.
+    /// `None` once the listener stops. Connections that arrive afterwards are refused, unless
+    /// another holder still has the socket.
     pub(super) socket: Mutex<Option<TcpListener>>,
     pub(super) shown: Arc<Shown>,
     pub(super) open: Arc<AtomicU64>,
@@ -32,10 +34,11 @@ pub struct Door {
 }
 
 impl Door {
-    /// Binds a socket, or takes the one that was passed, which a thread of this name is to serve. From now on the kernel accepts connections for it.
+    /// Binds a socket, or adopts a passed one. `name` is the name of the thread that will serve it.
+    /// From now on the kernel accepts connections for it.
     ///
     /// # Errors
-    /// What the system says, `AddrInUse` if another process has the port.
+    /// The system's error; `AddrInUse` if another process has the port.
     pub(super) fn bind(listen: SocketAddr, name: &'static str, passed: Option<TcpListener>) -> io::Result<Self> {
         let socket = passed.map_or_else(|| bind_socket(listen), Ok)?;
         let address = socket.local_addr()?;
@@ -45,10 +48,10 @@ impl Door {
         Ok(Self { name, address, socket: Mutex::new(Some(socket)), shown, open, stop, pulse })
     }
 
-    /// Starts the thread, on a runtime of its own; `parks` is called whenever it has nothing to do.
+    /// Starts the thread with its own runtime. `parks` is called whenever the runtime becomes idle.
     ///
     /// # Errors
-    /// What the system says if it gives no thread.
+    /// The system's error if it cannot start a thread.
     pub(super) fn start(
         &self,
         parks: impl Fn() + Send + Sync + 'static,
@@ -59,55 +62,56 @@ impl Door {
         std::thread::Builder::new().name(self.name.to_owned()).spawn(move || serve(&runtime, socket))
     }
 
-    /// The socket, for somebody who serves it as well, or later.
+    /// Duplicates the socket for another holder, which may serve it at the same time or later.
     ///
     /// # Errors
-    /// The listener has stopped, or what the system says.
+    /// The listener has stopped, or the system's error.
     pub(super) fn share(&self) -> io::Result<TcpListener> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         socket.as_ref().ok_or_else(|| io::Error::other("the listener has stopped"))?.try_clone()
     }
 
-    /// Tells the thread to accept no more, to take what has come on every connection, to hand over what it has, and end.
+    /// Tells the thread to stop accepting, read what has already arrived on every connection,
+    /// submit its batches, and end.
     pub fn stop(&self) {
         drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.stop.send_replace(true);
     }
 
-    /// Tells the thread when it is to end.
+    /// Returns a receiver that turns true when the thread is to end.
     pub(super) fn stopping(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
     }
 
-    /// The pulse of its thread.
+    /// The thread's pulse.
     pub fn pulse(&self) -> Arc<Pulse> {
         Arc::clone(&self.pulse)
     }
 
-    /// The address it listens on.
+    /// The address that the socket is bound to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its counters.
+    /// The listener's counters.
     pub fn tally(&self) -> Tally {
         self.shown.counters.read()
     }
 
-    /// Connections that are open now.
+    /// Number of connections that are open now.
     pub fn open_connections(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Who sent.
+    /// The sources that have sent.
     pub fn sources(&self) -> Sources {
         self.shown.sources().clone()
     }
 }
 
-/// Waits until the listener is to stop.
+/// Waits until the listener is told to stop.
 pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // The other end is never gone before that.
+    // The sender outlives this wait.
     drop(stop.wait_for(|stop| *stop).await);
 }
 
@@ -116,7 +120,7 @@ fn bind_socket(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
-    // Connections that ended a moment ago are no reason not to start again.
+    // Connections in TIME_WAIT must not prevent a restart.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -1,25 +1,29 @@
-//! The limit of open files, and how many of them connections may take.
+//! The limit of open files, and how many of them connections may use.
 //!
-//! Lowers `max_connections` where the system allows fewer files than the listeners want. Never opens or closes anything.
+//! Lowers `max_connections` where the system allows fewer files than the listeners want. Never
+//! opens or closes files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ListenerConfig;
 
-/// Files that are open beside connections: sockets, segments, what requests need, and a few connections to the admin listener.
+/// Files that are open besides client connections: sockets, segments, requests to backends, and
+/// some connections to the admin listener.
 const OTHER_FILES: u64 = 256;
-/// Connections to the admin listener at a time: a hundred people may look at the page.
+/// Maximum number of concurrent connections to the admin listener; enough for a hundred people with
+/// the page open.
 const ADMIN_CONNECTIONS: usize = 480;
-/// The same where few files may be open.
+/// The same limit when the system allows few open files.
 const FEW_ADMIN_CONNECTIONS: usize = 72;
 
-/// Files that a relay wants to have open whose listeners may have so many connections.
+/// Number of files that a relay needs whose listeners may have this many connections.
 pub fn wanted(connections: u64) -> u64 {
     connections + OTHER_FILES + ADMIN_CONNECTIONS as u64
 }
 
-/// Lets the process open as many files as its listeners may have connections, as far as the system allows. Where it
-/// allows fewer, listeners take fewer connections: those that are open must leave files for delivery and the journal.
+/// Raises the process's limit of open files to what its listeners need, as far as the system
+/// allows. If that is not enough, lowers the listeners' connection limits so that delivery and the
+/// journal keep enough files.
 ///
 /// Returns how many connections the admin listener may have.
 pub fn share(listeners: &mut [ListenerConfig]) -> usize {
@@ -47,7 +51,7 @@ pub fn share(listeners: &mut [ListenerConfig]) -> usize {
     admin
 }
 
-/// The connections that all listeners may have.
+/// Sum of all listeners' connection limits.
 fn connections(listeners: &[ListenerConfig]) -> u64 {
     let connections = listeners.iter().map(|setup| match setup {
         ListenerConfig::Udp(_) => 0,
@@ -57,8 +61,8 @@ fn connections(listeners: &[ListenerConfig]) -> u64 {
     connections.sum()
 }
 
-/// Lowers each listener's connections in proportion, so that with this limit [`OTHER_FILES`] stay free, or three
-/// quarters of a limit too small for that.
+/// Lowers each listener's connection limit in proportion, so that [`OTHER_FILES`] of `limit` stay
+/// free. If the limit is too small for that, connections get a quarter of it.
 fn limit_connections(listeners: &mut [ListenerConfig], limit: u64) {
     let room = limit.saturating_sub(OTHER_FILES).max(limit / 4);
     let wanted = connections(listeners).max(1);

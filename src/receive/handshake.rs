@@ -1,6 +1,7 @@
-//! How a connection over TLS begins, the same for every listener of connections.
+//! The TLS handshake, shared by all connection-oriented listeners.
 //!
-//! Never does: answering who speaks something else, or counting. Bounds: the time for it.
+//! Never does: answering a client that speaks another protocol, or counting. Bounds: the time for a
+//! handshake.
 
 use std::io;
 use std::rc::Rc;
@@ -16,33 +17,34 @@ use super::door::stopped;
 use super::socket::Socket;
 use crate::net::tls::{Certificate, begins_as_tls};
 
-/// How long a TLS handshake may take.
-const LONGEST: Duration = Duration::from_secs(5);
-/// How long handshakes that have begun may go on once the listener is to stop.
+/// Maximum duration of a TLS handshake.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a handshake in progress may continue once the listener stops.
 const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 
-/// Why there is no TLS on a connection.
+/// Why a connection has no TLS session.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// Client and relay found no way to speak, or the client is gone.
+    /// The handshake failed, or the client disconnected.
     Handshake(io::Error),
-    /// The client speaks without TLS. What it said can still be read.
+    /// The client does not speak TLS. Its bytes can still be read from the socket.
     PlainText,
-    /// It took too long.
+    /// The handshake timed out.
     TimedOut,
     /// The listener stopped first.
     Stopped,
 }
 
-/// Shakes hands with a client. Once the listener is to stop, one that has not begun is not waited for; one that has may
-/// already have sent lines behind its last word, and gets a moment more.
+/// Performs the handshake with a client. Once the listener stops, a handshake that has not begun is
+/// abandoned. One in progress gets [`LAST_HANDSHAKES`] more, because the client may already have
+/// sent lines after its last handshake message.
 pub(super) async fn shake_hands(
     certificate: &Certificate,
     member: &Rc<Member<TcpStream>>,
     stop: watch::Receiver<bool>,
 ) -> Result<TlsStream<Socket>, Failed> {
     let beginning = until(stop.clone(), Duration::ZERO, async { Ok(begins_as_tls(&member.stream).await) });
-    let shaking = timeout(LONGEST, async {
+    let shaking = timeout(TIMEOUT, async {
         if !beginning.await? {
             return Err(Failed::PlainText);
         }
@@ -54,15 +56,15 @@ pub(super) async fn shake_hands(
     shaking.await.unwrap_or(Err(Failed::TimedOut))
 }
 
-/// What comes of this, unless the listener was to stop so long ago.
+/// Runs `work`, but gives up `grace` after the listener was told to stop.
 async fn until<T>(
     mut stop: watch::Receiver<bool>,
-    longest: Duration,
+    grace: Duration,
     work: impl Future<Output = Result<T, Failed>>,
 ) -> Result<T, Failed> {
     let ended = async {
         stopped(&mut stop).await;
-        sleep(longest).await;
+        sleep(grace).await;
     };
     tokio::select! {
         biased;

@@ -1,9 +1,10 @@
-//! Sockets that are held by someone else, a service manager or an own parent, and passed at the start.
+//! Sockets that were passed by a service manager or by a predecessor in the same process.
 //!
-//! Datagrams and connections queue in such a socket while the process is replaced, so that a restart loses none that its
-//! buffer, or its queue, has room for. The protocol is systemd's (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`, see
-//! `sd_listen_fds(3)`). A passed socket belongs to the listener of its kind whose address it has. A relay that is taken up anew
-//! in the same process gets the sockets of the one before in the same way.
+//! Datagrams and connections queue in such a socket while the process is replaced, so a restart
+//! loses none that fit its buffer or queue. The protocol is systemd's (`LISTEN_FDS`, `LISTEN_PID`,
+//! `LISTEN_FDNAMES`; see `sd_listen_fds(3)`). A passed socket belongs to the listener of its kind
+//! whose address it has. A relay that replaces another one in the same process receives its sockets
+//! in the same way.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -12,7 +13,7 @@ use socket2::{SockRef, Type};
 
 use super::udp::passed_descriptors;
 
-/// The sockets passed to this process that no listener has taken yet.
+/// Passed sockets that no listener has taken yet.
 #[derive(Debug, Default)]
 pub struct Inherited {
     datagrams: Vec<Named<UdpSocket>>,
@@ -24,15 +25,17 @@ struct Named<S> {
     name: String,
     address: SocketAddr,
     socket: S,
-    /// Of the kernel's counter of dropped datagrams, what an earlier relay of this process has counted.
+    /// The value of the kernel's drop counter that an earlier relay of this process has already
+    /// counted.
     drops: u32,
 }
 
 impl Inherited {
-    /// What was passed to this process; none where nothing was. To be called once, at the start.
+    /// Collects the sockets passed to this process, if any. Call it once, at the start.
     ///
     /// # Errors
-    /// What is wrong with the environment, or with a passed descriptor: which, and what it must be.
+    /// The environment is malformed, or a passed descriptor is unusable: which one, and what it
+    /// must be.
     pub fn from_environment() -> io::Result<Self> {
         let mut inherited = Self::default();
         for (name, descriptor) in passed_descriptors()? {
@@ -64,27 +67,28 @@ impl Inherited {
         Ok(inherited)
     }
 
-    /// Keeps a socket for the listener of this address that comes next.
+    /// Keeps a UDP socket for the next listener of this address.
     pub(super) fn keep_datagrams(&mut self, address: SocketAddr, socket: UdpSocket) {
         self.datagrams.push(Named { name: "kept".to_owned(), address, socket, drops: 0 });
     }
 
-    /// The same for a TCP listener's.
+    /// Keeps a TCP socket for the next listener of this address.
     pub(super) fn keep_stream(&mut self, address: SocketAddr, socket: TcpListener) {
         self.streams.push(Named { name: "kept".to_owned(), address, socket, drops: 0 });
     }
 
-    /// What was counted of the kernel's drops, of each UDP socket in the order in which they were kept.
+    /// Sets the drop counts that were already counted, for each UDP socket in the order in which
+    /// they were kept.
     pub(super) fn note_drops(&mut self, drops: impl Iterator<Item = u32>) {
         for (kept, drops) in self.datagrams.iter_mut().zip(drops) {
             kept.drops = drops;
         }
     }
 
-    /// The same sockets once more.
+    /// Duplicates the sockets.
     ///
     /// # Errors
-    /// What the system says: there is no descriptor left.
+    /// The system's error if it has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
         let mut other = Self::default();
         for Named { address, socket, .. } in &self.datagrams {
@@ -97,17 +101,17 @@ impl Inherited {
         Ok(other)
     }
 
-    /// Takes the UDP sockets that have this address, with what was counted of their drops.
+    /// Takes the UDP sockets with this address, and their drop counts.
     pub(super) fn take_datagrams(&mut self, listen: SocketAddr) -> Vec<(UdpSocket, u32)> {
         take(&mut self.datagrams, listen)
     }
 
-    /// Takes a TCP listener that has this address.
+    /// Takes a TCP socket with this address.
     pub(super) fn take_stream(&mut self, listen: SocketAddr) -> Option<TcpListener> {
         take(&mut self.streams, listen).pop().map(|(socket, _)| socket)
     }
 
-    /// Sockets that no listener took: what they are for, their names and addresses.
+    /// The sockets that no listener took: their kinds, names and addresses.
     pub fn left_over(&self) -> Vec<(&'static str, String, SocketAddr)> {
         let datagrams = self.datagrams.iter().map(|one| ("udp", one.name.clone(), one.address));
         let streams = self.streams.iter().map(|one| ("tcp or http", one.name.clone(), one.address));
@@ -115,8 +119,8 @@ impl Inherited {
     }
 }
 
-/// Takes those that have this address. Wildcards are one address: `[::]` is what systemd binds where only a port is given, and
-/// takes IPv4, too.
+/// Takes the sockets with this address. All wildcards are equal: systemd binds `[::]` when only a
+/// port is given, and that accepts IPv4 as well.
 fn take<S>(sockets: &mut Vec<Named<S>>, listen: SocketAddr) -> Vec<(S, u32)> {
     let is_same = |address: SocketAddr| {
         let both_wild = address.ip().is_unspecified() && listen.ip().is_unspecified();
@@ -129,7 +133,7 @@ fn take<S>(sockets: &mut Vec<Named<S>>, listen: SocketAddr) -> Vec<(S, u32)> {
 pub(super) mod tests {
     use super::*;
 
-    /// As if these had been passed.
+    /// Creates the state as if these sockets had been passed.
     pub(in super::super) fn of(sockets: impl IntoIterator<Item = UdpSocket>) -> Inherited {
         let sockets = sockets.into_iter().map(|socket| {
             let address = socket.local_addr().expect("address");

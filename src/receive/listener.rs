@@ -1,4 +1,4 @@
-//! A listener of whatever kind, for those who start, stop and show them all alike.
+//! A listener of any kind. Its users start, stop and observe all kinds alike.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,25 +10,25 @@ use crate::batch::{Destination, Limits, Pool, Step, Submit};
 use crate::intake::{Allow, IntakeConfig, Sources, Tally, Tap};
 use crate::net::tls::Certificate;
 
-/// How a listener is set up.
+/// Configuration of a listener.
 #[derive(Clone, Debug)]
 pub enum ListenerConfig {
-    /// For datagrams.
+    /// Datagrams.
     Udp(udp::UdpConfig),
-    /// For streams.
+    /// Streams.
     Tcp(tcp::TcpConfig),
-    /// For requests.
+    /// Requests.
     Http(http::HttpConfig),
 }
 
 /// A bound listener.
 #[derive(Debug)]
 pub enum Listener {
-    /// Of datagrams.
+    /// Datagrams.
     Udp(udp::Listener),
-    /// Of streams.
+    /// Streams.
     Tcp(tcp::Listener),
-    /// Of requests.
+    /// Requests.
     Http(http::Listener),
 }
 
@@ -51,7 +51,7 @@ impl ListenerConfig {
         }
     }
 
-    /// How the bytes are taken.
+    /// How received bytes are processed.
     pub fn intake(&self) -> &IntakeConfig {
         match self {
             Self::Udp(setup) => &setup.intake,
@@ -62,7 +62,7 @@ impl ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// The certificate, if it speaks TLS.
+    /// The TLS certificate, if the listener speaks TLS.
     pub fn certificate(&self) -> Option<&Arc<Certificate>> {
         match self {
             Self::Udp(_) => None,
@@ -73,10 +73,10 @@ impl ListenerConfig {
 }
 
 impl Listener {
-    /// Binds a listener, or adopts what was passed for its address.
+    /// Binds a listener, or adopts sockets that were passed for its address.
     ///
     /// # Errors
-    /// What the system says, `AddrInUse` where another process has the port.
+    /// The system's error; `AddrInUse` if another process has the port.
     pub fn bind(setup: ListenerConfig, inherited: &mut Inherited) -> io::Result<Self> {
         match setup {
             ListenerConfig::Udp(setup) => udp::Listener::bind(setup, inherited).map(Self::Udp),
@@ -85,10 +85,11 @@ impl Listener {
         }
     }
 
-    /// Starts its threads. Streams get room in this order; requests are answered as this says.
+    /// Starts the threads. `order` is the order in which streams get capacity; `answers` says when
+    /// and how requests are answered.
     ///
     /// # Errors
-    /// What the system says where it gives no thread.
+    /// The system's error if it cannot start a thread.
     pub fn start<H>(
         &self,
         pool: &Arc<Pool>,
@@ -107,10 +108,10 @@ impl Listener {
         }
     }
 
-    /// The sockets of these listeners, for those that come after them. To be called before they stop.
+    /// Duplicates the sockets of these listeners for their successors. Call it before they stop.
     ///
     /// # Errors
-    /// What the system says: there is no descriptor left.
+    /// The system's error if it has no descriptor left.
     pub fn share(listeners: &[Self]) -> io::Result<Inherited> {
         let mut kept = Inherited::default();
         for listener in listeners {
@@ -128,14 +129,15 @@ impl Listener {
         Ok(kept)
     }
 
-    /// Notes what these listeners, which have ended, counted of the kernel's drops: whoever gets the sockets goes on from there.
+    /// Records the kernel's drops that these stopped listeners have counted, so that their
+    /// successors count on from there.
     pub fn note_last_drops(listeners: &[Self], kept: &mut Inherited) {
         let of_udp =
             listeners.iter().filter_map(|one| if let Self::Udp(udp) = one { Some(udp.last_drops()) } else { None });
         kept.note_drops(of_udp.flatten());
     }
 
-    /// Tells its threads to take what has come, to hand it over, and to end.
+    /// Tells the threads to read what has arrived, submit it, and end.
     pub fn stop(&self) {
         match self {
             Self::Udp(listener) => listener.stop(),
@@ -144,7 +146,7 @@ impl Listener {
         }
     }
 
-    /// The pulses of its threads.
+    /// The pulses of the threads.
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
         match self {
             Self::Udp(listener) => listener.pulses(),
@@ -162,7 +164,7 @@ impl Listener {
         }
     }
 
-    /// The address it listens on.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::Udp(listener) => listener.address(),
@@ -171,7 +173,7 @@ impl Listener {
         }
     }
 
-    /// Where its lines go.
+    /// The destination of its lines.
     pub fn destination(&self) -> &Destination {
         match self {
             Self::Udp(listener) => listener.destination(),
@@ -180,7 +182,7 @@ impl Listener {
         }
     }
 
-    /// Networks whose bytes it takes.
+    /// Networks whose bytes are accepted.
     pub fn allow(&self) -> &Allow {
         match self {
             Self::Udp(listener) => listener.allow(),
@@ -189,7 +191,7 @@ impl Listener {
         }
     }
 
-    /// The sums of its counters.
+    /// The counters, summed over all threads.
     pub fn tally(&self) -> Tally {
         match self {
             Self::Udp(listener) => listener.tally(),
@@ -198,7 +200,7 @@ impl Listener {
         }
     }
 
-    /// Does something with each worker's tap.
+    /// Calls `work` with each worker's tap.
     pub fn each_tap(&self, mut work: impl FnMut(&Tap)) {
         match self {
             Self::Udp(listener) => listener.each_tap(work),
@@ -207,7 +209,7 @@ impl Listener {
         }
     }
 
-    /// Who sent.
+    /// The sources that have sent.
     pub fn sources(&self) -> Sources {
         match self {
             Self::Udp(listener) => listener.sources(),
@@ -229,7 +231,7 @@ mod tests {
     use crate::protocol::line::MAX_LINE_BYTES;
     use crate::protocol::{Mapping, Precision, Unsigned};
 
-    /// Takes every batch.
+    /// Accepts every batch.
     #[derive(Clone, Default)]
     struct Out(Arc<Mutex<Vec<Batch>>>);
 
@@ -248,7 +250,7 @@ mod tests {
         }
     }
 
-    /// A setup of each kind, on any port.
+    /// Creates a configuration of each kind, with any port.
     fn setups() -> [(&'static str, ListenerConfig); 2] {
         let intake = IntakeConfig {
             destination: Arc::new(Destination::new("db", "", Precision::Milliseconds)),
@@ -258,7 +260,8 @@ mod tests {
             unsigned: Unsigned::Refuse,
             allow: Allow::default(),
         };
-        // An address of this process's own: where several workers share a port, other processes' could share it as well.
+        // Use an address that belongs to this process alone. Workers share a port, so other
+        // processes could share it as well.
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let listen = SocketAddr::from(([127, 77, high, low], 0));
         let udp =
@@ -312,7 +315,7 @@ mod tests {
             listener.stop();
             threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
             let (tally, sources) = (listener.tally(), listener.sources());
-            assert_eq!((tally.accepted, tally.held, out.submitted()), (1, 0, 1), "{kind}: it hands over what it has");
+            assert_eq!((tally.accepted, tally.held, out.submitted()), (1, 0, 1), "{kind}: it submits what it has");
             let sent: Vec<_> = sources.entries().iter().map(|source| (source.address, source.sum.lines)).collect();
             assert_eq!(sent, [(SocketAddr::from(([127, 0, 0, 1], 0)).ip(), 1)], "{kind}");
         }

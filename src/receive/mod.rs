@@ -1,10 +1,10 @@
 //! Listeners: sockets, connections, requests, and the threads that serve them.
 //!
-//! Owns: sockets, their settings, limits on connections and requests, and answers to clients. Knows no grammar: received
-//! bytes go to [`crate::intake`].
+//! Owns: sockets, their settings, limits on connections and requests, and answers to clients. Never
+//! does: parsing lines; received bytes go to [`crate::intake`].
 //!
-//! A UDP worker never waits: if there is no capacity, the batch is dropped and counted. Streams and requests wait
-//! for capacity, of which a part is reserved for datagrams.
+//! A UDP worker never waits: if there is no capacity, it drops the batch and counts it. Streams and
+//! requests wait for capacity, part of which is reserved for datagrams.
 
 mod crowd;
 mod crowd_logs;

@@ -1,7 +1,9 @@
-//! Whom a connection comes from behind a balancer: what a trusted proxy says by PROXY protocol 2.
+//! Determines a connection's source behind a balancer, from the PROXY protocol 2 header of a
+//! trusted proxy.
 //!
-//! Believes nobody but the networks that are named. Bounds: a header of [`MOST_BYTES`], and [`LONGEST_HEADER`] for it.
-//! The format: <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>.
+//! Never does: believing a peer outside the configured networks. Bounds: a header of [`MAX_BYTES`],
+//! received within [`HEADER_TIMEOUT`]. The format:
+//! <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,37 +13,37 @@ use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// What a header of PROXY protocol 2 begins with.
+/// The first bytes of a PROXY protocol 2 header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The bytes of a PROXY header behind its first 16, at most: addresses and a few extensions.
-const MOST_BYTES: usize = 2048;
+/// Maximum length of a header after its first 16 bytes: addresses and a few extensions.
+const MAX_BYTES: usize = 2048;
 
-/// How long a proxy may take to send it.
-const LONGEST_HEADER: Duration = Duration::from_secs(5);
+/// Time limit for receiving the header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether an address is a trusted proxy's.
+/// Whether an address belongs to a trusted proxy.
 pub(super) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     trusted.iter().any(|network| network.contains(&address))
 }
 
-/// Reads a PROXY header from a connection that has just begun; the address that it names,
-/// none for the proxy's own checks.
+/// Reads the PROXY header of a new connection, and returns the address that it names. `None` for
+/// the proxy's own health checks.
 ///
 /// # Errors
-/// There is none, it cannot be read, or it does not come in time.
+/// The header is missing, invalid, or not received in time.
 pub(super) async fn read_header(stream: &TcpStream) -> io::Result<Option<IpAddr>> {
-    timeout(LONGEST_HEADER, read(stream)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(HEADER_TIMEOUT, read(stream)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn read(stream: &TcpStream) -> io::Result<Option<IpAddr>> {
-    // Some look whether anybody listens, and say nothing.
+    // Some health checks connect and send nothing.
     if stream.peek(&mut [0]).await? == 0 {
         return Ok(None);
     }
     let mut head = [0; 16];
     read_exact(stream, &mut head).await?;
     let length = usize::from(u16::from_be_bytes([head[14], head[15]]));
-    if !head.starts_with(SIGNATURE) || length > MOST_BYTES {
+    if !head.starts_with(SIGNATURE) || length > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no header of PROXY protocol 2"));
     }
     let mut rest = vec![0; length];
@@ -49,10 +51,10 @@ async fn read(stream: &TcpStream) -> io::Result<Option<IpAddr>> {
     parse(head[12], head[13], &rest).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a bad PROXY header"))
 }
 
-/// The address in a PROXY header, by its third and fourth field; none if it cannot be read.
+/// Parses the address from a header's fields. `None` if they are invalid.
 fn parse(command: u8, family: u8, rest: &[u8]) -> Option<Option<IpAddr>> {
     match command {
-        // LOCAL: the proxy itself asks.
+        // LOCAL: the proxy's own connection.
         0x20 => return Some(None),
         0x21 => {}
         _ => return None,
@@ -66,7 +68,7 @@ fn parse(command: u8, family: u8, rest: &[u8]) -> Option<Option<IpAddr>> {
             let bytes: [u8; 16] = rest.get(..36)?[..16].try_into().ok()?;
             Some(Some(IpAddr::from(Ipv6Addr::from(bytes)).to_canonical()))
         }
-        // A socket's path names nobody.
+        // A Unix socket's path names no source.
         0 | 3 => Some(None),
         _ => None,
     }

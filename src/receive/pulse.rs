@@ -1,30 +1,31 @@
-//! Whether a thread makes progress: it answers, once in each turn of its loop, when it has been asked.
+//! Detects whether a thread makes progress: once asked, the thread answers in the next turn of its
+//! loop.
 //!
-//! Who waits is woken for it; a turn without a question costs two loads.
+//! A waiting thread is woken to answer. A turn without a question costs two loads.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-/// One thread's questions and answers.
+/// The questions to one thread, and its answers.
 pub struct Pulse {
     name: String,
     asked: AtomicU64,
     answered: AtomicU64,
     woken: Notify,
-    /// Wakes a thread that waits in no runtime.
+    /// Wakes a thread that does not wait in a runtime.
     wake: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Pulse {
-    /// The pulse of a thread with this name.
+    /// Creates the pulse of a thread with this name.
     pub fn new(name: impl Into<String>) -> Self {
         let (asked, answered) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { name: name.into(), asked, answered, woken: Notify::new(), wake: None }
     }
 
-    /// The pulse of a thread that this wakes, wherever it waits.
+    /// Sets the function that wakes the thread.
     #[must_use]
     pub fn woken_by(self, wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self { wake: Some(Box::new(wake)), ..self }
@@ -44,7 +45,7 @@ impl Pulse {
         }
     }
 
-    /// Answers what was asked. The thread calls it in each turn of its loop.
+    /// Answers all open questions. The thread calls this in each turn of its loop.
     #[inline]
     pub fn beat(&self) {
         let asked = self.asked.load(Ordering::Relaxed);
@@ -53,12 +54,12 @@ impl Pulse {
         }
     }
 
-    /// Whether every question has its answer.
+    /// Whether every question has been answered.
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed) == self.asked.load(Ordering::Relaxed)
     }
 
-    /// Answers for a thread that waits in a runtime, for ever.
+    /// Answers for ever, on behalf of a thread that waits in a runtime.
     pub async fn answer(&self) {
         loop {
             self.woken.notified().await;

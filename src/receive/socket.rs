@@ -1,6 +1,6 @@
-//! A connection's socket, for whoever reads and writes it as a stream.
+//! Adapts a connection's socket to tokio's stream traits.
 //!
-//! Owns when something came last. Never does: holding bytes.
+//! Owns: the time of the last received byte. Never does: buffering.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::crowd::Member;
 
-/// A connection's socket, which those who choose the one that gives way look at, too.
+/// A connection's socket. The crowd, which chooses the connection to evict, shares it.
 #[derive(Debug)]
 pub(super) struct Socket(pub(super) Rc<Member<TcpStream>>);
 
@@ -21,7 +21,8 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.stream.poll_read_ready(context))?;
-            // Room that nothing was read into is not touched: an idle connection's is no memory.
+            // `try_read_buf` leaves the unused part of the buffer untouched, so an idle
+            // connection's buffer occupies no memory.
             match self.0.stream.try_read_buf(room) {
                 Ok(_) => {
                     self.0.last.set(Instant::now());

@@ -1,6 +1,7 @@
-//! How a relay ends: for good, or for another one that takes its place in the same process.
+//! Ends a relay: for good, or to be replaced by another one in the same process.
 //!
-//! Never does: giving up what could be kept. A relay whose disk does not take what comes is not handed over.
+//! Never does: losing what could be kept. A relay whose disk does not accept writes is not
+//! replaced.
 
 use std::io;
 use std::sync::Arc;
@@ -13,27 +14,39 @@ use crate::deliver::Health;
 use crate::observe::status::Status;
 use crate::receive::{Inherited, Listener};
 
-/// How long requests that are under way have when another relay takes this one's place: a socket's buffer holds what 500 hosts
-/// send meanwhile.
+/// How long requests in progress may take when another relay takes over. Meanwhile, a socket's
+/// buffer holds what 500 hosts send.
 const HAND_OVER_TIME: Duration = Duration::from_millis(500);
-/// How long what still works on a file or holds an address is waited for then.
+/// How long a takeover waits for tasks that still use a file or an address.
 const LAST_TASKS: Duration = Duration::from_millis(500);
-/// How long the disk has to take what came before.
+/// How long the disk may take to write what was received before.
 const LAST_WRITES: Duration = Duration::from_secs(2);
-/// How long the other relay of a pair has to ask once more, at a clean end: it asks each second.
+/// How long a clean shutdown waits for the other relay of a pair to ask once more. It asks every
+/// second.
 const LAST_NEWS: Duration = Duration::from_millis(1200);
-/// How often to look for that.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often to check for that.
+const NEWS_POLL: Duration = Duration::from_millis(10);
 
-/// What a relay leaves to the one that takes its place.
+/// What a relay leaves to its successor.
 #[derive(Debug, Default)]
 pub struct Legacy {
-    /// The sockets, in which waits what comes meanwhile.
+    /// The sockets. What arrives meanwhile waits in them.
     pub(super) sockets: Inherited,
     /// Backends that an operator holds.
     pub(super) held: Vec<String>,
-    /// Backends to which no readers are to be sent.
+    /// Backends to which no readers are sent.
     pub(super) closed: Vec<String>,
+}
+
+/// Why a relay does not give way to a successor.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// The disk did not write in time what memory holds.
+    #[error("the journal's disk does not take what comes: what memory holds would be lost")]
+    Unwritten,
+    /// The sockets cannot be duplicated.
+    #[error("cannot keep the sockets: {0}")]
+    Sockets(#[from] io::Error),
 }
 
 impl From<Inherited> for Legacy {
@@ -43,15 +56,15 @@ impl From<Inherited> for Legacy {
 }
 
 impl Legacy {
-    /// The same once more.
+    /// Duplicates the legacy.
     ///
     /// # Errors
-    /// What the system says: there is no descriptor left.
+    /// The system's error if it has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { sockets: self.sockets.try_clone()?, held: self.held.clone(), closed: self.closed.clone() })
     }
 
-    /// A backend's health, to begin with.
+    /// The initial health of a backend.
     pub(super) fn health(&self, name: &str) -> Arc<Health> {
         let health = Health::default();
         if self.held.iter().any(|held| held == name) {
@@ -62,26 +75,25 @@ impl Legacy {
 }
 
 impl Relay {
-    /// Stops receiving once the sockets are empty, delivers what can be delivered in the configured time, or until it
-    /// is to hurry, and returns the last figures.
+    /// Empties the sockets and stops receiving, delivers what it can within the configured time or
+    /// until it is hurried, and returns the final status.
     pub fn shutdown(self) -> Status {
         let time = self.shutdown_timeout;
         self.end(time, None)
     }
 
-    /// Ends for one that takes its place, and returns what that gets, with the last figures. Nothing is waited for but what is
-    /// under way.
+    /// Ends in favour of a successor. Returns the legacy and the final status. Waits only for
+    /// requests in progress.
     ///
     /// # Errors
-    /// What is in the way, as a sentence; the relay then goes on.
-    pub fn hand_over(self) -> Result<(Legacy, Status), (Box<Self>, String)> {
+    /// Why the relay cannot end; it then continues.
+    pub fn hand_over(self) -> Result<(Legacy, Status), (Box<Self>, HandOverError)> {
         if !self.view.journal.wait_written(LAST_WRITES) {
-            let what = "the journal's disk does not take what comes: what memory holds would be lost";
-            return Err((Box::new(self), what.to_owned()));
+            return Err((Box::new(self), HandOverError::Unwritten));
         }
         let mut sockets = match Listener::share(&self.view.listeners) {
             Ok(sockets) => sockets,
-            Err(error) => return Err((Box::new(self), format!("cannot keep the sockets: {error}"))),
+            Err(error) => return Err((Box::new(self), HandOverError::Sockets(error))),
         };
         let listeners = Arc::clone(&self.view.listeners);
         let names = |is: fn(&crate::observe::view::BackendView) -> bool| {
@@ -94,11 +106,12 @@ impl Relay {
         Ok((Legacy { sockets, held, closed }, last))
     }
 
-    /// Ends within this time. `followed`: somebody takes its place, and waits so long for what still works on a file.
+    /// Ends within `time`. `followed`: a successor takes over, and waits this long for tasks that
+    /// still use a file.
     fn end(mut self, time: Duration, followed: Option<Duration>) -> Status {
         let is_ending = if followed.is_some() { &self.view.is_followed } else { &self.view.is_stopping };
         is_ending.store(true, Ordering::Release);
-        // Requests may take a while to end. Datagrams are read meanwhile.
+        // Requests may take a while to end. Datagrams are received meanwhile.
         let (datagrams, streams): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.workers).into_iter().partition(|(listener, _)| self.is_of_datagrams(*listener));
         self.stop(streams, |listener| !matches!(listener, Listener::Udp(_)));
@@ -114,14 +127,14 @@ impl Relay {
             let deadline = tokio::time::Instant::now() + time;
             let delivering = async {
                 for flusher in &mut self.flushers {
-                    // Whatever is not delivered by then shows as pending.
+                    // What has not been delivered by then is shown as pending.
                     drop(tokio::time::timeout_at(deadline, flusher).await);
                 }
                 // The other relay of a pair then knows that this one owes nothing.
                 let (begun, before) = (Instant::now(), asked.count());
                 while followed.is_none() && asked.is_recent() && asked.count() == before && begun.elapsed() < LAST_NEWS
                 {
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(NEWS_POLL).await;
                 }
             };
             tokio::select! {

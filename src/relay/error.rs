@@ -1,4 +1,4 @@
-//! What keeps a relay from starting, and what to do about it.
+//! Errors that prevent a relay from starting, with advice.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,19 +6,19 @@ use std::net::SocketAddr;
 use crate::deliver::BackendError;
 use crate::journal::disk::OpenError;
 
-/// What keeps a relay from starting.
+/// An error of a part that the relay only passes on.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration names something that cannot be used.
     #[error("{0}")]
     Setup(#[from] BackendError),
-    /// A listener's mapping cannot be read.
+    /// Users, a listener, a certificate or the pair of the configuration cannot be used.
     #[error("{0}")]
-    Mapping(String),
-    /// The other relay of the pair cannot be asked.
-    #[error("{0}")]
-    Pair(String),
-    /// Another process works on the data folder.
+    Config(BoxError),
+    /// Another process uses the data folder.
     #[error("{0} is in use by another process: give each relay its own data_dir")]
     Locked(String),
     /// The data folder cannot be used.
@@ -30,17 +30,17 @@ pub enum StartError {
     /// A listener's address cannot be used.
     #[error("cannot listen on {kind} {address}: {error}{}", advice(.kind, .error))]
     Listen {
-        /// `udp`, `tcp` or `admin`.
+        /// `udp`, `tcp`, `http` or `admin`.
         kind: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// A passed socket is of no use.
+    /// A passed socket cannot be used.
     #[error("socket activation: {0}")]
-    Inherited(String),
-    /// The system gives no thread.
+    Inherited(io::Error),
+    /// The system cannot start a thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }

@@ -1,21 +1,22 @@
-//! The wiring: which parts there are, in which order they start and stop, and the threads they run on.
+//! The wiring: which parts exist, the order in which they start and stop, and the threads they run
+//! on.
 //!
 //! | thread | what it does | waits for |
 //! |---|---|---|
 //! | `udp-N` | one socket: receive, scan, batch | datagrams |
-//! | `http` | a listener's requests: receive, decompress, batch, answer | sockets, room in the ring, the journal |
-//! | `tcp` | a listener's connections: receive, convert, batch | sockets, room in the ring |
+//! | `http` | a listener's requests: receive, decompress, batch, answer | sockets, the ring, the journal |
+//! | `tcp` | a listener's connections: receive, convert, batch | sockets, the ring |
 //! | `journal` | numbers batches | the ring |
 //! | `journal-write` | writes records and cursors to the disk | records, the disk |
-//! | `journal-sync` | syncs them, removes what is passed | a time, the disk |
+//! | `journal-sync` | syncs them, removes what all cursors have passed | a time, the disk |
 //! | `deliver` | flushers (tokio) | sockets, timers |
 //! | `admin` | the admin listener (tokio) | sockets, timers |
-//! | `log` | writes the log (the program's, [`crate::sys::log`]) | lines, who reads them |
+//! | `log` | writes the log (the program's, [`crate::sys::log`]) | lines, the reader |
 //!
-//! Start: secrets and certificates are read, the data folder is locked, sockets are bound (from then on the
-//! kernel queues), the journal is opened, threads start from the backends' end to the sockets' end. Stop goes the other way: workers
-//! empty their sockets, the journal's thread empties the ring, flushers deliver what they can in the time given, and
-//! what is left is written and synced.
+//! Start: reads secrets and certificates, locks the data folder, binds the sockets (from then on
+//! the kernel queues), opens the journal, and starts the threads from the backends' end to the
+//! sockets' end. Stop goes the other way: workers empty their sockets, the journal's thread empties
+//! the ring, flushers deliver what they can in the given time, and the rest is written and synced.
 
 mod ending;
 mod error;
@@ -25,11 +26,11 @@ mod plan;
 mod reading;
 mod reload;
 
-pub use ending::Legacy;
-pub use error::StartError;
+pub use ending::{HandOverError, Legacy};
+pub use error::{BoxError, StartError};
 pub use plan::{CHANGEABLE, Successor};
-pub use reload::Reload;
 use reload::Running;
+pub use reload::{Reload, ReloadError};
 
 use std::io;
 use std::net::SocketAddr;
@@ -60,21 +61,22 @@ use crate::observe::watch as observer;
 use crate::pair::Pair;
 use crate::query::Readers;
 use crate::receive::Inherited;
-use crate::receive::http::{Claim, Creator, Host};
+use crate::receive::http::{Claim, Creator, Host, NotCreated};
 use crate::receive::{self, Listener, Pulse, files, tcp};
 
-/// Batches between the workers and the journal's thread: more than a second of batches sealed by age, and at
-/// most 16 MiB of full ones.
+/// Capacity of the ring between the workers and the journal's thread in batches: more than a second
+/// of batches that are sealed by age, and at most 16 MiB of full ones.
 const RING_BATCHES: usize = 64;
-/// The size of a batch: large enough that handing it over costs nothing per line, small enough to stay in a
-/// processor's cache from the scan to the send.
+/// Maximum size of a batch in bytes: large enough that submitting it costs nothing per line, small
+/// enough to stay in a processor's cache from the scan to the send.
 const BATCH_BYTES: u64 = 256 * 1024;
-/// How long a line waits in a worker for others, about: what was read is to be on the disk within 50 ms, and each batch
-/// wakes two threads.
+/// How long a line waits in a worker for others, approximately. Received lines must be on the disk
+/// within 50 ms, and each batch wakes two threads.
 const BATCH_AGE: Duration = Duration::from_millis(45);
-/// Idle buffers kept: as many as are under way to two backends at full speed.
+/// Number of idle buffers that are kept: as many as are in use with two backends at full speed.
 const IDLE_BUFFERS: usize = 16;
-/// The version of InfluxDB to claim while no backend's is known: the last of 1.x that every client knows.
+/// The version of InfluxDB to claim while no backend's is known: the last 1.x version, which every
+/// client knows.
 const UNKNOWN_VERSION: &str = "1.8.10";
 
 /// A running relay.
@@ -85,7 +87,7 @@ pub struct Relay {
     view: View,
     reload: Arc<Reload>,
     admin: SocketAddr,
-    /// With the places of their listeners.
+    /// The workers' threads, each with the index of its listener.
     workers: Vec<(usize, JoinHandle<()>)>,
     journal_thread: JoinHandle<()>,
     disk_threads: Option<DiskThreads>,
@@ -100,15 +102,18 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts everything, on sockets of its own and on those that were passed, or that an earlier relay left.
+    /// Starts everything, on its own sockets and on those that were passed or left by a
+    /// predecessor.
     ///
     /// # Errors
-    /// What keeps it from starting. Where it is the system that gives no thread, those it gave end with the process.
+    /// Why it cannot start. If the system cannot start a thread, those already started end with the
+    /// process.
     pub fn start(config: &Config, legacy: impl Into<Legacy>) -> Result<Self, StartError> {
         Self::start_on(config, legacy, |folder| Ok(Arc::new(Folder::open(folder)?)))
     }
 
-    /// The same with the journal on what `open` makes of its folder, for disks that misbehave.
+    /// As [`Self::start`], with the journal on the storage that `open` creates for its folder. For
+    /// tests with faulty disks.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -124,9 +129,10 @@ impl Relay {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let auth = config.auth().map_err(StartError::Mapping)?.map(Arc::new);
-        let mut setups_of_listeners = config.listeners(auth.as_ref()).map_err(StartError::Mapping)?;
-        let admin_certificate = config.admin_certificate().map_err(StartError::Mapping)?;
+        let auth = config.auth().map_err(|error| StartError::Config(error.into()))?.map(Arc::new);
+        let setups_of_listeners = config.listeners(auth.as_ref());
+        let mut setups_of_listeners = setups_of_listeners.map_err(|error| StartError::Config(error.into()))?;
+        let admin_certificate = config.admin_certificate().map_err(|error| StartError::Config(error.into()))?;
         let certificates = setups_of_listeners.iter().filter_map(|setup| setup.certificate().cloned());
         let certificates = certificates.chain(admin_certificate.clone());
         let access = Access {
@@ -184,7 +190,7 @@ impl Relay {
         let socket_file = {
             let reload = Arc::clone(&reload);
             let succeed = Arc::clone(&reload);
-            let reload: socket::Reloader = Arc::new(move || reload.run());
+            let reload: socket::Reloader = Arc::new(move || reload.run().map_err(|error| error.to_string()));
             let succeed: socket::Successor = Arc::new(move || succeed.succeed());
             let parts = socket::SocketArgs { view: view.clone(), letters: Arc::clone(&letters), reload, succeed };
             socket::start(admin_runtime.handle(), &config.data_dir, parts)
@@ -201,7 +207,7 @@ impl Relay {
         };
         let flushers = backends.into_iter().zip(view.backends.iter()).enumerate();
         let flushers = flushers.filter_map(|(index, (backend, shown))| {
-            // What is owed to a server at another address is nobody else's.
+            // Lines owed to a server at another address belong to no other server.
             if moved[index].is_some() {
                 backend.await_operator(BackendId::new(index), &statements);
                 return None;
@@ -242,7 +248,7 @@ impl Relay {
         })
     }
 
-    /// What there is to see of it.
+    /// The observable state.
     pub fn view(&self) -> &View {
         &self.view
     }
@@ -252,28 +258,29 @@ impl Relay {
         self.admin
     }
 
-    /// The pulses of the threads that lines pass through, but for the runtime's and the disk's.
+    /// The pulses of the threads that lines pass through, except those of the runtime and the disk.
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
         self.view.pulses()
     }
 
-    /// The runtime that flushers run on.
+    /// The runtime of the flushers.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
-    /// What is read again on SIGHUP.
+    /// The handle for reloading, as SIGHUP does.
     pub fn reload(&self) -> Arc<Reload> {
         Arc::clone(&self.reload)
     }
 
-    /// Where to send `true` for a shutdown that waits for no backend any more.
+    /// Send `true` to make the shutdown wait for no backend.
     pub fn hurry(&self) -> watch::Sender<bool> {
         self.hurry.clone()
     }
 }
 
-/// A runtime of one thread: enough for what it does, and it leaves the other CPU to the hosts' datagrams.
+/// Creates a runtime with one thread, which is enough for its work and leaves the other CPU to
+/// datagrams.
 fn start_runtime(name: &str) -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()
 }
@@ -291,7 +298,7 @@ fn open_dead_letters(config: &Config) -> Result<Arc<DeadLetters>, StartError> {
     letters.map(Arc::new).map_err(|error| StartError::DataDir(folder.display().to_string(), error))
 }
 
-/// What stands behind all backends.
+/// Parts that all backends share.
 type Behind<'a> = (&'a Arc<DeadLetters>, &'a Arc<Statements>, &'a Arc<Readers>);
 
 fn view(
@@ -303,7 +310,7 @@ fn view(
     (certificates, pair): (Vec<Arc<Certificate>>, Option<Arc<Pair>>),
 ) -> View {
     let (letters, statements, readers) = behind;
-    // Whoever hears its own number of the other relay of a pair asks itself.
+    // A relay of a pair that receives its own number from the other one is asking itself.
     let process = pair.as_ref().map_or_else(|| fastrand::u64(..), |pair| pair.process());
     let backends = config.backend.iter().zip(healths).map(|(backend, health)| BackendView {
         name: backend.name.clone(),
@@ -365,7 +372,7 @@ fn start_workers(
     ring: &Producer,
     (step, host): &(Step, Host),
 ) -> io::Result<Vec<(usize, JoinHandle<()>)>> {
-    // A record is never split, so that it must fit the smallest request of any backend.
+    // A record is never split, so it must fit the smallest request of any backend.
     let bytes = backends.iter().map(|setup| setup.limits.bytes).fold(BATCH_BYTES, u64::min);
     let lines = backends.iter().map(|setup| setup.limits.lines).min().unwrap_or(u64::MAX);
     let buffer_bytes = usize::try_from(bytes).unwrap_or(usize::MAX).max(Builder::least_buffer_bytes());
@@ -378,13 +385,13 @@ fn start_workers(
     Ok(threads)
 }
 
-/// Where lines go whose senders name no destination.
+/// Destinations of listeners whose senders name none.
 fn known_destinations(view: &View) -> Vec<Arc<Destination>> {
     let known = view.listeners.iter().map(|listener| listener.destination());
     known.filter(|destination| !destination.database().is_empty()).map(|known| Arc::new(known.clone())).collect()
 }
 
-/// How safe lines must be before a request is answered for them.
+/// The stage that lines must reach before their request is answered.
 fn step(durability: Durability) -> Step {
     match durability {
         Durability::Memory => Step::Accepted,
@@ -393,7 +400,8 @@ fn step(durability: Durability) -> Step {
     }
 }
 
-/// The version of InfluxDB that HTTP listeners claim: the lowest of the backends', so that clients use nothing that one lacks.
+/// The InfluxDB version that HTTP listeners claim: the lowest of the backends', so that clients use
+/// only what all backends support.
 fn claim(view: &View) -> Claim {
     let backends = Arc::clone(&view.backends);
     Claim::new(move || {
@@ -402,18 +410,21 @@ fn claim(view: &View) -> Claim {
     })
 }
 
-/// Runs a statement on the backends, on their runtime.
+/// Runs statements on the backends, on the backends' runtime.
 fn create(statements: &Arc<Statements>, runtime: &Handle) -> Creator {
     let (statements, runtime) = (Arc::clone(statements), runtime.clone());
     Creator::new(move |statement, may_administer, authorization| {
         let statements = Arc::clone(&statements);
         let asker = if may_administer { Asker::Administrator } else { Asker::Client(authorization) };
         let running = runtime.spawn(async move { statements.run(&statement, asker).await });
-        Box::pin(async move { running.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) })
+        Box::pin(async move {
+            let ran = running.await.map_err(NotCreated::new)?;
+            ran.map_err(NotCreated::new)
+        })
     })
 }
 
-/// The numbers of a version, for comparing.
+/// Splits a version into numbers for comparison.
 fn numbers(version: &str) -> Vec<u64> {
     let parts = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
     parts.map_while(|part| part.parse().ok()).collect()

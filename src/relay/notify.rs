@@ -1,7 +1,8 @@
-//! What a service manager is told (`sd_notify(3)`): ready, stopping, reloading, and that the relay makes progress.
+//! Notifies a service manager (`sd_notify(3)`): ready, stopping, reloading, and that the relay
+//! makes progress.
 //!
-//! Nothing is sent without `NOTIFY_SOCKET`. The socket's address may be a path or an abstract one (`@name`). Whatever
-//! goes wrong is logged: a relay works without a service manager, too.
+//! Sends nothing without `NOTIFY_SOCKET`. The socket's address may be a path or an abstract one
+//! (`@name`). Errors are only logged, because a relay also works without a service manager.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -17,20 +18,20 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::receive::Pulse;
 
-/// How long a service manager may take to make room for a message.
+/// How long sending a message may block.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The relay has started: it listens, and its threads run.
+/// Notifies that the relay has started: it listens, and its threads run.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The relay stops.
+/// Notifies that the relay is stopping.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// The relay reloads its configuration; [`ready`] is to follow.
+/// Notifies that the relay is reloading its configuration. [`ready`] must follow.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -38,15 +39,16 @@ pub fn reloading() {
     }
 }
 
-/// How long the service manager waits for a sign of life before it ends the process; none where it does not.
+/// How long the service manager waits for a keep-alive before it ends the process. `None` if it
+/// does not.
 pub fn watchdog_period() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|period| !period.is_zero())
 }
 
-/// Gives a sign of life twice in each period, for as long as every thread answers; runs until it is dropped. Whoever
-/// runs it is thereby known to run.
+/// Sends a keep-alive twice per period as long as every thread answers. Runs until it is dropped.
+/// The runtime that polls this future is thereby monitored as well.
 ///
-/// The disk's threads are not asked: a disk that hangs is no reason to lose what memory holds.
+/// The disk's threads are not monitored: a hung disk is no reason to lose what memory holds.
 pub async fn watchdog(pulses: Vec<Arc<Pulse>>, period: Duration) {
     watch(&pulses, period, || tell(&[NotifyState::Watchdog])).await;
 }
@@ -113,7 +115,7 @@ mod tests {
                 while signs.load(Ordering::Relaxed) == 0 {
                     sleep(Duration::from_millis(1)).await;
                 }
-                // Several periods, in which nothing but the other thread's answer is missing.
+                // Several periods in which only the other thread's answer is missing.
                 pulses[0].beat();
                 sleep(Duration::from_millis(100)).await;
                 assert_eq!((signs.load(Ordering::Relaxed), pulses[0].is_answered()), (1, true));

@@ -1,6 +1,6 @@
-//! The relay's journal: opens it, reports what it found, and runs the thread that numbers batches.
+//! Opens the relay's journal, reports what it found, and runs the thread that numbers batches.
 //!
-//! Never does: anything with the bytes of a line.
+//! Never does: touching the bytes of a line.
 
 use std::io;
 use std::path::Path;
@@ -18,12 +18,13 @@ use crate::observe::view::{BackendView, View};
 use crate::pair::Pair;
 use crate::sys::throttle;
 
-/// How often to look for dropped lines, to log them; the journal's thread wakes for that if for nothing else.
+/// How often to check for dropped lines and log them. The journal's thread wakes at least this
+/// often.
 const DROPS_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the journal's thread sleeps under backpressure before it looks again.
-const PRESSED_SLEEP: Duration = Duration::from_millis(2);
+/// How long the journal's thread sleeps under back-pressure before it polls again.
+const BACK_PRESSURE_POLL: Duration = Duration::from_millis(2);
 
-/// Opens the journal, and says what was found.
+/// Opens the journal and reports what was found.
 pub(super) fn open(
     config: &Config,
     open: impl FnOnce(&Path) -> io::Result<Arc<dyn Storage>>,
@@ -81,15 +82,16 @@ fn report_opening(found: &Snapshot, backends: &[BackendConfig]) {
     }
 }
 
-/// The other relay of the pair; none where the configuration names none.
+/// Connects to the other relay of the pair. `None` if the configuration names none.
 pub(super) fn pair(config: &Config, journal: &Journal) -> Result<Option<Arc<Pair>>, StartError> {
     let Ok(Some(setup)) = config.pair.setup() else { return Ok(None) };
-    config.pair.check().map_err(StartError::Pair)?;
+    config.pair.check().map_err(|error| StartError::Config(error.into()))?;
     let names = config.backend.iter().map(|backend| backend.name.clone()).collect();
     Ok(Some(Arc::new(Pair::new(setup, journal.clone(), names, &config.data_dir))))
 }
 
-/// Holds the backends whose address has changed since the journal last saw them, and says what to do.
+/// Holds the backends whose address has changed since the journal last saw them, and logs what to
+/// do.
 pub(super) fn hold_moved(journal: &Journal, view: &View) {
     let ledgers = journal.snapshot().ledgers;
     for ((moved, ledger), backend) in journal.moved_from().into_iter().zip(ledgers).zip(view.backends.iter()) {
@@ -119,7 +121,8 @@ pub(super) fn start(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::
         let mut log_next = Instant::now();
         loop {
             pulse.beat();
-            // Read before the ring is emptied: what is in it when the stop comes is not left behind.
+            // Read before the ring is emptied, so that nothing submitted before the stop is left
+            // behind.
             let stopping = stop.load(Ordering::Acquire);
             while journal.take(&ring) {
                 ring.set_pressed(journal.is_pressed());
@@ -135,12 +138,12 @@ pub(super) fn start(view: &View, ring: Consumer, stop: &Arc<AtomicBool>) -> io::
             if stopping {
                 break;
             }
-            ring.wait(if is_pressed { PRESSED_SLEEP } else { DROPS_INTERVAL });
+            ring.wait(if is_pressed { BACK_PRESSURE_POLL } else { DROPS_INTERVAL });
         }
     })
 }
 
-/// Logs what was dropped since it was logged last; tells whether there was something.
+/// Logs lines that were dropped since the last call. Returns whether there were any.
 fn log_drops(dropped: &[u64], logged: &mut [u64], backends: &[BackendView]) -> bool {
     let mut is_told = false;
     for ((total, logged), backend) in dropped.iter().zip(logged).zip(backends) {

@@ -1,40 +1,42 @@
-//! What a changed configuration changes: at once, by a relay that takes this one's place, or by a restart only. Pure.
+//! Plans a reload: which changes apply at once, which need a successor relay, and which need a
+//! restart. Pure.
 //!
-//! A relay that takes another one's place in the same process gets its sockets: what comes meanwhile waits there. Connections
-//! of TCP and HTTP end, and figures begin anew, as with a restart.
+//! A successor in the same process takes over the sockets; what arrives meanwhile waits there. TCP
+//! and HTTP connections end, and counters restart, as with a restart.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use super::BoxError;
 use crate::config::url::BackendUrl;
 use crate::config::{Backend, Config, ConfigError, Query};
 use crate::deliver;
 use crate::journal::Durability;
 
-/// What a reload changes, as `check` says it.
+/// Describes what a reload changes, as `check` prints it.
 pub const CHANGEABLE: &str = "\
 twinflux reload and SIGHUP change at once: allow of listeners; of [query] max_lag, incomplete, timeout and sticky; and read users, tokens \
 and certificates again. They put another relay in this one's place, on the same sockets, for: backends added, removed or changed; the rest of \
 [query]; [pair]; [[auth.right]]; databases, limits and time-outs of listeners. Everything else needs a restart, a backend's new address too.";
 
-/// The configuration of a relay that takes another one's place.
+/// The configuration of a successor relay.
 #[derive(Clone, Debug)]
 pub struct Successor {
     /// With the addresses that the sockets have.
     pub config: Config,
-    /// The same with the addresses as the file has them, for comparing it with that.
+    /// The same with the addresses as written in the file, for comparison with it.
     pub file: Config,
 }
 
 impl Successor {
-    /// By this configuration, where the listeners have these addresses.
+    /// Creates the configuration for a successor whose sockets have these addresses.
     pub(super) fn new(file: Config, listeners: &[SocketAddr], admin: SocketAddr) -> Self {
         let mut config = file.clone();
         let of_udp = config.udp.iter_mut().map(|one| &mut one.listen);
         let of_tcp = config.tcp.iter_mut().map(|one| &mut one.listen);
         let of_http = config.http.iter_mut().map(|one| &mut one.listen);
         for (listen, address) in of_udp.chain(of_tcp).chain(of_http).zip(listeners) {
-            // A wildcard stays one: the kernel shows IPv4's for both.
+            // A wildcard is kept, because the kernel reports IPv4's for both families.
             listen.set_port(address.port());
         }
         config.admin.listen = admin;
@@ -42,30 +44,47 @@ impl Successor {
     }
 }
 
-/// What is to be done about a changed configuration.
+/// Why a successor could not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoSuccessor {
+    /// No backend is left, and the configuration does not say that this is meant.
+    #[error("the file names no [[backend]]: lines would go to an archive only; name the backends")]
+    NoBackend,
+    /// The configuration contradicts itself.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// A backend cannot be used.
+    #[error("{0}")]
+    Backend(#[from] deliver::BackendError),
+    /// Users or the pair cannot be used.
+    #[error("{0}")]
+    Other(BoxError),
+}
+
+/// What to do about a changed configuration.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// Keys that are changed at once.
     changed: BTreeSet<String>,
-    /// What another relay changes, a sentence for each.
+    /// Changes that a successor makes, one sentence each.
     anew: Vec<String>,
     /// Keys that only a restart changes.
     left: BTreeSet<String>,
-    /// Whether lines are in memory only, which another relay would not have.
+    /// Whether lines are only in memory, which a successor would not have.
     is_in_memory: bool,
-    /// Whether listeners keep their addresses.
+    /// Whether the listeners keep their addresses.
     pub(super) has_same_listeners: bool,
-    /// The running configuration with what is changed at once.
+    /// The running configuration with the changes that apply at once.
     pub(super) at_once: Config,
-    /// The same with what another relay changes.
+    /// The same with the changes that a successor makes.
     file: Config,
 }
 
 impl Plan {
-    /// From the configuration that runs to a new one; whether another relay may take this one's place.
+    /// Compares the running configuration with a new one. `can_succeed`: a successor may take over.
     pub(super) fn new(running: &Config, new: &Config, can_succeed: bool) -> Self {
         let has_same_listeners = listens(running) == listens(new);
-        // What is only in memory would be lost.
+        // Lines that are only in memory would be lost.
         let is_in_memory = running.journal.durability == Durability::Memory;
         let can_succeed = can_succeed && !is_in_memory;
         let at_once = with_what_is_at_once(running, new, has_same_listeners);
@@ -80,7 +99,7 @@ impl Plan {
         Self { changed, anew, left, is_in_memory, has_same_listeners, at_once, file }
     }
 
-    /// What it does, and what it cannot, a sentence for each.
+    /// Describes what the plan changes and what it cannot, one sentence each.
     pub(super) fn sentences(&self) -> Vec<String> {
         let at_once = self.changed.iter().map(|key| format!("{key} was changed"));
         let succeeds = "another relay takes this one's place in this process: sockets stay open, connections end, figures begin anew";
@@ -98,37 +117,37 @@ impl Plan {
         if sentences.is_empty() { vec!["the configuration is as it was".to_owned()] } else { sentences }
     }
 
-    /// The relay that is to take this one's place, whose listeners have these addresses; none where that is not needed.
+    /// Returns the configuration of the successor, whose listeners have these addresses. `None` if
+    /// no change needs one.
     ///
     /// # Errors
-    /// It could not start.
+    /// The successor could not start.
     pub(super) fn successor(
         &self,
         listeners: &[SocketAddr],
         admin: SocketAddr,
-    ) -> Result<Option<Box<Successor>>, String> {
+    ) -> Result<Option<Box<Successor>>, NoSuccessor> {
         if self.anew.is_empty() {
             return Ok(None);
         }
-        // A file that is being written is empty for a moment. Whoever means it can say so.
+        // A file that is being written is empty for a moment, so a configuration without backends
+        // must be explicit.
         if self.file.has_default_backend() && !self.at_once.has_default_backend() {
-            return Err(
-                "the file names no [[backend]]: lines would go to an archive only; name the backends".to_owned()
-            );
+            return Err(NoSuccessor::NoBackend);
         }
         let successor = Successor::new(self.file.clone(), listeners, admin);
         let config = &successor.config;
-        config.verify().map_err(|error: ConfigError| error.to_string())?;
+        config.verify()?;
         for setup in config.backends() {
-            deliver::Backend::new(setup).map_err(|error| error.to_string())?;
+            deliver::Backend::new(setup)?;
         }
-        config.auth()?;
-        config.pair.check()?;
+        config.auth().map_err(|error| NoSuccessor::Other(error.into()))?;
+        config.pair.check().map_err(|error| NoSuccessor::Other(error.into()))?;
         Ok(Some(Box::new(successor)))
     }
 }
 
-/// The configuration with what is changed while it runs.
+/// Applies the changes that are possible while the relay runs.
 fn with_what_is_at_once(running: &Config, new: &Config, has_same_listeners: bool) -> Config {
     let mut config = running.clone();
     let Query { max_concurrent, select_into, .. } = running.query;
@@ -147,7 +166,7 @@ fn with_what_is_at_once(running: &Config, new: &Config, has_same_listeners: bool
     config
 }
 
-/// The configuration with what another relay changes.
+/// Applies the changes that need a successor.
 fn with_what_is_anew(running: &Config, new: &Config, has_same_listeners: bool) -> Config {
     let mut config = running.clone();
     config.query = new.query.clone();
@@ -176,14 +195,15 @@ fn with_what_is_anew(running: &Config, new: &Config, has_same_listeners: bool) -
     config
 }
 
-/// A backend's URL, which stays as it was if it is another server's: whose the lines in the journal are must be said first.
+/// A backend's new URL. Keeps the old one if the address changed: an operator must first say which
+/// server the lines in the journal belong to.
 fn url_of(backend: &Backend, running: &Config) -> BackendUrl {
     let known = running.backend.iter().find(|known| known.name == backend.name);
     let known = known.filter(|known| known.url.address() != backend.url.address());
     known.map_or_else(|| backend.url.clone(), |known| known.url.clone())
 }
 
-/// What becomes of the backends, a sentence for each.
+/// Describes the changes to backends, one sentence each.
 fn of_backends(running: &[Backend], new: &[Backend]) -> Vec<String> {
     let named = |all: &[Backend], name: &str| all.iter().find(|one| one.name == name).cloned();
     let text = |backend: &Backend| toml::to_string(backend).ok();
@@ -216,7 +236,7 @@ fn listens(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     of_udp.chain(of_tcp).chain(config.http.iter().map(|one| ("http", one.listen))).collect()
 }
 
-/// The keys in which two configurations differ, as `udp[0].allow`.
+/// The keys in which two configurations differ, such as `udp[0].allow`.
 fn differing(one: &Config, other: &Config) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let values = [one, other].map(|config| toml::Value::try_from(config).ok());
@@ -290,12 +310,12 @@ mod tests {
         ] {
             assert_way(&running, &load(&format!("{base}{more}\n")), key, how);
         }
-        // Other listeners need a restart, with whoever may write to them.
+        // Other listeners need a restart, together with their allowed networks.
         let text = "[[udp]]\nlisten = \"0.0.0.0:1\"\nallow = [\"10.0.0.0/8\"]\n";
         assert_way(&running, &load(&base.replacen("[[udp]]\n", text, 1)), "udp[0].allow", "restart");
         let said = Plan::new(&running, &load(&base.replacen("[[udp]]\n", text, 1)), true).sentences();
         assert!(said.iter().any(|one| one.contains("udp[0].allow") && one.contains("listeners were")), "{said:?}");
-        // A backend at another address is another server, until somebody says so.
+        // A backend at another address is another server until an operator says otherwise.
         let elsewhere = load(&base.replace("http://a:8086", "http://b:8086"));
         assert_way(&running, &elsewhere, "backend[0].url", "restart");
         assert!(Plan::new(&running, &elsewhere, true).anew.is_empty());
@@ -336,18 +356,18 @@ mod tests {
         assert_eq!((successor.config.udp[0].listen.port(), successor.file.udp[0].listen.port()), (9999, 8089));
         assert_eq!(successor.config.journal.memory, running.journal.memory, "what needs a restart stays as it was");
         assert_eq!(plan.at_once.backend.len(), 2);
-        // Without somebody who does that, or with lines in memory only, it needs a restart.
+        // Without a successor, or with lines only in memory, this needs a restart.
         running.journal.durability = Durability::Memory;
         new.journal.durability = Durability::Memory;
         for plan in [Plan::new(&running, &new, true), Plan::new(&running, &new, false)] {
             assert!(plan.successor(&[bound], bound).expect("fine").is_none());
             assert!(plan.sentences().iter().any(|one| one.starts_with("backend[0]") && one.contains("restart only")));
         }
-        // Whoever could not start is told before anything is changed.
+        // A successor that could not start is reported before anything is changed.
         running.journal.durability = Durability::Written;
         new.journal.durability = Durability::Written;
         new.backend[0].token_file = Some("/nowhere".into());
-        let wrong = Plan::new(&running, &new, true).successor(&[bound], bound).expect_err("no token");
+        let wrong = Plan::new(&running, &new, true).successor(&[bound], bound).expect_err("no token").to_string();
         assert!(wrong.contains("/nowhere"), "{wrong}");
     }
 }

@@ -1,4 +1,4 @@
-//! What answers readers: the backends that may be asked, and what a listener hands over to them.
+//! Serves readers: which backends may answer them, and how listeners reach these.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) fn readers(
     let mut asked = Vec::new();
     let all = config.backend.iter().zip(backends).zip(healths).enumerate();
     let moved = journal.moved_from();
-    // Who is there now is not known before an operator says so.
+    // A backend at a new address may be another server until an operator says otherwise.
     for (index, ((known, backend), health)) in all.filter(|(index, _)| moved[*index].is_none()) {
         if let Some(upstream) = backend.upstream(&reads(known))? {
             asked.push((known.name.clone(), BackendId::new(index), upstream, Arc::clone(health), known.query));
@@ -33,7 +33,7 @@ pub(super) fn readers(
     Ok(Readers::new(asked, (journal.clone(), pair), settings(config)))
 }
 
-/// How questions are answered.
+/// Settings for answering queries.
 pub(super) fn settings(config: &Config) -> Settings {
     Settings {
         max_lag: config.query.max_lag,
@@ -44,7 +44,8 @@ pub(super) fn settings(config: &Config) -> Settings {
     }
 }
 
-/// What listeners ask: questions on their own thread, statements on the backends' runtime.
+/// The interface for listeners: queries run on the listener's thread, statements on the backends'
+/// runtime.
 pub(super) fn reader(
     readers: &Arc<Readers>,
     statements: &Arc<Statements>,
@@ -63,7 +64,7 @@ pub(super) fn reader(
         let statements = Arc::clone(&statements);
         let asker =
             if order.may_administer { Asker::Administrator } else { Asker::Client(order.authorization.clone()) };
-        // It goes on where the client is gone: half of a statement would be worse.
+        // Continues even if the client disconnects, because a half-run statement would be worse.
         let running = runtime.spawn(async move {
             let Order { statement, default, database, touches_points, .. } = order;
             let scope = match database {

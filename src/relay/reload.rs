@@ -1,13 +1,14 @@
-//! What is read again while the relay runs: users, tokens and certificates when their files change; on SIGHUP and
-//! `twinflux reload` also the configuration.
+//! Reloads while the relay runs: users, tokens and certificates when their files change; on SIGHUP
+//! and `twinflux reload` also the configuration.
 //!
-//! A file that cannot be used changes nothing, and is told. So is what only a restart changes.
+//! A file that cannot be used changes nothing and is reported. So are changes that need a restart.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::BoxError;
 use super::plan::{Plan, Successor};
 use crate::auth::Auth;
 use crate::config::Config;
@@ -16,81 +17,93 @@ use crate::observe::findings::CERTIFICATE_SOON_DAYS;
 use crate::query::Readers;
 use crate::receive::{Listener, ListenerConfig};
 
-/// How often to look whether a file has changed.
-const INTERVAL: Duration = Duration::from_secs(10);
-/// A certificate that expires so soon is told at the start, and by the status.
+/// How often to check whether a file has changed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Certificates that expire within this time are reported at the start and by the status.
 const SOON: Duration = Duration::from_secs(CERTIFICATE_SOON_DAYS * 24 * 3600);
 
-/// Everything that can be read again.
+/// Everything that can be reloaded.
 pub struct Reload {
     auth: Option<Arc<Auth>>,
     certificates: Vec<Arc<Certificate>>,
-    /// What runs by the configuration.
+    /// The parts that the configuration controls.
     running: Mutex<Running>,
-    /// How the configuration is read again; none where it came from no file.
+    /// Reads the configuration. Unset if it did not come from a file.
     source: OnceLock<Source>,
-    /// What has another relay take this one's place; none where nobody does.
+    /// Starts a successor. Unset if there can be none.
     succeed: OnceLock<Succeed>,
-    /// The configuration of the relay that is to take this one's place.
+    /// The configuration of the successor that the last reload asked for.
     successor: Mutex<Option<Box<Successor>>>,
 }
 
-/// Reads the configuration again.
-type Source = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
-/// Has a relay take this one's place.
+/// Reads the configuration.
+type Source = Box<dyn Fn() -> Result<Config, BoxError> + Send + Sync>;
+/// Starts a successor relay.
 type Succeed = Box<dyn Fn(Box<Successor>) + Send + Sync>;
 
-/// The configuration as it runs, and what can be changed by it.
+/// Why a reload did not change the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration cannot be used. Nothing was changed.
+    #[error("nothing was changed: {0}")]
+    Config(BoxError),
+    /// These files of users, tokens or certificates cannot be used, a sentence for each.
+    #[error("{}; the configuration stays as it was", .0.join("; "))]
+    Files(Vec<String>),
+}
+
+/// The running configuration, and the parts that it can change.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) config: Config,
     pub(super) listeners: Arc<Vec<Listener>>,
     pub(super) readers: Arc<Readers>,
-    /// Where the admin listener is.
+    /// The address of the admin listener.
     pub(super) admin: SocketAddr,
 }
 
 impl Reload {
-    /// Of what runs by a configuration.
+    /// Creates the handle for a running relay.
     pub(super) fn new(auth: Option<Arc<Auth>>, certificates: Vec<Arc<Certificate>>, running: Running) -> Self {
         let (source, succeed, successor) = Default::default();
         Self { auth, certificates, running: Mutex::new(running), source, succeed, successor }
     }
 
-    /// Reads the configuration by this from now on.
-    pub fn read_by(&self, source: impl Fn() -> Result<Config, String> + Send + Sync + 'static) {
+    /// Sets the function that reads the configuration.
+    pub fn read_by(&self, source: impl Fn() -> Result<Config, BoxError> + Send + Sync + 'static) {
         self.source.set(Box::new(source)).ok();
     }
 
-    /// Has this put another relay in this one's place where a change needs that.
+    /// Sets the function that starts a successor if a change needs one.
     pub fn succeed_by(&self, succeed: impl Fn(Box<Successor>) + Send + Sync + 'static) {
         self.succeed.set(Box::new(succeed)).ok();
     }
 
-    /// The configuration as it runs, for one that takes this relay's place after all.
+    /// The running configuration as that of a successor, for falling back to it.
     pub fn standing(&self) -> Successor {
         let running = self.lock();
         let addresses: Vec<SocketAddr> = running.listeners.iter().map(Listener::address).collect();
         Successor::new(running.config.clone(), &addresses, running.admin)
     }
 
-    /// The configuration is this one, for whoever compares it with a file.
+    /// Sets the configuration with which a file is compared.
     pub fn stands_for(&self, config: Config) {
         self.lock().config = config;
     }
 
-    /// Reads the configuration again, and the files of users, tokens and certificates that it named at the start. Takes what
-    /// can be changed, and says what it did, a sentence for each. What needs another relay waits for [`Self::succeed`].
+    /// Reads the configuration again, and the files of users, tokens and certificates that it named
+    /// at the start. Applies what can be changed, and returns what it did, one sentence each.
+    /// Changes that need a successor wait for [`Self::succeed`].
     ///
     /// # Errors
-    /// The configuration, or one of the files, cannot be used: what stays as it was, and why.
-    pub fn run(&self) -> Result<Vec<String>, String> {
+    /// The configuration or one of the files cannot be used: what stays as it was, and why.
+    pub fn run(&self) -> Result<Vec<String>, ReloadError> {
         let read = match self.source.get() {
             Some(source) => source(),
             None => Ok(self.lock().config.clone()),
         };
         let prepared = read.and_then(|config| {
-            let setups = config.listeners(None)?;
+            let setups = config.listeners(None).map_err(|error| error.to_string())?;
             let running = self.lock();
             let plan = Plan::new(&running.config, &config, self.succeed.get().is_some());
             let addresses: Vec<SocketAddr> = running.listeners.iter().map(Listener::address).collect();
@@ -98,12 +111,12 @@ impl Reload {
             Ok((setups, plan, successor))
         });
         let (setups, plan, successor) = prepared.map_err(|error| {
-            tracing::error!(error, "the configuration stays as it was");
-            format!("nothing was changed: {error}")
+            tracing::error!(error = error.to_string(), "the configuration stays as it was");
+            ReloadError::Config(error)
         })?;
-        let wrong = self.look(true);
+        let wrong = self.check_files(true);
         if !wrong.is_empty() {
-            return Err(format!("{}; the configuration stays as it was", wrong.join("; ")));
+            return Err(ReloadError::Files(wrong));
         }
         self.lock().take(&plan, &setups);
         *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor;
@@ -113,7 +126,7 @@ impl Reload {
         Ok(done)
     }
 
-    /// Has a relay take this one's place, where the last [`Self::run`] asked for that.
+    /// Starts a successor if the last [`Self::run`] asked for one.
     pub fn succeed(&self) {
         let successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let (Some(successor), Some(succeed)) = (successor, self.succeed.get()) {
@@ -125,9 +138,9 @@ impl Reload {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the files of users, tokens and certificates again: those that have changed, or all of them. What is wrong with
-    /// one is told, and returned.
-    fn look(&self, is_asked: bool) -> Vec<String> {
+    /// Reads the files of users, tokens and certificates again: those that have changed, or all of
+    /// them. Logs and returns the errors.
+    fn check_files(&self, is_asked: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         if let Some(auth) = &self.auth {
             match auth.reload(is_asked) {
@@ -153,16 +166,16 @@ impl Reload {
         wrong
     }
 
-    /// Looks every so often, until the runtime ends.
+    /// Checks the files at intervals until the runtime ends.
     pub(super) async fn watch(self: Arc<Self>) {
         if self.auth.is_none() && self.certificates.is_empty() {
             return;
         }
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             let this = Arc::clone(&self);
-            // Files may be on a disk that hangs.
-            drop(tokio::task::spawn_blocking(move || this.look(false)).await);
+            // Files may be on a hung disk.
+            drop(tokio::task::spawn_blocking(move || this.check_files(false)).await);
         }
     }
 }
@@ -174,7 +187,7 @@ impl fmt::Debug for Reload {
 }
 
 impl Running {
-    /// Takes what is changed at once.
+    /// Applies the changes that are possible while the relay runs.
     fn take(&mut self, plan: &Plan, setups: &[ListenerConfig]) {
         let has_same_listeners = plan.has_same_listeners;
         self.config.clone_from(&plan.at_once);
@@ -185,7 +198,7 @@ impl Running {
     }
 }
 
-/// Says what is likely a mistake, or not what whoever set up users expects of these listeners.
+/// Warns about likely mistakes, and about listeners that ignore users.
 pub(super) fn warn(auth: Option<&Arc<Auth>>, certificates: &[Arc<Certificate>], listeners: &[ListenerConfig]) {
     if auth.is_some() {
         for setup in listeners.iter().filter(|setup| !matches!(setup, ListenerConfig::Http(_))) {

@@ -111,7 +111,7 @@ pub(crate) fn tls_backend(
 ) -> (std::net::SocketAddr, Arc<Mutex<usize>>) {
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let server = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")

@@ -170,7 +170,7 @@ fn lines_are_shown_as_they_pass_and_those_that_are_refused_with_the_reason() {
     // One may look at a time.
     let second = run(&[&["tail"][..], &of_data_dir].concat(), stand.folder.path());
     assert_eq!(second.status.code(), Some(1));
-    assert!(text(&second.stderr).contains("somebody else looks"), "{second:?}");
+    assert!(text(&second.stderr).contains("another tail is running"), "{second:?}");
     stand.send(b"mem\x1b[2J v=oops");
     let refused = lines.find(|line| line.contains("REFUSED")).expect("a line");
     assert!(refused.ends_with("mem\\u{1b}[2J v=oops") && refused.contains("REFUSED "), "{refused}");
@@ -317,7 +317,7 @@ fn the_doctor_says_what_is_wrong_and_what_mends_it() {
     let port = taken.local_addr().expect("address").port();
     let (code, said) = doctor(folder.path(), &config("data", port, &backend.url()), None);
     assert_eq!(code, Some(1), "{said}");
-    for what in ["cannot be had", "ss -lnp", "it has no database telegraf", "CREATE DATABASE", "is not there yet"] {
+    for what in ["cannot be used", "ss -lnp", "it has no database telegraf", "CREATE DATABASE", "is not there yet"] {
         assert!(said.contains(what), "{what}: {said}");
     }
     assert!(!folder.path().join("data").exists(), "it changes nothing");

@@ -221,8 +221,10 @@ fn bad_usage_ends_with_2_and_says_what_would_be_right() {
         "[[backend]]\nname = \"a\"\nurl = \"http://127.0.0.1:1\"\ntoken_file = \"missing\"\n",
     )
     .expect("write");
+    std::fs::write(folder.path().join("users.toml"), "[auth]\nusers_file = \"nobody\"\n").expect("write");
     for (arguments, part) in [
-        (&["--config", "bad.toml"][..], "bad.toml:3: databse: unknown field `databse`"),
+        (&["--config", "users.toml", "--data-dir", "d", "--udp", "127.0.0.1:0"][..], "cannot read nobody"),
+        (&["--config", "bad.toml"], "bad.toml:3: databse: unknown field `databse`"),
         (&["check", "--config", "bad.toml"], "bad.toml:3: databse"),
         (&["--config", "nowhere.toml"], "nowhere.toml"),
         (&["check", "--config", "secret.toml"], "cannot read the secret file missing"),

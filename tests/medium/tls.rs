@@ -25,7 +25,7 @@ struct Server {
 impl Server {
     /// With this certificate and key; where `clients` is given, only for clients that one of these certificates signed.
     fn start(certificate: &Path, key: &Path, clients: Option<&Path>) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let chain: Vec<_> =
             CertificateDer::pem_file_iter(certificate).expect("file").collect::<Result<_, _>>().expect("PEM");
         let key = PrivateKeyDer::from_pem_file(key).expect("key");

@@ -24,7 +24,7 @@ pub(crate) fn certificate(folder: &Path, name: &str) -> (PathBuf, PathBuf, Made)
 pub(crate) fn client(trusted: &Made) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.cert.der().clone()).expect("a root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
     let client = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());

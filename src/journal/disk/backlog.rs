@@ -1,7 +1,7 @@
-//! Reading a backlog: the next records of one cursor's lane, from where it was read last.
+//! Reads a backlog: the next records of a cursor's lane, from where the last read stopped.
 //!
-//! It runs beside everything else, and looks at the book only to find the next segment. Damage costs what is
-//! damaged: what is missing shows in the positions of what follows.
+//! Runs beside everything else, and takes the state's lock only to find the next segment. Damage
+//! costs only what is damaged: the loss shows in the positions of the records that follow.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,36 +12,36 @@ use bytes::Bytes;
 use crate::batch::{Batch, Received, WallTime};
 use crate::journal::segment::format::{SEGMENT_HEADER_BYTES, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
-use crate::journal::segment::frames::{Item, Walk, unpack};
+use crate::journal::segment::frames::{Frames, Item, unpack};
 use crate::journal::segment::storage::StoredFile;
 use crate::journal::segment::{Position, Sequence};
 use crate::journal::shared::Shared;
 use crate::journal::state::backlog::{Read, Request};
 use crate::journal::state::index::Segment;
-use crate::journal::state::lane::{End, Place};
+use crate::journal::state::lane::{End, SegmentOffset};
 use crate::journal::state::options::SEGMENT_BYTES;
 use crate::journal::state::record::Record;
 
-/// Bytes read at once beside what a lease may hold: frame headers, and the frame that it ends in.
+/// Bytes read beyond what a lease may hold: frame headers, and the frame in which the lease ends.
 const SPARE_BYTES: u64 = 64 << 10;
-/// How often a place that the disk does not give is tried, [`super::DiskOptions::retry_after`] apart, before it counts as
-/// damage: a disk that is away for a moment costs nothing.
+/// How often an unreadable offset is tried, [`super::DiskOptions::retry_after`] apart, before it
+/// counts as damage. A disk that is away for a moment then costs nothing.
 const READ_TRIES: u32 = 10;
-/// Bytes read for one lease, at most: where a destination's records are far between, a lease may come with none.
-const MOST_BYTES: u64 = 64 << 20;
+/// Most bytes read for one lease. If a destination's records are far apart, a read may return none.
+const MAX_BYTES: u64 = 64 << 20;
 
-/// Reads records for a lease; blocks on the disk.
+/// Reads records for a lease. Blocks on the disk.
 pub(in crate::journal) fn load(shared: &Shared, request: Request) -> Read {
     let (from, at, end) = (request.from, request.at, request.end);
     let mut reading = Reading { shared, request, records: Vec::new(), lines: 0, bytes: 0, next: from, at };
-    let nothing = Read { from, records: Vec::new(), place: None, stopped: None, finished: None, failed: false };
+    let nothing = Read { from, records: Vec::new(), resume: None, stopped: None, finished: None, failed: false };
     let read = match reading.run() {
-        Ok(Stop::Here(place)) => Read { place: Some(place), ..nothing },
-        Ok(Stop::Waits(place, at)) => {
+        Ok(Stop::Here(resume)) => Read { resume: Some(resume), ..nothing },
+        Ok(Stop::Waits(resume, at)) => {
             let stopped = Some(End { sequence: reading.request.before, at });
-            Read { place: Some(place), stopped, ..nothing }
+            Read { resume: Some(resume), stopped, ..nothing }
         }
-        Ok(Stop::Ended(place)) => Read { place, finished: Some(end), ..nothing },
+        Ok(Stop::Ended(resume)) => Read { resume, finished: Some(end), ..nothing },
         Err(error) => {
             reading.note_error(&error);
             Read { failed: true, ..nothing }
@@ -61,59 +61,60 @@ struct Reading<'a> {
     at: Position,
 }
 
-/// Where a reading stopped.
+/// Where a read stopped.
 enum Stop {
-    /// There is more, from this place on.
-    Here(Place),
-    /// The same, and it is not to be read yet; its position.
-    Waits(Place, Position),
-    /// The lane has no more; the place of what comes behind it, unless the log ends.
-    Ended(Option<Place>),
+    /// There is more, from this offset on.
+    Here(SegmentOffset),
+    /// There is more at this offset, with this position, but it must not be read yet.
+    Waits(SegmentOffset, Position),
+    /// The lane has no more. The offset of what follows, unless the log ends.
+    Ended(Option<SegmentOffset>),
 }
 
 enum Taken {
     More,
-    /// The lease is full, and this frame is the next one's.
+    /// The lease is full; this frame belongs to the next one.
     Full,
-    /// This frame, which is at this position, is not to be read yet.
+    /// This frame, at this position, must not be read yet.
     Waits(Position),
-    /// It is the lane's last one.
+    /// This frame is the lane's last.
     Last,
-    /// It is beyond the lane's end.
+    /// This frame is beyond the lane's end.
     Beyond,
 }
 
 impl Reading<'_> {
     /// Reads until the lease is full or the lane ends.
     fn run(&mut self) -> io::Result<Stop> {
-        let begun = match self.request.place.take() {
-            // Opened anew each time: a place that is kept for long holds no file that is to be removed.
-            Some(place) => self.open_at(place.name, place.offset)?,
+        let begun = match self.request.resume.take() {
+            // The file is opened anew each time, so that an offset kept for long does not hold a
+            // file that is to be removed.
+            Some(resume) => self.open_at(resume.name, resume.offset)?,
             None => self.first_segment()?,
         };
-        let Some(mut walk) = begun else { return Ok(Stop::Ended(None)) };
+        let Some(mut frames) = begun else { return Ok(Stop::Ended(None)) };
         let mut passed = 0;
         loop {
-            let before = walk.offset();
-            let here = |walk: &Walk, offset| Place { name: walk.segment(), offset };
-            match walk.next()? {
+            let before = frames.offset();
+            let here = |frames: &Frames, offset| SegmentOffset { name: frames.segment(), offset };
+            match frames.next()? {
                 Some(Item::Frame(frame, stored)) => match self.take(&frame, &stored) {
                     Taken::More => {}
-                    Taken::Full => return Ok(Stop::Here(here(&walk, before))),
-                    Taken::Waits(at) => return Ok(Stop::Waits(here(&walk, before), at)),
-                    Taken::Beyond => return Ok(Stop::Ended(Some(here(&walk, before)))),
-                    Taken::Last => return Ok(Stop::Ended(Some(here(&walk, walk.offset())))),
+                    Taken::Full => return Ok(Stop::Here(here(&frames, before))),
+                    Taken::Waits(at) => return Ok(Stop::Waits(here(&frames, before), at)),
+                    Taken::Beyond => return Ok(Stop::Ended(Some(here(&frames, before)))),
+                    Taken::Last => return Ok(Stop::Ended(Some(here(&frames, frames.offset())))),
                 },
-                // What they cost shows in the next position.
+                // The next position shows what these cost.
                 Some(Item::BadPayload(_) | Item::Hole { .. }) => {}
-                None => match self.segment_after(walk.segment())? {
-                    Some(next) => walk = next,
+                None => match self.segment_after(frames.segment())? {
+                    Some(next) => frames = next,
                     None => return Ok(Stop::Ended(None)),
                 },
             }
-            passed += walk.offset().saturating_sub(before);
-            if passed > MOST_BYTES {
-                return Ok(Stop::Here(here(&walk, walk.offset())));
+            passed += frames.offset().saturating_sub(before);
+            if passed > MAX_BYTES {
+                return Ok(Stop::Here(here(&frames, frames.offset())));
             }
         }
     }
@@ -124,7 +125,7 @@ impl Reading<'_> {
             return Taken::Beyond;
         }
         let is_ours = frame.kind == Kind::Record && frame.destination == *self.request.destination;
-        // A position that does not follow is a repeated record's, or a stranger's.
+        // A position that does not follow belongs to a repeated record, or to a foreign one.
         let follows = frame.sequence >= from && frame.at.lines >= self.at.lines && frame.end().lines <= end.at.lines;
         if !is_ours || !follows {
             return Taken::More;
@@ -139,7 +140,7 @@ impl Reading<'_> {
             return Taken::Full;
         }
         (self.next, self.at) = (frame.sequence.next(), frame.end());
-        // A copy, so that one record does not hold on to all that was read with it.
+        // Copy, so that one record does not keep the whole chunk alive.
         if let Some(payload) = unpack(frame, stored).map(|payload| Bytes::copy_from_slice(&payload)) {
             (self.lines, self.bytes) = (lines, bytes);
             let batch = Batch::new(
@@ -159,12 +160,12 @@ impl Reading<'_> {
         self.shared.lock().disk().note_read_error(error);
     }
 
-    /// The segment that has the lane's next record.
-    fn first_segment(&self) -> io::Result<Option<Walk>> {
+    /// Opens the segment with the lane's next record.
+    fn first_segment(&self) -> io::Result<Option<Frames>> {
         let from = self.next;
         self.open(|segments| {
-            // One that repeats what could not be synced is the better copy, as soon as it has all of it. Where one of them
-            // lacks something, the way is along all files, in their order.
+            // A segment that repeats unsynced records is the better copy once it has all of them.
+            // If any repeat has gaps, read all files in order instead.
             let is_repeated = !segments.iter().any(|segment| segment.repeats && segment.has_gaps);
             let mut before = Sequence::FIRST;
             let whole = segments.iter().filter(|segment| {
@@ -177,37 +178,38 @@ impl Reading<'_> {
         })
     }
 
-    fn segment_after(&self, name: SegmentName) -> io::Result<Option<Walk>> {
+    fn segment_after(&self, name: SegmentName) -> io::Result<Option<Frames>> {
         let number = name.number;
         self.open(|segments| segments.iter().find(|segment| segment.name.number > number).map(|segment| segment.name))
     }
 
-    /// Opens the segment that `which` finds in the book. (One that is gone, there or here, is damage.)
-    fn open(&self, which: impl Fn(&VecDeque<Segment>) -> Option<SegmentName>) -> io::Result<Option<Walk>> {
+    /// Opens the segment that `which` selects from the disk index. A segment missing there or on
+    /// disk is damage.
+    fn open(&self, which: impl Fn(&VecDeque<Segment>) -> Option<SegmentName>) -> io::Result<Option<Frames>> {
         let name = self.shared.lock().disk.as_ref().and_then(|disk| which(disk.segments()));
         name.map_or(Ok(None), |name| self.open_at(name, SEGMENT_HEADER_BYTES as u64))
     }
 
-    fn open_at(&self, name: SegmentName, offset: u64) -> io::Result<Option<Walk>> {
+    fn open_at(&self, name: SegmentName, offset: u64) -> io::Result<Option<Frames>> {
         let Some(files) = &self.shared.disk else { return Ok(None) };
         match files.storage.open(&name.to_string()) {
-            Ok(file) => Ok(Some(self.walk(file, name, offset))),
+            Ok(file) => Ok(Some(self.frames(file, name, offset))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.segment_after(name),
             Err(error) => Err(error),
         }
     }
 
-    fn walk(&self, file: Arc<dyn StoredFile>, name: SegmentName, offset: u64) -> Walk {
+    fn frames(&self, file: Arc<dyn StoredFile>, name: SegmentName, offset: u64) -> Frames {
         let chunk = self.request.limits.bytes.saturating_add(SPARE_BYTES).min(SEGMENT_BYTES);
-        let mut walk = Walk::new(file, name, offset, usize::try_from(chunk).unwrap_or(usize::MAX));
+        let mut frames = Frames::new(file, name, offset, usize::try_from(chunk).unwrap_or(usize::MAX));
         if self.request.failures >= READ_TRIES {
-            walk.tolerate();
+            frames.tolerate();
         }
-        walk
+        frames
     }
 }
 
-/// When a record was received, by both clocks, where the wall clock says so.
+/// Both clocks' readings for a record received at this wall time.
 fn received(wall: WallTime) -> Received {
     let now = Received::now();
     let age = now.wall.since(wall);

@@ -1,33 +1,35 @@
-//! Bounds what saved cursors say by what the log holds. A checksum says that a slot is whole, not that it is true: whoever
-//! writes to the folder can craft one.
+//! Bounds the saved cursors by what the log holds. A checksum proves that a slot is whole, not that
+//! it is true: anybody who can write to the folder can craft one.
 //!
-//! Cursors may know of lines behind the log's end, which a power cut took: they are owed, and counted as `corrupt`. More than
-//! a power cut can take is not believed. What lies before the log's end is there to be read, or was.
+//! Cursors may point to lines beyond the log's end that a power cut took; these are owed, and
+//! counted as `corrupt`. Claims of more than a power cut can take are not believed. Lines before
+//! the log's end are, or were, there to read.
 
 use std::collections::HashMap;
 
-use super::writer::MOST_UNSYNCED;
+use super::writer::MAX_UNSYNCED;
 use crate::batch::Destination;
 use crate::journal::segment::Position;
 use crate::journal::state::options::SEGMENT_BYTES;
 use crate::journal::state::saved::Cursors;
 
-/// Bytes of lines behind the log's end that are believed, of each destination.
-const MOST_LOST_BYTES: u64 = 4 << 30;
+/// Bytes of lines beyond the log's end that are believed, per destination.
+const MAX_LOST_BYTES: u64 = 4 << 30;
 
-// What a power cut can take is what was not synced, before its compression.
-const _: () = assert!(MOST_LOST_BYTES >= 4 * MOST_UNSYNCED as u64 * SEGMENT_BYTES);
+// A power cut can take what was not synced, counted before compression.
+const _: () = assert!(MAX_LOST_BYTES >= 4 * MAX_UNSYNCED as u64 * SEGMENT_BYTES);
 
-/// What cursors say of a destination.
+/// What the cursors claim about a destination.
 struct Claim {
-    /// The first position that somebody still needs.
+    /// The first position that some backend still needs.
     low: Position,
-    /// What was written.
+    /// The end of what was written.
     high: Position,
 }
 
-/// Cuts positions off at the last credible one, and lanes where they overlap, so that nothing is pending twice. `ends` is what
-/// the log holds of each destination. Returns the lines that are not believed.
+/// Cuts off positions at the last credible one, and lanes where they overlap, so that nothing is
+/// pending twice. `ends` is what the log holds of each destination. Returns the lines that are not
+/// believed.
 pub(super) fn bound(saved: &mut Cursors, ends: &[(Destination, Position)]) -> u64 {
     let limits: HashMap<Destination, (Position, u64)> = claims(saved)
         .into_iter()
@@ -35,8 +37,8 @@ pub(super) fn bound(saved: &mut Cursors, ends: &[(Destination, Position)]) -> u6
             let held = ends.iter().find(|(known, _)| known == destination).map(|(_, at)| *at).unwrap_or_default();
             let sure = held.max(claim.low);
             let beyond = claim.high.since(sure);
-            // A line has a byte at least.
-            let is_credible = beyond.lines <= beyond.bytes && beyond.bytes <= MOST_LOST_BYTES;
+            // A line has at least one byte.
+            let is_credible = beyond.lines <= beyond.bytes && beyond.bytes <= MAX_LOST_BYTES;
             let limit = if is_credible { (claim.high, 0) } else { (sure, beyond.lines) };
             (destination.clone(), limit)
         })
@@ -90,7 +92,8 @@ mod tests {
         Position { lines, bytes }
     }
 
-    /// Cursors with this written, and one backend with a lane for each pair of positions; the last is open.
+    /// Cursors with `written`, and one backend with a lane per pair of positions; the last lane is
+    /// open.
     fn cursors(written: Position, lanes: &[(Position, Option<Position>)]) -> Cursors {
         let lanes = lanes.iter().zip(0_u64..).map(|((at, end), from)| SavedLane {
             from: Sequence::new(from),
@@ -103,7 +106,7 @@ mod tests {
         Cursors { written: vec![(destination(), written)], backends, ..Cursors::default() }
     }
 
-    /// What is pending once it is bounded by a log that ends at `end`, and what is not believed.
+    /// The lines pending after bounding by a log that ends at `end`, and the lines not believed.
     fn pending(mut saved: Cursors, end: Position) -> (u64, u64) {
         let unbelieved = bound(&mut saved, &[(destination(), end)]);
         let written = saved.written[0].1;
@@ -114,17 +117,17 @@ mod tests {
     #[test]
     fn what_the_log_cannot_have_held_is_not_pending() {
         let (end, far) = (at(100, 9_000), at(1_000_000_000_000, 1 << 50));
-        // What a power cut took is owed, however long the journal has been at it.
+        // Lines that a power cut took are owed, however high the journal has counted.
         assert_eq!(pending(cursors(at(150, 13_000), &[(at(40, 4_000), None)]), end), (110, 0));
         let near = at(far.lines - 7, far.bytes - 700);
         assert_eq!(pending(cursors(far, &[(near, None)]), at(0, 0)), (7, 0));
-        // Written, or ending, further on than can be.
+        // Written, or ending, beyond what is credible.
         assert_eq!(pending(cursors(far, &[(at(40, 4_000), None)]), end), (60, far.lines - 100));
         let lanes = [(at(40, 4_000), Some(far)), (far, None)];
         assert_eq!(pending(cursors(end, &lanes), end), (60, far.lines - 100));
         // More lines than bytes.
         assert_eq!(pending(cursors(at(1 << 31, 10_000), &[(at(40, 4_000), None)]), end).0, 60);
-        // The same lines many times.
+        // The same lines several times.
         let lanes = [(at(40, 4_000), Some(end)), (at(0, 0), Some(end)), (at(50, 5_000), Some(end)), (end, None)];
         assert_eq!(pending(cursors(end, &lanes), end), (60, 0));
     }

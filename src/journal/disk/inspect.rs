@@ -1,6 +1,6 @@
-//! Looking at the log of a stopped relay, and forgetting a backend that is gone for good.
+//! Inspects the log of a stopped relay, and removes a backend that is gone for good.
 //!
-//! Surveys change nothing: no file is written, cut off, or moved.
+//! Surveys change nothing: no file is written, truncated or moved.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +15,7 @@ use crate::batch::{Destination, WallTime};
 use crate::journal::segment::Position;
 use crate::journal::segment::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
-use crate::journal::segment::frames::{Item, Walk, unpack};
+use crate::journal::segment::frames::{Frames, Item, unpack};
 use crate::journal::segment::slots::{self, Newer, Slots};
 use crate::journal::segment::storage::Storage;
 use crate::journal::state::gaps::Gap;
@@ -31,12 +31,13 @@ pub struct Survey {
     pub segments: Vec<SegmentSurvey>,
     /// Each destination with its lines and bytes.
     pub destinations: Vec<(Destination, u64, u64)>,
-    /// Lines that were written, are needed, and cannot be read any more, by subtraction of what is there from what the
-    /// positions and the cursors say.
+    /// Lines that were written, are still needed, and can no longer be read: the difference between
+    /// what the positions and cursors say and what is there.
     pub missing_lines: u64,
-    /// Segments that are missing between others.
+    /// Segments missing between others.
     pub missing_segments: u64,
-    /// Each backend, where it was, and the lines that it has not acknowledged; none where no slot is sound.
+    /// Each backend with its address and the lines that it has not acknowledged. `None` if no slot
+    /// is sound.
     pub backends: Option<Vec<(String, String, u64)>>,
     /// The gap ledger.
     pub gaps: Vec<Gap>,
@@ -45,9 +46,9 @@ pub struct Survey {
 /// What a segment holds.
 #[derive(Debug)]
 pub struct SegmentSurvey {
-    /// Its file.
+    /// Its file name.
     pub name: String,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
     /// Whole records.
     pub records: u64,
@@ -55,23 +56,24 @@ pub struct SegmentSurvey {
     pub lines: u64,
     /// When the first line was received.
     pub from: Option<WallTime>,
-    /// When the last record's first line was received.
+    /// When the first line of the last record was received.
     pub until: Option<WallTime>,
-    /// What is wrong with it, in words.
+    /// What is wrong with it, as sentences.
     pub damage: Vec<String>,
 }
 
 impl Survey {
-    /// Whether everything that was written is there. (The end of a write that was cut off is none of it.)
+    /// Whether everything that was written is there. A write that was cut off at the end does not
+    /// count as written.
     pub fn is_sound(&self) -> bool {
         self.missing_lines == 0 && self.missing_segments == 0 && self.segments.iter().all(|one| one.damage.is_empty())
     }
 }
 
-/// Reads everything. `lines` gets each record's destination and lines.
+/// Reads everything. `lines` is called with each record's destination and lines.
 ///
 /// # Errors
-/// The disk does not let it, a newer version wrote there, or `lines` failed.
+/// The disk fails, a newer version wrote the files, or `lines` fails.
 pub fn survey(
     storage: &dyn Storage,
     mut lines: impl FnMut(&Destination, &Bytes) -> io::Result<()>,
@@ -126,12 +128,12 @@ fn read_segment(
         Err(BadHeader::Newer) => return Err(OpenError::Newer(seen.name)),
         Err(BadHeader::Damaged) => seen.damage.push("its header is damaged".to_owned()),
     }
-    let mut walk = Walk::new(Arc::clone(&file), name, SEGMENT_HEADER_BYTES as u64, CHUNK_BYTES);
-    walk.tolerate();
-    while let Some(item) = walk.next()? {
+    let mut frames = Frames::new(Arc::clone(&file), name, SEGMENT_HEADER_BYTES as u64, CHUNK_BYTES);
+    frames.tolerate();
+    while let Some(item) = frames.next()? {
         let (frame, stored) = match item {
             Item::Hole { at, bytes: hole } => {
-                // A write that was under way when the process ended is no damage.
+                // A write under way when the process ended is not damage.
                 if !is_last || at + hole < bytes {
                     seen.damage.push(format!("{hole} bytes at {at} are no record"));
                 }
@@ -161,8 +163,8 @@ fn read_segment(
 }
 
 impl Survey {
-    /// Counts a record; false where it was written again after a sync that failed. `ends` has what is there of each destination,
-    /// from where to where.
+    /// Counts a record. Returns `false` if the record was written again after a failed sync. `ends`
+    /// holds the first and last position found of each destination.
     fn count(&mut self, frame: &Frame, ends: &mut HashMap<Destination, (Position, Position)>) -> bool {
         let (_, end) = ends.entry(frame.destination.clone()).or_insert((frame.at, frame.at));
         if frame.at.lines < end.lines {
@@ -179,7 +181,7 @@ impl Survey {
         true
     }
 
-    /// What each backend has still to get, and how much of it is beyond either end of what is there.
+    /// Computes what each backend is still owed, and how much of it lies outside what is there.
     fn compare(&mut self, mut cursors: Cursors, ends: &HashMap<Destination, (Position, Position)>) {
         let held: Vec<_> = ends.iter().map(|(destination, (_, end))| (destination.clone(), *end)).collect();
         credible::bound(&mut cursors, &held);
@@ -207,16 +209,17 @@ impl Survey {
     }
 }
 
-/// Gives up what is kept for a backend; returns how many lines that were, or none where there is no backend of this name.
-/// Where its address has changed since, what came after that is kept for whoever has the name now.
+/// Gives up what is kept for a backend. Returns the number of lines, or `None` if no backend has
+/// this name. If the backend's address has changed since, later lines are kept for the server that
+/// has the name now.
 ///
 /// # Errors
-/// The disk does not let it, or a newer version wrote there.
+/// The disk fails, or a newer version wrote the files.
 pub fn forget(storage: &dyn Storage, name: &str) -> Result<Option<u64>, OpenError> {
     let mut given_up = None;
     change(storage, |cursors| {
-        let Some(place) = cursors.backends.iter().position(|backend| backend.name == name) else { return false };
-        let backend = &mut cursors.backends[place];
+        let Some(index) = cursors.backends.iter().position(|backend| backend.name == name) else { return false };
+        let backend = &mut cursors.backends[index];
         let at = |totals: &[(Destination, Position)], wanted: &Destination| {
             totals.iter().find(|(known, _)| known == wanted).map_or_else(Position::default, |(_, at)| *at)
         };
@@ -235,18 +238,18 @@ pub fn forget(storage: &dyn Storage, name: &str) -> Result<Option<u64>, OpenErro
         given_up = Some(lines);
         backend.address.clear();
         if moved_at.is_none() {
-            cursors.backends.remove(place);
+            cursors.backends.remove(index);
         }
         true
     })?;
     Ok(given_up)
 }
 
-/// Notes that a backend is the same server wherever the next start finds it. Returns where it was; none where there is no
-/// backend of this name.
+/// Notes that a backend is the same server at whatever address the next start finds it. Returns its
+/// old address, or `None` if no backend has this name.
 ///
 /// # Errors
-/// The disk does not let it, or a newer version wrote there.
+/// The disk fails, or a newer version wrote the files.
 pub fn moved(storage: &dyn Storage, name: &str) -> Result<Option<String>, OpenError> {
     let mut was = None;
     change(storage, |cursors| {
@@ -260,7 +263,7 @@ pub fn moved(storage: &dyn Storage, name: &str) -> Result<Option<String>, OpenEr
     Ok(was)
 }
 
-/// Changes the cursors, where `change` says that it did.
+/// Changes the cursors, and saves them if `change` returns `true`.
 fn change(storage: &dyn Storage, change: impl FnOnce(&mut Cursors) -> bool) -> Result<bool, OpenError> {
     let newer = |Newer| OpenError::Newer("cursors".to_owned());
     let Some(found) = slots::load(storage, slots::Kind::Cursors).map_err(newer)? else { return Ok(false) };

@@ -1,29 +1,30 @@
-//! Opening the log after whatever happened to it. Content never keeps the journal from opening.
+//! Opens the log after any crash. No content keeps the journal from opening, except files of a
+//! newer version.
 //!
-//! The start reads every segment's head, and the newest segments whole: at least four, and all that repeat. Damage elsewhere
-//! shows when a backend's reader comes to it.
+//! The start reads every segment's header, and the newest segments whole: at least four, and all
+//! that repeat. Damage elsewhere shows when a backend's reader reaches it.
 //!
 //! | what the crash left | what opens | what is counted |
 //! |---|---|---|
-//! | an empty segment file | it is removed | nothing: no record was in it |
-//! | a segment that ends within a frame | it is cut after the last whole frame | `truncated_bytes`; the lines were never promised |
-//! | a damaged frame among whole ones | the frames after it, found by their marks and checksums | its lines, as `corrupt`, when a reader meets the gap in the positions |
-//! | a segment with a damaged head | its frames; number and key come from its name, totals from the segment before | nothing |
-//! | a file that is no segment at all | it is moved to `quarantine/` | its lines as `corrupt`, by the positions of what follows |
+//! | an empty segment file | the file is removed | nothing: it held no record |
+//! | a segment that ends within a frame | the segment, truncated after the last whole frame | `truncated_bytes`; the lines were never promised |
+//! | a damaged frame among whole ones | the frames after it, found by their markers and checksums | its lines, as `corrupt`, when a reader meets the gap in the positions |
+//! | a segment with a damaged header | its frames; number and key come from its name, totals from the segment before | nothing |
+//! | a file with nothing readable in it | the file is moved to `quarantine/` | its lines as `corrupt`, by the positions of what follows |
 //! | a missing segment | the others | `missing_segments`; its lines as `corrupt` |
-//! | repeats that end before an earlier segment does | they are removed; the earlier segments have all of it | nothing |
-//! | repeats that are whole | they are read instead of what they repeat | nothing |
-//! | slots of which one is torn | the newest sound slot of the three | at most the requests since then are sent again |
+//! | repeats that end before an earlier segment does | they are removed; the earlier segments hold all of it | nothing |
+//! | complete repeats | they are read instead of what they repeat | nothing |
+//! | slots, one of them torn | the newest sound slot of the three | at most the requests since then are sent again |
 //! | no sound cursors | every backend begins at the log's beginning | everything is `recovered` and sent again |
-//! | cursors of another journal | the same | the same |
-//! | cursors before the log's beginning, up to what was saved as given up | they move to the beginning | the difference as `quota` |
-//! | cursors before the log's beginning, beyond that | they move to the beginning | the difference as `corrupt` |
-//! | cursors that say more was written than there is (a power cut) | they stay | the difference as `corrupt`, when a reader comes to it |
-//! | cursors that say more than a power cut can take, or the same lines twice | they are cut off ([`super::credible`]) | nothing |
+//! | cursors of another journal | as without cursors | as without cursors |
+//! | cursors before the log's beginning, within what was saved as given up | they move to the beginning | the difference as `quota` |
+//! | cursors before the log's beginning, outside of that | they move to the beginning | the difference as `corrupt` |
+//! | cursors that claim more written than there is (a power cut) | they stay | the difference as `corrupt`, when a reader reaches it |
+//! | cursors that claim more than a power cut can take, or the same lines twice | they are cut off ([`super::credible`]) | nothing |
 //! | records that were delivered before they were written | cursors pass them | nothing |
 //! | a backend that the cursors do not know | it begins at the log's end | nothing |
 //! | a backend that is no longer configured | its cursors are kept | its lines, beside the ledgers (`orphans`) |
-//! | a file of a newer version | nothing: the start fails and names it | |
+//! | a file of a newer version | nothing: the start fails and names the file | |
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,7 +34,7 @@ use std::time::Instant;
 use super::credible;
 use super::error::OpenError;
 use super::saved::decode_gaps;
-use super::scan::{Found, Scan, UNSYNCED_SEGMENTS, pass_settled, raise, read_folder, scan_end};
+use super::scan::{Found, Scan, UNSYNCED_SEGMENTS, pass_acked, raise, read_folder, scan_end};
 use crate::batch::{Destination, Span, WallTime};
 use crate::journal::segment::slots::{self, Newer, Slots};
 use crate::journal::segment::storage::Storage;
@@ -63,7 +64,7 @@ pub(in crate::journal) fn open(
     let journal = segments.iter().rev().find_map(|segment| Some(segment.header?.journal));
     let journal =
         journal.or_else(|| found_cursors.as_ref().map(|found| found.journal)).unwrap_or_else(|| fastrand::u64(..));
-    // Cursors of another journal, copied here by whoever, say nothing about this one.
+    // Cursors of another journal, copied here, say nothing about this one.
     let ours = found_cursors.as_ref().filter(|found| found.journal == journal);
     let mut saved = ours.and_then(|found| Cursors::decode(&found.body));
     report.cursors_lost = saved.is_none() && !segments.is_empty();
@@ -76,9 +77,9 @@ pub(in crate::journal) fn open(
     if let Some(saved) = &mut saved {
         let lines = credible::bound(saved, &ends);
         if lines > 0 {
-            tracing::warn!(lines, "the journal's cursors tell of lines that its log cannot have held: not believed");
+            tracing::warn!(lines, "the journal's cursors claim lines that its log cannot have held: not believed");
         }
-        pass_settled(&*storage, &segments, &scan, saved)?;
+        pass_acked(&*storage, &segments, &scan, saved)?;
     }
     let mut state = State::new(memory, backends.iter().map(Backend::new).collect());
     fill_logs(&mut state, ends.clone(), &segments, saved.as_ref(), &scan);
@@ -113,7 +114,7 @@ pub(in crate::journal) fn open(
     Ok((state, files))
 }
 
-/// What the segments hold of each destination, or say that they held.
+/// The end of each destination, by the records and totals found in the segments.
 fn log_ends(segments: &[Found], scan: &Scan) -> Vec<(Destination, Position)> {
     let mut ends = scan.ends.clone();
     for (destination, at) in segments.iter().filter_map(|segment| segment.totals.as_ref()).flatten() {
@@ -122,8 +123,8 @@ fn log_ends(segments: &[Found], scan: &Scan) -> Vec<(Destination, Position)> {
     ends
 }
 
-/// Every destination that anything tells of, with what was written of it, and the next sequence. `ends` is what the segments
-/// tell.
+/// Creates a log for every destination known from anywhere, with what was written of it, and sets
+/// the next sequence. `ends` is what the segments say.
 fn fill_logs(
     state: &mut State,
     mut ends: Vec<(Destination, Position)>,
@@ -134,7 +135,7 @@ fn fill_logs(
     let firsts = segments.iter().filter_map(|segment| segment.first_sequence);
     let mut next_sequence = firsts.fold(scan.next_sequence, Sequence::max);
     next_sequence = next_sequence.max(saved.map_or(Sequence::FIRST, |saved| saved.next_sequence));
-    // What was written and is not found is known to be missing.
+    // Records that were written and are not found are known to be missing.
     for (destination, at) in saved.iter().flat_map(|saved| &saved.written) {
         raise(&mut ends, destination, *at);
     }
@@ -150,7 +151,8 @@ fn fill_logs(
     state.logs = ends.into_iter().map(|(destination, at)| Log::new(Arc::new(destination), at)).collect();
 }
 
-/// The segments as the index has them; `ends` is what they tell of their destinations, and `newest` is the latest wall time at which one of the last records was received.
+/// Builds the disk index's segments. `ends` is what the segments say of their destinations;
+/// `newest` is the latest receive time among the last segments' records.
 fn keep_segments(
     state: &State,
     segments: &[Found],
@@ -158,20 +160,20 @@ fn keep_segments(
     newest: Option<WallTime>,
     now: Instant,
 ) -> VecDeque<Segment> {
-    let kept = segments.iter().enumerate().map(|(place, found)| {
+    let kept = segments.iter().enumerate().map(|(index, found)| {
         let totals = found.totals.as_deref().unwrap_or_default();
         let at = |log: &Log| totals.iter().find(|(known, _)| *known == *log.destination).map(|(_, at)| *at);
         let created = found.header.and_then(|header| header.created);
-        let until = match segments.get(place + 1) {
+        let until = match segments.get(index + 1) {
             Some(next) => next.header.map_or(created, |header| header.created),
             None => created.max(newest),
         };
         let when = |wall: Option<WallTime>| wall.map_or(When::Seen(now), When::Told);
-        let end_sequence = segments[place + 1..]
+        let end_sequence = segments[index + 1..]
             .iter()
             .find(|later| !later.header.is_some_and(|header| header.repeats))
             .map_or(state.next_sequence, |later| later.first_sequence.unwrap_or_default());
-        let follows = segments.get(place + 1).map_or(Some(end_sequence), |next| next.first_sequence);
+        let follows = segments.get(index + 1).map_or(Some(end_sequence), |next| next.first_sequence);
         Segment {
             name: found.name,
             first_sequence: found.first_sequence.unwrap_or_default(),
@@ -179,7 +181,7 @@ fn keep_segments(
             repeats: found.header.is_some_and(|header| header.repeats),
             has_gaps: found.whole_below.is_none() || found.whole_below != follows,
             totals: state.logs.iter().map(|log| at(log).unwrap_or_default()).collect(),
-            points: state.logs.iter().map(|log| points_of(segments, place, log, ends)).collect(),
+            points: state.logs.iter().map(|log| points_of(segments, index, log, ends)).collect(),
             bytes: found.bytes,
             created,
             begun: when(created),
@@ -189,13 +191,13 @@ fn keep_segments(
     kept.collect()
 }
 
-/// The times of a log's points in a segment: as the next one says, and those of the last one as they were read. `ends` is what
-/// the segments tell of their destinations.
-fn points_of(segments: &[Found], place: usize, log: &Log, ends: &[(Destination, Position)]) -> Span {
-    let (found, destination) = (&segments[place], &*log.destination);
-    let known = match segments.get(place + 1) {
-        // What is missing behind a segment counts as a part of it. So does what is missing before one whose head cannot be
-        // read: where that begins is not known.
+/// The times of a log's points in a segment: from the next segment's totals, or, for the last
+/// segment, as read. `ends` is what the segments say of their destinations.
+fn points_of(segments: &[Found], index: usize, log: &Log, ends: &[(Destination, Position)]) -> Span {
+    let (found, destination) = (&segments[index], &*log.destination);
+    let known = match segments.get(index + 1) {
+        // Anything missing after a segment counts as part of it. So does anything missing before a
+        // segment with an unreadable header: where that one begins is unknown.
         Some(next) => {
             let follows = next.name.number == found.name.number + 1 && found.header.is_some();
             next.points_before.as_ref().filter(|_| follows)
@@ -212,14 +214,14 @@ fn points_of(segments: &[Found], place: usize, log: &Log, ends: &[(Destination, 
     known.map_or(Span::ALWAYS, of_destination)
 }
 
-/// Puts every backend where it was; a new one starts at the log's end, and all of them at its beginning where it is
-/// not known where they were. `now` is the wall clock's time.
+/// Restores every backend's cursors. A new backend starts at the log's end. Without saved cursors,
+/// all start at the log's beginning. `now` is the wall clock's time.
 fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque<Segment>, now: WallTime) {
-    let begin = |place: usize, log: &Log| match segments.front() {
-        Some(first) => End { sequence: first.first_sequence, at: first.totals.get(place).copied().unwrap_or_default() },
+    let begin = |index: usize, log: &Log| match segments.front() {
+        Some(first) => End { sequence: first.first_sequence, at: first.totals.get(index).copied().unwrap_or_default() },
         None => End { sequence: state.next_sequence, at: log.written },
     };
-    let begins: Vec<End> = state.logs.iter().enumerate().map(|(place, log)| begin(place, log)).collect();
+    let begins: Vec<End> = state.logs.iter().enumerate().map(|(index, log)| begin(index, log)).collect();
     let is_known = saved.is_some();
     let Cursors { backends: mut saved, kept_from, .. } = saved.unwrap_or_default();
     let kept = |log: &Log| {
@@ -228,8 +230,8 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
     };
     let end_of_log = state.end_of_log();
     for backend in &mut state.backends {
-        let place = saved.iter().position(|known| known.name == backend.name);
-        let known = place.map(|place| saved.remove(place));
+        let index = saved.iter().position(|known| known.name == backend.name);
+        let known = index.map(|index| saved.remove(index));
         if is_known && known.is_none() {
             state.gaps.note_joined(&backend.name, now);
         }
@@ -253,13 +255,14 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
                 None => Cursor::new(begin.sequence, begin.at),
             };
             backend.ledger.recover(cursor.unread_on_disk(log.written).lines);
-            // What the policy took while the lines were in memory is not damage, although the process ended with them.
+            // What the policy took while the lines were in memory is not damage, even if the
+            // process ended with them.
             for (begin, reason) in [(kept(log).min(*begin), DropReason::Quota), (*begin, DropReason::Corrupt)] {
                 let (lost, since) = cursor.cut(log.tail(state.next_sequence), begin);
                 if lost != Position::default() {
                     let until = segments.front().and_then(|first| first.created).max(since).unwrap_or(now);
                     let (lines, received) = (lost.lines, (since, until));
-                    // Of what is gone nobody knows the times.
+                    // Nobody knows the point times of lost lines.
                     let points = Span::ALWAYS;
                     let loss = Loss { destination: &log.destination, lines, received, points, is_unsure: true };
                     backend.give_up(&mut state.gaps, reason, loss);
@@ -277,7 +280,7 @@ fn place_backends(state: &mut State, saved: Option<Cursors>, segments: &VecDeque
     state.orphans = saved;
 }
 
-/// A saved backend's lanes in a destination, where they make sense.
+/// A saved backend's lanes in a destination. `None` if there are none or they are inconsistent.
 fn lanes_of(saved: &SavedBackend, destination: &Destination) -> Option<VecDeque<Lane>> {
     let (_, lanes) = saved.destinations.iter().find(|(known, _)| known == destination)?;
     let is_sound = lanes
@@ -288,13 +291,14 @@ fn lanes_of(saved: &SavedBackend, destination: &Destination) -> Option<VecDeque<
         at: saved.at,
         end: saved.end.map(|(sequence, at)| End { sequence, at }),
         since: saved.since,
-        place: None,
+        resume: None,
         failures: 0,
     };
     is_sound.then(|| lanes.iter().map(lane).collect())
 }
 
-/// The newest segments, which a crash may have left unsynced, but for those that cannot be synced.
+/// Opens the newest segments, which a crash may have left unsynced, except those that cannot be
+/// synced.
 fn open_last(
     storage: &dyn Storage,
     segments: &VecDeque<Segment>,

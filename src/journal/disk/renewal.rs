@@ -1,17 +1,18 @@
-//! The folder under the writer: whether it is where it was, and what to do where it is not.
+//! Watches the journal's folder for the writer: is it still in place, and what to do if not.
 //!
-//! The writer looks each second, by device and inode, for the folder and for the last segment. Files that were removed can
-//! still be written to, and so nothing else would tell.
+//! The writer checks the folder and the last segment each second, by device and inode. Removed
+//! files remain writable, so no write would fail.
 //!
-//! | what is found | what follows |
+//! | observation | consequence |
 //! |---|---|
-//! | something is not where it was | nothing is written; it is looked at once more after a second |
-//! | then everything is in its place | writing goes on |
-//! | then only the last segment's file is gone | what memory holds of it is written again |
-//! | then the folder is gone, or all of its segments | what was only there is given up (`corrupt`), and a new folder is begun |
+//! | something is out of place | nothing is written; a second check follows after one second |
+//! | then everything is in place | writing resumes |
+//! | then only the last segment's file is gone | its records that memory still holds are written again |
+//! | then the folder is gone, or all of its segments | lines that were only there are given up (`corrupt`), and a new folder is begun |
 //!
-//! A new folder is begun once the data folder's lock is held there ([`Guard`]). Files of another journal that lie there are set
-//! aside, never overwritten. While no folder can be had, lines are kept in memory.
+//! A new folder is begun once the data folder's lock is held there ([`Guard`]). Files of another
+//! journal found there are quarantined, never overwritten. Without any folder, lines are kept in
+//! memory.
 
 use std::fmt;
 use std::io;
@@ -24,7 +25,7 @@ use crate::journal::segment::storage::Misplaced;
 use crate::journal::shared::{Files, Shared};
 use crate::sys::Throttle;
 
-/// What makes sure that a new folder is nobody else's.
+/// Ensures that no other process uses a new folder.
 pub(super) struct Guard(Box<dyn Fn() -> io::Result<()> + Send>);
 
 impl Guard {
@@ -45,83 +46,85 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Everything is where it was.
+    /// Everything is in place.
     Kept,
-    /// The segment that was written on is gone: the next record goes to a new one.
+    /// The segment being written is gone: the next record goes to a new one.
     Renewed,
-    /// There is nowhere to write to.
+    /// There is no folder to write to.
     Nowhere,
 }
 
-/// Where the folder is, as far as is known.
+/// Where the folder is, as far as known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum FolderState {
     #[default]
     Kept,
-    /// Something was not in its place when it was looked at last.
+    /// Something was out of place at the last check.
     Doubtful,
-    /// It is gone, and there is no new one yet.
+    /// The folder is gone, and there is no new one yet.
     Lost,
 }
 
-/// Looks for the folder, and begins a new one.
+/// Checks the folder, and begins a new one.
 #[derive(Debug)]
 pub(super) struct Renewal {
     shared: Arc<Shared>,
     guard: Guard,
-    place: Place,
-    told_doubtful: Throttle,
-    told_lost: Throttle,
+    folder: FolderState,
+    throttle_doubtful: Throttle,
+    throttle_lost: Throttle,
 }
 
 impl Renewal {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let (guard, place) = (Guard::default(), Place::default());
-        Self { shared, guard, place, told_doubtful: Throttle::default(), told_lost: Throttle::default() }
+        let (guard, folder) = (Guard::default(), FolderState::default());
+        Self { shared, guard, folder, throttle_doubtful: Throttle::default(), throttle_lost: Throttle::default() }
     }
 
-    /// With what makes sure that a new folder is nobody else's.
+    /// Sets the guard for new folders.
     pub(super) fn guarded(self, guard: Guard) -> Self {
         Self { guard, ..self }
     }
 
-    /// Whether there is a folder to write to, as far as is known.
+    /// Whether there is a folder to write to, as far as known.
     pub(super) fn is_kept(&self) -> bool {
-        self.place == Place::Kept
+        self.folder == FolderState::Kept
     }
 
-    /// Looks for the folder and the last segment.
-    pub(super) fn look(&mut self) -> Found {
-        let misplaced = if self.place == Place::Lost { None } else { self.misplaced() };
-        match (self.place, misplaced) {
-            (Place::Kept, None) => Found::Kept,
-            (Place::Kept, Some(Misplaced::Folder(what) | Misplaced::File(what))) => self.doubt(&what),
-            (Place::Doubtful, None) => {
-                self.place = Place::Kept;
+    /// Checks the folder and the last segment.
+    pub(super) fn check(&mut self) -> Found {
+        let misplaced = if self.folder == FolderState::Lost { None } else { self.misplaced() };
+        match (self.folder, misplaced) {
+            (FolderState::Kept, None) => Found::Kept,
+            (FolderState::Kept, Some(Misplaced::Folder(what) | Misplaced::File(what))) => self.doubt(&what),
+            (FolderState::Doubtful, None) => {
+                self.folder = FolderState::Kept;
                 self.shared.lock().disk().note_in_place();
                 tracing::info!("the journal's folder is where it was: writing goes on");
                 Found::Kept
             }
-            (Place::Doubtful, Some(Misplaced::File(what))) if self.has_older_segment() => self.lose_last_segment(&what),
-            (Place::Doubtful, Some(Misplaced::Folder(what) | Misplaced::File(what))) => self.lose_folder(&what),
-            (Place::Lost, _) => self.begin_anew("the journal's folder is gone"),
+            (FolderState::Doubtful, Some(Misplaced::File(what))) if self.has_older_segment() => {
+                self.lose_last_segment(&what)
+            }
+            (FolderState::Doubtful, Some(Misplaced::Folder(what) | Misplaced::File(what))) => self.lose_folder(&what),
+            (FolderState::Lost, _) => self.begin_anew("the journal's folder is gone"),
         }
     }
 
     fn doubt(&mut self, what: &str) -> Found {
-        self.place = Place::Doubtful;
+        self.folder = FolderState::Doubtful;
         self.shared.lock().disk().note_misplaced(format!("{what} while the relay runs"));
-        if let Some(leave) = self.told_doubtful.pass() {
+        if let Some(leave) = self.throttle_doubtful.pass() {
             tracing::error!(untold = leave.untold, "{what} while the relay runs: lines are kept in memory");
         }
         Found::Nowhere
     }
 
     fn lose_last_segment(&mut self, what: &str) -> Found {
-        self.place = Place::Kept;
+        self.folder = FolderState::Kept;
         {
             let mut state = self.shared.lock();
             state.lose_last_segment();
@@ -141,7 +144,7 @@ impl Renewal {
         self.begin_anew(what)
     }
 
-    /// What is not in its place; what the system does not tell is taken to be.
+    /// What is out of place. An error from the system counts as in place.
     fn misplaced(&self) -> Option<Misplaced> {
         let (active, last) = {
             let mut state = self.shared.lock();
@@ -153,13 +156,13 @@ impl Renewal {
             tracing::debug!(%error, "cannot look for the journal's folder");
             None
         });
-        // One that is not written on can still be looked for.
+        // Without an open file, at least the last segment's name can be checked.
         let last = last.filter(|_| misplaced.is_none() && active.is_none());
         let is_gone = |name: &String| storage.open(name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         misplaced.or_else(|| last.filter(is_gone).map(|name| Misplaced::File(format!("{name} was removed"))))
     }
 
-    /// Whether a segment before the last one is still there.
+    /// Whether a segment before the last one still exists.
     fn has_older_segment(&self) -> bool {
         let older: Vec<SegmentName> = {
             let mut state = self.shared.lock();
@@ -170,20 +173,20 @@ impl Renewal {
 
     fn begin_anew(&mut self, what: &str) -> Found {
         let Err(error) = self.renew() else {
-            self.place = Place::Kept;
+            self.folder = FolderState::Kept;
             self.shared.lock().begin_anew();
             tracing::warn!("the journal begins anew in its folder");
             return Found::Renewed;
         };
-        self.place = Place::Lost;
+        self.folder = FolderState::Lost;
         self.shared.lock().disk().note_misplaced(format!("{what}, and there is no new folder: {error}"));
-        if let Some(leave) = self.told_lost.pass() {
+        if let Some(leave) = self.throttle_lost.pass() {
             tracing::error!(%error, untold = leave.untold, "the journal has no folder: lines are kept in memory");
         }
         Found::Nowhere
     }
 
-    /// A folder with slots, and nothing else of a journal.
+    /// Creates the folder with new slots, and nothing else of a journal.
     fn renew(&self) -> io::Result<()> {
         (self.guard.0)()?;
         let Files { storage, journal, cursors, gaps } = self.files();

@@ -1,18 +1,30 @@
 //! The bodies of the slots: where each backend is, and what was given up.
 //!
-//! Numbers are little-endian; a name is its length (1 byte) and its bytes; a destination is precision (1), database
-//! and retention policy; a position is lines (8) and bytes (8).
+//! Numbers are little-endian. Counts of bytes stand in parentheses.
 //!
-//! **Cursors**: next sequence (8), the lowest number of a segment
-//! that may be written on and synced (8), the version of the gap ledger (8), totals as in a totals frame, the totals below which the quota, the age or the
-//! floor took everything, count of backends (4), and for each: name, address (2 bytes of length),
-//! 1 where lines that it is owed cannot be written, 1 where the address has changed, and then next sequence (8) and totals at that time, count of destinations (4), and for each:
-//! destination, count of lanes (4), and for each: from (8), position (16), wall time of its oldest line (8), 1 where it ends, and
-//! then end (8) and position there (16).
+//! * A name is its length (1) and its bytes.
+//! * A destination is its precision (1), database and retention policy (names).
+//! * A position is lines (8) and bytes (8).
+//! * Totals are a count (4), and for each destination its position and itself: the first part of a
+//!   totals frame.
 //!
-//! **Gaps**: version (8), the next one's number (8), count (4), and for each: number (8), backend's name, destination, wall times from and
-//! until (8 each), lines (8), the earliest and the latest time of its points (8 each), 1 where the backend may have some of
-//! them, reason's name.
+//! **Cursors**: next sequence (8); the lowest number of a segment that may be written to and synced
+//! (8); the version of the gap ledger (8); the totals written; the totals below which the quota, the
+//! age limit or the floor evicted everything; count of backends (4).
+//!
+//! Each backend: name; address (2 bytes of length, and its bytes); 1 if lines that it is owed
+//! cannot be written, else 0 (1); 1 if its address has changed, else 0 (1), and only if so the next
+//! sequence (8) and the totals at that time; count of destinations (4).
+//!
+//! Each of its destinations: destination; count of lanes (4). Each lane: from (8); position (16);
+//! wall time of its oldest line (8); 1 if it ends, else 0 (1), and only if so its end (8) and the
+//! position there (16).
+//!
+//! **Gaps**: version (8); the next gap's number (8); count (4).
+//!
+//! Each gap: number (8); backend's name; destination; wall times from and until (8 each); lines
+//! (8); the earliest and the latest time of its points (8 each); 1 if the backend may have some of
+//! them, else 0 (1); the reason's name.
 
 use crate::batch::{Destination, Span, WallTime};
 use crate::journal::segment::format::{nanoseconds, precision_code, precision_of};
@@ -60,7 +72,7 @@ impl Cursors {
         out
     }
 
-    /// None where the bytes are not what [`Self::encode`] makes.
+    /// Returns `None` if the bytes are not what [`Self::encode`] produces.
     pub(in crate::journal) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Rest(bytes);
         let (next_sequence, abandoned_below, gaps_version) = (rest.sequence()?, rest.count()?, rest.count()?);
@@ -107,7 +119,7 @@ pub(in crate::journal) fn encode_gaps(gaps: &Gaps) -> Vec<u8> {
     out
 }
 
-/// None where the bytes are not what [`encode_gaps`] makes.
+/// Returns `None` if the bytes are not what [`encode_gaps`] produces.
 pub(in crate::journal) fn decode_gaps(bytes: &[u8]) -> Option<Gaps> {
     let mut rest = Rest(bytes);
     let (version, next_id) = (rest.count()?, rest.count()?);
@@ -122,7 +134,8 @@ pub(in crate::journal) fn decode_gaps(bytes: &[u8]) -> Option<Gaps> {
     rest.0.is_empty().then(|| Gaps::new(version, next_id, gaps))
 }
 
-/// A totals frame's payload: of each destination what was written before, and the points of the segment before.
+/// A totals frame's payload: what was written of each destination before the segment, and the point
+/// times in the segment before.
 pub(in crate::journal) fn encode_totals<'a>(
     totals: impl ExactSizeIterator<Item = (&'a Destination, Position, Span)> + Clone,
 ) -> Vec<u8> {
@@ -134,7 +147,7 @@ pub(in crate::journal) fn encode_totals<'a>(
     out
 }
 
-/// None where the bytes are not what [`encode_totals`] makes.
+/// Returns `None` if the bytes are not what [`encode_totals`] produces.
 pub(in crate::journal) fn decode_totals(bytes: &[u8]) -> Option<Vec<(Destination, Position, Span)>> {
     let mut rest = Rest(bytes);
     let totals = rest.totals()?.into_iter();
@@ -185,7 +198,7 @@ fn put_totals<'a>(out: &mut Vec<u8>, totals: impl ExactSizeIterator<Item = (&'a 
     }
 }
 
-/// What is still to be read.
+/// The bytes not yet read.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -246,7 +259,8 @@ impl<'a> Rest<'a> {
         })
     }
 
-    /// A count and as many items. Memory is taken as items are read, not as they are promised.
+    /// Reads a count and as many items. Memory grows with the items read, not with the count
+    /// claimed.
     fn several<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let count = self.take(4)?.try_into().ok().map(u32::from_le_bytes)?;
         let mut items = Vec::new();

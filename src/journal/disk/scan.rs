@@ -1,4 +1,5 @@
-//! What the segments of a folder say of themselves: their heads, and the last few whole.
+//! Reads what the segments of a folder say of themselves: all headers, and the last few segments
+//! whole.
 
 use std::io;
 use std::sync::Arc;
@@ -8,34 +9,35 @@ use super::saved::decode_totals;
 use crate::batch::{Destination, Span, WallTime};
 use crate::journal::segment::format::{BadHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::journal::segment::frame::{Frame, Kind};
-use crate::journal::segment::frames::{Item, Walk};
+use crate::journal::segment::frames::{Frames, Item};
 use crate::journal::segment::slots::{self, Newer};
 use crate::journal::segment::storage::Storage;
 use crate::journal::segment::{Position, Sequence};
 use crate::journal::state::figures::Report;
 use crate::journal::state::saved::Cursors;
 
-/// Bytes of a segment read for its head.
-const HEAD_BYTES: usize = 4096;
+/// Bytes of a segment read for its header and totals.
+const HEADER_CHUNK_BYTES: usize = 4096;
 /// Bytes of a segment read at once.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Segments that a crash may leave unsynced: more than are written while one is being synced.
+/// Segments that a crash may leave unsynced: more than are written during one sync.
 pub(super) const UNSYNCED_SEGMENTS: usize = 4;
-/// How often a header that the disk does not give is tried before it counts as damaged.
+/// How often an unreadable header is tried before it counts as damaged.
 const READ_TRIES: u32 = 3;
 
-/// A segment's file, and what its head says.
+/// A segment's file, and what its header and totals say.
 pub(super) struct Found {
     pub(super) name: SegmentName,
     pub(super) bytes: u64,
     pub(super) header: Option<SegmentHeader>,
     pub(super) first_sequence: Option<Sequence>,
     pub(super) totals: Option<Vec<(Destination, Position)>>,
-    /// The points of the segment before, of each destination that had been seen by then.
+    /// The point times in the segment before, for each destination seen by then.
     pub(super) points_before: Option<Vec<(Destination, Span)>>,
-    /// The points in it, if it was read whole.
+    /// The point times in it, if it was read whole.
     pub(super) points: Option<Vec<(Destination, Span)>>,
-    /// It is known to have every record from its first up to this sequence; none where that is not known, or not so.
+    /// It is known to have every record from its first up to this sequence. `None` if unknown or
+    /// not so.
     pub(super) whole_below: Option<Sequence>,
 }
 
@@ -44,9 +46,9 @@ pub(super) struct Found {
 pub(super) struct Scan {
     pub(super) ends: Vec<(Destination, Position)>,
     points: Vec<(Destination, Span)>,
-    /// Where the first record of each destination is.
+    /// Where each destination's first record is.
     firsts: Vec<(Destination, Position)>,
-    /// Between two records of a destination something is missing.
+    /// Something is missing between two records of a destination.
     has_hole: bool,
     pub(super) next_sequence: Sequence,
     /// The latest wall time at which a record was received.
@@ -54,14 +56,14 @@ pub(super) struct Scan {
     damaged: u64,
     /// Bytes between records.
     skipped: u64,
-    /// Blocks that the disk did not give.
+    /// Blocks that could not be read.
     unreadable: u64,
     /// Where the whole records end.
     end: u64,
 }
 
 impl Scan {
-    /// Whether everything was read that stood behind these totals.
+    /// Whether everything after these totals was read.
     fn is_whole_behind(&self, totals: Option<&[(Destination, Position)]>) -> bool {
         let follows = |(destination, at): &(Destination, Position)| {
             let before = totals.and_then(|totals| totals.iter().find(|(known, _)| known == destination));
@@ -71,7 +73,7 @@ impl Scan {
     }
 }
 
-/// All segments by number, with their heads, and the cursors.
+/// Reads all segments' headers, ordered by number, and the cursors.
 pub(super) fn read_folder(
     storage: &dyn Storage,
     report: &mut Report,
@@ -81,8 +83,8 @@ pub(super) fn read_folder(
     names.sort_unstable();
     let mut segments = Vec::with_capacity(names.len());
     for name in names {
-        match read_head(storage, name)? {
-            // Made in the moment of a crash: there is nothing in it.
+        match read_header(storage, name)? {
+            // Created at the moment of a crash: it is empty.
             Some(found) if found.bytes == 0 => storage.remove(&name.to_string())?,
             Some(found) => segments.push(found),
             None => quarantine(storage, name, report),
@@ -91,8 +93,8 @@ pub(super) fn read_folder(
     Ok((segments, cursors))
 }
 
-/// A segment's file and head; none where nothing in it can be read.
-fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, OpenError> {
+/// Reads a segment's header and totals. `None` if nothing in the file is readable.
+fn read_header(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, OpenError> {
     let opened = storage.open(&name.to_string()).and_then(|file| Ok((file.bytes()?, file)));
     let (bytes, file) = match opened {
         Ok(opened) => opened,
@@ -104,13 +106,13 @@ fn read_head(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>, 
     let mut head = [0; SEGMENT_HEADER_BYTES];
     let read = (0..READ_TRIES).find_map(|_| file.read_at(&mut head, 0).ok()).unwrap_or(0);
     let header = match SegmentHeader::decode(&head[..read]) {
-        // A number that is not the name's is no header of this segment.
+        // A number that differs from the name's means that this is not the segment's header.
         Ok(header) => Some(header).filter(|header| header.number == name.number),
         Err(BadHeader::Newer) => return Err(OpenError::Newer(name.to_string())),
         Err(BadHeader::Damaged) => None,
     };
-    let mut walk = Walk::new(Arc::clone(&file), name, SEGMENT_HEADER_BYTES as u64, HEAD_BYTES);
-    let (totals, first_sequence) = match walk.next() {
+    let mut frames = Frames::new(Arc::clone(&file), name, SEGMENT_HEADER_BYTES as u64, HEADER_CHUNK_BYTES);
+    let (totals, first_sequence) = match frames.next() {
         Ok(Some(Item::Frame(frame, payload))) if frame.kind == Kind::Totals => {
             (decode_totals(&payload), Some(frame.sequence))
         }
@@ -144,20 +146,20 @@ fn quarantine(storage: &dyn Storage, name: SegmentName, report: &mut Report) {
     }
 }
 
-/// Reads a segment whole, and shows each record's header.
+/// Reads a segment whole, and calls `each` with each record's header.
 fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) -> io::Result<Scan> {
-    let mut walk = Walk::new(storage.open(&name.to_string())?, name, SEGMENT_HEADER_BYTES as u64, CHUNK_BYTES);
+    let mut frames = Frames::new(storage.open(&name.to_string())?, name, SEGMENT_HEADER_BYTES as u64, CHUNK_BYTES);
     let mut seen = Scan { end: SEGMENT_HEADER_BYTES as u64, ..Scan::default() };
     let (mut hole, mut failures) = (0, 0);
     loop {
-        let item = match walk.next() {
+        let item = match frames.next() {
             Ok(Some(item)) => item,
             Ok(None) => break,
             Err(error) if failures > READ_TRIES => return Err(error),
             Err(_) => {
                 failures += 1;
                 if failures == READ_TRIES {
-                    walk.tolerate();
+                    frames.tolerate();
                 }
                 continue;
             }
@@ -173,7 +175,7 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
             }
             Item::Frame(frame, _) => frame,
         };
-        seen.end = walk.offset();
+        seen.end = frames.offset();
         seen.skipped += std::mem::take(&mut hole);
         if frame.kind == Kind::Record {
             seen.next_sequence = seen.next_sequence.max(frame.sequence.next());
@@ -190,11 +192,12 @@ fn scan(storage: &dyn Storage, name: SegmentName, mut each: impl FnMut(&Frame)) 
             each(&frame);
         }
     }
-    seen.unreadable = walk.unreadable();
+    seen.unreadable = frames.unreadable();
     Ok(seen)
 }
 
-/// Reads the segments that a crash may have left unsynced, and cuts off what was never written to the last one's end.
+/// Reads the segments that a crash may have left unsynced, and truncates an unfinished write at the
+/// last one's end.
 pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report: &mut Report) -> io::Result<Scan> {
     let repeats = |found: &Found| found.header.is_some_and(|header| header.repeats);
     let repeating = segments.iter().rev().take_while(|found| repeats(found)).count();
@@ -214,7 +217,8 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
         && segments.last().is_some_and(repeats)
         && before.iter().any(|before| before.next_sequence > last.next_sequence)
     {
-        // A crash came before all was repeated: those before have that, and more.
+        // The crash came before everything was repeated: the segments before hold all of it, and
+        // more.
         let Some(repeating) = segments.pop() else { break };
         storage.remove(&repeating.name.to_string())?;
         scans.pop();
@@ -230,7 +234,8 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
     if scans.last().is_some_and(|scan| scan.unreadable > 0)
         && let Some(last) = segments.last_mut()
     {
-        // What is in it may be there another time: nothing is cut off, and nothing is written behind it.
+        // The unreadable part may be readable another time: truncate nothing, and write nothing
+        // after it.
         last.header = None;
     }
     let mut all = Scan::default();
@@ -247,15 +252,15 @@ pub(super) fn scan_end(storage: &dyn Storage, segments: &mut Vec<Found>, report:
     Ok(all)
 }
 
-/// What a segment's damaged head said, from the segment before it.
+/// Fills in what a damaged header or totals frame said, from the segment before it.
 fn fill_totals(storage: &dyn Storage, segments: &mut [Found]) -> io::Result<()> {
-    for place in 0..segments.len() {
-        let Found { totals, first_sequence, .. } = &segments[place];
+    for index in 0..segments.len() {
+        let Found { totals, first_sequence, .. } = &segments[index];
         if totals.is_some() && first_sequence.is_some() {
             continue;
         }
         let (mut totals, mut first_sequence) = (Vec::new(), Sequence::FIRST);
-        if let Some(before) = place.checked_sub(1).map(|before| &segments[before]) {
+        if let Some(before) = index.checked_sub(1).map(|before| &segments[before]) {
             let seen = scan(storage, before.name, |_| {})?;
             totals = before.totals.clone().unwrap_or_default();
             first_sequence = seen.next_sequence.max(before.first_sequence.unwrap_or_default());
@@ -263,8 +268,8 @@ fn fill_totals(storage: &dyn Storage, segments: &mut [Found]) -> io::Result<()> 
                 raise(&mut totals, &destination, at);
             }
         }
-        segments[place].totals.get_or_insert(totals);
-        segments[place].first_sequence.get_or_insert(first_sequence);
+        segments[index].totals.get_or_insert(totals);
+        segments[index].first_sequence.get_or_insert(first_sequence);
     }
     Ok(())
 }
@@ -276,14 +281,10 @@ pub(super) fn raise(ends: &mut Vec<(Destination, Position)>, destination: &Desti
     }
 }
 
-/// Moves saved cursors over what they had acked before it was written. (While the disk was full, say. When the cursors
-/// were saved it was not yet on the disk, so that their positions do not tell.)
-pub(super) fn pass_settled(
-    storage: &dyn Storage,
-    segments: &[Found],
-    end: &Scan,
-    saved: &mut Cursors,
-) -> io::Result<()> {
+/// Moves saved cursors past records that were acked before they were written, as happens while the
+/// disk is full. The cursors were saved before the records reached the disk, so their positions do
+/// not tell.
+pub(super) fn pass_acked(storage: &dyn Storage, segments: &[Found], end: &Scan, saved: &mut Cursors) -> io::Result<()> {
     let written = saved.written.clone();
     let is_new = |destination: &Destination, at: Position| {
         let known = written.iter().find(|(known, _)| known == destination);

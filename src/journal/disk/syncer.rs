@@ -1,6 +1,7 @@
-//! The slow half of the disk: syncing files, and removing what every cursor has passed.
+//! The syncer: syncs files, and removes segments that every cursor has passed.
 //!
-//! It holds no lock while it waits for the disk: a sync of five seconds delays nothing but the next one.
+//! It holds no lock while it waits for the disk: a sync of five seconds delays nothing but the next
+//! sync.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use crate::journal::segment::Sequence;
 use crate::journal::segment::slots::Slots;
 use crate::journal::shared::{Files, Shared};
 
-/// Syncs the log. There is one for each journal with a disk.
+/// Syncs the log. One exists per journal with a disk.
 #[derive(Debug)]
 pub struct Syncer {
     shared: Arc<Shared>,
@@ -23,8 +24,8 @@ impl Syncer {
         Self { shared }
     }
 
-    /// Syncs what was written so far, records first, then cursors and gaps; then removes segments that nobody
-    /// needs. False where the disk failed.
+    /// Syncs what was written so far, first records, then gaps and cursors; then removes segments
+    /// that nobody needs. Returns `false` if the disk failed.
     pub fn step(&mut self) -> bool {
         self.remove_superseded();
         if !self.sync_records() {
@@ -36,7 +37,7 @@ impl Syncer {
         true
     }
 
-    /// False where something could not be synced.
+    /// Returns `false` if something could not be synced.
     fn sync_records(&self) -> bool {
         let (files, epoch, folder_changed) = {
             let mut state = self.shared.lock();
@@ -72,11 +73,12 @@ impl Syncer {
         }
     }
 
-    /// From which sequence on the synced cursors need the log; none where they could not be synced.
+    /// Syncs the cursors. Returns the sequence from which they need the log, or `None` on failure.
     fn sync_cursors(&self) -> Option<Sequence> {
         let saved_need = self.shared.lock().disk().saved_need();
         if let Err(error) = sync_slot(&self.files().cursors) {
-            // The next state goes to another slot, so that this file's sync is not repeated for the same bytes.
+            // The next state goes to another slot, so that the failed sync is not repeated for the
+            // same bytes.
             self.shared.lock().disk().slot_sync_failed();
             tracing::warn!(%error, "cannot sync the journal's cursors");
             return None;
@@ -104,7 +106,8 @@ impl Syncer {
 
     fn fail(&self, error: &io::Error, epoch: u64) {
         let mut state = self.shared.lock();
-        // The writer has a new folder since: what could not be synced was in the old one.
+        // A different epoch means that the writer has a new folder since; the failure was in the
+        // old one.
         if state.disk().epoch() == epoch {
             state.note_sync_failure(error.to_string());
             drop(state);
@@ -117,7 +120,7 @@ impl Syncer {
     }
 }
 
-/// Syncs what was written to the slots; the lock is not held meanwhile.
+/// Syncs what was written to the slots, without holding their lock.
 fn sync_slot(slots: &Mutex<Slots>) -> io::Result<()> {
     let unsynced = lock(slots).take_unsynced();
     if let Some(unsynced) = unsynced {

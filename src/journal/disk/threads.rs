@@ -1,4 +1,4 @@
-//! The two threads of the disk: one writes, one syncs.
+//! The disk's two threads: one writes, one syncs.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +13,14 @@ use crate::journal::shared::Shared;
 use crate::journal::state::State;
 use crate::journal::state::ledger::DropReason;
 
-/// How long the writer waits at most before it looks around.
+/// The longest wait of the writer between two checks of the disk.
 const WRITER_WAIT: Duration = Duration::from_secs(1);
-/// The pause after a sync that failed.
+/// The pause after a failed sync.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
-/// How often the last bytes are written and synced before the end, at most.
+/// How often writing and syncing the last bytes is tried before the end.
 const LAST_TRIES: u32 = 3;
 
-/// Keeps the disk up with the journal.
+/// The running threads of a journal's disk.
 #[derive(Debug)]
 pub struct DiskThreads {
     shared: Arc<Shared>,
@@ -47,16 +47,16 @@ impl DiskThreads {
         Ok(Self { shared, stop, writer, syncer })
     }
 
-    /// Writes and syncs what there is, gives up what the disk does not take, and ends the threads. Whoever had leases is
-    /// gone by now.
+    /// Writes and syncs what is left, gives up what the disk does not take, and ends the threads.
+    /// All lease holders must be gone by now.
     ///
     /// # Errors
-    /// A thread that panicked.
+    /// A thread panicked.
     pub fn stop(self) -> std::thread::Result<()> {
         self.stop.store(true, Ordering::Release);
         self.shared.work.notify_all();
         let mut writer = self.writer.join()?;
-        // Once the lock was free, the syncer waits, or sees the stop before it does.
+        // Once this lock has been taken, the syncer either waits or sees the stop before it waits.
         drop(self.shared.lock());
         self.shared.sync.notify_all();
         let mut syncer = self.syncer.join()?;
@@ -73,8 +73,8 @@ impl DiskThreads {
     }
 }
 
-/// Gives up what is in memory only, once the disk has taken what it takes, and lets the next start know that, and that the
-/// last file could not be synced. Leases that are still out are void.
+/// Gives up what is only in memory once the disk has taken what it can. Saves this for the next
+/// start, and whether the last file could not be synced. Leases that are still out are void.
 pub fn end(writer: &mut Writer, syncer: &mut Syncer) {
     let given_up = {
         let mut state = writer.shared.lock();
@@ -91,7 +91,7 @@ pub fn end(writer: &mut Writer, syncer: &mut Syncer) {
     writer.retry_now();
     writer.step();
     if !syncer.step() {
-        // Which files could not be synced is for the next start to know.
+        // The next start must know which files could not be synced.
         writer.retry_now();
         writer.step();
     }
@@ -103,8 +103,8 @@ fn write_on(mut writer: Writer, shared: &Shared, stop: &AtomicBool) -> Writer {
         let stopping = stop.load(Ordering::Acquire);
         loop {
             let next = writer.step();
-            // The syncer sleeps until something is to be synced, or is due before it thought.
-            if shared.lock().take_sync_news() {
+            // The syncer sleeps until something is to be synced, or is due sooner than it expected.
+            if shared.lock().take_sync_change() {
                 shared.sync.notify_one();
             }
             if next == Next::Later {
@@ -135,7 +135,7 @@ fn sync_on(mut syncer: Syncer, shared: &Shared, stop: &AtomicBool) -> Syncer {
     }
 }
 
-/// Waits for the time that `due` tells, whenever it tells one, or until the end.
+/// Waits until the time that `due` returns, re-evaluated at each wake-up, or until the stop.
 fn wait_until(shared: &Shared, stop: &AtomicBool, due: impl Fn(&State) -> Option<Instant>) {
     let mut state = shared.lock();
     while !stop.load(Ordering::Acquire) {

@@ -1,7 +1,8 @@
-//! The writing end of the log: records from memory into segments, cursors into their slots, and room for both.
+//! The writer: records from memory into segments, cursors into their slots, and eviction to make
+//! room.
 //!
-//! It never syncs (the [`super::Syncer`] does), so that a slow sync delays no write. What cannot be written stays in memory and
-//! is tried again each second.
+//! Never does: syncing (the [`super::Syncer`] does), so that a slow sync delays no write. What
+//! cannot be written stays in memory and is retried each second.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -26,13 +27,13 @@ use crate::protocol::Precision;
 use crate::sys::Throttle;
 use crate::sys::clock::{PATIENCE, Step};
 
-/// Bytes written at once, about.
+/// Bytes per write, approximately.
 const WRITE_BYTES: u64 = 1 << 20;
 
-/// Segments that wait for a sync, at most: each keeps a file open.
-pub(super) const MOST_UNSYNCED: usize = 64;
+/// Most segments waiting for a sync; each keeps a file open.
+pub(super) const MAX_UNSYNCED: usize = 64;
 
-/// Writes the log. There is one for each journal with a disk.
+/// Writes the log. One exists per journal with a disk.
 #[derive(Debug)]
 pub struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -41,21 +42,21 @@ pub struct Writer {
     /// The bytes of the next write.
     buffer: Vec<u8>,
     compressor: Compressor,
-    /// Somebody needs what is on the disk only.
+    /// Whether some backend needs records that are only on disk.
     is_behind: bool,
-    /// When the volume's free space and the oldest segment's age are looked at next.
-    look_next: Instant,
-    /// Writing failed, and is tried again then.
+    /// When to check the volume's free space and the oldest segment's age next.
+    check_next: Instant,
+    /// When to retry a failed write.
     retry_at: Option<Instant>,
-    /// Saving the cursors failed, and is tried again then.
+    /// When to retry saving the cursors.
     save_at: Option<Instant>,
-    /// The volume has less free than it must.
+    /// The volume has less free space than the floor.
     below_floor: bool,
     /// The size at which a segment ends.
     segment_bytes: u64,
     renewal: Renewal,
-    told_step: Throttle,
-    told_doubt: Throttle,
+    throttle_step: Throttle,
+    throttle_doubt: Throttle,
 }
 
 #[derive(Debug)]
@@ -68,9 +69,9 @@ struct Active {
 /// Whether the writer has more to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// At once.
+    /// Call again at once.
     Now,
-    /// When there is something new, or a second has passed.
+    /// Call again when something is new, or after a second.
     Later,
 }
 
@@ -92,28 +93,28 @@ impl Writer {
             buffer: Vec::new(),
             compressor,
             is_behind: false,
-            look_next: Instant::now(),
+            check_next: Instant::now(),
             retry_at: None,
             save_at: None,
             below_floor: false,
             segment_bytes,
             renewal,
-            told_step: Throttle::default(),
-            told_doubt: Throttle::default(),
+            throttle_step: Throttle::default(),
+            throttle_doubt: Throttle::default(),
         }
     }
 
-    /// With what makes sure that a new folder is nobody else's.
+    /// Sets the guard for new folders.
     pub(super) fn guarded(self, guard: Guard) -> Self {
         Self { renewal: self.renewal.guarded(guard), ..self }
     }
 
-    /// Writes what there is: at most about 1 MiB of records, and the cursors where they have moved.
+    /// Writes what is due: at most about 1 MiB of records, and the cursors if they have moved.
     pub fn step(&mut self) -> Next {
-        if self.look_next <= Instant::now() {
-            self.look_next = Instant::now() + self.options.retry_after;
-            if self.keep_place() {
-                self.look_around();
+        if self.check_next <= Instant::now() {
+            self.check_next = Instant::now() + self.options.retry_after;
+            if self.check_folder() {
+                self.check_volume();
             }
         }
         if !self.renewal.is_kept() {
@@ -121,7 +122,8 @@ impl Writer {
         }
         let is_due = self.retry_at.is_none_or(|time| time <= Instant::now());
         let (jobs, epoch) = if is_due { self.next_jobs() } else { (Vec::new(), 0) };
-        // Between choosing and writing: a segment that repeats lacks what everybody has acked, which must be known then.
+        // Between choosing and writing: a repeating segment lacks what every backend has acked, and
+        // the cursors must say so before it exists.
         self.save_cursors();
         if jobs.is_empty() {
             return Next::Later;
@@ -143,36 +145,36 @@ impl Writer {
         (state.next_to_write(WRITE_BYTES), state.disk().epoch())
     }
 
-    /// What failed is tried again by the next step, and whether there is still a folder is known by then.
+    /// Makes the next step retry what failed, and checks the folder now.
     pub(super) fn retry_now(&mut self) {
         (self.retry_at, self.save_at) = (None, None);
-        // What is not in its place is looked at twice.
-        if !self.keep_place() {
-            self.keep_place();
+        // It takes two checks to decide that something is gone.
+        if !self.check_folder() {
+            self.check_folder();
         }
     }
 
-    /// Looks whether there is still a folder to write to.
-    fn keep_place(&mut self) -> bool {
-        let found = self.renewal.look();
+    /// Checks whether there is still a folder to write to.
+    fn check_folder(&mut self) -> bool {
+        let found = self.renewal.check();
         if found == Found::Renewed {
             self.active = None;
         }
         found != Found::Nowhere
     }
 
-    /// Makes room by what the age, the floor and the quota say, before it is needed.
-    fn look_around(&mut self) {
+    /// Makes room, by age, floor and quota, before it is needed.
+    fn check_volume(&mut self) {
         if let Ok(space) = self.files().storage.space() {
             self.below_floor = space.free < self.options.floor(space);
             self.segment_bytes = self.options.segment_bytes(space);
         }
         let now = (self.options.clock)();
-        self.look_at_clock(now);
+        self.check_clock(now);
         while let Some(aged) = self.evict_with(|state| state.evict_aged(now.monotonic)) {
             tracing::warn!(segment = %aged, "dropped lines older than journal.max_age");
         }
-        // The quota may be smaller than it was, and a power cut may bring back what was removed.
+        // The quota may have been lowered, and a power cut may bring back removed files.
         let is_over = {
             let mut state = self.shared.lock();
             state.disk().exceeds_quota(0)
@@ -180,21 +182,21 @@ impl Writer {
         if is_over {
             self.make_room(0);
         }
-        // What is to be dropped by its age is dropped by the segment: so none may grow for long.
+        // Age evicts whole segments, so no segment may grow for long.
         if self.options.max_age.is_some_and(|max_age| self.shared.lock().is_segment_older(max_age / 8, now.monotonic)) {
-            self.shared.lock().disk().ask_roll();
+            self.shared.lock().disk().request_roll();
         }
     }
 
-    /// Sees whether ages can be told, and tells what keeps them from it.
-    fn look_at_clock(&mut self, now: Received) {
+    /// Checks whether ages can be trusted, and logs what prevents it.
+    fn check_clock(&mut self, now: Received) {
         let patience = humantime::format_duration(PATIENCE);
         let (step, doubt) = {
             let mut state = self.shared.lock();
-            (state.disk().look_at_clock(now), state.disk().doubt(now))
+            (state.disk().check_clock(now), state.disk().doubt(now))
         };
         if let Some(step) = step
-            && let Some(leave) = self.told_step.pass_at(now.monotonic)
+            && let Some(leave) = self.throttle_step.pass_at(now.monotonic)
         {
             let (by, direction) = match step {
                 Step::Forward(by) => (by, "forward"),
@@ -207,7 +209,7 @@ impl Writer {
             );
         }
         if let Some(what) = doubt
-            && let Some(leave) = self.told_doubt.pass_at(now.monotonic)
+            && let Some(leave) = self.throttle_doubt.pass_at(now.monotonic)
         {
             tracing::warn!(
                 untold = leave.untold,
@@ -217,11 +219,12 @@ impl Writer {
         }
     }
 
-    /// Writes as many of the records as fit the segment; false where there is no room. A sync that failed since they were
-    /// chosen (then there were `epoch` failures) makes others the next ones.
+    /// Writes as many of the records as fit the segment. Returns `false` if there is no room. If a
+    /// sync has failed since they were chosen (when `epoch` syncs had failed), other records are
+    /// next.
     fn write(&mut self, jobs: &[Job], epoch: u64) -> io::Result<bool> {
         if self.must_roll(jobs[0].bytes()) && !self.roll(epoch)? {
-            // Overtaken by a sync that failed, there is something else to write, and at once.
+            // If a failed sync intervened, there is something else to write, and at once.
             return Ok(self.shared.lock().disk().epoch() != epoch);
         }
         let Some(active) = &self.active else { return Ok(false) };
@@ -243,9 +246,9 @@ impl Writer {
         }
         let Some(active) = &mut self.active else { return Ok(false) };
         if let Err(error) = active.file.write_at(&self.buffer, offset) {
-            // What a failed write left is taken back; where even that fails, the next segment is as good.
+            // Undo a failed write. If that fails too, continue in a new segment.
             if active.file.truncate(offset).is_err() || !is_full(&error) {
-                self.shared.lock().disk().ask_roll();
+                self.shared.lock().disk().request_roll();
             }
             return Err(error);
         }
@@ -255,12 +258,12 @@ impl Writer {
     }
 
     fn must_roll(&self, bytes: u64) -> bool {
-        let is_asked = self.shared.lock().disk().is_roll_asked();
+        let is_asked = self.shared.lock().disk().is_roll_requested();
         let is_full = |active: &Active| active.offset + bytes > self.segment_bytes;
         is_asked || self.active.as_ref().is_none_or(is_full)
     }
 
-    fn encode(&mut self, key: &Key, place: u64, job: &Job) {
+    fn encode(&mut self, key: &Key, offset: u64, job: &Job) {
         let batch = &job.record.batch;
         let (codec, stored) = self.compressor.compress(batch.bytes(), self.is_behind);
         let frame = Frame {
@@ -274,11 +277,13 @@ impl Writer {
             received: Some(batch.received().wall),
             stored_bytes: stored.len(),
             payload_bytes: batch.bytes().len(),
+            extension_bytes: 0,
         };
-        frame.encode(key, place, stored, &mut self.buffer);
+        frame.encode(key, offset, stored, &mut self.buffer);
     }
 
-    /// Begins a new segment; false where there is no room, or where a sync failed since `epoch`.
+    /// Begins a new segment. Returns `false` if there is no room, or if a sync has failed since
+    /// `epoch`.
     fn roll(&mut self, epoch: u64) -> io::Result<bool> {
         let created = (self.options.clock)().wall;
         let (begun, bytes) = {
@@ -287,7 +292,7 @@ impl Writer {
             if disk.epoch() != epoch {
                 return Ok(false);
             }
-            if disk.unsynced_files() >= MOST_UNSYNCED {
+            if disk.unsynced_files() >= MAX_UNSYNCED {
                 disk.note_full("the disk syncs nothing");
                 return Ok(false);
             }
@@ -310,7 +315,8 @@ impl Writer {
         let storage = &self.files().storage;
         let file = storage.create(&name.to_string())?;
         if let Err(error) = file.write_at(&bytes, 0) {
-            // Nothing is in it: a segment that never was. Where it cannot be removed, it is found empty at the next start.
+            // The segment is empty, as if it had never been. If it cannot be removed, the next
+            // start finds it empty.
             drop(storage.remove(&name.to_string()));
             return Err(error);
         }
@@ -320,7 +326,8 @@ impl Writer {
         Ok(true)
     }
 
-    /// Makes room for this many bytes by giving up the oldest segments, where the policy allows; false where there is none.
+    /// Makes room for this many bytes by evicting the oldest segments, if the policy allows.
+    /// Returns `false` if there is no room.
     fn make_room(&mut self, bytes: u64) -> bool {
         loop {
             let is_over = {
@@ -341,7 +348,7 @@ impl Writer {
         }
     }
 
-    /// Takes a segment out of the book, saves the cursors that moved, and removes the file.
+    /// Takes a segment out of the disk index, saves the cursors that moved, and removes the file.
     fn evict_with(&mut self, take: impl FnOnce(&mut State) -> Option<SegmentName>) -> Option<SegmentName> {
         let name = take(&mut self.shared.lock())?;
         self.save_cursors();
@@ -363,7 +370,7 @@ impl Writer {
             let gaps = state.gaps.take_unwritten().then(|| encode_gaps(&state.gaps));
             (gaps, cursors.encode(), need)
         };
-        // Cursors that have passed what is lost are never found without its gap.
+        // Save gaps first: cursors that have passed a loss are never found without its gap.
         let written = |slots: &Mutex<Slots>, body: &[u8]| lock(slots).write(body);
         let noted = gaps.map_or(Ok(()), |gaps| written(&self.files().gaps, &gaps));
         let is_noted = noted.is_ok();
@@ -390,7 +397,7 @@ impl Writer {
             }
             is_full(error) && state.is_memory_scarce()
         };
-        // What is in memory only is about to be lost: then the oldest on the disk is worth less.
+        // Records that are only in memory are about to be lost; evict the oldest on disk instead.
         if is_pressing {
             self.evict_with(|state| state.evict(DropReason::Quota));
         }
@@ -416,6 +423,7 @@ fn first_bytes(name: SegmentName, header: &SegmentHeader, totals: &[u8]) -> Vec<
         received: header.created,
         stored_bytes: totals.len(),
         payload_bytes: totals.len(),
+        extension_bytes: 0,
     };
     frame.encode(&Key::new(name), SEGMENT_HEADER_BYTES as u64, totals, &mut bytes);
     bytes

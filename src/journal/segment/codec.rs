@@ -1,17 +1,17 @@
-//! Records' payloads, made smaller where the configuration says so.
+//! Compression of records' payloads.
 
 use serde::{Deserialize, Serialize};
 
 use super::frame::Codec;
 
-/// How records are compressed on the disk.
+/// How records are compressed on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Zstandard while a backend is so far behind that it needs the disk; else not at all.
+    /// Zstandard while a backend is so far behind that it reads from disk; otherwise none.
     #[default]
     Auto,
-    /// Not at all.
+    /// None.
     None,
     /// LZ4 blocks.
     Lz4,
@@ -19,13 +19,13 @@ pub enum Compression {
     Zstd,
 }
 
-/// Zstandard's level: the higher ones cost more than the disk they save.
+/// Zstandard's level: higher levels cost more CPU than the disk space they save is worth.
 const ZSTD_LEVEL: i32 = 1;
 
-/// Compresses into a buffer that it keeps.
+/// Compresses into a buffer that it reuses.
 pub(in crate::journal) struct Compressor {
     compression: Compression,
-    /// None until it is needed.
+    /// Created on first use.
     zstd: Option<zstd::bulk::Compressor<'static>>,
     buffer: Vec<u8>,
 }
@@ -41,8 +41,9 @@ impl Compressor {
         Self { compression, zstd: None, buffer: Vec::new() }
     }
 
-    /// The payload as it is to be stored: as it is, where nothing makes it smaller. `is_behind`: a backend needs what is on
-    /// the disk only, so that this record will lie there for a while, too.
+    /// Returns the payload as it is to be stored: unchanged if compression does not make it
+    /// smaller. `is_behind`: some backend needs records that are only on disk, so this record will
+    /// stay there for a while, too.
     pub(in crate::journal) fn compress<'a>(&'a mut self, payload: &'a [u8], is_behind: bool) -> (Codec, &'a [u8]) {
         let (codec, length) = match self.compression {
             Compression::Lz4 => {
@@ -59,7 +60,7 @@ impl Compressor {
         }
     }
 
-    /// Compresses into the buffer; how much that gave, where it is possible.
+    /// Compresses into the buffer. Returns the compressed length, or `None` on failure.
     fn zstd(&mut self, payload: &[u8]) -> (Codec, Option<usize>) {
         if self.zstd.is_none() {
             self.zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
@@ -96,6 +97,7 @@ mod tests {
             received: None,
             stored_bytes,
             payload_bytes,
+            extension_bytes: 0,
         }
     }
 

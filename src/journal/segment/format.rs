@@ -1,61 +1,70 @@
 //! The journal's files, byte by byte: format 1.
 //!
-//! All numbers are little-endian; `crc` is CRC-32C (Castagnoli; "123456789" gives `E3069283`); `wall` times are
-//! nanoseconds since 1970. Names of files in the folder `journal`:
+//! All numbers are little-endian. `crc` is CRC-32C (Castagnoli; "123456789" gives `E3069283`).
+//! `wall` times are nanoseconds since 1970. The folder `journal` holds these files:
 //!
-//! | file | what it is |
+//! | file | content |
 //! |---|---|
-//! | `NNNNNNNNNNNNNNNN-SSSSSSSSSSSSSSSS.segment` | a piece of the log: its number and its salt, in hexadecimal |
+//! | `NNNNNNNNNNNNNNNN-SSSSSSSSSSSSSSSS.segment` | a segment of the log; its number and its salt, in hexadecimal |
 //! | `cursors-0` to `cursors-2` | slots (see `slots.rs`, `saved.rs`): where each backend is |
-//! | `gaps-0` to `gaps-2` | slots: what was given up for a backend |
-//! | `quarantine/` | files that could not be read; nothing in it is ever read or removed |
+//! | `gaps-0` to `gaps-2` | slots: what was given up for each backend |
+//! | `quarantine/` | unreadable files; nothing in it is ever read or removed |
 //!
-//! A **segment** is a header, a totals frame, and frames with records, one behind the other. Its number grows by
-//! one from segment to segment; its salt is random, so that bytes of another segment never pass for its own.
+//! A **segment** is a header, a totals frame, and frames with records, back to back. Numbers
+//! increase by one from segment to segment. The salt is random, so that bytes of another segment
+//! never pass as this one's.
 //!
 //! | at | bytes | segment header |
 //! |---|---|---|
 //! | 0 | 8 | `TWINFLUX` |
 //! | 8 | 2 | format: 1 |
 //! | 10 | 2 | length of this header: 64 |
-//! | 12 | 4 | incompatible flags: a reader that does not know one leaves all files untouched. None yet |
+//! | 12 | 4 | incompatible flags: a reader that does not know one leaves all files untouched. None defined yet |
 //! | 16 | 4 | compatible flags: 1 = begins by repeating records of the segment before, which could not be synced |
 //! | 20 | 4 | crc of these 64 bytes, with these four as 0 |
 //! | 24 | 8 | the journal's identity, random |
 //! | 32 | 8 | number |
 //! | 40 | 8 | first sequence: no record of this segment has a lower one |
 //! | 48 | 8 | lines written before this segment, of all destinations |
-//! | 56 | 8 | wall time of its making |
+//! | 56 | 8 | wall time of its creation |
 //!
-//! A **frame** is a header of 80 bytes, two names, and the payload. It never spans two segments.
+//! A **frame** is a header of 80 bytes, two names, an extension, and the payload. It never spans
+//! two segments.
 //!
 //! | at | bytes | frame header |
 //! |---|---|---|
 //! | 0 | 4 | marker: the low half of the segment's salt |
-//! | 4 | 4 | crc of salt, number, the frame's place in the file (8 bytes), and the header from 8 on with its names |
-//! | 8 | 4 | crc of salt, number, and the payload as it is stored |
-//! | 12 | 4 | bytes of the payload as it is stored, at most 1 MiB |
-//! | 16 | 4 | bytes of the payload itself, at most 1 MiB |
+//! | 4 | 4 | crc of salt, number, the frame's offset in the file (8 bytes), and the header from 8 on, with names and extension |
+//! | 8 | 4 | crc of salt, number, and the payload as stored |
+//! | 12 | 4 | bytes of the payload as stored, at most 1 MiB |
+//! | 16 | 4 | bytes of the payload uncompressed, at most 1 MiB |
 //! | 20 | 4 | lines |
-//! | 24 | 8 | sequence, growing over the whole log; there may be holes |
-//! | 32 | 8 | lines written before it **for its destination**: what is missing is known by subtraction |
+//! | 24 | 8 | sequence, increasing over the whole log; numbers may be skipped |
+//! | 32 | 8 | lines written before it **for its destination**: subtraction shows what is missing |
 //! | 40 | 8 | bytes of those |
 //! | 48 | 8 | wall time when the first line was received |
-//! | 56 | 1 | kind: 0 = a record; 1 = totals; others are skipped |
-//! | 57 | 1 | codec: 0 = as it is; 1 = an LZ4 block; 2 = a Zstandard frame |
+//! | 56 | 1 | kind: 0 = record; 1 = totals; others are skipped |
+//! | 57 | 1 | codec: 0 = none; 1 = an LZ4 block; 2 = a Zstandard frame |
 //! | 58 | 1 | precision: 0 = ns, 1 = us, 2 = ms, 3 = s, 4 = m, 5 = h |
-//! | 59 | 1 | bytes of the database's name, behind the header |
-//! | 60 | 1 | bytes of the retention policy's name, behind that |
-//! | 61 | 3 | 0 |
-//! | 64 | 8 | the earliest time of its points, in nanoseconds since 1970, signed; after the latest if there are none |
+//! | 59 | 1 | bytes of the database's name, which follows the header |
+//! | 60 | 1 | bytes of the retention policy's name, which follows that |
+//! | 61 | 1 | 0 |
+//! | 62 | 2 | bytes of the extension, which follows the names; this version writes none |
+//! | 64 | 8 | the earliest time of its points, in nanoseconds since 1970, signed; above the latest if there are no points |
 //! | 72 | 8 | the latest time of its points |
 //!
-//! The payload of a **totals** frame says what was written before the segment: a count (4 bytes), and for each
-//! destination lines (8), bytes (8), precision (1), the database's and the retention policy's name (1 and its bytes each);
-//! then, again for each destination, the earliest and the latest time of the points in the segment before (8 each).
+//! The payload of a **totals** frame says what was written before the segment: a count (4 bytes),
+//! and for each destination lines (8), bytes (8), precision (1), and the database's and the
+//! retention policy's names (1 and their bytes each); then, again for each destination, the
+//! earliest and the latest time of its points in the segment before (8 each).
 //!
-//! A header and its payload have checksums of their own, so that a damaged payload costs one record of known
-//! size, and a damaged header no more than the search for the next marker with a right checksum.
+//! An **extension** holds what a later version knows of a record and this one can ignore, such as
+//! the group to which it is owed, or its origin. Readers skip it. What must not be skipped gets an
+//! incompatible flag in the segment's header, or a kind of its own. The format can therefore grow
+//! without a new number.
+//!
+//! Header and payload have separate checksums. A damaged payload costs one record of known size. A
+//! damaged header costs its record, and a search for the next marker with a matching checksum.
 
 use super::Sequence;
 use std::fmt;
@@ -63,11 +72,11 @@ use std::fmt;
 use crate::batch::WallTime;
 use crate::protocol::Precision;
 
-/// The version written here, and the newest that is read.
+/// The version written here, and the newest that can be read.
 pub(in crate::journal) const FORMAT: u16 = 1;
 /// Bytes of a segment's header.
 pub(in crate::journal) const SEGMENT_HEADER_BYTES: usize = 64;
-/// The longest name of a database or retention policy.
+/// The longest name of a database or retention policy, in bytes.
 pub(in crate::journal) const MAX_NAME_BYTES: usize = 255;
 
 const MAGIC: &[u8; 8] = b"TWINFLUX";
@@ -76,7 +85,7 @@ const FLAG_REPEATS: u32 = 1;
 /// A segment's file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::journal) struct SegmentName {
-    /// Grows by one from segment to segment.
+    /// Increases by one from segment to segment.
     pub(in crate::journal) number: u64,
     /// Random.
     pub(in crate::journal) salt: u64,
@@ -89,7 +98,7 @@ impl fmt::Display for SegmentName {
 }
 
 impl SegmentName {
-    /// The name's parts, where the file is a segment.
+    /// Parses a file name. Returns `None` if it is not a segment's.
     pub(in crate::journal) fn parse(name: &str) -> Option<Self> {
         let (number, salt) = name.strip_suffix(".segment")?.split_once('-')?;
         let hex = |text: &str| if text.len() == 16 { u64::from_str_radix(text, 16).ok() } else { None };
@@ -106,16 +115,18 @@ pub(in crate::journal) struct SegmentHeader {
     pub(in crate::journal) first_sequence: Sequence,
     pub(in crate::journal) lines_before: u64,
     pub(in crate::journal) created: Option<WallTime>,
-    /// Begins by repeating records of the segment before.
+    /// The segment begins by repeating records of the segment before.
     pub(in crate::journal) repeats: bool,
 }
 
-/// Why a segment's header is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a segment's header is unusable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::journal) enum BadHeader {
-    /// Its bytes are not what was written.
+    /// The bytes are damaged.
+    #[error("the segment's header is damaged")]
     Damaged,
-    /// It is sound, and made by a newer version.
+    /// It is sound, but a newer version wrote it.
+    #[error("a newer version wrote the segment")]
     Newer,
 }
 
@@ -128,8 +139,8 @@ impl SegmentHeader {
         bytes[16..20].copy_from_slice(&(if self.repeats { FLAG_REPEATS } else { 0 }).to_le_bytes());
         let numbers =
             [self.journal, self.number, self.first_sequence.get(), self.lines_before, nanoseconds(self.created)];
-        for (place, number) in numbers.iter().enumerate() {
-            bytes[24 + place * 8..32 + place * 8].copy_from_slice(&number.to_le_bytes());
+        for (index, number) in numbers.iter().enumerate() {
+            bytes[24 + index * 8..32 + index * 8].copy_from_slice(&number.to_le_bytes());
         }
         let crc = crc32c::crc32c(&bytes);
         bytes[20..24].copy_from_slice(&crc.to_le_bytes());
@@ -159,7 +170,7 @@ impl SegmentHeader {
     }
 }
 
-/// A time as it is in files: 0 where it is not known.
+/// A time as stored in files: 0 if unknown.
 pub(in crate::journal) fn nanoseconds(time: Option<WallTime>) -> u64 {
     time.map_or(0, WallTime::nanoseconds)
 }
@@ -176,7 +187,7 @@ pub(in crate::journal) fn precision_code(precision: Precision) -> u8 {
     }
 }
 
-/// The precision of this number.
+/// The precision with this number.
 pub(in crate::journal) fn precision_of(code: u8) -> Option<Precision> {
     Some(match code {
         0 => Precision::Nanoseconds,
@@ -187,6 +198,10 @@ pub(in crate::journal) fn precision_of(code: u8) -> Option<Precision> {
         5 => Precision::Hours,
         _ => return None,
     })
+}
+
+pub(in crate::journal) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 pub(in crate::journal) fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -247,9 +262,9 @@ mod tests {
         let mut bytes = header.encode();
         bytes[30] ^= 1;
         assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Damaged));
-        for (place, value) in [(8, 2), (12, 1)] {
+        for (offset, value) in [(8, 2), (12, 1)] {
             let mut newer = header.encode();
-            newer[place] = value;
+            newer[offset] = value;
             newer[20..24].fill(0);
             let crc = crc32c::crc32c(&newer);
             newer[20..24].copy_from_slice(&crc.to_le_bytes());

@@ -1,38 +1,38 @@
-//! Frames: a record's, or the totals', as bytes (see [`super::format`]).
+//! Frames as bytes: a record's, or the totals' (see [`super::format`]).
 
-use super::format::{SegmentName, i64_at, nanoseconds, precision_code, precision_of, u32_at, u64_at};
+use super::format::{SegmentName, i64_at, nanoseconds, precision_code, precision_of, u16_at, u32_at, u64_at};
 use super::{Position, Sequence};
 use crate::batch::{Destination, Span, WallTime};
 use crate::protocol::line::LONGEST_LINE_BYTES;
 
 /// Bytes of a frame's header without its names.
 pub(in crate::journal) const FRAME_HEADER_BYTES: usize = 80;
-/// No sequence and no position is higher: what says so was not written here.
+/// The highest valid sequence or position. This version writes none above it.
 pub(in crate::journal) const MAX_COUNT: u64 = 1 << 62;
-/// The largest payload, stored or not: the longest line, its stamp and line feed.
+/// The largest payload, compressed or not: the longest line, its timestamp and a line feed.
 pub(in crate::journal) const MAX_PAYLOAD_BYTES: usize = LONGEST_LINE_BYTES + 1024;
 
-/// What a frame is.
+/// A frame's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) enum Kind {
     /// Lines.
     Record,
     /// What was written before the segment.
     Totals,
-    /// Made by a later version that wanted this one to skip it.
+    /// Written by a later version, to be skipped by this one.
     Other,
 }
 
 /// How a payload is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) enum Codec {
-    /// As it is.
+    /// Uncompressed.
     Plain,
     /// An LZ4 block.
     Lz4,
     /// A Zstandard frame.
     Zstd,
-    /// Not known to this version: the record cannot be read.
+    /// Unknown to this version: the record cannot be read.
     Other,
 }
 
@@ -43,37 +43,41 @@ pub(in crate::journal) struct Frame {
     pub(in crate::journal) codec: Codec,
     pub(in crate::journal) destination: Destination,
     pub(in crate::journal) sequence: Sequence,
-    /// Written before it for its destination.
+    /// What was written before it for its destination.
     pub(in crate::journal) at: Position,
     pub(in crate::journal) lines: u64,
-    /// The points' own times.
+    /// The times of its points.
     pub(in crate::journal) points: Span,
     /// Wall time when the first line was received.
     pub(in crate::journal) received: Option<WallTime>,
-    /// Bytes of the payload as it is stored.
+    /// Bytes of the payload as stored.
     pub(in crate::journal) stored_bytes: usize,
-    /// Bytes of the payload itself.
+    /// Bytes of the payload uncompressed.
     pub(in crate::journal) payload_bytes: usize,
+    /// Bytes of an extension that a later version wrote.
+    pub(in crate::journal) extension_bytes: u16,
 }
 
 impl Frame {
-    /// The position behind it.
+    /// The position after it.
     pub(in crate::journal) fn end(&self) -> Position {
         self.at.plus(self.lines, self.payload_bytes as u64)
     }
 
     /// Bytes before the payload.
-    pub(in crate::journal) fn head_bytes(&self) -> usize {
-        FRAME_HEADER_BYTES + self.destination.database().len() + self.destination.retention_policy().len()
+    pub(in crate::journal) fn header_bytes(&self) -> usize {
+        let names = self.destination.database().len() + self.destination.retention_policy().len();
+        FRAME_HEADER_BYTES + names + usize::from(self.extension_bytes)
     }
 
     /// Bytes in the file.
     pub(in crate::journal) fn bytes(&self) -> usize {
-        self.head_bytes() + self.stored_bytes
+        self.header_bytes() + self.stored_bytes
     }
 
-    /// Appends the whole frame to `out`, for this place in the segment. `stored` is the payload in the frame's codec.
-    pub(in crate::journal) fn encode(&self, key: &Key, place: u64, stored: &[u8], out: &mut Vec<u8>) {
+    /// Appends the whole frame to `out`, for this offset in the segment. `stored` is the payload in
+    /// the frame's codec.
+    pub(in crate::journal) fn encode(&self, key: &Key, offset: u64, stored: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&key.marker);
         out.extend_from_slice(&[0; 4]);
@@ -109,13 +113,13 @@ impl Frame {
         }
         out.extend_from_slice(database.as_bytes());
         out.extend_from_slice(retention_policy.as_bytes());
-        let crc = key.at(place).crc(&out[start + 8..]);
+        let crc = key.at(offset).crc(&out[start + 8..]);
         out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(stored);
     }
 }
 
-/// What the frames of one segment begin with, and what their checksums begin with.
+/// The marker and the checksum seed of one segment's frames.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::journal) struct Key {
     pub(in crate::journal) marker: [u8; 4],
@@ -130,9 +134,9 @@ impl Key {
         Self { marker: [bytes[0], bytes[1], bytes[2], bytes[3]], seed: crc32c::crc32c(&bytes) }
     }
 
-    /// The same for a header at this place, so that a frame that strayed to another one is none.
-    fn at(&self, place: u64) -> Self {
-        Self { seed: self.crc(&place.to_le_bytes()), ..*self }
+    /// The key for a header at this offset, so that a frame copied to another offset is invalid.
+    fn at(&self, offset: u64) -> Self {
+        Self { seed: self.crc(&offset.to_le_bytes()), ..*self }
     }
 
     fn crc(&self, bytes: &[u8]) -> u32 {
@@ -140,12 +144,12 @@ impl Key {
     }
 }
 
-/// What stands at a place of a segment.
+/// What parsing at an offset of a segment finds.
 #[derive(Debug)]
 pub(in crate::journal) enum Parsed {
     /// A whole frame.
     Frame(Frame),
-    /// A frame whose payload is not what was written.
+    /// A frame whose payload is damaged.
     BadPayload(Frame),
     /// The beginning of what may be a frame of at least this many bytes.
     Partial(usize),
@@ -153,8 +157,8 @@ pub(in crate::journal) enum Parsed {
     Nothing,
 }
 
-/// Reads the frame that `bytes` begin with, which are from this place in the segment.
-pub(in crate::journal) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
+/// Parses the frame at the beginning of `bytes`, which start at this offset in the segment.
+pub(in crate::journal) fn parse(key: &Key, offset: u64, bytes: &[u8]) -> Parsed {
     if bytes.len() < FRAME_HEADER_BYTES {
         let begins = bytes.len().min(4);
         let is_marker = bytes[..begins] == key.marker[..begins];
@@ -163,11 +167,11 @@ pub(in crate::journal) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
     if bytes[..4] != key.marker {
         return Parsed::Nothing;
     }
-    let head = FRAME_HEADER_BYTES + usize::from(bytes[59]) + usize::from(bytes[60]);
+    let head = FRAME_HEADER_BYTES + usize::from(bytes[59]) + usize::from(bytes[60]) + usize::from(u16_at(bytes, 62));
     if bytes.len() < head {
         return Parsed::Partial(head);
     }
-    if key.at(place).crc(&bytes[8..head]) != u32_at(bytes, 4) {
+    if key.at(offset).crc(&bytes[8..head]) != u32_at(bytes, 4) {
         return Parsed::Nothing;
     }
     let Some(frame) = decode_frame(&bytes[..head]) else { return Parsed::Nothing };
@@ -175,14 +179,32 @@ pub(in crate::journal) fn parse(key: &Key, place: u64, bytes: &[u8]) -> Parsed {
     if key.crc(stored) == u32_at(bytes, 8) { Parsed::Frame(frame) } else { Parsed::BadPayload(frame) }
 }
 
-/// A header with a right checksum; none where it says what no version writes.
+/// Gives potential frames from this offset on a valid marker and valid checksums, so that random
+/// bytes get past these checks.
+#[cfg(any(test, fuzzing))]
+pub(in crate::journal) fn reseal(key: &Key, mut offset: usize, bytes: &mut [u8]) {
+    while let Some(frame) = bytes.get_mut(offset..).filter(|rest| rest.len() >= FRAME_HEADER_BYTES) {
+        frame[..4].copy_from_slice(&key.marker);
+        let names = usize::from(frame[59]) + usize::from(frame[60]) + usize::from(u16_at(frame, 62));
+        let head = (FRAME_HEADER_BYTES + names).min(frame.len());
+        let end = head.saturating_add(u32_at(frame, 12) as usize).min(frame.len());
+        let crc = key.crc(&frame[head..end]);
+        frame[8..12].copy_from_slice(&crc.to_le_bytes());
+        let crc = key.at(offset as u64).crc(&frame[8..head]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        offset += end;
+    }
+}
+
+/// Decodes a header with a valid checksum. Returns `None` if it says what no version writes.
 fn decode_frame(head: &[u8]) -> Option<Frame> {
     let (stored_bytes, payload_bytes) = (u32_at(head, 12) as usize, u32_at(head, 16) as usize);
     let highest = u64_at(head, 24).max(u64_at(head, 32)).max(u64_at(head, 40));
     if stored_bytes > MAX_PAYLOAD_BYTES || payload_bytes > MAX_PAYLOAD_BYTES || highest > MAX_COUNT {
         return None;
     }
-    let (database, retention_policy) = head[FRAME_HEADER_BYTES..].split_at_checked(usize::from(head[59]))?;
+    let (database, rest) = head[FRAME_HEADER_BYTES..].split_at_checked(usize::from(head[59]))?;
+    let retention_policy = rest.get(..usize::from(head[60]))?;
     Some(Frame {
         kind: match head[56] {
             0 => Kind::Record,
@@ -207,10 +229,11 @@ fn decode_frame(head: &[u8]) -> Option<Frame> {
         received: WallTime::new(u64_at(head, 48)),
         stored_bytes,
         payload_bytes,
+        extension_bytes: u16_at(head, 62),
     })
 }
 
-/// A name's length; names are no longer than [`super::format::MAX_NAME_BYTES`], which the configuration's check sees to.
+/// A name's length. The configuration's check bounds names by [`super::format::MAX_NAME_BYTES`].
 fn name_bytes(name: &str) -> u8 {
     u8::try_from(name.len()).expect("BUG: names have at most 255 bytes")
 }
@@ -238,6 +261,7 @@ mod tests {
             received: WallTime::new(1_795_400_726_000_000_001),
             stored_bytes: 8,
             payload_bytes: 8,
+            extension_bytes: 0,
         }
     }
 
@@ -254,10 +278,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_later_version_adds_to_a_header_is_skipped() {
+        let (key, mut bytes) = (Key::new(NAME), Vec::new());
+        frame().encode(&key, 64, b"m v=1 5\n", &mut bytes);
+        let head = frame().header_bytes();
+        let added = b"\x01\x04main";
+        bytes.splice(head..head, added.iter().copied());
+        bytes[62] = 6;
+        let mut bytes = [vec![0; 64], bytes].concat();
+        reseal(&key, 64, &mut bytes);
+        let bytes = bytes.split_off(64);
+        match parse(&key, 64, &bytes) {
+            Parsed::Frame(parsed) => {
+                assert_eq!(parsed, Frame { extension_bytes: 6, ..frame() });
+                assert_eq!(&bytes[parsed.header_bytes()..parsed.bytes()], b"m v=1 5\n");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn every_flipped_bit_is_seen_and_every_cut_is_partial() {
         let (key, mut bytes) = (Key::new(NAME), Vec::new());
         frame().encode(&key, 64, b"m v=1 5\n", &mut bytes);
-        let head = frame().head_bytes();
+        let head = frame().header_bytes();
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -272,6 +316,6 @@ mod tests {
         }
         let other = Key::new(SegmentName { number: 8, ..NAME });
         assert!(matches!(parse(&other, 64, &bytes), Parsed::Nothing), "another segment's frame");
-        assert!(matches!(parse(&key, 65, &bytes), Parsed::Nothing), "another place's frame");
+        assert!(matches!(parse(&key, 65, &bytes), Parsed::Nothing), "another offset's frame");
     }
 }

@@ -1,4 +1,4 @@
-//! From frame to frame through one segment, over whatever damage there is.
+//! Iterates over a segment's frames, resynchronising after damage.
 //!
 //! Bounds: one chunk of the file in memory, as large as asked or as the largest frame.
 
@@ -12,25 +12,25 @@ use super::format::SegmentName;
 use super::frame::{Codec, Frame, Key, Parsed, parse};
 use super::storage::StoredFile;
 
-/// What stands in a segment.
+/// An item of a segment.
 #[derive(Debug)]
 pub(in crate::journal) enum Item {
-    /// A frame, and its payload as it is stored.
+    /// A frame, and its payload as stored.
     Frame(Frame, Bytes),
-    /// A frame whose payload is not what was written.
+    /// A frame whose payload is damaged.
     BadPayload(Frame),
-    /// Bytes that are no frame: damage, or at the end a write that was cut off.
+    /// Bytes that are no frame: damage, or, at the end, an unfinished write.
     Hole {
         /// Where they begin.
         at: u64,
-        /// How many they are.
+        /// How many.
         bytes: u64,
     },
 }
 
-/// A place in a segment, and the way on.
+/// Iterates over a segment's frames.
 #[derive(Debug)]
-pub(in crate::journal) struct Walk {
+pub(in crate::journal) struct Frames {
     file: Arc<dyn StoredFile>,
     name: SegmentName,
     key: Key,
@@ -39,17 +39,17 @@ pub(in crate::journal) struct Walk {
     chunk: Bytes,
     chunk_at: u64,
     chunk_bytes: usize,
-    /// Whether blocks that the disk does not give count as damage; else they are an error.
+    /// Whether unreadable blocks count as damage. Otherwise they are errors.
     is_tolerant: bool,
-    /// Blocks that the disk did not give.
+    /// Unreadable blocks counted as damage so far.
     unreadable: u64,
 }
 
-/// What a disk gives or does not give at once.
+/// The unit that a disk either reads or fails to read.
 const BLOCK_BYTES: usize = 4096;
 
-impl Walk {
-    /// From this offset on, reading as many bytes at once.
+impl Frames {
+    /// Starts at this offset, reading `chunk_bytes` at a time.
     pub(in crate::journal) fn new(
         file: Arc<dyn StoredFile>,
         name: SegmentName,
@@ -70,7 +70,7 @@ impl Walk {
         }
     }
 
-    /// The segment.
+    /// The segment's name.
     pub(in crate::journal) fn segment(&self) -> SegmentName {
         self.name
     }
@@ -80,26 +80,26 @@ impl Walk {
         self.offset
     }
 
-    /// From now on blocks that cannot be read are damage, and no error.
+    /// From now on, unreadable blocks are damage instead of errors.
     pub(in crate::journal) fn tolerate(&mut self) {
         self.is_tolerant = true;
     }
 
-    /// Blocks that the disk did not give, and that were taken for damage.
+    /// Unreadable blocks counted as damage so far.
     pub(in crate::journal) fn unreadable(&self) -> u64 {
         self.unreadable
     }
 
-    /// What comes next; none at the file's end.
+    /// Returns the next item, or `None` at the file's end.
     ///
     /// # Errors
-    /// What the disk says; the same place is read again by the next call.
+    /// The disk fails. The next call reads the same offset again.
     pub(in crate::journal) fn next(&mut self) -> io::Result<Option<Item>> {
         loop {
             let rest = self.rest_of_chunk();
             match parse(&self.key, self.offset, &rest) {
                 Parsed::Frame(frame) => {
-                    let payload = rest.slice(frame.head_bytes()..frame.bytes());
+                    let payload = rest.slice(frame.header_bytes()..frame.bytes());
                     self.offset += frame.bytes() as u64;
                     return Ok(Some(Item::Frame(frame, payload)));
                 }
@@ -108,7 +108,7 @@ impl Walk {
                     return Ok(Some(Item::BadPayload(frame)));
                 }
                 Parsed::Partial(needed) if self.fill(needed)? => {}
-                // Nothing may be the end of what was read.
+                // `Nothing` may just be the end of the chunk.
                 Parsed::Nothing if rest.is_empty() && self.fill(1)? => {}
                 Parsed::Partial(_) | Parsed::Nothing if self.rest_of_chunk().is_empty() => return Ok(None),
                 Parsed::Partial(_) | Parsed::Nothing => return self.skip_damage().map(Some),
@@ -121,8 +121,8 @@ impl Walk {
         self.chunk.slice(from..)
     }
 
-    /// Reads so that at least this many bytes are there from the offset on; false where the file has no more than
-    /// is there already.
+    /// Reads until at least this many bytes are buffered from the offset on. Returns `false` if the
+    /// file has no more than what is buffered already.
     fn fill(&mut self, needed: usize) -> io::Result<bool> {
         let had = self.rest_of_chunk().len();
         if had >= needed {
@@ -140,10 +140,10 @@ impl Walk {
         Ok(filled > had)
     }
 
-    /// What the disk gives, with zeros for the blocks that it does not.
+    /// Reads block by block, and fills unreadable blocks with zeros.
     fn read_blocks(&mut self, buffer: &mut [u8]) -> usize {
-        for (place, block) in buffer.chunks_mut(BLOCK_BYTES).enumerate() {
-            if self.file.read_at(block, self.offset + (place * BLOCK_BYTES) as u64).is_err() {
+        for (index, block) in buffer.chunks_mut(BLOCK_BYTES).enumerate() {
+            if self.file.read_at(block, self.offset + (index * BLOCK_BYTES) as u64).is_err() {
                 block.fill(0);
                 self.unreadable += 1;
             }
@@ -151,16 +151,16 @@ impl Walk {
         buffer.len()
     }
 
-    /// Goes on to the next whole frame, or to the file's end.
+    /// Skips to the next whole frame, or to the file's end.
     fn skip_damage(&mut self) -> io::Result<Item> {
         let at = self.offset;
         self.offset += 1;
         loop {
             let rest = self.rest_of_chunk();
             let marker = memmem::find(&rest, &self.key.marker);
-            // Without a whole marker its beginning may be the last three bytes.
+            // If no whole marker is found, one may begin in the last three bytes.
             self.offset += marker.unwrap_or_else(|| rest.len().saturating_sub(3)) as u64;
-            let found = match marker.map(|place| parse(&self.key, self.offset, &rest[place..])) {
+            let found = match marker.map(|start| parse(&self.key, self.offset, &rest[start..])) {
                 Some(Parsed::Frame(_) | Parsed::BadPayload(_)) => true,
                 Some(Parsed::Partial(needed)) if self.fill(needed)? => continue,
                 Some(Parsed::Partial(_) | Parsed::Nothing) => {
@@ -178,11 +178,12 @@ impl Walk {
     }
 }
 
-/// The payload itself; none where it is not what the header says.
+/// Decompresses a payload. Returns `None` if it differs from what the header says.
 pub(in crate::journal) fn unpack(frame: &Frame, stored: &Bytes) -> Option<Bytes> {
     let payload = match frame.codec {
         Codec::Plain => stored.clone(),
-        // A header that promises more than there may be is none, so that these make no more than that.
+        // Headers that claim more than the maximum were rejected, so these allocate no more than
+        // that.
         Codec::Lz4 => Bytes::from(lz4_flex::block::decompress(stored, frame.payload_bytes).ok()?),
         Codec::Zstd => Bytes::from(zstd::bulk::decompress(stored, frame.payload_bytes).ok()?),
         Codec::Other => return None,

@@ -1,7 +1,8 @@
-//! The bytes of the log: segments of frames, slots of small states, and the storage that holds both.
+//! The bytes of the log: segments of frames, slots for small states, and the storage for both.
 //!
-//! Owns: the format ([`mod@format`] has it byte by byte), frames and the way through a damaged segment, compression, slots, and
-//! the trait that a disk is used through. Never does: cursors, decisions about what is kept, locks of the journal.
+//! Owns: the format ([`mod@format`] specifies it byte by byte), frames and how to iterate over a
+//! damaged segment, compression, slots, and the trait through which a disk is used. Never does:
+//! cursors, decisions about what is kept, the journal's lock.
 
 pub(in crate::journal) mod codec;
 pub(in crate::journal) mod format;

@@ -1,6 +1,6 @@
-//! A place in what was written of one destination.
+//! A position in the records written of one destination.
 
-/// What was written to the disk of one destination, counted from the journal's making.
+/// What was written to disk of one destination, counted since the journal was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::journal) struct Position {
     pub(in crate::journal) lines: u64,
@@ -8,12 +8,12 @@ pub(in crate::journal) struct Position {
 }
 
 impl Position {
-    /// This much further on.
+    /// The position this much further on.
     pub(in crate::journal) fn plus(self, lines: u64, bytes: u64) -> Self {
         Self { lines: self.lines.saturating_add(lines), bytes: self.bytes.saturating_add(bytes) }
     }
 
-    /// From `other` to here; nothing where that is further.
+    /// The distance from `other` to this position; zero if `other` is further.
     pub(in crate::journal) fn since(self, other: Self) -> Self {
         Self { lines: self.lines.saturating_sub(other.lines), bytes: self.bytes.saturating_sub(other.bytes) }
     }

@@ -4,28 +4,29 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A record's number in the log, over all destinations. It grows from record to record; there may be holes.
+/// A record's number in the log, over all destinations. It increases from record to record; numbers
+/// may be skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Sequence(u64);
 
 impl Sequence {
-    /// The first there can be.
+    /// The lowest sequence.
     pub const FIRST: Self = Self(0);
-    /// No record has it: behind all that there can be.
+    /// Above every record's sequence; no record has it.
     pub const END: Self = Self(u64::MAX);
 
-    /// This number.
+    /// The sequence with this number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// Its number.
+    /// The number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The next one.
+    /// The next sequence.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))

@@ -1,4 +1,4 @@
-//! A small state in three files, of which one is always whole and synced.
+//! A small state in three files, one of which is always whole and synced.
 //!
 //! | at | bytes | slot |
 //! |---|---|---|
@@ -6,13 +6,14 @@
 //! | 8 | 2 | format: 1 |
 //! | 10 | 2 | what it holds: 1 = cursors, 2 = gaps |
 //! | 12 | 4 | bytes of the body, at most 64 MiB |
-//! | 16 | 8 | generation: the sound slot with the highest is the state |
+//! | 16 | 8 | generation: the sound slot with the highest one is the state |
 //! | 24 | 8 | the journal's identity |
 //! | 32 | 4 | CRC-32C of the header, with these four as 0, and the body |
 //! | 36 | 4 | 0 |
 //!
-//! The body follows; what stands behind it means nothing. There are three slots, because at any moment one may be
-//! written while another is being synced: a power cut then still leaves the third, which was synced before.
+//! The body follows; bytes after it mean nothing. There are three slots, because at any moment one
+//! may be written while another is being synced. A power cut then still leaves the third, which was
+//! synced before.
 
 use std::io;
 use std::sync::Arc;
@@ -56,10 +57,10 @@ pub(in crate::journal) struct Found {
     slot: usize,
 }
 
-/// Reads the newer sound slot; none where there is none.
+/// Reads the newest sound slot. Returns `None` if there is none.
 ///
 /// # Errors
-/// That a newer version wrote it.
+/// A newer version wrote it.
 pub(in crate::journal) fn load(storage: &dyn Storage, kind: Kind) -> Result<Option<Found>, Newer> {
     let mut best: Option<Found> = None;
     for slot in 0..SLOTS {
@@ -72,11 +73,12 @@ pub(in crate::journal) fn load(storage: &dyn Storage, kind: Kind) -> Result<Opti
     Ok(best)
 }
 
-/// A slot that a newer version wrote.
-#[derive(Debug)]
+/// A newer version wrote a slot.
+#[derive(Debug, thiserror::Error)]
+#[error("a newer version wrote the slot")]
 pub(in crate::journal) struct Newer;
 
-/// The writing end.
+/// Writes the slots of one kind.
 #[derive(Debug)]
 pub(in crate::journal) struct Slots {
     kind: Kind,
@@ -86,11 +88,11 @@ pub(in crate::journal) struct Slots {
     current: usize,
     /// Whether the current slot was written since the last sync.
     is_dirty: bool,
-    /// The slot that was synced last: nothing is written there.
+    /// The slot synced last; it is not written to.
     synced: Option<usize>,
 }
 
-/// A slot that is to be synced.
+/// A slot to be synced.
 #[derive(Debug)]
 pub(in crate::journal) struct Unsynced {
     pub(in crate::journal) file: Arc<dyn StoredFile>,
@@ -98,10 +100,10 @@ pub(in crate::journal) struct Unsynced {
 }
 
 impl Slots {
-    /// Opens the files, and makes them where they are missing. `found` is what was loaded.
+    /// Opens the files, creating those that are missing. `found` is what was loaded.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk fails.
     pub(in crate::journal) fn open(
         storage: &dyn Storage,
         kind: Kind,
@@ -119,7 +121,8 @@ impl Slots {
         for file in &files {
             discard_damaged(&**file, kind);
         }
-        // An earlier process may have ended before it synced what was found; the next write spares it for that.
+        // An earlier process may have ended before it synced this slot. The next write avoids it
+        // for that reason.
         if let Some(Err(error)) = found.map(|found| files[found.slot].sync()) {
             tracing::warn!(%error, "cannot sync what the journal is opened with");
         }
@@ -131,7 +134,7 @@ impl Slots {
     /// Writes a newer state.
     ///
     /// # Errors
-    /// What the disk says; the older state stays.
+    /// The disk fails; the older state remains.
     pub(in crate::journal) fn write(&mut self, body: &[u8]) -> io::Result<()> {
         self.generation += 1;
         self.files[self.current].write_at(&encode(self.kind, self.generation, self.journal, body), 0)?;
@@ -139,8 +142,8 @@ impl Slots {
         Ok(())
     }
 
-    /// What to sync, where something was written since the last time; what is written from now on goes to a slot
-    /// that is neither this one nor the one that was synced last.
+    /// Takes the slot to sync, if anything was written since the last call. Later writes go to a
+    /// slot that is neither this one nor the one synced last.
     pub(in crate::journal) fn take_unsynced(&mut self) -> Option<Unsynced> {
         if !std::mem::take(&mut self.is_dirty) {
             return None;
@@ -150,13 +153,14 @@ impl Slots {
         Some(Unsynced { file: Arc::clone(&self.files[slot]), slot })
     }
 
-    /// A slot was synced.
+    /// Notes that a slot was synced.
     pub(in crate::journal) fn note_synced(&mut self, unsynced: &Unsynced) {
         self.synced = Some(unsynced.slot);
     }
 }
 
-/// Empties a slot that is not sound, so that a later write that a power cut leaves half done cannot make it whole again.
+/// Empties an unsound slot. Otherwise a later write that a power cut leaves half done could make it
+/// pass as whole.
 fn discard_damaged(file: &dyn StoredFile, kind: Kind) {
     let emptied = read(file).and_then(|bytes| match decode(kind, &bytes) {
         Ok(None) if !bytes.is_empty() => file.truncate(0).and_then(|()| file.sync()),
@@ -167,7 +171,7 @@ fn discard_damaged(file: &dyn StoredFile, kind: Kind) {
     }
 }
 
-fn encode(kind: Kind, generation: u64, journal: u64, body: &[u8]) -> Vec<u8> {
+pub(in crate::journal) fn encode(kind: Kind, generation: u64, journal: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
@@ -211,6 +215,12 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Option<Slot<'_>>, Newer> {
     Ok((number(10, 2) == kind as u64).then_some(slot))
 }
 
+/// The body of a slot with these bytes.
+#[cfg(any(test, fuzzing))]
+pub(in crate::journal) fn body_of(kind: Kind, bytes: &[u8]) -> Option<Vec<u8>> {
+    decode(kind, bytes).ok().flatten().map(|slot| slot.body.to_vec())
+}
+
 fn read(file: &dyn StoredFile) -> io::Result<Vec<u8>> {
     let length = usize::try_from(file.bytes()?).unwrap_or(usize::MAX).min(HEADER_BYTES + MAX_BODY_BYTES);
     let mut bytes = vec![0; length];
@@ -224,13 +234,14 @@ mod tests {
     use super::*;
     use crate::journal::segment::storage::Folder;
 
-    /// What the state would be, were all but the synced slot torn by a power cut.
+    /// The state that remains if a power cut tears every slot except the synced one.
     fn survivor(folder: &std::path::Path, synced: usize) -> Vec<u8> {
         let bytes = std::fs::read(folder.join(Kind::Cursors.file_name(synced))).expect("a slot");
         decode(Kind::Cursors, &bytes).ok().flatten().expect("a sound slot").body.to_vec()
     }
 
-    /// Many turns of writes, syncs that end, syncs that fail, and starts: what was synced last stays as it is.
+    /// Many turns of writes, syncs that end, syncs that fail, and restarts: the slot synced last
+    /// never changes.
     #[test]
     fn the_slot_that_was_synced_last_is_never_written() {
         let folder = tempfile::tempdir().expect("folder");
@@ -255,13 +266,13 @@ mod tests {
                         synced = Some((unsynced.slot, body));
                     }
                 }
-                // It failed.
+                // The sync failed.
                 6 => syncing = None,
                 7 if turn % 5 == 0 => {
                     syncing = None;
                     let found = load(&storage, Kind::Cursors).ok().flatten();
                     slots = Slots::open(&storage, Kind::Cursors, 7, found.as_ref()).expect("open");
-                    // What is found is synced at the start.
+                    // A start syncs the slot it finds.
                     synced = found.map(|found| (found.slot, found.body));
                 }
                 _ => {}
@@ -320,7 +331,7 @@ mod tests {
         }
     }
 
-    /// A slot with these bytes in its header from there on, and a checksum that is right for them.
+    /// A slot with these bytes in its header at this offset, and a matching checksum.
     fn with(at: usize, bytes: &[u8]) -> Vec<u8> {
         let mut slot = encode(Kind::Gaps, 5, 7, b"body");
         slot[at..at + bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,5 @@
-//! What the journal needs of a disk: a small trait, so that tests put a failing one in its place, and a folder.
+//! What the journal needs of a disk: a small trait, so that tests can use a failing disk, and a
+//! folder.
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
@@ -7,70 +8,70 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Files that cannot be read go here.
+/// Where unreadable files go.
 const QUARANTINE: &str = "quarantine";
-/// More of them are not kept apart: the oldest name wins, later ones stay where they are.
+/// Most files in quarantine. Further files stay where they are.
 const MAX_QUARANTINED: usize = 100;
 
 /// One folder of files.
 pub trait Storage: Send + Sync + fmt::Debug {
-    /// The names of its files, in any order.
+    /// Lists the names of its files, in any order.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Makes a file that is not there yet.
+    /// Creates a file that does not exist yet.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn create(&self, name: &str) -> io::Result<Arc<dyn StoredFile>>;
 
     /// Opens a file for reading and writing.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>>;
 
     /// Removes a file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Moves a file that cannot be read out of the way.
+    /// Moves an unreadable file out of the way.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn quarantine(&self, name: &str) -> io::Result<()>;
 
-    /// Makes sure that files made, moved and removed so far are so after a power cut.
+    /// Makes file creations, moves and removals so far survive a power cut.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn sync_folder(&self) -> io::Result<()>;
 
-    /// The volume's bytes.
+    /// Returns the volume's space.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn space(&self) -> io::Result<Space>;
 
-    /// What is not where it was opened: the folder, or this file under this name. Somebody may have removed it, or have put
-    /// another one there. None where all is in place.
+    /// Returns what is no longer where it was opened: the folder, or this file under this name.
+    /// Somebody may have removed or replaced it. `None` if all is in place.
     ///
     /// # Errors
-    /// What the system says; then it is not known.
+    /// The system fails; then it is unknown.
     fn misplaced(&self, file: Option<(&str, &dyn StoredFile)>) -> io::Result<Option<Misplaced>>;
 
-    /// Makes the folder where it was, unless there is one, and works there from now on.
+    /// Creates the folder again where it was, unless there is one, and uses it from now on.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn renew(&self) -> io::Result<()>;
 }
 
-/// What is not where it was, in words.
+/// What is no longer in place, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Misplaced {
     /// The folder, and everything in it.
@@ -79,63 +80,65 @@ pub enum Misplaced {
     File(String),
 }
 
-/// What tells a file or folder from every other: its volume and its number there.
+/// Identifies a file or folder: its device and its inode.
 pub type Identity = (u64, u64);
 
 /// One file.
 pub trait StoredFile: Send + Sync + fmt::Debug {
-    /// Its length in bytes.
+    /// Returns its length in bytes.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn bytes(&self) -> io::Result<u64>;
 
-    /// Fills the buffer from this offset on; less only at the file's end. Returns how much.
+    /// Fills the buffer from this offset on, with less only at the file's end. Returns the number
+    /// of bytes read.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes all of this at an offset.
+    /// Writes all bytes at an offset.
     ///
     /// # Errors
-    /// What the system says; a part may be written then.
+    /// The system fails; some of the bytes may be written then.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// What tells it from every other.
+    /// Returns its identity.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn identity(&self) -> io::Result<Identity>;
 
-    /// Asks for room for so many bytes, so that they need not be found one by one. A hint: nothing depends on it.
+    /// Asks for space in advance, so that it need not be allocated piece by piece. A hint: nothing
+    /// depends on it.
     fn reserve(&self, bytes: u64);
 
-    /// Cuts the file off.
+    /// Truncates the file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
 
-    /// Makes sure that what was written so far is there after a power cut. After an error it must not be called
-    /// again for this file: the system has forgotten what it could not write, and would say that all is well
-    /// ("Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+    /// Makes everything written so far survive a power cut. After an error it must not be called
+    /// again for this file: the system has dropped what it could not write, and would report
+    /// success ("Can Applications Recover from fsync Failures?", USENIX ATC 2020).
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A volume's bytes.
+/// A volume's space, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     /// Free for this process.
     pub free: u64,
-    /// In all.
+    /// In total.
     pub total: u64,
 }
 
-/// A folder of the file system: it is 0700, its files are 0600.
+/// A folder of the file system, with mode 0700; its files have mode 0600.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -143,10 +146,10 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder, and makes it where it is missing.
+    /// Opens the folder, creating it if missing.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system fails.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), handle: Mutex::new(Arc::new(open_folder(path)?)) })
     }
@@ -160,7 +163,7 @@ impl Folder {
     }
 }
 
-/// Opens a folder, and makes it where it is missing.
+/// Opens a folder, creating it if missing.
 fn open_folder(path: &Path) -> io::Result<File> {
     let is_new = !path.exists();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
@@ -174,7 +177,7 @@ fn identity(metadata: &Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// What is wrong with a path that should lead to this; none where it does.
+/// What is wrong with a path that should lead to `opened`. `None` if it does.
 fn is_elsewhere(path: &Path, opened: Identity) -> io::Result<Option<String>> {
     use io::ErrorKind::{NotADirectory, NotFound};
     match std::fs::metadata(path) {
@@ -205,7 +208,8 @@ impl Storage for Folder {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
         match self.open_with(name, &mut OpenOptions::new()) {
-            // A disk that failed is often mounted again for reading only, and it is then that someone wants to look.
+            // A failed disk is often remounted read-only, and that is when somebody wants to
+            // inspect it.
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 Ok(Arc::new(File::open(self.path.join(name))?))
             }
@@ -280,7 +284,7 @@ impl StoredFile for File {
     }
 
     fn reserve(&self, bytes: u64) {
-        // Not every file system can, and a full one has none.
+        // Some file systems cannot, and a full one has no space.
         rustix::fs::fallocate(self, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes).ok();
     }
 

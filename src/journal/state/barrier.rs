@@ -1,18 +1,19 @@
-//! Barriers: places in the log that a backend does not pass before somebody says so.
+//! Barriers: positions in the log that a backend does not pass until told to.
 //!
-//! A statement that changes a database is one: what came before it is to be there first, what comes after it later. Owns: which
-//! records wait behind one. Never does: keeping barriers over a restart; whoever sets them does.
+//! A statement that changes a database is one: records before it must be delivered first, records
+//! after it later. Owns: which records wait behind a barrier. Never does: saving barriers over a
+//! restart; whoever sets them does that.
 
 use super::State;
 use super::id::BackendId;
 use crate::journal::segment::Sequence;
 
-/// A place in the log.
+/// A barrier in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct Barrier {
     /// Records from this sequence on wait behind it.
     pub(in crate::journal) sequence: Sequence,
-    /// Those of this database; none for all.
+    /// Only records of this database wait. `None`: all records.
     pub(in crate::journal) database: Option<String>,
 }
 
@@ -24,23 +25,23 @@ impl Barrier {
 }
 
 impl State {
-    /// Sets a barrier behind all that was appended, for these backends; returns its sequence.
+    /// Sets a barrier behind everything appended so far, for these backends. Returns its sequence.
     pub(in crate::journal) fn set_barrier(&mut self, backends: &[BackendId], database: Option<&str>) -> Sequence {
         let sequence = self.next_sequence;
-        // Two barriers are never at the same place.
+        // No two barriers have the same sequence.
         self.next_sequence = self.next_sequence.next();
         self.restore_barrier(backends, sequence, database);
         sequence
     }
 
-    /// Sets a barrier again that was set before a restart.
+    /// Restores a barrier that was set before a restart.
     pub(in crate::journal) fn restore_barrier(
         &mut self,
         backends: &[BackendId],
         sequence: Sequence,
         database: Option<&str>,
     ) {
-        // Where a power cut took the end of the log, what comes now still comes behind it.
+        // Even if a power cut took the end of the log, new records still come after the barrier.
         self.next_sequence = self.next_sequence.max(sequence.next());
         for backend in backends {
             let database = database.map(str::to_owned);
@@ -50,7 +51,7 @@ impl State {
         }
     }
 
-    /// Whether a backend has all that lies before a barrier.
+    /// Whether a backend has everything before a barrier.
     pub(in crate::journal) fn is_at_barrier(&self, backend: BackendId, sequence: Sequence) -> bool {
         let known = &self.backends[backend];
         let Some(barrier) = known.barriers.iter().find(|barrier| barrier.sequence == sequence) else { return true };
@@ -59,13 +60,13 @@ impl State {
         own.all(|(log, cursor)| !cursor.has_pending_below(log.tail(self.next_sequence), sequence))
     }
 
-    /// Takes a barrier away.
+    /// Removes a barrier.
     pub(in crate::journal) fn pass_barrier(&mut self, backend: BackendId, sequence: Sequence) {
         self.backends[backend].barriers.retain(|barrier| barrier.sequence != sequence);
     }
 }
 
-/// Below which sequence records of a database may be had, with these barriers.
+/// With these barriers, the sequence below which records of a database may be leased.
 pub(super) fn open_below(barriers: &[Barrier], database: &str) -> Sequence {
     let first = barriers.iter().find(|barrier| barrier.is_for(database));
     first.map_or(Sequence::END, |barrier| barrier.sequence)

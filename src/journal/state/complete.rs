@@ -1,9 +1,10 @@
-//! Which copy has what: whether a backend has every point of a database in a range of time.
+//! Completeness: whether a backend has every point of a database in a range of time.
 //!
-//! Decides by the points' own times, of what is in memory by the record, and of a backlog on the disk by the segment: no disk
-//! is read for it. Says more than is lacking where it is not known better, and never less.
+//! Decides by the points' own times: per record in memory, and per segment for a backlog on disk,
+//! so that no disk is read. If in doubt, it reports too much as lacking, never too little.
 //!
-//! Lines that are still in builders or in the ring are no backend's: no copy has them, and they make none worse than another.
+//! Lines still in builders or in the ring do not count: no copy has them, so none is worse than
+//! another.
 
 use super::id::{BackendId, LogId};
 use std::ops::Range;
@@ -17,25 +18,28 @@ use super::{Backend, Log, State};
 use crate::batch::{Span, WallTime};
 use crate::journal::segment::Sequence;
 
-/// Gaps that are named, at most.
-const MOST_NAMED: usize = 3;
+/// Most gaps that are listed.
+const MAX_NAMED: usize = 3;
 
-/// What a backend lacks of a range.
+/// What a backend lacks in a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Completeness {
-    /// The earliest point that it has not acknowledged yet may be so early, in nanoseconds since 1970; none if it has all.
+    /// A lower bound of the points that it has not acknowledged yet, in nanoseconds since 1970.
+    /// `None` if it has all.
     pub pending_from: Option<i64>,
-    /// The latest such point may be so late; none if it has all.
+    /// An upper bound of these points. `None` if it has all.
     pub pending_until: Option<i64>,
-    /// Its oldest line in the range that is not acknowledged was received at this time by the wall clock; 0 if that is not known.
+    /// The wall time when its oldest unacknowledged line in the range was received. [`WallTime::MIN`]
+    /// if unknown, `None` if it has all.
     pub pending_since: Option<WallTime>,
-    /// Another backend has something of the range that this one has not acknowledged yet.
+    /// Another backend has something in the range that this one has not acknowledged yet.
     pub is_behind: bool,
-    /// The times of the first gaps that meet the range: from and until, in nanoseconds since 1970.
+    /// The point times of the first gaps that meet the range: from and until, in nanoseconds since
+    /// 1970.
     pub gaps: Vec<(i64, i64)>,
-    /// How many gaps meet it, those that every backend has left out.
+    /// How many gaps meet it, not counting those that every backend has.
     pub gap_count: u64,
-    /// A statement waits for it that may change any answer.
+    /// A statement that may change any answer waits for it.
     pub has_statement: bool,
 }
 
@@ -45,15 +49,15 @@ impl Completeness {
         self.pending_from.is_none() && self.gap_count == 0 && !self.has_statement
     }
 
-    /// Whether it has whatever any other has.
+    /// Whether it has whatever any other backend has.
     pub fn is_current(&self) -> bool {
         !self.is_behind && self.gap_count == 0 && !self.has_statement
     }
 }
 
 impl State {
-    /// What a backend lacks of a database's points in this range; of all databases without a name. Those backends count as its
-    /// mirror that `others` names by their places.
+    /// What a backend lacks of a database's points in this range. `None` for `database` means all
+    /// databases. `others` are its mirrors.
     pub(in crate::journal) fn completeness(
         &self,
         backend: BackendId,
@@ -80,7 +84,7 @@ impl State {
         };
         for gap in all().filter(|gap| gap.backend == known.name).filter(touches).filter(|gap| !is_shared(gap)) {
             found.gap_count += 1;
-            if found.gaps.len() < MOST_NAMED {
+            if found.gaps.len() < MAX_NAMED {
                 found.gaps.push((gap.points.from.max(range.from), gap.points.until.min(range.until)));
             }
         }
@@ -103,7 +107,7 @@ impl State {
             let until = points.until.min(range.until);
             found.pending_until = Some(found.pending_until.map_or(until, |known| known.max(until)));
             found.pending_since = Some(found.pending_since.map_or(since, |known| known.min(since)));
-            // After a crash, others may have what is told as pending.
+            // After a crash, others may have records that count as pending.
             let may_have = |other: &BackendId| {
                 let other = &self.backends[*other];
                 let has_some = other.partly.range(sequences.clone()).next().is_some();
@@ -124,7 +128,7 @@ impl State {
                     add(&points, since, common);
                 }
             }
-            // The segments with them are gone, and whoever comes to read them will see it.
+            // The segments with these records are gone; reading them will show that.
             if !is_covered {
                 add(&Span::ALWAYS, since, sequences);
             }
@@ -146,14 +150,15 @@ impl State {
 }
 
 impl State {
-    /// A backend has some of a lease's lines, and others later or never.
+    /// Notes that a backend has some of a lease's lines, and gets others later or never.
     pub(in crate::journal) fn note_partly(&mut self, backend: BackendId, lease: &Lease) {
         if lease.letters.is_none() {
             self.backends[backend].partly.extend(lease.records.iter().map(|record| record.sequence));
         }
     }
 
-    /// Lines found no room in front of the journal: every backend lacks them. The ledger has them from whoever lost them.
+    /// Notes lines that found no room in front of the journal: every backend lacks them. The part
+    /// that lost them counts them in the ledger.
     pub(in crate::journal) fn note_lost<'a>(&mut self, losses: impl Iterator<Item = Loss<'a>>) {
         for loss in losses {
             for backend in &self.backends {
@@ -162,7 +167,7 @@ impl State {
         }
     }
 
-    /// A backend has no such database. If it had one, what was in it is gone.
+    /// Notes that a backend has no such database. If it had one, what was in it is gone.
     pub(in crate::journal) fn note_missing(&mut self, backend: BackendId, database: &str, now: WallTime) {
         let Backend { name, taken, .. } = &self.backends[backend];
         if taken.iter().any(|log| self.logs[*log].destination.database() == database) {
@@ -172,7 +177,7 @@ impl State {
 }
 
 impl Backend {
-    /// Whether a statement waits for it that may change what is answered of this database.
+    /// Whether a statement waits for it that may change answers about this database.
     fn has_barrier(&self, database: Option<&str>) -> bool {
         self.barriers.iter().any(|barrier| database.is_none_or(|database| barrier.is_for(database)))
     }

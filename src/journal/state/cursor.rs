@@ -1,14 +1,15 @@
-//! One backend's place in one destination's records.
+//! One backend's progress in one destination's records.
 //!
-//! Records are leased in order, several leases may be out at once, and they may end in any order: acked, or
-//! given back and then leased again before anything newer.
+//! Records are leased in order. Several leases may be out at once, and they may end in any order:
+//! acked, or requeued and then leased again before anything newer.
 //!
-//! What is not leased yet lies in **lanes**: the open one, which has no end, and closed ones before it. A cursor has one
-//! lane until its backend lags so far that records have left the memory. Then what is only on the disk becomes a
-//! closed lane, the backlog, and fresh records have the open lane to themselves, so that they need not wait behind
-//! it. Under strict order there is never more than the open lane, and fresh records do wait.
+//! Records not leased yet lie in **lanes**: closed ones, followed by the open one, which has no
+//! end. A cursor has one lane until its backend lags so far that records have left the memory. The
+//! part that is only on disk then becomes a closed lane, the backlog. Fresh records have the open
+//! lane to themselves and need not wait for it. Under strict order there is only the open lane, and
+//! fresh records do wait.
 //!
-//! Bounds: [`MOST_LANES`]; with so many, the open lane is read from the disk until it has caught up.
+//! Bounds: [`MAX_LANES`]; at the bound, the open lane is read from disk until it has caught up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -22,31 +23,32 @@ use super::tail::Tail;
 use crate::batch::WallTime;
 use crate::journal::segment::{Position, Sequence};
 
-/// Lanes of one cursor, at most: outages within the replay of an earlier one.
-const MOST_LANES: usize = 8;
+/// Most lanes of one cursor: outages during the replay of an earlier one.
+const MAX_LANES: usize = 8;
 
 #[derive(Debug)]
 pub(in crate::journal) struct Cursor {
-    /// Closed ones, oldest first, and the open one.
+    /// The closed lanes, oldest first, and the open one.
     lanes: VecDeque<Lane>,
     leased: BTreeMap<Sequence, Arc<Record>>,
-    /// Given back: to be leased again, first.
-    returned: BTreeMap<Sequence, Arc<Record>>,
+    /// Requeued: to be leased again, first.
+    requeued: BTreeMap<Sequence, Arc<Record>>,
     /// In memory and not leased.
     available_lines: u64,
     available_bytes: u64,
 }
 
 impl Cursor {
-    /// A cursor whose first record has this sequence or a higher one, with everything written up to `at` behind it.
+    /// A cursor that has everything written up to `at`, and whose first record has sequence `from`
+    /// or a higher one.
     pub(in crate::journal) fn new(from: Sequence, at: Position) -> Self {
         Self::with_lanes(VecDeque::from([Lane { from, at, ..Lane::default() }]))
     }
 
-    /// A cursor with these lanes, of which the last is open.
+    /// A cursor with these lanes, the last of which is open.
     pub(in crate::journal) fn with_lanes(lanes: VecDeque<Lane>) -> Self {
         debug_assert!(lanes.back().is_some_and(|open| open.end.is_none()), "BUG: the last lane is open");
-        Self { lanes, leased: BTreeMap::new(), returned: BTreeMap::new(), available_lines: 0, available_bytes: 0 }
+        Self { lanes, leased: BTreeMap::new(), requeued: BTreeMap::new(), available_lines: 0, available_bytes: 0 }
     }
 
     fn open(&self) -> &Lane {
@@ -59,23 +61,24 @@ impl Cursor {
 
     /// No record in memory below this sequence is needed.
     pub(in crate::journal) fn watermark(&self) -> Sequence {
-        let held = [self.leased.first_key_value(), self.returned.first_key_value()];
+        let held = [self.leased.first_key_value(), self.requeued.first_key_value()];
         held.into_iter().flatten().map(|(sequence, _)| *sequence).fold(self.open().from, Sequence::min)
     }
 
-    /// No record on the disk below this sequence is needed; none where no record is.
+    /// No record on disk below this sequence is needed. `None`: no record is needed.
     pub(in crate::journal) fn needed_from(&self, written: Position) -> Option<Sequence> {
-        let held = [self.leased.first_key_value(), self.returned.first_key_value()];
+        let held = [self.leased.first_key_value(), self.requeued.first_key_value()];
         let held = held.into_iter().flatten().map(|(sequence, _)| *sequence);
         let lanes = self.lanes.iter().filter(|lane| lane.pending(written) != Position::default()).map(|lane| lane.from);
         held.chain(lanes).min()
     }
 
-    /// From this sequence on, records are needed that are on the disk and no longer among those in memory; none where none is.
+    /// The sequence from which records are needed that are on disk and no longer in memory. `None`
+    /// if none are.
     pub(in crate::journal) fn needed_from_disk(&self, tail: Tail<'_>) -> Option<Sequence> {
         let is_gone =
             |sequence: &Sequence| tail.records.binary_search_by_key(sequence, |record| record.sequence).is_err();
-        let held = self.leased.keys().chain(self.returned.keys()).copied().filter(is_gone);
+        let held = self.leased.keys().chain(self.requeued.keys()).copied().filter(is_gone);
         let lanes = self.lanes.iter().filter(|lane| match lane.end {
             Some(_) => !lane.is_read(),
             None => self.is_behind(tail),
@@ -83,15 +86,16 @@ impl Cursor {
         held.chain(lanes.map(|lane| lane.from)).min()
     }
 
-    /// The lanes as they are to be found after a crash: what is leased is not delivered yet.
+    /// The lanes as a start after a crash should find them: leased records are not delivered yet.
     pub(in crate::journal) fn saved(&self, tail: Tail<'_>) -> Vec<SavedLane> {
         let next_wall = |from| tail.next(from).map(|record| record.batch.received().wall);
         let mut saved = Vec::with_capacity(self.lanes.len());
-        let mut held = self.leased.iter().chain(&self.returned).map(|(_, record)| record).collect::<Vec<_>>();
+        let mut held = self.leased.iter().chain(&self.requeued).map(|(_, record)| record).collect::<Vec<_>>();
         held.sort_unstable_by_key(|record| record.sequence);
         let mut held = held.into_iter().peekable();
         for lane in &self.lanes {
-            // What is held lies before the lane: directly, or (where something between is acked, or gone) not.
+            // Held records lie before the lane: adjacent to it, or not, if records between are
+            // acked or gone.
             let mut open_run: Option<SavedLane> = None;
             while let Some(record) = held.next_if(|record| record.sequence < lane.from) {
                 let at = record.written().unwrap_or(tail.written);
@@ -125,36 +129,36 @@ impl Cursor {
         self.available_bytes += record.bytes();
     }
 
-    /// Whether a lease from memory would be as large as it may be.
+    /// Whether a lease from memory would be as large as the limits allow.
     pub(in crate::journal) fn is_full(&self, limits: &Limits) -> bool {
         self.available_lines >= limits.lines || self.available_bytes >= limits.bytes
     }
 
-    /// The record in memory that a lease would begin with.
+    /// The record in memory with which a lease would begin.
     pub(in crate::journal) fn first_available<'a>(&'a self, tail: Tail<'a>) -> Option<&'a Arc<Record>> {
-        let returned = self.returned.first_key_value().map(|(_, record)| record);
-        returned.or_else(|| if self.is_behind(tail) { None } else { tail.next(self.open().from) })
+        let requeued = self.requeued.first_key_value().map(|(_, record)| record);
+        requeued.or_else(|| if self.is_behind(tail) { None } else { tail.next(self.open().from) })
     }
 
-    /// Whether the open lane's next record is only on the disk.
+    /// Whether the open lane's next record is only on disk.
     fn is_behind(&self, tail: Tail<'_>) -> bool {
         let open = self.open();
         open.at.lines < tail.begin(open.from).at.lines
     }
 
-    /// Makes what is only on the disk a lane of its own, unless there are as many as may be.
-    pub(in crate::journal) fn part(&mut self, tail: Tail<'_>) {
+    /// Splits what is only on disk into a lane of its own, unless there are too many lanes.
+    pub(in crate::journal) fn split_backlog(&mut self, tail: Tail<'_>) {
         if !self.is_behind(tail) {
             return;
         }
         let open = self.open();
         let (begin, open_from, open_at) = (tail.begin(open.from), open.from, open.at);
-        let before = self.lanes.len().checked_sub(2).and_then(|place| self.lanes.get_mut(place));
+        let before = self.lanes.len().checked_sub(2).and_then(|index| self.lanes.get_mut(index));
         if let Some(lane) = before
             && lane.end == Some(End { sequence: open_from, at: open_at })
         {
             lane.end = Some(begin);
-        } else if self.lanes.len() < MOST_LANES {
+        } else if self.lanes.len() < MAX_LANES {
             self.open_mut().end = Some(begin);
             self.lanes.push_back(Lane::default());
         } else {
@@ -163,15 +167,15 @@ impl Cursor {
         *self.open_mut() = Lane { from: begin.sequence, at: begin.at, ..Lane::default() };
     }
 
-    /// The lane that is to be read from the disk next, and where its reading ends.
+    /// The lane to read from disk next, and where reading it ends.
     pub(in crate::journal) fn backlog(&self, tail: Tail<'_>) -> Option<(&Lane, End)> {
         let closed = self.lanes.iter().find_map(|lane| Some((lane, lane.end.filter(|_| !lane.is_read())?)));
         let open = || self.is_behind(tail).then(|| (self.open(), tail.begin(self.open().from)));
         closed.or_else(open)
     }
 
-    /// Leases consecutive records from memory within the limits, at least one where there is one, and none that has the
-    /// sequence `before` or a higher one.
+    /// Leases consecutive records from memory within the limits, at least one if there is any, all
+    /// with sequences below `before`.
     pub(in crate::journal) fn lease(&mut self, tail: Tail<'_>, limits: &Limits, before: Sequence) -> Vec<Arc<Record>> {
         let mut taken = Vec::new();
         let (mut lines, mut bytes) = (0, 0);
@@ -181,21 +185,22 @@ impl Cursor {
             if record.sequence >= before || !taken.is_empty() && (lines > limits.lines || bytes > limits.bytes) {
                 break;
             }
-            if self.returned.remove(&record.sequence).is_none() {
+            if self.requeued.remove(&record.sequence).is_none() {
                 let open = self.open_mut();
-                open.place = None;
+                open.resume = None;
                 open.from = record.sequence.next();
                 open.at = record.written().map_or(open.at, |at| record.end(at));
             }
-            self.unavail(&record);
+            self.take_from_available(&record);
             self.leased.insert(record.sequence, Arc::clone(&record));
             taken.push(record);
         }
         taken
     }
 
-    /// Takes over records that were read from the lane that is at `from`, and whether that was all it has.
-    /// Returns what was leased and what turned out to be missing by `now`; none where the lane has moved meanwhile.
+    /// Leases records that were read from the lane at `read.from`, and notes whether the lane has
+    /// more. Returns the leased records and what turned out to be missing by `now`. `None` if the
+    /// lane has moved meanwhile.
     pub(in crate::journal) fn lease_read(
         &mut self,
         read: Read,
@@ -211,7 +216,7 @@ impl Cursor {
             self.leased.insert(record.sequence, Arc::clone(record));
         }
         lane.failures = if read.failed && read.records.is_empty() { lane.failures + 1 } else { 0 };
-        lane.place = read.place;
+        lane.resume = read.resume;
         if let Some(stopped) = read.stopped {
             missing.extend(Missing::between(lane, stopped.at, now));
             (lane.from, lane.at) = (lane.from.max(stopped.sequence), lane.at.max(stopped.at));
@@ -224,16 +229,17 @@ impl Cursor {
         Some((read.records, missing))
     }
 
-    /// What is in memory and not acked: on its way, given back, or to be leased from memory.
+    /// The records in memory that are not acked: leased, requeued, or to be leased from memory.
     pub(in crate::journal) fn pending_in_memory<'a>(&'a self, tail: Tail<'a>) -> impl Iterator<Item = &'a Arc<Record>> {
         let open = self.open();
-        // What lies before on the disk counts there.
+        // Earlier records count as on disk.
         let from = tail.begin(open.from).sequence.max(open.from);
         let fresh = tail.records.range(tail.records.partition_point(|record| record.sequence < from)..);
         self.held().chain(fresh)
     }
 
-    /// Sequences of which records are to be read from the disk, and since when their oldest line waits; none if that is not known.
+    /// Ranges of sequences to be read from disk, each with the receive time of its oldest line, if
+    /// known.
     pub(in crate::journal) fn pending_on_disk(
         &self,
         tail: Tail<'_>,
@@ -244,27 +250,27 @@ impl Cursor {
         })
     }
 
-    /// Whether all records of these sequences, as far as there are any, are not acked.
+    /// Whether all existing records of these sequences are unacked.
     pub(in crate::journal) fn has_pending(&self, sequences: &Range<Sequence>) -> bool {
-        let is_held = |sequence: &Sequence| self.leased.contains_key(sequence) || self.returned.contains_key(sequence);
+        let is_held = |sequence: &Sequence| self.leased.contains_key(sequence) || self.requeued.contains_key(sequence);
         let in_lane =
             |lane: &Lane| lane.from <= sequences.start && lane.end.is_none_or(|end| sequences.end <= end.sequence);
         let is_one = sequences.end == sequences.start.next();
         self.lanes.iter().any(in_lane) || (is_one && is_held(&sequences.start))
     }
 
-    /// Whether a record below this sequence is not acked.
+    /// Whether a record below this sequence is unacked.
     pub(in crate::journal) fn has_pending_below(&self, tail: Tail<'_>, sequence: Sequence) -> bool {
         self.pending_in_memory(tail).any(|record| record.sequence < sequence)
             || self.pending_on_disk(tail).any(|(sequences, _)| sequences.start < sequence)
     }
 
-    /// Whether a record is on its way to the backend.
+    /// Whether a record is leased.
     pub(in crate::journal) fn has_leased(&self, sequence: Sequence) -> bool {
         self.leased.contains_key(&sequence)
     }
 
-    /// Ends the lease of a acked record.
+    /// Ends the lease of an acked record.
     pub(in crate::journal) fn ack(&mut self, sequence: Sequence) {
         let leased = self.leased.remove(&sequence);
         debug_assert!(leased.is_some(), "BUG: only a leased record is acked");
@@ -276,79 +282,81 @@ impl Cursor {
         // It may have been replaced meanwhile: see `adopt`.
         let record = self.leased.remove(&record.sequence).unwrap_or_else(|| Arc::clone(record));
         self.append(&record);
-        self.returned.insert(record.sequence, record);
+        self.requeued.insert(record.sequence, record);
     }
 
-    /// Ends all leases: their records are leased again.
-    pub(in crate::journal) fn give_all_back(&mut self) {
+    /// Requeues all leased records.
+    pub(in crate::journal) fn requeue_all(&mut self) {
         for record in std::mem::take(&mut self.leased).into_values() {
             self.requeue(&record);
         }
     }
 
-    /// What is leased or was given back.
+    /// The records that are leased or requeued.
     pub(in crate::journal) fn held(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.leased.values().chain(self.returned.values())
+        self.leased.values().chain(self.requeued.values())
     }
 
-    /// Whether the open lane has still to lease this record.
+    /// Whether the open lane has not leased this record yet.
     pub(in crate::journal) fn is_yet_to_lease(&self, record: &Record) -> bool {
         record.sequence >= self.open().from
     }
 
-    /// Takes what was given back and is not on the disk any more, which has nothing below `kept_from`.
-    pub(in crate::journal) fn take_returned(&mut self, kept_from: Sequence) -> Vec<Arc<Record>> {
+    /// Takes the requeued records that are no longer on disk, which holds nothing below
+    /// `kept_from`.
+    pub(in crate::journal) fn take_requeued(&mut self, kept_from: Sequence) -> Vec<Arc<Record>> {
         let gone = |record: &&Arc<Record>| !record.is_on_disk(kept_from);
-        let taken: Vec<Arc<Record>> = self.returned.values().filter(gone).map(Arc::clone).collect();
+        let taken: Vec<Arc<Record>> = self.requeued.values().filter(gone).map(Arc::clone).collect();
         for record in &taken {
-            self.returned.remove(&record.sequence);
-            self.unavail(record);
+            self.requeued.remove(&record.sequence);
+            self.take_from_available(record);
         }
         self.end_lanes();
         taken
     }
 
-    /// Puts what was given back and is on the disk, which has nothing below `kept_from`, into its lane again, newest first,
-    /// as far as it lies directly before what the lane still has. False where there is nothing of the kind.
-    pub(in crate::journal) fn release_returned(&mut self, tail: Tail<'_>, kept_from: Sequence) -> bool {
+    /// Puts requeued records that are on disk (which holds nothing below `kept_from`) back into
+    /// their lane, newest first, as long as they directly precede what the lane still has. Returns
+    /// `false` if there are none.
+    pub(in crate::journal) fn release_requeued(&mut self, tail: Tail<'_>, kept_from: Sequence) -> bool {
         let mut has_released = false;
-        while let Some((_, record)) = self.returned.last_key_value() {
+        while let Some((_, record)) = self.requeued.last_key_value() {
             let Some(at) = record.written().filter(|_| record.sequence >= kept_from) else { break };
             let (record, end) = (Arc::clone(record), record.end(at));
             let Some(lane) = self.lanes.iter_mut().find(|lane| lane.at == end && lane.from > record.sequence) else {
                 break;
             };
-            // What is not written yet has no position: it may lie between, leased or acked.
+            // Unwritten records have no position; one may lie between, leased or acked.
             let between = record.sequence.next()..lane.from;
             let is_leased = self.leased.range(between.clone()).next().is_some();
             if is_leased || tail.next(between.start).is_some_and(|next| between.contains(&next.sequence)) {
                 break;
             }
             (lane.from, lane.at, lane.since) = (record.sequence, at, Some(record.batch.received().wall));
-            lane.place = None;
-            self.returned.remove(&record.sequence);
-            // In memory it is still there for the open lane, and nowhere else.
+            lane.resume = None;
+            self.requeued.remove(&record.sequence);
+            // In memory, only the open lane can still lease it.
             if !self.is_in_memory(&record, tail) {
-                self.unavail(&record);
+                self.take_from_available(&record);
             }
             has_released = true;
         }
         has_released
     }
 
-    /// Whether the open lane's next record in memory is this one.
+    /// Whether this is the open lane's next record in memory.
     fn is_in_memory(&self, record: &Record, tail: Tail<'_>) -> bool {
         let is_next = tail.next(self.open().from).is_some_and(|next| next.sequence == record.sequence);
         is_next && self.open().from == record.sequence
     }
 
-    /// A record that is not on the disk leaves the memory, where `records` stay. True where this cursor was still to read
-    /// it, so that its lines are lost to the backend.
+    /// Handles a record that is not on disk leaving the memory; `records` stay. Returns `true` if
+    /// this cursor had not leased it yet, so that its lines are lost to the backend.
     pub(in crate::journal) fn fall_off(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) -> bool {
         let is_yet_to_lease = self.is_yet_to_lease(record);
-        let lost = self.returned.remove(&record.sequence).is_some() || is_yet_to_lease;
+        let lost = self.requeued.remove(&record.sequence).is_some() || is_yet_to_lease;
         if lost {
-            self.unavail(record);
+            self.take_from_available(record);
         }
         if is_yet_to_lease && let Some(at) = record.written() {
             self.hold_before(record, records);
@@ -359,19 +367,19 @@ impl Cursor {
         lost
     }
 
-    /// A record that is on the disk leaves the memory, where `records` stay: whoever has still to read it reads it from the
-    /// disk.
+    /// Handles a record that is on disk leaving the memory; `records` stay. If it is not leased
+    /// yet, it will be read from disk.
     pub(in crate::journal) fn fall_behind(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) {
         if self.is_yet_to_lease(record) {
             self.hold_before(record, records);
-            self.unavail(record);
+            self.take_from_available(record);
             let open = self.open_mut();
             open.since.get_or_insert_with(|| record.batch.received().wall);
         }
     }
 
-    /// What the open lane has in memory before a record that goes is leased like what was given back, so that the lane
-    /// has no hole: the lane begins with that record.
+    /// Requeues the open lane's records in memory before a record that leaves, so that the lane has
+    /// no hole: it then begins with that record.
     fn hold_before(&mut self, record: &Record, records: &VecDeque<Arc<Record>>) {
         let open_from = self.open().from;
         let first = records.partition_point(|before| before.sequence < open_from);
@@ -381,13 +389,13 @@ impl Cursor {
             return;
         }
         for record in before {
-            self.returned.insert(record.sequence, Arc::clone(record));
+            self.requeued.insert(record.sequence, Arc::clone(record));
         }
         let open = self.open_mut();
-        (open.from, open.at, open.place) = (record.sequence, at, None);
+        (open.from, open.at, open.resume) = (record.sequence, at, None);
     }
 
-    /// A record was written, up to `end`.
+    /// Notes that a record was written, up to `end`.
     pub(in crate::journal) fn note_written(&mut self, record: &Record, end: Position) {
         let open = self.open_mut();
         if open.from > record.sequence {
@@ -395,7 +403,8 @@ impl Cursor {
         }
     }
 
-    /// The disk no longer has what lies before `begin`. Returns what that costs this cursor, and since when.
+    /// Notes that the disk lost everything before `begin`. Returns what this cursor loses, and
+    /// since when.
     pub(in crate::journal) fn cut(&mut self, tail: Tail<'_>, begin: End) -> (Position, Option<WallTime>) {
         let (mut lost, mut since) = (Position::default(), None);
         for lane in &mut self.lanes {
@@ -407,14 +416,14 @@ impl Cursor {
             }
             lost = lost.plus(gap.lines, gap.bytes);
             since = since.or(lane.since);
-            (lane.from, lane.at, lane.place) = (lane.from.max(to.sequence), to.at, None);
+            (lane.from, lane.at, lane.resume) = (lane.from.max(to.sequence), to.at, None);
         }
         self.end_lanes();
         (lost, since)
     }
 
-    /// The disk lost everything. What is left to lease is in memory, and counts as never written. Returns what that costs this
-    /// cursor, and since when.
+    /// Notes that the disk lost everything. What is left to lease is in memory, and counts as never
+    /// written. Returns what this cursor loses, and since when.
     pub(in crate::journal) fn leave_disk(&mut self, tail: Tail<'_>) -> (Position, Option<WallTime>) {
         let open = self.open();
         let (open_from, next) = (open.from, tail.begin(open.from).sequence);
@@ -427,10 +436,10 @@ impl Cursor {
         (lost, since)
     }
 
-    /// Holds the record that is in memory, instead of one that was read from the disk beside it: whether one of them is written
-    /// says nothing of the other.
+    /// Replaces held records that were read from disk by the same records in memory. Whether one
+    /// copy is written says nothing about the other.
     pub(in crate::journal) fn adopt(&mut self, records: &BTreeMap<Sequence, Arc<Record>>) {
-        for (sequence, held) in self.leased.iter_mut().chain(&mut self.returned) {
+        for (sequence, held) in self.leased.iter_mut().chain(&mut self.requeued) {
             if let Some(record) = records.get(sequence) {
                 *held = Arc::clone(record);
             }
@@ -442,7 +451,7 @@ impl Cursor {
         self.open().from
     }
 
-    /// The oldest record that is not acked: in memory, or only known by its time.
+    /// The oldest unacked record: in memory, or known only by its receive time.
     pub(in crate::journal) fn oldest_pending<'a>(
         &'a self,
         tail: Tail<'a>,
@@ -453,7 +462,7 @@ impl Cursor {
         (record, self.backlog(tail).and_then(|(lane, _)| lane.since))
     }
 
-    /// What the lanes hold on the disk, and on their way to it.
+    /// The size of what the lanes hold, on disk or about to be written.
     pub(in crate::journal) fn unread_on_disk(&self, written: Position) -> Position {
         self.lanes
             .iter()
@@ -461,9 +470,10 @@ impl Cursor {
             .fold(Position::default(), |sum, one| sum.plus(one.lines, one.bytes))
     }
 
-    /// Lets closed lanes go of which everything is acked. (Before that they say where what is leased ends.)
+    /// Removes closed lanes whose records are all acked. Until then they mark where leased records
+    /// end.
     fn end_lanes(&mut self) {
-        let held = [self.leased.first_key_value(), self.returned.first_key_value()];
+        let held = [self.leased.first_key_value(), self.requeued.first_key_value()];
         let held = held.into_iter().flatten().map(|(sequence, _)| *sequence).min().unwrap_or(Sequence::END);
         let is_over = |lane: &Lane| lane.is_read() && lane.end.is_some_and(|end| held >= end.sequence);
         while self.lanes.front().is_some_and(is_over) {
@@ -471,7 +481,7 @@ impl Cursor {
         }
     }
 
-    fn unavail(&mut self, record: &Record) {
+    fn take_from_available(&mut self, record: &Record) {
         self.available_lines -= record.batch.lines();
         self.available_bytes -= record.bytes();
     }

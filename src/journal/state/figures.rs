@@ -1,4 +1,4 @@
-//! What is to be seen of the journal at one moment.
+//! The journal's figures at one moment.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use crate::batch::Received;
 /// The journal's figures at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Lines that were appended since the start.
+    /// Lines appended since the start.
     pub appended_lines: u64,
     /// Memory held by records.
     pub memory_bytes: u64,
-    /// The bound of that, in bytes.
+    /// Its bound, in bytes.
     pub memory_bound: u64,
-    /// Each backend's pending lines that are not on the disk.
+    /// Each backend's pending lines that are not on disk.
     pub memory_only_lines: Vec<u64>,
     /// Each backend's ledger.
     pub ledgers: Vec<Ledger>,
@@ -29,17 +29,17 @@ pub struct Snapshot {
     pub oldest_pending_seconds: Vec<f64>,
     /// What was given up, and when it was received; oldest first.
     pub gaps: Vec<Gap>,
-    /// The disk; none where records are kept in memory only.
+    /// The disk. `None` if records are kept in memory only.
     pub disk: Option<DiskFigures>,
 }
 
-/// How the disk is.
+/// The disk's condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
     /// Everything is written.
     Ok,
-    /// There is no room: of the quota, or on the volume. Records are in memory only.
+    /// There is no room, within the quota or on the volume. Records are in memory only.
     Full,
     /// It fails. Records are in memory only, or not safe from a power cut.
     Failing,
@@ -59,32 +59,32 @@ impl Condition {
     }
 }
 
-/// What is to be seen of the disk.
+/// The disk's figures.
 #[derive(Clone, Debug)]
 pub struct DiskFigures {
     /// Bytes of all segments.
     pub bytes: u64,
-    /// The bound of that, in bytes.
+    /// Their bound, in bytes.
     pub bound: u64,
     /// How many there are.
     pub segments: u64,
-    /// How the disk is.
+    /// The disk's condition.
     pub condition: Condition,
-    /// What it said last, whether or not it is over.
+    /// Its last error, whether or not it persists.
     pub error: Option<String>,
-    /// Times that files were synced.
+    /// File syncs.
     pub syncs: u64,
-    /// Syncs that failed.
+    /// Failed syncs.
     pub sync_errors: u64,
-    /// Writes that failed.
+    /// Failed writes.
     pub write_errors: u64,
-    /// Reads that failed.
+    /// Failed reads.
     pub read_errors: u64,
     /// How long syncs took, in microseconds.
     pub sync_latency: Histogram<u64>,
     /// What was found at the start.
     pub report: Report,
-    /// Backends that are no longer configured, and the lines that are kept for them.
+    /// Backends that are no longer configured, and the lines kept for them.
     pub orphans: Vec<(String, u64)>,
 }
 
@@ -95,19 +95,19 @@ pub struct Report {
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes cut from the log's end: a write that was under way.
+    /// Bytes truncated at the log's end: an unfinished write.
     pub truncated_bytes: u64,
-    /// Bytes passed over in the last segments: damage.
+    /// Bytes skipped in the last segments: damage.
     pub skipped_bytes: u64,
-    /// Records in the last segments that are not what was written.
+    /// Damaged records in the last segments.
     pub damaged_records: u64,
-    /// Segments that are missing between others.
+    /// Segments missing between others.
     pub missing_segments: u64,
-    /// Files that were set aside.
+    /// Quarantined files.
     pub quarantined: Vec<String>,
-    /// There were segments, but no cursors: every backend gets what they hold once more.
+    /// There were segments but no cursors: every backend is sent everything in them once more.
     pub cursors_lost: bool,
-    /// How long it took.
+    /// How long opening took.
     pub seconds: f64,
 }
 
@@ -140,7 +140,8 @@ impl State {
         }
     }
 
-    /// A backend's ledger, with what is pending counted where it is: held, on the disk, or in memory and not written yet.
+    /// A backend's ledger. Pending lines are counted where they are: held, on disk, or in memory
+    /// and not written yet.
     fn ledger(&self, backend: &Backend) -> Ledger {
         let mut pending = backend.resent.pending();
         for (log, cursor) in self.logs.iter().zip(&backend.cursors) {
@@ -153,12 +154,12 @@ impl State {
         Ledger { pending: pending.lines, pending_bytes: pending.bytes, ..backend.ledger.clone() }
     }
 
-    /// Whether a backend is owed lines that are in memory only.
+    /// Whether a backend is owed lines that are only in memory.
     pub(super) fn has_memory_only(&self, backend: &Backend) -> bool {
         self.memory_only(backend).lines > 0
     }
 
-    /// The lines of a backend that are in memory only, and when the oldest of them was received.
+    /// A backend's lines that are only in memory, and when the oldest was received.
     fn memory_only(&self, backend: &Backend) -> MemoryOnly {
         let kept_from = self.kept_from();
         let mut sum = MemoryOnly::default();
@@ -201,11 +202,11 @@ impl State {
     }
 }
 
-/// Lines of a backend that are in memory only.
+/// A backend's lines that are only in memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct MemoryOnly {
     lines: u64,
-    /// When the oldest of them was received; none where there is none.
+    /// When the oldest was received, if there are any.
     since: Option<Instant>,
 }
 

@@ -1,10 +1,13 @@
-//! The gap ledger: what a backend lacks, when that was received, and the times of its points. It says which questions a copy
-//! can answer, and is the work list for repairing a mirror from its twin. Lines that never reached the journal (`ring_full`)
-//! are every backend's gap: no twin has them, and no copy is worse for them than another.
+//! The gap ledger: which lines a backend lacks, when they were received, and the times of their
+//! points. It determines which questions a copy can answer, and is the work list for repairing a
+//! mirror from its twin. Lines that never reached the journal (`ring_full`) are every backend's
+//! gap: no twin has them, and no copy is worse than another for lacking them.
 //!
-//! A backend that came later than the journal has a gap from the beginning of time, until an operator vouches for its copy.
+//! A backend that joined after the journal was created has a gap from the beginning of time, until
+//! an operator vouches for its copy.
 //!
-//! Bounds: [`MOST_GAPS`] entries. One more, and the two oldest of one kind become one that spans both.
+//! Bounds: [`MAX_GAPS`] entries. One more merges the two oldest of one kind into one that spans
+//! both.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -16,10 +19,10 @@ use crate::journal::segment::Sequence;
 use crate::protocol::Precision;
 
 /// Entries kept.
-const MOST_GAPS: usize = 1000;
-/// Of the oldest entries so many are tried to be joined with a later one.
+const MAX_GAPS: usize = 1000;
+/// How many of the oldest entries are candidates for merging with a later one.
 const OLDEST: usize = 16;
-/// What is lost within this time of the last loss belongs to the same gap.
+/// Losses within this time of a gap's last loss belong to the same gap.
 const NEAR: Duration = Duration::from_secs(60);
 
 /// Why a backend lacks something.
@@ -27,11 +30,11 @@ const NEAR: Duration = Duration::from_secs(60);
 pub enum GapReason {
     /// Lines were given up for it.
     Dropped(DropReason),
-    /// It came later than the journal: what it has from before is not known.
+    /// It joined after the journal was created: what it has from before is unknown.
     Joined,
-    /// Its database was gone, and had to be made again.
+    /// Its database was gone, and had to be created again.
     Made,
-    /// The pair's other relay owed it lines and is gone: whether it has them is not known.
+    /// The pair's other relay owed it lines and is gone: whether it has them is unknown.
     Peer,
 }
 
@@ -46,7 +49,7 @@ impl GapReason {
         }
     }
 
-    /// The reason of this name.
+    /// The reason with this name.
     pub(in crate::journal) fn of_name(name: &str) -> Option<Self> {
         let dropped = DropReason::ALL.into_iter().map(Self::Dropped);
         dropped.chain([Self::Joined, Self::Made, Self::Peer]).find(|reason| reason.name() == name)
@@ -58,21 +61,21 @@ impl GapReason {
 pub(in crate::journal) struct Loss<'a> {
     pub(in crate::journal) destination: &'a Destination,
     pub(in crate::journal) lines: u64,
-    /// When they were received: from, where that is known, and until.
+    /// When the first (if known) and the last of them were received.
     pub(in crate::journal) received: (Option<WallTime>, WallTime),
     /// The times of their points.
     pub(in crate::journal) points: Span,
-    /// The backend may have some of them: a crash took the news.
+    /// The backend may have some of them: a crash lost its acks.
     pub(in crate::journal) is_unsure: bool,
 }
 
 impl<'a> Loss<'a> {
-    /// Of one record, where those below the sequence `found_below` were found at the start.
+    /// The loss of one record. Records below the sequence `found_below` were found at the start.
     pub(in crate::journal) fn of(record: &'a Record, found_below: Sequence) -> Self {
         Self { is_unsure: record.sequence < found_below, ..Self::of_batch(&record.batch) }
     }
 
-    /// Of a batch that became no record.
+    /// The loss of a batch that became no record.
     pub(in crate::journal) fn of_batch(batch: &'a Batch) -> Self {
         let (wall, points) = (batch.received().wall, batch.points());
         let (destination, lines) = (batch.destination(), batch.lines());
@@ -80,42 +83,42 @@ impl<'a> Loss<'a> {
     }
 }
 
-/// What the pair's other relay owed a backend when it was last heard of.
+/// What the pair's other relay owed a backend when it was last heard from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspicion {
-    /// When the lines were received: from, where that is known, and until.
+    /// When the first (if known) and the last of the lines were received.
     pub received: (Option<WallTime>, WallTime),
     /// The times of their points.
     pub points: Span,
-    /// How many they were.
+    /// How many lines.
     pub lines: u64,
 }
 
 /// Lines that a backend does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Its number, which no other gap of this journal has or had.
+    /// Its number, unique among all gaps this journal has or had.
     pub id: u64,
     /// The backend's name.
     pub backend: String,
-    /// Where the lines were to go; an empty database stands for all of them.
+    /// The lines' destination. An empty database stands for all databases.
     pub destination: Destination,
-    /// None of them was received earlier; none where that is not known.
+    /// No line was received earlier. `None` if unknown.
     pub from: Option<WallTime>,
-    /// None of them was received later.
+    /// No line was received later.
     pub until: WallTime,
     /// The times of their points.
     pub points: Span,
-    /// Whether the backend may have some of them: a crash took the news.
+    /// Whether the backend may have some of them, because a crash lost its acks.
     pub is_unsure: bool,
-    /// How many they are; 0 where that is not known.
+    /// How many lines; 0 if unknown.
     pub lines: u64,
     /// Why it lacks them.
     pub reason: GapReason,
 }
 
 impl Gap {
-    /// Of lines that were given up for a backend.
+    /// A gap of lines that were given up for a backend.
     pub(in crate::journal) fn of(backend: &str, loss: Loss<'_>, reason: DropReason) -> Self {
         let Loss { destination, lines, received: (from, until), points, is_unsure } = loss;
         Self {
@@ -131,7 +134,7 @@ impl Gap {
         }
     }
 
-    /// Of whatever a backend may lack until now.
+    /// A gap of whatever a backend may lack until now.
     fn of_anything(backend: &str, now: WallTime, reason: GapReason) -> Self {
         let destination = Destination::new("", "", Precision::Nanoseconds);
         let backend = backend.to_owned();
@@ -144,7 +147,8 @@ impl Gap {
         (self.destination.database().is_empty() || self.destination.database() == database) && self.points.meets(points)
     }
 
-    /// Whether another backend certainly lacks the same. A database that is gone from all of them was dropped.
+    /// Whether another backend certainly lacks the same. A database that is gone from all of them
+    /// was dropped deliberately.
     pub(in crate::journal) fn is_shared_by(&self, other: &Self) -> bool {
         let until = |gap: &Self| (gap.reason != GapReason::Made).then_some(gap.until);
         !other.is_unsure
@@ -169,52 +173,52 @@ impl Gap {
 #[derive(Debug, Default)]
 pub(in crate::journal) struct Gaps {
     gaps: VecDeque<Gap>,
-    /// Grows with each change.
+    /// Increases with each change.
     version: u64,
-    /// The number of the next one.
+    /// The next gap's number.
     next_id: u64,
-    /// When it changed first since [`Self::take_change`]; none where it did not.
+    /// The time of the first change since [`Self::take_change`], if any.
     changed: Option<Instant>,
-    /// It changed since [`Self::take_unwritten`].
+    /// Whether there were changes since [`Self::take_unwritten`].
     is_unwritten: bool,
 }
 
 impl Gaps {
     pub(in crate::journal) fn new(version: u64, next_id: u64, mut gaps: Vec<Gap>) -> Self {
-        gaps.truncate(MOST_GAPS);
+        gaps.truncate(MAX_GAPS);
         let next_id = gaps.iter().map(|gap| gap.id + 1).fold(next_id, u64::max);
         Self { gaps: gaps.into(), version, next_id, changed: None, is_unwritten: false }
     }
 
-    /// What grows with each change.
+    /// A number that increases with each change.
     pub(in crate::journal) fn version(&self) -> u64 {
         self.version
     }
 
-    /// The number of the next gap.
+    /// The next gap's number.
     pub(in crate::journal) fn next_id(&self) -> u64 {
         self.next_id
     }
 
-    /// What was known of a backend's gaps is lost.
+    /// Notes that the record of a backend's gaps is lost.
     pub(in crate::journal) fn note_unknown(&mut self, backend: &str, now: WallTime) {
         self.note(Gap::of_anything(backend, now, GapReason::Dropped(DropReason::Corrupt)));
     }
 
-    /// A backend came later than the journal: it lacks whatever it lacks.
+    /// Notes that a backend joined after the journal was created: what it lacks is unknown.
     pub(in crate::journal) fn note_joined(&mut self, backend: &str, now: WallTime) {
         self.note(Gap::of_anything(backend, now, GapReason::Joined));
     }
 
-    /// A backend's database had lines, and is gone: it lacks all of them.
+    /// Notes that a backend's database had lines and is gone: the backend lacks all of them.
     pub(in crate::journal) fn note_made(&mut self, backend: &str, database: &str, now: WallTime) {
         let gap = Gap::of_anything(backend, now, GapReason::Made);
         let destination = Destination::new(database, "", Precision::Nanoseconds);
         self.note(Gap { destination, is_unsure: false, ..gap });
     }
 
-    /// What the other relay owed a backend when it went: this instead of what was suspected before. Returns whether there was
-    /// something before.
+    /// Replaces what was suspected of a backend by what the other relay owed it when it went down.
+    /// Returns whether anything was suspected before.
     pub(in crate::journal) fn replace_suspicion(&mut self, backend: &str, suspicion: Option<Suspicion>) -> bool {
         let closed = self.close(|gap| gap.backend == backend && gap.reason == GapReason::Peer);
         if let Some(Suspicion { received: (from, until), points, lines }) = suspicion {
@@ -223,12 +227,13 @@ impl Gaps {
         closed > 0
     }
 
-    /// A backend's copy is complete, says somebody who knows. Returns how many gaps that closes.
+    /// Closes a backend's gaps: somebody who knows vouches that its copy is complete. Returns how
+    /// many were closed.
     pub(in crate::journal) fn vouch(&mut self, backend: &str) -> usize {
         self.close(|gap| gap.backend == backend)
     }
 
-    /// Notes a gap, under a number of its own unless it belongs to one that is known.
+    /// Notes a gap. It gets its own number unless it belongs to a known one.
     pub(in crate::journal) fn note(&mut self, mut gap: Gap) {
         self.note_change();
         let near = |known: &&mut Gap| {
@@ -241,7 +246,7 @@ impl Gaps {
         gap.id = self.next_id;
         self.next_id += 1;
         self.gaps.push_back(gap);
-        if self.gaps.len() > MOST_GAPS {
+        if self.gaps.len() > MAX_GAPS {
             self.join_oldest();
         }
     }
@@ -250,25 +255,25 @@ impl Gaps {
         self.gaps.iter()
     }
 
-    /// All of it is to be saved again.
+    /// Marks the ledger as changed: all of it must be saved again.
     pub(in crate::journal) fn note_change(&mut self) {
         self.changed.get_or_insert_with(Instant::now);
         self.is_unwritten = true;
         self.version += 1;
     }
 
-    /// Whether there is something to write before cursors are saved that have passed it.
+    /// Takes whether the ledger must be written before cursors that have passed its gaps are saved.
     pub(in crate::journal) fn take_unwritten(&mut self) -> bool {
         std::mem::take(&mut self.is_unwritten)
     }
 
-    /// Whether there is something to save.
+    /// Takes whether there is something to save.
     pub(in crate::journal) fn take_change(&mut self) -> bool {
         self.is_unwritten = false;
         self.changed.take().is_some()
     }
 
-    /// Since when there is something to save; none where there is not.
+    /// Since when there is something to save, if there is.
     pub(in crate::journal) fn changed(&self) -> Option<Instant> {
         self.changed
     }
@@ -288,7 +293,8 @@ impl Gaps {
             let second = (first + 1..self.gaps.len()).find(|second| self.gaps[first].is_like(&self.gaps[*second]))?;
             Some((first, second))
         });
-        // Without a pair there are more backends and destinations than entries: the oldest is one of all databases.
+        // Without a pair there are more backends and destinations than entries. The oldest gap then
+        // covers all databases.
         let (first, second) = pair.unwrap_or_else(|| {
             let backend = &self.gaps[0].backend;
             (0, (1..self.gaps.len()).find(|second| self.gaps[*second].backend == *backend).unwrap_or(1))
@@ -339,7 +345,7 @@ mod tests {
         let first = gaps.iter().next().expect("a gap");
         assert_eq!(first.points, Span { from: 0, until: MINUTE.cast_signed() });
         assert_eq!(gaps.iter().map(|gap| gap.id).collect::<Vec<_>>(), [0, 1, 2]);
-        // A number is never used again, also after a restart.
+        // A number is never reused, not even after a restart.
         assert_eq!((gaps.vouch("a"), gaps.vouch("a")), (2, 0));
         let mut gaps = Gaps::new(gaps.version(), gaps.next_id(), gaps.iter().cloned().collect());
         gaps.note_joined("c", WallTime::at(9));
@@ -356,7 +362,7 @@ mod tests {
         let points = Span { from: 3, until: 9 };
         let suspicion = Suspicion { received: (WallTime::new(5), WallTime::at(8)), points, lines: 40 };
         assert!(!gaps.replace_suspicion("a", Some(suspicion)));
-        // Told again, it is the same.
+        // Reported again, it is the same.
         assert!(gaps.replace_suspicion("a", Some(suspicion)));
         let known = gaps.iter().last().cloned().expect("a gap");
         assert_eq!(
@@ -384,7 +390,7 @@ mod tests {
             gaps.note(of("a"));
             gaps.note(of("b"));
         }
-        assert_eq!(gaps.iter().len(), MOST_GAPS);
+        assert_eq!(gaps.iter().len(), MAX_GAPS);
         assert_eq!(gaps.iter().map(|gap| gap.lines).sum::<u64>(), 1200);
         for backend in ["a", "b"] {
             let is_known = |database: &str| {
@@ -400,10 +406,10 @@ mod tests {
         for number in 0..3000 {
             gaps.note(gap("a", number * 3 * MINUTE, 1));
         }
-        assert_eq!(gaps.iter().len(), MOST_GAPS);
+        assert_eq!(gaps.iter().len(), MAX_GAPS);
         assert_eq!(gaps.iter().map(|gap| gap.lines).sum::<u64>(), 3000);
         assert_eq!(gaps.iter().last().map(|gap| gap.from), Some(WallTime::new(2999 * 3 * MINUTE)));
-        // One more, and the two oldest are one that spans both.
+        // One more merges the two oldest into one that spans both.
         let two: Vec<Gap> = gaps.iter().take(2).cloned().collect();
         gaps.note(gap("a", 3000 * 3 * MINUTE, 1));
         let first = gaps.iter().next().expect("a gap");

@@ -1,28 +1,29 @@
-//! Which log, and which backend: indexes that cannot be mixed up.
+//! Indices of logs and backends, as types that cannot be confused.
 
-/// One destination's log, by its position among all of the journal's. It is the same as long as the journal is open.
+/// One destination's log, by its index among the journal's logs. It is stable while the journal is
+/// open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(usize);
 
-/// One backend, by its position in the configuration that the journal was opened with. What is kept on disk names it
-/// by its name instead.
+/// One backend, by its index in the configuration with which the journal was opened. On disk,
+/// backends are identified by name instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(usize);
 
 macro_rules! id {
     ($id:ident) => {
         impl $id {
-            /// The one at this position.
+            /// The id with this index.
             pub const fn new(index: usize) -> Self {
                 Self(index)
             }
 
-            /// Its position.
+            /// Its index.
             pub fn index(self) -> usize {
                 self.0
             }
 
-            /// All, without end: to be zipped with what they stand for.
+            /// All ids, without end. Zip them with what they index.
             pub fn all() -> impl Iterator<Item = Self> + Clone {
                 (0..).map(Self)
             }

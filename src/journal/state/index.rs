@@ -1,7 +1,7 @@
-//! The index of the disk, under the journal's lock: which segments there are, what is written, synced and safe, and how the
-//! disk is.
+//! The disk index, under the journal's lock: which segments exist, what is written, synced and
+//! safe, and the disk's condition.
 //!
-//! Never does: I/O. It holds the files that are to be synced for whoever syncs them.
+//! Owns: also the files to be synced, until the syncer takes them. Never does: I/O.
 
 use super::id::LogId;
 use std::collections::VecDeque;
@@ -22,13 +22,13 @@ use crate::journal::segment::{Position, Sequence};
 use crate::sys::SteadyClock;
 use crate::sys::clock::Step;
 
-/// The longest sync that is told from longer ones: one minute, in microseconds.
+/// Longer syncs count as this long: one minute, in microseconds.
 const MAX_SYNC_MICROSECONDS: u64 = 60_000_000;
 
-/// Bytes written and not synced at which the sync does not wait for its interval.
+/// With this many unsynced bytes, the sync does not wait for its interval.
 const SYNC_BYTES: u64 = 4 << 20;
 
-/// One segment, as far as it is to be known without reading it.
+/// What is known of a segment without reading it.
 #[derive(Clone, Debug)]
 pub(in crate::journal) struct Segment {
     pub(in crate::journal) name: SegmentName,
@@ -36,18 +36,20 @@ pub(in crate::journal) struct Segment {
     pub(in crate::journal) first_sequence: Sequence,
     /// No record in it has this sequence or a higher one.
     pub(in crate::journal) end_sequence: Sequence,
-    /// It begins by repeating records of the one before, which has more of them if a crash came in between.
+    /// It begins by repeating records of the segment before, which has more of them if a crash
+    /// intervened.
     pub(in crate::journal) repeats: bool,
-    /// It lacks records of those that it repeats: they had left the memory, or nobody needed them.
+    /// It lacks some of the records that it repeats: they had left the memory, or nobody needed
+    /// them.
     pub(in crate::journal) has_gaps: bool,
-    /// What was written before it, of each log.
+    /// What was written before it, per log.
     pub(in crate::journal) totals: Vec<Position>,
-    /// The times of the points in it, of each log that has records in it.
+    /// The times of the points in it, per log with records in it.
     pub(in crate::journal) points: Vec<Span>,
     pub(in crate::journal) bytes: u64,
-    /// Wall time of its making.
+    /// Wall time of its creation.
     pub(in crate::journal) created: Option<WallTime>,
-    /// When it was made.
+    /// When it was created.
     pub(in crate::journal) begun: When,
     /// When its last record was written.
     pub(in crate::journal) newest: When,
@@ -68,25 +70,25 @@ impl Segment {
     }
 }
 
-/// Records whose file went under the running relay: whoever comes to read them will miss them.
+/// Records whose file vanished while the relay was running: reads will find them missing.
 #[derive(Clone, Debug, Default)]
 pub(in crate::journal) struct Vanished {
-    /// From the first to the last of them.
+    /// The range of their sequences.
     pub(super) sequences: Range<Sequence>,
-    /// The times of their points, of each log.
+    /// The times of their points, per log.
     pub(super) points: Vec<Span>,
 }
 
 impl Vanished {
-    /// A segment's file is gone.
+    /// Adds a segment whose file is gone.
     fn add(&mut self, gone: &Segment) {
         let own = gone.first_sequence..gone.end_sequence;
         self.sequences = match self.sequences.is_empty() {
             true => own,
             false => self.sequences.start.min(own.start)..self.sequences.end.max(own.end),
         };
-        for (place, points) in gone.points.iter().enumerate() {
-            match self.points.get_mut(place) {
+        for (index, points) in gone.points.iter().enumerate() {
+            match self.points.get_mut(index) {
                 Some(known) => *known = known.and(*points),
                 None => self.points.push(*points),
             }
@@ -94,10 +96,10 @@ impl Vanished {
     }
 }
 
-/// When something was, by the clock that can tell.
+/// A moment, by the clock that knows it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::journal) enum When {
-    /// Since the start: by the clock that only moves forward.
+    /// Since the start: by the monotonic clock.
     Seen(Instant),
     /// Before the start: by the wall clock of that time.
     Told(WallTime),
@@ -108,48 +110,48 @@ pub(in crate::journal) enum When {
 pub(in crate::journal) struct DiskIndex {
     pub(super) options: DiskOptions,
     pub(super) segments: VecDeque<Segment>,
-    /// What was in files that went under the running relay, and may not be anywhere else.
+    /// What was in files that vanished while the relay was running, and may be nowhere else.
     pub(super) vanished: Vanished,
-    /// No file has this number or a higher one.
-    pub(super) least_number: u64,
+    /// No existing file has this number or a higher one.
+    pub(super) min_number: u64,
     pub(super) bytes: u64,
-    /// The file of the last segment, once it is open for writing.
+    /// The last segment's file, once it is open for writing.
     pub(super) active: Option<Arc<dyn StoredFile>>,
-    /// The next record goes to a new segment.
+    /// The next record must go to a new segment.
     pub(super) must_roll: bool,
-    /// Records below this sequence were written before, to files that could not be synced: a segment that begins with one of
-    /// them repeats.
+    /// Records below this sequence were already written, to files that could not be synced. A
+    /// segment that begins with one of them repeats.
     pub(super) repeats_below: Sequence,
     /// Segments with a lower number could not be synced.
     pub(super) abandoned_below: u64,
     /// Records below this sequence are written, or gone.
     pub(super) next_write: Sequence,
-    /// What the writer has in its hands.
+    /// The records that the writer is writing.
     pub(super) writing: Range<Sequence>,
     /// Records below this sequence are synced, or gone.
     pub(super) synced: Sequence,
-    /// Sealed files with unsynced bytes, and below which sequence they make everything safe.
+    /// Sealed files with unsynced bytes. Syncing a file makes everything below its sequence safe.
     pub(super) to_sync: Vec<(Arc<dyn StoredFile>, Sequence)>,
     pub(super) unsynced_bytes: u64,
     /// Since when there is something to sync: records, cursors, or the folder.
     pub(super) unsynced_since: Option<Instant>,
-    /// When the syncer was told that the next sync is due.
-    pub(super) sync_told: Option<Instant>,
+    /// The due time of the next sync that the syncer knows.
+    pub(super) sync_announced: Option<Instant>,
     pub(super) folder_changed: bool,
     pub(super) cursors_changed: bool,
-    /// What the saved cursors need, from this sequence on.
+    /// The saved cursors need the log from this sequence on.
     pub(super) saved_need: Sequence,
-    /// How the last write went.
-    pub(super) writing_is: Condition,
+    /// The outcome of the last write.
+    pub(super) write_condition: Condition,
     /// The last sync failed.
     pub(super) sync_fails: bool,
-    /// How often records could not be synced: what was chosen for writing before is not what is next.
+    /// How many syncs of records have failed. A choice of records made in an earlier epoch is void.
     pub(super) epoch: u64,
     /// The cursors could not be saved.
     pub(super) saving_fails: bool,
-    /// Room has run out by the quota, and not on the volume.
+    /// The quota is used up, rather than the volume.
     pub(super) quota_reached: bool,
-    /// Segments were given up that somebody needed.
+    /// Segments were evicted that some backend needed.
     pub(super) has_evicted: bool,
     pub(super) error: Option<String>,
     pub(super) syncs: u64,
@@ -158,9 +160,9 @@ pub(in crate::journal) struct DiskIndex {
     pub(super) read_errors: u64,
     pub(super) sync_latency: Histogram<u64>,
     pub(super) report: Report,
-    /// What tells the age of what was found.
+    /// Tells the age of what was found at the start.
     clock: SteadyClock,
-    /// The latest wall time of what was found.
+    /// The latest wall time found at the start.
     newest_found: Option<WallTime>,
 }
 
@@ -170,7 +172,7 @@ pub(in crate::journal) type UnsyncedFile = (SegmentName, Arc<dyn StoredFile>);
 /// What was found when the log was opened.
 pub(in crate::journal) struct Opened {
     pub(in crate::journal) segments: VecDeque<Segment>,
-    /// The last segment, where its header is sound: it is written on, if it can be synced.
+    /// The last segment, if its header is sound. It is written to, if it can be synced.
     pub(in crate::journal) last: Option<SegmentName>,
     pub(in crate::journal) unsynced: Vec<UnsyncedFile>,
     pub(in crate::journal) next_sequence: Sequence,
@@ -181,7 +183,7 @@ pub(in crate::journal) struct Opened {
 }
 
 impl DiskIndex {
-    /// The index of a log that was opened.
+    /// Creates the index of an opened log.
     pub(in crate::journal) fn new(options: &DiskOptions, opened: Opened) -> Self {
         let Opened { segments, last, mut unsynced, next_sequence, abandoned_below, report, newest } = opened;
         let active = unsynced.pop_if(|(name, _)| Some(*name) == last).map(|(_, file)| file);
@@ -190,7 +192,7 @@ impl DiskIndex {
         Self {
             options: options.clone(),
             abandoned_below,
-            least_number: segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)),
+            min_number: segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)),
             bytes: segments.iter().map(|segment| segment.bytes).sum(),
             segments,
             vanished: Vanished::default(),
@@ -200,7 +202,7 @@ impl DiskIndex {
             writing: Range::default(),
             synced: next_sequence,
             unsynced_since: (is_active || !unsynced.is_empty()).then(Instant::now),
-            sync_told: None,
+            sync_announced: None,
             to_sync: unsynced.into_iter().map(|(_, file)| (file, next_sequence)).collect(),
             // What a crash left unsynced is synced now.
             unsynced_bytes: u64::from(is_active),
@@ -208,7 +210,7 @@ impl DiskIndex {
             folder_changed: true,
             cursors_changed: true,
             saved_need: Sequence::FIRST,
-            writing_is: Condition::Ok,
+            write_condition: Condition::Ok,
             sync_fails: false,
             epoch: 0,
             saving_fails: false,
@@ -226,12 +228,12 @@ impl DiskIndex {
         }
     }
 
-    /// Looks at both clocks; returns the step since the last look, if there was one.
-    pub(in crate::journal) fn look_at_clock(&mut self, now: Received) -> Option<Step> {
+    /// Compares both clocks. Returns the step since the last call, if there was one.
+    pub(in crate::journal) fn check_clock(&mut self, now: Received) -> Option<Step> {
         self.clock.look(now.monotonic, now.wall.nanoseconds(), nanoseconds(self.newest_found))
     }
 
-    /// How long ago something was; none while no clock can tell.
+    /// How long ago a moment was. `None` while no clock can tell.
     pub(super) fn age(&self, when: When, now: Instant) -> Option<Duration> {
         match when {
             When::Seen(then) => Some(now.saturating_duration_since(then)),
@@ -239,7 +241,7 @@ impl DiskIndex {
         }
     }
 
-    /// What cannot be said of ages yet, in words; none where there is nothing to say.
+    /// What keeps ages from being known, as a sentence. `None` if nothing does.
     pub(in crate::journal) fn doubt(&self, now: Received) -> Option<String> {
         let (first, max_age) = (self.segments.front()?, self.options.max_age?);
         let (When::Told(newest), None) = (first.newest, self.clock.now(now.monotonic)) else { return None };
@@ -252,7 +254,7 @@ impl DiskIndex {
         (age > max_age).then(|| format!("by the clock, lines in the journal are {} old", whole_seconds(age)))
     }
 
-    /// How the disk is kept.
+    /// The disk's options.
     pub(in crate::journal) fn options(&self) -> &DiskOptions {
         &self.options
     }
@@ -262,29 +264,29 @@ impl DiskIndex {
         &self.segments
     }
 
-    /// The segment that is written on: its file, its name, and where the next frame goes.
+    /// The segment being written: its file, its name, and the offset of the next frame.
     pub(in crate::journal) fn active(&self) -> Option<(Arc<dyn StoredFile>, SegmentName, u64)> {
         let (segment, file) = self.segments.back().zip(self.active.clone())?;
         Some((file, segment.name, segment.bytes))
     }
 
-    /// How often records could not be synced: what was chosen before is not what is to be written next.
+    /// How many syncs of records have failed. A choice of records made in an earlier epoch is void.
     pub(in crate::journal) fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Whether so many bytes more are beyond the quota.
+    /// Whether this many more bytes exceed the quota.
     pub(in crate::journal) fn exceeds_quota(&mut self, bytes: u64) -> bool {
         self.quota_reached = self.bytes + bytes > self.options.quota;
         self.quota_reached
     }
 
-    /// The next record is to go to a new segment.
-    pub(in crate::journal) fn ask_roll(&mut self) {
+    /// Makes the next record go to a new segment.
+    pub(in crate::journal) fn request_roll(&mut self) {
         self.must_roll = true;
     }
 
-    pub(in crate::journal) fn is_roll_asked(&self) -> bool {
+    pub(in crate::journal) fn is_roll_requested(&self) -> bool {
         self.must_roll
     }
 
@@ -293,38 +295,38 @@ impl DiskIndex {
         (self.next_number(), self.next_write, self.next_write < self.repeats_below)
     }
 
-    /// Sealed files that wait for a sync.
+    /// The number of sealed files that wait for a sync.
     pub(in crate::journal) fn unsynced_files(&self) -> usize {
         self.to_sync.len()
     }
 
-    /// The folder has files that it had not, or lacks some.
+    /// Notes that files were added to the folder or removed.
     pub(in crate::journal) fn note_folder_change(&mut self) {
         self.folder_changed = true;
     }
 
-    /// Whether the folder is to be synced.
+    /// Takes whether the folder must be synced.
     pub(in crate::journal) fn take_folder_change(&mut self) -> bool {
         std::mem::take(&mut self.folder_changed)
     }
 
-    /// Whether the cursors are to be saved.
+    /// Takes whether the cursors must be saved.
     pub(in crate::journal) fn take_cursors_change(&mut self) -> bool {
         std::mem::take(&mut self.cursors_changed)
     }
 
-    /// The cursors were saved; they need the log from this sequence on.
+    /// Notes that the cursors were saved; they need the log from this sequence on.
     pub(in crate::journal) fn note_saved(&mut self, need: Sequence) {
         (self.saved_need, self.saving_fails) = (need, false);
         self.note_unsynced();
     }
 
-    /// From which sequence on the saved cursors need the log.
+    /// The sequence from which the saved cursors need the log.
     pub(in crate::journal) fn saved_need(&self) -> Sequence {
         self.saved_need
     }
 
-    /// The cursors' slot could not be synced: they are saved again, to another one.
+    /// Notes a failed sync of the cursors' slot: they are saved again, to another slot.
     pub(in crate::journal) fn slot_sync_failed(&mut self) {
         self.cursors_changed = true;
         self.sync_errors += 1;
@@ -335,19 +337,20 @@ impl DiskIndex {
         self.error = Some(error.to_string());
     }
 
-    /// Sequences in the writer's hands, which must stay in memory.
+    /// The sequences being written, which must stay in memory.
     pub(in crate::journal) fn being_written(&self) -> Range<Sequence> {
         self.writing.clone()
     }
 
-    /// Whether what is appended stays in memory for now.
+    /// Whether appended records stay in memory for now.
     pub(in crate::journal) fn cannot_write(&self) -> bool {
-        self.writing_is != Condition::Ok
+        self.write_condition != Condition::Ok
     }
 
-    /// How the disk is, and what it said last. `unkept` is for how long lines that somebody needs have been in memory only.
+    /// The disk's condition, and its last error. `unkept` is for how long lines that some backend
+    /// needs have been in memory only.
     pub(in crate::journal) fn condition(&self, unkept: Duration) -> (Condition, Option<String>) {
-        let known = if self.sync_fails || self.saving_fails { Condition::Failing } else { self.writing_is };
+        let known = if self.sync_fails || self.saving_fails { Condition::Failing } else { self.write_condition };
         if known != Condition::Ok || unkept <= self.options.sync_interval {
             return (known, self.error.clone());
         }
@@ -363,22 +366,22 @@ impl DiskIndex {
         (condition, Some(format!("{what}: lines have been in memory only for {seconds:.1} s")))
     }
 
-    /// No record below this sequence is on the disk.
+    /// No record below this sequence is on disk.
     pub(in crate::journal) fn first_sequence(&self) -> Sequence {
         self.segments.front().map_or(Sequence::FIRST, |first| first.first_sequence)
     }
 
     /// Whether there is no room for what is to be written.
     pub(in crate::journal) fn is_full(&self) -> bool {
-        self.writing_is == Condition::Full
+        self.write_condition == Condition::Full
     }
 
-    /// Why a record that was not written leaves the memory.
+    /// The drop reason of a record that leaves the memory unwritten.
     pub(in crate::journal) fn reason(&self) -> DropReason {
         if self.quota_reached { DropReason::Quota } else { DropReason::MemoryFull }
     }
 
-    /// Something is to be synced: records, cursors, or the folder.
+    /// Notes that something is to be synced: records, cursors, or the folder.
     pub(in crate::journal) fn note_unsynced(&mut self) {
         self.unsynced_since.get_or_insert_with(Instant::now);
     }
@@ -388,7 +391,7 @@ impl DiskIndex {
     }
 
     pub(in crate::journal) fn next_number(&self) -> u64 {
-        self.segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)).max(self.least_number)
+        self.segments.back().map_or(0, |segment| segment.name.number.saturating_add(1)).max(self.min_number)
     }
 
     pub(in crate::journal) fn note_save_error(&mut self, error: &io::Error) {
@@ -401,27 +404,29 @@ impl DiskIndex {
     }
 
     pub(in crate::journal) fn note_full(&mut self, why: &str) {
-        if self.writing_is != Condition::Full {
+        if self.write_condition != Condition::Full {
             tracing::warn!(why, "the journal cannot write: lines are kept in memory until there is room");
         }
-        self.writing_is = Condition::Full;
+        self.write_condition = Condition::Full;
         self.error = Some(why.to_owned());
     }
 
-    /// The folder, or the last segment's file, is not where it was: nothing is written until that is acked.
+    /// Notes that the folder or the last segment's file is out of place: nothing is written until
+    /// that is resolved.
     pub(in crate::journal) fn note_misplaced(&mut self, what: String) {
-        self.writing_is = Condition::Failing;
+        self.write_condition = Condition::Failing;
         self.error = Some(what);
     }
 
-    /// Everything is where it was again.
+    /// Notes that everything is in place again.
     pub(in crate::journal) fn note_in_place(&mut self) {
-        self.writing_is = Condition::Ok;
+        self.write_condition = Condition::Ok;
     }
 
-    /// Nothing that was written is there any more; what memory holds from `next_write` on is to be written again.
+    /// Notes that nothing written is left. Records in memory, from `next_write` on, are to be
+    /// written again.
     pub(super) fn lose(&mut self, next_write: Sequence) {
-        self.least_number = self.next_number();
+        self.min_number = self.next_number();
         self.segments.clear();
         self.vanished = Vanished::default();
         self.active = None;
@@ -434,9 +439,9 @@ impl DiskIndex {
         self.saved_need = Sequence::FIRST;
     }
 
-    /// The last segment is not there any more.
+    /// Notes that the last segment is gone.
     pub(super) fn lose_last_segment(&mut self) {
-        self.least_number = self.next_number();
+        self.min_number = self.next_number();
         let Some(gone) = self.segments.pop_back() else { return };
         self.vanished.add(&gone);
         self.bytes -= gone.bytes;
@@ -447,21 +452,21 @@ impl DiskIndex {
         self.epoch += 1;
     }
 
-    /// There is a new folder, with nothing in it.
+    /// Notes that there is a new, empty folder.
     pub(super) fn begin_anew(&mut self) {
         (self.sync_fails, self.saving_fails, self.quota_reached, self.has_evicted) = (false, false, false, false);
         self.folder_changed = true;
-        // Until what memory holds is written, as far as anything is.
-        self.writing_is = Condition::Ok;
+        // The condition is unknown until memory's records are written.
+        self.write_condition = Condition::Ok;
         self.note_unsynced();
     }
 
     pub(in crate::journal) fn note_write_error(&mut self, error: &io::Error) {
-        if self.writing_is != Condition::Failing {
+        if self.write_condition != Condition::Failing {
             tracing::error!(%error, "the journal cannot write: lines are kept in memory; trying again each second");
         }
         self.write_errors += 1;
-        self.writing_is = Condition::Failing;
+        self.write_condition = Condition::Failing;
         self.error = Some(error.to_string());
     }
 }

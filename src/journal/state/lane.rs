@@ -1,15 +1,15 @@
-//! Lanes: stretches of one destination's records that a cursor has still to lease.
+//! Lanes: runs of one destination's records that a cursor has yet to lease.
 //!
-//! Owns: where a lane is, where it ends, what is missing between two records of it, and the form in which it is kept on the
-//! disk. Never does: records, leases.
+//! Owns: where a lane is, where it ends, what is missing between two of its records, and its saved
+//! form. Never does: records, leases.
 
 use crate::batch::WallTime;
 use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::{Position, Sequence};
 
-/// A place in a segment: where a lane's next record is, or something before it.
+/// An offset in a segment, at or before a lane's next record.
 #[derive(Clone, Debug)]
-pub(in crate::journal) struct Place {
+pub(in crate::journal) struct SegmentOffset {
     pub(in crate::journal) name: SegmentName,
     pub(in crate::journal) offset: u64,
 }
@@ -19,15 +19,15 @@ pub(in crate::journal) struct Place {
 pub(in crate::journal) struct Lane {
     /// No record below this sequence is left.
     pub(in crate::journal) from: Sequence,
-    /// The position of the next record on the disk.
+    /// The position of the next record on disk.
     pub(in crate::journal) at: Position,
-    /// Where it ends; none for the open lane.
+    /// Where it ends. `None` for the open lane.
     pub(in crate::journal) end: Option<End>,
-    /// Wall time when its oldest line on the disk was received, or earlier; none where that is not known.
+    /// Wall time when its oldest line on disk was received, or earlier. `None` if unknown.
     pub(in crate::journal) since: Option<WallTime>,
-    /// Where the disk was read last.
-    pub(in crate::journal) place: Option<Place>,
-    /// How often reading it has failed in a row.
+    /// Where the last read stopped.
+    pub(in crate::journal) resume: Option<SegmentOffset>,
+    /// How many reads have failed in a row.
     pub(in crate::journal) failures: u32,
 }
 
@@ -45,7 +45,7 @@ impl End {
     }
 }
 
-/// A lane as it is kept on the disk.
+/// A lane as saved on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct SavedLane {
     pub(in crate::journal) from: Sequence,
@@ -55,7 +55,7 @@ pub(in crate::journal) struct SavedLane {
 }
 
 impl Lane {
-    /// Whether it has an end, and was read up to there.
+    /// Whether it has an end and has been read up to there.
     pub(super) fn is_read(&self) -> bool {
         self.end.is_some_and(|end| self.at.lines >= end.at.lines)
     }
@@ -65,11 +65,11 @@ impl Lane {
     }
 }
 
-/// Lines that should have been between two that are there.
+/// Lines missing between two records.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::journal) struct Missing {
     pub(in crate::journal) size: Position,
-    /// When what stands before them was received, and what stands behind them.
+    /// When the record before them and the record after them were received.
     pub(in crate::journal) from: Option<WallTime>,
     pub(in crate::journal) until: WallTime,
 }
@@ -86,13 +86,13 @@ impl Missing {
 }
 
 impl SavedLane {
-    /// Lines that it holds, where so much is written.
+    /// The lines that it holds, if this much is written.
     pub(in crate::journal) fn pending(&self, written: Position) -> u64 {
         self.end.map_or(written, |(_, at)| at).since(self.at).lines
     }
 }
 
-/// Moves lanes on to where the log begins; returns the lines that costs.
+/// Advances lanes to where the log begins. Returns the lines lost.
 pub(in crate::journal) fn cut_saved(lanes: &mut Vec<SavedLane>, begin: End, written: Position) -> u64 {
     let mut lost = 0;
     for lane in lanes.iter_mut() {
@@ -110,7 +110,7 @@ pub(in crate::journal) fn cut_saved(lanes: &mut Vec<SavedLane>, begin: End, writ
 mod tests {
     use super::*;
 
-    /// Ten bytes to a line.
+    /// Ten bytes per line.
     fn at(lines: u64) -> Position {
         Position { lines, bytes: lines * 10 }
     }
@@ -161,7 +161,7 @@ mod tests {
             let mut cut = lanes.clone();
             assert_eq!((cut_saved(&mut cut, end(Sequence::new(3), 30), at(60)), cut), (lost, expected), "{lanes:?}");
         }
-        // Where less was written than the log is said to begin with, no more than that is lost.
+        // If less was written than where the log claims to begin, no more than that is lost.
         let mut cut = vec![lane(Sequence::new(2), 20, None)];
         assert_eq!(cut_saved(&mut cut, end(Sequence::new(9), 90), at(60)), 40);
     }

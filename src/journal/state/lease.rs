@@ -1,4 +1,4 @@
-//! Leases: what a backend takes at once, and what there is for it.
+//! Leases: what a backend takes at once, and what is available to it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,11 +8,11 @@ use super::id::LogId;
 use super::record::Record;
 use crate::batch::Destination;
 
-/// Records of one destination that are on their way to a backend. It must be acked or given back.
+/// Records of one destination on their way to a backend. It must be acked or requeued.
 #[derive(Debug)]
-#[must_use = "a lease is acked or given back"]
+#[must_use = "a lease must be acked or requeued"]
 pub struct Lease {
-    /// Where the lines go.
+    /// The lines' destination.
     pub destination: Arc<Destination>,
     /// The records, oldest first.
     pub records: Vec<Arc<Record>>,
@@ -20,7 +20,7 @@ pub struct Lease {
     pub lines: u64,
     /// Bytes in all of them.
     pub bytes: u64,
-    /// The numbers of the lines' dead letters, where they were sent again.
+    /// The numbers of the lines' dead letters, if the lines were sent again.
     pub letters: Option<Arc<[u64]>>,
     pub(in crate::journal) log: LogId,
 }
@@ -38,15 +38,15 @@ impl Lease {
     }
 }
 
-/// What there is to lease.
+/// What is available to lease.
 pub(in crate::journal) enum Ready {
     Lease(Lease),
-    /// This is to be read from the disk first.
+    /// This must be read from disk first.
     Read(Request),
-    /// Nothing before this time, unless more comes.
+    /// Nothing before this time, unless more is appended.
     At(Instant),
-    /// Nothing, unless more comes.
+    /// Nothing, unless more is appended.
     Never,
-    /// Nothing, and nothing will come.
+    /// Nothing, and nothing more will come.
     Closed,
 }

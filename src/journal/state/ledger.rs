@@ -1,4 +1,4 @@
-//! The counters of one backend, which must balance to the line, and the names of what they count.
+//! One backend's counters, which must balance to the line, and the names of what they count.
 
 use hdrhistogram::Histogram;
 
@@ -9,7 +9,7 @@ pub enum DropReason {
     RingFull,
     /// The memory tail was full, and these were its oldest lines.
     MemoryFull,
-    /// The journal's quota on the disk was reached, or its volume's floor.
+    /// The journal's quota on disk was reached, or the volume's floor.
     Quota,
     /// They were older than allowed.
     Age,
@@ -33,20 +33,20 @@ impl DropReason {
     }
 }
 
-/// Why a backend will never take lines.
+/// Why a backend will never accept lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// It could not read them.
+    /// It could not parse them.
     Unparsable,
-    /// A field has another type there.
+    /// It has the field with another type.
     FieldType,
     /// They are older than its retention policy keeps.
     Retention,
     /// Its limit of series or tag values is reached.
     SeriesLimit,
-    /// They are larger than it takes in one request.
+    /// They exceed the size that it accepts in one request.
     TooLarge,
-    /// It fails whenever they are sent, and takes others.
+    /// It fails whenever they are sent, and accepts others.
     Poison,
     /// Any other final refusal.
     Other,
@@ -78,12 +78,13 @@ impl Rejection {
     }
 }
 
-/// One backend's side of the ledger, in lines where nothing else is said. From the journal on,
-/// `appended + recovered + resent = delivered + rejected + dropped + pending` holds whenever it is looked at, or lines were lost:
-/// what is pending is counted where it is, and not worked out from the rest.
+/// One backend's side of the ledger, in lines unless stated otherwise. From the journal on,
+/// `appended + recovered + resent = delivered + rejected + dropped + pending` holds at every moment
+/// unless lines were lost: pending lines are counted where they are, not derived from the other
+/// terms.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    /// Found in the journal at start, not yet acknowledged.
+    /// Found in the journal at the start, not yet acknowledged.
     pub recovered: u64,
     /// Refused before, and owed once more.
     pub resent: u64,
@@ -91,19 +92,21 @@ pub struct Ledger {
     pub delivered: u64,
     /// Bytes of the acknowledged lines.
     pub delivered_bytes: u64,
-    /// Never to be taken, by class ([`Rejection::ALL`]).
+    /// Never to be accepted, by class ([`Rejection::ALL`]).
     pub rejected: [u64; Rejection::ALL.len()],
     /// Given up, by reason ([`DropReason::ALL`]).
     pub dropped: [u64; DropReason::ALL.len()],
-    /// In the journal and not yet acknowledged, as a [`Snapshot`](super::figures::Snapshot) counts them.
+    /// In the journal and not yet acknowledged, as a [`Snapshot`](super::figures::Snapshot) counts
+    /// them.
     pub pending: u64,
     /// Bytes of the pending lines, counted likewise.
     pub pending_bytes: u64,
-    /// Receive to acknowledged, in microseconds, one value per line (that of its batch's first line).
+    /// Time from receipt to acknowledgement, in microseconds, one value per line (that of its
+    /// batch's first line).
     pub latency: Histogram<u64>,
 }
 
-/// The longest latency that is told from longer ones: one hour, in microseconds.
+/// Longer latencies count as this long: one hour, in microseconds.
 const MAX_LATENCY_MICROSECONDS: u64 = 3_600_000_000;
 
 impl Default for Ledger {
@@ -124,7 +127,7 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Lines found at start.
+    /// Counts lines found at the start.
     pub(in crate::journal) fn recover(&mut self, lines: u64) {
         self.recovered += lines;
     }
@@ -133,8 +136,9 @@ impl Ledger {
         self.dropped[reason as usize] += lines;
     }
 
-    /// Lines were answered: the backend has them but for the rejected ones, of which no more than all are counted. Bytes
-    /// count as delivered where any line was. Returns how many lines it has.
+    /// Counts acknowledged lines: the backend has all except the rejected ones, of which at most
+    /// `lines` are counted. The bytes count as delivered if any line was. Returns how many lines
+    /// the backend has.
     pub(in crate::journal) fn ack(&mut self, lines: u64, bytes: u64, rejected: &[(Rejection, u64)]) -> u64 {
         let mut left = lines;
         for (class, count) in rejected {
@@ -159,7 +163,7 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    /// Dashboards and alerts go by them.
+    /// Dashboards and alerts depend on these names.
     #[test]
     fn the_names_of_reasons_and_classes_stay() {
         assert_eq!(DropReason::ALL.map(DropReason::name), ["ring_full", "memory_full", "quota", "age", "corrupt"]);

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// What a lease takes at most, and when it is worth taking.
+/// The bounds of a lease, and when it is worth taking.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Lines of all records together (one record is always taken).
+    /// Lines of all records together. One record is always taken.
     pub lines: u64,
-    /// Bytes of all records together (one record is always taken).
+    /// Bytes of all records together. One record is always taken.
     pub bytes: u64,
     /// How long a first record waits for more.
     pub linger: Duration,

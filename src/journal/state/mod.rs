@@ -1,19 +1,20 @@
-//! What the journal's lock guards: the memory tail, the cursors, the ledgers, and the index of the disk.
+//! What the journal's lock guards: the memory tail, the cursors, the ledgers, and the disk index.
 //!
-//! Owns: every decision about records: who is leased what, who has it, what leaves the memory, what is lost and why. Never does:
-//! I/O, waiting, logging. Bounds: the memory of all records; see the parts for theirs.
+//! Owns: every decision about records: who leases what, who has acked it, what leaves the memory,
+//! what is lost and why. Never does: I/O, waiting, logging (except the index, which logs changes of
+//! the disk's condition). Bounds: the memory of all records; each part states its own.
 //!
 //! | part | owns |
 //! |---|---|
 //! | [`lease`], [`backlog`] | what a backend takes at once, from memory or by way of the disk |
-//! | [`cursor`], [`lane`], [`tail`] | one backend's place in one destination |
-//! | [`memory`] | the bound of the memory, and who leaves it |
-//! | [`index`], [`writing`], [`removal`] | what is on the disk, what is written next, which segments go |
-//! | [`resent`] | what one backend is owed once more |
+//! | [`cursor`], [`lane`], [`tail`] | one backend's progress in one destination |
+//! | [`memory`] | the memory bound, and which records leave the memory |
+//! | [`index`], [`writing`], [`removal`] | what is on disk, what is written next, which segments are removed |
+//! | [`resent`] | lines that one backend is owed once more |
 //! | [`renewal`] | what remains when the disk has lost everything |
 //! | [`barrier`] | where a backend waits for a statement |
 //! | [`complete`] | which backend has what |
-//! | [`ledger`], [`gaps`], [`figures`] | what became of every line, and what is to be seen of it |
+//! | [`ledger`], [`gaps`], [`figures`] | what became of every line, and how that is shown |
 
 pub(in crate::journal) mod backlog;
 pub(in crate::journal) mod barrier;
@@ -63,38 +64,41 @@ use tail::Tail;
 /// A backend as the journal knows it.
 #[derive(Clone, Debug)]
 pub struct BackendConfig {
-    /// Its identity: under this name its cursors are kept.
+    /// Its identity: its cursors are saved under this name.
     pub name: String,
-    /// Where it is. A name that was elsewhere when the journal last saw it may be another server's: see
-    /// [`Journal::moved_from`](crate::journal::Journal::moved_from).
+    /// Its address. If the journal last saw this name at another address, it may belong to another
+    /// server: see [`Journal::moved_from`](crate::journal::Journal::moved_from).
     pub address: String,
-    /// The share of requests that a backlog on the disk gets while fresh records wait, from 0 to 1. With 1 the order
-    /// is strict: fresh records wait until the backlog is delivered.
+    /// The share of requests that a backlog on disk gets while fresh records wait, from 0 to 1.
+    /// With 1 the order is strict: fresh records wait until the backlog is delivered.
     pub replay_share: f64,
 }
 
 #[derive(Debug)]
 pub(in crate::journal) struct State {
     pub(in crate::journal) next_sequence: Sequence,
-    /// Records below this sequence were found at the start: what a crash left unsaved of the cursors, backends have already.
+    /// Records below this sequence were found at the start. Backends may have some of them already,
+    /// because a crash left their acks unsaved.
     pub(in crate::journal) found_below: Sequence,
-    /// One for each destination ever seen; destinations come from the configuration, so they are few.
+    /// One for each destination ever seen. Destinations come from the configuration, so there are
+    /// few.
     pub(in crate::journal) logs: Vec<Log>,
     pub(in crate::journal) backends: Vec<Backend>,
-    /// Backends that the configuration no longer has, and where they were.
+    /// Saved backends that the configuration no longer has.
     pub(in crate::journal) orphans: Vec<SavedBackend>,
     pub(in crate::journal) gaps: Gaps,
     /// The bound of `memory`, in bytes.
     pub(in crate::journal) memory_bound: u64,
-    /// Bytes held by all records that are alive, wherever they are.
+    /// Bytes held by all living records, wherever they are.
     pub(in crate::journal) memory: Arc<AtomicU64>,
     appended_lines: u64,
     closed: bool,
-    /// Since when the memory has been scarce, and no record was written.
+    /// Since when the memory has been scarce without any record being written.
     pub(in crate::journal) scarce_since: Option<Instant>,
-    /// Tickets of records that are written and not synced, by their sequence; none unless records are synced at once.
+    /// Tickets of records that are written and not synced, by sequence. Empty unless records are
+    /// synced at once.
     tickets: VecDeque<(Sequence, Arc<Ticket>)>,
-    /// None where records are kept in memory only.
+    /// `None` if records are kept in memory only.
     pub(in crate::journal) disk: Option<DiskIndex>,
 }
 
@@ -120,27 +124,28 @@ impl Log {
 #[derive(Debug, Default)]
 pub(in crate::journal) struct Backend {
     pub(in crate::journal) name: String,
-    /// Where it is.
+    /// Its address.
     pub(in crate::journal) address: String,
-    /// Where it was when the journal last saw it, where that was elsewhere: whether it is the same server is not known.
+    /// Where the journal last saw it, if that was another address: it is unknown whether it is the
+    /// same server.
     pub(in crate::journal) moved_from: Option<String>,
-    /// Where the log ended when that was found.
+    /// Where the log ended when the move was found.
     pub(in crate::journal) moved_at: Option<MovedAt>,
     /// The share of requests that the backlog gets while fresh records wait; 1 is strict order.
     replay_share: f64,
-    /// What the backlog has saved up of it.
+    /// The share that the backlog has saved up.
     credit: f64,
-    /// One for each of the logs.
+    /// One per log.
     pub(in crate::journal) cursors: Vec<Cursor>,
-    /// Logs of which it has, or had, something.
+    /// Logs of which it has, or had, lines.
     pub(in crate::journal) taken: BTreeSet<LogId>,
-    /// Records that are not acked, and of which it has some lines.
+    /// Records that it has not acked, but of which it has some lines.
     partly: BTreeSet<Sequence>,
     pub(in crate::journal) ledger: Ledger,
     pub(in crate::journal) resent: Resent,
     /// Where it waits, by sequence.
     pub(in crate::journal) barriers: Vec<Barrier>,
-    /// The limits that the backend waits for, and whether it waits.
+    /// The limits that the backend waits for, if it waits.
     waiting: Option<Limits>,
 }
 
@@ -150,7 +155,7 @@ impl Backend {
         Self { name, address, replay_share, ..Self::default() }
     }
 
-    /// Gives lines up, and notes that for whoever repairs the mirror.
+    /// Gives lines up, and records the gap for whoever repairs the mirror.
     pub(in crate::journal) fn give_up(&mut self, gaps: &mut Gaps, reason: DropReason, loss: Loss<'_>) {
         self.ledger.drop_lines(reason, loss.lines);
         gaps.note(Gap::of(&self.name, loss, reason));
@@ -176,17 +181,18 @@ impl State {
         }
     }
 
-    /// What was written and not synced is not safe. Whoever waits for it may send it again: the same points are stored once.
+    /// Reports unsynced records as lost to whoever waits for them. They may be sent again: the same
+    /// points are stored once.
     fn lose_unsynced(&mut self) {
         self.tickets.drain(..).for_each(|(_, ticket)| ticket.lose());
     }
 
-    /// Appends a batch; returns the backends that have a reason to look.
+    /// Appends a batch. Returns the backends that have a reason to poll.
     pub(in crate::journal) fn append(&mut self, batch: Batch) -> Vec<BackendId> {
         let log = self.log_of(batch.destination());
         self.appended_lines += batch.lines();
         if !self.make_room(cost(&batch)) {
-            // What is on its way to backends fills the memory: the newest is all that can be given up.
+            // Records on their way to backends fill the memory, so only the newest can be given up.
             for backend in &mut self.backends {
                 backend.give_up(&mut self.gaps, DropReason::MemoryFull, Loss::of_batch(&batch));
             }
@@ -211,8 +217,8 @@ impl State {
         woken
     }
 
-    /// Leases from the destination that is ready and whose first record is the oldest; where there is a backlog on
-    /// the disk as well, it gets its share of the leases; it is not read before `read_from`.
+    /// Leases from the ready destination whose first record is the oldest. A backlog on disk gets
+    /// its share of the leases; it is not read before `read_from`.
     pub(in crate::journal) fn lease(
         &mut self,
         backend: BackendId,
@@ -234,7 +240,7 @@ impl State {
             let before = open_below(barriers, log.destination.database());
             let held_until = parked.get(&id).copied().unwrap_or(now);
             if *replay_share < 1.0 {
-                cursor.part(tail);
+                cursor.split_backlog(tail);
             }
             if let Some((lane, _)) = cursor.backlog(tail).filter(|(lane, _)| lane.from < before) {
                 let due = held_until.max(read_from);
@@ -279,7 +285,7 @@ impl State {
         }
     }
 
-    /// What is to be read next from a cursor's backlog; none where there is none.
+    /// What to read next from a cursor's backlog. `None` if there is no backlog.
     pub(in crate::journal) fn request(&self, backend: BackendId, log: LogId, limits: &Limits) -> Option<Request> {
         let tail = self.logs[log].tail(self.next_sequence);
         let (lane, end) = self.backends[backend].cursors[log].backlog(tail)?;
@@ -290,7 +296,7 @@ impl State {
             from: lane.from,
             at: lane.at,
             end,
-            place: lane.place.clone(),
+            resume: lane.resume.clone(),
             failures: lane.failures,
             before,
             limits: *limits,
@@ -298,7 +304,8 @@ impl State {
         })
     }
 
-    /// Leases what was read; none where there was nothing, or where the cursor has moved meanwhile.
+    /// Leases what was read. Returns `None` if nothing was read, or if the cursor has moved
+    /// meanwhile.
     pub(in crate::journal) fn lease_read(
         &mut self,
         backend: BackendId,
@@ -309,7 +316,7 @@ impl State {
         let (records, missing) = self.backends[backend].cursors[log].lease_read(read, until)?;
         let destination = Arc::clone(&self.logs[log].destination);
         for Missing { size, from, until } in missing {
-            // What the damage took with it, its times included.
+            // The damage took the records, and with them their points' times.
             let points = Span::ALWAYS;
             let loss =
                 Loss { destination: &destination, lines: size.lines, received: (from, until), points, is_unsure: true };
@@ -363,7 +370,7 @@ impl State {
         self.backends.iter().map(|backend| backend.ledger.dropped.iter().sum()).collect()
     }
 
-    /// Where the log ends now.
+    /// The log's end as it is now.
     pub(in crate::journal) fn end_of_log(&self) -> MovedAt {
         let written = self.logs.iter().map(|log| ((*log.destination).clone(), log.written));
         MovedAt { sequence: self.next_sequence, written: written.collect() }

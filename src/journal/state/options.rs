@@ -1,4 +1,4 @@
-//! How the journal is kept on the disk, and the bounds that follow from it.
+//! How the journal is kept on disk, and the bounds that follow.
 
 use std::time::Duration;
 
@@ -8,52 +8,55 @@ use crate::batch::Received;
 use crate::journal::segment::codec::Compression;
 use crate::journal::segment::storage::Space;
 
-/// The size of a segment, at most: what is freed at once, and what is lost at most where the quota is reached.
+/// The largest size of a segment: what is freed at once, and the most that is lost when the quota
+/// is reached.
 pub(in crate::journal) const SEGMENT_BYTES: u64 = 16 << 20;
-/// Segments that the quota has room for, at least.
-const LEAST_SEGMENTS: u64 = 8;
-/// Volumes with less than this beyond their floor, or that do not tell, have no smaller segments.
-const LEAST_ROOM: u64 = 8 << 20;
+/// The fewest segments for which the quota has room.
+const MIN_SEGMENTS: u64 = 8;
+/// Segments do not shrink further on volumes with less than this above the floor, or of unknown
+/// size.
+const MIN_ROOM_BYTES: u64 = 8 << 20;
 
 /// What gives way when the quota is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// The oldest lines: metrics are worth most when they are fresh.
+    /// The oldest lines: metrics are worth most when fresh.
     #[default]
     DropOldest,
     /// The newest lines, once the memory is full, too.
     DropNewest,
 }
 
-/// How the journal is kept on the disk.
+/// How the journal is kept on disk.
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
-    /// Sync at once what was written, instead of by interval.
+    /// Sync written records at once, instead of at intervals.
     pub is_synced: bool,
     /// How records are compressed.
     pub compression: Compression,
-    /// Bytes of all segments, at most.
+    /// Most bytes of all segments.
     pub quota: u64,
-    /// Lines older than this are given up; none: never.
+    /// Lines older than this are given up. `None`: never.
     pub max_age: Option<Duration>,
-    /// Bytes of the volume that are left free; none: 5 %, at most 1 GiB.
+    /// Bytes of the volume to leave free. `None`: 5 %, at most 1 GiB.
     pub min_free: Option<u64>,
     /// What gives way when there is no room.
     pub full: WhenFull,
-    /// How long written bytes stay unsynced, at most, while the disk keeps up.
+    /// The longest time that written bytes stay unsynced while the disk keeps up.
     pub sync_interval: Duration,
-    /// How often a disk that fails or is full is tried again.
+    /// How often a failing or full disk is retried.
     pub retry_after: Duration,
-    /// Both clocks; tests put others in their place.
+    /// Both clocks; tests replace them.
     pub clock: fn() -> Received,
 }
 
 impl DiskOptions {
-    /// The size at which a segment ends. What the quota or the volume's floor takes at once is a small part of the whole.
+    /// The size at which a segment ends. One eviction, by quota or floor, takes only a small part
+    /// of the whole.
     pub(in crate::journal) fn segment_bytes(&self, space: Space) -> u64 {
-        let room = space.total.saturating_sub(self.floor(space)).max(LEAST_ROOM);
-        (self.quota.min(room) / LEAST_SEGMENTS).min(SEGMENT_BYTES)
+        let room = space.total.saturating_sub(self.floor(space)).max(MIN_ROOM_BYTES);
+        (self.quota.min(room) / MIN_SEGMENTS).min(SEGMENT_BYTES)
     }
 
     /// What must stay free on a volume.

@@ -1,4 +1,4 @@
-//! A sealed batch with its place in the log.
+//! A sealed batch with its position in the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::batch::Batch;
 use crate::journal::segment::{Position, Sequence};
 
-/// What a record costs beside its buffer: itself, its shared bytes and its places in queues.
+/// What a record costs beside its buffer: itself, its shared bytes and its entries in queues.
 const OVERHEAD_BYTES: u64 = 256;
 
-/// A sealed batch with a sequence number. It counts as memory from its making to the end of its last reference,
-/// so that the journal's bound holds for what is on its way to a backend, too.
+/// A sealed batch with a sequence number. It counts as memory from its creation until its last
+/// reference is dropped, so that the journal's bound covers leased records, too.
 #[derive(Debug)]
 pub struct Record {
-    /// The place in the log, over all destinations.
+    /// Its number in the log, over all destinations.
     pub sequence: Sequence,
     /// The lines.
     pub batch: Batch,
@@ -21,15 +21,15 @@ pub struct Record {
     memory: Arc<AtomicU64>,
 }
 
-/// Where a record is on the disk, once it was written. It changes under the journal's lock only.
+/// A record's position on disk, once written. It changes only under the journal's lock.
 #[derive(Debug)]
 struct Written {
-    /// [`NOWHERE`] while it is only in memory.
+    /// [`NOWHERE`] while the record is only in memory.
     lines: AtomicU64,
     bytes: AtomicU64,
 }
 
-/// No position has so many lines.
+/// No position has this many lines.
 const NOWHERE: u64 = u64::MAX;
 
 impl Written {
@@ -55,13 +55,13 @@ impl Record {
         self.batch.bytes().len() as u64
     }
 
-    /// Where it is on the disk; none while it is only in memory.
+    /// Its position on disk. `None` while it is only in memory.
     pub(in crate::journal) fn written(&self) -> Option<Position> {
         let lines = self.at.lines.load(Ordering::Relaxed);
         (lines != NOWHERE).then(|| Position { lines, bytes: self.at.bytes.load(Ordering::Relaxed) })
     }
 
-    /// It was written there; false where it had been written before.
+    /// Notes that it was written at this position. Returns `false` if it had been written before.
     pub(in crate::journal) fn note_written(&self, at: Position) -> bool {
         if self.written().is_some() {
             return false;
@@ -71,12 +71,12 @@ impl Record {
         true
     }
 
-    /// The disk lost it: it is only in memory again.
+    /// Notes that the disk lost it: it is only in memory again.
     pub(in crate::journal) fn leave_disk(&self) {
         self.at.lines.store(NOWHERE, Ordering::Relaxed);
     }
 
-    /// Whether it can be read from the disk, which has nothing below the sequence `kept_from`.
+    /// Whether it can be read from disk, which holds nothing below the sequence `kept_from`.
     pub(in crate::journal) fn is_on_disk(&self, kept_from: Sequence) -> bool {
         self.sequence >= kept_from && self.written().is_some()
     }
@@ -86,13 +86,14 @@ impl Record {
         self.sequence < kept_from && self.written().is_some()
     }
 
-    /// The position behind it, where it begins at `at`.
+    /// The position after it, if it begins at `at`.
     pub(in crate::journal) fn end(&self, at: Position) -> Position {
         at.plus(self.batch.lines(), self.bytes())
     }
 }
 
-/// Memory set aside for records that are being read, so that the bound holds for them before they are there.
+/// Memory reserved for records that are being read, so that the bound covers them before they
+/// arrive.
 #[derive(Debug)]
 pub(in crate::journal) struct Reserve {
     bytes: u64,
@@ -100,18 +101,18 @@ pub(in crate::journal) struct Reserve {
 }
 
 impl Reserve {
-    /// Sets bytes aside.
+    /// Reserves bytes.
     pub(in crate::journal) fn new(bytes: u64, memory: &Arc<AtomicU64>) -> Self {
         memory.fetch_add(bytes, Ordering::Relaxed);
         Self { bytes, memory: Arc::clone(memory) }
     }
 
-    /// What is left of it.
+    /// The bytes left.
     pub(in crate::journal) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Makes a record of what was read, at the reserve's cost.
+    /// Creates a record of what was read, at the reserve's expense.
     pub(in crate::journal) fn spend(&mut self, sequence: Sequence, batch: Batch, at: Position) -> Arc<Record> {
         let spent = self.bytes.min(cost(&batch));
         self.bytes -= spent;

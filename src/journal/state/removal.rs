@@ -1,4 +1,5 @@
-//! Which segments go: what the quota, the age or the floor takes, and what nobody needs any more.
+//! Removal of segments: what the quota, the age or the floor evicts, and what nobody needs any
+//! more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,8 @@ use crate::journal::segment::format::SegmentName;
 use crate::journal::segment::{Position, Sequence};
 
 impl State {
-    /// Gives the oldest segment up, where there is more than one and the policy allows; returns it.
+    /// Evicts the oldest segment, if there is more than one and the policy allows it. Returns its
+    /// name.
     pub(in crate::journal) fn evict(&mut self, reason: DropReason) -> Option<SegmentName> {
         let is_needed = self.needed_from(false) < self.disk.as_ref()?.segments.front()?.end_sequence;
         let disk = self.disk();
@@ -65,7 +67,7 @@ impl State {
         Some(gone.name)
     }
 
-    /// Lets what is written below a sequence leave the memory, too.
+    /// Also removes written records below a sequence from memory.
     pub(super) fn forget_below(&mut self, sequence: Sequence) {
         for log in LogId::all().take(self.logs.len()) {
             let is_old = |record: &Arc<Record>| record.sequence < sequence && record.written().is_some();
@@ -75,7 +77,7 @@ impl State {
         }
     }
 
-    /// The oldest segment whose lines are all known to be older than allowed.
+    /// Evicts the oldest segment if all its lines are known to be older than allowed.
     pub(in crate::journal) fn evict_aged(&mut self, now: Instant) -> Option<SegmentName> {
         let disk = self.disk.as_ref()?;
         let max_age = disk.options.max_age?;
@@ -83,14 +85,15 @@ impl State {
         if is_old { self.evict(DropReason::Age) } else { None }
     }
 
-    /// Whether the last segment was begun so long ago and holds lines that somebody needs.
+    /// Whether the last segment was begun longer ago than `age` and holds lines that some backend
+    /// needs.
     pub(in crate::journal) fn is_segment_older(&self, age: Duration, now: Instant) -> bool {
         let begun = |disk: &DiskIndex| disk.age(disk.segments.back()?.begun, now);
         let is_older = self.disk.as_ref().and_then(begun).is_some_and(|begun| begun > age);
         is_older && self.needed_from(true) < self.next_sequence
     }
 
-    /// Takes the segments out that no saved cursor needs.
+    /// Takes out the segments that no saved cursor needs.
     pub(in crate::journal) fn take_passed(&mut self, saved_need: Sequence) -> Vec<SegmentName> {
         let disk = self.disk();
         let mut passed = Vec::new();
@@ -103,44 +106,46 @@ impl State {
         passed
     }
 
-    /// Takes the segment before the last one out, where the last one repeats all of it that is still needed: syncs that go
-    /// on failing leave no more than two. (One further back may have what comes before the one that would be left.) What had
-    /// left the memory is not repeated.
+    /// Takes out the segment before the last one if the last one repeats all of it that is still
+    /// needed, so that repeated sync failures leave no more than two. A segment further back may
+    /// hold what comes before the one that would be left. Records that had left the memory are not
+    /// repeated.
     pub(in crate::journal) fn take_superseded(&mut self) -> Option<SegmentName> {
         let needed = self.needed_from_disk();
         let disk = self.disk();
-        let place = disk.segments.len().checked_sub(2)?;
-        let (before, last) = (&disk.segments[place], &disk.segments[place + 1]);
+        let index = disk.segments.len().checked_sub(2)?;
+        let (before, last) = (&disk.segments[index], &disk.segments[index + 1]);
         let is_within = before.first_sequence >= last.first_sequence && before.end_sequence <= last.end_sequence;
         if !last.repeats || !is_within || needed.is_some_and(|needed| needed < before.end_sequence) {
             return None;
         }
-        let segment = disk.segments.remove(place)?;
+        let segment = disk.segments.remove(index)?;
         disk.bytes -= segment.bytes;
         disk.folder_changed = true;
         Some(segment.name)
     }
 
-    /// No record below this sequence is needed by a backend, or with `all` by one that is no longer configured.
+    /// No record below this sequence is needed by a backend, or, with `all`, by one that is no
+    /// longer configured.
     pub(in crate::journal) fn needed_from(&self, all: bool) -> Sequence {
         let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));
         let needed = cursors.filter_map(|(log, cursor)| cursor.needed_from(log.written));
         needed.chain(self.orphaned_from().filter(|_| all)).min().unwrap_or(self.next_sequence)
     }
 
-    /// From this sequence on, records are needed that are on the disk and not in memory.
+    /// The sequence from which records are needed that are on disk and not in memory.
     pub(super) fn needed_from_disk(&self) -> Option<Sequence> {
         let cursors = self.backends.iter().flat_map(|backend| self.logs.iter().zip(&backend.cursors));
         let needed = cursors.filter_map(|(log, cursor)| cursor.needed_from_disk(log.tail(self.next_sequence)));
         needed.chain(self.orphaned_from()).min()
     }
 
-    /// Whether a backend needs what is on the disk and not in memory.
+    /// Whether a backend needs records that are on disk and not in memory.
     pub(in crate::journal) fn is_disk_needed(&self) -> bool {
         self.needed_from_disk().is_some()
     }
 
-    /// From which sequences on backends that are no longer configured need the log.
+    /// The sequences from which backends that are no longer configured need the log.
     pub(super) fn orphaned_from(&self) -> impl Iterator<Item = Sequence> {
         let orphans = self.orphans.iter().flat_map(|orphan| &orphan.destinations);
         orphans.flat_map(|(destination, lanes)| {

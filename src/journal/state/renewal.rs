@@ -1,8 +1,8 @@
-//! What follows when the disk has lost everything: its folder was removed, or is another one now.
+//! What follows when the disk has lost everything: its folder was removed or replaced.
 //!
-//! What memory holds is as if it had never been written, and is written again. What was only on the disk is given up
-//! (`corrupt`), each line once, so that the ledgers balance. Positions and numbers of segments go on: nothing that the old
-//! folder holds can be taken for what the new one does.
+//! Records in memory count as never written, and are written again. Lines that were only on disk
+//! are given up (`corrupt`), each once, so that the ledgers balance. Positions and segment numbers
+//! continue, so that nothing in the old folder can be mistaken for part of the new one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +17,9 @@ use crate::batch::{Span, WallTime};
 use crate::journal::segment::{Position, Sequence};
 
 impl State {
-    /// Gives up what was only on the disk, for whoever had still to read it, as of `now` by the wall clock. Nothing is written
-    /// until [`Self::begin_anew`]. Returns the lines, of all backends together.
+    /// Gives up lines that were only on disk, for each backend that had not read them yet. `now` is
+    /// the wall clock's time. Nothing is written until [`Self::begin_anew`]. Returns the lines of
+    /// all backends together.
     pub(in crate::journal) fn lose_disk(&mut self, now: WallTime) -> u64 {
         self.lose_unsynced();
         let before: u64 = self.dropped_lines().iter().sum();
@@ -56,7 +57,8 @@ impl State {
                 gaps.note(Gap::of(&orphan.name, loss, DropReason::Corrupt));
             }
         }
-        // What is on its way, or was given back, is written again with the rest, where no other cursor has still to pass it.
+        // Leased and requeued records are written again with the rest, unless another cursor has
+        // yet to pass them.
         let passed = backends.iter().map(|backend| backend.cursors[id].next_in_memory()).min().unwrap_or_default();
         let mut records: BTreeMap<Sequence, Arc<Record>> =
             std::mem::take(&mut log.records).into_iter().map(|record| (record.sequence, record)).collect();
@@ -72,14 +74,14 @@ impl State {
         log.records = records.into_values().inspect(|record| record.leave_disk()).collect();
     }
 
-    /// The last segment's file is gone, and others are there. What it held and memory still has is written again, where it was;
-    /// the rest is damage.
+    /// Handles the loss of the last segment's file while others remain. Its records that are still
+    /// in memory are written again, at their positions; the rest is damage.
     pub(in crate::journal) fn lose_last_segment(&mut self) {
         self.disk().lose_last_segment();
         self.note_progress();
     }
 
-    /// The disk has a new folder, with nothing in it.
+    /// Notes that the disk has a new, empty folder.
     pub(in crate::journal) fn begin_anew(&mut self) {
         self.disk().begin_anew();
         self.note_progress();

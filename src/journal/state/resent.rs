@@ -1,6 +1,8 @@
-//! Lines that one backend is owed once more: dead letters that an operator sent again. They are leased before everything else.
+//! Lines that one backend is owed once more: dead letters that an operator sent again. They are
+//! leased before everything else.
 //!
-//! They are in memory only: their letters are kept on the disk until the backend has them, so that a crash costs nothing.
+//! They are in memory only. Their letters stay on disk until the backend has them, so a crash loses
+//! nothing.
 
 use super::id::{BackendId, LogId};
 use std::collections::{HashMap, VecDeque};
@@ -37,7 +39,7 @@ impl Resent {
 }
 
 impl State {
-    /// Owes a batch to one backend once more.
+    /// Makes one backend owed a batch once more.
     pub(in crate::journal) fn resend(&mut self, backend: BackendId, batch: Batch, letters: Vec<u64>) {
         let log = self.log_of(batch.destination());
         let record = Record::new(self.next_sequence, batch, None, &self.memory);
@@ -47,7 +49,7 @@ impl State {
         owed.resent.waiting.push_back(Waiting { log, record, letters: letters.into() });
     }
 
-    /// Leases the oldest whose destination is not parked.
+    /// Leases the oldest record whose destination is not parked.
     pub(in crate::journal) fn lease_resent(
         &mut self,
         backend: BackendId,
@@ -61,13 +63,13 @@ impl State {
         Some(Lease { letters: Some(letters), ..lease })
     }
 
-    /// Ends the lease of what was owed once more.
+    /// Acknowledges a lease of resent lines.
     pub(in crate::journal) fn ack_resent(&mut self, backend: BackendId, lease: &Lease) {
         let resent = &mut self.backends[backend].resent;
         resent.pending = resent.pending.since(Position { lines: lease.lines, bytes: lease.bytes });
     }
 
-    /// Takes a lease of what was owed once more back.
+    /// Requeues a lease of resent lines.
     pub(in crate::journal) fn requeue_resent(&mut self, backend: BackendId, lease: &Lease, letters: &Arc<[u64]>) {
         let (log, waiting) = (lease.log, &mut self.backends[backend].resent.waiting);
         for record in &lease.records {

@@ -24,7 +24,7 @@ impl<'a> Tail<'a> {
         self.records.get(self.records.partition_point(|record| record.sequence < from))
     }
 
-    /// Where memory begins for a lane at this sequence: below it are only records on the disk.
+    /// Where memory begins for a lane at this sequence: records below it are only on disk.
     pub(in crate::journal) fn begin(&self, from: Sequence) -> End {
         match self.next(from) {
             Some(record) => End { sequence: record.sequence, at: record.written().unwrap_or(self.written) },

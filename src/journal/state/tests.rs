@@ -1,4 +1,5 @@
-//! What the journal decides: whom it wakes, what is leased when, and what gives way. Time is what the tests say.
+//! What the journal decides: which backends it wakes, what is leased when, and what gives way. The
+//! tests set the time.
 
 mod condition;
 mod disk;
@@ -26,7 +27,7 @@ fn destination(database: &str) -> Arc<Destination> {
     Arc::new(Destination::new(database, "", Precision::Nanoseconds))
 }
 
-/// Two backends, and memory for so many records.
+/// Two backends, and memory for this many records.
 fn state(records: u64, replay_share: f64) -> State {
     let backend =
         |name: &str| Backend::new(&BackendConfig { name: name.to_owned(), address: String::new(), replay_share });
@@ -52,7 +53,7 @@ fn leased(ready: Ready) -> (Lease, String, Vec<u64>) {
     (lease, database, sequences)
 }
 
-/// Writes all records of a log, and lets this one leave the memory.
+/// Writes all records of a log, and removes this one from memory.
 fn write_and_forget(state: &mut State, log: LogId, sequence: Sequence) {
     let State { logs, backends, .. } = state;
     let Log { records, written, .. } = &mut logs[log];
@@ -62,8 +63,8 @@ fn write_and_forget(state: &mut State, log: LogId, sequence: Sequence) {
             backends.iter_mut().for_each(|backend| backend.cursors[log].note_written(record, *written));
         }
     }
-    let place = records.iter().position(|record| record.sequence == sequence).expect("it is in memory");
-    let record = records.remove(place).expect("it is there");
+    let index = records.iter().position(|record| record.sequence == sequence).expect("it is in memory");
+    let record = records.remove(index).expect("it is there");
     backends.iter_mut().for_each(|backend| backend.cursors[log].fall_behind(&record, records));
 }
 
@@ -82,7 +83,7 @@ fn a_lease_waits_for_more_until_it_is_full_or_its_first_record_has_waited_enough
     state.append(batch(&db, later));
     assert_eq!(leased(lease_at(&mut state, B, later)).2, [0, 1, 2]);
     assert!(matches!(lease_at(&mut state, B, later), Ready::At(time) if time == later + LINGER));
-    // And nothing waits for a journal that is closed.
+    // Nothing waits for a closed journal.
     state.close();
     assert_eq!(leased(lease_at(&mut state, B, later)).2, [3]);
     assert!(matches!(lease_at(&mut state, B, later), Ready::Closed));
@@ -92,11 +93,11 @@ fn a_lease_waits_for_more_until_it_is_full_or_its_first_record_has_waited_enough
 fn a_backend_is_woken_once_it_has_a_reason_to_look_and_only_if_it_waits() {
     let (mut state, db, start) = (state(100, 0.5), destination("db"), Instant::now());
     assert!(state.append(batch(&db, start)).is_empty(), "nobody waits");
-    // One waits for more, the other has not looked yet.
+    // One waits for more, the other has not polled yet.
     assert!(matches!(lease_at(&mut state, A, start), Ready::At(_)));
     assert!(state.append(batch(&db, start)).is_empty(), "it knows when to look");
     assert_eq!(state.append(batch(&db, start)), [A], "a lease is full");
-    assert!(state.append(batch(&db, start)).is_empty(), "it was told");
+    assert!(state.append(batch(&db, start)).is_empty(), "it was woken");
     for _ in 0..2 {
         drop(leased(lease_at(&mut state, A, start + LINGER)));
     }
@@ -119,7 +120,7 @@ fn the_oldest_record_goes_first_and_a_destination_that_is_parked_waits() {
     assert!(matches!(ready, Ready::At(time) if time == now + LINGER), "the first of them");
     let ready = state.lease(A, &LIMITS, &parked, now + LINGER, now + LINGER);
     assert_eq!(leased(ready).1, "x");
-    // To the other one nothing is parked.
+    // For the other one nothing is parked.
     for (database, expected) in [("x", vec![0, 4]), ("y", vec![1, 3]), ("z", vec![2])] {
         let (_, leased_of, sequences) = leased(lease_at(&mut state, B, now));
         assert_eq!((leased_of.as_str(), sequences), (database, expected));
@@ -144,7 +145,7 @@ fn a_backlog_has_its_share_of_the_leases_and_waits_where_it_is_parked() {
             _ => '-',
         });
         assert_eq!(turns.collect::<String>(), expected, "{share}");
-        // Where the disk is not to be read yet, fresh records go first; under strict order they wait.
+        // If the disk must not be read yet, fresh records go first; under strict order they wait.
         let ready = state.lease(B, &LIMITS, &HashMap::new(), now + LINGER, now);
         match share {
             1.0 => assert!(matches!(ready, Ready::At(time) if time == now + LINGER)),
@@ -202,14 +203,14 @@ fn a_destination_has_one_log_and_a_cursor_of_each_backend() {
     let mut state = state(100, 0.5);
     let start = Instant::now();
     for database in ["x", "y", "x", "x", "y"] {
-        // Each time a destination of its own, which is equal.
+        // A distinct but equal destination each time.
         state.append(batch(&destination(database), start));
     }
     assert_eq!(state.logs.iter().map(|log| log.records.len()).collect::<Vec<_>>(), [3, 2]);
     assert!(state.backends.iter().all(|backend| backend.cursors.len() == 2));
     let end = state.end_of_log();
     assert_eq!((end.sequence.get(), end.written.len()), (5, 2));
-    // What a backend is to leave alone is told by a lease's log.
+    // A destination is parked by a lease's log.
     state.append(batch(&destination("z"), start));
     for backend in [A, B] {
         let logs = [(); 3].map(|()| leased(lease_at(&mut state, backend, start + LINGER)).0.log());

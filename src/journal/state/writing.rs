@@ -15,10 +15,10 @@ use crate::journal::segment::frame::FRAME_HEADER_BYTES;
 use crate::journal::segment::storage::StoredFile;
 use crate::journal::segment::{Position, Sequence};
 
-/// Records written at once, at most.
-const MOST_RECORDS: usize = 256;
+/// Most records per write.
+const MAX_RECORDS: usize = 256;
 
-/// A record that is to be written: its log, and its position on the disk.
+/// A record to be written: its log, and its position on disk.
 #[derive(Debug)]
 pub(in crate::journal) struct Job {
     pub(in crate::journal) log: LogId,
@@ -27,27 +27,28 @@ pub(in crate::journal) struct Job {
 }
 
 impl Job {
-    /// Bytes in a segment, at most.
+    /// An upper bound of its bytes in a segment.
     pub(in crate::journal) fn bytes(&self) -> u64 {
         let names = self.record.batch.destination();
         (FRAME_HEADER_BYTES + names.database().len() + names.retention_policy().len()) as u64 + self.record.bytes()
     }
 }
 
-/// A segment that was made.
+/// A new segment.
 #[derive(Debug)]
 pub(in crate::journal) struct Begun {
     pub(in crate::journal) name: SegmentName,
     pub(in crate::journal) first_sequence: Sequence,
     pub(in crate::journal) repeats: bool,
     pub(in crate::journal) totals: Vec<Position>,
-    /// Wall time of its making.
+    /// Wall time of its creation.
     pub(in crate::journal) created: WallTime,
     pub(in crate::journal) bytes: u64,
 }
 
 impl State {
-    /// The next records to write, in order, of about this many bytes, at least one where there is one.
+    /// The next records to write, in order: about this many bytes, but at least one record if there
+    /// is any.
     pub(in crate::journal) fn next_to_write(&mut self, bytes: u64) -> Vec<Job> {
         let from = self.disk().next_write;
         let mut ends: Vec<(usize, Position)> = self
@@ -56,7 +57,7 @@ impl State {
             .map(|log| (log.records.partition_point(|record| record.sequence < from), log.written))
             .collect();
         let (mut jobs, mut sum) = (Vec::new(), 0);
-        while jobs.len() < MOST_RECORDS {
+        while jobs.len() < MAX_RECORDS {
             let candidates = LogId::all().zip(self.logs.iter().zip(&ends));
             let next = candidates.filter_map(|(log, (known, (index, _)))| Some((known.records.get(*index)?, log)));
             let Some((record, log)) = next.min_by_key(|(record, _)| record.sequence) else { break };
@@ -75,7 +76,7 @@ impl State {
         let disk = self.disk();
         match (jobs.first(), jobs.last()) {
             (Some(first), Some(last)) => {
-                // What was before them is gone from memory: a segment that begins now begins with them.
+                // Earlier records have left the memory, so a segment begun now begins with these.
                 disk.next_write = first.record.sequence;
                 disk.writing = first.record.sequence..last.record.sequence.next();
             }
@@ -84,17 +85,18 @@ impl State {
         jobs
     }
 
-    /// Whether records below this sequence are written, or gone, and the disk takes more; always so without a disk.
+    /// Whether all records below this sequence are written or gone, and the disk accepts more.
+    /// Always `true` without a disk.
     pub(in crate::journal) fn is_written_below(&self, sequence: Sequence) -> bool {
         let Some(disk) = &self.disk else { return true };
-        disk.writing_is == Condition::Ok && !disk.sync_fails && disk.next_write >= sequence
+        disk.write_condition == Condition::Ok && !disk.sync_fails && disk.next_write >= sequence
     }
 
     /// Whether there is something to write.
     pub(in crate::journal) fn has_work(&self) -> bool {
         let Some(disk) = &self.disk else { return false };
         (disk.cursors_changed && !disk.saving_fails)
-            || (disk.writing_is == Condition::Ok && disk.next_write < self.next_sequence)
+            || (disk.write_condition == Condition::Ok && disk.next_write < self.next_sequence)
     }
 
     /// Whether there are records that were never written.
@@ -102,12 +104,13 @@ impl State {
         self.logs.iter().any(|log| log.records.back().is_some_and(|record| record.written().is_none()))
     }
 
-    /// The writer's hands are empty again, whatever became of what they held.
+    /// Unpins the records of a write, whatever its outcome.
     pub(in crate::journal) fn end_writing(&mut self) {
         self.disk().writing = Sequence::FIRST..Sequence::FIRST;
     }
 
-    /// Records were written to the last segment, in this many bytes; they were chosen after `epoch` failed syncs.
+    /// Notes that records were written to the last segment, in this many bytes. They were chosen
+    /// after `epoch` failed syncs.
     pub(in crate::journal) fn note_written(&mut self, jobs: &[Job], bytes: u64, epoch: u64) {
         let is_synced = self.disk().options.is_synced;
         for Job { log, record, at } in jobs {
@@ -125,7 +128,7 @@ impl State {
         }
         self.scarce_since = None;
         let disk = self.disk();
-        // After a failed sync meanwhile, what was not synced is written again.
+        // If a sync has failed meanwhile, the unsynced records are written again.
         if let Some(last) = jobs.last()
             && disk.epoch == epoch
         {
@@ -135,10 +138,10 @@ impl State {
         disk.bytes += bytes;
         disk.unsynced_bytes += bytes;
         disk.note_unsynced();
-        // What was written is to be known where a power cut takes it.
+        // Save the cursors, so that written records are known even if a power cut takes them.
         disk.cursors_changed = true;
         disk.quota_reached = false;
-        disk.writing_is = Condition::Ok;
+        disk.write_condition = Condition::Ok;
         if let Some(segment) = disk.segments.back_mut() {
             let mut next = segment.end_sequence;
             for job in jobs {
@@ -153,7 +156,7 @@ impl State {
         self.trim();
     }
 
-    /// A new segment takes what is written from now on.
+    /// Makes a new segment the target of further writes.
     pub(in crate::journal) fn begin_segment(&mut self, begun: Begun, epoch: u64, file: Arc<dyn StoredFile>) {
         let disk = self.disk();
         if let Some(sealed) = disk.active.take() {
@@ -176,14 +179,15 @@ impl State {
         });
         disk.bytes += bytes;
         disk.active = Some(file);
-        // After a sync that failed meanwhile there is to be another one, which repeats.
+        // If a sync has failed meanwhile, another segment is needed, one that repeats.
         if disk.epoch == epoch {
             disk.must_roll = false;
         }
         disk.folder_changed = true;
     }
 
-    /// What was written before the next record, of each destination, and the points in the last segment.
+    /// For each destination, what was written before the next record, and the times of its points
+    /// in the last segment.
     pub(in crate::journal) fn totals(&self) -> Vec<(&Log, Position, Span)> {
         let from = self.disk.as_ref().map_or(Sequence::FIRST, |disk| disk.next_write);
         let last = self.disk.as_ref().and_then(|disk| disk.segments.back());
@@ -192,7 +196,7 @@ impl State {
         logs.map(|(id, log)| (log, log.tail(self.next_sequence).begin(from).at, points(id))).collect()
     }
 
-    /// What is to be saved of all cursors, and from which sequence on they need the log.
+    /// The cursors to save, and the sequence from which they need the log.
     pub(in crate::journal) fn cursors(&self) -> (Cursors, Sequence) {
         let backends = self.backends.iter().map(|backend| SavedBackend {
             name: backend.name.clone(),
@@ -210,18 +214,19 @@ impl State {
         let written = self.logs.iter().map(|log| ((*log.destination).clone(), log.written)).collect();
         let abandoned_below = self.disk.as_ref().map_or(0, |disk| disk.abandoned_below);
         let first = self.disk.as_ref().and_then(|disk| disk.segments.front());
-        let kept = |place: usize| first.and_then(|first| first.totals.get(place)).copied().unwrap_or_default();
+        let kept = |index: usize| first.and_then(|first| first.totals.get(index)).copied().unwrap_or_default();
         let kept_from =
-            self.logs.iter().enumerate().map(|(place, log)| ((*log.destination).clone(), kept(place))).collect();
+            self.logs.iter().enumerate().map(|(index, log)| ((*log.destination).clone(), kept(index))).collect();
         let gaps_version = self.gaps.version();
         let next_sequence = self.next_sequence;
         let cursors = Cursors { next_sequence, abandoned_below, gaps_version, written, kept_from, backends };
-        // What is not written yet may be needed once it is.
+        // Records not yet written may be needed once they are.
         let next_write = self.disk.as_ref().map_or(Sequence::FIRST, |disk| disk.next_write);
         (cursors, self.needed_from(true).min(next_write))
     }
 
-    /// Files with unsynced bytes, and below which sequence each makes everything safe, oldest first.
+    /// Takes the files with unsynced bytes, oldest first. Syncing a file makes everything below its
+    /// sequence safe.
     pub(in crate::journal) fn take_unsynced(&mut self) -> Vec<(Arc<dyn StoredFile>, Sequence)> {
         let disk = self.disk();
         let mut files = std::mem::take(&mut disk.to_sync);
@@ -233,7 +238,7 @@ impl State {
         files
     }
 
-    /// A file of this epoch was synced. What was on the disk in an earlier one may be gone.
+    /// Notes that a file of this epoch was synced. Files of an earlier epoch may be gone.
     pub(in crate::journal) fn note_synced(&mut self, below: Sequence, took: Duration, epoch: u64) {
         let disk = self.disk();
         if disk.epoch == epoch {
@@ -248,8 +253,9 @@ impl State {
         disk.sync_fails = false;
     }
 
-    /// A file could not be synced, and is not touched any more: what it holds and is still in memory is written again, to a
-    /// new segment. (What has left the memory meanwhile is read from the old file as long as that gives it.)
+    /// Notes that a file could not be synced. It is not touched again; records in it that are still
+    /// in memory are written again, to a new segment. Records that have left the memory are read
+    /// from the old file as long as that works.
     pub(in crate::journal) fn note_sync_failure(&mut self, error: String) {
         self.lose_unsynced();
         let disk = self.disk();
@@ -268,28 +274,28 @@ impl State {
         disk.unsynced_since = None;
     }
 
-    /// When the next sync is due; none where there is nothing to sync.
+    /// When the next sync is due. `None` if there is nothing to sync.
     pub(in crate::journal) fn sync_due(&self) -> Option<Instant> {
         let disk = self.disk.as_ref()?;
         let since = [disk.unsynced_since, self.gaps.changed()].into_iter().flatten().min()?;
         Some(if disk.syncs_at_once() { since } else { since + disk.options.sync_interval })
     }
 
-    /// Whether the next sync is due at another time than when this was asked last.
-    pub(in crate::journal) fn take_sync_news(&mut self) -> bool {
+    /// Whether the next sync is due at another time than at the last call.
+    pub(in crate::journal) fn take_sync_change(&mut self) -> bool {
         let due = self.sync_due();
         let disk = self.disk();
-        std::mem::replace(&mut disk.sync_told, due) != due && due.is_some()
+        std::mem::replace(&mut disk.sync_announced, due) != due && due.is_some()
     }
 
-    /// A cursor moved: the writer saves it.
+    /// Notes that a cursor moved, so that the writer saves it.
     pub(in crate::journal) fn note_progress(&mut self) {
         if let Some(disk) = &mut self.disk {
             disk.cursors_changed = true;
         }
     }
 
-    /// How long to leave a disk alone that failed.
+    /// How long to wait before using a failed disk again.
     pub(in crate::journal) fn retry_after(&self) -> Duration {
         self.disk.as_ref().map_or(Duration::ZERO, |disk| disk.options.retry_after)
     }

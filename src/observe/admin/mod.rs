@@ -1,13 +1,15 @@
-//! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`.
+//! The admin listener: `/api/status`, `/metrics`, `/health`, `/ready`, and the page.
 //!
-//! Owns the sockets, who may ask by which name (`names`) and as whom (`users`), what is shown (`snapshots`), and who gives
-//! way where there are many (`places`). Runs on a thread of its own: whoever asks takes nothing from delivery.
+//! Owns the sockets, the names (`names`) and users (`users`) by which requests are allowed, what is
+//! shown (`snapshots`), and which connections give way in a crowd (`slots`). Runs on a thread of
+//! its own, so requests take nothing from delivery.
 //!
-//! Bounds: connections at a time, 5 s for a request's head, 60 s for a connection, ten snapshots a second.
+//! Bounds: the connections, 5 s for a request's head, 60 s for a connection, ten snapshots a
+//! second.
 
 mod names;
 mod page;
-mod places;
+mod slots;
 mod snapshots;
 mod users;
 
@@ -35,18 +37,18 @@ use crate::auth::Auth;
 use crate::net::tls::{Certificate, answer_plain_http, begins_as_tls};
 use crate::observe::view::View;
 use names::Names;
-use places::{Class, Place, Places};
+use slots::{Class, Slot, Slots};
 use snapshots::Snapshots;
 use users::Users;
 
 /// Who may ask, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Names by which browsers may ask beside the listener's address.
+    /// Host names by which browsers may ask, besides the listener's address.
     pub hosts: Vec<String>,
     /// The certificate, if the listener speaks TLS.
     pub certificate: Option<Arc<Certificate>>,
-    /// The users of whom one that may administer must ask; none: anybody may.
+    /// The users; only one with the right to administer may ask. `None` admits everybody.
     pub auth: Option<Arc<Auth>>,
 }
 
@@ -56,37 +58,39 @@ pub struct Admin {
     listener: TcpListener,
 }
 
-/// How long to wait when the system has no descriptor left.
+/// Pause after a failed `accept`, for example without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a request's head may take to come: whoever connects and asks nothing makes room for others.
-const LONGEST_HEAD: Duration = Duration::from_secs(5);
-/// How long a connection may be open: far longer than any answer takes.
-const LONGEST: Duration = Duration::from_secs(60);
-/// What is asked by any name: by an orchestrator with a pod's address, by Prometheus with what its list says.
+/// The longest time for a request's head. A client that connects and asks nothing makes room for
+/// others.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest life of a connection; far longer than any answer takes.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Paths that are answered under any host name: an orchestrator asks by a pod's address, Prometheus
+/// by a name from its configuration.
 const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
-/// What anybody may ask, for it says nothing but whether the relay works.
+/// Paths that anybody may ask for, because they only say whether the relay works.
 const OPEN: [&str; 2] = ["/health", "/ready"];
-/// What is answered to a name that is not known here.
+/// Answer to an unknown host name.
 const UNKNOWN_NAME: &str = "this relay is not known by the name in Host: ask for it by its address or as localhost, or add the name to [admin] hosts\n";
 
 impl Admin {
     /// Binds to the address; port 0 lets the kernel choose.
     ///
     /// # Errors
-    /// What the system says, `AddrInUse` where the port is taken.
+    /// The system's error; `AddrInUse` if the port is taken.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         Ok(Self { listener: TcpListener::bind(address).await? })
     }
 
-    /// The address it listens on.
+    /// Returns the address it listens on.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until the runtime ends, about so many connections at a time.
+    /// Serves until the runtime ends, with about `connections` connections at a time.
     pub async fn serve(self, view: View, connections: usize, access: Access) {
         let router = Router::new()
             .route("/", get(page::page))
@@ -100,7 +104,7 @@ impl Admin {
             .with_state(Arc::new(Snapshots::new(view)));
         let names = Arc::new(Names::new(&access.hosts));
         let users = access.auth.map(|auth| Arc::new(Users::new(auth)));
-        let places = Arc::new(Places::new(connections));
+        let slots = Arc::new(Slots::new(connections));
         loop {
             let (stream, source) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -110,38 +114,39 @@ impl Admin {
                     continue;
                 }
             };
-            // One that is gone already has no address.
+            // A connection that is closed already has no address.
             let Ok(local) = stream.local_addr() else { continue };
             let guard = Guard {
                 names: Arc::clone(&names),
                 users: users.clone(),
                 local: local.ip(),
                 source: source.ip().to_canonical(),
-                place: Arc::new(places.enter()),
+                slot: Arc::new(slots.enter()),
             };
             tokio::spawn(guard.attend(stream, access.certificate.clone(), router.clone()));
-            // What has been asked is read before more come: in a crowd, who asks at once does not give way.
+            // Lets earlier connections send their requests first: in a crowd, a client that asks at
+            // once does not give way.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// What stands before the pages of one connection.
+/// Checks the requests of one connection before the pages answer them.
 #[derive(Clone)]
 struct Guard {
     names: Arc<Names>,
     users: Option<Arc<Users>>,
     local: IpAddr,
     source: IpAddr,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
 }
 
 impl Guard {
     /// Serves a connection to its end.
     async fn attend(self, stream: TcpStream, certificate: Option<Arc<Certificate>>, router: Router) {
         let Some(certificate) = certificate else { return self.serve(stream, router).await };
-        // Whoever does not shake hands in time makes room for others.
-        let shaken = tokio::time::timeout(LONGEST_HEAD, async {
+        // A client that does not complete the handshake in time makes room for others.
+        let shaken = tokio::time::timeout(HEAD_TIMEOUT, async {
             if begins_as_tls(&stream).await {
                 return Some(certificate.acceptor().accept(stream).await);
             }
@@ -156,15 +161,16 @@ impl Guard {
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
-        let place = Arc::clone(&self.place);
+        let slot = Arc::clone(&self.slot);
         let service = service_fn(move |request| self.clone().answer(request, router.clone()));
         let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(LONGEST_HEAD);
-        let connection = tokio::time::timeout(LONGEST, server.serve_connection(TokioIo::new(stream), service));
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        let connection =
+            tokio::time::timeout(CONNECTION_TIMEOUT, server.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             // Clients that disconnect are not logged.
             _ = connection => {}
-            () = place.is_taken() => {}
+            () = slot.evicted() => {}
         }
     }
 
@@ -174,7 +180,7 @@ impl Guard {
         router: Router,
     ) -> Result<Response, Infallible> {
         let class = if PROBES.contains(&request.uri().path()) { Class::Probe } else { Class::Page };
-        self.place.begin(class);
+        self.slot.begin(class);
         let mut response = if class == Class::Page && !self.names.allow(&request, self.local) {
             (StatusCode::FORBIDDEN, UNKNOWN_NAME).into_response()
         } else if let Some(refusal) = self.refusal(&request).await {
@@ -182,13 +188,13 @@ impl Guard {
         } else {
             TowerToHyperService::new(router).call(request).await?
         };
-        // A browser takes what is answered for what it says it is, and for nothing else.
+        // Browsers must not guess another content type.
         response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        self.place.end();
+        self.slot.end();
         Ok(response)
     }
 
-    /// Why it is not answered, if the listener asks for users.
+    /// Returns why a request is refused, if the listener asks for users.
     async fn refusal(&self, request: &hyper::Request<hyper::body::Incoming>) -> Option<Response> {
         match &self.users {
             Some(users) if !OPEN.contains(&request.uri().path()) => users.refusal(request.headers(), self.source).await,
@@ -201,7 +207,7 @@ async fn status(State(snapshots): State<Arc<Snapshots>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], snapshots.next().await.json())
 }
 
-/// What this relay says to the other one of its pair.
+/// Answers the pair's other relay with this one's report.
 async fn pair(State(snapshots): State<Arc<Snapshots>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], json::render(&*snapshots.report().await))
 }

@@ -1,8 +1,10 @@
-//! By which names the page and `/api/*` may be asked: a browser that was sent here under another name reads nothing.
+//! The host names under which the page and `/api/*` may be asked. A browser that comes under
+//! another name reads nothing.
 //!
-//! A page of any site can let its own name mean this machine's address (DNS rebinding), and then read what is answered
-//! under that name. So `Host` must be loopback, the address that the connection came to, or one of `[admin] hosts`. A
-//! request of HTTP/1.0 needs no `Host`; no browser sends one.
+//! A page of any site can make its own name resolve to this machine's address (DNS rebinding), and
+//! then read the answers under that name. Therefore `Host` must be loopback, the address that the
+//! connection came to, or one of `[admin] hosts`. An HTTP/1.0 request needs no `Host`; no browser
+//! sends one.
 
 use crate::config::host;
 use std::net::IpAddr;
@@ -11,24 +13,24 @@ use http::header::HOST;
 use http::uri::Authority;
 use http::{Request, Version};
 
-/// The names that are taken.
+/// The accepted names.
 #[derive(Clone, Debug)]
 pub(super) struct Names(Vec<String>);
 
 impl Names {
-    /// These beside loopback and the connection's own address.
+    /// Accepts these names besides loopback and the connection's own address.
     pub(super) fn new(hosts: &[String]) -> Self {
         Self(hosts.iter().map(|host| host::normal(host).to_ascii_lowercase()).collect())
     }
 
-    /// Whether a request that came to this address names nothing else.
+    /// Whether all names in a request that came to `local` are accepted.
     pub(super) fn allow<B>(&self, request: &Request<B>, local: IpAddr) -> bool {
         let hosts = request.headers().get_all(HOST).iter();
         let hosts: Vec<_> = hosts.map(|host| host.to_str().ok()?.parse::<Authority>().ok()).collect();
         if hosts.is_empty() && request.version() > Version::HTTP_10 {
             return false;
         }
-        // A request's own URI comes before its Host.
+        // A request's own URI takes precedence over its `Host`.
         let of_uri = request.uri().authority().cloned().map(Some);
         let mut named = hosts.into_iter().chain(of_uri);
         named.all(|authority| authority.is_some_and(|authority| self.knows(authority.host(), local)))

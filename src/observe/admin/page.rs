@@ -1,7 +1,8 @@
-//! The page at `/`: one HTML document that loads nothing from elsewhere, and what feeds it.
+//! The page at `/`: one HTML document that loads nothing from elsewhere, and its data.
 //!
-//! `/api/events` sends the status every [`EVENT`] as server-sent events, `/api/history` the plots. Bounds: an event waits
-//! for its reader, and the next one is only taken once that has gone; a connection ends with its place, and browsers come again.
+//! `/api/events` sends the status each [`EVENT`] as server-sent events, `/api/history` the plots.
+//! Bounds: one event waits for its reader, and the next is taken only once it is sent. A connection
+//! ends when its slot is taken; browsers reconnect.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,7 +10,6 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
@@ -18,17 +18,18 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body::Frame;
+use ring::digest;
 use tokio::sync::mpsc;
 
 use super::snapshots::Snapshots;
 
-/// The time from one event to the next.
+/// Interval between events.
 const EVENT: Duration = Duration::from_secs(2);
 
 const STYLE: &str = include_str!("../page/page.css");
 const SCRIPT: &str = include_str!("../page/page.js");
 
-/// The page, and what a browser may load and run on it: its own style and script, and nothing else.
+/// The page, and the policy by which a browser loads and runs only the page's own style and script.
 static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
     let frame = include_str!("../page/index.html");
     let page = frame.replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT);
@@ -76,7 +77,7 @@ pub(super) async fn events(State(snapshots): State<Arc<Snapshots>>) -> Response 
     (headers, Body::new(Events(received))).into_response()
 }
 
-/// A body that is sent as it comes.
+/// A body that streams events.
 #[derive(Debug)]
 struct Events(mpsc::Receiver<Bytes>);
 

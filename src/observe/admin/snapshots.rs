@@ -1,7 +1,9 @@
-//! Snapshots of the state, at most ten a second however many ask: each costs locks that receiving and delivery need.
+//! Snapshots of the status, at most ten a second however many clients ask, because each takes locks
+//! that receiving and delivery need.
 //!
-//! Whoever asks gets a snapshot that was taken after the question, so that what was done before shows. Those who ask too
-//! soon after the last one wait for the next one, and share it. Readiness is asked of the threads as seldom.
+//! A client gets a snapshot taken after its request, so earlier changes show. Clients that ask too
+//! soon after the last snapshot wait for the next one, and share it. Readiness is polled from the
+//! threads at the same rate.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -19,15 +21,15 @@ use crate::observe::view::View;
 use crate::pair::Report;
 use crate::receive::Pulse;
 
-/// The time from one snapshot to the next, at least.
+/// The least interval between snapshots.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A thread that takes longer for one turn of its loop reads no socket.
-const LONGEST_TURN: Duration = Duration::from_secs(2);
-/// How often to look whether the threads have answered.
-const LOOK: Duration = Duration::from_millis(2);
+/// A thread whose loop takes longer for one turn reads no socket.
+const MAX_TURN: Duration = Duration::from_secs(2);
+/// Interval of polling the threads' answers.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// One snapshot, and what is made of it once somebody asks for that.
+/// A snapshot and its forms, which are rendered on demand.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     status: Arc<Status>,
@@ -36,13 +38,13 @@ pub(super) struct Snapshot {
     metrics: OnceLock<Result<Bytes, fmt::Error>>,
 }
 
-/// The snapshots of one relay.
+/// The snapshots of a relay.
 #[derive(Debug)]
 pub(super) struct Snapshots {
     view: View,
     shared: Shared<Snapshot>,
     reports: Shared<Report>,
-    /// When readiness was asked for last, and the answer.
+    /// Time and result of the last check of readiness.
     readiness: Mutex<Option<(Instant, Option<String>)>>,
 }
 
@@ -51,24 +53,25 @@ impl Snapshots {
         Self { view, shared: Shared::default(), reports: Shared::default(), readiness: Mutex::default() }
     }
 
-    /// A snapshot taken after this was called.
+    /// Returns a snapshot taken after the call.
     pub(super) async fn next(&self) -> Arc<Snapshot> {
         self.shared.next(|| Snapshot::of(self.view.status())).await
     }
 
-    /// What this relay says to the other one of its pair, taken after this was called.
+    /// Returns a report for the pair's other relay, taken after the call.
     pub(super) async fn report(&self) -> Arc<Report> {
         let report = self.reports.next(|| self.view.report()).await;
         self.view.reports.note();
         report
     }
 
-    /// What the figures were.
+    /// Returns the earlier figures.
     pub(super) fn history(&self) -> &History {
         &self.view.history
     }
 
-    /// Why the relay is of no use to senders; none if it is: its sockets are read, and it can keep what it is given.
+    /// Returns why senders cannot use the relay; `None` if its sockets are read and it can store
+    /// what it receives.
     pub(super) async fn unready(&self) -> Option<String> {
         if self.view.is_stopping.load(Ordering::Acquire) {
             return Some("the relay stops".to_owned());
@@ -89,7 +92,7 @@ impl Snapshots {
 
     async fn ask_threads(&self) -> Option<String> {
         if let Some(silent) = silent(&self.view.pulses()).await {
-            return Some(format!("the thread {silent} has stood still for {} s", LONGEST_TURN.as_secs()));
+            return Some(format!("the thread {silent} has stood still for {} s", MAX_TURN.as_secs()));
         }
         self.view.journal.is_full().then(|| "the journal is full, and no backend makes room".to_owned())
     }
@@ -100,26 +103,26 @@ impl Snapshot {
         Self { status: Arc::new(status), json: OnceLock::new(), event: OnceLock::new(), metrics: OnceLock::new() }
     }
 
-    /// As JSON.
+    /// Renders JSON.
     pub(super) fn json(&self) -> Bytes {
         self.json.get_or_init(|| json::render(&*self.status)).clone()
     }
 
-    /// As JSON for the page, which asks for most sources more seldom.
+    /// Renders JSON for the page, which asks for the full list of sources less often.
     pub(super) fn event(&self) -> Bytes {
         self.event.get_or_init(|| json::render(&self.status.with_few_sources())).clone()
     }
 
-    /// As OpenMetrics.
+    /// Renders OpenMetrics.
     ///
     /// # Errors
-    /// None that writing to memory could have.
+    /// Only those of writing to memory, which does not fail.
     pub(super) fn metrics(&self) -> Result<Bytes, fmt::Error> {
         self.metrics.get_or_init(|| metrics::render(Arc::clone(&self.status)).map(Bytes::from)).clone()
     }
 }
 
-/// The newest of something that is taken seldom, and by whoever needs it.
+/// The newest value of something that is computed rarely, shared by all who ask.
 #[derive(Debug)]
 struct Shared<T>(Mutex<Option<(Instant, Arc<T>)>>);
 
@@ -132,7 +135,7 @@ impl<T> Default for Shared<T> {
 impl<T> Shared<T> {
     async fn next(&self, take: impl FnOnce() -> T) -> Arc<T> {
         let asked = Instant::now();
-        // Who waits for the next one holds the lock; the others find it taken.
+        // The one that waits for the next value holds the lock; the others find that value taken.
         let mut newest = self.0.lock().await;
         if let Some((taken, one)) = &*newest {
             if *taken >= asked {
@@ -147,16 +150,16 @@ impl<T> Shared<T> {
     }
 }
 
-/// A thread that does not answer in time.
+/// Returns the name of a thread that does not answer in time.
 async fn silent(pulses: &[Arc<Pulse>]) -> Option<&str> {
     pulses.iter().for_each(|pulse| pulse.ask());
-    let until = Instant::now() + LONGEST_TURN;
+    let until = Instant::now() + MAX_TURN;
     loop {
         let silent = pulses.iter().find(|pulse| !pulse.is_answered())?;
         if Instant::now() >= until {
             return Some(silent.name());
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -188,7 +191,7 @@ mod tests {
             assert_eq!(*shared.next(take).await, 1);
             let mut asking: Vec<_> = (0..50).map(|_| Box::pin(shared.next(take))).collect();
             let mut got = Vec::new();
-            // All of them ask before any of them is served.
+            // All ask before any is served.
             std::future::poll_fn(|context| {
                 asking.retain_mut(|one| match one.as_mut().poll(context) {
                     std::task::Poll::Ready(number) => {
@@ -201,7 +204,7 @@ mod tests {
             })
             .await;
             assert_eq!(got, vec![2; 50]);
-            // One that asks later gets a later one.
+            // A later request gets a later value.
             assert_eq!(*shared.next(take).await, 3);
         }));
     }

@@ -1,6 +1,8 @@
-//! As whom the admin listener may be asked: as a user or by a token of `[auth]` that may administer.
+//! Authenticates requests to the admin listener: a user or a token of `[auth]` with the right to
+//! administer.
 //!
-//! Never does: keeping who asked; a browser says it with each request. Bounds: see [`Checker`].
+//! Never keeps a session; a browser sends its credentials with each request. Bounds: see
+//! [`Checker`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,10 +13,10 @@ use axum::response::{IntoResponse, Response};
 
 use crate::auth::{Auth, Busy, Checker, Credentials};
 
-/// What a browser shows when it asks for a password.
+/// The prompt that a browser shows when it asks for a password.
 const REALM: &str = "Basic realm=\"twinflux\", charset=\"UTF-8\"";
 
-/// Who may ask.
+/// The users that may ask.
 #[derive(Debug)]
 pub(super) struct Users(Checker);
 
@@ -23,7 +25,7 @@ impl Users {
         Self(Checker::new(auth))
     }
 
-    /// Why a request with these headers is not answered; none if it is.
+    /// Returns why a request with these headers is refused; `None` if it is allowed.
     pub(super) async fn refusal(&self, headers: &HeaderMap, source: IpAddr) -> Option<Response> {
         let Ok(Some(credentials)) = Credentials::of(None, None, headers) else { return Some(unauthorized()) };
         match self.0.identify(credentials, source).await {

@@ -1,5 +1,6 @@
 "use strict";
-// Shows /api/events, /api/history and, for the list of sources, /api/status. Text from outside is only ever set as text.
+// Shows /api/events, /api/history and, for the list of sources, /api/status. Sets strings from
+// outside only as text, never as HTML.
 const $ = (id) => document.getElementById(id);
 let status, before, plots, allSources, span = "hour", sort = "state", lastSeen = 0;
 
@@ -12,7 +13,7 @@ function el(name, attributes, ...children) {
   return node;
 }
 
-// Numbers and times as people read them.
+// Formats numbers and times for people.
 const count = (n) => Math.round(n).toLocaleString("en");
 const rate = (n) => n >= 100 || n === 0 ? count(n) : n.toPrecision(2);
 function bytes(n) {
@@ -62,7 +63,7 @@ function table(id, caption, columns, rows) {
   if (focused) $(id).querySelector(`[data-sort="${focused}"]`)?.focus();
 }
 
-// A line over the last hour or day. The greatest value is named beside it.
+// Draws a line over the last hour or day, labelled with the present and the greatest value.
 function plot(name, label, show) {
   const values = plots?.[span].series[name] || [];
   const most = Math.max(0, ...values);
@@ -97,7 +98,7 @@ function headline() {
     one.since ? el("span", { class: "since" }, ago(one.since)) : null,
     one.to_do ? el("p", { class: "do" }, "Do: ", ...withCommands(one.to_do)) : null)));
 }
-// A sentence in which commands stand as such.
+// Marks the commands in a sentence as code.
 function withCommands(text) {
   const parts = text.split(/((?:twinflux|sysctl) [^;,]*?(?= shows|[;,]|$))/);
   return parts.map((part, place) => place % 2 ? el("code", {}, part) : part);
@@ -276,7 +277,7 @@ async function refresh() {
     plots = await fetchJson("/api/history");
     allSources = (await fetchJson("/api/status")).sources.top;
     if (status) draw();
-  } catch { /* The link's state is told below. */ }
+  } catch { /* The link's state is shown below. */ }
 }
 for (const name of ["hour", "day"]) {
   $(name).addEventListener("click", () => {

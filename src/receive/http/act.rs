@@ -1,4 +1,4 @@
-//! What is done for a request, and what it is answered.
+//! Handles a request and produces its response.
 
 use std::io;
 use std::net::IpAddr;
@@ -28,13 +28,13 @@ use crate::protocol::Format;
 use crate::receive::crowd::Member;
 use crate::receive::proxy::is_trusted;
 
-/// How often to look whether a client that waits for an answer is still there.
-const GONE_LOOK: Duration = Duration::from_millis(250);
-/// How long a client may wait for an answer that has shut its sending side.
+/// How often to check whether a client that waits for an answer is still connected.
+const GONE_POLL: Duration = Duration::from_millis(250);
+/// How long a client that has shut down its sending side may still wait for an answer.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 impl<H: Submit + Sync + 'static> Serving<H> {
-    /// Answers a request; none if its connection is to end without an answer.
+    /// Answers a request. `None`: close the connection without an answer.
     pub(super) async fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
@@ -45,7 +45,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         let headers = request::repeated(request.headers());
         let peer = source;
         let source = source_of(request.headers(), peer, &self.setup.trusted_proxies);
-        // A peer's own connections are counted already.
+        // The peer's own connections are already counted by the crowd.
         let is_named = source != peer;
         let entered = is_named.then(|| self.under_way.enter(source, self.setup.max_connections_per_source));
         let is_crowded = matches!(entered, Some(None));
@@ -107,7 +107,8 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         Some(response)
     }
 
-    /// Whether a source may ask: one that `allow` names, or a balancer that looks for itself whether the relay is there.
+    /// Whether a source may send this request: `allow` names it, or it is a trusted balancer
+    /// performing a health check.
     fn admits(&self, request: &Request<Incoming>, source: IpAddr) -> bool {
         let is_check =
             || matches!(request.uri().path(), "/ping" | "/health" | "/ready") || request.method() == Method::OPTIONS;
@@ -172,7 +173,8 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         }))
     }
 
-    /// Takes lines, unless something keeps it from that which is known before the first one.
+    /// Takes a request's lines, unless there is already a reason to refuse them before the first
+    /// one is read.
     async fn take(
         self: &Rc<Self>,
         api: Api,
@@ -195,7 +197,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         }
     }
 
-    /// Says no to a request whose body is not looked at.
+    /// Refuses a request without processing its body.
     async fn refuse(&self, api: Api, request: Request<Incoming>, problem: &Problem) -> Answer {
         write::drain(request).await;
         Answer::of_problem(api, problem, self.setup.is_safe)
@@ -219,28 +221,30 @@ impl<H: Submit + Sync + 'static> Serving<H> {
     }
 }
 
-/// Waits until a client has gone, or sends nothing more and had time to take an answer: what it asked for is work for a backend.
+/// Waits until the client has disconnected, or has sent nothing more and had [`HALF_CLOSED`] to
+/// take an answer. Its query costs a backend work and can then be abandoned.
 pub(super) async fn gone(member: &Member<TcpStream>) {
     loop {
-        sleep(GONE_LOOK).await;
+        sleep(GONE_POLL).await;
         let is_gone = match timeout(Duration::ZERO, member.stream.ready(Interest::READABLE)).await {
             Ok(Ok(ready)) => ready.is_read_closed(),
             Ok(Err(_)) => true,
             Err(_) => false,
         };
         if is_gone {
-            // It may have shut its sending side only.
+            // The client may have shut down only its sending side.
             return sleep(HALF_CLOSED).await;
         }
     }
 }
 
-/// A body of our own, as one that comes from a backend.
+/// Boxes a body of our own into the type of a backend's body.
 fn whole(body: Full<Bytes>) -> UnsyncBoxBody<Bytes, io::Error> {
     body.map_err(|never| match never {}).boxed_unsync()
 }
 
-/// What is wrong with a request that a proxy before this relay may have read in another way.
+/// Returns what is wrong with a request whose framing an upstream proxy could interpret differently
+/// (request smuggling).
 fn framing(request: &Request<Incoming>, has_length: bool) -> Option<&'static str> {
     let headers = request.headers();
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();

@@ -1,9 +1,10 @@
-//! Answers, in the form of the endpoint that was asked.
+//! Answers, in the format of the requested endpoint.
 //!
-//! The texts are an API: clients drop data for the phrases in them, whatever the status. Where nobody should drop lines for
-//! something that an operator mends, the answer is plain text, which Telegraf keeps data for; what is wrong with the lines
-//! themselves is JSON. (`errors = "influxdb"` answers as InfluxDB does, word for word.) No answer has a `Retry-After`:
-//! one client reads it as milliseconds and gives up within a second.
+//! The texts are an API: clients drop data when an answer contains certain phrases, whatever the
+//! status. An error that an operator can fix must not make clients drop lines, so it is answered in
+//! plain text, on which Telegraf keeps its data. Errors in the lines themselves are answered in
+//! JSON. (`errors = "influxdb"` answers as InfluxDB does, word for word.) No answer has a
+//! `Retry-After` header: one client reads it as milliseconds and gives up within a second.
 
 use bytes::Bytes;
 use http::header::{
@@ -19,46 +20,46 @@ use super::request::Api;
 use crate::intake::Told;
 use crate::protocol::Refusal;
 
-/// How much of a refused line an answer repeats, in bytes: 3.x repeats 20.
+/// How many bytes of a refused line an answer repeats. 3.x repeats 20.
 const LINE_BYTES: usize = 200;
 const V3_LINE_BYTES: usize = 20;
-/// Refused lines that a text names.
+/// Maximum number of refused lines that a text names.
 const NAMED: usize = 3;
-/// Refused lines that are listed for 3.x, and kept for it.
-pub(super) const MOST_SAMPLES: usize = 100;
-/// The bytes of a text in a header.
+/// Maximum number of refused lines that are kept and listed for 3.x.
+pub(super) const MAX_SAMPLES: usize = 100;
+/// Maximum number of characters of an error text in a header.
 const HEADER_BYTES: usize = 1024;
-/// The longest request number of a client that is repeated.
+/// Maximum length of a client's request ID that is echoed.
 const REQUEST_ID_BYTES: usize = 128;
 
-/// An answer.
+/// An answer, before it is turned into a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) form: Form,
     pub(super) body: String,
-    /// What goes to `X-Influxdb-Error`.
+    /// Value of `X-Influxdb-Error`.
     pub(super) error: Option<String>,
-    /// What goes to `X-Platform-Error-Code`.
+    /// Value of `X-Platform-Error-Code`.
     pub(super) code: Option<&'static str>,
     pub(super) allow: Option<&'static str>,
-    /// What goes to `X-Twinflux-Rejected`.
+    /// Value of `X-Twinflux-Rejected`.
     pub(super) rejected: Option<u64>,
-    /// Whether the connection ends with it.
+    /// Whether the connection is closed after it.
     pub(super) closes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Empty,
-    /// Icinga wants exactly this.
+    /// `application/json`; Icinga requires exactly this.
     Json,
     JsonUtf8,
     Text,
 }
 
 impl Answer {
-    /// An answer without a body.
+    /// Creates an answer without a body.
     pub(super) fn empty(status: StatusCode) -> Self {
         Self {
             status,
@@ -72,17 +73,17 @@ impl Answer {
         }
     }
 
-    /// The same, after which the connection ends.
+    /// Closes the connection after this answer.
     pub(super) fn closing(self) -> Self {
         Self { closes: true, ..self }
     }
 
-    /// JSON.
+    /// Creates an answer with a JSON body.
     pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Self {
         Self { form: Form::Json, body: format!("{body}\n"), ..Self::empty(status) }
     }
 
-    /// What a request whose lines are safe is answered.
+    /// Answers a request whose accepted lines are safe.
     pub(super) fn of_lines(api: Api, told: &Told, reports: bool) -> Self {
         if told.refused == 0 {
             return Self::empty(StatusCode::NO_CONTENT);
@@ -123,7 +124,8 @@ impl Answer {
         Self { form, body: format!("{body}\n"), error: Some(text), code, ..Self::empty(status) }
     }
 
-    /// The response, to a request with these headers, from an InfluxDB of this version.
+    /// Builds the response. `asked` are the request's headers; `version` is the InfluxDB version to
+    /// claim.
     pub(super) fn response(self, asked: &HeaderMap, version: &HeaderValue) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(Bytes::from(self.body)));
         *response.status_mut() = self.status;
@@ -164,7 +166,7 @@ impl Answer {
     }
 }
 
-/// A backend's answer, which a page of the request's origin may read.
+/// Lets a page of the request's origin read a backend's reply.
 pub(super) fn allowing_origin(mut reply: Reply, asked: &HeaderMap) -> Reply {
     if let Some(origin) = asked.get(ORIGIN) {
         allow_origin(reply.headers_mut(), origin);
@@ -172,7 +174,7 @@ pub(super) fn allowing_origin(mut reply: Reply, asked: &HeaderMap) -> Reply {
     reply
 }
 
-/// Lets a page of this origin read the answer, as 1.x does.
+/// Sets the CORS headers as 1.x does, so that a page of this origin can read the answer.
 fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     let fixed =
         |headers: &mut HeaderMap, name: HeaderName, value| headers.insert(name, HeaderValue::from_static(value));
@@ -183,7 +185,7 @@ fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     fixed(headers, ACCESS_CONTROL_EXPOSE_HEADERS, "Date, X-InfluxDB-Version, X-InfluxDB-Build");
 }
 
-/// The client's number of its request, or a new one.
+/// The client's request ID, or a new one.
 fn request_id(asked: &HeaderMap) -> HeaderValue {
     let given = ["x-request-id", "request-id"].into_iter().find_map(|name| asked.get(name));
     let is_fit =
@@ -197,7 +199,8 @@ fn request_id(asked: &HeaderMap) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("0"))
 }
 
-/// A text as a header may have it: on one line, as 1.x writes it, without what acts.
+/// Converts a text into a header value: one line, as 1.x writes it, with every other character that
+/// is not printable ASCII replaced.
 fn header_text(text: &str) -> Option<HeaderValue> {
     let plain = |c| match c {
         '\n' => ' ',
@@ -207,7 +210,7 @@ fn header_text(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&text.chars().map(plain).take(HEADER_BYTES).collect::<String>()).ok()
 }
 
-/// What is wrong with a request's lines, as 1.x says it.
+/// Describes the refused lines in the words of 1.x.
 fn text_of(told: &Told) -> String {
     let named = told
         .samples
@@ -222,7 +225,7 @@ fn text_of(told: &Told) -> String {
     if told.accepted > 0 { format!("partial write: {text} dropped={}", told.refused) } else { text }
 }
 
-/// A line's beginning, as far as it is text.
+/// The first bytes of a line as printable text.
 fn shown(line: &[u8], bytes: usize) -> String {
     let line = &line[..line.len().min(bytes)];
     String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
@@ -232,7 +235,7 @@ pub(super) fn quoted(name: &str) -> String {
     format!("{:?}", shown(name.as_bytes(), LINE_BYTES))
 }
 
-/// Why a line was refused, in InfluxDB's words where it has some.
+/// Why a line was refused, in InfluxDB's words if it has any.
 fn words(reason: Refusal) -> &'static str {
     match reason {
         Refusal::MissingMeasurement => "missing measurement",

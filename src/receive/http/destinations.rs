@@ -1,6 +1,8 @@
-//! Where requests' lines may go: the databases that are taken, and every destination that was named so far.
+//! Destinations of requests: which databases are allowed, and every destination that was named so
+//! far.
 //!
-//! Bounds: databases and destinations, as configured. A destination stays for good: the journal keeps cursors for it.
+//! Bounds: databases and destinations, as configured. A destination is never removed, because the
+//! journal keeps cursors for it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,31 +12,37 @@ use super::request::Write;
 use crate::batch::Destination;
 use crate::sys::wildcard::fits;
 
-/// The longest name of a database or a retention policy, in bytes, as the journal keeps it.
+/// Maximum length of a database or retention policy name in bytes; the limit of the journal's
+/// format.
 const NAME_BYTES: usize = 255;
 
 /// The destinations of one listener.
 #[derive(Debug)]
 pub(super) struct Destinations {
-    /// Where lines go whose request says nothing.
+    /// Destination of requests that name none.
     usual: Arc<Destination>,
-    /// Databases that are taken, with `*` for any text; empty: all.
+    /// Allowed databases, with `*` as a wildcard. Empty: all.
     allowed: Vec<String>,
-    most_databases: usize,
-    most: usize,
+    max_databases: usize,
+    max_destinations: usize,
     databases: HashSet<String>,
     known: HashMap<Destination, Arc<Destination>>,
 }
 
 impl Destinations {
-    pub(super) fn new(usual: Arc<Destination>, allowed: Vec<String>, most_databases: usize, most: usize) -> Self {
-        Self { usual, allowed, most_databases, most, databases: HashSet::new(), known: HashMap::new() }
+    pub(super) fn new(
+        usual: Arc<Destination>,
+        allowed: Vec<String>,
+        max_databases: usize,
+        max_destinations: usize,
+    ) -> Self {
+        Self { usual, allowed, max_databases, max_destinations, databases: HashSet::new(), known: HashMap::new() }
     }
 
-    /// The destination of a request.
+    /// Resolves the destination of a request.
     ///
     /// # Errors
-    /// It names none, or one that is not taken.
+    /// The request names no destination, or one that is not allowed.
     pub(super) fn of(&mut self, write: &Write) -> Result<Arc<Destination>, Problem> {
         let database = write.database.to_owned().unwrap_or_else(|| self.usual.database().to_owned());
         if database.is_empty() {
@@ -49,12 +57,13 @@ impl Destinations {
     /// The listener's own destination.
     ///
     /// # Errors
-    /// It has none.
+    /// The listener has none.
     pub(super) fn usual(&mut self) -> Result<Arc<Destination>, Problem> {
         if self.usual.database().is_empty() { Err(Problem::NoDatabase) } else { self.enter((*self.usual).clone()) }
     }
 
-    /// The databases that clients may see: those that lines went to, and those that are taken by name.
+    /// The databases that clients may see: those that received lines, and those that are allowed by
+    /// name.
     pub(super) fn names(&self) -> Vec<String> {
         let named = self.allowed.iter().filter(|name| !name.contains('*'));
         let usual = Some(self.usual.database().to_owned()).filter(|name| !name.is_empty());
@@ -77,7 +86,7 @@ impl Destinations {
             return Err(Problem::NotServed(database.to_owned()));
         }
         let is_new = !self.databases.contains(database);
-        if self.known.len() >= self.most || (is_new && self.databases.len() >= self.most_databases) {
+        if self.known.len() >= self.max_destinations || (is_new && self.databases.len() >= self.max_databases) {
             return Err(Problem::TooMany(database.to_owned()));
         }
         self.databases.insert(database.to_owned());
@@ -87,7 +96,8 @@ impl Destinations {
     }
 }
 
-/// Whether an InfluxDB may have something of this name. Lines for a name that none has would wait for ever.
+/// Whether InfluxDB can have a database or policy of this name. Lines for an impossible name would
+/// wait for ever.
 fn is_possible(name: &str) -> bool {
     let is_odd = |c: char| c.is_control() || matches!(c, '/' | '\\' | char::REPLACEMENT_CHARACTER);
     name.len() <= NAME_BYTES && !matches!(name, "." | "..") && !name.contains(is_odd)
@@ -99,13 +109,13 @@ mod tests {
     use super::*;
     use crate::protocol::Precision;
 
-    fn destinations(database: &str, allowed: &[&str], most_databases: usize, most: usize) -> Destinations {
+    fn destinations(database: &str, allowed: &[&str], max_databases: usize, max_destinations: usize) -> Destinations {
         let usual = Destination::new(database, "", Precision::Nanoseconds);
         Destinations::new(
             Arc::new(usual),
             allowed.iter().map(|name| (*name).to_owned()).collect(),
-            most_databases,
-            most,
+            max_databases,
+            max_destinations,
         )
     }
 

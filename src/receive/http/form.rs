@@ -1,6 +1,8 @@
-//! A query's parameters: of the URL, of a body's form, of its parts. What stands in the body counts, as in InfluxDB.
+//! Parameters of a query, from the URL, a form body, or a multipart body. As in InfluxDB, the body
+//! takes precedence over the URL.
 //!
-//! Never passes on what it did not read: a question is written anew. Bounds: a body of [`MOST_BYTES`].
+//! Never does: forwarding a parameter that it did not parse; the form for the backend is written
+//! anew. Bounds: a body of [`MAX_BYTES`].
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,10 +16,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::request::parameters;
 
-/// The longest body of a query, in bytes: what InfluxDB takes for a head.
-pub(super) const MOST_BYTES: usize = 1 << 20;
+/// Maximum size of a query's body in bytes; InfluxDB's limit for a request head.
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
-/// What a question may have beside the statement, in the order in which it is written.
+/// Parameters that are forwarded besides the statement, in the order in which they are written.
 const PASSED: [&str; 7] = ["db", "rp", "epoch", "params", "chunked", "chunk_size", "time_format"];
 
 /// The parameters of one request.
@@ -27,19 +29,25 @@ pub(super) struct Form {
     pub(super) is_pretty: bool,
 }
 
+/// A multipart body that cannot be parsed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct InvalidForm(#[from] multer::Error);
+
 impl Form {
-    /// Of a request with this query, and with this body if it is a POST.
+    /// Parses the parameters of a request with this query string, and with this body if it is a
+    /// POST.
     ///
     /// # Errors
-    /// The parts of the body cannot be read.
-    pub(super) async fn of(query: &str, headers: &HeaderMap, body: Option<Bytes>) -> Result<Self, String> {
+    /// The multipart body cannot be parsed.
+    pub(super) async fn of(query: &str, headers: &HeaderMap, body: Option<Bytes>) -> Result<Self, InvalidForm> {
         let mut values = HashMap::new();
         if let Some(body) = body {
             let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
             if let Ok(boundary) = multer::parse_boundary(kind) {
                 values = parts(body, boundary).await?;
             } else {
-                // Whatever it calls itself: old clients call a form nothing.
+                // Any other content type is read as a form, because old clients do not label forms.
                 let text = String::from_utf8_lossy(&body);
                 values = owned(parameters(text.trim()));
             }
@@ -52,12 +60,12 @@ impl Form {
         Ok(Self { values, is_pretty })
     }
 
-    /// A parameter that is not empty.
+    /// The value of a parameter. `None` if it is absent or empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The form of a question to a backend.
+    /// Encodes the form of a query to a backend.
     pub(super) fn question(&self, statement: &str) -> String {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let mut form = format!("q={}", encode(statement));
@@ -74,14 +82,14 @@ fn owned(parameters: HashMap<Cow<'_, str>, Cow<'_, str>>) -> HashMap<String, Str
     parameters.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
 }
 
-/// The parts of a body, files included: of those of one name the first counts.
-async fn parts(body: Bytes, boundary: String) -> Result<HashMap<String, String>, String> {
+/// Parses a multipart body, files included. Of several parts with the same name, the first counts.
+async fn parts(body: Bytes, boundary: String) -> Result<HashMap<String, String>, InvalidForm> {
     let whole = stream::iter([Ok::<_, Infallible>(body)]);
     let mut parts = multer::Multipart::new(whole, boundary);
     let mut values = HashMap::new();
-    while let Some(part) = parts.next_field().await.map_err(|error| error.to_string())? {
+    while let Some(part) = parts.next_field().await? {
         let name = part.name().unwrap_or_default().to_owned();
-        let text = part.text().await.map_err(|error| error.to_string())?;
+        let text = part.text().await?;
         values.entry(name).or_insert(text);
     }
     Ok(values)

@@ -1,6 +1,7 @@
-//! Whom a request comes from behind a balancer: what a trusted proxy says by `X-Forwarded-For`.
+//! Determines a request's source behind a balancer, from the `X-Forwarded-For` header of a trusted
+//! proxy.
 //!
-//! Believes nobody but the networks that are named. Bounds: those of a request's head.
+//! Never does: believing a peer outside the configured networks. Bounds: those of a request's head.
 
 use std::net::IpAddr;
 
@@ -9,8 +10,8 @@ use ipnet::IpNet;
 
 use crate::receive::proxy::is_trusted;
 
-/// The address that a request comes from: the last one in `X-Forwarded-For` that is no trusted proxy's, if a trusted proxy
-/// sent it; else the peer's.
+/// The source address of a request. If a trusted proxy sent it, this is the last address in
+/// `X-Forwarded-For` that is not a trusted proxy's; otherwise it is the peer's.
 pub(super) fn source_of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     if !is_trusted(trusted, peer) {
         return peer;
@@ -23,7 +24,7 @@ pub(super) fn source_of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) ->
         .flat_map(|text| text.split(','))
         .collect();
     for text in listed.iter().rev() {
-        // What cannot be read was not written by a proxy that can be trusted.
+        // A trustworthy proxy would not have written an unparsable address.
         let Some(address) = address_of(text) else { break };
         source = address;
         if !is_trusted(trusted, address) {
@@ -33,7 +34,7 @@ pub(super) fn source_of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) ->
     source
 }
 
-/// An address, as proxies write it: with a port, in brackets, or plain.
+/// Parses an address in the forms that proxies write: with a port, in brackets, or plain.
 fn address_of(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let plain = text.parse().ok();

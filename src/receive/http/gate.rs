@@ -1,4 +1,5 @@
-//! Who may write and read: checks a request's credentials and rights before its body is read.
+//! Authentication and authorization: checks a request's credentials and rights before its body is
+//! read.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use super::problem::Problem;
 use super::request::parameters;
 use crate::auth::{Auth, Busy, Checker, Credentials, Identity};
 
-/// One listener's gate.
+/// Access control of one listener.
 pub(super) struct Gate {
-    /// None: everybody may write everything.
+    /// `None`: everybody may read and write everything.
     checker: Option<Checker>,
 }
 
@@ -20,10 +21,10 @@ impl Gate {
         Self { checker: auth.map(Checker::new) }
     }
 
-    /// Whether the request's sender may write to this database.
+    /// Checks that the request's sender may write to this database.
     ///
     /// # Errors
-    /// Why not.
+    /// Why the sender may not write.
     pub(super) async fn may_write(
         &self,
         uri: &Uri,
@@ -36,10 +37,10 @@ impl Gate {
         if checker.auth().may_write(&identity, database) { Ok(()) } else { Err(Problem::NoRight(database.to_owned())) }
     }
 
-    /// What the request's sender may read; none if everybody may read everything.
+    /// Returns what the request's sender may read. `None` if everybody may read everything.
     ///
     /// # Errors
-    /// Why it may not even ask.
+    /// The sender cannot be authenticated.
     pub(super) async fn reading(
         &self,
         uri: &Uri,
@@ -51,11 +52,11 @@ impl Gate {
         Ok(Some(Reading { auth: Arc::clone(checker.shared_auth()), identity }))
     }
 
-    /// Whether the request's sender may administer here: nobody whom this relay does not know, and must be known if it knows
-    /// anybody.
+    /// Whether the request's sender may administer here. A relay without users returns false for
+    /// everybody; one with users requires an administrator's credentials.
     ///
     /// # Errors
-    /// Why it may not even ask.
+    /// The sender cannot be authenticated, or is no administrator.
     pub(super) async fn may_administer(&self, uri: &Uri, headers: &HeaderMap, source: IpAddr) -> Result<bool, Problem> {
         let Some(checker) = &self.checker else { return Ok(false) };
         let identity = identify(checker, uri, headers, source).await?;
@@ -63,7 +64,7 @@ impl Gate {
     }
 }
 
-/// What somebody may read.
+/// The rights of an authenticated reader.
 pub(super) struct Reading {
     auth: Arc<Auth>,
     identity: Identity,
@@ -78,13 +79,13 @@ impl Reading {
         self.auth.may_administer(&self.identity)
     }
 
-    /// Whether it may see that there is such a database.
+    /// Whether the reader may know that this database exists.
     pub(super) fn may_see(&self, database: &str) -> bool {
         self.may_administer() || self.may_read(database) || self.auth.may_write(&self.identity, database)
     }
 }
 
-/// Who sends the request.
+/// Authenticates the sender of a request.
 async fn identify(checker: &Checker, uri: &Uri, headers: &HeaderMap, source: IpAddr) -> Result<Identity, Problem> {
     let mut parameters = parameters(uri.query().unwrap_or_default());
     let (user, password) = (parameters.remove("u"), parameters.remove("p"));

@@ -1,25 +1,27 @@
-//! What clients have sent of heads and lines that are not whole: nobody can have it all.
+//! Accounts for the memory of unfinished request heads and lines, so that no client can use all of
+//! it.
 //!
-//! Bounds: [`MOST_BYTES`] of all connections together. Past it, whoever has more than its share has no room.
+//! Bounds: [`MAX_BYTES`] for all connections together. Beyond it, a connection that holds more than
+//! its share gets no more.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// What all connections keep together, in bytes, before those with more than their share have no room.
-const MOST_BYTES: usize = 16 << 20;
+/// Bytes that all connections may hold together before the shares are enforced.
+const MAX_BYTES: usize = 16 << 20;
 
-/// What all connections of a listener keep, in bytes.
+/// Bytes that all connections of a listener hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct All(Rc<Cell<usize>>);
 
 impl All {
-    /// The part of one that keeps nothing yet.
+    /// Creates the account of a connection that holds nothing yet.
     pub(super) fn part(&self) -> Part {
         Part { all: self.clone(), bytes: 0 }
     }
 }
 
-/// What one of them keeps; nothing once it is gone.
+/// Bytes that one connection holds. Dropping it releases them.
 #[derive(Debug)]
 pub(super) struct Part {
     all: All,
@@ -27,12 +29,13 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Keeps so many bytes now, as one of so many. False if there is no room for it.
+    /// Sets the number of bytes that this connection holds, as one of `sharers`. False if they
+    /// exceed its share.
     pub(super) fn set(&mut self, bytes: usize, sharers: usize) -> bool {
         let all = self.all.0.get() - self.bytes + bytes;
         self.all.0.set(all);
         self.bytes = bytes;
-        all <= MOST_BYTES || bytes <= MOST_BYTES / sharers.max(1)
+        all <= MAX_BYTES || bytes <= MAX_BYTES / sharers.max(1)
     }
 }
 
@@ -50,12 +53,12 @@ mod tests {
     fn those_with_more_than_their_share_have_no_room_once_all_is_taken() {
         let all = All::default();
         let mut parts: Vec<Part> = (0..4).map(|_| all.part()).collect();
-        assert!(parts[0].set(MOST_BYTES, 4), "there is room as long as there is");
-        assert!(parts[1].set(MOST_BYTES / 4, 4), "everybody has a share");
-        assert!(!parts[2].set(MOST_BYTES / 4 + 1, 4));
-        assert!(!parts[0].set(MOST_BYTES, 4));
+        assert!(parts[0].set(MAX_BYTES, 4), "there is room as long as there is");
+        assert!(parts[1].set(MAX_BYTES / 4, 4), "everybody has a share");
+        assert!(!parts[2].set(MAX_BYTES / 4 + 1, 4));
+        assert!(!parts[0].set(MAX_BYTES, 4));
         parts.drain(..1);
-        assert!(parts[1].set(MOST_BYTES / 4 + 1, 4), "what is gone keeps nothing");
+        assert!(parts[1].set(MAX_BYTES / 4 + 1, 4), "what is gone keeps nothing");
         parts.clear();
         assert_eq!(all.0.get(), 0);
     }

@@ -1,4 +1,5 @@
-//! What an HTTP listener logs: each event once a minute, with the number of times that it was not told.
+//! Log messages of an HTTP listener. Each event is logged at most once a minute, with the number of
+//! events suppressed since.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +8,7 @@ use http::StatusCode;
 use crate::receive::crowd_logs::CrowdLogs;
 use crate::sys::{Leave, Throttle};
 
-/// One throttle for each event, so that none hides another.
+/// One throttle per event, so that no event suppresses another.
 #[derive(Debug)]
 pub(super) struct Logs {
     listen: SocketAddr,
@@ -32,19 +33,19 @@ impl Logs {
         }
     }
 
-    /// A request's head did not come in time.
+    /// A request's head did not arrive in time.
     pub(super) fn timed_out(&self, source: IpAddr) {
         let Some(Leave { untold }) = self.timed_out.pass() else { return };
         tracing::info!(listen = %self.listen, %source, untold, "ended a connection whose request did not come in time");
     }
 
-    /// A sender speaks another protocol.
+    /// A client speaks another protocol.
     pub(super) fn other_protocol(&self, source: IpAddr, speaks: &str) {
         let Some(Leave { untold }) = self.other_protocol.pass() else { return };
         tracing::warn!(listen = %self.listen, %source, untold, "a sender speaks {speaks}");
     }
 
-    /// A request's head has come only in part, and all of them together are too large.
+    /// A request's head is incomplete, and all unfinished heads together are too large.
     pub(super) fn unfinished(&self, source: IpAddr) {
         let Some(Leave { untold }) = self.unfinished.pass() else { return };
         tracing::warn!(
@@ -55,7 +56,8 @@ impl Logs {
         );
     }
 
-    /// A request was answered. The address of one that was refused is worth a line; the lines that were bad have their own.
+    /// A request was answered. The source of a refused request is logged; refused lines are logged
+    /// elsewhere.
     pub(super) fn answered(&self, source: IpAddr, status: StatusCode) {
         let throttle = if status.is_server_error() { &self.full } else { &self.refused };
         if !(status.is_client_error() || status.is_server_error()) {

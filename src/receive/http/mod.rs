@@ -1,22 +1,23 @@
-//! HTTP listeners: the write endpoints of InfluxDB 1.x, 2.x and 3.x, and what writers ask beside. One plain thread for each.
+//! HTTP listeners: the write endpoints of InfluxDB 1.x, 2.x and 3.x, and the other requests that
+//! writers send. Each listener has one thread.
 //!
-//! A request names its own destination. It is answered once its lines are safe: a client that was answered 204 need not
-//! keep them, whatever happens to this process.
+//! A request names its own destination. It is answered once its lines are safe: a client that
+//! receives 204 may discard them, whatever happens to this process.
 //!
 //! | file | owns |
 //! |---|---|
-//! | `request` | what is asked for: every spelling of every writer |
-//! | `forwarded` | whom a request comes from, behind a balancer |
-//! | `gate` | who may write |
-//! | `destinations` | where lines may go |
-//! | `write` | a body's way to the journal |
-//! | `shelf` | batches that wait for room |
-//! | `query`, `form`, `reading` | readers' questions, and statements |
-//! | `statements` | what writers ask at their start |
-//! | `kept` | what is not whole, of all connections |
-//! | `answer`, `problem` | what is answered, in each endpoint's form |
-//! | `act` | what is done for a request |
-//! | `serve`, `stream` | connections, and their limits |
+//! | `request` | parses requests: every spelling of every writer |
+//! | `forwarded` | the source of a request behind a balancer |
+//! | `gate` | authentication and authorization |
+//! | `destinations` | allowed databases and known destinations |
+//! | `write`, `inflate` | the path of a body to the journal |
+//! | `shelf` | batches that wait for capacity |
+//! | `query`, `form`, `reading` | readers' queries, and statements |
+//! | `statements` | the statements that writers send at their start |
+//! | `kept` | memory of unfinished heads and lines, over all connections |
+//! | `answer`, `problem` | answers and errors in each endpoint's format |
+//! | `act` | handles a request |
+//! | `serve`, `stream` | connections and their limits |
 //! | `nap` | when the thread lets requests gather |
 //!
 //! Bounds: see there.
@@ -27,6 +28,7 @@ mod destinations;
 mod form;
 mod forwarded;
 mod gate;
+mod inflate;
 mod kept;
 mod logs;
 mod nap;
@@ -64,51 +66,51 @@ use shelf::Shelf;
 /// The name of the thread.
 const THREAD_NAME: &str = "http";
 
-/// How a listener is set up.
+/// Configuration of a listener.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// The address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
-    /// How bytes are taken, and where lines go whose request does not say.
+    /// How bytes are taken, and the destination of requests that name none.
     pub intake: IntakeConfig,
-    /// Whether writers are answered.
+    /// Whether write requests are accepted.
     pub takes_writes: bool,
-    /// Whether readers are answered.
+    /// Whether queries are accepted.
     pub takes_queries: bool,
-    /// Databases that are taken, with `*` for any text; empty: all.
+    /// Allowed databases, with `*` as a wildcard. Empty: all.
     pub databases: Vec<String>,
-    /// Databases, at most.
+    /// Maximum number of databases.
     pub max_databases: usize,
-    /// Databases, retention policies and precisions together, at most.
+    /// Maximum number of destinations: combinations of database, retention policy and precision.
     pub max_destinations: usize,
-    /// The bytes of a body, compressed and decompressed, at most.
+    /// Maximum size of a body in bytes, both compressed and decompressed.
     pub max_body: u64,
-    /// Open connections, at most.
+    /// Maximum number of open connections.
     pub max_connections: usize,
-    /// Open connections from one source, at most.
+    /// Maximum number of open connections per source.
     pub max_connections_per_source: usize,
-    /// Whether errors are answered so that no known client drops good lines for them.
+    /// Whether errors are answered such that no known client drops good lines because of them.
     pub is_safe: bool,
-    /// Whether bad lines among good ones are an error.
+    /// Whether bad lines among good ones are answered as an error.
     pub reports_partial: bool,
-    /// Networks of proxies that are believed to name the source.
+    /// Networks of proxies that are trusted to name the source.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether those begin each connection with a header of PROXY protocol 2.
+    /// Whether these proxies begin each connection with a PROXY protocol 2 header.
     pub proxy_protocol: bool,
-    /// The certificate; none: plain HTTP.
+    /// The TLS certificate. `None`: plain HTTP.
     pub tls: Option<Arc<Certificate>>,
-    /// Who may write; none: everybody.
+    /// Users and their rights. `None`: everybody may do everything.
     pub auth: Option<Arc<Auth>>,
-    /// The version to claim; none: the backends'.
+    /// The InfluxDB version to claim. `None`: the backends' version.
     pub version: Option<String>,
 }
 
-/// Tells which version of InfluxDB to claim.
+/// Provides the InfluxDB version to claim.
 #[derive(Clone)]
 pub struct Claim(Arc<dyn Fn() -> String + Send + Sync>);
 
 impl Claim {
-    /// What this says at the time of each answer.
+    /// Wraps a function that is called for each answer.
     pub fn new(claim: impl Fn() -> String + Send + Sync + 'static) -> Self {
         Self(Arc::new(claim))
     }
@@ -124,8 +126,20 @@ impl fmt::Debug for Claim {
     }
 }
 
-/// What a statement comes to: it is done or owed, or a backend says no.
-type Created = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+/// Why a statement was not run: in a backend's words, or why it cannot be owed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotCreated(String);
+
+impl NotCreated {
+    /// Creates the error with the message for the client.
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self(message.to_string())
+    }
+}
+
+/// Outcome of a statement: done or owed, or refused by a backend.
+type Created = Pin<Box<dyn Future<Output = Result<(), NotCreated>> + Send>>;
 type Create = dyn Fn(String, bool, Option<HeaderValue>) -> Created + Send + Sync;
 
 /// Runs statements that create something.
@@ -133,7 +147,8 @@ type Create = dyn Fn(String, bool, Option<HeaderValue>) -> Created + Send + Sync
 pub struct Creator(Arc<Create>);
 
 impl Creator {
-    /// What this makes of a statement, of whether its sender may administer here, and of its credentials.
+    /// Wraps a function of a statement, whether its sender may administer here, and the sender's
+    /// credentials.
     pub fn new(create: impl Fn(String, bool, Option<HeaderValue>) -> Created + Send + Sync + 'static) -> Self {
         Self(Arc::new(create))
     }
@@ -149,20 +164,20 @@ impl fmt::Debug for Creator {
     }
 }
 
-/// What a listener asks of the rest of the relay.
+/// What a listener needs from the rest of the relay.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// The version to claim.
     pub claim: Claim,
-    /// What runs statements.
+    /// Runs statements.
     pub create: Creator,
-    /// What answers readers; none without a backend that does.
+    /// Answers queries. `None` if no backend can.
     pub reader: Option<Reader>,
 }
 
 #[cfg(test)]
 impl Host {
-    /// One that takes every statement.
+    /// A host that accepts every statement.
     pub(crate) fn of_test() -> Self {
         Self {
             claim: Claim::new(|| "1.8.10".to_owned()),
@@ -180,19 +195,21 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds a listener, or adopts one that was passed for its address. From now on the kernel accepts connections for it.
+    /// Binds a listener, or adopts a socket that was passed for its address. From now on the kernel
+    /// accepts connections for it.
     ///
     /// # Errors
-    /// What the system says, `AddrInUse` if another process has the port.
+    /// The system's error; `AddrInUse` if another process has the port.
     pub fn bind(setup: HttpConfig, inherited: &mut Inherited) -> io::Result<Self> {
         let door = Door::bind(setup.listen, THREAD_NAME, inherited.take_stream(setup.listen))?;
         Ok(Self { setup, door })
     }
 
-    /// Starts the thread. It answers for lines that have come so far, and claims the host's version unless another one is set.
+    /// Starts the thread. `step` is the stage that lines must reach before they are answered; the
+    /// host's version is claimed unless the configuration sets another.
     ///
     /// # Errors
-    /// What the system says if it gives no thread.
+    /// The system's error if it cannot start a thread.
     pub fn start<H>(
         &self,
         pool: &Arc<Pool>,
@@ -228,17 +245,17 @@ impl Listener {
         self.door.start(nap, move |runtime, socket| serve::run(runtime, socket, parts))
     }
 
-    /// Its socket, and what its thread shows.
+    /// The socket and the thread's published state.
     pub fn door(&self) -> &Door {
         &self.door
     }
 
-    /// Networks whose bytes it takes.
+    /// Networks whose bytes are accepted.
     pub fn allow(&self) -> &Allow {
         &self.setup.intake.allow
     }
 
-    /// Where lines go whose request does not say.
+    /// The destination of requests that name none.
     pub fn destination(&self) -> &Destination {
         &self.setup.intake.destination
     }

@@ -1,46 +1,52 @@
-//! When the thread sleeps a little before it waits for what comes next: a pure function of the requests so far.
+//! Decides when the thread sleeps briefly before it polls for events: a pure function of past
+//! requests.
 //!
-//! Many hosts that write seldom, as Telegrafs do, come one by one. To wake for each of them, and once more when its lines are
-//! safe, costs more than what it brings. If the thread naps first, several requests are there when it wakes; the journal
-//! writes their lines at once; and their answers go out together. Such a host waits for its answer anyway, and seconds
-//! pass until its next request.
+//! Many hosts that write rarely, as Telegraf does, send their requests one at a time. Waking up for
+//! each request, and again once its lines are safe, costs more than it gains. If the thread naps
+//! first, several requests have arrived when it wakes: the journal writes their lines together, and
+//! their answers leave together. Such a host waits for its answer anyway, and does not send its
+//! next request for seconds.
 //!
-//! A client that writes again as soon as it is answered would be slowed down. So there are no naps while one is there, nor while
-//! a body is on its way, nor if requests are too few to gather.
+//! A client that writes again as soon as it is answered would be slowed down. The thread therefore
+//! does not nap while such a client is active, while a body is being received, or while there are
+//! too few requests to gather.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A nap. A request waits for two of them at most: until it is read, and until it is answered.
+/// Duration of a nap. A request is delayed by at most two: before it is read, and before it is
+/// answered.
 const NAP: Duration = Duration::from_millis(10);
-/// Requests are counted for so long; and a client that comes back within this time is in a hurry.
+/// Interval over which requests are counted. A client that returns within it is in a hurry.
 const WINDOW: Duration = Duration::from_millis(100);
-/// Requests in that time that make naps worth it, at least.
+/// Minimum number of requests per window that makes naps worthwhile.
 const WORTH_A_NAP: u32 = 15;
 
-/// The naps of a listener's thread. Used by that thread alone, but where the runtime asks for more.
+/// Nap state of a listener's thread. Only that thread uses it; the mutex satisfies the runtime's
+/// `Sync` bound.
 #[derive(Debug, Default)]
 pub(super) struct Naps(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Bodies that are on their way.
+    /// Number of bodies being received.
     bodies: usize,
-    /// When a client was in a hurry.
+    /// When a client was last in a hurry.
     hurried: Option<Instant>,
-    /// Since when requests are counted, and how many came.
+    /// Start of the current window, and the number of its requests.
     since: Option<Instant>,
     count: u32,
-    /// Whether there were enough in the time before.
+    /// Whether the previous window had enough requests.
     is_worth_it: bool,
 }
 
-/// A body that is on its way.
+/// A body that is being received.
 #[derive(Debug)]
 pub(super) struct Arriving(Arc<Naps>);
 
 impl Naps {
-    /// Notes a request on a connection whose last answer was then; none: it is the first one.
+    /// Records a request. `answered` is the time of the connection's previous answer; `None` for
+    /// its first request.
     pub(super) fn request(&self, answered: Option<Instant>, now: Instant) {
         let mut inner = self.lock();
         if answered.is_some_and(|answered| now.saturating_duration_since(answered) < WINDOW) {
@@ -50,13 +56,13 @@ impl Naps {
         inner.count += 1;
     }
 
-    /// A body is on its way until what this returns is dropped.
+    /// Marks a body as being received until the returned guard is dropped.
     pub(super) fn arriving(self: &Arc<Self>) -> Arriving {
         self.lock().bodies += 1;
         Arriving(Arc::clone(self))
     }
 
-    /// How long to sleep before waiting; none: not at all.
+    /// How long to sleep before polling. `None`: not at all.
     pub(super) fn due(&self, now: Instant) -> Option<Duration> {
         let mut inner = self.lock();
         inner.turn(now);
@@ -70,7 +76,7 @@ impl Naps {
 }
 
 impl Inner {
-    /// Begins to count anew once the time is over.
+    /// Starts a new window if the current one is over.
     fn turn(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(*self.since.get_or_insert(now));
         if elapsed >= WINDOW {
@@ -90,7 +96,8 @@ impl Drop for Arriving {
 mod tests {
     use super::*;
 
-    /// The naps after a second of requests at this distance, of hosts that have not written for long.
+    /// Creates the state after one second of requests at this interval, from hosts that have not
+    /// written for a long time.
     fn after_a_second(distance: Duration) -> (Arc<Naps>, Instant) {
         let (naps, begun) = (Arc::new(Naps::default()), Instant::now());
         let mut now = begun;

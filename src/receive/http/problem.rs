@@ -1,64 +1,64 @@
-//! Why a request is not done, and what it is answered: safely, or as InfluxDB does.
+//! Reasons for refusing a request, and the answers to them: safe ones, or InfluxDB's.
 //!
-//! What an operator mends is plain text if answers are safe: Telegraf keeps its lines for it. No text of a 5xx holds a
-//! phrase for which a client drops lines.
+//! With safe answers, an error that an operator can fix is answered in plain text, because Telegraf
+//! keeps its lines on it. No text of a 5xx answer contains a phrase that makes a client drop lines.
 
 use http::StatusCode;
 
 use super::answer::{Answer, Form, quoted};
 use super::request::{Api, Wrong};
 
-/// Why a request is not done.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
-    /// Memory and disk are used up, or the relay ends.
+    /// Memory and disk are used up, or the relay is stopping.
     Full,
-    /// Memory and disk were used up on the way. Some lines may be in the journal.
+    /// Memory and disk were used up while the body was processed. Some lines may be in the journal.
     Half,
-    /// The journal took too long, or lost some of it.
+    /// The journal took too long, or lost part of the request.
     Late,
-    /// Its database is not among those that are taken.
+    /// The database is not allowed.
     NotServed(String),
-    /// One more database, or destination, than there may be.
+    /// The limit of databases or destinations is reached.
     TooMany(String),
     NoDatabase,
     Query(Wrong),
-    /// A database's or policy's name that no InfluxDB takes.
+    /// The name of a database or policy is one that no InfluxDB accepts.
     BadName,
     TooLarge(u64),
     Gzip(String),
     Encoding,
-    /// The request is framed so that others may read it in another way.
+    /// A proxy could interpret the framing of the request differently.
     Framing(&'static str),
-    /// Nobody, or somebody with a wrong password or token.
+    /// The request has no credentials, or wrong ones.
     Unauthorized,
-    /// Somebody who may not write there.
+    /// The sender has no right to write to this database.
     NoRight(String),
-    /// Somebody who may not create anything.
+    /// The sender has no right to create anything.
     NoAdministrator,
-    /// The source is not in the networks that are allowed.
+    /// The source is not in an allowed network.
     Denied,
     /// Too many passwords are being checked, or too many of the source's were wrong.
     Busy,
-    /// The source has too many requests under way, through balancers.
+    /// The source has too many requests in progress through balancers.
     Crowded,
     NotFound,
     NotAllowed(&'static str),
-    /// A statement that is for readers.
+    /// A query, which this relay does not answer.
     Reads,
-    /// A query that is not answered, and why.
+    /// A query that is refused, with the status and the reason.
     Reader(StatusCode, String),
-    /// The listener is not for writers.
+    /// The listener does not accept writes.
     NoWriters,
-    /// A body of 3.x that is to be taken whole, or not at all, and is too large to be held.
+    /// A 3.x body that must be accepted as a whole or not at all, but is too large to be buffered.
     TooLargeForWhole,
 }
 
 impl Answer {
-    /// What a request that is not done is answered; safely, or as InfluxDB does.
+    /// Builds the answer to a refused request: a safe one, or InfluxDB's.
     pub(super) fn of_problem(api: Api, problem: &Problem, is_safe: bool) -> Self {
         use StatusCode as S;
-        let (status, code, text, is_mended_by_operator) = match problem {
+        let (status, code, text, is_for_operator) = match problem {
             Problem::Full => (
                 S::SERVICE_UNAVAILABLE,
                 "unavailable",
@@ -74,7 +74,7 @@ impl Answer {
             Problem::Late => {
                 (S::SERVICE_UNAVAILABLE, "unavailable", "the request was not kept in time".to_owned(), false)
             }
-            // Never in 1.x's words: one client takes them for a success, and others drop.
+            // Not in 1.x's words: one client takes them for a success, and others drop the lines.
             Problem::Unauthorized => {
                 (S::UNAUTHORIZED, "unauthorized", "unauthorized access".to_owned(), api != Api::V2)
             }
@@ -159,7 +159,7 @@ impl Answer {
                 false,
             ),
         };
-        let answer = if is_safe && is_mended_by_operator {
+        let answer = if is_safe && is_for_operator {
             Self { form: Form::Text, body: format!("{text}\n"), error: Some(text), ..Self::empty(status) }
         } else {
             Self::error(api, status, code, text)
@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// For these, clients drop a batch whatever the status is.
+    /// Phrases for which clients drop a batch, whatever the status.
     const PHRASES: [&str; 11] = [
         "partial write",
         "unable to parse",

@@ -1,7 +1,8 @@
-//! `/query`: a reader's question goes to one backend, a statement that changes something to all of them.
+//! `/query`: sends a query to one backend, and a statement that changes something to all of them.
 //!
-//! Nothing passes that was not understood, and nobody reads or changes more than its rights say. Never does: choosing the copy.
-//! Bounds: a body of 1 MiB, and [`LONGEST_BODY`] for it; of `SHOW DATABASES`, where rights limit it, [`MOST_LISTED`] bytes.
+//! Forwards nothing that was not parsed, and enforces the sender's rights to read and to change.
+//! Never does: choosing the copy. Bounds: a body of 1 MiB, received within [`BODY_TIMEOUT`]; a
+//! filtered `SHOW DATABASES` reply of [`MAX_LIST_BYTES`].
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -29,23 +30,23 @@ use crate::batch::Submit;
 use crate::protocol::Span;
 use crate::protocol::influxql::{self, Create, Kind, Statement};
 
-/// How long a body may take to come: it is a sentence.
-const LONGEST_BODY: Duration = Duration::from_secs(5);
-/// The bytes of a list of databases that is shortened to what may be seen.
-const MOST_LISTED: usize = 1 << 20;
+/// Time limit for receiving a body; it is only a statement.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum size in bytes of a list of databases that is filtered by rights.
+const MAX_LIST_BYTES: usize = 1 << 20;
 
-/// What is said to a query.
+/// The answer to a query.
 pub(super) enum Said {
-    /// Something of our own.
+    /// An answer of this relay.
     Answer(Answer),
-    /// A backend's answer.
+    /// A backend's reply.
     Reply(Reply),
 }
 
 /// Answers a query.
 ///
 /// # Errors
-/// Its body does not come in time, or is cut.
+/// The body was not received in time, or was cut off.
 pub(super) async fn answer<H: Submit + Sync + 'static>(
     serving: &Rc<Serving<H>>,
     mut request: Request<Incoming>,
@@ -65,18 +66,18 @@ pub(super) async fn answer<H: Submit + Sync + 'static>(
     Ok(said.unwrap_or_else(|problem| Said::Answer(Answer::of_problem(Api::V1, &problem, is_safe))))
 }
 
-/// A form's body, if it is a POST's.
+/// Reads the body, and returns it if the request is a POST.
 async fn read_body(request: &mut Request<Incoming>) -> Result<Result<Option<Bytes>, Problem>, Failed> {
     let is_post = *request.method() == Method::POST;
-    let read = timeout(LONGEST_BODY, Limited::new(request.body_mut(), form::MOST_BYTES).collect()).await;
+    let read = timeout(BODY_TIMEOUT, Limited::new(request.body_mut(), form::MAX_BYTES).collect()).await;
     match read.map_err(|_| Failed::Slow)? {
         Ok(body) => Ok(Ok(is_post.then(|| body.to_bytes()))),
-        Err(error) if error.is::<LengthLimitError>() => Ok(Err(Problem::TooLarge(form::MOST_BYTES as u64))),
+        Err(error) if error.is::<LengthLimitError>() => Ok(Err(Problem::TooLarge(form::MAX_BYTES as u64))),
         Err(_) => Err(Failed::Cut),
     }
 }
 
-/// A query whose body was read.
+/// A query whose body has been read.
 struct Query<'a, H> {
     serving: &'a Rc<Serving<H>>,
     source: IpAddr,
@@ -92,7 +93,7 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
         let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
         let statements = match influxql::parse(text, now) {
             Ok(statements) => statements,
-            // The server says what is wrong with it, or knows more than this relay.
+            // The server reports the error, or understands more than this relay.
             Err(_) if influxql::only_reads(text) && !self.has_users() => return self.ask(form, text, None).await,
             Err(wrong) => return Err(bad_request(&format!("cannot read the statement: {wrong}"))),
         };
@@ -103,11 +104,11 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
         }
     }
 
-    /// Sends a question to one backend. `statements` is what was understood of it.
+    /// Sends a query to one backend. `statements` is `None` if it could not be parsed.
     async fn ask(&self, form: &Form, text: &str, statements: Option<&[Statement]>) -> Result<Said, Problem> {
         let only = statements.and_then(|statements| if let [one] = statements { Some(one.kind) } else { None });
         let Some(reader) = self.serving.host.reader.clone() else {
-            // Writers ask for it at their start.
+            // Writers send `SHOW DATABASES` at their start.
             return match only {
                 Some(Kind::ShowDatabases) => {
                     let list = self.check_rights(statements, &[]).await?;
@@ -123,7 +124,7 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
         let list = self.check_rights(statements, &databases).await?;
         let mut headers = self.head.headers.clone();
         if list.is_some() {
-            // What is to be shortened is to be read.
+            // A reply that is filtered must be readable here.
             headers.remove(ACCEPT_ENCODING);
             headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         }
@@ -138,7 +139,7 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
             points: if points.is_none() { Span::ALWAYS } else { points },
         };
         let reply = reader.answer(question).await;
-        // A writer that starts while no backend is up is not kept from it.
+        // A writer must be able to start while no backend is up.
         if only == Some(Kind::ShowDatabases) && reply.status() == StatusCode::SERVICE_UNAVAILABLE {
             return Ok(Said::Answer(self.configured_databases(list.as_ref())));
         }
@@ -152,7 +153,7 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
     async fn order(&self, form: &Form, text: &str, one: &Statement, now: i64) -> Result<Said, Problem> {
         let create = Create::parse(&text[one.text.clone()]);
         let is_post = self.head.method == Method::POST;
-        // Old clients create databases by GET; nothing else may be changed by it.
+        // Old clients create databases by GET. No other change is allowed by GET.
         if !is_post && !create.as_ref().is_some_and(|create| create.is_database) {
             return Err(Problem::NotAllowed("POST"));
         }
@@ -190,7 +191,7 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
             statement: literal(&text[one.text.clone()], one, now),
             default,
             touches_points: is_of_database,
-            // One that changes several is a barrier for all of them.
+            // A statement that changes several databases is a barrier for all of them.
             database: if let [one] = &databases[..] { Some(one.clone()) } else { None },
             may_administer,
             authorization: self.authorization(),
@@ -206,9 +207,9 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
 
     async fn create(&self, create: &Create) -> Result<Answer, Problem> {
         let may_administer = match self.may_administer().await {
-            // Telegraf logs an error in a result, and goes on.
+            // Telegraf logs an error in a result and continues.
             Err(Problem::NoAdministrator) => {
-                return Ok(statements::result(Err("no right to create anything (admin = true)".to_owned())));
+                return Ok(statements::result(Err("no right to create anything (admin = true)")));
             }
             other => other?,
         };
@@ -220,7 +221,8 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
         self.serving.gate.may_administer(&self.head.uri, &self.head.headers, self.source).await
     }
 
-    /// Whether the sender may read all of this; what it may see of the databases, if it asks for those.
+    /// Checks that the sender may read everything that the query names. Returns the rights by which
+    /// the reply must be filtered if the query lists databases.
     async fn check_rights(
         &self,
         statements: Option<&[Statement]>,
@@ -247,7 +249,8 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
         self.serving.setup.auth.is_some()
     }
 
-    /// The client's credentials, as every InfluxDB takes them; none if this relay knows its users itself.
+    /// The client's credentials in a form that every InfluxDB accepts. `None` if this relay
+    /// authenticates users itself.
     fn authorization(&self) -> Option<HeaderValue> {
         if self.has_users() {
             return None;
@@ -255,11 +258,11 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
         let mut of_url = parameters(self.head.uri.query().unwrap_or_default());
         let (user, password) = (of_url.remove("u"), of_url.remove("p"));
         let known = Credentials::of(user.as_deref(), password.as_deref(), &self.head.headers).ok().flatten();
-        // `Token user:password` is not known to 1.6.
+        // 1.6 does not know `Token user:password`.
         known.and_then(|known| known.basic()).or_else(|| self.head.headers.get(AUTHORIZATION).cloned())
     }
 
-    /// Those that are known here; `may` is what the sender may see.
+    /// Lists the databases that this relay knows, filtered by `may` if given.
     fn configured_databases(&self, may: Option<&Reading>) -> Answer {
         let mut names = self.serving.destinations.borrow().names();
         names.retain(|name| may.is_none_or(|may| may.may_see(name)));
@@ -267,7 +270,7 @@ impl<H: Submit + Sync + 'static> Query<'_, H> {
     }
 }
 
-/// The databases that a question is about; none if that is not known.
+/// The databases that a query reads; empty if they are unknown.
 fn databases_of(form: &Form, statements: Option<&[Statement]>) -> Vec<String> {
     let Some(statements) = statements else { return Vec::new() };
     let mut databases: Vec<String> = statements.iter().flat_map(|one| one.databases.iter().cloned()).collect();
@@ -279,21 +282,22 @@ fn databases_of(form: &Form, statements: Option<&[Statement]>) -> Vec<String> {
     databases
 }
 
-/// A statement with the time instead of `now()`: another copy runs it later, and is to do the same.
+/// Replaces `now()` in a statement by the time. Copies run the statement at different times and
+/// must have the same result.
 fn literal(text: &str, statement: &Statement, now: i64) -> String {
     let mut literal = text.to_owned();
-    for place in statement.nows.iter().rev() {
+    for range in statement.nows.iter().rev() {
         let start = statement.text.start;
-        literal.replace_range(place.start - start..place.end - start, &now.to_string());
+        literal.replace_range(range.start - start..range.end - start, &now.to_string());
     }
     literal
 }
 
-/// A list of databases, without those that may not be seen.
+/// Removes the databases that the reader may not see from a reply.
 async fn shortened(reply: Reply, may: &Reading) -> Result<Reply, Problem> {
     let (mut head, body) = reply.into_parts();
     let failed = || Problem::Reader(StatusCode::BAD_GATEWAY, "the list of databases cannot be read".to_owned());
-    let body = Limited::new(body, MOST_LISTED).collect().await.map_err(|_| failed())?.to_bytes();
+    let body = Limited::new(body, MAX_LIST_BYTES).collect().await.map_err(|_| failed())?.to_bytes();
     let mut list: serde_json::Value = serde_json::from_slice(&body).map_err(|_| failed())?;
     if let Some(values) = list.pointer_mut("/results/0/series/0/values").and_then(serde_json::Value::as_array_mut) {
         values.retain(|row| row.get(0).and_then(serde_json::Value::as_str).is_some_and(|name| may.may_see(name)));

@@ -1,4 +1,4 @@
-//! What a listener asks the rest of the relay for a reader, and what comes back.
+//! The interface between a listener and the part of the relay that answers readers.
 
 use std::fmt;
 use std::io;
@@ -12,22 +12,22 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::protocol::Span;
 
-/// A question to a backend, understood as far as it tells which copy may answer.
+/// A query for a backend, parsed as far as is needed to choose the copy that answers it.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// Who asks.
+    /// Address of the client.
     pub source: IpAddr,
-    /// What is asked, as a form that was written anew from what was understood.
+    /// The query as a form, written anew from what was parsed.
     pub form: String,
-    /// Whether the answer is to be laid out for people.
+    /// Whether the answer is pretty-printed.
     pub is_pretty: bool,
     /// The request's headers.
     pub headers: HeaderMap,
-    /// The credentials that came with it, in a form that a backend takes.
+    /// The credentials of the request, in a form that a backend accepts.
     pub authorization: Option<HeaderValue>,
-    /// The databases that it is about; none for all.
+    /// The databases that it reads; empty: all.
     pub databases: Vec<String>,
-    /// The times of the points that it may read.
+    /// Time range of the points that it may read.
     pub points: Span,
 }
 
@@ -36,34 +36,37 @@ pub struct Question {
 pub struct Order {
     /// The statement, with its times made literal.
     pub statement: String,
-    /// The request's database, which it means where it names none.
+    /// The request's database, which the statement uses if it names none.
     pub default: Option<String>,
-    /// Whether it changes points, or may.
+    /// Whether it changes, or may change, points.
     pub touches_points: bool,
-    /// The database that it changes; none for several, and for what is no database's.
+    /// The database that it changes. `None` if it changes several, or something outside any
+    /// database.
     pub database: Option<String>,
-    /// Whether its sender may administer here: then the backends' own credentials are used.
+    /// Whether the sender may administer here. If so, the backends' own credentials are used.
     pub may_administer: bool,
-    /// The credentials that came with it.
+    /// The credentials of the request.
     pub authorization: Option<HeaderValue>,
 }
 
-/// An answer, whose body comes as it comes.
+/// A response whose body is streamed.
 pub type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
 type Ordering = Pin<Box<dyn Future<Output = Result<String, Refused>> + Send>>;
 
 /// Why a statement was not run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// A backend says no: its words.
+    /// A backend refused it; the backend's words.
+    #[error("{0}")]
     Told(String),
     /// No backend can run it now.
+    #[error("{0}")]
     NoBackend(String),
 }
 
-/// What answers readers.
+/// Answers queries and runs statements.
 #[derive(Clone)]
 pub struct Reader {
     answer: Arc<dyn Fn(Question) -> Answering + Send + Sync>,
@@ -73,7 +76,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// What this makes of a question, and of a statement that changes something: a backend's answer to it.
+    /// Wraps a function that answers a query with a backend's reply, and one that runs a statement
+    /// that changes something.
     pub fn new(
         answer: impl Fn(Question) -> Answering + Send + Sync + 'static,
         order: impl Fn(Order) -> Ordering + Send + Sync + 'static,

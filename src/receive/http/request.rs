@@ -1,7 +1,9 @@
-//! What a request asks for: its path, method and query, in every spelling that writers use. A pure function.
+//! Parses a request's path, method and query string, in every spelling that writers use. A pure
+//! function.
 //!
-//! Never looks at `Content-Type`: PHP sends `application/json` for line protocol, curl a form's.
-//! Bounds: a query of [`QUERY_BYTES`], of which [`MOST_PARAMETERS`] parameters are read.
+//! Never does: evaluating `Content-Type`. PHP clients send `application/json` with line protocol,
+//! and curl sends a form's type. Bounds: a query string of [`QUERY_BYTES`], of which
+//! [`MAX_PARAMETERS`] parameters are read.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,11 +14,11 @@ use percent_encoding::percent_decode_str;
 
 use crate::protocol::Precision;
 
-/// The longest query, in bytes.
+/// Maximum length of a query string in bytes.
 const QUERY_BYTES: usize = 8 * 1024;
-const MOST_PARAMETERS: usize = 32;
+const MAX_PARAMETERS: usize = 32;
 
-/// Whose endpoint it is: answers have its form.
+/// The API that an endpoint belongs to. It determines the format of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Api {
     /// `/write` of 1.x.
@@ -27,56 +29,56 @@ pub(super) enum Api {
     V3,
 }
 
-/// What is asked for.
+/// A parsed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// Lines of line protocol.
+    /// Line protocol.
     Write(Write),
-    /// What an exporter of another system writes, with the listener's mapping.
+    /// Data points of another system's exporter, converted by the listener's mapping.
     Put,
-    /// Whether something is there; in JSON, if it asks for words.
+    /// A liveness check. `is_verbose`: answer in JSON.
     Ping {
         is_verbose: bool,
     },
     Health,
     Ready,
-    /// A statement of InfluxQL.
+    /// An InfluxQL query or statement.
     Query,
-    /// What a browser asks before it asks.
+    /// A CORS preflight request.
     Options,
-    /// Another method is needed: these.
+    /// The path needs another method; holds the allowed ones.
     NotAllowed(Api, &'static str),
-    /// What only a backend itself can answer: how to ask it.
+    /// Only a backend can answer this; holds the advice for the client.
     Elsewhere(Api, &'static str),
-    /// There is no such path.
+    /// Unknown path.
     Unknown(Api),
 }
 
-/// Where lines are to go, as far as the request says.
+/// The destination, as far as the request names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Write {
     pub(super) api: Api,
-    /// None or empty: not named.
+    /// `None` or empty: not named.
     pub(super) database: Option<String>,
     pub(super) retention_policy: Option<String>,
     pub(super) precision: Option<Precision>,
-    /// Whether good lines are taken although others are bad.
+    /// Whether good lines are accepted when others are bad.
     pub(super) accepts_partial: bool,
 }
 
-/// What is wrong with a query.
+/// An error in a query string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// The precision is none that the endpoint knows.
+    /// The endpoint does not know this precision.
     Precision(String),
-    /// The consistency is none of 1.x's.
+    /// 1.x does not know this consistency level.
     Consistency(String),
-    /// The query is too long.
+    /// The query string is too long.
     TooLong,
 }
 
 impl Api {
-    /// The endpoint that a path belongs to.
+    /// The API that a path belongs to.
     pub(super) fn of_path(path: &str) -> Self {
         if path.starts_with("/api/v2/") {
             Self::V2
@@ -89,10 +91,10 @@ impl Api {
 }
 
 impl Asked {
-    /// Reads a request's line.
+    /// Parses a request's method and URI.
     ///
     /// # Errors
-    /// What is wrong with its query.
+    /// An error in the query string.
     pub(super) fn of(method: &Method, uri: &Uri) -> Result<Self, Wrong> {
         let path = uri.path();
         if *method == Method::OPTIONS {
@@ -126,7 +128,7 @@ impl Asked {
     }
 }
 
-/// How to ask for what is not answered here.
+/// Advice for a path that only a backend can answer.
 fn elsewhere(path: &str) -> Option<&'static str> {
     Some(match path {
         "/api/v2/query" => "Flux is not answered here: ask a backend itself, or ask in InfluxQL at /query",
@@ -164,7 +166,7 @@ impl Write {
         let (database, retention_policy) = match api {
             Api::V1 | Api::V3 => (take("db"), take("rp")),
             Api::V2 => match take("bucket") {
-                // As 1.8 reads it.
+                // Split as 1.8 does.
                 Some(bucket) => match bucket.split_once('/') {
                     Some((database, policy)) => (Some(database.to_owned()), Some(policy.to_owned())),
                     None => (Some(bucket), None),
@@ -176,7 +178,8 @@ impl Write {
     }
 }
 
-/// Headers that answers repeat, in memory of their own: that of the head is free for others while the body comes.
+/// Copies the headers that answers echo into memory of their own, so that the head's buffer can be
+/// freed while the body arrives.
 pub(super) fn repeated(headers: &HeaderMap) -> HeaderMap {
     let copy = |name: HeaderName| {
         let value = HeaderValue::from_bytes(headers.get(&name)?.as_bytes()).ok()?;
@@ -186,7 +189,7 @@ pub(super) fn repeated(headers: &HeaderMap) -> HeaderMap {
     [given, other, ORIGIN].into_iter().filter_map(copy).collect()
 }
 
-/// A precision by its name: what 1.x and 2.x take, and on v3's own endpoint its long names.
+/// Parses a precision: the names of 1.x and 2.x, and for 3.x also its long names.
 fn precision_of(api: Api, name: &str) -> Option<Precision> {
     Some(match (name, api) {
         ("n" | "ns", _) | ("auto" | "nanosecond", Api::V3) => Precision::Nanoseconds,
@@ -199,10 +202,10 @@ fn precision_of(api: Api, name: &str) -> Option<Precision> {
     })
 }
 
-/// A query's parameters; of those that come twice the first counts.
+/// Parses a query string. Of several parameters with the same name, the first counts.
 pub(super) fn parameters(query: &str) -> HashMap<Cow<'_, str>, Cow<'_, str>> {
     let mut parameters = HashMap::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()).take(MOST_PARAMETERS) {
+    for pair in query.split('&').filter(|pair| !pair.is_empty()).take(MAX_PARAMETERS) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         parameters.entry(decoded(name)).or_insert_with(|| decoded(value));
     }

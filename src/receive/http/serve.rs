@@ -1,7 +1,8 @@
-//! The thread of an HTTP listener: accepts connections, reads requests, and answers them, all on one runtime.
+//! The thread of an HTTP listener: accepts connections, reads requests, and answers them, all on
+//! one runtime.
 //!
-//! Never does: answering a write before its lines are safe. Bounds: connections, in all and of one source; a request's head,
-//! and the time for it; the time without a request.
+//! Never does: answering a write before its lines are safe. Bounds: connections in total and per
+//! source; a request's head, and the time for it; the time without a request.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -36,28 +37,28 @@ use crate::batch::{Step, Submit};
 use crate::intake::{Intake, PUBLISH_INTERVAL};
 use crate::net::tls::answer_plain_http;
 use crate::receive::Pulse;
-use crate::receive::crowd::{Crowd, Entered, Member, settle};
+use crate::receive::crowd::{Crowd, Entered, Member, reap};
 use crate::receive::door::stopped;
 use crate::receive::handshake::{Failed, shake_hands};
 use crate::receive::proxy::{is_trusted, read_header};
 use crate::receive::socket::Socket;
 
-/// How long the thread waits if it cannot accept.
+/// How long the thread pauses after it failed to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a connection may wait for its first request, and a request's head may take from its first byte.
-const FIRST_BYTE: Duration = Duration::from_secs(15);
-const LONGEST_HEAD: Duration = Duration::from_secs(10);
-/// How long a client may take none of its answers.
-const LONGEST_STUCK: Duration = Duration::from_secs(60);
-/// How long a connection may wait between requests: longer than any writer's interval.
+/// Time limit for a connection's first request, and for a request's head from its first byte.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(15);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may read nothing of its answers.
+const STUCK_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection may be idle between requests; longer than any writer's interval.
 const IDLE: Duration = Duration::from_secs(180);
-/// The longest head, in bytes: Grafana's queries are long.
+/// Maximum size of a request head in bytes; Grafana's queries are long.
 const HEAD_BYTES: usize = 64 * 1024;
-const MOST_HEADERS: usize = 64;
-/// How long requests under way may take once the thread is to end.
+const MAX_HEADERS: usize = 64;
+/// How long requests in progress may take once the thread is told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
-/// What the thread is made of.
+/// Arguments of the thread.
 pub(super) struct ServeArgs<H> {
     pub(super) setup: HttpConfig,
     pub(super) host: Host,
@@ -67,11 +68,11 @@ pub(super) struct ServeArgs<H> {
     pub(super) naps: Arc<Naps>,
     pub(super) shelf: Shelf<H>,
     pub(super) intake: Intake<Shelf<H>>,
-    /// How safe lines must be before they are answered for.
+    /// The stage that lines must reach before they are answered.
     pub(super) step: Step,
 }
 
-/// Runs until told to stop, then ends the requests that are under way, and ends.
+/// Runs until told to stop, then finishes the requests in progress.
 pub(super) fn run<H: Submit + Sync + 'static>(runtime: &Runtime, socket: StdListener, parts: ServeArgs<H>) {
     let ServeArgs { setup, host, open, stop, pulse, naps, shelf, intake, step } = parts;
     let destinations = Destinations::new(
@@ -84,7 +85,7 @@ pub(super) fn run<H: Submit + Sync + 'static>(runtime: &Runtime, socket: StdList
     http.timer(TokioTimer::new())
         .header_read_timeout(IDLE)
         .max_buf_size(HEAD_BYTES)
-        .max_headers(MOST_HEADERS)
+        .max_headers(MAX_HEADERS)
         .half_close(true);
     let serving = Rc::new(Serving {
         crowd: RefCell::new(Crowd::new(setup.max_connections, setup.max_connections_per_source)),
@@ -111,7 +112,7 @@ pub(super) fn run<H: Submit + Sync + 'static>(runtime: &Runtime, socket: StdList
     tasks.block_on(runtime, serving.serve(socket));
 }
 
-/// What all connections of a listener share; all of it is used on one thread.
+/// State that all connections of a listener share, on one thread.
 pub(super) struct Serving<H> {
     pub(super) setup: HttpConfig,
     pub(super) host: Host,
@@ -129,22 +130,22 @@ pub(super) struct Serving<H> {
     pub(super) begun: Instant,
     pub(super) kept: kept::All,
     pub(super) under_way: UnderWay,
-    /// Whoever has it looks for room in front of the journal.
+    /// Held while waiting for the journal's capacity, so that requests are served in turn.
     pub(super) turn: Mutex<()>,
     http: http1::Builder,
     pub(super) step: Step,
 }
 
-/// The answer to a question, on its way to the client.
+/// State of a query's answer that is being sent to the client.
 #[derive(Default)]
 struct Passing {
-    /// Until the next request comes.
+    /// True until the next request arrives.
     is_under_way: Cell<bool>,
     has_begun: Notify,
 }
 
 impl Passing {
-    /// Waits until the client has left while an answer was on its way.
+    /// Waits until the client has disconnected while an answer was being sent.
     async fn abandoned(&self, member: &Member<TcpStream>) {
         while !self.is_under_way.get() {
             self.has_begun.notified().await;
@@ -177,7 +178,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
                     }
                 },
             }
-            settle(&mut connections, self.setup.max_connections).await;
+            reap(&mut connections, self.setup.max_connections).await;
         }
         drop(listener);
         let ending = async { while connections.join_next().await.is_some() {} };
@@ -224,7 +225,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         intake.publish();
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection until it ends.
     async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, source: IpAddr) {
         let named = self.named_source(&member, source).await;
         let source = named.unwrap_or(source);
@@ -240,7 +241,8 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         self.show_open();
     }
 
-    /// The source that a trusted proxy names at a connection's beginning, or the peer; none if the connection is to end.
+    /// Returns the source that a trusted proxy names at the beginning of a connection, or the peer.
+    /// `None`: close the connection.
     async fn named_source(&self, member: &Rc<Member<TcpStream>>, peer: IpAddr) -> Option<IpAddr> {
         if !self.setup.proxy_protocol || !is_trusted(&self.setup.trusted_proxies, peer) {
             return Some(peer);
@@ -264,7 +266,8 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         None
     }
 
-    /// Counts a handshake that failed, and tells of it. A client that speaks plain HTTP gets a sentence.
+    /// Counts and logs a failed handshake. A client that speaks plain HTTP gets an answer that says
+    /// so.
     fn end_handshake(&self, failed: &Failed, member: &Member<TcpStream>, source: IpAddr) {
         match failed {
             Failed::Handshake(error) => self.logs.crowd.handshake(source, error),
@@ -281,7 +284,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         self.intake.borrow_mut().publish();
     }
 
-    /// Serves the requests of a connection to its end.
+    /// Serves the requests of a connection until it ends.
     async fn serve_requests<S>(self: &Rc<Self>, stream: S, member: &Rc<Member<TcpStream>>, source: IpAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -299,7 +302,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
             let is_query = request.uri().path() == "/query";
             passing.is_under_way.set(false);
             async move {
-                // The next head may have come already, and is not looked at.
+                // The next head may already have arrived, but has not been parsed.
                 let has_length = progress.has_length.take();
                 let response = Box::pin(serving.answer(request, source, &member, has_length)).await;
                 let now = Instant::now();
@@ -319,9 +322,10 @@ impl<H: Submit + Sync + 'static> Serving<H> {
             let due = || due_at(member.opened, member.has_line.get(), &progress);
             let until = due();
             tokio::select! {
-                // Clients that go away are not logged.
+                // Client disconnects are not logged.
                 _ = connection.as_mut() => break,
-                // A backend is not to work for somebody who is gone, also where the answer's head is on its way already.
+                // A backend must not work for a client that has disconnected, even if the head of
+                // the answer has already been sent.
                 () = passing.abandoned(member) => {
                     if passing.is_under_way.get() {
                         break;
@@ -363,7 +367,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         }
     }
 
-    /// Publishes the table of sources also when nothing comes any more.
+    /// Publishes the table of sources even when nothing arrives any more.
     async fn publish_sources(self: Rc<Self>) {
         loop {
             let due = self.intake.borrow().sources_due();
@@ -375,7 +379,7 @@ impl<H: Submit + Sync + 'static> Serving<H> {
         }
     }
 
-    /// Tells those that wait for a time that there may be one.
+    /// Wakes the publishing task if the table of sources is due.
     pub(super) fn notify(&self, intake: &Intake<Shelf<H>>) {
         if intake.sources_due().is_some() {
             self.noted.notify_one();
@@ -391,14 +395,14 @@ impl<H: Submit + Sync + 'static> Serving<H> {
     }
 }
 
-/// When a connection is ended unless more comes, or goes.
+/// When to close the connection unless bytes are received or sent before.
 fn due_at(opened: Instant, has_asked: bool, progress: &Progress) -> Option<Instant> {
     let read = match progress.phase.get() {
-        Phase::Head(since) => Some(since + LONGEST_HEAD),
-        Phase::Idle(_) if !has_asked => Some(opened + FIRST_BYTE),
+        Phase::Head(since) => Some(since + HEAD_TIMEOUT),
+        Phase::Idle(_) if !has_asked => Some(opened + FIRST_BYTE_TIMEOUT),
         Phase::Idle(_) | Phase::Working => None,
     };
-    let written = progress.stuck.get().map(|since| since + LONGEST_STUCK);
+    let written = progress.stuck.get().map(|since| since + STUCK_TIMEOUT);
     [read, written].into_iter().flatten().min()
 }
 
@@ -410,15 +414,15 @@ mod tests {
     fn every_connection_that_does_nothing_ends() {
         let now = Instant::now();
         let progress = Progress::new(now);
-        assert_eq!(due_at(now, false, &progress), Some(now + FIRST_BYTE));
+        assert_eq!(due_at(now, false, &progress), Some(now + FIRST_BYTE_TIMEOUT));
         assert_eq!(due_at(now, true, &progress), None, "the server's own limit for idle connections holds");
         progress.phase.set(Phase::Head(now));
-        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_HEAD));
+        assert_eq!(due_at(now, true, &progress), Some(now + HEAD_TIMEOUT));
         progress.phase.set(Phase::Working);
         assert_eq!(due_at(now, true, &progress), None, "a body has limits of its own");
         progress.stuck.set(Some(now));
-        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_STUCK));
+        assert_eq!(due_at(now, true, &progress), Some(now + STUCK_TIMEOUT));
         progress.phase.set(Phase::Head(now));
-        assert_eq!(due_at(now, true, &progress), Some(now + LONGEST_HEAD), "whatever is first");
+        assert_eq!(due_at(now, true, &progress), Some(now + HEAD_TIMEOUT), "whatever is first");
     }
 }

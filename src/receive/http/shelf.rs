@@ -1,22 +1,25 @@
-//! Where sealed batches of requests wait for room in front of the journal: a request waits, and its thread does not.
+//! Holds sealed batches of requests while the journal has no capacity: the request waits, but its
+//! thread does not.
 //!
-//! Bounds: what one piece of a body makes; the next one is read once there was room.
+//! Bounds: the batches of one piece of a body. The next piece is read once the journal has taken
+//! them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::batch::{Batch, Submit, Ticket};
 
-/// Takes batches of the request at hand, each with a ticket. Clones share it.
+/// Collects the batches of the current request, each with a ticket. Clones share the batches.
 #[derive(Debug)]
 pub(super) struct Shelf<H>(Arc<Inner<H>>);
 
 #[derive(Debug)]
 struct Inner<H> {
-    /// One for all clones: it counts what it was given.
+    /// Shared by all clones, because it counts what was submitted.
     out: H,
     batches: Mutex<Vec<Batch>>,
-    /// Lines that were put here and have not found room, wherever their batches are.
+    /// Lines that were submitted here and that the journal has not taken, wherever their batches
+    /// are.
     waiting: AtomicU64,
 }
 
@@ -25,15 +28,16 @@ impl<H: Submit> Shelf<H> {
         Self(Arc::new(Inner { out, batches: Mutex::default(), waiting: AtomicU64::default() }))
     }
 
-    /// Takes what was put here since the last time. It is the caller's to give away, to the last batch.
+    /// Takes the batches submitted since the last call. The caller must pass on or lose every one
+    /// of them.
     pub(super) fn take(&self) -> Vec<Batch> {
         std::mem::take(&mut *self.0.batches.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Gives a batch away that was taken from here.
+    /// Submits a batch that was taken from here to the journal.
     ///
     /// # Errors
-    /// The batch, if there is no room.
+    /// The batch, if there is no capacity.
     pub(super) fn pass_on(&self, batch: Batch) -> Result<(), Batch> {
         let lines = batch.lines();
         self.0.out.submit(batch)?;
@@ -41,7 +45,8 @@ impl<H: Submit> Shelf<H> {
         Ok(())
     }
 
-    /// A batch that was taken from here is lost; returns its lines, which are the caller's to count.
+    /// Records that a batch taken from here is lost. Returns the number of its lines, which the
+    /// caller must count.
     pub(super) fn lose(&self, batch: &Batch) -> u64 {
         self.0.waiting.fetch_sub(batch.lines(), Ordering::Relaxed);
         batch.lose();

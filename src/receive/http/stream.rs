@@ -1,6 +1,9 @@
-//! A connection's bytes on their way to the HTTP server, which is told nothing of this: when a request's head began, so that
-//! one that comes too slowly is ended; when the last bytes came; since when the client takes no answers; and whether a head names a length. (The server drops that
-//! where there is a `Transfer-Encoding` as well. A proxy before this relay may go by it, and see another request.)
+//! Observes a connection's bytes on their way to the HTTP server, without changing them.
+//!
+//! Records when a request's head began, so that a slow one can be closed; since when the client
+//! reads no answers; and whether a head has a `Content-Length`. The server discards that header if
+//! there is also a `Transfer-Encoding`, but an upstream proxy may go by it and see a different
+//! request.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -12,44 +15,44 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// What a line that names a length begins with.
+/// The header name to look for.
 const LENGTH: &[u8] = b"content-length";
 
-/// What a connection does now.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It waits for a request, since then.
+    /// Waiting for a request since this time.
     Idle(Instant),
-    /// A request's head has begun, then, and is not whole.
+    /// A request's head began at this time and is not complete.
     Head(Instant),
-    /// A request is being worked at.
+    /// A request is being handled.
     Working,
 }
 
-/// What a client speaks that does not speak HTTP/1.
+/// A protocol other than HTTP/1 that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Other {
     /// TLS.
     Tls,
-    /// HTTP/2, as gRPC does.
+    /// HTTP/2, as gRPC uses.
     Http2,
 }
 
-/// What a connection's stream and its requests tell each other.
+/// State shared between a connection's stream and its requests.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) phase: Cell<Phase>,
-    /// A head is not whole although more would have to come, or answers do not go.
+    /// A head is still incomplete and no more bytes are available, or answers cannot be written.
     pub(super) is_slow: Notify,
-    /// Since when answers do not go.
+    /// Since when answers cannot be written.
     pub(super) stuck: Cell<Option<Instant>>,
-    /// How much of the last head came while it was one.
+    /// Number of bytes of the current head that have arrived.
     pub(super) head_bytes: Cell<usize>,
-    /// What came of the head so far, without its whole lines.
+    /// The beginning of the head's current line.
     line: RefCell<Vec<u8>>,
-    /// Whether a line of the head names a length.
+    /// Whether the head has a `Content-Length`.
     pub(super) has_length: Cell<bool>,
-    /// What its first bytes are those of, if that is not HTTP/1.
+    /// The protocol of its first bytes, if that is not HTTP/1.
     pub(super) begins_as: Cell<Option<Other>>,
     has_begun: Cell<bool>,
 }
@@ -61,7 +64,7 @@ impl Progress {
         Rc::new(Self { phase, is_slow, stuck, head_bytes, line, has_length, begins_as, has_begun })
     }
 
-    /// An answer's bytes were taken, or have to wait.
+    /// Records whether the socket took an answer's bytes.
     fn note_written(&self, waits: bool) {
         if !waits {
             self.stuck.set(None);
@@ -71,7 +74,7 @@ impl Progress {
         }
     }
 
-    /// Bytes came.
+    /// Processes received bytes.
     fn note(&self, bytes: &[u8], now: Instant) {
         if !self.has_begun.replace(true) {
             self.begins_as.set(match bytes {
@@ -83,7 +86,7 @@ impl Progress {
         match self.phase.get() {
             Phase::Working => return,
             Phase::Head(_) => {}
-            // Some clients end a body with a line end that is none of it.
+            // Some clients send a line end after a body that is not part of it.
             Phase::Idle(_) if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => return,
             Phase::Idle(_) => {
                 self.phase.set(Phase::Head(now));
@@ -111,7 +114,7 @@ impl Progress {
     }
 }
 
-/// A stream of requests, in clear: what comes is noted.
+/// A stream of decrypted requests whose progress is recorded.
 #[derive(Debug)]
 pub(super) struct Stream<S> {
     pub(super) inner: S,

@@ -1,7 +1,8 @@
-//! How many requests of each source are under way whose connections are a balancer's.
+//! Counts the requests in progress of each source that connects through a balancer.
 //!
-//! Bounds: those of all connections together, and of one source what its own connections could be. An answer to a question that
-//! is on its way counts no more: the backends' places bound those.
+//! Bounds: all connections together, and per source the limit of its own connections. An answer to
+//! a query that is still being sent no longer counts; the backends' limits of concurrent queries
+//! bound those.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,21 +10,21 @@ use std::net::IpAddr;
 
 use crate::receive::crowd::source_of;
 
-/// Requests that came through balancers, by the source that these name.
+/// Requests in progress that came through balancers, by the source that the balancers name.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay(RefCell<HashMap<IpAddr, usize>>);
 
-/// One of them, until this goes.
+/// A request in progress; it is counted until this is dropped.
 #[derive(Debug)]
 pub(super) struct Entered<'a>(&'a UnderWay, IpAddr);
 
 impl UnderWay {
-    /// One more of this source; none if it has `most`.
-    pub(super) fn enter(&self, source: IpAddr, most: usize) -> Option<Entered<'_>> {
+    /// Counts one more request of this source. `None` if it already has `max`.
+    pub(super) fn enter(&self, source: IpAddr, max: usize) -> Option<Entered<'_>> {
         let source = source_of(source);
         let mut counts = self.0.borrow_mut();
         let count = counts.entry(source).or_default();
-        if *count >= most {
+        if *count >= max {
             return None;
         }
         *count += 1;
@@ -57,7 +58,7 @@ mod tests {
         drop(first);
         assert!(under_way.enter(one, 2).is_some());
         drop(second);
-        // A host with IPv6 has as many addresses as it likes.
+        // A host with IPv6 can use any address of its network.
         let of_network = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
         let third = under_way.enter(of_network(1), 1).expect("room");
         assert!(under_way.enter(of_network(2), 1).is_none());

@@ -1,20 +1,19 @@
-//! One request's lines: from its body to the journal, and to what its sender is told.
+//! The path of a request's lines: from its body to the journal, and to the answer.
 //!
-//! Nothing is answered before the lines are safe at the configured durability. Nothing of a body is kept but an unfinished line:
-//! it is decompressed and scanned piece by piece. A sender that goes in the middle has sent the lines that ended.
+//! A request is not answered before its lines are safe at the configured durability. A body is
+//! decompressed and scanned piece by piece; only an unfinished line is buffered. If a sender
+//! disconnects in the middle of a body, its complete lines are kept.
 //!
-//! Bounds: a body, compressed and decompressed, how far it may grow, and in how many chunks; what all bodies keep; the time
-//! for a body, and the time until it is safe.
+//! Bounds: a body, both compressed and decompressed, its growth, and its number of chunks; the
+//! memory of all bodies; the time to receive a body, and the time until it is safe.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use flate2::write::MultiGzDecoder;
 use http::Request;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap};
 use http_body_util::BodyExt;
@@ -22,7 +21,8 @@ use hyper::body::Incoming;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout, timeout_at};
 
-use super::answer::MOST_SAMPLES;
+use super::answer::MAX_SAMPLES;
+use super::inflate::{INFLATE_BYTES, Inflater};
 use super::kept::Part;
 use super::problem::Problem;
 use super::serve::Serving;
@@ -31,52 +31,52 @@ use crate::intake::framer::{self, Framer};
 use crate::intake::{Body, Intake, Told};
 use crate::protocol::{Format, JsonList, Precision, Refusal, Refused, Rules, Scanner};
 
-/// How long a body may take to come.
-const LONGEST_BODY: Duration = Duration::from_secs(60);
-/// A body comes at least so fast, in bytes a second, once this time is over.
-const LEAST_RATE: u64 = 1024;
+/// Time limit for receiving a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Minimum rate of a body in bytes per second, enforced once [`RATE_FROM`] has passed.
+const MIN_RATE: u64 = 1024;
 const RATE_FROM: Duration = Duration::from_secs(5);
-/// Compressed bytes that are decompressed at a time: a thousand times as many come of them at most.
-const INFLATE_BYTES: usize = 1024;
-/// Room for decompressed bytes that a request keeps while it waits for more: most pieces of 1,024 become no more.
-const KEPT_BYTES: usize = 16 * 1024;
-/// How far a body may grow by decompression, once it has so many bytes.
-const MOST_GROWTH: u64 = 200;
-const GROWTH_FROM: u64 = 1 << 20;
-/// After so many bytes of a body, decompressed, it is the turn of the listener's other connections. On a thread that is never
-/// idle, answers that are due and hosts with little to say would else wait for all large bodies that are there.
+/// Number of decompressed bytes of a body after which the task yields to the listener's other
+/// connections. Otherwise, on a thread that is never idle, answers that are due and hosts with
+/// little to send would wait for all large bodies that have arrived.
 const TURN_BYTES: usize = 64 * 1024;
-/// How long a body may wait in all for the journal. A client that gives up sends it again; Telegraf does after 5 s.
-const LONGEST_WAIT: Duration = Duration::from_secs(4);
-/// How often to look for room in front of the journal.
-const NO_ROOM_PAUSE: Duration = Duration::from_millis(1);
-/// Bodies that are held whole, because none of their lines is taken if one is bad.
+/// How long a body may wait for the journal in total. A client that gives up sends the body again;
+/// Telegraf does so after 5 s.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(4);
+/// How often to poll the journal for capacity.
+const CAPACITY_POLL: Duration = Duration::from_millis(1);
+/// Maximum size in bytes of a body that is buffered as a whole, because none of its lines is
+/// accepted if one is bad.
 const WHOLE_BYTES: usize = 1 << 20;
-/// Chunks of a body that may be tiny; later ones are at least so large on average.
+/// Number of chunks of a body that may be tiny. Beyond it, chunks must have at least [`TINY_BYTES`]
+/// on average.
 const TINY_CHUNKS: u64 = 65_536;
 const TINY_BYTES: u64 = 64;
-/// How much of a body is read after its answer is known, and for how long: else the client gets a reset instead.
+/// How much of a body is read after its answer is known, and for how long. Without this, the client
+/// would get a connection reset instead of the answer.
 const DRAIN_BYTES: u64 = 1 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// What is to be done with a body.
+/// How to process a body.
 pub(super) struct Job {
     pub(super) destination: Arc<Destination>,
-    /// What it is written in; none: it is told apart.
+    /// Format of the lines. `None`: detected.
     pub(super) format: Option<Format>,
-    /// Whether good lines are taken although others are bad.
+    /// Whether good lines are accepted when others are bad.
     pub(super) accepts_partial: bool,
-    /// Whether the body may be a list of JSON, as exporters post it.
+    /// Whether the body may be a JSON list, as exporters send it.
     pub(super) may_be_list: bool,
 }
 
-/// Why a request's lines are not answered for.
+/// Why a request's lines were not confirmed.
 #[derive(Debug)]
 pub(super) enum Failed {
     Problem(Problem),
-    /// The client is gone, or the framing is broken. Any answer may make whoever is in between drop the rest.
+    /// The client disconnected, or the framing is broken. Any answer could make an intermediary
+    /// discard the rest.
     Cut,
-    /// Bytes come too slowly. Clients send again what was not answered, and drop what was answered 4xx.
+    /// The body arrives too slowly. Clients send again what was not answered, and drop what was
+    /// answered with 4xx.
     Slow,
 }
 
@@ -86,7 +86,7 @@ impl From<Problem> for Failed {
     }
 }
 
-/// Takes a request's lines; returns what became of them once they are safe.
+/// Takes a request's lines, and returns their outcome once they are safe.
 pub(super) async fn take<H: Submit + Sync + 'static>(
     serving: &Rc<Serving<H>>,
     job: Job,
@@ -120,19 +120,20 @@ pub(super) async fn take<H: Submit + Sync + 'static>(
     Ok(told?)
 }
 
-/// Reads a body that nobody looks at, up to a bound, unless its client waits for a word before it sends it.
+/// Reads and discards a body up to a bound, unless its client waits for `100 Continue` before it
+/// sends it.
 pub(super) async fn drain(request: Request<Incoming>) {
     if !waits(request.headers()) {
         drain_body(&mut request.into_body()).await;
     }
 }
 
-/// Whether a client asks whether it may send its body.
+/// Whether a client waits for permission to send its body.
 fn waits(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Reads what is left of a body, up to a bound.
+/// Reads and discards the rest of a body up to a bound.
 async fn drain_body(incoming: &mut Incoming) {
     let until = tokio::time::Instant::now() + DRAIN_TIME;
     let mut left = DRAIN_BYTES;
@@ -143,7 +144,10 @@ async fn drain_body(incoming: &mut Incoming) {
     }
 }
 
-/// Whether a body is compressed.
+/// Whether a body is compressed with gzip.
+///
+/// # Errors
+/// Its encoding is not supported.
 fn is_gzip(request: &Request<Incoming>) -> Result<bool, Problem> {
     let Some(encoding) = request.headers().get(CONTENT_ENCODING) else { return Ok(false) };
     match encoding.to_str().unwrap_or("?").trim().to_ascii_lowercase().as_str() {
@@ -153,28 +157,28 @@ fn is_gzip(request: &Request<Incoming>) -> Result<bool, Problem> {
     }
 }
 
-/// A body on its way.
+/// A body that is being received.
 struct Taking<H: Submit + Sync + 'static> {
     serving: Rc<Serving<H>>,
     source: IpAddr,
-    /// Lines without a timestamp get the request's.
+    /// Time of the request; lines without a timestamp get it.
     received: Received,
     framer: Framer,
-    /// None once it is finished.
+    /// `None` once it is finished.
     body: Option<Body>,
     precision: Precision,
-    /// Whether the body may be a list of JSON, whether it is, once that is known, and what has come of it.
+    /// Whether the body may be a JSON list, whether it is one (once known), and the list's parser.
     may_be_list: bool,
     is_list: Option<bool>,
     list: JsonList,
-    /// Bytes that were taken in this turn.
+    /// Bytes processed in this turn.
     turn: usize,
-    /// Batches that wait for room, oldest first.
+    /// Batches that wait for the journal's capacity, oldest first.
     batches: VecDeque<Batch>,
     tickets: Vec<Arc<Ticket>>,
-    /// How long it has waited for room.
+    /// How long it has waited for the journal's capacity.
     waited: Duration,
-    /// What it keeps of a line that is not whole, or of a body that must be.
+    /// Account of the memory for an unfinished line, or for a body that is buffered as a whole.
     kept: Part,
 }
 
@@ -188,7 +192,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
             source,
             received,
             framer: Framer::new(serving.setup.intake.max_line),
-            body: Some(intake.begin_body(job.format, Arc::clone(&job.destination), MOST_SAMPLES)),
+            body: Some(intake.begin_body(job.format, Arc::clone(&job.destination), MAX_SAMPLES)),
             precision: job.destination.precision(),
             may_be_list: job.may_be_list,
             is_list: None,
@@ -201,7 +205,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
         }
     }
 
-    /// Reads the body to its end.
+    /// Reads the body until it ends.
     async fn read(
         &mut self,
         incoming: &mut Incoming,
@@ -235,18 +239,19 @@ impl<H: Submit + Sync + 'static> Taking<H> {
             self.piece(&rest, &mut whole).await?;
         }
         if let Some(whole) = whole {
-            // Seldom, and large: every request would have room for it.
+            // Boxed because it is rare and large; its state would otherwise enlarge every request's
+            // future.
             Box::pin(self.take_whole(&whole)).await?;
         }
         Ok(())
     }
 
-    /// The body's next bytes; none at its end.
+    /// Returns the body's next bytes, or `None` at its end.
     async fn next_data(&mut self, incoming: &mut Incoming, begun: Instant, wire: u64) -> Result<Option<Bytes>, Failed> {
         loop {
-            let by_rate = RATE_FROM + Duration::from_secs(wire / LEAST_RATE);
-            // The time for which it had to wait here is not the client's.
-            let deadline = begun + self.waited + LONGEST_BODY.min(by_rate);
+            let by_rate = RATE_FROM + Duration::from_secs(wire / MIN_RATE);
+            // Time spent waiting for the journal does not count against the client.
+            let deadline = begun + self.waited + BODY_TIMEOUT.min(by_rate);
             let aged = self.body.as_ref().and_then(Body::due);
             let until = aged.map_or(deadline, |aged| aged.min(deadline));
             match timeout_at(until.into(), incoming.frame()).await {
@@ -258,7 +263,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
                 Ok(Some(Err(_))) => return Err(Failed::Cut),
                 Ok(None) => return Ok(None),
                 Err(_) if Instant::now() >= deadline => return Err(Failed::Slow),
-                // A slow body's lines do not wait for its end.
+                // The lines of a slow body do not wait for its end.
                 Err(_) => {
                     let serving = Rc::clone(&self.serving);
                     if let Some(body) = &mut self.body {
@@ -270,7 +275,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
         }
     }
 
-    /// Takes a piece of the body, or keeps it.
+    /// Processes a piece of the body, or buffers it if `whole` is given.
     async fn piece(&mut self, bytes: &[u8], whole: &mut Option<Vec<u8>>) -> Result<(), Problem> {
         if let Some(whole) = whole {
             if whole.len() + bytes.len() > WHOLE_BYTES {
@@ -302,7 +307,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
         Ok(())
     }
 
-    /// Takes a body, unless one of its lines is bad: then none.
+    /// Takes a whole body if none of its lines is bad. Otherwise takes none of them.
     async fn take_whole(&mut self, bytes: &[u8]) -> Result<(), Problem> {
         let setup = &self.serving.setup.intake;
         let rules = Rules { precision: self.precision, max_line: setup.max_line, unsigned: setup.unsigned };
@@ -324,7 +329,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
         self.pass_on().await
     }
 
-    /// Has the framer give lines to the intake.
+    /// Lets the framer pass lines to the intake.
     fn lines(&mut self, frame: impl FnOnce(&mut Framer, &mut Lines<'_, H>)) {
         let Some(body) = &mut self.body else { return };
         let mut intake = self.serving.intake.borrow_mut();
@@ -335,12 +340,12 @@ impl<H: Submit + Sync + 'static> Taking<H> {
         self.serving.notify(&intake);
     }
 
-    /// Keeps so many bytes, if there is room.
+    /// Accounts for this many buffered bytes. Fails if they exceed the connection's share.
     fn keep(&mut self, bytes: usize) -> Result<(), Problem> {
         if self.kept.set(bytes, self.serving.open_connections()) { Ok(()) } else { Err(Problem::Half) }
     }
 
-    /// Gives the batches that were sealed to the journal, each once there is room.
+    /// Submits the sealed batches to the journal, each once there is capacity.
     async fn pass_on(&mut self) -> Result<(), Problem> {
         self.collect();
         while let Some(batch) = self.batches.pop_front() {
@@ -348,27 +353,28 @@ impl<H: Submit + Sync + 'static> Taking<H> {
             let refused = if shelf.has_capacity() { shelf.pass_on(batch).err() } else { Some(batch) };
             let Some(batch) = refused else { continue };
             self.batches.push_front(batch);
-            self.wait_for_room().await?;
+            self.wait_for_capacity().await?;
         }
         self.serving.intake.borrow_mut().publish();
         Ok(())
     }
 
-    /// Waits until there is room. Only the first of those that wait looks for it: thousands may wait.
-    async fn wait_for_room(&mut self) -> Result<(), Problem> {
+    /// Waits for the journal's capacity. Of thousands of waiting requests, only the first polls.
+    async fn wait_for_capacity(&mut self) -> Result<(), Problem> {
         let (serving, since) = (Rc::clone(&self.serving), Instant::now());
-        let room = async {
+        let capacity = async {
             let _turn = serving.turn.lock().await;
             while !serving.shelf.has_capacity() {
-                sleep(NO_ROOM_PAUSE).await;
+                sleep(CAPACITY_POLL).await;
             }
         };
-        let is_there = timeout(LONGEST_WAIT.saturating_sub(self.waited), room).await.is_ok();
+        let is_there = timeout(JOURNAL_TIMEOUT.saturating_sub(self.waited), capacity).await.is_ok();
         self.waited += since.elapsed();
         if is_there { Ok(()) } else { Err(Problem::Half) }
     }
 
-    /// Takes what the intake sealed since the last time: it is this request's.
+    /// Collects the batches that the intake has sealed since the last call. They belong to this
+    /// request.
     fn collect(&mut self) {
         for batch in self.serving.shelf.take() {
             self.tickets.extend(batch.ticket().cloned());
@@ -376,11 +382,11 @@ impl<H: Submit + Sync + 'static> Taking<H> {
         }
     }
 
-    /// Ends the body, whole or cut, and waits until all of its lines are safe.
+    /// Ends the body, complete or cut off, and waits until all of its lines are safe.
     async fn finish(mut self, is_whole: bool) -> Result<Told, Problem> {
         let told = self.end(is_whole);
         self.pass_on().await?;
-        let until = tokio::time::Instant::now() + LONGEST_WAIT.saturating_sub(self.waited);
+        let until = tokio::time::Instant::now() + JOURNAL_TIMEOUT.saturating_sub(self.waited);
         for ticket in std::mem::take(&mut self.tickets) {
             match timeout_at(until, ticket.wait(self.serving.step)).await {
                 Ok(Ok(())) => {}
@@ -391,7 +397,8 @@ impl<H: Submit + Sync + 'static> Taking<H> {
         Ok(told)
     }
 
-    /// Reads the last line, which a whole body's end ends, and seals what there is.
+    /// Processes the last line and seals the rest. The end of a complete body terminates its last
+    /// line.
     fn end(&mut self, is_whole: bool) -> Told {
         let mut objects = Vec::new();
         self.list.finish(&mut objects);
@@ -404,7 +411,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
             });
             self.lines(|framer, lines| framer.end_joining(lines));
         }
-        // What was cut may look like a whole line with another value.
+        // A line that was cut off may look like a complete line with another value.
         self.lines(|framer, lines| {
             let tail = framer.finish(lines);
             if !tail.is_empty() {
@@ -422,7 +429,7 @@ impl<H: Submit + Sync + 'static> Taking<H> {
 }
 
 impl<H: Submit + Sync + 'static> Drop for Taking<H> {
-    /// The request goes, whatever it had still to wait for: its lines do not.
+    /// Saves the lines of a request that is cancelled while it waits.
     fn drop(&mut self) {
         if self.body.is_some() {
             self.end(false);
@@ -440,7 +447,7 @@ impl<H: Submit + Sync + 'static> Drop for Taking<H> {
     }
 }
 
-/// What takes a body's lines.
+/// Passes a body's lines to the intake.
 struct Lines<'a, H> {
     intake: &'a mut Intake<super::shelf::Shelf<H>>,
     body: &'a mut Body,
@@ -460,35 +467,5 @@ impl<H: Submit + Sync> framer::Lines for Lines<'_, H> {
 
     fn too_long(&mut self, bytes: &[u8]) {
         self.refuse(Refused { reason: Refusal::TooLong, bytes });
-    }
-}
-
-/// Decompresses a body, piece by piece.
-struct Inflater {
-    decoder: MultiGzDecoder<Vec<u8>>,
-    wire: u64,
-    inflated: u64,
-}
-
-impl Inflater {
-    fn new() -> Self {
-        Self { decoder: MultiGzDecoder::new(Vec::new()), wire: 0, inflated: 0 }
-    }
-
-    /// What comes of the next bytes. It has the place of what came before.
-    fn inflate(&mut self, bytes: &[u8], limit: u64) -> Result<&[u8], Problem> {
-        self.wire += bytes.len() as u64;
-        self.decoder.get_mut().clear();
-        self.decoder.get_mut().shrink_to(KEPT_BYTES);
-        self.decoder.write_all(bytes).map_err(|error| Problem::Gzip(error.to_string()))?;
-        self.inflated += self.decoder.get_ref().len() as u64;
-        let is_bomb = self.inflated > GROWTH_FROM && self.inflated / self.wire > MOST_GROWTH;
-        if self.inflated > limit || is_bomb { Err(Problem::TooLarge(limit)) } else { Ok(self.decoder.get_ref()) }
-    }
-
-    /// What comes of the end.
-    fn finish(mut self) -> Result<Vec<u8>, Problem> {
-        self.decoder.get_mut().clear();
-        self.decoder.finish().map_err(|error| Problem::Gzip(error.to_string()))
     }
 }

@@ -1,8 +1,9 @@
-//! Handing batches over as one that can wait: the thread sleeps until there is room for those that can.
+//! Submits batches on behalf of a thread that can wait: the thread sleeps until there is capacity.
 //!
-//! Listeners that wait get room in the order in which they came ([`Order`]), so that one whose senders send more does not
-//! take what another one waits for. Once a listener is to stop, any room will do, so that a disk that hangs does not hold
-//! the end up.
+//! Listeners that wait get capacity in the order in which they asked for it ([`Order`]), so that a
+//! listener with busier senders does not starve another one. Once a listener is told to stop, it no
+//! longer waits for its turn or for the unreserved part of the capacity, so that a hung disk does
+//! not delay the stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,39 +14,40 @@ use tokio::sync::watch;
 use crate::batch::{Batch, Submit};
 use crate::receive::Pulse;
 
-/// How long the thread sleeps before it looks for room again.
-const NO_ROOM_PAUSE: Duration = Duration::from_millis(1);
+/// How long the thread sleeps before it polls for capacity again.
+const CAPACITY_POLL: Duration = Duration::from_millis(1);
 
-/// The order in which listeners that share a ring hand over. Clones share it.
+/// The order in which listeners that share a ring submit. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Order(Arc<Places>);
+pub struct Order(Arc<Counts>);
 
 #[derive(Debug, Default)]
-struct Places {
-    /// Batches that came.
-    came: AtomicU64,
-    /// Batches that were handed over.
-    went: AtomicU64,
+struct Counts {
+    /// Batches that have queued up.
+    queued: AtomicU64,
+    /// Batches that have been submitted.
+    done: AtomicU64,
 }
 
 impl Order {
-    /// The number of a batch that is to be handed over.
-    fn come(&self) -> u64 {
-        self.0.came.fetch_add(1, Ordering::Relaxed)
+    /// Queues a batch and returns its number.
+    fn enqueue(&self) -> u64 {
+        self.0.queued.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether as many went as came before it. (A listener that stops may go out of turn: then another one goes early, and
-    /// none waits for what has gone.)
+    /// Whether all batches queued before this one have been submitted. A stopping listener may
+    /// submit out of turn; another batch is then submitted early, but none waits for a batch that
+    /// is already gone.
     fn is_next(&self, number: u64) -> bool {
-        self.0.went.load(Ordering::Relaxed) >= number
+        self.0.done.load(Ordering::Relaxed) >= number
     }
 
-    fn go(&self) {
-        self.0.went.fetch_add(1, Ordering::Relaxed);
+    fn dequeue(&self) {
+        self.0.done.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// One listener's way to hand over.
+/// The submitting end of one listener.
 #[derive(Debug)]
 pub(super) struct Blocking<H> {
     pub(super) out: H,
@@ -60,19 +62,19 @@ impl<H: Submit> Submit for Blocking<H> {
     }
 
     fn submit(&self, mut batch: Batch) -> Result<(), Batch> {
-        let number = self.order.come();
+        let number = self.order.enqueue();
         loop {
             self.pulse.beat();
             if (self.order.is_next(number) && self.has_capacity()) || *self.stop.borrow() {
                 match self.out.submit(batch) {
                     Ok(()) => {
-                        self.order.go();
+                        self.order.dequeue();
                         return Ok(());
                     }
                     Err(returned) => batch = returned,
                 }
             }
-            std::thread::sleep(NO_ROOM_PAUSE);
+            std::thread::sleep(CAPACITY_POLL);
         }
     }
 
@@ -90,7 +92,7 @@ mod tests {
     use crate::batch::{Destination, Received};
     use crate::protocol::Precision;
 
-    /// Has room for one batch each time that it is opened; keeps their lines.
+    /// Has capacity for one batch each time it is opened; records the number of lines.
     #[derive(Clone, Debug, Default)]
     struct Gate {
         is_open: Arc<AtomicBool>,
@@ -130,19 +132,19 @@ mod tests {
             stop: stop.subscribe(),
             pulse: Arc::new(Pulse::new(name)),
         };
-        // The first one has a batch behind each that it hands over; the other one has one now and then.
+        // The greedy thread always has another batch; the modest one has one now and then.
         let waiting = |count: u64| {
-            while order.0.came.load(Ordering::Relaxed) < count {
+            while order.0.queued.load(Ordering::Relaxed) < count {
                 std::thread::yield_now();
             }
         };
         std::thread::scope(|threads| {
             let (greedy, modest) = (blocking("tcp"), blocking("tcp"));
-            threads.spawn(move || (0..20).for_each(|_| greedy.submit(batch(1)).expect("handed over")));
+            threads.spawn(move || (0..20).for_each(|_| greedy.submit(batch(1)).expect("submitted")));
             waiting(1);
-            threads.spawn(move || (0..5).for_each(|_| modest.submit(batch(2)).expect("handed over")));
+            threads.spawn(move || (0..5).for_each(|_| modest.submit(batch(2)).expect("submitted")));
             for number in 0..25 {
-                // Both wait, until the other one has no more.
+                // Both wait until the modest one has no more.
                 waiting(number + if number < 10 { 2 } else { 1 });
                 gate.is_open.store(true, Ordering::Relaxed);
                 while gate.taken.lock().expect("no panic").len() as u64 <= number {

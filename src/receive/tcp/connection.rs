@@ -1,7 +1,7 @@
-//! One connection: from its first byte to its end.
+//! One connection, from its first byte to its end.
 //!
-//! Owns: what waits of its lines, and what ends it. Never does: accepting, or counting connections; all of it is used on
-//! the listener's thread.
+//! Owns: its unfinished line, and the reasons for closing it. Never does: accepting or counting
+//! connections. Everything runs on the listener's thread.
 
 use std::io;
 use std::net::IpAddr;
@@ -23,17 +23,17 @@ use crate::protocol::{Refusal, Refused, Stream};
 use crate::receive::crowd::Member;
 use crate::receive::door::stopped;
 
-/// How long a connection may take to its first line while more than half of the connections are open; and how often one
-/// without a line looks whether they are.
+/// Time limit for a connection's first line while more than half of the allowed connections are
+/// open. Also the interval at which a connection without a line checks whether they are.
 const DENSE_FIRST_LINE: Duration = Duration::from_secs(10);
-/// How long connections are read, once the thread is to end, whose senders go on sending.
+/// How long connections with busy senders are still read once the thread is told to stop.
 const LAST_READS: Duration = Duration::from_secs(1);
-/// What a TLS client sends first: a handshake record of any version.
+/// The first bytes of a TLS client: a handshake record of any version.
 const TLS_HANDSHAKE: &[u8] = b"\x16\x03";
-/// What a client that asks for the version is told.
+/// The answer to a client that asks for the version.
 const VERSION: &str = concat!("twinflux ", env!("CARGO_PKG_VERSION"), "\n");
 
-/// What is known of one connection.
+/// The state of one connection.
 pub(super) struct Connection {
     member: Rc<Member<TcpStream>>,
     wire: Wire,
@@ -41,15 +41,15 @@ pub(super) struct Connection {
     framer: Framer,
     state: Stream,
     turn: Turn,
-    /// How many of its first bytes are those of a TLS client; none once one was not.
+    /// How many first bytes match those of a TLS client. `None` once one did not.
     tls_bytes: Option<usize>,
     /// When the unfinished line began.
     line_began: Instant,
-    /// Its first line, where that is a request of HTTP.
+    /// Its first line, if that is an HTTP request.
     request: Option<Vec<u8>>,
 }
 
-/// What takes a connection's lines.
+/// Passes a connection's lines to the intake.
 struct Taking<'a, H> {
     intake: &'a mut Intake<H>,
     member: &'a Member<TcpStream>,
@@ -65,12 +65,12 @@ impl<H: Submit> framer::Lines for Taking<'_, H> {
             *self.request = http_request(lines).map(<[u8]>::to_vec);
         }
         if self.request.is_some() {
-            // Headers and body are no lines.
+            // The headers and the body are not lines.
             return lines.len();
         }
         let found = self.intake.stream(lines, self.state, is_end, self.source);
         if found.asks_version {
-            // One who does not read the answer does without it.
+            // A client that does not read the answer misses it.
             self.wire.write(&self.member.stream, VERSION.as_bytes());
         }
         found.consumed
@@ -82,14 +82,14 @@ impl<H: Submit> framer::Lines for Taking<'_, H> {
 }
 
 impl Connection {
-    /// A connection of this source, on which nothing has come yet.
+    /// Creates the state of a connection that has received nothing yet.
     pub(super) fn new(member: Rc<Member<TcpStream>>, wire: Wire, source: IpAddr, max_line: usize) -> Self {
         let (framer, line_began) = (Framer::new(max_line), member.opened);
         let (state, turn, request) = Default::default();
         Self { member, wire, source, framer, state, turn, tls_bytes: Some(0), line_began, request }
     }
 
-    /// Takes what comes, until the connection ends or is to end.
+    /// Processes what arrives until the connection is closed.
     pub(super) async fn attend<H: Submit>(mut self, serving: Rc<Serving<H>>) {
         let (mut stop, member) = (serving.stop.clone(), Rc::clone(&self.member));
         loop {
@@ -111,7 +111,7 @@ impl Connection {
                     },
                     Ok(Err(_)) => break,
                     Err(_) if Instant::now() < self.deadline(&serving).0 => {}
-                    // What a quote that nobody closed holds back is not to wait longer.
+                    // Lines held back by an unclosed quote must not wait longer.
                     Err(_) if self.framer.is_joining() => self.end_joining(&serving),
                     Err(_) => {
                         serving.intake.borrow_mut().tally().timed_out += 1;
@@ -125,7 +125,7 @@ impl Connection {
         self.end(&serving);
     }
 
-    /// When it ends unless something comes, and by which limit.
+    /// When the connection is closed unless bytes arrive, and the setting that says so.
     fn deadline<H>(&self, serving: &Serving<H>) -> (Instant, &'static str) {
         let setup = &serving.setup;
         let mut deadline = (self.member.last.get() + setup.idle_timeout, "idle_timeout");
@@ -141,14 +141,15 @@ impl Connection {
         deadline
     }
 
-    /// When it looks at its deadline again: without a line that may come nearer.
+    /// When to check the deadline again. Before the first line, it may have to move earlier.
     fn wakes<H>(&self, serving: &Serving<H>) -> Instant {
         let deadline = self.deadline(serving).0;
         if self.member.has_line.get() { deadline } else { deadline.min(Instant::now() + DENSE_FIRST_LINE) }
     }
 
-    /// Takes what has come and was not read yet: until nothing is left or, for a sender that goes on, all that is queued at
-    /// the end of the time. (The runtime would first have to be told that there is something.)
+    /// Reads what has already arrived: until nothing is left, or, for a busy sender, what is queued
+    /// when the time is over. Reads the socket directly, because the runtime may not know yet that
+    /// it is readable.
     fn read_last<H: Submit>(&mut self, serving: &Serving<H>) {
         let end = serving.ends.get().unwrap_or_else(|| Instant::now() + LAST_READS);
         serving.ends.set(Some(end));
@@ -165,7 +166,8 @@ impl Connection {
         }
     }
 
-    /// Reads once, without waiting, and takes what came; 0 at the stream's end, or where it is to end.
+    /// Reads once without waiting, and processes the bytes. Returns 0 at the end of the stream, or
+    /// if the connection must be closed.
     fn read<H: Submit>(&mut self, serving: &Serving<H>, read: Read) -> io::Result<usize> {
         let mut buffer = serving.buffer.borrow_mut();
         let count = self.wire.read(&self.member.stream, read, &mut buffer[..self.turn.room()])?;
@@ -173,7 +175,7 @@ impl Connection {
         Ok(if goes_on { count } else { 0 })
     }
 
-    /// Takes what came; false where the connection is to end.
+    /// Processes received bytes. `false`: close the connection.
     fn take<H: Submit>(&mut self, serving: &Serving<H>, bytes: &[u8]) -> bool {
         let received = Received::now();
         let mut intake = serving.intake.borrow_mut();
@@ -198,7 +200,7 @@ impl Connection {
         goes_on
     }
 
-    /// Whether these next bytes make its beginning that of a TLS client.
+    /// Whether these bytes complete the beginning of a TLS handshake.
     fn begins_as_tls(&mut self, bytes: &[u8]) -> bool {
         let Some(known) = self.tls_bytes.take() else { return false };
         let rest = &TLS_HANDSHAKE[known..];
@@ -208,7 +210,7 @@ impl Connection {
         bytes.starts_with(rest)
     }
 
-    /// Lets no line wait any longer for the end of a string.
+    /// Releases the lines that wait for the end of a quoted string.
     fn end_joining<H: Submit>(&mut self, serving: &Serving<H>) {
         let received = Received::now();
         let mut intake = serving.intake.borrow_mut();
@@ -219,7 +221,7 @@ impl Connection {
         serving.notify(&intake);
     }
 
-    /// Has the framer give lines to the intake, and keeps account of the memory that it holds.
+    /// Lets the framer pass lines to the intake, and updates the account of its memory.
     fn read_lines<H: Submit, T>(
         &mut self,
         serving: &Serving<H>,
@@ -233,16 +235,17 @@ impl Connection {
         result
     }
 
-    /// Counts and tells that a sender speaks another protocol; its connection is to end.
+    /// Counts and logs a sender that speaks another protocol. The caller closes the connection.
     fn turn_away<H: Submit>(&mut self, serving: &Serving<H>, intake: &mut Intake<H>, bytes: &[u8], speaks: &str) {
         intake.refuse(Refused { reason: Refusal::WrongFormat, bytes }, self.source);
-        // What follows of it is no line that was cut.
+        // The buffered rest is not a truncated line.
         serving.tail_bytes.set(serving.tail_bytes.get() - self.framer.held_bytes());
         self.framer.clear();
         serving.logs.other_protocol(self.source, &format!("{speaks} to a TCP listener"), "set it to plain text");
     }
 
-    /// Whether there is room for its unfinished line. Where there is none, those with more than their share make it.
+    /// Whether the connection may keep its unfinished line. Past the limit, connections with more
+    /// than their share may not.
     fn has_room<H: Submit>(&self, serving: &Serving<H>, intake: &mut Intake<H>) -> bool {
         let open = serving.crowd.borrow().open().max(1);
         if is_share(self.framer.held_bytes(), serving.tail_bytes.get(), open) {
@@ -253,7 +256,7 @@ impl Connection {
         false
     }
 
-    /// Counts what is left without an end, which is never read.
+    /// Counts an unfinished last line, which is never processed.
     fn end<H: Submit>(&mut self, serving: &Serving<H>) {
         let mut intake = serving.intake.borrow_mut();
         intake.set_clock(Received::now());
@@ -266,12 +269,14 @@ impl Connection {
     }
 }
 
-/// Whether these bytes of an unfinished line leave room for others, of which there are so many bytes on so many connections.
+/// Whether an unfinished line of `held` bytes is within bounds, given the total bytes and the
+/// number of connections.
 fn is_share(held: usize, of_all: usize, connections: usize) -> bool {
     of_all <= MAX_TAIL_BYTES || held <= MAX_TAIL_BYTES / connections
 }
 
-/// The first line, where it is a request of HTTP: its headers and body look like lines of Graphite's.
+/// Returns the first line if it is an HTTP request. The headers and body of a request look like
+/// Graphite lines.
 fn http_request(lines: &[u8]) -> Option<&[u8]> {
     let first = lines.split(|byte| *byte == b'\n').next()?;
     let request = first.strip_suffix(b"\r").unwrap_or(first);
@@ -283,7 +288,7 @@ mod tests {
     use super::*;
     use crate::receive::crowd::{Crowd, Entered};
 
-    /// A connection of which it does not matter what comes on it.
+    /// Creates a connection for tests that do not use its stream.
     fn connection() -> Connection {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let stream = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
@@ -303,7 +308,7 @@ mod tests {
             (&[b"\x16", b"\x03\x01\x02"], true),
             (&[b"\x16", b"m v=1 1\n"], false),
             (&[b"\x16"], false),
-            // Only a beginning is one.
+            // A TLS handshake is recognised only at the beginning.
             (&[b"m", b"\x03"], false),
             (&[b"m v=1 1\n", b"\x16\x03\x01"], false),
             (&[b"m\x16\x03"], false),
@@ -318,7 +323,7 @@ mod tests {
 
     #[test]
     fn where_unfinished_lines_fill_their_room_each_may_have_its_share() {
-        // A quarter of the room, as one of four.
+        // A quarter of the bound: the share of one of four.
         let quarter = MAX_TAIL_BYTES / 4;
         for (held, of_all, connections, expected) in [
             (quarter, MAX_TAIL_BYTES + 1, 4, true),

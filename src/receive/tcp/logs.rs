@@ -1,4 +1,5 @@
-//! What a TCP listener logs: each event once a minute, with the number of times that it was not told.
+//! Log messages of a TCP listener. Each event is logged at most once a minute, with the number of
+//! events suppressed since.
 //!
 //! Never does: counting. The tally has every number.
 
@@ -7,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::receive::crowd_logs::CrowdLogs;
 use crate::sys::{Leave, Throttle};
 
-/// One throttle for each event, so that none hides another.
+/// One throttle per event, so that no event suppresses another.
 #[derive(Debug)]
 pub(super) struct Logs {
     listen: SocketAddr,
@@ -33,7 +34,7 @@ impl Logs {
         tracing::info!(listen = %self.listen, %source, untold, "a connection timed out: {limit}");
     }
 
-    /// A connection was ended for its unfinished line.
+    /// A connection was closed because of its unfinished line.
     pub(super) fn unfinished(&self, source: IpAddr) {
         let Some(Leave { untold }) = self.unfinished.pass() else { return };
         tracing::warn!(listen = %self.listen, %source, untold, "too many unfinished lines: ended a connection");

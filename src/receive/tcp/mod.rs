@@ -1,11 +1,14 @@
-//! TCP listeners: newline-framed text of every format, one plain thread for each listener.
+//! TCP listeners: newline-framed text of every format. Each listener has one thread.
 //!
-//! The thread serves all of its listener's connections; each piece that it reads is taken as a UDP worker takes a datagram.
-//! Where a batch finds no room the thread sleeps, so that no socket is read: the kernel's buffers fill, and the senders
-//! wait. Half of the ring is kept for datagrams, which cannot wait. Connections take turns, and so do listeners that wait.
+//! The thread serves all connections of its listener, and processes each piece that it reads as a
+//! UDP worker processes a datagram. If there is no capacity for a batch, the thread sleeps and
+//! reads no socket: the kernel's buffers fill, and the senders wait (back-pressure). Half of the
+//! ring is reserved for datagrams, which cannot wait. Connections take turns, and so do listeners
+//! that wait.
 //!
-//! Bounds: connections, in all and of one source; a line; the unfinished lines of all connections together (16 MiB); the
-//! time without a byte, the time to the first line, and the time for a line's end; a connection's turn on the thread.
+//! Bounds: connections in total and per source; a line; the unfinished lines of all connections
+//! together (16 MiB); the time without a byte, the time to the first line, and the time for a line;
+//! a connection's turn on the thread.
 
 mod blocking;
 mod connection;
@@ -29,31 +32,33 @@ use crate::net::tls::Certificate;
 use blocking::Blocking;
 pub use blocking::Order;
 
-/// Unfinished lines of all connections of a listener, at most.
+/// Maximum size in bytes of the unfinished lines of all connections of a listener.
 const MAX_TAIL_BYTES: usize = 16 << 20;
 /// The name of the thread.
 const THREAD_NAME: &str = "tcp";
 
-/// How a listener is set up.
+/// Configuration of a listener.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
     /// The address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
-    /// How bytes are taken.
+    /// How received bytes are processed.
     pub intake: IntakeConfig,
-    /// Networks whose connections begin with a header of PROXY protocol 2, which names the source.
+    /// Networks of proxies whose connections begin with a PROXY protocol 2 header that names the
+    /// source.
     pub proxies: Vec<IpNet>,
-    /// Its certificate, if it speaks TLS.
+    /// The TLS certificate. `None`: plain text.
     pub tls: Option<Arc<Certificate>>,
-    /// Open connections, at most.
+    /// Maximum number of open connections.
     pub max_connections: usize,
-    /// Open connections from one address, at most.
+    /// Maximum number of open connections per source.
     pub max_connections_per_source: usize,
-    /// A connection on which nothing comes for so long is ended.
+    /// A connection is closed if nothing arrives for this long.
     pub idle_timeout: Duration,
-    /// A line that takes longer than this from its first to its last byte ends its connection.
+    /// A connection is closed if a line takes longer than this from its first to its last byte.
     pub line_timeout: Duration,
-    /// A connection on which no whole line comes for so long is ended; sooner while many are open.
+    /// A connection is closed if no whole line arrives within this time; sooner while many are
+    /// open.
     pub first_line_timeout: Duration,
 }
 
@@ -65,19 +70,20 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds a listener, or adopts one that was passed for its address. From now on the kernel accepts connections for it.
+    /// Binds a listener, or adopts a socket that was passed for its address. From now on the kernel
+    /// accepts connections for it.
     ///
     /// # Errors
-    /// What the system says, `AddrInUse` where another process has the port.
+    /// The system's error; `AddrInUse` if another process has the port.
     pub fn bind(setup: TcpConfig, inherited: &mut Inherited) -> io::Result<Self> {
         let door = Door::bind(setup.listen, THREAD_NAME, inherited.take_stream(setup.listen))?;
         Ok(Self { setup, door })
     }
 
-    /// Starts the thread, which hands batches over in this order.
+    /// Starts the thread, which submits batches in this order.
     ///
     /// # Errors
-    /// What the system says where it gives no thread.
+    /// The system's error if it cannot start a thread.
     pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H, order: &Order) -> io::Result<JoinHandle<()>>
     where
         H: Submit + Clone + 'static,
@@ -92,17 +98,17 @@ impl Listener {
         self.door.start(|| (), move |runtime, socket| serve::run(runtime, socket, parts))
     }
 
-    /// Its socket, and what its thread shows.
+    /// The socket and the thread's published state.
     pub fn door(&self) -> &Door {
         &self.door
     }
 
-    /// Networks whose bytes it takes.
+    /// Networks whose bytes are accepted.
     pub fn allow(&self) -> &Allow {
         &self.setup.intake.allow
     }
 
-    /// Where its lines go.
+    /// The destination of its lines.
     pub fn destination(&self) -> &Destination {
         &self.setup.intake.destination
     }
@@ -120,7 +126,7 @@ mod tests {
     use crate::protocol::line::MAX_LINE_BYTES;
     use crate::protocol::{Mapping, Precision, Unsigned};
 
-    /// Takes batches while it has room.
+    /// Accepts batches while it is open.
     #[derive(Clone, Debug, Default)]
     struct Gate {
         is_open: Arc<AtomicBool>,
@@ -184,14 +190,14 @@ mod tests {
     fn senders_wait_while_there_is_no_room_and_nothing_is_lost() {
         let gate = Gate::default();
         let (listener, thread) = start(&gate);
-        // More than the sockets of both sides hold.
+        // More than the socket buffers of both sides hold.
         let (lines, address) = (1_000_000_u64, listener.door().address());
         let sender = std::thread::spawn(move || {
             let text: String = (0..lines).map(|n| format!("a.metric.with.a.number {n} 1\n")).collect();
             TcpStream::connect(address).expect("connect").write_all(text.as_bytes()).expect("send");
         });
         let mut before = (0, 0);
-        // It stands still once the first batch is full.
+        // The listener stalls once its first batch is full.
         loop {
             std::thread::sleep(Duration::from_millis(100));
             let tally = listener.door().tally();
@@ -204,7 +210,7 @@ mod tests {
         assert!(gate.taken.lock().expect("no panic").is_empty());
         gate.is_open.store(true, Ordering::Relaxed);
         sender.join().expect("sent");
-        // A stop reads for a short time only, which a busy machine may need for less than this.
+        // A stop reads only for a short time, which may be too short on a busy machine.
         while listener.door().tally().accepted < lines {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -230,7 +236,7 @@ mod tests {
         while listener.door().tally().accepted == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // Its batch is due now, or soon: from then on it does nothing but to wait for the gate.
+        // The batch is due now or soon. From then on the thread only waits for the gate.
         std::thread::sleep(Duration::from_millis(100));
         answers();
         listener.door().stop();
@@ -258,12 +264,13 @@ mod tests {
         let (listener, thread) = start(&gate);
         let mut senders = [1, 2].map(|_| TcpStream::connect(listener.door().address()).expect("connect"));
         wait_for(|| listener.door().open_connections() == 2);
-        // In pieces, of which the last one has no end; and another one of whom nothing is taken.
+        // One sender sends in pieces, the last of which has no end. Nothing is accepted from the
+        // other one.
         for (accepted, piece) in [(1, "a.b 1 1\na.c"), (2, " 1 1\na.d 1")] {
             senders[1].write_all(piece.as_bytes()).expect("send");
             wait_for(|| listener.door().tally().accepted == accepted);
         }
-        // What was taken is handed over and shown also when nothing comes any more.
+        // Accepted lines are submitted and published even when nothing arrives any more.
         wait_for(|| gate.submitted() == 2 && listener.door().sources().entries().iter().any(|one| one.sum.lines == 2));
         senders[0].write_all(b"GET / HTTP/1.1\r\nHost").expect("send");
         wait_for(|| listener.door().open_connections() == 1);
@@ -291,7 +298,7 @@ mod tests {
         for accepted in 1..=5 {
             sender.write_all(b"a.b 1 1\n").expect("send");
             wait_for(|| listener.door().tally().accepted == accepted);
-            // All that was to be done on its thread is done when it answers.
+            // The thread has finished its pending work once it answers.
             listener.door().pulse().ask();
             wait_for(|| listener.door().pulse().is_answered());
         }
@@ -305,7 +312,7 @@ mod tests {
     fn a_stop_takes_what_is_queued_however_many_reads_that_takes() {
         let gate = Gate::default();
         let listener = bind("127.0.0.1:0");
-        // Room for more than is read at a time, also on connections.
+        // Larger than one read, and inherited by accepted connections.
         let queue = listener
             .door()
             .socket
@@ -318,7 +325,8 @@ mod tests {
         let mut sender = TcpStream::connect(listener.door().address()).expect("connect");
         sender.write_all(b"a.b 1 1\n").expect("send");
         wait_for(|| listener.door().tally().accepted == 1);
-        // While the thread waits for the gate nothing is read; what is sent before that is read at once.
+        // While the thread waits for the gate, it reads nothing; bytes sent earlier are read at
+        // once.
         std::thread::sleep(Duration::from_millis(100));
         let lines = 12_000;
         sender.write_all("a.b 1 1\n".repeat(lines).as_bytes()).expect("send");

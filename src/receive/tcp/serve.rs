@@ -1,6 +1,8 @@
-//! The thread of a TCP listener: it accepts connections, and serves them as tasks on one runtime, all on this thread.
+//! The thread of a TCP listener: accepts connections, and serves each as a task on one runtime, all
+//! on this thread.
 //!
-//! Every task gives way after its turn, so that the timers here and each connection are served whatever one sender does.
+//! Every task yields after its turn, so a busy sender cannot starve the timers or other
+//! connections.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Shutdown, TcpListener as StdListener};
@@ -25,18 +27,18 @@ use crate::batch::Submit;
 use crate::intake::{Intake, PUBLISH_INTERVAL};
 use crate::protocol::{Refusal, Refused};
 use crate::receive::Pulse;
-use crate::receive::crowd::{Crowd, Entered, Member, settle};
+use crate::receive::crowd::{Crowd, Entered, Member, reap};
 use crate::receive::door::stopped;
 use crate::receive::handshake::{Failed, shake_hands};
 use crate::receive::proxy::{is_trusted, read_header};
 
-/// How long the thread waits where it cannot accept.
+/// How long the thread pauses after it failed to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How much is shown of what a sender says that does not speak TLS.
+/// How many bytes of a sender that does not speak TLS are shown as a sample.
 const SAMPLE_BYTES: usize = 512;
 
-/// What the thread is made of.
+/// Arguments of the thread.
 pub(super) struct ServeArgs<H> {
     pub(super) setup: TcpConfig,
     pub(super) open: Arc<AtomicU64>,
@@ -45,7 +47,7 @@ pub(super) struct ServeArgs<H> {
     pub(super) intake: Intake<H>,
 }
 
-/// Runs until told to stop, then takes what has come, and ends.
+/// Runs until told to stop, then reads what has arrived.
 pub(super) fn run<H: Submit + 'static>(runtime: &Runtime, socket: StdListener, parts: ServeArgs<H>) {
     let ServeArgs { setup, open, stop, pulse, intake } = parts;
     let serving = Rc::new(Serving {
@@ -66,23 +68,23 @@ pub(super) fn run<H: Submit + 'static>(runtime: &Runtime, socket: StdListener, p
     tasks.block_on(runtime, serving.serve(socket));
 }
 
-/// What all connections of a listener share; all of it is used on one thread.
+/// State that all connections of a listener share, on one thread.
 pub(super) struct Serving<H> {
     pub(super) setup: TcpConfig,
-    /// How many connections are open, for those who look.
+    /// Number of open connections, for observers.
     open: Arc<AtomicU64>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) intake: RefCell<Intake<H>>,
     pub(super) crowd: RefCell<Crowd<TcpStream>>,
-    /// Room for a piece of a stream.
+    /// Read buffer, shared by all connections.
     pub(super) buffer: RefCell<Vec<u8>>,
-    /// The memory that all unfinished lines hold.
+    /// Memory in bytes that all unfinished lines hold.
     pub(super) tail_bytes: Cell<usize>,
     /// A batch may have been opened.
     opened: Notify,
     /// The table of sources may have changed.
     noted: Notify,
-    /// When reading ends at last, once the thread is to end.
+    /// When reading ends once the thread was told to stop.
     pub(super) ends: Cell<Option<Instant>>,
     pub(super) logs: Logs,
 }
@@ -112,9 +114,9 @@ impl<H: Submit + 'static> Serving<H> {
                     }
                 },
             }
-            settle(&mut connections, self.setup.max_connections).await;
+            reap(&mut connections, self.setup.max_connections).await;
         }
-        // Those that the kernel has accepted already may have sent all they have.
+        // Connections that the kernel has already accepted may have sent everything they have.
         if let Ok(listener) = listener.into_std() {
             for _ in 0..self.setup.max_connections {
                 let Ok((stream, address)) = listener.accept() else { break };
@@ -148,7 +150,7 @@ impl<H: Submit + 'static> Serving<H> {
             };
             if let Entered::Instead(_, idlest) = &entered {
                 intake.tally().displaced += 1;
-                // What has come on it is still taken, and then it ends.
+                // The bytes that have already arrived are still read before the connection ends.
                 drop(SockRef::from(&idlest.stream).shutdown(Shutdown::Both));
                 self.logs.crowd.displaced(self.setup.max_connections);
             }
@@ -170,7 +172,7 @@ impl<H: Submit + 'static> Serving<H> {
         intake.publish();
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection until it ends.
     async fn attend(self: Rc<Self>, member: Rc<Member<TcpStream>>, peer: IpAddr, is_proxy: bool) {
         let source = if is_proxy { self.named_source(&member, peer).await } else { Some(peer) };
         let begun = match source {
@@ -185,7 +187,7 @@ impl<H: Submit + 'static> Serving<H> {
         }
     }
 
-    /// How the connection's bytes come, once hands are shaken; none if it is to end.
+    /// Performs the TLS handshake if the listener speaks TLS. `None`: close the connection.
     async fn begin(&self, member: &Rc<Member<TcpStream>>, source: IpAddr) -> Option<Wire> {
         let Some(certificate) = &self.setup.tls else { return Some(Wire::Plain) };
         let shaken = shake_hands(certificate, member, self.stop.clone()).await;
@@ -213,10 +215,10 @@ impl<H: Submit + 'static> Serving<H> {
         None
     }
 
-    /// The source that a proxy names, or the proxy itself; none if the connection is to end.
+    /// Returns the source that a proxy names, or the proxy itself. `None`: close the connection.
     async fn named_source(&self, member: &Rc<Member<TcpStream>>, peer: IpAddr) -> Option<IpAddr> {
         match read_header(&member.stream).await {
-            // It looks whether the relay is there.
+            // The proxy's own health check.
             Ok(None) => return self.setup.intake.allows(Some(peer)).then_some(peer),
             Ok(Some(source)) if self.setup.intake.allows(Some(source)) => {
                 let Err(of_source) = self.crowd.borrow_mut().name(member, source) else { return Some(source) };
@@ -235,7 +237,7 @@ impl<H: Submit + 'static> Serving<H> {
         None
     }
 
-    /// Hands the open batch over when it is due.
+    /// Submits the open batch when it is due.
     async fn seal_in_time(self: Rc<Self>) {
         loop {
             let due = self.intake.borrow().due();
@@ -247,7 +249,7 @@ impl<H: Submit + 'static> Serving<H> {
         }
     }
 
-    /// Publishes the table of sources also when nothing comes any more.
+    /// Publishes the table of sources even when nothing arrives any more.
     async fn publish_sources(self: Rc<Self>) {
         loop {
             let due = self.intake.borrow().sources_due();
@@ -261,7 +263,7 @@ impl<H: Submit + 'static> Serving<H> {
 }
 
 impl<H: Submit> Serving<H> {
-    /// Tells those that wait for a time that there may be one.
+    /// Wakes the timers' tasks if a batch or the table of sources is due.
     pub(super) fn notify(&self, intake: &Intake<H>) {
         if intake.due().is_some() {
             self.opened.notify_one();
@@ -273,7 +275,7 @@ impl<H: Submit> Serving<H> {
 }
 
 impl<H> Serving<H> {
-    /// A connection has ended.
+    /// Removes a connection that has ended.
     pub(super) fn leave(&self, member: &Member<TcpStream>) {
         self.crowd.borrow_mut().leave(member);
         self.show_open();

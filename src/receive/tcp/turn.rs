@@ -1,25 +1,27 @@
-//! A connection's turn: how much of it is read before others have theirs.
+//! A connection's turn: how many bytes are read from it before other connections are served.
 //!
-//! All connections of a listener, and its timers, share one thread. A sender that goes on sending never lets its
-//! connection wait for the socket, so the connection gives way by itself: after [`TURN_BYTES`], or after [`TURN`] on the
-//! thread, whichever comes first. Lines differ in what they cost, and a read is processed whole: so where a turn took
-//! longer than it should, less is read at a time from then on. A connection that has nothing more to read just waits.
+//! All connections of a listener, and its timers, share one thread. The socket of a busy sender
+//! never blocks, so its connection must yield by itself: after [`TURN_BYTES`], or after [`TURN`] on
+//! the thread, whichever comes first. Lines differ in cost, and a read is always processed as a
+//! whole. If a turn took too long, later reads are therefore smaller. A connection with nothing
+//! more to read simply waits.
 //!
-//! A round of ten greedy senders takes some milliseconds, and everybody else is served between two rounds.
+//! A round of ten busy senders takes a few milliseconds, and all others are served between two
+//! rounds.
 
 use std::time::{Duration, Instant};
 
-/// Bytes of a turn, and the most that is read at a time.
+/// Maximum number of bytes per turn, and per read.
 pub(super) const TURN_BYTES: usize = 64 * 1024;
-/// The time of a turn.
+/// Maximum duration of a turn.
 const TURN: Duration = Duration::from_micros(250);
-/// The least that is read at a time: below this the read itself costs most.
-const LEAST_BYTES: usize = 2 * 1024;
+/// Minimum size of a read in bytes. Below it, the system call dominates the cost.
+const MIN_BYTES: usize = 2 * 1024;
 
-/// One connection's turn, and what was learnt from those before.
+/// One connection's turn, and the size of its reads as learnt from earlier turns.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// When its first bytes came; none before.
+    /// When the first bytes of this turn arrived. `None` before.
     began: Option<Instant>,
     bytes: usize,
     room: usize,
@@ -32,13 +34,13 @@ impl Default for Turn {
 }
 
 impl Turn {
-    /// How many bytes are read at a time.
+    /// Maximum size of the next read in bytes.
     pub(super) fn room(&self) -> usize {
         self.room
     }
 
-    /// Notes bytes that came at this time and are processed. `now` is asked for the time only where they filled the
-    /// room. True where the connection is to give way.
+    /// Records bytes that arrived at `came` and have been processed. Calls `now` only if they
+    /// filled the buffer. Returns true if the connection must yield.
     pub(super) fn is_over(&mut self, bytes: usize, came: Instant, now: impl FnOnce() -> Instant) -> bool {
         let began = *self.began.get_or_insert(came);
         self.bytes += bytes;
@@ -47,12 +49,12 @@ impl Turn {
         let is_over = elapsed >= TURN || self.bytes >= TURN_BYTES;
         if is_over && has_more {
             let affordable = self.bytes as u128 * TURN.as_nanos() / elapsed.as_nanos().max(1);
-            self.room = usize::try_from(affordable).unwrap_or(TURN_BYTES).clamp(LEAST_BYTES, TURN_BYTES);
+            self.room = usize::try_from(affordable).unwrap_or(TURN_BYTES).clamp(MIN_BYTES, TURN_BYTES);
         }
         is_over
     }
 
-    /// The connection gave way, or waits: what comes next is another turn.
+    /// Ends the turn: the connection has yielded, or waits.
     pub(super) fn end(&mut self) {
         (self.began, self.bytes) = (None, 0);
     }
@@ -62,7 +64,8 @@ impl Turn {
 mod tests {
     use super::*;
 
-    /// Reads of a sender that always has more, whose bytes cost this many nanoseconds each: the size of each read in a turn.
+    /// Returns the sizes of the reads in one turn of a sender that always has more, and whose bytes
+    /// cost this many nanoseconds each.
     fn reads(turn: &mut Turn, cost: u64) -> Vec<usize> {
         let (start, mut elapsed, mut sizes) = (Instant::now(), Duration::ZERO, Vec::new());
         turn.end();
@@ -80,14 +83,14 @@ mod tests {
     fn cheap_lines_end_a_turn_by_bytes_and_costly_ones_by_time() {
         let mut turn = Turn::default();
         assert_eq!(reads(&mut turn, 1), [TURN_BYTES]);
-        // The first turn cannot know.
+        // The first turn has no earlier measurement.
         assert_eq!(reads(&mut turn, 25), [TURN_BYTES]);
         for _ in 0..3 {
             assert_eq!(reads(&mut turn, 25), [10_000]);
         }
         assert_eq!(reads(&mut turn, 1000), [10_000]);
-        assert_eq!(reads(&mut turn, 1000), [LEAST_BYTES]);
-        // Cheap ones get all of it back.
+        assert_eq!(reads(&mut turn, 1000), [MIN_BYTES]);
+        // Cheap lines restore the full size.
         assert!(reads(&mut turn, 1).len() > 1);
         assert_eq!(reads(&mut turn, 1), [TURN_BYTES]);
     }

@@ -1,22 +1,23 @@
-//! What a connection's bytes are on the wire: as they stand, or TLS.
+//! A connection's bytes on the wire: plain, or TLS.
 //!
-//! Reads without waiting, so that a connection over TLS takes its turn like any other. Never does: a handshake; keeping
-//! more than one record.
+//! Never blocks, so that a TLS connection takes turns like any other. Never does: a handshake;
+//! buffering more than one TLS record.
 
 use std::io;
 
 use rustls::ServerConnection;
 use tokio::net::TcpStream;
 
-/// How a socket is read without waiting.
+/// A non-blocking read from a socket.
 pub(super) type Read = fn(&TcpStream, &mut [u8]) -> io::Result<usize>;
 
-/// Reads from the socket for one piece of text: a record has at most 16 KiB, and comes by 4 KiB.
-const MOST_READS: usize = 16;
+/// Maximum number of socket reads per call. A TLS record has at most 16 KiB, read in steps of 4
+/// KiB.
+const MAX_READS: usize = 16;
 
-/// A connection's bytes on the wire.
+/// Encoding of a connection's bytes.
 pub(super) enum Wire {
-    /// As they stand.
+    /// Plain text.
     Plain,
     /// TLS, after the handshake.
     Tls(Box<Session>),
@@ -25,15 +26,15 @@ pub(super) enum Wire {
 /// A TLS session.
 pub(super) struct Session {
     tls: ServerConnection,
-    /// Bytes of text that were decrypted and not yet read.
+    /// Decrypted bytes that have not been read yet.
     left: usize,
 }
 
 impl Wire {
-    /// TLS, after the handshake.
+    /// Wraps a TLS connection after its handshake.
     ///
     /// # Errors
-    /// What came with the handshake is no TLS.
+    /// The bytes received with the handshake are not valid TLS.
     pub(super) fn tls(mut tls: ServerConnection) -> io::Result<Self> {
         let left = tls.process_new_packets().map_err(io::Error::other)?.plaintext_bytes_to_read();
         Ok(Self::Tls(Box::new(Session { tls, left })))
@@ -47,10 +48,10 @@ impl Wire {
         }
     }
 
-    /// Reads what there is; 0 at the end.
+    /// Reads without waiting. Returns 0 at the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock` if there is nothing; else what the system or TLS says.
+    /// `WouldBlock` if nothing is available; otherwise the error of the system or of TLS.
     pub(super) fn read(&mut self, stream: &TcpStream, read: Read, room: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain => read(stream, room),
@@ -58,7 +59,7 @@ impl Wire {
         }
     }
 
-    /// Writes what fits. One who does not read it does without it.
+    /// Writes what fits. A client that does not read it misses it.
     pub(super) fn write(&mut self, stream: &TcpStream, bytes: &[u8]) {
         match self {
             Self::Plain => drop(stream.try_write(bytes)),
@@ -72,7 +73,7 @@ impl Wire {
 
 impl Session {
     fn read(&mut self, socket: &mut Socket<'_>, room: &mut [u8]) -> io::Result<usize> {
-        for _ in 0..MOST_READS {
+        for _ in 0..MAX_READS {
             if self.left > 0 {
                 let count = io::Read::read(&mut self.tls.reader(), room)?;
                 self.left = self.left.saturating_sub(count);
@@ -82,7 +83,7 @@ impl Session {
                 return Ok(0);
             }
             let state = self.tls.process_new_packets();
-            // An alert says what was wrong; a change of keys wants an answer.
+            // Sends pending TLS messages: an alert for an error, or the answer to a key update.
             self.send(socket);
             let state = state.map_err(io::Error::other)?;
             self.left = state.plaintext_bytes_to_read();
@@ -93,13 +94,13 @@ impl Session {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Sends what TLS has to say, as far as the socket takes it now.
+    /// Sends pending TLS messages as far as the socket accepts them now.
     fn send(&mut self, socket: &mut Socket<'_>) {
         while self.tls.wants_write() && self.tls.write_tls(socket).is_ok() {}
     }
 }
 
-/// A socket that does not wait.
+/// A non-blocking socket.
 struct Socket<'a>(&'a TcpStream, Read);
 
 impl io::Read for Socket<'_> {

@@ -1,8 +1,8 @@
-//! The system calls that the standard library lacks: `recvmmsg` into fixed slots, `poll`, socket options, sockets
-//! passed by number. The only file with `unsafe` code.
+//! The system calls that the standard library lacks: `recvmmsg` into fixed slots, `prctl`, socket
+//! options, and sockets passed by descriptor number. The only file with `unsafe` code.
 //!
-//! Slots are allocated once. The loop over what was received uses the returned count and only it: a slot that
-//! the last call did not fill is never looked at again, whatever an earlier call left in it.
+//! Slots are allocated once. The loop over received datagrams uses only the returned count: a slot
+//! that the last call did not fill is never read, whatever an earlier call left in it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -14,43 +14,44 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// One received datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    /// The payload, as far as it fitted the slot.
+    /// The payload, as far as it fitted into the slot.
     pub bytes: &'a [u8],
-    /// Whether the slot was too small for it.
+    /// Whether the slot was too small for the payload.
     pub truncated: bool,
-    /// The sender's address, where the socket is of a family that has one.
+    /// The sender's address, if the socket's family has one.
     pub source: Option<IpAddr>,
 }
 
-/// How datagrams are taken from a socket.
+/// The system call that receives datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Many datagrams in one call.
+    /// Many datagrams per call.
     Recvmmsg,
-    /// One datagram in one call: where a sandbox refuses `recvmmsg`.
+    /// One datagram per call, for sandboxes that refuse `recvmmsg`.
     Recvmsg,
 }
 
-/// The room for a sender's address.
+/// Size of the buffer for a sender's address.
 #[expect(clippy::cast_possible_truncation, reason = "28 bytes")]
 const NAME_BYTES: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
 
-/// Room for a fixed number of datagrams. Made and used on one thread.
+/// Buffers for a fixed number of datagrams, created and used on one thread.
 pub struct Slots {
     buffers: Vec<u8>,
     slot_bytes: usize,
-    /// The headers point into the three other vectors, none of which is ever resized.
+    /// The headers point into the three other vectors, which are never resized.
     headers: Vec<libc::mmsghdr>,
     _vectors: Vec<libc::iovec>,
-    /// Room for the senders' addresses: IPv6's are the largest.
+    /// Buffers for the senders' addresses; those of IPv6 are the largest.
     names: Vec<libc::sockaddr_in6>,
     method: Method,
-    /// How many slots the last call filled.
+    /// Number of slots that the last call filled.
     filled: usize,
 }
 
 impl Slots {
-    /// `count` slots of `slot_bytes` each. Memory is touched, and so becomes resident, only as far as datagrams fill it.
+    /// Creates `count` slots of `slot_bytes` each. Memory becomes resident only as far as datagrams
+    /// fill it.
     pub fn new(count: usize, slot_bytes: usize, method: Method) -> Self {
         let mut buffers = vec![0_u8; count * slot_bytes];
         // SAFETY: all-zero is a valid value of this plain C structure.
@@ -61,12 +62,12 @@ impl Slots {
             .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot_bytes })
             .collect();
         let headers = (0..count)
-            .map(|place| {
+            .map(|index| {
                 // SAFETY: all-zero is a valid value of this plain C structure.
                 let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
-                header.msg_hdr.msg_iov = &raw mut vectors[place];
+                header.msg_hdr.msg_iov = &raw mut vectors[index];
                 header.msg_hdr.msg_iovlen = 1;
-                header.msg_hdr.msg_name = (&raw mut names[place]).cast();
+                header.msg_hdr.msg_name = (&raw mut names[index]).cast();
                 header.msg_hdr.msg_namelen = NAME_BYTES;
                 header
             })
@@ -74,18 +75,18 @@ impl Slots {
         Self { buffers, slot_bytes, headers, _vectors: vectors, names, method, filled: 0 }
     }
 
-    /// How many datagrams one call can take.
+    /// Maximum number of datagrams per call.
     pub fn count(&self) -> usize {
         self.headers.len()
     }
 
-    /// Takes what is queued, without waiting; returns how many datagrams that were (0: none is queued).
+    /// Receives queued datagrams without waiting, and returns their number; 0 if none is queued.
     ///
     /// # Errors
-    /// What the system says, other than that nothing is queued. Where `recvmmsg` itself is refused the slots
-    /// turn to one call for each datagram and go on.
+    /// The system's error, except that nothing is queued. If the system refuses `recvmmsg`, the
+    /// slots switch to one call per datagram and continue.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        // The kernel wrote into the headers that it filled, and into no other.
+        // The kernel has changed only the headers that it filled.
         for header in &mut self.headers[..self.filled] {
             header.msg_hdr.msg_namelen = NAME_BYTES;
         }
@@ -111,18 +112,18 @@ impl Slots {
         }
     }
 
-    /// How datagrams are taken now.
+    /// The system call in use.
     pub fn method(&self) -> Method {
         self.method
     }
 
-    /// The datagrams that the last call took.
+    /// The datagrams that the last call received.
     pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
         self.headers[..self.filled].iter().zip(self.buffers.chunks_exact(self.slot_bytes)).enumerate().map(
-            |(place, (header, slot))| Datagram {
+            |(index, (header, slot))| Datagram {
                 bytes: &slot[..(header.msg_len as usize).min(self.slot_bytes)],
                 truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
-                source: self.names.get(place).and_then(address),
+                source: self.names.get(index).and_then(address),
             },
         )
     }
@@ -136,8 +137,9 @@ impl Slots {
             reason = "musl's flags are unsigned"
         )]
         let flags = libc::MSG_DONTWAIT as _;
-        // SAFETY: the headers, and the vectors, buffers and names they point to, live as long as `self`, are not
-        // moved on the heap, and are borrowed mutably for the call; `count` is their number.
+        // SAFETY: the headers, and the vectors, buffers and names they point to, live as long as
+        // `self`, are not moved on the heap, and are borrowed mutably for the call; `count` is
+        // their number.
         let received = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags, std::ptr::null_mut())
         };
@@ -145,12 +147,12 @@ impl Slots {
     }
 
     fn receive_singly(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        for (place, header) in self.headers.iter_mut().enumerate() {
+        for (index, header) in self.headers.iter_mut().enumerate() {
             // SAFETY: as for `receive_many`, for this one header.
             let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header.msg_hdr, libc::MSG_DONTWAIT) };
             match u32::try_from(received) {
                 Ok(bytes) => header.msg_len = bytes,
-                Err(_) if place > 0 => return Ok(place),
+                Err(_) if index > 0 => return Ok(index),
                 Err(_) => return Err(io::Error::last_os_error()),
             }
         }
@@ -164,12 +166,14 @@ impl std::fmt::Debug for Slots {
     }
 }
 
-/// The address in a name that the kernel wrote; IPv4 senders of a dual-stack socket as IPv4.
+/// Converts an address that the kernel wrote. IPv4 senders of a dual-stack socket become plain
+/// IPv4.
 fn address(name: &libc::sockaddr_in6) -> Option<IpAddr> {
-    // The family stands at one place in every kind of name.
+    // The family has the same offset in every kind of address.
     match i32::from(name.sin6_family) {
         libc::AF_INET => {
-            // SAFETY: the family says that this is what the kernel wrote; the storage is larger and no less aligned.
+            // SAFETY: by the family, this is what the kernel wrote; the storage is larger and no
+            // less aligned.
             let inet = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
             Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(inet.sin_addr.s_addr))))
         }
@@ -181,13 +185,13 @@ fn address(name: &libc::sockaddr_in6) -> Option<IpAddr> {
 /// A socket's memory as the kernel counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SocketMemory {
-    /// Bytes that queued datagrams are charged for.
+    /// Bytes that the kernel charges for queued datagrams.
     pub queued_bytes: u32,
-    /// Datagrams dropped for want of room since the socket was made; wraps.
+    /// Datagrams dropped because the buffer was full, since the socket was created; wraps.
     pub drops: u32,
 }
 
-/// Places in the array that `SO_MEMINFO` fills, from `linux/sock_diag.h`.
+/// Indices in the array that `SO_MEMINFO` fills, from `linux/sock_diag.h`.
 const SK_MEMINFO_RMEM_ALLOC: usize = 0;
 const SK_MEMINFO_DROPS: usize = 8;
 const SK_MEMINFO_VARS: usize = 9;
@@ -195,7 +199,7 @@ const SK_MEMINFO_VARS: usize = 9;
 /// Reads a socket's `SO_MEMINFO`.
 ///
 /// # Errors
-/// What the system says; the option exists since Linux 4.12.
+/// The system's error; the option exists since Linux 4.12.
 pub(super) fn socket_memory(socket: BorrowedFd<'_>) -> io::Result<SocketMemory> {
     let mut values = [0_u32; SK_MEMINFO_VARS];
     let mut bytes = length(size_of_val(&values));
@@ -215,10 +219,10 @@ pub(super) fn socket_memory(socket: BorrowedFd<'_>) -> io::Result<SocketMemory> 
     Ok(SocketMemory { queued_bytes: values[SK_MEMINFO_RMEM_ALLOC], drops: values[SK_MEMINFO_DROPS] })
 }
 
-/// Sets the receive buffer beyond the system's limit, which takes the right `CAP_NET_ADMIN`.
+/// Sets the receive buffer beyond the system's limit, which requires `CAP_NET_ADMIN`.
 ///
 /// # Errors
-/// What the system says, `PermissionDenied` where the right is missing.
+/// The system's error; `PermissionDenied` without the capability.
 pub(super) fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
     // SAFETY: the integer is borrowed for the call, and its size is passed with it.
     let result = unsafe {
@@ -233,36 +237,40 @@ pub(super) fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Re
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The descriptors that a service manager passed to this process, with their names; closed in programs that this
-/// one may start. None but at the first call.
+/// Takes the descriptors that a service manager passed to this process, and their names. Child
+/// processes do not inherit them. Later calls return an empty list.
 ///
 /// # Errors
-/// What is wrong with the environment variables.
+/// The environment variables are malformed.
 pub(in crate::receive) fn passed_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());
     }
     let passed = sd_notify::listen_fds_with_names()?;
-    // SAFETY: the variables, whose process number is ours, say that these descriptors are open and for us; nobody
-    // else here knows them, and the flag keeps a second call from owning them again.
+    // SAFETY: the variables, which carry our process ID, say that these descriptors are open and
+    // ours; nothing else in this process knows them, and the flag keeps a second call from owning
+    // them again.
     Ok(passed.map(|(number, name)| (name, unsafe { OwnedFd::from_raw_fd(number) })).collect())
 }
 
-/// Lets the calling thread's sleeps end on time (within a microsecond, not 50).
+/// Makes the calling thread's sleeps end on time: within a microsecond instead of 50.
 pub(super) fn precise_sleeps() {
-    // SAFETY: this `prctl` takes an integer and touches no memory. It cannot fail for a positive value.
+    // SAFETY: this `prctl` takes an integer and touches no memory. It cannot fail for a positive
+    // value.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
 }
 
-/// Keeps the process from being given pages of 2 MiB: a worker's slots, and an allocator's arenas, are touched
-/// here and there, and each touch would make the whole page resident. Best called before threads start.
+/// Disables transparent huge pages (2 MiB) for the process. A worker's slots and an allocator's
+/// arenas are touched sparsely, and each touch would make a whole huge page resident. Call it
+/// before threads start.
 pub fn use_small_pages() {
-    // SAFETY: this `prctl` takes integers and touches no memory. Where it is refused, memory is merely larger.
+    // SAFETY: this `prctl` takes integers and touches no memory. If it is refused, the process
+    // merely uses more memory.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64) };
 }
 
-/// Sizes of structures and counts of slots, all far below 4 GiB.
+/// Converts the size of a structure or a number of slots; all are far below 4 GiB.
 fn length(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
@@ -285,8 +293,8 @@ mod tests {
         slots.datagrams().map(|datagram| datagram.bytes.to_vec()).collect()
     }
 
-    /// The bug of brubeck's `recvmmsg` loop: after a short return the slots that it did not fill still hold what
-    /// an earlier call left there.
+    /// Guards against the bug of brubeck's `recvmmsg` loop: after a short return, the slots that
+    /// were not filled still hold what an earlier call left there.
     #[test]
     fn a_short_return_never_shows_a_stale_slot() {
         for method in [Method::Recvmmsg, Method::Recvmsg] {
@@ -334,7 +342,7 @@ mod tests {
             assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 2);
             let sources: Vec<_> = slots.datagrams().map(|datagram| datagram.source).collect();
             assert_eq!(sources, [Some("127.0.0.1".parse().expect("IP")), Some("::1".parse().expect("IP"))]);
-            // And where the socket knows IPv4 only.
+            // The same with a socket that only knows IPv4.
             let (receiver, sender) = pair();
             sender.send(b"x").expect("send");
             assert_eq!(slots.receive(receiver.as_fd()).expect("receive"), 1);
@@ -353,7 +361,7 @@ mod tests {
         }
     }
 
-    /// Has the kernel refuse a system call to the calling thread from now on, with this error.
+    /// Makes the kernel refuse a system call of the calling thread from now on, with this error.
     fn refuse(call: libc::c_long, errno: i32) {
         let step = |code: u32, jump_if_not, value| libc::sock_filter {
             code: u16::try_from(code).expect("small"),
@@ -363,7 +371,7 @@ mod tests {
         };
         let call = u32::try_from(call).expect("small");
         let error = libc::SECCOMP_RET_ERRNO | u32::try_from(errno).expect("positive");
-        // The call's number stands first in what the filter sees.
+        // The system call number is at offset 0 of the filter's data.
         let mut steps = [
             step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
             step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call),
@@ -381,7 +389,7 @@ mod tests {
         assert_eq!(results, [0, 0], "{}", io::Error::last_os_error());
     }
 
-    /// Sandboxes that know only old calls say one of these.
+    /// Sandboxes that know only old system calls return one of these errors.
     #[test]
     fn where_many_in_one_call_are_refused_one_in_each_is_taken() {
         for errno in [libc::ENOSYS, libc::EPERM, libc::EACCES] {
@@ -398,7 +406,7 @@ mod tests {
                     (payloads(&slots), slots.method()),
                     (vec![b"one".to_vec(), b"two".to_vec()], Method::Recvmsg)
                 );
-                // Where that is refused as well it is an error, and not the next try.
+                // If `recvmsg` is refused as well, that is an error.
                 refuse(libc::SYS_recvmsg, errno);
                 let error = slots.receive(receiver.as_fd()).expect_err("refused");
                 assert_eq!(error.raw_os_error(), Some(errno));
@@ -407,7 +415,7 @@ mod tests {
         }
     }
 
-    /// The kernel doubles what it is asked for.
+    /// The kernel doubles the requested size.
     #[test]
     fn a_buffer_beyond_the_limit_is_had_by_right_or_refused() {
         let (receiver, _) = pair();
@@ -443,7 +451,7 @@ mod tests {
     #[test]
     fn a_threads_sleeps_end_on_time_and_pages_are_small() {
         let sandboxed = std::thread::spawn(|| {
-            // SAFETY: these two take no memory.
+            // SAFETY: these two calls touch no memory.
             let known =
                 || unsafe { [libc::prctl(libc::PR_GET_TIMERSLACK), libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0)] };
             let before = known()[0];

@@ -1,10 +1,11 @@
-//! UDP listeners: one plain thread and one socket for each worker.
+//! UDP listeners: one thread and one socket per worker.
 //!
-//! The loop of a worker: look at the socket until it is empty, scan each datagram in place, copy its good lines
-//! into the open batch, publish the counters; then wait as `pace` says. For a datagram nothing in it allocates (a sealed
-//! batch's buffer comes from a pool, a new sender makes an entry in the table of sources), locks, logs, or reads a clock.
+//! A worker's loop: poll the socket until it is empty, scan each datagram in its slot, copy its
+//! good lines into the open batch, publish the counters; then wait as `pace` decides. Per datagram,
+//! nothing in the loop allocates, locks, logs, or reads a clock. (A sealed batch's buffer comes
+//! from a pool; a new sender creates an entry in the table of sources.)
 //!
-//! Bounds: [`SLOTS`] datagrams to a call, [`ROUNDS`] calls to a look, one open batch.
+//! Bounds: [`SLOTS`] datagrams per call, [`ROUNDS`] calls per poll, one open batch.
 
 mod mmsg;
 mod multicast;
@@ -29,25 +30,26 @@ pub(super) use mmsg::passed_descriptors;
 pub use mmsg::{Datagram, Method, Slots, use_small_pages};
 pub use socket::Socket;
 
-/// Datagrams taken in one call.
+/// Maximum number of datagrams received per call.
 pub const SLOTS: usize = 64;
-/// Calls in one look at the socket, at most: then the counters are published and timers are served.
+/// Maximum number of calls per poll. After them, counters are published and timers are served.
 pub const ROUNDS: usize = 64;
-/// The size of a slot: the largest payload that IPv4 can carry is 65,507 bytes, IPv6's is 65,527.
+/// Size of a slot in bytes. The largest payload is 65,507 bytes over IPv4, and 65,527 over IPv6.
 pub const SLOT_BYTES: usize = 64 * 1024;
 
-/// How a listener is set up.
+/// Configuration of a listener.
 #[derive(Clone, Debug)]
 pub struct UdpConfig {
     /// The address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
-    /// The name or an address of the interface to join a multicast address on; none: the system's choice.
+    /// Name or address of the interface on which to join a multicast group. `None`: the system's
+    /// choice.
     pub interface: Option<String>,
-    /// How datagrams are taken.
+    /// How received bytes are processed.
     pub intake: IntakeConfig,
-    /// How many workers, at least 1; 1 for a multicast address.
+    /// Number of workers, at least 1; exactly 1 for a multicast address.
     pub workers: usize,
-    /// The receive buffer to ask for, in bytes, for each worker.
+    /// Receive buffer in bytes to request for each worker.
     pub receive_buffer: u32,
 }
 
@@ -59,7 +61,7 @@ pub struct Listener {
     workers: Vec<Arc<WorkerState>>,
 }
 
-/// What a worker shares with those who look at it.
+/// State that a worker shares with its observers.
 #[derive(Debug)]
 struct WorkerState {
     socket: Socket,
@@ -69,11 +71,12 @@ struct WorkerState {
 }
 
 impl Listener {
-    /// Binds a listener's sockets, or adopts those that were passed for its address, a worker for each. From now
-    /// on, or since they were made, the kernel queues datagrams for them. A multicast address is joined.
+    /// Binds the listener's sockets, or adopts those that were passed for its address, one per
+    /// worker. From then on the kernel queues datagrams for them. Joins the group of a multicast
+    /// address.
     ///
     /// # Errors
-    /// What the system says, `AddrInUse` where another process has the port.
+    /// The system's error; `AddrInUse` if another process has the port.
     pub fn bind(setup: UdpConfig, inherited: &mut Inherited) -> io::Result<Self> {
         let group = Group::of(setup.listen, setup.interface.as_deref())?;
         let passed = inherited.take_datagrams(setup.listen);
@@ -96,7 +99,7 @@ impl Listener {
     /// Starts the workers' threads.
     ///
     /// # Errors
-    /// What the system says where it gives no thread.
+    /// The system's error if it cannot start a thread.
     pub fn start<H>(&self, pool: &Arc<Pool>, limits: Limits, out: &H) -> io::Result<Vec<JoinHandle<()>>>
     where
         H: Submit + Clone + 'static,
@@ -116,56 +119,56 @@ impl Listener {
         Ok(threads)
     }
 
-    /// Its sockets, for somebody who reads them later.
+    /// Duplicates the sockets for a successor.
     ///
     /// # Errors
-    /// What the system says: there is no descriptor left.
+    /// The system's error if it has no descriptor left.
     pub(super) fn share(&self) -> io::Result<Vec<UdpSocket>> {
         self.workers.iter().filter_map(|worker| worker.socket.open()).map(|socket| socket.try_clone()).collect()
     }
 
-    /// What was counted of the kernel's drops, of each of its sockets.
+    /// The kernel's drop counters as last read, one per socket.
     pub(super) fn last_drops(&self) -> impl Iterator<Item = u32> {
         self.workers.iter().map(|worker| worker.socket.last_drops())
     }
 
-    /// Tells the workers to empty their sockets, hand over what they have, and end.
+    /// Tells the workers to empty their sockets, submit their batches, and end.
     pub fn stop(&self) {
         self.workers.iter().for_each(|worker| worker.stop.set());
     }
 
-    /// The pulses of its threads.
+    /// The pulses of the threads.
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
         self.workers.iter().map(|worker| Arc::clone(&worker.pulse)).collect()
     }
 
-    /// The address it listens on.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Networks whose bytes it takes.
+    /// Networks whose bytes are accepted.
     pub fn allow(&self) -> &Allow {
         &self.setup.intake.allow
     }
 
-    /// Where its lines go.
+    /// The destination of its lines.
     pub fn destination(&self) -> &Destination {
         &self.setup.intake.destination
     }
 
-    /// The receive buffer that was asked for and the one that each socket got, in bytes.
+    /// The requested receive buffer, and the smallest that a socket got, in bytes.
     pub fn receive_buffer(&self) -> (u64, u64) {
         let got = self.workers.iter().map(|worker| worker.socket.receive_buffer()).min();
         (u64::from(self.setup.receive_buffer), got.unwrap_or(0))
     }
 
-    /// Does something with each worker's tap.
+    /// Calls `work` with each worker's tap.
     pub fn each_tap(&self, work: impl FnMut(&Tap)) {
         self.workers.iter().map(|worker| &worker.shown.tap).for_each(work);
     }
 
-    /// The sums of all workers' counters.
+    /// The counters, summed over all workers.
     pub fn tally(&self) -> Tally {
         let mut sum = Tally::default();
         for worker in &self.workers {
@@ -174,7 +177,7 @@ impl Listener {
         sum
     }
 
-    /// Who sent, to any worker.
+    /// The sources that have sent, merged over all workers.
     pub fn sources(&self) -> Sources {
         let mut all = Sources::default();
         for worker in &self.workers {
@@ -183,12 +186,12 @@ impl Listener {
         all
     }
 
-    /// What is queued at the sockets, in bytes as the kernel charges them.
+    /// Bytes that the kernel charges for datagrams queued at the sockets.
     pub fn queued_bytes(&self) -> u64 {
         self.workers.iter().map(|worker| worker.socket.queued_bytes()).sum()
     }
 
-    /// Datagrams that the kernel dropped for want of room.
+    /// Datagrams that the kernel dropped because a receive buffer was full.
     pub fn kernel_drops(&self) -> u64 {
         self.workers.iter().map(|worker| worker.socket.kernel_drops()).sum()
     }
@@ -285,7 +288,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = Listener::bind(setup(any, 2), &mut Inherited::default()).expect("bind");
         assert_eq!((listener.receive_buffer(), listener.queued_bytes()), ((1 << 16, 1 << 16), 0));
-        // The kernel keeps each sender on one of the workers.
+        // The kernel assigns each sender to one of the workers.
         let senders: Vec<UdpSocket> = (0..16).map(|_| UdpSocket::bind(any).expect("bind")).collect();
         let send = || {
             for sender in &senders {
@@ -320,7 +323,7 @@ mod tests {
         let kept = Kept::default();
         let limits = Limits { lines: 10_000, age: Duration::from_secs(3600) };
         let threads = listener.start(&Pool::new(1, Builder::least_buffer_bytes()), limits, &kept).expect("start");
-        // 65,507 bytes are what IPv4 can carry.
+        // 65,507 bytes is the maximum payload over IPv4.
         let lines = 65_507 / 8;
         sender.send_to("m v=1 1\n".repeat(lines).as_bytes(), listener.address()).expect("send");
         wait_for(|| listener.tally().datagrams == 1);
@@ -336,7 +339,7 @@ mod tests {
         let listener = Listener::bind(setup(any, 2), &mut Inherited::default()).expect("bind");
         let sender = UdpSocket::bind(any).expect("bind");
         assert_eq!(listener.kernel_drops(), 0);
-        // Nobody reads, and so the buffer is full at some time.
+        // Nothing reads, so the buffer fills up.
         wait_for(|| {
             for _ in 0..10 {
                 sender.send_to(&[0; 8192], listener.address()).expect("send");

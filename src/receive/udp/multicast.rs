@@ -1,29 +1,29 @@
-//! Multicast groups: which interface a listener joins its group on, and the joining itself.
+//! Multicast groups: chooses the interface on which a listener joins its group, and joins it.
 //!
-//! A listener on a multicast address has one worker: the kernel gives a group's datagram to every socket that is bound
-//! to it, so that a second worker would store each line once more.
+//! A listener on a multicast address has one worker. The kernel delivers a group's datagram to
+//! every socket that is bound to it, so a second worker would store each line twice.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{InterfaceIndexOrAddress, SockRef};
 
-/// Where the kernel lists the addresses of IPv6, each with the index of its interface.
+/// The kernel's list of IPv6 addresses, each with the index of its interface.
 const IPV6_ADDRESSES: &str = "/proc/self/net/if_inet6";
 
-/// A group and the interface to join it on.
+/// A group, and the interface on which to join it.
 #[derive(Debug)]
 pub(super) struct Group {
     address: SocketAddr,
-    /// None: the one that the system has a route to the group on.
+    /// `None`: the interface on which the system has a route to the group.
     interface: Option<InterfaceIndexOrAddress>,
 }
 
 impl Group {
-    /// The group of a listener on this address; none where it is no multicast address.
+    /// Returns the group of a listener on this address, or `None` if it is not a multicast address.
     ///
     /// # Errors
-    /// The interface does not exist, or cannot be told; what would be right.
+    /// The interface does not exist or is ambiguous; says what to set.
     pub(super) fn of(listen: SocketAddr, interface: Option<&str>) -> io::Result<Option<Self>> {
         if !listen.ip().is_multicast() {
             return Ok(None);
@@ -34,7 +34,7 @@ impl Group {
             && group.scope_id() == 0
             && matches!(group.ip().segments()[0] & 0x000f, 1 | 2)
         {
-            // RFC 4291, 2.7: groups of these scopes exist once on each interface or link.
+            // RFC 4291, 2.7: groups of these scopes exist separately on each interface or link.
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "the group exists on one link only: set udp.interface to the interface that it is sent on",
@@ -43,7 +43,7 @@ impl Group {
         Ok(Some(Self { address: listen, interface }))
     }
 
-    /// The address to bind to: a group that exists on one link only is bound together with its interface.
+    /// The address to bind to. A link-local group is bound together with its interface.
     pub(super) fn bind_address(&self) -> SocketAddr {
         match (self.address, &self.interface) {
             (SocketAddr::V6(mut address), Some(InterfaceIndexOrAddress::Index(index))) => {
@@ -54,15 +54,16 @@ impl Group {
         }
     }
 
-    /// Joins. A socket that was passed may have joined already, in an earlier process.
+    /// Joins the group. A passed socket may have joined already in an earlier process.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub(super) fn join(&self, socket: &UdpSocket) -> io::Result<()> {
         let socket = SockRef::from(socket);
         let joined = match (self.bind_address(), &self.interface) {
             (SocketAddr::V4(group), interface) => {
-                // Else it would receive what others of this machine joined the group for on other interfaces.
+                // Otherwise the socket would receive what other programs on this machine joined the
+                // group for on other interfaces.
                 socket.set_multicast_all_v4(interface.is_none())?;
                 let interface = interface.as_ref().unwrap_or(&InterfaceIndexOrAddress::Index(0));
                 socket.join_multicast_v4_n(group.ip(), interface)
@@ -83,7 +84,7 @@ impl Group {
     }
 }
 
-/// The interface with this name or address.
+/// Finds the interface with this name or address.
 fn find(group: IpAddr, interface: &str) -> io::Result<InterfaceIndexOrAddress> {
     match (interface.parse(), group) {
         (Ok(IpAddr::V4(address)), IpAddr::V4(_)) => Ok(InterfaceIndexOrAddress::Address(address)),
@@ -109,8 +110,8 @@ fn not_found(interface: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, what)
 }
 
-/// The index of the interface with this address: a line holds the address, the index, and what does not matter here,
-/// in hexadecimal digits.
+/// Returns the index of the interface with this address. A line starts with the address and the
+/// index, both in hexadecimal digits.
 fn index_of_address(list: &str, address: Ipv6Addr) -> Option<u32> {
     let wanted = format!("{:032x}", u128::from(address));
     let line = list.lines().find_map(|line| line.strip_prefix(&wanted))?;
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn an_interface_is_found_by_its_name_and_by_its_address() {
-        // The loopback interface has the index 1 everywhere.
+        // The loopback interface has index 1 everywhere.
         for (listen, interface, bound) in [
             ("239.0.0.1:1", Some("lo"), "239.0.0.1:1"),
             ("239.0.0.1:1", None, "239.0.0.1:1"),
@@ -187,7 +188,8 @@ mod tests {
         let unknown = group("239.7.7.7:0", Some("192.0.2.77")).expect("fine").expect("a group");
         let error = unknown.join(&socket).expect_err("no such interface").to_string();
         assert!(!error.contains("udp.interface"), "{error}");
-        // A socket joins so many groups and no more, where there is a way to groups at all.
+        // The number of groups per socket is limited. If the machine has no route to groups,
+        // joining fails at once.
         let joined = (0..=255).map(|last| group(&format!("239.7.8.{last}:0"), None).expect("fine").expect("a group"));
         if let Some(error) = joined.map(|group| group.join(&socket)).find_map(Result::err) {
             assert!(error.to_string().contains("set udp.interface"), "{error}");

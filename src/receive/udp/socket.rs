@@ -1,4 +1,4 @@
-//! A listening UDP socket: how it is bound, how large its receive buffer came out, what the kernel dropped.
+//! A listening UDP socket: how it is bound, the size of its receive buffer, and the kernel's drops.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -9,30 +9,32 @@ use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::mmsg;
 
-/// One worker's socket. Several may share an address; the kernel keeps each sender on one of them.
+/// One worker's socket. Several may share an address; the kernel assigns each sender to one of
+/// them.
 #[derive(Debug)]
 pub struct Socket {
     address: SocketAddr,
-    /// The receive buffer's size as the kernel charges it: twice what can be asked for.
+    /// Size of the receive buffer in bytes as the kernel charges it: twice the requested size.
     charged_bytes: u64,
     seen: Mutex<Seen>,
 }
 
-/// What is known of the socket beyond its end.
+/// State that survives closing the socket.
 #[derive(Debug)]
 struct Seen {
-    /// None once it is closed.
+    /// `None` once it is closed.
     socket: Option<Arc<UdpSocket>>,
-    /// The kernel's counter at the last reading: it has 32 bits and wraps.
+    /// The kernel's drop counter as last read; it has 32 bits and wraps.
     last_drops: u32,
     drops: u64,
 }
 
 impl Socket {
-    /// Binds to `address`, together with others that do. An IPv6 wildcard takes IPv4, too.
+    /// Binds to `address`, shared with other sockets that do the same. An IPv6 wildcard also
+    /// accepts IPv4.
     ///
     /// # Errors
-    /// What the system says, `AddrInUse` where another process has the port.
+    /// The system's error; `AddrInUse` if another process has the port.
     pub fn bind(address: SocketAddr, receive_buffer: u32) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         if address.is_ipv6() && address.ip().is_unspecified() {
@@ -43,10 +45,10 @@ impl Socket {
         Self::adopt(socket.into(), receive_buffer)
     }
 
-    /// Makes use of a socket that is bound already. Its drops count from when it was made.
+    /// Adopts a bound socket. Its drops count from its creation.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn adopt(socket: UdpSocket, receive_buffer: u32) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let bytes = i32::try_from(receive_buffer).unwrap_or(i32::MAX);
@@ -59,45 +61,46 @@ impl Socket {
         Ok(Self { address, charged_bytes, seen: Mutex::new(seen) })
     }
 
-    /// The same socket, of whose drops so many were counted before.
+    /// Sets the value of the kernel's drop counter that has already been counted.
     #[must_use]
     pub fn after(self, drops: u32) -> Self {
         self.lock().last_drops = drops;
         self
     }
 
-    /// The kernel's counter of drops as it was read last.
+    /// The kernel's drop counter as last read.
     pub fn last_drops(&self) -> u32 {
         self.lock().last_drops
     }
 
-    /// The address it listens on, with the port that the kernel gave.
+    /// The address that it listens on, with the port that the kernel chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The socket itself, for its worker; none once it is closed.
+    /// The socket, for its worker. `None` once it is closed.
     pub(super) fn open(&self) -> Option<Arc<UdpSocket>> {
         self.lock().socket.clone()
     }
 
-    /// Lets go of the socket. It is closed with the last reference: the worker's.
+    /// Releases the socket. It is closed with the last reference, which is the worker's.
     pub(super) fn close(&self) {
         self.kernel_drops();
         self.lock().socket = None;
     }
 
-    /// The receive buffer's size as the kernel charges datagrams for it, in bytes.
+    /// Size of the receive buffer in bytes as the kernel charges datagrams.
     pub fn charged_bytes(&self) -> u64 {
         self.charged_bytes
     }
 
-    /// The receive buffer's size in the measure in which it was asked for, in bytes.
+    /// Size of the receive buffer in bytes, comparable with the requested size.
     pub fn receive_buffer(&self) -> u64 {
         self.charged_bytes / 2
     }
 
-    /// Datagrams that the kernel dropped at this socket for want of room, since it was bound.
+    /// Datagrams that the kernel dropped at this socket because the buffer was full, since it was
+    /// bound.
     pub fn kernel_drops(&self) -> u64 {
         let mut seen = self.lock();
         if let Some(memory) = seen.socket.as_ref().and_then(|socket| mmsg::socket_memory(socket.as_fd()).ok()) {
@@ -107,7 +110,7 @@ impl Socket {
         seen.drops
     }
 
-    /// What is queued at the socket, in bytes as the kernel charges them.
+    /// Bytes that the kernel charges for datagrams queued at the socket.
     pub fn queued_bytes(&self) -> u64 {
         let seen = self.lock();
         let memory = seen.socket.as_ref().and_then(|socket| mmsg::socket_memory(socket.as_fd()).ok());
@@ -119,11 +122,11 @@ impl Socket {
     }
 }
 
-/// Fails where the port is taken by another process: sockets that share an address would else split its
-/// datagrams with whoever else allows it.
+/// Fails if another process has the port. Otherwise, sockets that share an address could split its
+/// datagrams with another program that also shares it.
 ///
 /// # Errors
-/// What the system says, `AddrInUse` where the port is taken.
+/// The system's error; `AddrInUse` if the port is taken.
 pub(super) fn check_free(address: SocketAddr) -> io::Result<()> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() && address.ip().is_unspecified() {
@@ -167,7 +170,7 @@ mod tests {
         }
     }
 
-    /// 64 KiB is less than any system's limit.
+    /// 64 KiB is below every system's limit.
     #[test]
     fn the_receive_buffer_is_what_was_asked_for_and_charged_for_twice_that() {
         let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 1 << 16).expect("bind");

@@ -1,6 +1,6 @@
-//! Waiting for a datagram: until one comes, until a time, or until the worker is told to stop.
+//! Waits for a datagram, a deadline, or the order to stop.
 //!
-//! A worker that waits costs nothing: it is woken for what it waits for and never only to look around.
+//! A waiting worker costs nothing: it is woken only for what it waits for.
 
 use std::io;
 use std::net::UdpSocket;
@@ -10,25 +10,25 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// Tells a worker to stop, or to take a turn of its loop.
+/// Tells a worker to stop, or to run its loop once.
 #[derive(Debug)]
 pub(super) struct Stop {
     is_set: AtomicBool,
-    /// Readable once the worker is to wake.
+    /// Readable once the worker must wake.
     event: OwnedFd,
 }
 
 impl Stop {
-    /// One that is not set.
+    /// Creates a flag that is not set.
     ///
     /// # Errors
-    /// The system gives no file descriptor.
+    /// The system has no file descriptor left.
     pub(super) fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { is_set: AtomicBool::new(false), event })
     }
 
-    /// Sets it, and wakes the worker.
+    /// Sets the flag, and wakes the worker.
     pub(super) fn set(&self) {
         self.is_set.store(true, Ordering::Release);
         self.wake();
@@ -38,18 +38,19 @@ impl Stop {
         self.is_set.load(Ordering::Acquire)
     }
 
-    /// Wakes the worker where it waits, or where it is to wait next.
+    /// Wakes the worker from its current or next wait.
     pub(super) fn wake(&self) {
         if let Err(error) = rustix::io::write(&self.event, &1_u64.to_ne_bytes()) {
-            // Only a counter that would overflow refuses it: then it is readable already.
+            // The write fails only if the counter would overflow; then the event is readable
+            // already.
             tracing::debug!(%error, "cannot wake a worker");
         }
     }
 
-    /// Waits until the socket has something to read, the worker is woken, or the time is over, where there is a limit.
+    /// Waits until the socket is readable, the worker is woken, or `limit` has passed.
     ///
     /// # Errors
-    /// What the system says, other than that a signal came.
+    /// The system's error, except an interruption by a signal.
     pub(super) fn wait_readable(&self, socket: &UdpSocket, limit: Option<Duration>) -> io::Result<()> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let mut both = [PollFd::new(socket, PollFlags::IN), PollFd::new(&self.event, PollFlags::IN)];
@@ -59,7 +60,7 @@ impl Stop {
             Ok(_) => {}
         }
         if both[1].revents().contains(PollFlags::IN) {
-            // So that the next wait is one.
+            // Reset the event, so that the next wait blocks.
             rustix::io::read(&self.event, &mut [0; 8])?;
         }
         Ok(())

@@ -6,23 +6,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::mmsg::{self, Datagram, Method, Slots};
-use super::pace::{Look, Pace, Wait};
+use super::pace::{Pace, Polled, Wait};
 use super::{ROUNDS, SLOTS, WorkerState};
 use crate::batch::{Received, Submit};
 use crate::intake::{Intake, IntakeConfig, PUBLISH_INTERVAL};
 use crate::sys::{Leave, Throttle, throttle};
 
-/// Looks at a socket that never runs empty, at most, before a worker that is to stop gives up on it.
-const LAST_LOOKS: usize = 64;
-/// How long a worker leaves a socket alone that it cannot read.
+/// Maximum number of polls of a stopping worker whose socket never becomes empty.
+const LAST_POLLS: usize = 64;
+/// How long a worker pauses after a failed read.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
-/// How often to look whether the kernel dropped datagrams.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often to check for datagrams that the kernel dropped.
+const DROPS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a worker is made of.
+/// Arguments of a worker.
 pub(super) struct WorkerArgs<H> {
     pub(super) state: Arc<WorkerState>,
-    /// The largest datagram that is taken whole.
+    /// Size of the largest datagram that is received whole.
     pub(super) slot_bytes: usize,
     pub(super) setup: IntakeConfig,
     pub(super) intake: Intake<H>,
@@ -34,14 +34,14 @@ pub(super) fn run<H: Submit>(parts: WorkerArgs<H>) {
     mmsg::precise_sleeps();
     let mut slots = Slots::new(SLOTS, parts.slot_bytes, Method::Recvmmsg);
     let mut pace = Pace::new(parts.state.socket.charged_bytes());
-    let mut worker = Worker { socket, parts, looked: Instant::now(), nap: Duration::ZERO, logs: Logs::new() };
+    let mut worker = Worker { socket, parts, polled_at: Instant::now(), nap: Duration::ZERO, logs: Logs::new() };
     while !worker.parts.state.stop.is_set() {
         worker.parts.state.pulse.beat();
-        let look = worker.look(&mut slots);
-        worker.wait(pace.after(look));
+        let polled = worker.poll(&mut slots);
+        worker.wait(pace.after(polled));
     }
-    for _ in 0..LAST_LOOKS {
-        if worker.look(&mut slots).drained {
+    for _ in 0..LAST_POLLS {
+        if worker.poll(&mut slots).drained {
             break;
         }
     }
@@ -53,51 +53,54 @@ pub(super) fn run<H: Submit>(parts: WorkerArgs<H>) {
 struct Worker<H> {
     socket: Arc<UdpSocket>,
     parts: WorkerArgs<H>,
-    /// When the last look began.
-    looked: Instant,
-    /// The nap before it.
+    /// When the last poll began.
+    polled_at: Instant,
+    /// The nap before the last poll.
     nap: Duration,
     logs: Logs,
 }
 
 impl<H: Submit> Worker<H> {
-    /// Takes what is queued at the socket, publishes the counters, and seals a batch that is due.
-    fn look(&mut self, slots: &mut Slots) -> Look {
+    /// Receives what is queued at the socket, publishes the counters, and seals a batch that is
+    /// due.
+    fn poll(&mut self, slots: &mut Slots) -> Polled {
         let received = Received::now();
         self.parts.intake.set_clock(received);
-        let mut look = Look { datagrams: 0, bytes: 0, drained: false, elapsed: received.monotonic - self.looked };
-        self.looked = received.monotonic;
+        let mut polled =
+            Polled { datagrams: 0, bytes: 0, drained: false, elapsed: received.monotonic - self.polled_at };
+        self.polled_at = received.monotonic;
         for _ in 0..ROUNDS {
             let count = match slots.receive(self.socket.as_fd()) {
                 Ok(count) => count,
                 Err(error) => {
-                    // Whatever it is (no memory, most likely), it is not the end.
+                    // No error is final; the most likely one is a lack of memory.
                     self.logs.receive_error(&error, received.monotonic);
                     std::thread::sleep(ERROR_PAUSE);
                     0
                 }
             };
-            look.datagrams += count;
+            polled.datagrams += count;
             for datagram in slots.datagrams() {
-                look.bytes += datagram.bytes.len() as u64;
+                polled.bytes += datagram.bytes.len() as u64;
                 self.take(datagram);
             }
             if count < slots.count() {
-                look.drained = true;
+                polled.drained = true;
                 break;
             }
         }
         self.parts.intake.publish();
         self.parts.intake.publish_sources(received.monotonic);
         self.logs.kernel_drops(&self.parts.state, received.monotonic);
-        // What is due before the next look, which is likely to come as late as this one did, is sealed now.
+        // The next poll is likely to be as late as this one was, so seal now what would be due
+        // before it.
         if self.parts.intake.due().is_some_and(|due| due <= received.monotonic + self.nap) {
             self.parts.intake.seal();
         }
-        look
+        polled
     }
 
-    /// One datagram: its good lines into the batch, its bad ones into the counters.
+    /// Processes one datagram: good lines go into the batch, bad ones into the counters.
     #[inline]
     fn take(&mut self, datagram: Datagram<'_>) {
         let WorkerArgs { intake, setup, .. } = &mut self.parts;
@@ -114,7 +117,7 @@ impl<H: Submit> Worker<H> {
         }
     }
 
-    /// Waits, no longer than the open batch and the table of sources may when it blocks.
+    /// Waits. A blocking wait ends when the open batch or the table of sources is due.
     fn wait(&mut self, wait: Wait) {
         self.nap = Duration::ZERO;
         match wait {
@@ -136,7 +139,7 @@ impl<H: Submit> Worker<H> {
     }
 }
 
-/// What is logged, and how seldom.
+/// Log messages of a worker, and when the next ones may be written.
 struct Logs {
     trouble: Throttle,
     drops_next: Instant,
@@ -156,12 +159,12 @@ impl Logs {
         }
     }
 
-    /// Looks for new kernel drops once in a while.
+    /// Checks for new kernel drops at intervals.
     fn kernel_drops(&mut self, state: &WorkerState, now: Instant) {
         if now < self.drops_next {
             return;
         }
-        self.drops_next = now + LOOK_INTERVAL;
+        self.drops_next = now + DROPS_INTERVAL;
         let drops = state.socket.kernel_drops();
         if drops > self.drops_logged {
             self.drops_next = now + throttle::INTERVAL;
@@ -189,7 +192,8 @@ mod tests {
     use crate::receive::udp::Socket;
     use crate::receive::udp::waiter::Stop;
 
-    /// Takes batches until it has this many, and sees to it that nothing is given away before it was shown.
+    /// Accepts up to this many batches. Asserts that lines are published as held before they are
+    /// submitted.
     struct Few(usize, Arc<Mutex<Vec<Batch>>>, Arc<Shown>);
 
     impl Submit for Few {
@@ -202,8 +206,8 @@ mod tests {
             let mut taken = self.1.lock().expect("no panic");
             let submitted = taken.iter().map(|batch| batch.lines()).sum::<u64>();
             assert_eq!(shown.accepted, shown.held + shown.submitted + shown.ring_full);
-            assert_eq!(shown.submitted, submitted, "the worker tells at once what was taken");
-            assert!(shown.held >= batch.lines(), "lines are accepted and held before they are handed over");
+            assert_eq!(shown.submitted, submitted, "the worker publishes at once what was taken");
+            assert!(shown.held >= batch.lines(), "lines are accepted and held before they are submitted");
             if taken.len() == self.0 {
                 return Err(batch);
             }
@@ -218,7 +222,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A worker on a socket of its own, and what it hands over.
+    /// A worker on its own socket, and the batches that it submits.
     struct Bench {
         state: Arc<WorkerState>,
         sender: UdpSocket,
@@ -227,7 +231,8 @@ mod tests {
     }
 
     impl Bench {
-        /// With slots of this size, batches of this many lines, and room for so many batches.
+        /// Creates one with slots of this size, batches of this many lines, and capacity for `room`
+        /// batches.
         fn new(slot_bytes: usize, lines: u64, room: usize) -> Self {
             let socket = Socket::bind(([127, 0, 0, 1], 0).into(), 1 << 20).expect("bind");
             let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
@@ -259,12 +264,12 @@ mod tests {
         fn worker(self) -> (Worker<Few>, UdpSocket, Arc<Mutex<Vec<Batch>>>) {
             let Self { state, sender, taken, parts } = self;
             let socket = state.socket.open().expect("open");
-            let (looked, nap, logs) = (Instant::now(), Duration::ZERO, Logs::new());
-            (Worker { socket, parts, looked, nap, logs }, sender, taken)
+            let (polled_at, nap, logs) = (Instant::now(), Duration::ZERO, Logs::new());
+            (Worker { socket, parts, polled_at, nap, logs }, sender, taken)
         }
     }
 
-    /// Runs a worker over these datagrams; returns its counters and what it handed over.
+    /// Runs a worker over these datagrams. Returns its counters and the submitted batches.
     fn run_over(datagrams: &[&[u8]], slot_bytes: usize, lines: u64, room: usize) -> (Tally, Vec<Batch>) {
         let Bench { state, sender, taken, parts } = Bench::new(slot_bytes, lines, room);
         for datagram in datagrams {
@@ -314,12 +319,12 @@ mod tests {
         for _ in 0..=ROUNDS {
             sender.send(datagram).expect("send");
         }
-        // One datagram in each call.
+        // One datagram per call.
         let mut slots = Slots::new(1, 64, Method::Recvmmsg);
         for (datagrams, drained) in [(ROUNDS, false), (1, true), (0, true)] {
-            let look = worker.look(&mut slots);
+            let polled = worker.poll(&mut slots);
             let bytes = (datagrams * datagram.len()) as u64;
-            assert_eq!((look.datagrams, look.bytes, look.drained), (datagrams, bytes, drained));
+            assert_eq!((polled.datagrams, polled.bytes, polled.drained), (datagrams, bytes, drained));
         }
     }
 
@@ -329,10 +334,10 @@ mod tests {
         let mut slots = Slots::new(2, 64, Method::Recvmmsg);
         sender.send(b"m v=1 1\n").expect("send");
         worker.wait(Wait::Nap(Duration::from_millis(1)));
-        worker.look(&mut slots);
+        worker.poll(&mut slots);
         assert!(taken.lock().expect("no panic").is_empty(), "an hour is longer than the nap");
         worker.nap *= 1_000 * 3_600 * 2;
-        worker.look(&mut slots);
+        worker.poll(&mut slots);
         assert_eq!(taken.lock().expect("no panic").len(), 1);
         worker.parts.state.stop.wake();
         worker.wait(Wait::Block);
@@ -344,7 +349,7 @@ mod tests {
         let Bench { state, sender, parts, .. } = Bench::new(64, 1_000, 10);
         std::thread::scope(|scope| {
             let running = scope.spawn(|| run(parts));
-            // The second one comes before the table of sources is due again.
+            // The second datagram arrives before the table of sources is due again.
             for count in 1..=2 {
                 sender.send(b"m v=1 1\n").expect("send");
                 while state.shown.counters.read().datagrams < count || state.shown.sources().entries().is_empty() {
@@ -357,7 +362,7 @@ mod tests {
         assert_eq!(state.shown.sources().entries()[0].sum.datagrams, 2);
     }
 
-    /// Sends until the kernel has dropped more than it had.
+    /// Sends until the kernel has dropped more datagrams, and returns its counter.
     fn flood(state: &WorkerState, sender: &UdpSocket) -> u64 {
         let before = state.socket.kernel_drops();
         while state.socket.kernel_drops() == before {
@@ -374,13 +379,13 @@ mod tests {
         logs.kernel_drops(&state, start);
         let drops = flood(&state, &sender);
         logs.kernel_drops(&state, start + Duration::from_millis(1));
-        assert_eq!(logs.drops_logged, 0, "not looked at again so soon");
-        logs.kernel_drops(&state, start + LOOK_INTERVAL);
+        assert_eq!(logs.drops_logged, 0, "not checked again so soon");
+        logs.kernel_drops(&state, start + DROPS_INTERVAL);
         assert_eq!(logs.drops_logged, drops);
         let more = flood(&state, &sender);
-        logs.kernel_drops(&state, start + LOOK_INTERVAL * 2);
+        logs.kernel_drops(&state, start + DROPS_INTERVAL * 2);
         assert_eq!(logs.drops_logged, drops, "what was just told is not told so soon again");
-        logs.kernel_drops(&state, start + LOOK_INTERVAL + throttle::INTERVAL);
+        logs.kernel_drops(&state, start + DROPS_INTERVAL + throttle::INTERVAL);
         assert_eq!(logs.drops_logged, more);
     }
 

@@ -1,4 +1,5 @@
-//! A cursor over records in memory and on a disk that nobody has: what it leases, needs and saves.
+//! A cursor over records in memory and on a disk that does not exist: what it leases, needs and
+//! saves.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use crate::protocol::Precision;
 
 mod leaving;
 
-/// From one record of the destination to the next: what lies between is other destinations'.
+/// From one record of the destination to the next: the sequences between belong to other
+/// destinations.
 const STEP: u64 = 3;
 /// Lines and bytes of each record.
 const LINES: u64 = 10;
@@ -19,7 +21,7 @@ const BYTES: u64 = 100;
 struct World {
     cursor: Cursor,
     records: VecDeque<Arc<Record>>,
-    /// All there ever were.
+    /// Every record there ever was.
     all: Vec<Arc<Record>>,
     written: Position,
     next: u64,
@@ -31,7 +33,7 @@ impl World {
         Self { cursor, records: VecDeque::new(), all: Vec::new(), written: Position::default(), next: 0 }
     }
 
-    /// With so many records in memory, all of them written.
+    /// A world with this many records in memory, all of them written.
     fn with(records: u64) -> Self {
         let mut world = Self::new();
         for _ in 0..records {
@@ -53,7 +55,7 @@ impl World {
         self.records.push_back(record);
     }
 
-    /// Writes the next record; false where all are.
+    /// Writes the next record. Returns `false` if all are written.
     fn write(&mut self) -> bool {
         let Some(record) = self.records.iter().find(|record| record.written().is_none()) else { return false };
         assert!(record.note_written(self.written), "it was not written");
@@ -62,9 +64,9 @@ impl World {
         true
     }
 
-    /// A record leaves the memory; whoever needs it reads it from the disk.
-    fn forget(&mut self, place: usize) {
-        let record = self.records.remove(place).expect("a record");
+    /// Removes a record from memory; backends that need it read it from disk.
+    fn forget(&mut self, index: usize) {
+        let record = self.records.remove(index).expect("a record");
         self.cursor.fall_behind(&record, &self.records);
     }
 
@@ -75,14 +77,14 @@ impl World {
 
     fn release(&mut self, kept_from: Sequence) -> bool {
         let tail = Tail { records: &self.records, written: self.written, next_sequence: Sequence::new(self.next) };
-        self.cursor.release_returned(tail, kept_from)
+        self.cursor.release_requeued(tail, kept_from)
     }
 
     fn tail(&self) -> Tail<'_> {
         Tail { records: &self.records, written: self.written, next_sequence: Sequence::new(self.next) }
     }
 
-    /// Leases so many records from memory, one by one; returns their sequences.
+    /// Leases this many records from memory, one by one. Returns their sequences.
     fn lease(&mut self, records: usize) -> Vec<u64> {
         let limits = Limits { lines: 1, bytes: 1, linger: Duration::ZERO };
         let mut leased = Vec::new();
@@ -93,12 +95,13 @@ impl World {
         leased
     }
 
-    fn part(&mut self) {
+    fn split_backlog(&mut self) {
         let tail = Tail { records: &self.records, written: self.written, next_sequence: Sequence::new(self.next) };
-        self.cursor.part(tail);
+        self.cursor.split_backlog(tail);
     }
 
-    /// Leases so many records from the disk; none where nothing is to be read there. Returns their sequences.
+    /// Leases this many records from disk. Returns their sequences, or `None` if nothing is to be
+    /// read.
     fn read(&mut self, records: usize) -> Option<Vec<u64>> {
         let (lane, end) = self.cursor.backlog(self.tail())?;
         let (from, is_of_lane) = (lane.from, |record: &&Arc<Record>| {
@@ -107,7 +110,7 @@ impl World {
         let rest = self.all.iter().filter(is_of_lane).count();
         let taken: Vec<_> = self.all.iter().filter(is_of_lane).take(records).map(Arc::clone).collect();
         let finished = (taken.len() == rest).then_some(end);
-        let read = Read { from, records: taken, place: None, stopped: None, finished, failed: false };
+        let read = Read { from, records: taken, resume: None, stopped: None, finished, failed: false };
         let (taken, missing) = self.cursor.lease_read(read, WallTime::at(9999)).expect("the lane is there");
         assert!(missing.is_empty(), "{missing:?}");
         Some(taken.iter().map(|record| record.sequence.get()).collect())
@@ -129,7 +132,8 @@ impl World {
         saved
     }
 
-    /// What is shown, saved and needed is what is `out` on its way, what was given back, and what waits.
+    /// Checks that figures, saved lanes and needs cover the records that are leased (`out`),
+    /// requeued or waiting.
     fn check(&self, out: &[u64], acked: &[u64], when: &str) {
         let unsettled: Vec<_> = self.all.iter().filter(|record| !acked.contains(&record.sequence.get())).collect();
         let (on_disk, in_memory): (Vec<_>, Vec<_>) =
@@ -155,7 +159,7 @@ impl World {
                 assert_eq!(self.cursor.is_full(&limits), is_full, "{when}: {available} records");
             }
         }
-        // The oldest of them, and since when the oldest on the disk waits.
+        // The oldest of them, and since when the oldest on disk waits.
         let (oldest, since) = self.cursor.oldest_pending(self.tail());
         let oldest = oldest.map(|record| record.sequence.get());
         assert_eq!(oldest.into_iter().chain(held.iter().copied()).min(), oldest, "{when}");
@@ -182,7 +186,7 @@ fn a_lease_is_as_large_as_it_may_be_and_one_record_at_least() {
         let limits = Limits { lines, bytes, linger: Duration::ZERO };
         let tail = Tail { records: &world.records, written: world.written, next_sequence: Sequence::new(world.next) };
         assert_eq!(world.cursor.lease(tail, &limits, Sequence::END).len(), records, "{lines} lines, {bytes} bytes");
-        // A lease is full where more would wait.
+        // A lease is full if more would wait.
         let world = World::with(5);
         assert_eq!(world.cursor.is_full(&limits), records < 5, "{lines} lines, {bytes} bytes");
     }
@@ -198,7 +202,7 @@ fn what_is_saved_has_what_is_on_its_way_and_not_what_is_settled() {
     assert_eq!(world.lease(5), [0, 3, 6, 9, 12]);
     world.cursor.ack(Sequence::new(3));
     assert_eq!(world.saved(), [0, 6, 9, 12, 15, 18]);
-    // What hangs together is one lane: up to what was acked, and all that is behind it.
+    // Adjacent records are one lane: those up to the acked one, and all after it.
     let lanes = world.cursor.saved(world.tail());
     assert_eq!(lanes.iter().map(|lane| lane.from.get()).collect::<Vec<_>>(), [0, 6]);
     let at = |records| Position { lines: LINES * records, bytes: BYTES * records };
@@ -224,7 +228,7 @@ fn what_is_only_on_the_disk_becomes_a_lane_and_fresh_records_do_not_wait_for_it(
     assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(Sequence::new(0)));
     for _ in 0..3 {
         // Once is enough.
-        world.part();
+        world.split_backlog();
         assert_eq!((world.cursor.lanes.len(), world.cursor.watermark().get()), (2, 6));
     }
     assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(Sequence::new(0)));
@@ -234,7 +238,7 @@ fn what_is_only_on_the_disk_becomes_a_lane_and_fresh_records_do_not_wait_for_it(
     assert_eq!(world.saved(), [0, 3, 6, 9]);
     assert_eq!(world.read(9), Some(vec![3]));
     assert_eq!(world.read(9), None);
-    // It is there until all of it is acked: what is given back has its place.
+    // The lane exists until all of it is acked: requeued records need it.
     world.requeue(Sequence::new(3));
     assert!(world.release(Sequence::new(0)));
     assert_eq!((world.lease(0), world.read(9)), (vec![], Some(vec![3])));
@@ -250,11 +254,11 @@ fn reading_that_fails_is_counted_until_something_was_read() {
     let mut world = World::with(3);
     world.forget(0);
     world.forget(0);
-    world.part();
+    world.split_backlog();
     let failures = |world: &World| world.cursor.backlog(world.tail()).map(|(lane, _)| lane.failures);
     let read = |world: &mut World, records: Vec<Arc<Record>>, failed| {
         let from = records.first().map_or(Sequence::FIRST, |record| record.sequence);
-        let read = Read { from, records, place: None, stopped: None, finished: None, failed };
+        let read = Read { from, records, resume: None, stopped: None, finished: None, failed };
         world.cursor.lease_read(read, WallTime::at(9999)).expect("the lane is there");
     };
     for times in 1..4 {
@@ -264,28 +268,28 @@ fn reading_that_fails_is_counted_until_something_was_read() {
     read(&mut world, vec![], false);
     assert_eq!(failures(&world), Some(0), "there was nothing yet");
     read(&mut world, vec![], true);
-    // What was read before it failed is progress.
+    // Records read before the failure are progress.
     let first = vec![Arc::clone(&world.all[0])];
     read(&mut world, first, true);
     assert_eq!(failures(&world), Some(0));
 }
 
-/// Until it is known as missing, a copy would be told as complete without it.
+/// Until they are known to be missing, a copy would be reported complete without them.
 #[test]
 fn what_is_missing_before_a_barrier_is_missing_at_once() {
     let mut world = World::with(3);
     (0..2).for_each(|_| world.forget(0));
-    world.part();
-    // The first two are not there any more, and the third one waits behind a barrier.
+    world.split_backlog();
+    // The first two are gone, and the third one waits behind a barrier.
     let stopped =
         Some(End { sequence: Sequence::new(STEP * 2 - 1), at: Position { lines: 2 * LINES, bytes: 2 * BYTES } });
-    let read = Read { from: Sequence::new(0), records: vec![], place: None, stopped, finished: None, failed: false };
+    let read = Read { from: Sequence::new(0), records: vec![], resume: None, stopped, finished: None, failed: false };
     let (leased, missing) = world.cursor.lease_read(read, WallTime::at(9999)).expect("the lane is there");
     assert!(leased.is_empty());
     assert_eq!(missing.iter().map(|one| one.size.lines).collect::<Vec<_>>(), [2 * LINES]);
 }
 
-/// As of a journal whose saved cursors do not tell.
+/// As in a journal whose saved cursors do not say.
 #[test]
 fn since_when_a_backlog_waits_is_not_told_where_that_is_unknown() {
     let mut world = World::with(2);
@@ -300,7 +304,7 @@ fn more_that_falls_behind_lengthens_the_lane_before_it() {
     let mut world = World::with(6);
     for records in 1..5 {
         world.forget(0);
-        world.part();
+        world.split_backlog();
         assert_eq!((world.cursor.lanes.len(), world.cursor.watermark().get()), (2, STEP * records));
     }
     assert_eq!(world.read(9), Some(vec![0, 3, 6, 9]));
@@ -311,8 +315,8 @@ fn more_that_falls_behind_lengthens_the_lane_before_it() {
 fn many_outages_make_a_few_lanes_and_lose_nothing() {
     let mut world = World::new();
     let mut leased = Vec::new();
-    for _ in 0..MOST_LANES * 2 {
-        // Each time something is leased from memory, so that the next outage is not of the same lane.
+    for _ in 0..MAX_LANES * 2 {
+        // Each time something is leased from memory, so that the next outage begins a new lane.
         for _ in 0..3 {
             world.append();
             world.write();
@@ -323,10 +327,10 @@ fn many_outages_make_a_few_lanes_and_lose_nothing() {
         }
         world.append();
         world.write();
-        world.part();
-        assert!(world.cursor.lanes.len() <= MOST_LANES);
+        world.split_backlog();
+        assert!(world.cursor.lanes.len() <= MAX_LANES);
     }
-    assert_eq!(world.cursor.lanes.len(), MOST_LANES);
+    assert_eq!(world.cursor.lanes.len(), MAX_LANES);
     while let Some(read) = world.read(2) {
         leased.extend(read);
     }
@@ -335,8 +339,8 @@ fn many_outages_make_a_few_lanes_and_lose_nothing() {
     assert_eq!(leased, world.all.iter().map(|record| record.sequence.get()).collect::<Vec<_>>());
 }
 
-/// Any course: at each moment the saved lanes hold each written record that is not acked, once, and no other; in the end
-/// each record was delivered once.
+/// In any course of events, the saved lanes hold each written unacked record exactly once, and no
+/// other; in the end each record was delivered once.
 #[test]
 fn any_course_saves_each_record_until_it_is_settled() {
     for seed in 0..400 {
@@ -349,7 +353,7 @@ fn any_course_saves_each_record_until_it_is_settled() {
                 5 => out.extend(world.lease(2)),
                 6 => out.extend(world.read(2).unwrap_or_default()),
                 7 if world.records.front().is_some_and(|first| first.written().is_some()) => world.forget(0),
-                8 => world.part(),
+                8 => world.split_backlog(),
                 9 if fastrand::bool() => drop(world.release(Sequence::new(0))),
                 10 if !out.is_empty() => world.requeue(Sequence::new(out.swap_remove(fastrand::usize(..out.len())))),
                 _ if !out.is_empty() => {
@@ -362,7 +366,7 @@ fn any_course_saves_each_record_until_it_is_settled() {
             world.check(&out, &acked, &format!("seed {seed}, step {step}"));
         }
         if fastrand::bool() {
-            world.cursor.give_all_back();
+            world.cursor.requeue_all();
             out.clear();
         }
         while world.write() {}
@@ -395,6 +399,6 @@ fn what_is_given_back_is_leased_again_before_anything_newer() {
     assert_eq!(world.cursor.watermark().get(), 0);
     world.cursor.ack(Sequence::new(0));
     assert_eq!((world.cursor.watermark().get(), world.lease(4)), (3, vec![3, 9]));
-    world.cursor.give_all_back();
+    world.cursor.requeue_all();
     assert_eq!(world.lease(9), [3, 6, 9]);
 }

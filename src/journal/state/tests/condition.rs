@@ -1,4 +1,4 @@
-//! What the index of the disk says of it: how it is, how old what it holds is, and what is to be done next.
+//! What the disk index reports: its condition, the age of what it holds, and what is due next.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const NANOSECONDS: u64 = 1_000_000_000;
 const QUOTA: u64 = 10_000;
 
-/// A segment of this number with 1,000 bytes and ten records; its newest line is from this second of the wall clock.
+/// A segment of this number with 1,000 bytes and ten records; its newest line is from this second
+/// of the wall clock.
 fn segment(number: u64, newest: u64) -> Segment {
     Segment {
         name: SegmentName { number, salt: 7 },
@@ -34,8 +35,8 @@ fn segment(number: u64, newest: u64) -> Segment {
     }
 }
 
-/// The index of a log that was found with these segments, of which the last one is open for writing. The newest line is from
-/// second 10,000 of the wall clock.
+/// The index of a log found with these segments, the last of which is open for writing. The newest
+/// line is from second 10,000 of the wall clock.
 fn index_of(segments: impl IntoIterator<Item = Segment>, max_age: Option<Duration>) -> DiskIndex {
     let options = DiskOptions {
         is_synced: false,
@@ -78,7 +79,7 @@ fn what_cannot_be_said_of_ages_is_said_in_words() {
     for (wall, expected) in [
         (9_000, Some("the clock is 16m 40s behind the newest line in the journal")),
         (9_998, Some("the clock is 2s behind the newest line in the journal")),
-        // A second is no news.
+        // One second is tolerated.
         (9_999, None),
         (10_000, None),
         // The age is that of the oldest segment.
@@ -90,27 +91,27 @@ fn what_cannot_be_said_of_ages_is_said_in_words() {
         assert_eq!(index().doubt(at(wall)), None, "nobody asks for ages");
         assert_eq!(index_of([], Some(HOUR)).doubt(at(wall)), None, "there is nothing");
     }
-    // Once the clock is believed there is no doubt.
+    // Once the clock is trusted there is no doubt.
     for seconds in [0, 1000] {
         let monotonic = start + SECOND * seconds;
         let wall = WallTime::at((19_000 + u64::from(seconds)) * NANOSECONDS);
-        assert_eq!(aged.look_at_clock(Received { monotonic, wall }), None);
+        assert_eq!(aged.check_clock(Received { monotonic, wall }), None);
     }
     assert_eq!(aged.doubt(at(19_000)), None);
     let back = Received { monotonic: start + SECOND * 1000, wall: WallTime::at(19_000 * NANOSECONDS) };
-    assert_eq!(aged.look_at_clock(back), Some(crate::sys::clock::Step::Back(SECOND * 1000)));
+    assert_eq!(aged.check_clock(back), Some(crate::sys::clock::Step::Back(SECOND * 1000)));
 }
 
 #[test]
 fn what_was_open_is_written_on_where_it_ends() {
     let (mut index, last) = (index(), SegmentName { number: 4, salt: 7 });
     let (_, name, offset) = index.active().expect("a file");
-    assert_eq!((name, offset, index.is_roll_asked()), (last, 1000, false));
+    assert_eq!((name, offset, index.is_roll_requested()), (last, 1000, false));
     assert_eq!((index.first_sequence().get(), index.next_segment()), (30, (5, Sequence::new(50), false)));
-    index.ask_roll();
-    assert!(index.is_roll_asked());
+    index.request_roll();
+    assert!(index.is_roll_requested());
     let empty = index_of([], None);
-    assert!(empty.active().is_none() && empty.is_roll_asked());
+    assert!(empty.active().is_none() && empty.is_roll_requested());
     assert_eq!((empty.first_sequence().get(), empty.next_segment()), (0, (0, Sequence::new(0), false)));
 }
 
@@ -150,7 +151,7 @@ fn the_disk_is_as_it_was_when_it_was_last_used_and_lines_that_wait_for_it_count_
     index.has_evicted = true;
     let (full, what) = condition(&index, SECOND * 2);
     assert!(full == Condition::Full && what.contains("had no room"), "{what}");
-    // What the disk says itself comes first.
+    // The disk's own errors come first.
     for unkept in [Duration::ZERO, SECOND * 2] {
         let mut index = self::index();
         index.note_full("no room");
@@ -187,7 +188,7 @@ fn errors_are_counted_each_for_itself() {
     assert_eq!((index.read_errors, index.sync_errors, index.write_errors), (2, 2, 4));
 }
 
-/// Counts what is logged.
+/// Counts log events.
 #[derive(Default)]
 struct Counter(Arc<AtomicU64>);
 
@@ -213,7 +214,7 @@ impl tracing::Subscriber for Counter {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// The disk is tried each second.
+/// The disk is retried each second.
 #[test]
 fn what_goes_on_failing_is_logged_once() {
     let count = Arc::default();
@@ -254,7 +255,7 @@ fn what_was_lost_is_forgotten_and_its_numbers_are_not_used_again() {
     index.to_sync.push((Arc::new(NoFile), Sequence::new(40)));
     assert_eq!(index.unsynced_files(), 1);
     index.lose(Sequence::new(33));
-    assert!(index.active().is_none() && index.segments().is_empty() && index.is_roll_asked());
+    assert!(index.active().is_none() && index.segments().is_empty() && index.is_roll_requested());
     assert_eq!((index.bytes, index.unsynced_files(), index.unsynced_bytes), (0, 0, 0));
     assert_eq!(index.next_segment(), (5, Sequence::new(33), false));
     assert_ne!(index.epoch(), epoch, "what was chosen before is not written");
@@ -262,7 +263,7 @@ fn what_was_lost_is_forgotten_and_its_numbers_are_not_used_again() {
     let mut index = self::index();
     let epoch = index.epoch();
     index.lose_last_segment();
-    assert!(index.active().is_none() && index.is_roll_asked());
+    assert!(index.active().is_none() && index.is_roll_requested());
     assert_eq!((index.bytes, index.segments().len(), index.synced.get()), (1000, 1, 40));
     assert_eq!(index.next_segment(), (5, Sequence::new(40), false));
     assert_ne!(index.epoch(), epoch);

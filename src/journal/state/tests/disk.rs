@@ -1,4 +1,5 @@
-//! What is written next and which segments go, with an index of a disk that nobody has.
+//! What is written next and which segments are removed, with an index of a disk that does not
+//! exist.
 
 use std::io;
 
@@ -13,10 +14,10 @@ use crate::journal::state::options::{DiskOptions, WhenFull};
 use crate::journal::state::writing::{Begun, Job};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// The bytes of a segment's beginning.
+/// The bytes of a segment's header and totals.
 const HEADER: u64 = 50;
 
-/// Nothing is written to it here.
+/// A file to which these tests write nothing.
 #[derive(Debug)]
 pub(super) struct NoFile;
 
@@ -88,7 +89,7 @@ pub(super) fn begin_segment(state: &mut State) {
     state.begin_segment(begun, epoch, Arc::new(NoFile));
 }
 
-/// Writes the next records, as many as there are or as so many bytes hold.
+/// Writes the next records: all there are, or as many as fit these bytes.
 pub(super) fn write(state: &mut State, bytes: u64) -> Vec<u64> {
     let epoch = state.disk().epoch();
     let jobs = state.next_to_write(bytes);
@@ -113,7 +114,7 @@ fn numbers(state: &State) -> Vec<u64> {
     disk.segments().iter().map(|segment| segment.name.number).collect()
 }
 
-/// Both backends ack what they can lease from memory, up to a lease each time.
+/// Both backends ack what they can lease from memory, up to one lease each time.
 fn deliver(state: &mut State, backends: &[BackendId], leases: usize) {
     for backend in backends {
         for _ in 0..leases {
@@ -137,7 +138,7 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     assert_eq!(state.disk().being_written(), Sequence::new(0)..Sequence::new(5));
     state.end_writing();
     assert!(state.disk().being_written().is_empty());
-    // Three records fit, and then so many more.
+    // Three records fit, and then this many more.
     let bytes = |database: &str| FRAME_HEADER_BYTES as u64 + database.len() as u64 + BYTES;
     assert_eq!(jobs[1].bytes(), bytes("other"));
     let of_policy = Destination::new("x", "week", Precision::Nanoseconds);
@@ -160,9 +161,9 @@ fn what_is_written_next_is_the_oldest_of_all_destinations_and_no_more_than_fits(
     assert_eq!(segment.bytes, HEADER + bytes("x") * 3 + bytes("other") * 2);
     assert_eq!(state.disk().bytes, segment.bytes);
     assert_eq!(write(&mut state, u64::MAX), [0; 0]);
-    // The cursors are all that is left to write.
+    // Only the cursors are left to write.
     assert!(state.has_work() && state.disk().take_cursors_change() && !state.has_work());
-    // However many there are, the writer takes a part.
+    // However many there are, the writer takes some at a time.
     append(&mut state, &["x"; 300]);
     assert_eq!(write(&mut state, u64::MAX).len(), 256);
 }
@@ -188,7 +189,7 @@ fn a_disk_that_fails_or_is_full_has_no_work_until_it_is_tried_again() {
 #[test]
 fn what_could_not_be_synced_is_written_again_to_a_segment_that_repeats() {
     let mut state = with_segments(WhenFull::DropOldest);
-    assert!(!state.disk().is_roll_asked());
+    assert!(!state.disk().is_roll_requested());
     let files = state.take_unsynced();
     assert_eq!(files.iter().map(|(_, below)| below.get()).collect::<Vec<_>>(), [2, 4, 6]);
     assert!(state.take_unsynced().is_empty());
@@ -198,26 +199,26 @@ fn what_could_not_be_synced_is_written_again_to_a_segment_that_repeats() {
     state.note_synced(Sequence::new(2), Duration::from_millis(5), epoch);
     assert_eq!((state.disk().synced.get(), state.disk().syncs, state.disk().sync_latency.len()), (4, 2, 2));
 
-    // What is chosen before a sync fails is not what is next after it.
+    // A choice made before a failed sync is void after it.
     append(&mut state, &["db"]);
     let (epoch, jobs) = (state.disk().epoch(), state.next_to_write(u64::MAX));
     state.note_sync_failure("x".to_owned());
     state.note_written(&jobs, 1, epoch);
-    assert!(state.disk().is_roll_asked() && state.disk().sync_fails);
+    assert!(state.disk().is_roll_requested() && state.disk().sync_fails);
     assert_eq!((state.disk().sync_errors, state.disk().abandoned_below, state.disk().next_write.get()), (1, 3, 4));
     assert_eq!(state.disk().next_segment(), (3, Sequence::new(4), true));
     begin_segment(&mut state);
-    assert!(!state.disk().is_roll_asked());
+    assert!(!state.disk().is_roll_requested());
     assert_eq!(write(&mut state, u64::MAX), [4, 5, 6]);
     let segment = state.disk().segments()[3].clone();
     assert_eq!(
         (segment.first_sequence.get(), segment.end_sequence.get(), segment.repeats, segment.has_gaps),
         (4, 7, true, false)
     );
-    // Positions are what they were.
+    // Positions are unchanged.
     assert_eq!(state.logs[0].written.lines, 7 * LINES);
     assert_eq!(segment.totals, [Position { lines: 4 * LINES, bytes: 4 * BYTES }]);
-    // A sync that succeeds makes all well; what comes then repeats nothing.
+    // A successful sync ends the failure; later records repeat nothing.
     let epoch = state.disk().epoch();
     state.note_synced(Sequence::new(7), Duration::ZERO, epoch);
     assert!(!state.disk().sync_fails);
@@ -236,7 +237,7 @@ fn a_segment_that_repeats_says_where_it_lacks_what_has_left_the_memory() {
         append(&mut state, &["db", "db", "db", "db"]);
         write(&mut state, u64::MAX);
         state.note_sync_failure("x".to_owned());
-        // Written again is what is in memory, and the segment begins with the first of that.
+        // Records in memory are written again, and the segment begins with the first of them.
         state.forget(LogId::new(0), gone);
         state.next_to_write(u64::MAX);
         begin_segment(&mut state);
@@ -251,13 +252,13 @@ fn a_sync_is_due_an_interval_after_there_was_something_or_at_once() {
     let mut state = with_segments(WhenFull::DropOldest);
     let since = state.disk().unsynced_since.expect("something is to be synced");
     assert_eq!(state.sync_due(), Some(since + HOUR));
-    assert!(state.take_sync_news() && !state.take_sync_news(), "the same is told once");
+    assert!(state.take_sync_change() && !state.take_sync_change(), "the same is reported once");
     state.disk().options.is_synced = true;
     assert_eq!(state.sync_due(), Some(since));
-    assert!(state.take_sync_news());
+    assert!(state.take_sync_change());
     state.take_unsynced();
-    assert_eq!((state.sync_due(), state.take_sync_news()), (None, false));
-    // So it is where something was given up, which is to be saved.
+    assert_eq!((state.sync_due(), state.take_sync_change()), (None, false));
+    // A loss must be saved, too.
     state.evict(DropReason::Age);
     let changed = state.gaps.changed().expect("a gap");
     assert_eq!(state.sync_due(), Some(changed + HOUR), "nothing is written that is to be synced at once");
@@ -266,7 +267,7 @@ fn a_sync_is_due_an_interval_after_there_was_something_or_at_once() {
 #[test]
 fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
     for (full, gives_way) in [(WhenFull::DropOldest, true), (WhenFull::DropNewest, false)] {
-        // It is read from the disk by who lags, and in memory for nobody.
+        // Backends that lag read it from disk; nobody needs it in memory.
         let mut state = with_segments(full);
         deliver(&mut state, &[A], 1);
         state.forget_below(Sequence::new(4));
@@ -275,14 +276,14 @@ fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
         let lost = if gives_way { 2 * LINES } else { 0 };
         assert_eq!(state.dropped_lines(), [0, lost]);
         assert_eq!(state.disk().has_evicted, gives_way);
-        // What is too old goes in any case.
+        // Lines that are too old go in any case.
         let next = u64::from(gives_way);
         assert_eq!(state.evict(DropReason::Age).map(|name| name.number), Some(next));
         assert_eq!(state.dropped_lines(), [lost, lost + 2 * LINES]);
         let gaps: Vec<_> = state.gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.from)).collect();
         assert!(gaps.iter().all(|(_, lines, from)| *lines == 2 * LINES && *from == WallTime::new(1000)), "{gaps:?}");
     }
-    // What nobody needs costs nothing, under any policy.
+    // Records that nobody needs cost nothing, under any policy.
     let mut state = with_segments(WhenFull::DropNewest);
     deliver(&mut state, &[A, B], 2);
     let bytes = state.disk().bytes;
@@ -293,7 +294,7 @@ fn the_oldest_segment_gives_way_and_what_of_it_is_needed_is_counted() {
     assert_eq!((state.dropped_lines(), state.disk().has_evicted), (vec![0, 0], false));
     assert_eq!(state.disk().bytes, bytes - freed);
     assert!(state.disk().take_cursors_change() && state.disk().take_folder_change());
-    // One is left in any case.
+    // One segment always remains.
     assert!(state.evict(DropReason::Quota).is_some() && state.evict(DropReason::Age).is_none());
     assert_eq!(numbers(&state), [2]);
 }
@@ -306,7 +307,7 @@ fn a_segment_is_too_old_once_its_last_line_is() {
     assert!(state.evict_aged(Instant::now()).is_none());
     state.disk().options.max_age = Some(Duration::ZERO);
     assert_eq!(state.evict_aged(Instant::now()).map(|name| name.number), Some(0));
-    // A segment that waits to be ended is older than no time, where somebody needs it.
+    // A segment waiting to be ended counts as older than zero, if it is needed.
     assert!(state.is_segment_older(Duration::ZERO, Instant::now()) && !state.is_segment_older(HOUR, Instant::now()));
     deliver(&mut state, &[A, B], 2);
     assert!(!state.is_segment_older(Duration::ZERO, Instant::now()), "nobody needs it");
@@ -328,7 +329,7 @@ fn segments_that_no_saved_cursor_needs_are_taken_out() {
 
 #[test]
 fn a_segment_goes_once_the_last_one_repeats_all_of_it() {
-    // A sync fails, and what was not synced is written again.
+    // A sync fails, and unsynced records are written again.
     let repeated = |gone: usize| {
         let mut state = with_segments(WhenFull::DropOldest);
         let epoch = state.disk().epoch();
@@ -347,10 +348,10 @@ fn a_segment_goes_once_the_last_one_repeats_all_of_it() {
     assert_eq!(state.take_superseded().map(|name| name.number), Some(1));
     assert!(state.take_superseded().is_none(), "the one before is not repeated");
     assert_eq!(numbers(&state), [0, 3]);
-    // What has left the memory is read from where it was.
+    // Records that have left the memory are read from their old segment.
     let mut state = repeated(5);
     assert!(state.take_superseded().is_none());
-    // And a segment that repeats nothing takes no other's place.
+    // A segment that repeats nothing supersedes no other.
     let mut state = with_segments(WhenFull::DropOldest);
     assert!(state.take_superseded().is_none());
     state.disk().segments.drain(..2);

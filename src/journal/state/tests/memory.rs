@@ -1,4 +1,4 @@
-//! What gives way where the memory is full, without a disk and with one.
+//! What gives way when the memory is full, without a disk and with one.
 
 use std::sync::atomic::Ordering;
 
@@ -43,12 +43,12 @@ fn what_is_on_its_way_stays_and_where_all_of_it_is_the_newest_gives_way() {
     let (lease, ..) = leased(lease_at(&mut state, A, start + LINGER));
     assert!(state.append(batch(&db, start)).is_empty());
     assert_eq!((sequences(&state), state.dropped_lines()), (vec![0, 1, 2], vec![LINES, LINES]));
-    // Given back it may go, as anything else.
+    // Once requeued it may go, like any other.
     state.requeue(A, &lease);
     drop(lease);
     state.append(batch(&db, start));
     assert_eq!((sequences(&state), state.dropped_lines()), (vec![1, 2, 3], vec![2 * LINES, 2 * LINES]));
-    // And so may what is on its way to somebody who is gone.
+    // Records leased by a holder that is gone may go, too.
     for _ in 0..2 {
         assert_eq!(leased(lease_at(&mut state, A, start + LINGER)).2, [1, 2, 3]);
         state.requeue_leases();
@@ -115,7 +115,7 @@ fn senders_wait_while_memory_is_scarce_and_for_a_while_only() {
     assert!(state.is_pressed(start + longest) && state.is_pressed(start + longest * 2 - Duration::from_millis(1)));
 }
 
-/// With memory for this many records that come in, and for a fifteenth of that to be read.
+/// With memory for this many appended records, and for a fifteenth of that to be read.
 fn with_memory(records: u64, full: WhenFull) -> State {
     let records = records * cost(&batch(&destination(""), Instant::now()));
     State { memory_bound: (records * 16).div_ceil(15), ..with_disk(full) }
@@ -131,7 +131,7 @@ fn half_of_the_memory_is_for_what_is_on_the_disk_as_well() {
         let mut state = with_memory(16, WhenFull::DropOldest);
         begin_segment(&mut state);
         append(&mut state, &["db"; 16][..usize::try_from(written).expect("few")]);
-        // One by one: what the writer has in its hands is in memory, too.
+        // One by one: records being written stay in memory, too.
         while !write(&mut state, 1).is_empty() {}
         let kept = written.min(8);
         assert_eq!(in_memory(&state), (written - kept..written).collect::<Vec<_>>(), "{written}");
@@ -139,7 +139,8 @@ fn half_of_the_memory_is_for_what_is_on_the_disk_as_well() {
     }
 }
 
-/// A full disk once let a backlog's readings have what they asked for beside a memory that was full.
+/// Regression: with a full disk, a backlog's reads got all the memory they asked for although it
+/// was full.
 #[test]
 fn a_reading_has_its_memory_set_aside_and_no_more_than_is_free() {
     let mut state = with_memory(32, WhenFull::DropNewest);
@@ -160,7 +161,7 @@ fn a_reading_has_its_memory_set_aside_and_no_more_than_is_free() {
     let requests = [(); 2].map(|()| state.request(A, LogId::new(0), &limits).expect("a backlog"));
     assert_eq!(requests.each_ref().map(|request| request.reserve.bytes()), [state.memory_bound - full, 0]);
     assert_eq!(used(&state), state.memory_bound);
-    // What is read takes the place of what was set aside for it.
+    // Read records replace the reserve made for them.
     let [mut request, _] = requests;
     let record =
         request.reserve.spend(Sequence::new(0), batch(&request.destination, Instant::now()), Position::default());
@@ -173,14 +174,14 @@ fn a_reading_has_its_memory_set_aside_and_no_more_than_is_free() {
 fn what_has_left_the_disk_may_have_an_eighth_of_the_memory_more() {
     for more in 0..7 {
         let mut state = with_memory(16, WhenFull::DropOldest);
-        // Eight records, whose segment goes while they are in memory.
+        // Eight records, whose segment is evicted while they are in memory.
         begin_segment(&mut state);
         append(&mut state, &["db"; 8]);
         write(&mut state, u64::MAX);
         begin_segment(&mut state);
         assert!(state.evict(DropReason::Quota).is_some());
         assert_eq!(state.dropped_lines(), [0, 0], "memory has them");
-        // What is on the disk leaves first, and then of those, as many as are beyond ten.
+        // Records on disk leave first, then as many of these as exceed ten.
         append(&mut state, &["db"; 8][..more]);
         state.disk().note_full("no room");
         state.trim();
@@ -198,7 +199,7 @@ fn for_room_what_can_be_read_again_goes_before_what_would_be_lost() {
     append(&mut state, &["db"; 3]);
     write(&mut state, u64::MAX);
     append(&mut state, &["db"; 3]);
-    // Those on the disk are given back by one backend; nobody has the others yet.
+    // One backend requeues those on disk; nobody has the others yet.
     let limits = Limits { lines: LINES * 3, ..LIMITS };
     let (lease, _, sequences) = leased(state.lease(A, &limits, &HashMap::new(), Instant::now(), Instant::now()));
     assert_eq!(sequences, [0, 1, 2]);
@@ -219,7 +220,7 @@ fn senders_wait_only_for_a_disk_that_works() {
     assert!(state.is_memory_scarce() && state.is_pressed(now));
     state.disk().note_full("no room");
     assert!(!state.is_pressed(now));
-    state.disk().writing_is = figures::Condition::Ok;
+    state.disk().write_condition = figures::Condition::Ok;
     assert!(state.is_pressed(now));
 }
 

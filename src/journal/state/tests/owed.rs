@@ -1,4 +1,5 @@
-//! What one backend is owed once more: leased before everything else, and pending until it is acked.
+//! Lines that one backend is owed once more: leased before everything else, and pending until
+//! acked.
 
 use super::*;
 
@@ -32,7 +33,7 @@ fn letters_go_before_everything_else_to_the_backend_that_is_owed_them() {
     let (lease, database, numbers) = letters(lease_at(&mut state, A, now));
     assert_eq!((database.as_str(), numbers, lease.lines, lease.bytes), ("db", vec![7, 8], LINES, BYTES));
     assert_eq!(pending(&state)[0], (3 * LINES, 3 * BYTES), "it is on its way");
-    // What is given back is the next again.
+    // A requeued lease is the next again.
     state.requeue(A, &lease);
     let (lease, _, numbers) = letters(lease_at(&mut state, A, now));
     assert_eq!(numbers, [7, 8]);
@@ -42,7 +43,7 @@ fn letters_go_before_everything_else_to_the_backend_that_is_owed_them() {
     let (lease, database, numbers) = letters(lease_at(&mut state, A, now));
     assert_eq!((database.as_str(), numbers), ("other", vec![9]));
     state.ack(A, &lease, &[], now);
-    // All other lines are leased as ever.
+    // All other lines are leased as usual.
     for backend in [0, 1] {
         let (lease, database, sequences) = leased(lease_at(&mut state, BackendId::new(backend), now + LINGER));
         assert!(lease.letters.is_none());

@@ -1,11 +1,12 @@
-//! What follows when the disk has lost everything: what was only there is given up once, and the rest is written again.
+//! What follows when the disk has lost everything: what was only there is given up once, and the
+//! rest is written again.
 
 use super::disk::{append, begin_segment, with_disk, write};
 use super::*;
 use crate::journal::state::lane::SavedLane;
 use crate::journal::state::options::WhenFull;
 
-/// Three segments of two records each, of which the first four have left the memory.
+/// Three segments of two records each, the first four of which have left the memory.
 fn with_segments() -> State {
     let mut state = with_disk(WhenFull::DropOldest);
     for _ in 0..3 {
@@ -26,7 +27,7 @@ fn what_was_only_on_the_disk_is_given_up_and_counted_beside_what_was_before() {
     assert_eq!(state.dropped_lines(), [4 * LINES, 4 * LINES]);
     let gaps: Vec<_> = state.gaps.iter().filter(|gap| gap.reason.name() == "corrupt").collect();
     let seen: Vec<_> = gaps.iter().map(|gap| (gap.backend.as_str(), gap.lines, gap.from, gap.until)).collect();
-    // They were received at 1000, and later than the segments were made.
+    // They were received at 1000, and later than the segments were created.
     let expected = |backend| (backend, 2 * LINES, WallTime::new(1000), WallTime::at(9000));
     assert_eq!(seen, ["a", "b"].map(expected));
     state.begin_anew();

@@ -1,11 +1,11 @@
-//! What is to be seen of the journal: how long lines wait, and what of them is not on the disk.
+//! The journal's figures: how long lines wait, and which of them are not on disk.
 
 use super::disk::{append, begin_segment, with_disk, write};
 use super::*;
 use crate::journal::state::figures::Condition;
 use crate::journal::state::options::WhenFull;
 
-/// Dashboards and alerts go by them.
+/// Dashboards and alerts depend on these names.
 #[test]
 fn the_conditions_names_stay_and_are_those_in_json() {
     assert_eq!(Condition::ALL.map(Condition::name), ["ok", "full", "failing"]);

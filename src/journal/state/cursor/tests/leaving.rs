@@ -1,4 +1,4 @@
-//! What leaves the memory or the disk: what is read again, what is lost, and to whom.
+//! What leaves the memory or the disk: what is read again, what is lost, and by whom.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn what_was_given_back_and_is_on_the_disk_may_leave_the_memory() {
     world.requeue(Sequence::new(3));
     assert!(!world.release(Sequence::new(0)), "something between is on its way");
     world.requeue(Sequence::new(6));
-    // What the disk does not have any more stays.
+    // Records no longer on disk stay.
     assert!(world.release(Sequence::new(1)) && !world.release(Sequence::new(1)));
     let held = |world: &World| world.cursor.held().map(|record| record.sequence.get()).collect::<Vec<_>>();
     assert_eq!(held(&world), [0]);
@@ -20,8 +20,8 @@ fn what_was_given_back_and_is_on_the_disk_may_leave_the_memory() {
     world.check(&[], &[], "released");
     assert_eq!(world.lease(9), [0, 3, 6, 9]);
 
-    // And on the disk, where it has left the memory.
-    world.cursor.give_all_back();
+    // And on disk, once it has left the memory.
+    world.cursor.requeue_all();
     for _ in 0..4 {
         world.forget(0);
     }
@@ -29,7 +29,7 @@ fn what_was_given_back_and_is_on_the_disk_may_leave_the_memory() {
     world.check(&[], &[], "released");
     assert_eq!((world.lease(9), world.read(9)), (vec![], Some(vec![0, 3, 6, 9])));
 
-    // What is acked is not read again.
+    // Acked records are not read again.
     let mut world = World::with(3);
     world.lease(3);
     world.requeue(Sequence::new(0));
@@ -61,7 +61,7 @@ fn what_the_disk_lost_is_taken_from_what_was_given_back() {
     world.lease(3);
     world.requeue(Sequence::new(0));
     world.requeue(Sequence::new(6));
-    let taken = world.cursor.take_returned(Sequence::new(4));
+    let taken = world.cursor.take_requeued(Sequence::new(4));
     assert_eq!(taken.iter().map(|record| record.sequence.get()).collect::<Vec<_>>(), [0]);
     world.check(&[3], &[0], "taken");
     assert_eq!(world.lease(9), [6]);
@@ -80,12 +80,12 @@ fn a_record_that_is_only_in_memory_is_lost_to_who_has_still_to_lease_it() {
     assert_eq!(world.lease(2), [0, 3]);
     world.requeue(Sequence::new(3));
     assert!(!fall_off(&mut world), "it is on its way");
-    assert!(fall_off(&mut world), "it was given back");
+    assert!(fall_off(&mut world), "it was requeued");
     assert!(fall_off(&mut world), "it waits");
     world.check(&[0], &[3, 6], "fallen off");
     assert_eq!(world.lease(9), [9]);
 
-    // What the disk had and lost is not looked for there.
+    // Records that the disk had and lost are not sought there.
     let mut world = World::with(3);
     assert!(fall_off(&mut world));
     assert!(!world.cursor.is_yet_to_lease(&world.all[0]));
@@ -93,7 +93,7 @@ fn a_record_that_is_only_in_memory_is_lost_to_who_has_still_to_lease_it() {
     assert_eq!((world.lease(9), world.read(9)), (vec![3, 6], None));
 }
 
-/// Records that are only in memory any more, as the disk's quota was reached, may stay there when one behind them goes.
+/// Records that are only in memory because the quota was reached may stay when a later one leaves.
 #[test]
 fn a_lane_has_no_hole_where_the_first_records_stay_in_memory() {
     let mut world = World::with(5);
@@ -104,9 +104,9 @@ fn a_lane_has_no_hole_where_the_first_records_stay_in_memory() {
     world.check(&[], &[], "held");
     assert_eq!((world.lease(9), world.cursor.watermark().get()), (vec![0, 3], 0));
     assert_eq!(world.cursor.needed_from_disk(world.tail()), Some(Sequence::new(6)));
-    world.part();
+    world.split_backlog();
     assert_eq!((world.lease(9), world.read(9)), (vec![9, 12], Some(vec![6])));
-    // Nothing is held where nothing is before it.
+    // Nothing is held if nothing precedes it.
     let mut world = World::with(3);
     world.lease(1);
     world.forget(1);
@@ -120,7 +120,7 @@ fn what_the_disk_lost_is_counted_once_and_since_when() {
     for _ in 0..4 {
         world.forget(0);
     }
-    world.part();
+    world.split_backlog();
     let size = |records| Position { lines: LINES * records, bytes: BYTES * records };
     let mut cut = |sequence, records| {
         let tail = Tail { records: &world.records, written: world.written, next_sequence: Sequence::new(world.next) };
@@ -128,7 +128,7 @@ fn what_the_disk_lost_is_counted_once_and_since_when() {
     };
     assert_eq!(cut(Sequence::new(3), 1), (size(1), WallTime::new(1000)));
     assert_eq!(cut(Sequence::new(3), 1), (Position::default(), None));
-    // Whatever it lost, memory has the rest.
+    // Whatever was lost, memory has the rest.
     assert_eq!(cut(Sequence::new(18), 6).0, size(3));
     assert_eq!(cut(Sequence::new(18), 6), (Position::default(), None));
     assert_eq!((world.read(9), world.lease(9)), (None, vec![12, 15]));
