@@ -1,6 +1,8 @@
-//! `twinflux doctor`'s look at one backend: who answers, whether it would take lines, whether it can be read, and its clock.
+//! `twinflux doctor`'s check of one backend: what answers, whether it accepts lines, whether it can
+//! be read, and its clock.
 //!
-//! Never does: changing anything there; a database that is missing is not made. Bounds: the requests' own times.
+//! Never does: change anything there, or create a missing database. Bounds: the time limits of
+//! requests.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,26 +14,26 @@ use super::probe::Probed;
 use crate::batch::Destination;
 use crate::protocol::influxql::quoted;
 
-/// A backend's clock may differ by so many seconds: the answer's has none smaller.
-const MOST_SECONDS: u64 = 3;
+/// Tolerated clock difference in seconds: the answer's date has whole seconds.
+const MAX_SECONDS: u64 = 3;
 
-/// A certificate that expires sooner is to be renewed, in days: as with our own.
+/// A certificate that expires in fewer days should be renewed, as with our own.
 const SOON_DAYS: u64 = 14;
 
-/// Something that was found.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sign {
-    /// It is as it should be.
+    /// Everything is as it should be.
     Well(String),
-    /// It is wrong: what, and what to do.
+    /// A fault, and how to fix it.
     Wrong(String, String),
-    /// It may be wrong: what, and what to do.
+    /// A possible fault, and how to fix it.
     Doubtful(String, String),
-    /// This user, or a hardened unit, may not see it.
+    /// Not visible to this user, or to a hardened unit.
     Unseen(String),
 }
 
-/// Looks at what is asked, for these destinations.
+/// Examines a backend for these destinations.
 pub(super) async fn examine(probed: Probed, destinations: &[Arc<Destination>]) -> Vec<Sign> {
     match probed {
         Probed::Influx(mut influx) => of_influx(&mut influx, destinations).await,
@@ -41,7 +43,9 @@ pub(super) async fn examine(probed: Probed, destinations: &[Arc<Destination>]) -
         }
         Probed::Archive(archive) => match archive.check().await {
             Ok(what) => vec![Sign::Well(what)],
-            Err(error) => vec![Sign::Wrong(error, "let the relay's user write there, and make room".to_owned())],
+            Err(error) => {
+                vec![Sign::Wrong(error.to_string(), "let the relay's user write there, and make room".to_owned())]
+            }
         },
         Probed::Relay(host) => {
             let found = tokio::net::lookup_host(&*host).await.map(Iterator::count);
@@ -54,7 +58,7 @@ pub(super) async fn examine(probed: Probed, destinations: &[Arc<Destination>]) -
     }
 }
 
-/// What mends a name.
+/// How to fix a name.
 const NAME: &str = "correct the url, or the name service: getent hosts NAME";
 
 async fn of_influx(influx: &mut Influx, destinations: &[Arc<Destination>]) -> Vec<Sign> {
@@ -81,7 +85,7 @@ async fn of_influx(influx: &mut Influx, destinations: &[Arc<Destination>]) -> Ve
     signs
 }
 
-/// A certificate that is trusted, and when it expires.
+/// Reports a trusted certificate and its expiry.
 fn of_certificate(expires: SystemTime, now: SystemTime) -> Sign {
     let days = expires.duration_since(now).unwrap_or_default().as_secs() / (24 * 3600);
     let what = format!("its certificate is trusted, and expires in {days} days");
@@ -91,12 +95,13 @@ fn of_certificate(expires: SystemTime, now: SystemTime) -> Sign {
     Sign::Well(what)
 }
 
-/// The server's clock, of whole seconds, beside ours when it was asked and when it had answered.
+/// Compares the server's clock, in whole seconds, with ours before the request and after the
+/// answer.
 fn of_clock(date: SystemTime, begun: SystemTime, ended: SystemTime) -> Sign {
     let behind = begun.duration_since(date).unwrap_or_default().as_secs();
     let ahead = date.duration_since(ended).unwrap_or_default().as_secs();
     match behind.max(ahead) {
-        0..=MOST_SECONDS => Sign::Well("its clock is ours".to_owned()),
+        0..=MAX_SECONDS => Sign::Well("its clock is ours".to_owned()),
         seconds => {
             let how = if behind > ahead { "behind" } else { "ahead" };
             let to_do = "run chrony or systemd-timesyncd on both machines".to_owned();
@@ -137,7 +142,7 @@ async fn of_database(signs: &mut Vec<Sign>, influx: &mut Influx, destination: &D
     }
 }
 
-/// The policies of a database: the one that lines go to is there, and for how long it keeps points.
+/// Checks that the destination's retention policy exists, and reports how long it keeps points.
 fn of_retention(answer: &str, destination: &Destination) -> Sign {
     let (database, retention_policy) = (destination.database(), destination.retention_policy());
     let json: serde_json::Value = serde_json::from_str(answer).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The comments that tell where a text's lines go, in archives and in dumps of the journal.
+//! The comments that name the destination of a text's lines, in archives and in dumps of the
+//! journal.
 //!
 //! ```text
 //! # DML
@@ -8,16 +9,27 @@
 //! # twinflux: {"database":"telegraf","retention_policy":"week","precision":"ms"}
 //! ```
 //!
-//! `influx -import` reads the first three lines, everything else takes all of them for comments. The last line alone
-//! tells every name as it is; `read` goes by it, and by the others where it is missing. Comments stand between lines:
-//! what looks like one within a string is text.
+//! `influx -import` reads the first three lines; all other programs take all of them for comments.
+//! Only the last line holds every name unchanged: `read` uses it, and falls back to the others if
+//! it is missing. Comments stand between lines: within a string they are part of the text.
 
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Destination;
 use crate::protocol::{Precision, UnknownPrecision};
 
-/// What stands in the last line.
+/// A header cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HeaderError {
+    /// The JSON of this line is malformed.
+    #[error("{0:?} is no header: {1}")]
+    Malformed(String, serde_json::Error),
+    /// There is no such precision.
+    #[error(transparent)]
+    Precision(#[from] UnknownPrecision),
+}
+
+/// Content of the last line.
 #[derive(Debug, Deserialize, Serialize)]
 struct Exact {
     database: String,
@@ -25,7 +37,7 @@ struct Exact {
     precision: Precision,
 }
 
-/// The header of lines that go there.
+/// Writes the header of lines for this destination.
 pub fn write(destination: &Destination) -> String {
     let (database, retention_policy) = (destination.database().to_owned(), destination.retention_policy().to_owned());
     let precision = destination.precision();
@@ -40,31 +52,33 @@ pub fn write(destination: &Destination) -> String {
     )
 }
 
-/// Where lines go that follow these comments. `None`: where those before them went.
+/// Reads the destination from these comments. `None`: the destination stays what it was before
+/// them.
 ///
 /// # Errors
-/// What is wrong with the header.
-pub(super) fn read(comments: &str) -> Result<Option<Destination>, String> {
+/// The header is malformed.
+pub(super) fn read(comments: &str) -> Result<Option<Destination>, HeaderError> {
     let (mut database, mut retention_policy, mut precision, mut exact) = (None, String::new(), None, None);
     for line in comments.lines() {
         let Some(comment) = line.trim_start().strip_prefix('#') else { continue };
         let comment = comment.trim_start();
         let value = |key: &str| comment.strip_prefix(key).map(|value| value.strip_prefix(' ').unwrap_or(value));
         if let Some(json) = value("twinflux:") {
-            let read: Exact = serde_json::from_str(json).map_err(|error| format!("{line:?} is no header: {error}"))?;
+            let read: Exact =
+                serde_json::from_str(json).map_err(|error| HeaderError::Malformed(line.to_owned(), error))?;
             exact = Some(read);
         } else if let Some(name) = value("CONTEXT-DATABASE:") {
             database = Some(name.to_owned());
         } else if let Some(name) = value("CONTEXT-RETENTION-POLICY:") {
             name.clone_into(&mut retention_policy);
         } else if let Some(unit) = value("precision:").or_else(|| value("DML, timestamps in")) {
-            precision = Some(unit.trim().parse().map_err(|error: UnknownPrecision| error.to_string())?);
+            precision = Some(unit.trim().parse()?);
         }
     }
     if let Some(Exact { database, retention_policy, precision }) = exact {
         return Ok(Some(Destination::new(database, retention_policy, precision)));
     }
-    // What other programs export counts in nanoseconds, and does not say so.
+    // Other programs export nanoseconds, and do not say so.
     let precision = precision.unwrap_or_default();
     Ok(database.map(|database| Destination::new(database, retention_policy, precision)))
 }
@@ -85,7 +99,7 @@ mod tests {
                 let written = destination(database, policy, Precision::Minutes);
                 let header = write(&written);
                 assert!(header.lines().all(|line| line.starts_with("# ")), "{header}");
-                assert_eq!(read(&header), Ok(Some(written)), "{header}");
+                assert_eq!(read(&header).expect("a header"), Some(written), "{header}");
             }
         }
     }
@@ -109,7 +123,7 @@ mod tests {
             ("# a comment\n\n", None),
             ("", None),
         ] {
-            assert_eq!(read(comments), Ok(expected), "{comments}");
+            assert_eq!(read(comments).expect("a header"), expected, "{comments}");
         }
         for wrong in ["# precision: weeks\n", "# twinflux: {\"database\":1}\n"] {
             assert!(read(wrong).is_err(), "{wrong}");

@@ -1,4 +1,8 @@
-//! A backend's state as operators see it, and the pause between tries.
+//! A backend's state as operators see it, and the back-off between tries.
+//!
+//! Owns: [`Health`], which flusher and probe write and everybody else reads, and the back-off.
+//! Never does: decide what is sent. Bounds: one entry per held destination, [`TEXT_BYTES`] of an
+//! error.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,13 +13,13 @@ use tokio::sync::watch;
 use super::TEXT_BYTES;
 use crate::sys::text::cut;
 
-/// The first pause's upper bound.
+/// Upper bound of the first pause.
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
-/// Every pause's upper bound in the first minute of an outage.
+/// Upper bound of every pause in the first minute of an outage.
 const EARLY_CAP: Duration = Duration::from_secs(5);
-/// The first minute, as far as it was spent in pauses.
+/// The first minute of an outage, counted in time spent in pauses.
 const EARLY: Duration = Duration::from_secs(60);
-/// Every pause's lower bound: chance never makes a hot loop.
+/// Lower bound of every pause: a random pause must not make a hot loop.
 const BACKOFF_FLOOR: Duration = Duration::from_millis(50);
 
 /// Exponential back-off with full jitter: a random time up to a bound that doubles.
@@ -26,7 +30,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The next pause, `longest` at most.
+    /// Returns the next pause, at most `longest`.
     pub(super) fn next_pause(&mut self, longest: Duration) -> Duration {
         let cap = if self.spent < EARLY { longest.min(EARLY_CAP) } else { longest };
         let bound = BACKOFF_BASE.saturating_mul(1 << self.tries.min(10)).min(cap);
@@ -36,38 +40,38 @@ impl Backoff {
         pause
     }
 
-    /// Whether nothing failed since the last success.
+    /// Whether nothing has failed since the last success.
     pub(super) fn is_fresh(&self) -> bool {
         self.tries == 0
     }
 
-    /// Begins anew, after a success.
+    /// Starts again after a success.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 }
 
-/// A backend's state.
+/// State of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// It was not reached yet, and no line was sent.
+    /// It has not been reached yet, and no line was sent.
     Unknown,
-    /// It was reached, and the last request ended well.
+    /// It was reached, and the last request succeeded.
     Up,
-    /// It answers, but cannot take the lines now.
+    /// It answers, but cannot accept the lines now.
     Retrying,
-    /// An operator must act: credentials, missing database.
+    /// An operator must act: wrong credentials, missing database.
     Held,
     /// It does not answer.
     Down,
 }
 
 impl State {
-    /// Every state.
+    /// All states.
     pub const ALL: [Self; 5] = [Self::Unknown, Self::Up, Self::Retrying, Self::Held, Self::Down];
 
-    /// The state's name in metrics, JSON and logs.
+    /// Returns the state's name in metrics, JSON and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -79,65 +83,65 @@ impl State {
     }
 }
 
-/// What is known of a backend: by its flusher from requests with lines, and by its probe while there are none. What the
-/// flusher learned counts for more, and ends what the probe found.
+/// What is known of a backend. The flusher learns it from requests with lines, the probe while
+/// there are none. What the flusher learns takes precedence, and replaces what the probe found.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// The flusher's.
+    /// State set by the flusher.
     state: AtomicU8,
-    /// The probe's.
+    /// State set by the probe.
     found: AtomicU8,
-    /// Whether the probe found, after it had told that something is wrong, nothing better yet.
+    /// Whether the probe's last report was a failure.
     has_missed: AtomicBool,
     requests: AtomicU64,
     retries: AtomicU64,
-    /// Outcomes of requests and probes.
+    /// Number of finished requests and probes.
     outcomes: AtomicU64,
-    /// Requests under way.
+    /// Requests in flight.
     in_flight: AtomicU64,
-    /// The bytes of a request, at most, as it is now.
+    /// Current maximum size of a request, in bytes.
     batch_bound: AtomicU64,
     times: Mutex<Times>,
     last_error: Mutex<Option<String>>,
     version: Mutex<Option<String>>,
     held: Mutex<Vec<Held>>,
     found_held: Mutex<Vec<Held>>,
-    /// Whether an operator holds it: it gets no lines until it is released.
+    /// Whether an operator holds the backend: it gets no lines until it is released.
     is_held_back: AtomicBool,
-    /// How often somebody asked for a try, or held or released it.
+    /// Incremented whenever somebody asks for a try, or holds or releases the backend.
     asked: watch::Sender<u64>,
 }
 
-/// When something became as it is.
+/// Times of a backend's changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// Since when it has not been up; none if it is, or was not reached yet.
+    /// Since when it has not been up. `None` if it is up, or was not reached yet.
     pub unwell_since: Option<SystemTime>,
-    /// When the last error came.
+    /// Time of the last error.
     pub last_error_at: Option<SystemTime>,
-    /// When it is tried next; none if nothing waits for that.
+    /// Time of the next try. `None` if no try is due.
     pub next_try: Option<SystemTime>,
 }
 
-/// A destination that waits until an operator acts.
+/// A destination that is held until an operator acts.
 #[derive(Clone, Debug)]
 pub struct Held {
-    /// The database; empty where it is the whole backend that waits.
+    /// The database. Empty if the whole backend is held.
     pub database: String,
-    /// The retention policy; empty for the database's default.
+    /// The retention policy. Empty for the database's default.
     pub retention_policy: String,
-    /// Why, in a word.
+    /// The reason, in one word.
     pub reason: &'static str,
-    /// What the backend answered.
+    /// The backend's answer.
     pub answer: String,
-    /// Since when.
+    /// Start of the hold.
     pub since: SystemTime,
-    /// What would end it.
+    /// What the operator can do to end it.
     pub what_to_do: String,
 }
 
 impl Held {
-    /// A whole backend, from now on.
+    /// Creates an entry for a whole backend, held from now on.
     pub(super) fn backend(reason: &'static str, answer: &str, what_to_do: &str) -> Self {
         Self {
             database: String::new(),
@@ -151,12 +155,12 @@ impl Held {
 }
 
 impl Health {
-    /// The state now.
+    /// Returns the current state.
     pub fn state(&self) -> State {
         if self.is_held_back() { State::Held } else { self.found_state() }
     }
 
-    /// The state now, whether or not an operator holds it.
+    /// Returns the current state, ignoring an operator's hold.
     pub fn found_state(&self) -> State {
         let [state, found] =
             [&self.state, &self.found].map(|state| State::ALL[usize::from(state.load(Ordering::Relaxed))]);
@@ -166,37 +170,38 @@ impl Health {
         }
     }
 
-    /// Requests made, and how many of them were made again.
+    /// Returns the number of requests, and how many of them were retries.
     pub fn requests(&self) -> (u64, u64) {
         (self.requests.load(Ordering::Relaxed), self.retries.load(Ordering::Relaxed))
     }
 
-    /// The last error's text, whether or not it is over.
+    /// Returns the last error's text, even if the error is over.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// When it became as it is.
+    /// Returns the times of the backend's changes.
     pub fn times(&self) -> Times {
         *self.lock_times()
     }
 
-    /// Requests under way, and the bytes that one may have now.
+    /// Returns the number of requests in flight, and the current maximum size of a request in
+    /// bytes.
     pub fn load(&self) -> (u64, u64) {
         (self.in_flight.load(Ordering::Relaxed), self.batch_bound.load(Ordering::Relaxed))
     }
 
-    /// The version of InfluxDB that it told; none while none is known.
+    /// Returns the version of InfluxDB, or `None` if it is not known.
     pub fn version(&self) -> Option<String> {
         self.version.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes the version that it told.
+    /// Records the version.
     pub(super) fn note_version(&self, version: &str) {
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version.to_owned());
     }
 
-    /// What waits until an operator acts, by name.
+    /// Returns everything that is held until an operator acts, sorted by name.
     pub fn held(&self) -> Vec<Held> {
         let [mut held, found] =
             [&self.held, &self.found_held].map(|held| held.lock().unwrap_or_else(PoisonError::into_inner).clone());
@@ -216,50 +221,51 @@ impl Health {
         held
     }
 
-    /// Notes, before anything is sent, that an operator must act first: why, and what to do.
+    /// Records, before anything is sent, that an operator must act first: why, and what to do.
     pub fn hold(&self, why: &str, what_to_do: &str) {
         self.set_held(vec![Held::backend("moved", why, what_to_do)]);
         self.fail(State::Held, why);
     }
 
-    /// Asks for a try at once, whatever was to be waited for.
+    /// Asks for a try at once, ending any pause.
     pub fn ask(&self) {
         self.asked.send_modify(|asked| *asked += 1);
     }
 
-    /// Holds it, or releases it.
+    /// Holds or releases the backend.
     pub fn hold_back(&self, is_held_back: bool) {
         self.is_held_back.store(is_held_back, Ordering::Relaxed);
         self.note_state();
         self.ask();
     }
 
-    /// Whether an operator holds it.
+    /// Whether an operator holds the backend.
     pub fn is_held_back(&self) -> bool {
         self.is_held_back.load(Ordering::Relaxed)
     }
 
-    /// Outcomes of requests and probes so far: with the next one something new is known.
+    /// Returns the number of finished requests and probes. When it changes, something new is known.
     pub fn outcomes(&self) -> u64 {
         self.outcomes.load(Ordering::Relaxed)
     }
 
-    /// Tells when somebody asks for a try.
+    /// Returns a receiver that changes when somebody asks for a try.
     pub(super) fn asked(&self) -> watch::Receiver<u64> {
         self.asked.subscribe()
     }
 
-    /// Notes what a probe found, unless lines told more since it began, when there had been so many requests; returns whether
-    /// it was noted. A backend that was never reached stays unknown while nobody answers.
+    /// Records what a probe found, and returns whether it was recorded. `requests` is the number of
+    /// requests when the probe began: if lines were sent since, the finding is discarded. A backend
+    /// that was never reached stays unknown while it does not answer.
     pub(super) fn find(&self, requests: u64, state: State, error: Option<&str>, held: &[Held]) -> bool {
         let of_flusher = State::ALL[usize::from(self.state.load(Ordering::Relaxed))];
-        // What keeps lines from being taken has been told, and is tried again with them.
+        // The flusher has reported the failure, and tries again with lines.
         if self.requests().0 != requests || !matches!(of_flusher, State::Unknown | State::Up) {
             return false;
         }
         match error {
             Some(error) => self.note_error(error),
-            // One that gives no answer has no success either that would tell that an error is over.
+            // A backend that never answers has no success that could clear the error.
             None if state == State::Unknown => self.forget_error(),
             None => {}
         }
@@ -270,7 +276,7 @@ impl Health {
             self.note_state();
         }
         let mut known = self.found_held.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is held still is held since it was found first.
+        // A destination that is still held keeps the time when it was first found held.
         let since = |held: &Held| {
             let was = known.iter().find(|one| one.database == held.database && one.answer == held.answer);
             was.map_or(held.since, |was| was.since)
@@ -280,8 +286,8 @@ impl Health {
         true
     }
 
-    /// A probe has found what it can.
-    pub(super) fn end_look(&self) {
+    /// Counts a finished probe.
+    pub(super) fn end_probe(&self) {
         self.outcomes.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -289,7 +295,7 @@ impl Health {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 
-    /// A request begins, of so many bytes at most.
+    /// Counts the start of a request, of at most `bound` bytes.
     pub(super) fn count_request(&self, is_retry: bool, bound: u64) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -297,30 +303,30 @@ impl Health {
         self.retries.fetch_add(u64::from(is_retry), Ordering::Relaxed);
     }
 
-    /// A request has ended.
+    /// Counts the end of a request.
     pub(super) fn end_request(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// It is left alone for so long.
+    /// Records that the next try comes after this pause.
     pub(super) fn note_pause(&self, pause: Duration) {
         self.lock_times().next_try = Some(SystemTime::now() + pause);
     }
 
-    /// Notes a success, and the state it leaves the backend in. Returns the state before, and whether a probe had told that
-    /// something is wrong.
+    /// Records a success, and the state it leaves the backend in. Returns the state before, and
+    /// whether a probe had reported a failure.
     pub(super) fn succeed(&self, state: State) -> (State, bool) {
         let before = self.change(state);
         (before, self.has_missed.swap(false, Ordering::Relaxed))
     }
 
-    /// Notes a failure and its text; returns the state before.
+    /// Records a failure and its text. Returns the state before.
     pub(super) fn fail(&self, state: State, error: &str) -> State {
         self.note_error(error);
         self.change(state)
     }
 
-    /// Notes an error that does not change the state.
+    /// Records an error that does not change the state.
     pub(super) fn note_error(&self, error: &str) {
         let kept = Some(cut(error, TEXT_BYTES).to_owned());
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = kept;
@@ -347,7 +353,7 @@ impl Health {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes since when it is not well.
+    /// Updates the time since when the backend is not well.
     fn note_state(&self) {
         let is_well = matches!(self.state(), State::Unknown | State::Up);
         let mut times = self.lock_times();
@@ -363,7 +369,7 @@ impl Health {
 mod tests {
     use super::*;
 
-    /// The shortest and the longest of many pauses after so many failures, in milliseconds.
+    /// Returns the shortest and the longest of many pauses after so many failures, in milliseconds.
     fn pauses(backoffs: &mut [Backoff]) -> (u128, u128) {
         let pauses: Vec<u128> =
             backoffs.iter_mut().map(|backoff| backoff.next_pause(Duration::from_secs(30)).as_millis()).collect();
@@ -375,11 +381,12 @@ mod tests {
         let mut backoffs: Vec<Backoff> = (0..2000).map(|_| Backoff::default()).collect();
         for (failures, bound) in [250, 500, 1000, 2000, 4000, 5000, 5000, 5000, 5000].into_iter().enumerate() {
             let (shortest, longest) = pauses(&mut backoffs);
-            // Chance spreads them over all of the time, so that relays that failed together do not come back together.
+            // Pauses spread over the whole range, so that relays that failed together do not retry
+            // together.
             assert!((50..bound / 5 + 50).contains(&shortest), "{failures}: {shortest} ms of {bound} ms");
             assert!((bound * 9 / 10..=bound).contains(&longest), "{failures}: {longest} ms of {bound} ms");
         }
-        // After a minute they grow on, to a bound, however long an outage is.
+        // After a minute they grow further, up to a bound, however long the outage is.
         for _ in 0..40 {
             pauses(&mut backoffs);
         }
@@ -431,7 +438,7 @@ mod tests {
         assert_eq!((held.len(), &*held[0].answer, &*held[0].what_to_do), (1, "no password", "write one"));
     }
 
-    /// Dashboards and alerts go by them.
+    /// Dashboards and alerts use these names.
     #[test]
     fn the_states_names_stay() {
         assert_eq!(State::ALL.map(State::name), ["unknown", "up", "retrying", "held", "down"]);
@@ -442,7 +449,7 @@ mod tests {
         let health = Health::default();
         health.find(0, State::Down, Some("refused"), &[]);
         assert_eq!((health.state(), health.last_error().as_deref()), (State::Unknown, Some("refused")));
-        // As of one that gives no answer, but whose name has an address again.
+        // As with a backend that gives no answer, but whose name resolves again.
         health.find(0, State::Unknown, None, &[]);
         assert!(health.last_error().is_none() && health.times().last_error_at.is_none());
         health.find(0, State::Up, None, &[]);
@@ -458,8 +465,8 @@ mod tests {
         let health = Health::default();
         health.count_request(false, 1);
         assert_eq!(health.succeed(State::Up), (State::Unknown, false));
-        let held = || vec![Held::backend("setup", "404", "mend it")];
-        // It began before lines were sent: they told more.
+        let held = || vec![Held::backend("setup", "404", "fix it")];
+        // The probe began before lines were sent: what the lines learned takes precedence.
         health.find(0, State::Down, Some("old"), &held());
         assert_eq!((health.state(), health.held().len(), health.last_error()), (State::Up, 0, None));
         for state in [State::Down, State::Held, State::Retrying] {
@@ -471,7 +478,7 @@ mod tests {
         health.find(1, State::Down, Some("gone"), &held());
         health.find(1, State::Up, None, &[]);
         assert_eq!(health.succeed(State::Up), (State::Up, false), "the probe told of the end, too");
-        // What the flusher holds is not held twice.
+        // A destination that the flusher holds is not listed twice.
         health.set_held(held());
         health.find(1, State::Held, None, &held());
         assert_eq!(health.held().len(), 1);

@@ -1,4 +1,10 @@
 //! An InfluxDB as a backend: the write endpoints of its 1.x and 2.x APIs.
+//!
+//! Owns: requests and their credentials, the meaning of failed requests, and the creation of a
+//! missing database.
+//!
+//! Never does: keep lines, or retry on its own. Bounds: one request at a time per value,
+//! [`LONGEST_STATEMENT`] per statement, [`VERSION_BYTES`] of a version.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -18,68 +24,86 @@ use super::outcome::{EXPECTS_TLS, Fate, of_answer};
 use super::{BackendError, Outcome};
 use crate::batch::Destination;
 use crate::net::client::{Answer, Client, ClientError, Payload, Times};
-use crate::net::{SecretFile, Tls};
+use crate::net::{SecretError, SecretFile, Tls};
 use crate::protocol::influxql::quoted;
 use crate::sys::text::cut;
 
-/// How much of a version is kept, in bytes.
+/// Maximum length of a kept version, in bytes.
 const VERSION_BYTES: usize = 64;
 
-/// How an InfluxDB is reached.
+/// How to reach an InfluxDB.
 #[derive(Clone, Debug)]
 pub struct InfluxConfig {
-    /// `http` or `https`, host, port, and what may stand before `/write`.
+    /// `http` or `https`, host, port, and an optional prefix of `/write`.
     pub url: Uri,
-    /// Which API, with its credentials.
+    /// The API and its credentials.
     pub api: Api,
-    /// Whom to trust, and who we are, over TLS.
+    /// Certificates to trust and to present over TLS.
     pub tls: Tls,
-    /// How long things may take.
+    /// Time limits of connections and requests.
     pub times: Times,
-    /// Whether a missing database is made, by the 1.x API.
+    /// Whether to create a missing database, by the 1.x API.
     pub create_database: bool,
-    /// The user that statements run as, and the file with its password; none for who writes lines.
+    /// The user that statements run as, and the file with its password. `None`: the user that
+    /// writes lines.
     pub admin: Option<(String, SecretFile)>,
-    /// Whether requests are compressed.
+    /// Whether to compress requests.
     pub gzip: bool,
 }
 
-/// The API and who we are to it.
+/// The API and the credentials for it.
 #[derive(Clone, Debug)]
 pub enum Api {
     /// `/write?db=…&rp=…`
     V1 {
-        /// The user and the file with the password.
+        /// The user, and the file with the password.
         credentials: Option<(String, SecretFile)>,
     },
     /// `/api/v2/write?org=…&bucket=…`
     V2 {
-        /// The organisation's name; empty where the server does not ask for it.
+        /// Name of the organisation. Empty for a server that does not need it.
         org: String,
-        /// The bucket; without it `database/retention_policy`, as InfluxDB 1.8 reads it.
+        /// The bucket. `None`: `database/retention_policy`, as InfluxDB 1.8 reads it.
         bucket: Option<String>,
         /// The file with the token.
         token: SecretFile,
     },
 }
 
-/// How long a statement may take: series are dropped one by one.
+/// Time limit of a statement. It is long because InfluxDB drops series one by one.
 const LONGEST_STATEMENT: Duration = Duration::from_secs(600);
 
-/// What became of a statement.
+/// Outcome of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ran {
-    /// It ran, and this is the answer.
+    /// It ran, with this answer.
     Done(String),
-    /// It will not run, and this is why.
+    /// It will never run, for this reason.
     Refused(String),
-    /// It did not run, and may at another time: nobody is there, or not now, or the backend's credentials are wrong.
+    /// It did not run, but may later: the backend is unreachable or busy, or its credentials are
+    /// wrong.
     Later(String),
     /// It may have run: its answer was lost.
     Unsure(String),
 }
 
-/// What a backend says of itself.
+/// A statement did not run, or may not have run.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct StatementError(String);
+
+/// Credentials cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// The secret's file cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] SecretError),
+    /// The secret has characters that no header may hold.
+    #[error("the secret cannot stand in a header")]
+    Header,
+}
+
+/// Answer of a backend to a ping.
 #[derive(Debug)]
 pub(super) struct Pong {
     /// Its version.
@@ -91,33 +115,34 @@ pub(super) struct Pong {
 /// A backend that speaks InfluxDB's HTTP API.
 #[derive(Debug)]
 pub(super) struct Influx {
-    setup: InfluxConfig,
+    config: InfluxConfig,
     client: Client,
     /// Shared by all connections to the backend.
     identity: Arc<Mutex<Identity>>,
-    /// Databases that were to be made because they were missing: each once.
+    /// Missing databases that this value tried to create. It tries each one once.
     created: HashSet<String>,
 }
 
-/// Who we are to a backend.
+/// Credentials for a backend.
 #[derive(Debug)]
 struct Identity {
     authorization: Option<HeaderValue>,
-    /// Whether the backend refused it: then the secret is read again before each try.
+    /// Whether the backend refused the credentials. If so, the secret is read again before each
+    /// try.
     was_refused: bool,
 }
 
 impl Influx {
-    /// Reads secrets and certificates; connects at the first write.
+    /// Reads secrets and certificates. Connects at the first write.
     ///
     /// # Errors
-    /// What is wrong with a secret or certificate file.
-    pub(super) fn new(setup: InfluxConfig) -> Result<Self, BackendError> {
-        let authorization = setup.api.authorization().map_err(BackendError)?;
-        let tls = if setup.url.scheme_str() == Some("https") { Some(setup.tls.config()?) } else { None };
-        let client = Client::new(&setup.url, tls.zip(Some(setup.tls.server_name.clone())), setup.times);
+    /// A secret or certificate file cannot be used.
+    pub(super) fn new(config: InfluxConfig) -> Result<Self, BackendError> {
+        let authorization = config.api.authorization()?;
+        let tls = if config.url.scheme_str() == Some("https") { Some(config.tls.config()?) } else { None };
+        let client = Client::new(&config.url, tls.zip(Some(config.tls.server_name.clone())), config.times);
         let identity = Arc::new(Mutex::new(Identity { authorization, was_refused: false }));
-        Ok(Self { setup, client, identity, created: HashSet::new() })
+        Ok(Self { config, client, identity, created: HashSet::new() })
     }
 
     /// Writes lines in one request.
@@ -128,9 +153,9 @@ impl Influx {
                 format!("the v2 API has no precision {}: it takes ns, us, ms and s", destination.precision()),
             );
         };
-        let parts = if self.setup.gzip { compress(parts).await } else { parts };
+        let parts = if self.config.gzip { compress(parts).await } else { parts };
         let authorization = self.authorization();
-        let sent = self.client.send(|| self.setup.write(authorization.as_ref(), &target, &parts)).await;
+        let sent = self.client.send(|| self.config.write(authorization.as_ref(), &target, &parts)).await;
         match sent {
             Ok(answer) if self.is_to_create(&answer, destination) => {
                 let fate = self.create(destination.database()).await;
@@ -145,22 +170,22 @@ impl Influx {
         }
     }
 
-    /// When its certificate expires; none without TLS.
+    /// Returns when the server's certificate expires, or `None` without TLS.
     ///
     /// # Errors
-    /// Why it was not reached.
+    /// The server could not be reached.
     pub(super) async fn certificate_expires(&self) -> Result<Option<SystemTime>, ClientError> {
         self.client.certificate_expires().await
     }
 
-    /// Asks whether it is there; returns what it says of itself.
+    /// Pings the server, and returns its version and time.
     ///
     /// # Errors
-    /// Why it was not reached, or what answers instead.
+    /// The server could not be reached, or something else answers.
     pub(super) async fn ping(&mut self) -> Result<Pong, Outcome> {
         let target = format!("{}/ping", self.prefix());
         let authorization = self.authorization();
-        let sent = self.client.send(|| self.setup.request(Method::GET, authorization.as_ref(), &target, &[])).await;
+        let sent = self.client.send(|| self.config.request(Method::GET, authorization.as_ref(), &target, &[])).await;
         let text = match sent {
             Ok(Answer { status, version, date, .. }) if status.is_success() => {
                 return Ok(Pong { version: version.map(|one| cut(&one, VERSION_BYTES).to_owned()), date });
@@ -172,20 +197,20 @@ impl Influx {
         Err(Outcome::new(Fate::HoldBackend, text))
     }
 
-    /// Asks whether lines for this destination would be taken, by a write without a line: a server looks at who asks and at the
-    /// database first. (1.x and VictoriaMetrics answer it with 204, 2.x with 400.)
+    /// Asks whether the backend accepts lines for this destination, with a write that has no line:
+    /// a server checks the credentials and the database first. (1.x and VictoriaMetrics answer with
+    /// 204, 2.x with 400.)
     pub(super) async fn ask(&mut self, destination: &Destination) -> Outcome {
         self.send(destination, Vec::new()).await
     }
 
-    /// Runs a statement of InfluxQL, by the 1.x API; it means this database where it names none.
+    /// Runs an InfluxQL statement by the 1.x API, on this database unless the statement names one.
     pub(super) async fn run(&mut self, statement: &str, database: Option<&str>) -> Ran {
-        let of_admin = match &self.setup.admin {
+        let of_admin = match &self.config.admin {
             Some((user, file)) => {
-                match file.read().map_err(|error| error.to_string()).and_then(|password| basic(user, password.expose()))
-                {
+                match file.read().map_err(CredentialError::from).and_then(|password| basic(user, password.expose())) {
                     Ok(authorization) => Some(authorization),
-                    Err(error) => return Ran::Later(error),
+                    Err(error) => return Ran::Later(error.to_string()),
                 }
             }
             None => None,
@@ -199,7 +224,7 @@ impl Influx {
         ran
     }
 
-    /// The same, with these credentials, or none.
+    /// Like `run`, with these credentials or none.
     pub(super) async fn run_as(
         &mut self,
         statement: &str,
@@ -207,7 +232,7 @@ impl Influx {
         authorization: Option<&HeaderValue>,
     ) -> Ran {
         match self.run_with(statement, database, authorization).await {
-            // They will be as wrong at another time.
+            // Another try with the same credentials would fail, too.
             (Ran::Later(error), Some(401)) => Ran::Refused(error),
             (ran, _) => ran,
         }
@@ -224,13 +249,13 @@ impl Influx {
         // A statement may be longer than a request's target can be.
         let form = [Bytes::from(format!("q={}{database}", encode(statement)))];
         let target = format!("{}/query", self.prefix());
-        let answer = match self.client.send(|| self.setup.form(authorization, &target, &form)).await {
+        let answer = match self.client.send(|| self.config.form(authorization, &target, &form)).await {
             Ok(answer) => answer,
             Err(error) if is_unsent(&error) => return (Ran::Later(error.to_string()), None),
             Err(error) => return (Ran::Unsure(error.to_string()), None),
         };
         let status = answer.status;
-        // A statement that failed is answered with 200, too.
+        // InfluxDB answers a failed statement with 200, too.
         let ran = if status.is_success() && !answer.body.contains("\"error\"") {
             Ran::Done(answer.body)
         } else if matches!(status.as_u16(), 401 | 429 | 503) {
@@ -243,55 +268,55 @@ impl Influx {
         (ran, Some(status.as_u16()))
     }
 
-    /// Runs a statement of InfluxQL.
+    /// Runs an InfluxQL statement.
     ///
     /// # Errors
-    /// Why it did not run.
-    pub(super) async fn execute(&mut self, statement: &str) -> Result<(), String> {
+    /// The statement did not run, or may not have run.
+    pub(super) async fn execute(&mut self, statement: &str) -> Result<(), StatementError> {
         match self.run(statement, None).await {
             Ran::Done(_) => Ok(()),
-            Ran::Refused(error) | Ran::Later(error) | Ran::Unsure(error) => Err(error),
+            Ran::Refused(error) | Ran::Later(error) | Ran::Unsure(error) => Err(StatementError(error)),
         }
     }
 
-    /// The same backend, with patience for what takes minutes.
-    pub(super) fn patient(self) -> Self {
+    /// Returns the same backend with a time limit for statements that take minutes.
+    pub(super) fn with_statement_timeout(self) -> Self {
         Self { client: self.client.patient(LONGEST_STATEMENT), ..self }
     }
 
-    /// What reads from the same backend, and its URL.
+    /// Returns a client for reading from the same backend, and its URL.
     pub(super) fn reading(&self) -> (Client, Uri) {
-        (self.client.another(), self.setup.url.clone())
+        (self.client.another(), self.config.url.clone())
     }
 
-    /// The same backend, with a connection of its own.
+    /// Returns the same backend with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        let (setup, client, identity) = (self.setup.clone(), self.client.another(), Arc::clone(&self.identity));
-        Self { setup, client, identity, created: HashSet::new() }
+        let (config, client, identity) = (self.config.clone(), self.client.another(), Arc::clone(&self.identity));
+        Self { config, client, identity, created: HashSet::new() }
     }
 
-    /// Makes a database; the fate of what was sent to it.
+    /// Creates a database. Returns the fate of the lines that were sent to it.
     async fn create(&mut self, database: &str) -> Fate {
         self.created.insert(database.to_owned());
         match self.execute(&format!("CREATE DATABASE {}", quoted(database))).await {
             Ok(()) => {
-                tracing::info!(database, "made a database that was missing");
+                tracing::info!(database, "created a missing database");
                 Fate::Transient
             }
-            Err(error) => {
-                tracing::warn!(database, error, "cannot make a database that is missing: make it there");
+            Err(StatementError(error)) => {
+                tracing::warn!(database, error, "cannot create a missing database: create it there");
                 Fate::HoldDestination
             }
         }
     }
 
-    /// Whether the answer says that the database is missing, and it is to be made.
+    /// Whether the answer says that the database is missing, and it should be created.
     fn is_to_create(&self, answer: &Answer, destination: &Destination) -> bool {
-        let may = self.setup.create_database && !self.created.contains(destination.database());
+        let may = self.config.create_database && !self.created.contains(destination.database());
         may && answer.status.as_u16() == 404 && answer.body.contains("database not found")
     }
 
-    /// An answer for people.
+    /// Describes an answer for people.
     fn describe(&self, answer: &Answer) -> String {
         let Answer { status, body, .. } = answer;
         if self.expects_tls(answer) {
@@ -300,23 +325,24 @@ impl Influx {
         format!("{status}: {}", body.trim_end())
     }
 
-    /// Whether the answer is a TLS server's to plain HTTP.
+    /// Whether a TLS server answered to plain HTTP.
     fn expects_tls(&self, answer: &Answer) -> bool {
-        let is_plain = self.setup.url.scheme_str() == Some("http");
+        let is_plain = self.config.url.scheme_str() == Some("http");
         is_plain && answer.status.as_u16() == 400 && EXPECTS_TLS.iter().any(|text| answer.body.contains(text))
     }
 
-    /// What stands before the API's paths.
+    /// The prefix of the API's paths.
     fn prefix(&self) -> &str {
-        self.setup.url.path().trim_end_matches('/')
+        self.config.url.path().trim_end_matches('/')
     }
 
-    /// The path and query for a destination; none where the API cannot name its precision.
+    /// Returns the path and query for a destination, or `None` if the API cannot name its
+    /// precision.
     fn target(&self, destination: &Destination) -> Option<String> {
         let prefix = self.prefix();
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let (database, precision) = (destination.database(), destination.precision());
-        match &self.setup.api {
+        match &self.config.api {
             Api::V1 { .. } => {
                 let policy = match destination.retention_policy() {
                     "" => String::new(),
@@ -336,11 +362,12 @@ impl Influx {
         }
     }
 
-    /// The header that says who we are. An operator who mends a refused password does not have to restart anything.
+    /// Returns the `Authorization` header. After a refusal it reads the secret again, so that a
+    /// corrected password needs no restart.
     fn authorization(&self) -> Option<HeaderValue> {
         let mut identity = self.identity();
         if identity.was_refused
-            && let Ok(authorization) = self.setup.api.authorization()
+            && let Ok(authorization) = self.config.api.authorization()
         {
             identity.authorization = authorization;
         }
@@ -353,33 +380,33 @@ impl Influx {
 }
 
 impl Api {
-    /// The header that says who we are, from the secret's file as it is now.
-    fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+    /// Builds the `Authorization` header from the secret's file as it is now.
+    fn authorization(&self) -> Result<Option<HeaderValue>, CredentialError> {
         let text = match self {
             Self::V1 { credentials: None } => return Ok(None),
             Self::V1 { credentials: Some((user, password)) } => {
-                return basic(user, password.read().map_err(|error| error.to_string())?.expose()).map(Some);
+                return basic(user, password.read()?.expose()).map(Some);
             }
-            Self::V2 { token, .. } => format!("Token {}", token.read().map_err(|error| error.to_string())?.expose()),
+            Self::V2 { token, .. } => format!("Token {}", token.read()?.expose()),
         };
         secret_value(&text).map(Some)
     }
 }
 
-/// The header of a user with a password.
-pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, String> {
+/// Builds the header of a user with a password.
+pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, CredentialError> {
     secret_value(&format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
 }
 
-/// A header that holds a secret.
-pub(super) fn secret_value(text: &str) -> Result<HeaderValue, String> {
-    let mut value = HeaderValue::from_str(text).map_err(|_| "the secret cannot stand in a header".to_owned())?;
+/// Builds a header that holds a secret.
+pub(super) fn secret_value(text: &str) -> Result<HeaderValue, CredentialError> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| CredentialError::Header)?;
     value.set_sensitive(true);
     Ok(value)
 }
 
 impl InfluxConfig {
-    /// A write of these lines.
+    /// Builds a write of these lines.
     fn write(&self, authorization: Option<&HeaderValue>, target: &str, parts: &[Bytes]) -> Request<Payload> {
         let mut request = self.request(Method::POST, authorization, target, parts);
         let headers = request.headers_mut();
@@ -390,7 +417,7 @@ impl InfluxConfig {
         request
     }
 
-    /// A form of these bytes.
+    /// Builds a request with this form.
     fn form(&self, authorization: Option<&HeaderValue>, target: &str, form: &[Bytes]) -> Request<Payload> {
         let mut request = self.request(Method::POST, authorization, target, form);
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
@@ -419,7 +446,7 @@ impl InfluxConfig {
     }
 }
 
-/// Whether a request was not sent at all.
+/// Whether the request was certainly not sent.
 fn is_unsent(error: &ClientError) -> bool {
     use ClientError::{Broken, Connect, ConnectTimeout, Endless, SpeaksPlain, SpeaksTls, Stalled, Tls};
     match error {
@@ -437,8 +464,8 @@ fn fate_of(error: &ClientError) -> Fate {
     }
 }
 
-/// One gzip stream of all parts, at the level where its speed is best worth its size; made on a thread of its
-/// own, so that other backends' requests go on.
+/// Compresses all parts into one gzip stream at level 1, the best trade of speed for size. Runs on
+/// a thread of its own, so that other backends' requests go on.
 async fn compress(parts: Vec<Bytes>) -> Vec<Bytes> {
     let compressed = tokio::task::spawn_blocking(move || {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::new(1));

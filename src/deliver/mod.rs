@@ -1,11 +1,13 @@
-//! From the journal to the backends: one flusher for each, wholly independent.
+//! Delivers batches from the journal to the backends: one independent flusher per backend.
 //!
-//! Owns: the endpoints (InfluxDB over HTTP, an archive folder, another relay), the meaning of answers
-//! ([`outcome`]), each backend's [`Health`], the probe that asks it while it gets no lines; the way back from an archive ([`restore`]).
+//! Owns: the endpoints (InfluxDB over HTTP, an archive folder, another relay), the meaning of
+//! answers ([`outcome`]), each backend's [`Health`], the probe that queries a backend while it
+//! receives no lines, and the restore of an archive ([`restore`]).
 //!
-//! Never does: deciding what is kept or dropped (the journal does), joining or changing lines.
-//! Bounds: `concurrency` requests at a time to each backend (and a probe), with time limits; 64 KiB of any answer, and
-//! 500 bytes of what is shown of it.
+//! Never does: decide what is kept or dropped (the journal does); join or change lines.
+//!
+//! Bounds: `concurrency` requests in flight per backend, plus a probe, each with time limits; 64
+//! KiB read of any answer, and 500 bytes of it shown.
 
 mod archive;
 pub mod dead_letters;
@@ -48,110 +50,117 @@ use statements::Statements;
 
 pub use archive::{Bounds, MAX_FOLDER_BYTES, folder_bytes};
 pub use health::{Health, Held, State};
-pub use influx::{Api, InfluxConfig};
-pub use reading::{Link, Reads, Upstream};
+pub use influx::{Api, CredentialError, InfluxConfig};
+pub use reading::{Link, LinkError, Reads, Upstream};
 pub use relay::MAX_DATAGRAM_BYTES;
 
-/// How much of what a backend or the system said is kept, in bytes.
+/// Maximum length of a kept error text or answer, in bytes.
 const TEXT_BYTES: usize = 500;
 
-/// How a backend is set up.
+/// Configuration of a backend.
 #[derive(Clone, Debug)]
 pub struct DeliveryConfig {
-    /// Its identity in the journal, in logs and metrics.
+    /// Name of the backend in the journal, in logs and in metrics.
     pub name: String,
-    /// What it is.
+    /// Kind of the backend.
     pub target: Target,
-    /// When and how much is sent.
+    /// When to send, and how much at once.
     pub limits: Limits,
-    /// Requests that may be under way at a time, to an InfluxDB.
+    /// Maximum number of requests in flight, to an InfluxDB.
     pub concurrency: usize,
-    /// The longest pause between two tries.
+    /// Longest back-off between two tries.
     pub retry_max: Duration,
-    /// How often a backend is asked whether it would take lines, while there are none; zero: at the start only.
+    /// How often to probe an idle backend. Zero: only at the start.
     pub probe_interval: Duration,
 }
 
-/// What a backend is.
+/// Kind of a backend.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// An InfluxDB.
     Influx(Box<InfluxConfig>),
-    /// A folder of line-protocol files, and what it may hold.
+    /// A folder of line-protocol files, and its bounds.
     Archive(PathBuf, Bounds),
     /// Another relay.
     Relay {
         /// `name:port`
         host: String,
-        /// The largest datagram, in bytes.
+        /// Maximum size of a datagram, in bytes.
         mtu: usize,
     },
 }
 
-/// A setup that cannot work: what is wrong and what would be right.
+/// A configuration that cannot work. The message says what is wrong and what would be right.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BackendError(pub(crate) String);
-
-impl From<ClientTlsError> for BackendError {
-    fn from(error: ClientTlsError) -> Self {
-        Self(error.to_string())
-    }
+pub enum BackendError {
+    /// A certificate file cannot be used.
+    #[error("{0}")]
+    Tls(#[from] ClientTlsError),
+    /// A secret cannot be used.
+    #[error("{0}")]
+    Credentials(#[from] CredentialError),
+    /// The error of the backend with this name.
+    #[error("backend {0:?}: {1}")]
+    Named(String, #[source] Box<Self>),
 }
 
-/// A backend ready to be started: its secrets and certificates are read.
+/// A backend ready to start: its secrets and certificates have been read.
 #[derive(Debug)]
 pub struct Backend {
-    setup: DeliveryConfig,
+    config: DeliveryConfig,
     endpoint: Endpoint,
 }
 
 impl Backend {
-    /// Reads what the setup names; makes no connection.
+    /// Reads the files that the configuration names. Opens no connection.
     ///
     /// # Errors
-    /// What is wrong with a secret or certificate file.
-    pub fn new(setup: DeliveryConfig) -> Result<Self, BackendError> {
-        let named = |error: BackendError| BackendError(format!("backend {:?}: {error}", setup.name));
-        let endpoint = match setup.target.clone() {
+    /// A secret or certificate file cannot be used.
+    pub fn new(config: DeliveryConfig) -> Result<Self, BackendError> {
+        let named = |error| BackendError::Named(config.name.clone(), Box::new(error));
+        let endpoint = match config.target.clone() {
             Target::Influx(influx) => Endpoint::Influx(Box::new(Influx::new(*influx).map_err(named)?)),
             Target::Archive(folder, bounds) => Endpoint::Archive(Archive::new(folder, bounds)),
             Target::Relay { host, mtu } => Endpoint::Relay(Box::new(Relay::new(host, mtu))),
         };
-        Ok(Self { setup, endpoint })
+        Ok(Self { config, endpoint })
     }
 
-    /// What reads from it; none for one that answers no queries.
+    /// Returns a client for reading from the backend, or `None` for a backend that answers no
+    /// queries.
     ///
     /// # Errors
-    /// What is wrong with the file of the reader's secret.
+    /// The file of the reader's secret cannot be used.
     pub fn upstream(&self, reads: &Reads) -> Result<Option<Upstream>, BackendError> {
         match &self.endpoint {
             Endpoint::Influx(influx) => {
-                let named = |error: BackendError| BackendError(format!("backend {:?}: {error}", self.setup.name));
+                let named = |error| BackendError::Named(self.config.name.clone(), Box::new(error));
                 Upstream::new(influx, reads).map(Some).map_err(named)
             }
             _ => Ok(None),
         }
     }
 
-    /// Looks at it, for these destinations, without changing anything.
+    /// Examines the backend for these destinations without changing anything.
     pub async fn examine(&self, destinations: &[Arc<Destination>]) -> Vec<Sign> {
         examination::examine(self.endpoint.probed(), destinations).await
     }
 
-    /// Sends nothing, but has statements remembered for it.
+    /// Sends nothing, but keeps statements for the backend until an operator acts.
     pub fn await_operator(self, id: BackendId, statements: &Statements) {
         if matches!(self.endpoint, Endpoint::Influx(_)) {
-            statements.note_absent(self.setup.name, id);
+            statements.note_absent(self.config.name, id);
         }
     }
 
-    /// Starts the flusher, and a probe that tells whether the backend would take lines for these destinations. The flusher
-    /// ends once the journal is closed and what can be delivered is; `closing` becomes true at that time and ends its pauses.
+    /// Starts the flusher, and a probe that finds out whether the backend accepts lines for these
+    /// destinations.
+    ///
+    /// The flusher ends once the journal is closed and everything deliverable is delivered.
+    /// `closing` becomes true when the relay shuts down, and ends the flusher's pauses.
     pub fn start(self, runtime: &Handle, reader: Reader, health: Arc<Health>, around: &Around) -> JoinHandle<()> {
         let Around { letters, statements, destinations, closing } = around.clone();
-        let DeliveryConfig { name, limits, concurrency, retry_max, probe_interval, .. } = self.setup;
+        let DeliveryConfig { name, limits, concurrency, retry_max, probe_interval, .. } = self.config;
         if let Endpoint::Archive(archive) = &self.endpoint {
             drop(runtime.spawn(archive.clone().keep(name.clone(), closing.clone())));
         }
@@ -169,20 +178,20 @@ impl Backend {
     }
 }
 
-/// What all backends have around them.
+/// What all backends share.
 #[derive(Clone, Debug)]
 pub struct Around {
-    /// Where refused lines are kept.
+    /// Where rejected lines are kept.
     pub letters: Arc<DeadLetters>,
-    /// What every InfluxDB is to run.
+    /// The statements that every InfluxDB has to run.
     pub statements: Arc<Statements>,
-    /// Where the listeners' lines go, as far as that is known before there are lines.
+    /// The listeners' destinations, as far as they are known before any line arrives.
     pub destinations: Vec<Arc<Destination>>,
-    /// Becomes true once the relay is to end.
+    /// Becomes true once the relay shuts down.
     pub closing: watch::Receiver<bool>,
 }
 
-/// Where a lease is written to.
+/// Where leases are written to.
 #[derive(Debug)]
 enum Endpoint {
     Influx(Box<Influx>),
@@ -194,7 +203,7 @@ enum Endpoint {
 }
 
 impl Endpoint {
-    /// What tells whether it can be reached.
+    /// Returns what a probe needs to check whether the endpoint can be reached.
     fn probed(&self) -> Probed {
         match self {
             Self::Influx(influx) => Probed::Influx(Box::new(influx.another())),
@@ -205,14 +214,15 @@ impl Endpoint {
         }
     }
 
-    /// As many as there may be requests under way: files and datagrams go one after the other.
+    /// Returns one endpoint per request in flight. Files and datagrams are written one after
+    /// another, so these kinds have one.
     fn several(self, concurrency: usize) -> Vec<Self> {
         let Self::Influx(influx) = self else { return vec![self] };
         let others: Vec<_> = (1..concurrency).map(|_| Self::Influx(Box::new(influx.another()))).collect();
         others.into_iter().chain([Self::Influx(influx)]).collect()
     }
 
-    /// Writes lines, in parts that hold whole ones.
+    /// Writes lines. Each part holds whole lines.
     async fn write(&mut self, destination: &Arc<Destination>, parts: Vec<Bytes>) -> Outcome {
         match self {
             Self::Influx(influx) => influx.send(destination, parts).await,
@@ -224,49 +234,50 @@ impl Endpoint {
     }
 }
 
-/// How a try to write ended.
+/// Outcome of one write.
 #[derive(Debug)]
 struct Outcome {
     fate: Fate,
-    /// What the backend or the system said, for people; empty after a success.
+    /// What the backend or the system said, for people. Empty after a success.
     text: String,
-    /// The answer's status; none where there was no answer.
+    /// Status of the answer, or `None` if there was no answer.
     status: Option<u16>,
-    /// The answer's body, where it tells of lines; else empty.
+    /// Body of a rejection, which may name lines. Otherwise empty.
     body: String,
 }
 
 impl Outcome {
-    /// Whether the backend has no such database, or bucket.
+    /// Whether the backend has no such database or bucket.
     fn tells_missing_database(&self) -> bool {
         self.status == Some(404) && ["database not found", "bucket"].iter().any(|what| self.text.contains(what))
     }
 
-    /// With the text's beginning: an answer repeats as much as its server likes.
+    /// Keeps only the beginning of the text, because servers answer with texts of any length.
     fn new(fate: Fate, mut text: String) -> Self {
         text.truncate(cut(&text, TEXT_BYTES).len());
         Self { fate, text, status: None, body: String::new() }
     }
 
-    /// Of an answer.
+    /// Makes the outcome of an answer.
     fn of_answer(fate: Fate, text: String, status: u16, body: String) -> Self {
         let body = if matches!(fate, Fate::Rejected { .. }) { body } else { String::new() };
         Self { status: Some(status), body, ..Self::new(fate, text) }
     }
 
-    /// What the backend said of lines, or what went wrong.
+    /// What the backend said of the lines, or what went wrong.
     fn answer(&self) -> &str {
         if self.body.is_empty() { &self.text } else { &self.body }
     }
 
-    /// Whether the answer counts every one of so many lines as refused for this. (InfluxDB 1.x does not count lines that it
-    /// could not read.)
+    /// Whether the answer counts all of these lines as rejected for this class. (InfluxDB 1.x does
+    /// not count lines that it could not parse.)
     fn counts(&self, class: Rejection, lines: usize) -> bool {
         class != Rejection::Unparsable && outcome::dropped(&self.body) == Some(lines as u64)
     }
 
-    /// Whether one of the lines may be why the request failed: the backend failed without a reason, something between
-    /// refused it, or nothing was answered. (A backend that is asked for less says so.)
+    /// Whether one of the lines may be the cause of the failure: the backend failed without giving
+    /// a reason, an intermediary refused the request, or there was no answer. (A backend that asks
+    /// for fewer requests says so.)
     fn may_be_a_lines_fault(&self) -> bool {
         match self.fate {
             Fate::Failed | Fate::Unexpected | Fate::Stalled => true,

@@ -1,10 +1,15 @@
-//! What a backend's answer means: a pure table from status, headers and body to the fate of what was sent.
+//! The meaning of a backend's answer: a pure function from status, headers and body to the fate of
+//! the lines.
 //!
-//! The status alone is not enough. InfluxDB 1.x answers 400 to a full disk (`partial write: … no space left on
-//! device`), 500 to a retention policy that nobody made, and a partial write's `dropped=` does not count lines
-//! that it could not read. Peers that go by the status lose a full backend's lines.
+//! The status alone is not enough. InfluxDB 1.x answers 400 to a full disk (`partial write: … no
+//! space left on device`), 500 to a retention policy that does not exist, and a partial write's
+//! `dropped=` does not count lines that it could not parse. Senders that only look at the status
+//! lose lines when a backend's disk is full.
 //!
-//! Texts are matched as parts, never as whole strings: 1.12 appends to them, 2.x wraps them in JSON.
+//! Texts are matched as substrings, never as whole strings: 1.12 appends to them, and 2.x wraps
+//! them in JSON.
+//!
+//! Never does: I/O, or keep state. Bounds: 300 s on a backend's `Retry-After`.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,46 +18,47 @@ use http::StatusCode;
 use crate::journal::Rejection;
 use crate::net::client::ANSWER_BYTES;
 
-/// The longest time that a backend may ask for with `Retry-After`.
+/// Maximum pause accepted from `Retry-After`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// What becomes of the lines of one request.
+/// Fate of the lines of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// The backend has them.
+    /// The backend has stored them.
     Delivered,
-    /// The backend will never take some of them, and has the rest.
+    /// The backend will never accept some of them, and has stored the rest.
     Rejected {
-        /// Why.
+        /// Class of the rejection.
         class: Rejection,
-        /// How many, as far as the answer tells; none: all of them.
+        /// Number of rejected lines. `None`: all of them, or the answer does not tell.
         lines: Option<u64>,
     },
-    /// The request was too large as a whole: a smaller one may pass.
+    /// The request as a whole was too large. A smaller one may pass.
     TooLarge,
-    /// To be sent again after a pause: the backend works, but cannot now, and says why.
+    /// Retry after a back-off: the backend works but cannot accept lines now, and says why.
     Transient,
-    /// To be sent again after a pause: the backend failed, and does not say why. A line may be the cause.
+    /// Retry after a back-off: the backend failed without a reason. A line may be the cause.
     Failed,
-    /// To be sent again after a pause: something between refused it (a proxy, a firewall, a gateway). A line may be the cause.
+    /// Retry after a back-off: an intermediary (proxy, firewall, gateway) refused the request. A
+    /// line may be the cause.
     Unexpected,
-    /// To be sent again, no sooner than the backend asked.
+    /// Retry no sooner than the backend asked.
     Busy {
-        /// How long it asked to be left alone.
+        /// The pause that the backend asked for.
         retry_after: Option<Duration>,
     },
-    /// Nobody answers.
+    /// The backend is unreachable.
     Down,
-    /// It takes connections and does not answer.
+    /// The backend accepts connections but does not answer.
     Stalled,
-    /// An operator must act on this destination (missing database, credentials): others go on.
+    /// An operator must act on this destination (missing database, credentials). Others go on.
     HoldDestination,
-    /// An operator must act on this backend: what answers is no InfluxDB, or cannot be trusted.
+    /// An operator must act on this backend: the server is no InfluxDB, or cannot be trusted.
     HoldBackend,
 }
 
-/// The fate of the lines of a request that was answered. `retry_after` is that header's text; `now` is for one
-/// that names a date.
+/// Returns the fate of the lines of an answered request. `retry_after` is that header's text; `now`
+/// is used if it names a date.
 pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &str, now: SystemTime) -> Fate {
     match status.as_u16() {
         204 => Fate::Delivered,
@@ -65,23 +71,24 @@ pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &str, now:
         }
         413 => Fate::TooLarge,
         400 | 422 => of_refusal(body),
-        // A database, bucket or organisation that is missing, or a path that a proxy does not know.
+        // The database, bucket or organisation is missing, or a proxy does not know the path.
         404 => Fate::HoldDestination,
         500 if says(MISSING_DESTINATION, body) => Fate::HoldDestination,
-        // InfluxDB gives none of them to a write.
+        // InfluxDB never answers a write with one of these.
         402..=499 => Fate::Unexpected,
         500..=599 if says(TRANSIENT, body) => Fate::Transient,
         507 => Fate::Transient,
         500..=599 => Fate::Failed,
-        // A page, a redirect, an upgrade: something else than InfluxDB. A redirect is never followed.
+        // A page, a redirect, an upgrade: not InfluxDB. Redirects are never followed.
         _ => Fate::HoldBackend,
     }
 }
 
-/// 400 and 422: what is wrong with lines comes first, for its text repeats parts of them, which may say anything.
+/// Classifies 400 and 422. Checks for rejected lines first, because that text quotes parts of
+/// lines, which may contain any other text.
 fn of_refusal(body: &str) -> Fate {
     if !is_influxdbs(body) {
-        // A server that expects TLS never takes anything; what else says so may do so for one line.
+        // A server that expects TLS never accepts anything. Any other refusal may concern one line.
         return if says(EXPECTS_TLS, body) { Fate::HoldBackend } else { Fate::Unexpected };
     }
     match class_of(body) {
@@ -91,28 +98,29 @@ fn of_refusal(body: &str) -> Fate {
     }
 }
 
-/// Whether a text holds one of these.
+/// Whether the text contains one of the parts.
 fn says(parts: &[&str], text: &str) -> bool {
     parts.iter().any(|part| text.contains(part))
 }
 
-/// Whether an error has the shape of 1.x and 3.x (`{"error":…}`) or 2.x (`{"code":…}`). A reverse proxy's has not, nor
-/// that of a server which expects TLS: to take them for a final answer would give up every line.
+/// Whether the body has the shape of an error of 1.x and 3.x (`{"error":…}`) or 2.x (`{"code":…}`).
+/// The errors of a reverse proxy or of a server that expects TLS have not: treating them as final
+/// would give up every line.
 fn is_influxdbs(body: &str) -> bool {
     let body = body.trim_start();
     let begins = || body.starts_with("{\"error\"") || body.starts_with("{\"code\"");
     match serde_json::from_str::<serde_json::Value>(body) {
         Ok(json) => json.get("error").or_else(|| json.get("code")).is_some_and(serde_json::Value::is_string),
-        // It is longer than what was read of it.
+        // The body was cut, so it does not parse.
         Err(_) => begins(),
     }
 }
 
-/// What servers that expect TLS say in plain text: Go's (InfluxDB's own), nginx, Apache.
+/// Plain-text errors of servers that expect TLS: Go's (InfluxDB's own), nginx, Apache.
 pub(super) const EXPECTS_TLS: &[&str] =
     &["HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port", "plain HTTP to an SSL-enabled"];
 
-/// The server, or a gateway before it, cannot now, whatever the status says.
+/// The server, or a gateway in front of it, cannot accept lines now, whatever the status says.
 const TRANSIENT: &[&str] = &[
     "no space left",
     "disk quota exceeded",
@@ -136,7 +144,7 @@ const TRANSIENT: &[&str] = &[
     "no healthy upstream",
 ];
 
-/// What is asked for is wrong, not the lines.
+/// The request is wrong, not the lines.
 const MISCONFIGURED: &[&str] = &[
     "database is required",
     "please provide either",
@@ -146,7 +154,7 @@ const MISCONFIGURED: &[&str] = &[
     "org not specified",
 ];
 
-/// 1.x, and 2.x behind its 1.x endpoint.
+/// The destination is missing: 1.x, and 2.x behind its 1.x endpoint.
 const MISSING_DESTINATION: &[&str] = &["database not found", "retention policy not found", "no dbrp mapping found"];
 
 fn class_of(body: &str) -> Rejection {
@@ -161,9 +169,9 @@ fn class_of(body: &str) -> Rejection {
     class.map_or(Rejection::Other, |(_, class)| *class)
 }
 
-/// How many lines a partial write left out: what `dropped=` says, plus the lines that could not be read, which it
-/// does not count; 3.x lists each. None where the answer does not tell, was cut, or says nothing of the rest
-/// being written.
+/// Returns how many lines a partial write left out: the number of `dropped=`, plus the unparsable
+/// lines, which that number does not count; 3.x lists each line. `None` if the answer does not
+/// tell, was cut, or does not say that the rest was written.
 fn rejected_lines(body: &str) -> Option<u64> {
     if !body.contains("partial write") || body.len() >= ANSWER_BYTES {
         return None;
@@ -174,17 +182,17 @@ fn rejected_lines(body: &str) -> Option<u64> {
     Some(unparsable.saturating_add(listed).saturating_add(dropped)).filter(|lines| *lines > 0)
 }
 
-/// What `dropped=` says.
+/// Returns the number of `dropped=`.
 pub(super) fn dropped(text: &str) -> Option<u64> {
     let (_, number) = text.rsplit_once("dropped=")?;
     match number.bytes().take_while(u8::is_ascii_digit).count() {
         0 => None,
-        // A number that is too large for any count is all there are.
+        // A number that does not fit in `u64` means all lines.
         digits => Some(number[..digits].parse().unwrap_or(u64::MAX)),
     }
 }
 
-/// Seconds, or an HTTP date; a time in the past or a negative number asks for nothing.
+/// Parses seconds or an HTTP date. Returns `None` for a date in the past or a negative number.
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     let wait = match text.parse::<u64>() {
@@ -282,7 +290,7 @@ mod tests {
             (400, "<html>Bad Request</html>", Unexpected),
             (418, "", Unexpected),
             (402, "", Unexpected),
-            // The text repeats names and lines, which may say anything.
+            // The text quotes names and lines, which may contain anything.
             (
                 400,
                 r#"{"error":"partial write: field type conflict: input field \"timeout\" on measurement \"m\" is type integer, already exists as type float dropped=1"}"#,
@@ -304,7 +312,8 @@ mod tests {
         }
     }
 
-    /// What each status means where nothing else is told. Each is named here, so that none changes unseen.
+    /// The fate of each status with an empty body. Every status is listed, so that no change goes
+    /// unnoticed.
     #[test]
     fn every_status_has_its_fate() {
         for status in 100..1000 {
@@ -313,21 +322,21 @@ mod tests {
                 401 | 403 => Fate::HoldDestination,
                 404 => Fate::HoldDestination,
                 405 | 407 | 501 | 505 => Fate::HoldBackend,
-                // 400 and 422 that say nothing are not InfluxDB's, and the others never are.
+                // An empty 400 or 422 is not InfluxDB's, and the others never are.
                 400 | 422 => Fate::Unexpected,
                 413 => Fate::TooLarge,
                 408 | 425 | 429 | 502 | 503 | 504 => Fate::Busy { retry_after: None },
                 402 | 406 | 409 | 410 | 411 | 412 | 414..=421 | 423 | 424 | 426..=428 | 430..=499 => Fate::Unexpected,
                 507 => Fate::Transient,
                 500 | 506 | 508..=599 => Fate::Failed,
-                // A page, a redirect, an upgrade, or no status of HTTP.
+                // A page, a redirect, an upgrade, or not a status of HTTP.
                 _ => Fate::HoldBackend,
             };
             assert_eq!(fate(status, ""), expected, "{status}");
         }
     }
 
-    /// An error's text as 1.x and 2.x wrap it.
+    /// Wraps an error's text as 1.x and 2.x do.
     fn wrapped(text: &str) -> [String; 2] {
         [
             serde_json::json!({ "error": text }).to_string(),

@@ -1,9 +1,11 @@
-//! Whether a backend would take lines, asked while it gets none: at the start, and every so often while it is idle.
+//! Asks a backend whether it accepts lines while it gets none: at the start, and at intervals while
+//! it is idle.
 //!
-//! Delays neither the start nor delivery: it has a connection of its own, and what lines tell counts for more. It asks what
-//! answers (its version), and for each known database whether it is there and may be written. A change is logged once.
+//! A probe delays neither the start nor delivery: it has its own connection, and what requests with
+//! lines find takes precedence. It asks for the version, and for each known database whether it
+//! exists and may be written. A change is logged once.
 //!
-//! Never does: writing a line. Bounds: one question at a time; the longest pause between two tries.
+//! Never does: write a line. Bounds: one request at a time; the longest back-off between two tries.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,48 +21,48 @@ use super::{Archive, Influx};
 use crate::batch::Destination;
 use crate::sys::{Leave, Throttle};
 
-/// How long the first lines may take to come before a question is asked that they would answer.
+/// How long to wait for the first lines, whose answer would make a question needless.
 const FIRST_LINES: Duration = Duration::from_secs(2);
 
-/// What is asked.
+/// What a probe asks.
 #[derive(Debug)]
 pub(super) enum Probed {
     /// `GET /ping`, and a write without lines.
     Influx(Box<Influx>),
-    /// Whether the folder can be written.
+    /// Whether the folder is writable.
     Archive(Archive),
-    /// Whether `name:port` has an address: UDP gives no answer.
+    /// Whether `name:port` resolves: UDP gives no answer.
     Relay(String),
 }
 
-/// A backend's probe.
+/// The probe of one backend.
 #[derive(Debug)]
 pub(super) struct Probe {
     name: String,
     probed: Probed,
-    /// One for each database.
+    /// One per database.
     destinations: Vec<Arc<Destination>>,
-    /// How often to ask; zero: at the start only.
+    /// Interval of the probe. Zero: only at the start.
     interval: Duration,
     longest_pause: Duration,
-    /// The state that was logged last, unless requests changed it since.
-    told: Option<State>,
+    /// The last logged state, unless requests changed it since.
+    logged: Option<State>,
     throttle: Throttle,
 }
 
-/// What was found.
+/// A finding.
 struct Found {
     state: State,
-    /// The backend as it describes itself, or what is wrong.
+    /// How the backend describes itself, or what is wrong.
     what: String,
     held: Vec<Held>,
-    /// Whether something answers that does not seem to be an InfluxDB.
+    /// Whether something answers that does not look like an InfluxDB.
     is_strange: bool,
     version: Option<String>,
 }
 
 impl Probe {
-    /// Of a backend that gets lines for these destinations.
+    /// Creates a probe for a backend with these destinations.
     pub(super) fn new(
         name: String,
         probed: Probed,
@@ -69,10 +71,10 @@ impl Probe {
     ) -> Self {
         let mut databases = HashSet::new();
         destinations.retain(|destination| databases.insert(destination.database().to_owned()));
-        Self { name, probed, destinations, interval, longest_pause, told: None, throttle: Throttle::default() }
+        Self { name, probed, destinations, interval, longest_pause, logged: None, throttle: Throttle::default() }
     }
 
-    /// Asks until the relay is to end.
+    /// Probes until the relay shuts down.
     pub(super) async fn run(mut self, health: Arc<Health>, mut closing: watch::Receiver<bool>) {
         let mut asked = health.asked();
         let mut backoff = Backoff::default();
@@ -84,14 +86,14 @@ impl Probe {
             self.note(&health, requests, &found);
             let is_answered = found.is_well() || found.is_strange;
             if is_answered && !has_begun && !self.destinations.is_empty() {
-                // The first lines tell it soon, where there are some.
+                // The first lines, if any, soon answer the question.
                 drop(tokio::time::timeout(FIRST_LINES, closing.changed()).await);
                 has_begun = true;
             }
             if is_answered && is_idle() {
                 match self.ask().await {
                     Some(missed) => found = missed,
-                    // What stands before an InfluxDB may let writes through and nothing else.
+                    // A proxy in front of an InfluxDB may pass writes and nothing else.
                     None if found.is_strange => {
                         found = Found::new(State::Up, format!("it takes writes; {}", found.what));
                     }
@@ -99,12 +101,12 @@ impl Probe {
                 }
                 self.note(&health, requests, &found);
             }
-            health.end_look();
+            health.end_probe();
             let mut pause = if found.is_well() { self.interval } else { backoff.next_pause(self.longest_pause) };
             if found.is_well() {
                 backoff.reset();
             }
-            // Lines tell more than a question: it is asked after an interval without a request.
+            // Lines tell more than a question, so a probe waits for an interval without a request.
             loop {
                 let requests = health.requests().0;
                 tokio::select! {
@@ -115,24 +117,24 @@ impl Probe {
                 if health.requests().0 == requests {
                     break;
                 }
-                (pause, self.told) = (self.interval, None);
+                (pause, self.logged) = (self.interval, None);
             }
         }
     }
 
-    /// Notes and logs what was found, unless requests tell more.
+    /// Records and logs a finding, unless requests found more.
     fn note(&mut self, health: &Health, requests: u64, found: &Found) {
         if let Some(version) = &found.version {
             health.note_version(version);
         }
         if health.find(requests, found.state, Some(&*found.what).filter(|_| !found.is_well()), &found.held) {
-            self.tell(found.state, &found.what);
+            self.log(found.state, &found.what);
         }
     }
 
-    /// Logs a change.
-    fn tell(&mut self, state: State, what: &str) {
-        if self.told == Some(state) {
+    /// Logs a change of state.
+    fn log(&mut self, state: State, what: &str) {
+        if self.logged == Some(state) {
             return;
         }
         let backend = &self.name;
@@ -146,10 +148,10 @@ impl Probe {
         } else {
             return;
         }
-        self.told = Some(state);
+        self.logged = Some(state);
     }
 
-    /// Asks whether something is there.
+    /// Asks whether the backend can be reached.
     async fn reach(&mut self) -> Found {
         match &mut self.probed {
             Probed::Influx(influx) => match influx.ping().await {
@@ -165,7 +167,7 @@ impl Probe {
             },
             Probed::Archive(archive) => match archive.check().await {
                 Ok(what) => Found::new(State::Up, what),
-                Err(error) => Found::new(State::Down, error),
+                Err(error) => Found::new(State::Down, error.to_string()),
             },
             Probed::Relay(host) => match tokio::net::lookup_host(&**host).await {
                 Err(error) => Found::new(State::Down, format!("cannot resolve {host}: {error}")),
@@ -177,7 +179,7 @@ impl Probe {
         }
     }
 
-    /// Asks whether each database would take lines; returns what is wrong.
+    /// Asks whether each database accepts lines. Returns what is wrong.
     async fn ask(&mut self) -> Option<Found> {
         let Probed::Influx(influx) = &mut self.probed else { return None };
         let mut found: Option<Found> = None;
@@ -202,7 +204,7 @@ impl Probe {
                     return Some(Found { held: vec![held], ..Found::new(State::Held, outcome.text) });
                 }
                 Fate::Down | Fate::Stalled => return Some(Found::new(State::Down, outcome.text)),
-                // What else is answered to a write without lines says little of one with lines.
+                // Any other answer to a write without lines says little of a write with lines.
                 _ => {}
             }
         }

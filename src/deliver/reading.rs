@@ -1,6 +1,8 @@
-//! An InfluxDB as it is read from: one connection for each answer under way, whose body comes as it comes.
+//! An InfluxDB as readers use it: one connection per answer in flight, whose body is passed on as
+//! it arrives.
 //!
-//! Never does: choosing whom to ask, or looking into an answer. Bounds: the time to connect, an answer's head.
+//! Owns: connections for reading, and the credentials of readers. Never does: choose a backend, or
+//! inspect an answer. Bounds: the time to connect, the size of an answer's head.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,54 +13,66 @@ use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 
 use super::BackendError;
-use super::influx::{Influx, basic, secret_value};
+use super::influx::{CredentialError, Influx, basic, secret_value};
 use crate::net::SecretFile;
 use crate::net::client::{Client, Connection};
 
-/// A user, or a token, that statements of readers run as.
+/// The credentials that readers' statements run with.
 #[derive(Clone, Debug)]
 pub enum Reads {
     /// The client's own.
     AsClient,
     /// This user, with the password in this file.
     AsUser(String, SecretFile),
-    /// Whoever the token in this file stands for.
+    /// The token in this file.
     WithToken(SecretFile),
 }
 
-/// A backend that readers may be sent to.
+/// A backend that can answer readers.
 #[derive(Debug)]
 pub struct Upstream {
     client: Client,
     prefix: String,
     host: HeaderValue,
     reads: Reads,
-    /// Who reads, from the secret's file; none for the client itself.
+    /// Header from the secret's file. `None`: the client's own header is used.
     own: Mutex<Option<HeaderValue>>,
 }
 
-/// A connection to it, on which one request at a time is under way.
+/// A connection to a backend, with one request in flight at a time.
 #[derive(Debug)]
 pub struct Link {
     connection: Connection,
     opened: Instant,
 }
 
-/// A connection that is kept for so long without a request may be closed by whatever is between.
+/// A connection to a backend failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It cannot be opened.
+    #[error("{0}")]
+    Connect(String),
+    /// A request was not answered.
+    #[error("{0}")]
+    Request(#[from] hyper::Error),
+}
+
+/// How long to keep an idle connection: an intermediary may close one that is idle for longer.
 const LONGEST_IDLE: Duration = Duration::from_secs(30);
 
 impl Upstream {
-    /// The same InfluxDB as lines are written to.
+    /// Creates an upstream of the InfluxDB that lines are written to.
     ///
     /// # Errors
-    /// What is wrong with the file of the reader's secret.
+    /// The file of the reader's secret cannot be used.
     pub(super) fn new(influx: &Influx, reads: &Reads) -> Result<Self, BackendError> {
         let (client, url) = influx.reading();
-        let own = Mutex::new(reads.authorization().map_err(BackendError)?);
+        let own = Mutex::new(reads.authorization()?);
         Ok(Self { client, prefix: prefix_of(&url), host: host_of(&url), reads: reads.clone(), own })
     }
 
-    /// The backend refused who asked: reads the secret's file again, so that a new one needs no restart.
+    /// Reads the secret's file again after the backend refused the credentials, so that a new
+    /// secret needs no restart.
     pub fn note_refused(&self) {
         if let Ok(now) = self.reads.authorization() {
             *self.own() = now;
@@ -72,14 +86,14 @@ impl Upstream {
     /// Opens a connection.
     ///
     /// # Errors
-    /// Why there is none, as a sentence.
-    pub async fn connect(&self) -> Result<Link, String> {
-        let connection = self.client.connect().await.map_err(|error| error.to_string())?;
+    /// The connection cannot be opened.
+    pub async fn connect(&self) -> Result<Link, LinkError> {
+        let connection = self.client.connect().await.map_err(|error| LinkError::Connect(error.to_string()))?;
         Ok(Link { connection, opened: Instant::now() })
     }
 
-    /// A statement's request: a form of these pairs, with headers of the client's that matter for the answer. `authorization`
-    /// is the client's, which counts where the backend has no reader of its own.
+    /// Builds the request of a statement: this form, with those of the client's headers that affect
+    /// the answer. `authorization` is the client's, used if the backend has no reader of its own.
     pub fn request(
         &self,
         form: &str,
@@ -109,41 +123,39 @@ impl Upstream {
 }
 
 impl Reads {
-    /// The header that says who reads, from the secret's file as it is now.
-    fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+    /// Builds the `Authorization` header from the secret's file as it is now.
+    fn authorization(&self) -> Result<Option<HeaderValue>, CredentialError> {
         match self {
             Self::AsClient => Ok(None),
-            Self::AsUser(user, file) => basic(user, file.read().map_err(|error| error.to_string())?.expose()).map(Some),
-            Self::WithToken(file) => {
-                secret_value(&format!("Token {}", file.read().map_err(|error| error.to_string())?.expose())).map(Some)
-            }
+            Self::AsUser(user, file) => basic(user, file.read()?.expose()).map(Some),
+            Self::WithToken(file) => secret_value(&format!("Token {}", file.read()?.expose())).map(Some),
         }
     }
 }
 
-/// Headers of the client's that an answer depends on.
+/// The client's headers that affect an answer.
 const PASSED: [HeaderName; 2] = [http::header::ACCEPT, http::header::ACCEPT_ENCODING];
 
 impl Link {
-    /// Asks, and waits for the answer's head.
+    /// Sends a request, and waits for the answer's head.
     ///
     /// # Errors
-    /// Why there is no answer, as a sentence. A connection that was kept may have been closed meanwhile.
-    pub async fn ask(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, String> {
-        self.connection.ask(request.map(|body| [body].into_iter().collect())).await.map_err(|error| error.to_string())
+    /// There is no answer. An idle connection may have been closed in the meantime.
+    pub async fn ask(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, LinkError> {
+        Ok(self.connection.ask(request.map(|body| [body].into_iter().collect())).await?)
     }
 
-    /// Whether another request may be sent on it now.
+    /// Whether another request may be sent on the connection now.
     pub async fn is_ready(&mut self) -> bool {
         self.connection.is_ready().await
     }
 
-    /// Whether it may be kept for another request.
+    /// Whether the connection may be kept for another request.
     pub fn is_worth_keeping(&self, lifetime: Duration) -> bool {
         self.opened.elapsed() < lifetime
     }
 
-    /// How long a connection without a request may be kept.
+    /// How long to keep an idle connection.
     pub fn longest_idle() -> Duration {
         LONGEST_IDLE
     }

@@ -1,8 +1,11 @@
-//! Another relay as a backend: lines packed into datagrams.
+//! Another relay as a backend: packs lines into datagrams.
 //!
-//! UDP has no answer, so that a line counts as delivered once it was sent. An error that the other host
-//! reports (nobody listens) comes with a later datagram; the whole lease is then sent again. A host that moved away
-//! reports nothing: the name is resolved again every 30 s ([`Addresses`]).
+//! UDP has no answer, so a line counts as delivered once it was sent. An error that the other host
+//! reports (nobody listens) arrives with a later datagram; the whole lease is then sent again. A
+//! host that moved away reports nothing, so the name is resolved again every 30 s ([`Addresses`]).
+//!
+//! Never does: split a line. Bounds: one socket, `mtu` bytes per datagram of more than one line,
+//! [`MAX_DATAGRAM_BYTES`] per datagram.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +20,7 @@ use crate::journal::Rejection;
 use crate::net::addresses::Addresses;
 use crate::protocol::Scanner;
 
-/// The largest payload of a datagram over IPv4.
+/// Largest payload of a datagram over IPv4.
 pub const MAX_DATAGRAM_BYTES: usize = 65_507;
 
 /// A backend that sends datagrams.
@@ -26,12 +29,13 @@ pub(super) struct Relay {
     host: String,
     mtu: usize,
     addresses: Addresses,
-    /// Connected to the address beside it.
+    /// The socket, and the address it is connected to.
     socket: Option<(SocketAddr, UdpSocket)>,
 }
 
 impl Relay {
-    /// Sends to `host` (`name:port`), at most `mtu` bytes to a datagram unless a single line is longer.
+    /// Creates a backend that sends to `host` (`name:port`), at most `mtu` bytes per datagram
+    /// unless a single line is longer.
     pub(super) fn new(host: String, mtu: usize) -> Self {
         Self { addresses: Addresses::new(host.clone()), host, mtu, socket: None }
     }
@@ -41,7 +45,7 @@ impl Relay {
         &self.host
     }
 
-    /// Sends lines, in parts that hold whole ones.
+    /// Sends lines. Each part holds whole lines.
     pub(super) async fn write(&mut self, destination: &Destination, parts: &[Bytes]) -> Outcome {
         match self.send(destination, parts).await {
             Ok(0) => Outcome::new(Fate::Delivered, String::new()),
@@ -57,7 +61,8 @@ impl Relay {
         }
     }
 
-    /// Returns how many lines are too long for a datagram: one that just fitted, before it was stamped. Then nothing is sent.
+    /// Sends lines. Returns how many are too long for a datagram; if there is any, it sends
+    /// nothing. (Such a line just fitted before it was stamped.)
     async fn send(&mut self, destination: &Destination, parts: &[Bytes]) -> io::Result<u64> {
         let mut scanner = Scanner::of_accepted(destination.precision());
         let datagrams: Vec<Bytes> = parts
@@ -74,7 +79,7 @@ impl Relay {
         Ok(too_long)
     }
 
-    /// The socket that is connected to the name's address of now.
+    /// Returns a socket that is connected to the name's current address.
     async fn socket(&mut self) -> io::Result<&UdpSocket> {
         let address = self.addresses.current().await?;
         let (connected, socket) = match self.socket.take() {
@@ -98,8 +103,8 @@ async fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Where to cut `bytes` so that each part holds whole lines, as many as `mtu` allows. Lines are found by the
-/// scanner: a string may hold line feeds.
+/// Returns the ranges that cut `bytes` into parts of whole lines, as many lines per part as `mtu`
+/// allows. Uses the scanner to find lines, because a string may hold line feeds.
 fn pack(bytes: &[u8], scanner: &mut Scanner, mtu: usize) -> Vec<std::ops::Range<usize>> {
     let mut parts = Vec::new();
     let (mut start, mut end) = (0, 0);

@@ -1,6 +1,10 @@
-//! Sends dead letters again: each is owed to the backend that refused it, once more.
+//! Resends dead letters: makes each pending once more for the backend that rejected it.
 //!
-//! A letter is kept until that backend has it, or has refused it again: a crash meanwhile costs nothing.
+//! A letter is kept until the backend has accepted or rejected it again, so a crash in between
+//! loses nothing.
+//!
+//! Never does: change or remove a letter. Bounds: 1,000 lines per record, and the size of
+//! letters being resent (see [`DeadLetters`]).
 
 use std::io;
 use std::sync::Arc;
@@ -12,11 +16,12 @@ use crate::batch::{Batch, Destination, Received};
 use crate::journal::{BackendId, Journal};
 use crate::protocol::Precision;
 
-/// Lines in one record.
+/// Maximum number of lines in a record.
 const RECORD_LINES: usize = 1000;
 
-/// Owes the letters that fit to their backends (`names`, in the journal's order), as many as may wait in memory. Returns how
-/// many there were, and whether these were all. Letters of backends that are no more stay where they are.
+/// Makes the matching letters pending for their backends (`names`, in the journal's order), as many
+/// as may be held in memory. Returns how many there were, and whether they are all. Letters of
+/// removed backends stay where they are.
 ///
 /// # Errors
 /// The letters cannot be read.

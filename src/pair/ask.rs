@@ -1,7 +1,7 @@
-//! Asking the other relay how it is.
+//! Requests a report from the other relay.
 //!
-//! Owns how it is reached, the request, and what each answer means. Never does: judging what was said. Bounds: time limits, and
-//! what [`Client`] keeps of an answer.
+//! Owns: the connection, the request, and the meaning of an answer. Never does: judge a report.
+//! Bounds: time limits, and what [`Client`] keeps of an answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,62 +11,79 @@ use http::{Request, StatusCode, Uri};
 
 use super::report::Report;
 use crate::net::client::{Client, Payload};
-use crate::net::{ClientTlsError, Secret, SecretFile, Times, Tls};
+use crate::net::{ClientTlsError, Secret, SecretError, SecretFile, Times, Tls};
 use crate::sys::text::{cut, printable};
 
-/// What it is asked.
+/// Path of the report.
 const PATH: &str = "/api/pair";
-/// How long it may take to connect, and to answer.
+/// Time limits to connect and to answer.
 const TIMES: Times =
     Times { connect: Duration::from_secs(2), answer: Duration::from_secs(2), lifetime: Duration::from_secs(50) };
-/// How much of an error is kept, in bytes.
+/// Maximum length of a kept error, in bytes.
 const ERROR_BYTES: usize = 500;
 
-/// How the other relay is reached.
+/// How to reach the other relay.
 #[derive(Clone, Debug)]
 pub struct PairConfig {
     /// Its admin listener: `http` or `https`, host and port.
     pub peer: Uri,
-    /// The file with a token that may administer there.
+    /// The file with a token of an administrator there.
     pub token: Option<SecretFile>,
-    /// Whom to trust.
+    /// Certificates to trust.
     pub tls: Tls,
-    /// The address that one of both holds.
+    /// The address that one of the relays holds.
     pub address: Option<IpAddr>,
+}
+
+/// The other relay cannot be polled, or sends no report.
+#[derive(Debug, thiserror::Error)]
+pub enum PairError {
+    /// A certificate file cannot be used.
+    #[error("{0}")]
+    Tls(#[from] ClientTlsError),
+    /// The token's file cannot be read.
+    #[error(transparent)]
+    Token(#[from] SecretError),
+    /// There is no report, for this reason.
+    #[error("{0}")]
+    NoReport(String),
 }
 
 /// Why there is no report.
 pub(super) enum Missed {
-    /// Nobody answers.
+    /// There was no answer.
     Silent(String),
-    /// Somebody answers, and does not say how the other relay is.
+    /// The answer is not a report.
     Refused(String),
 }
 
-/// Asks the other relay once.
+/// Requests a report once.
 ///
 /// # Errors
-/// Why it does not say how it is, as a sentence.
-pub async fn look(setup: &PairConfig) -> Result<Report, String> {
-    let mut client = client(setup).map_err(|error| error.to_string())?;
-    let token = setup.token.as_ref().map(SecretFile::read).transpose().map_err(|error| error.to_string())?;
-    ask(setup, &mut client, token.as_ref()).await.map_err(|missed| match missed {
-        Missed::Silent(error) | Missed::Refused(error) => error,
+/// There is no report.
+pub async fn look(config: &PairConfig) -> Result<Report, PairError> {
+    let mut client = client(config)?;
+    let token = config.token.as_ref().map(SecretFile::read).transpose()?;
+    ask(config, &mut client, token.as_ref()).await.map_err(|missed| match missed {
+        Missed::Silent(error) | Missed::Refused(error) => PairError::NoReport(error),
     })
 }
 
-/// Whether a setup can be used: its files can be read.
+/// Checks that the files of a configuration can be read.
 ///
 /// # Errors
-/// What is wrong with one of them.
-pub fn check(setup: &PairConfig) -> Result<(), String> {
-    client(setup).map_err(|error| error.to_string())?;
-    setup.token.as_ref().map_or(Ok(()), |file| file.read().map(|_| ()).map_err(|error| error.to_string()))
+/// One of them cannot be used.
+pub fn check(config: &PairConfig) -> Result<(), PairError> {
+    client(config)?;
+    if let Some(file) = &config.token {
+        file.read()?;
+    }
+    Ok(())
 }
 
-/// Asks the other relay.
-pub(super) async fn ask(setup: &PairConfig, client: &mut Client, token: Option<&Secret>) -> Result<Report, Missed> {
-    let authority = setup.peer.authority().map(ToString::to_string).unwrap_or_default();
+/// Requests a report.
+pub(super) async fn ask(config: &PairConfig, client: &mut Client, token: Option<&Secret>) -> Result<Report, Missed> {
+    let authority = config.peer.authority().map(ToString::to_string).unwrap_or_default();
     let request = || {
         let mut request = Request::new(Payload::default());
         *request.uri_mut() = Uri::from_static(PATH);
@@ -93,11 +110,11 @@ pub(super) async fn ask(setup: &PairConfig, client: &mut Client, token: Option<&
     }
 }
 
-/// What connects there.
+/// Creates the client.
 ///
 /// # Errors
-/// What is wrong with the files of certificates.
-pub(super) fn client(setup: &PairConfig) -> Result<Client, ClientTlsError> {
-    let tls = if setup.peer.scheme_str() == Some("https") { Some((setup.tls.config()?, None)) } else { None };
-    Ok(Client::new(&setup.peer, tls, TIMES))
+/// A certificate file cannot be used.
+pub(super) fn client(config: &PairConfig) -> Result<Client, ClientTlsError> {
+    let tls = if config.peer.scheme_str() == Some("https") { Some((config.tls.config()?, None)) } else { None };
+    Ok(Client::new(&config.peer, tls, TIMES))
 }

@@ -1,14 +1,16 @@
-//! Whether this machine holds the pair's address: on an interface other than loopback.
+//! Checks whether this machine holds the pair's address on an interface other than loopback.
 //!
-//! Both relays have the address on `lo`, so that what still comes to the one that gave it up is read there
-//! (docs, *Two relays*); only the holder has it where its neighbours see it.
+//! Both relays have the address on `lo`, so that the relay that released it still receives late
+//! packets (docs, *Two relays*). Only the holder has it on an interface that its neighbours see.
+//!
+//! Never does: change an interface. Bounds: one listing of the interfaces.
 
 use std::net::IpAddr;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// Whether this machine holds the address; none where the system does not say.
+/// Whether this machine holds the address. `None` if the system does not say.
 pub(super) fn holds(address: IpAddr) -> Option<bool> {
     let interfaces = getifaddrs().ok()?;
     let mut seen = interfaces.filter(|one| !one.flags.contains(InterfaceFlags::IFF_LOOPBACK));

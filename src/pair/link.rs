@@ -1,29 +1,31 @@
-//! Whether the other relay is there: a pure function of what was heard of it, and when.
+//! Whether the other relay is up: a pure function of its reports and failures, and their times.
+//!
+//! Owns: the state of the link. Never does: I/O, or read a clock. Bounds: one report.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::journal::WallTime;
 use crate::pair::report::{Owed, Report};
 
-/// A relay that was silent for so long is gone: a restart takes less.
+/// A relay silent for this long is gone: a restart takes less.
 pub(super) const GONE_AFTER: Duration = Duration::from_secs(5);
-/// One lost answer is no sign.
-const LEAST_FAILURES: u32 = 3;
+/// Minimum number of failed polls before a relay is gone: one may be chance.
+const MIN_FAILURES: u32 = 3;
 
-/// Whether the other relay is there.
+/// State of the other relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkState {
-    /// It was not heard of yet.
+    /// It has not answered yet.
     #[default]
     Unknown,
     /// It answers.
     Up,
-    /// It was heard of, and is gone.
+    /// It answered once, and is gone.
     Gone,
 }
 
 impl LinkState {
-    /// Its name in JSON.
+    /// Returns the state's name in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -33,7 +35,7 @@ impl LinkState {
     }
 }
 
-/// What was heard last.
+/// The last report.
 #[derive(Clone, Debug)]
 pub(super) struct Heard {
     pub(super) report: Report,
@@ -42,38 +44,39 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// When the oldest line that is owed was received, by this machine's clock.
+    /// Returns when the oldest pending line was received, by this machine's clock.
     pub(super) fn oldest(&self, owed: &Owed) -> WallTime {
         let age = Duration::try_from_secs_f64(owed.oldest_seconds).unwrap_or_default();
         self.wall.checked_sub(age).unwrap_or(UNIX_EPOCH).into()
     }
 }
 
-/// What a try changed.
+/// What a poll changed.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    /// Nothing that anybody must be told.
+    /// Nothing to report.
     Nothing,
     /// It answers for the first time.
     Reached,
     /// It answers again, after so long.
     Back(Duration),
-    /// Another one answers in its place, whose journal is not the one before: this is what that one said last.
+    /// Another relay with another journal answers in its place. Holds the last report of the
+    /// previous one.
     Replaced(Box<Heard>),
-    /// It is gone: this is what it said last.
+    /// It is gone. Holds its last report.
     Gone(Box<Heard>),
 }
 
-/// What is known of the other relay.
+/// State of the link to the other relay.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) state: LinkState,
-    /// Since when that is so.
+    /// Since when.
     pub(super) since: SystemTime,
     pub(super) heard: Option<Heard>,
-    /// Why the last try failed; none if it did not.
+    /// Why the last poll failed, or `None` if it succeeded.
     pub(super) error: Option<String>,
-    /// Since when it answers something else than how it is; none if it does not.
+    /// Since when it answers without a report. `None` if it does not.
     pub(super) refused_since: Option<SystemTime>,
     failures: u32,
 }
@@ -83,7 +86,7 @@ impl Link {
         Self { state: LinkState::default(), since: now, heard: None, error: None, refused_since: None, failures: 0 }
     }
 
-    /// It answered.
+    /// Records a report.
     pub(super) fn note_heard(&mut self, heard: Heard) -> Change {
         let before = std::mem::replace(&mut self.state, LinkState::Up);
         (self.failures, self.error, self.refused_since) = (0, None, None);
@@ -105,25 +108,26 @@ impl Link {
         }
     }
 
-    /// It answers, and does not say how it is.
+    /// Records an answer without a report.
     pub(super) fn note_refusal(&mut self, error: String, now: SystemTime) {
         self.failures = 0;
         self.error = Some(error);
         self.refused_since.get_or_insert(now);
     }
 
-    /// Since when nothing is known of what it owes, though it is there, or was; none if something is.
+    /// Returns since when its pending lines are unknown although it is or was up. `None` if they
+    /// are known.
     pub(super) fn blind_since(&self) -> Option<SystemTime> {
         let since = self.refused_since?;
         Some(self.heard.as_ref().map_or(since, |heard| heard.wall))
     }
 
-    /// It did not answer.
+    /// Records a poll without an answer.
     pub(super) fn note_failure(&mut self, error: String, now: Instant) -> Change {
         self.failures += 1;
         self.error = Some(error);
         let Some(heard) = self.heard.as_ref().filter(|_| self.state == LinkState::Up) else { return Change::Nothing };
-        if self.failures < LEAST_FAILURES || now.saturating_duration_since(heard.at) < GONE_AFTER {
+        if self.failures < MIN_FAILURES || now.saturating_duration_since(heard.at) < GONE_AFTER {
             return Change::Nothing;
         }
         (self.state, self.since) = (LinkState::Gone, heard.wall);
@@ -148,13 +152,13 @@ mod tests {
         assert_eq!(link.state, LinkState::Unknown);
         assert!(matches!(link.note_heard(heard(20)), Change::Reached));
         assert!(matches!(link.note_heard(heard(21)), Change::Nothing));
-        // One try that takes long is no sign, and neither are many within a moment.
+        // Neither one slow poll nor many within a moment mean that it is gone.
         assert!(matches!(fail(&mut link, 40), Change::Nothing) && matches!(fail(&mut link, 40), Change::Nothing));
         assert!(matches!(link.note_heard(heard(41)), Change::Nothing) && link.error.is_none());
         for _ in 0..9 {
             assert!(matches!(fail(&mut link, 45), Change::Nothing));
         }
-        // One that says no is there.
+        // A relay that refuses is up.
         link.note_refusal("403".to_owned(), wall);
         assert_eq!(link.blind_since(), Some(wall));
         assert!(matches!(fail(&mut link, 46), Change::Nothing) && matches!(fail(&mut link, 46), Change::Nothing));

@@ -1,21 +1,23 @@
-//! The pair's other relay: whether it is there, what it owes the backends, and what is suspected once it is gone.
+//! The other relay of a pair: whether it is up, what is pending there, and what may be lost once it
+//! is gone.
 //!
-//! Each relay has a journal of its own, and each line reaches one of them. So a backend has everything only if *both* relays
-//! have delivered to it. This one asks the other each second ([`Report`]):
+//! Each relay has its own journal, and each line reaches one of them. A backend therefore has
+//! everything only if *both* relays have delivered to it. This relay polls the other each second
+//! ([`Report`]):
 //!
-//! | the other relay | means here |
+//! | the other relay | effect here |
 //! |---|---|
-//! | answers, and owes a backend nothing older than `NEAR_SECONDS` | nothing |
-//! | answers, and owes it more, or knows of a gap | readers are sent elsewhere, or told ([`Pair::lacks`]) |
-//! | is gone, and owed it something when it was heard last | the same, as a gap of the reason `peer` (`suspicions.rs`) |
-//! | is back with the same journal, and has delivered what it had then | the gap is closed |
-//! | is back with another journal | the gap stays: whoever repairs the copy closes it |
+//! | answers, and nothing is pending there for longer than `NEAR_SECONDS` | none |
+//! | answers, and more is pending, or it knows of a gap | readers go elsewhere, or are told ([`Pair::lacks`]) |
+//! | is gone, with pending lines in its last report | the same, as a gap of the reason `peer` (`suspicions.rs`) |
+//! | is back with the same journal, and has delivered those lines | the gap is closed |
+//! | is back with another journal | the gap stays until the copy is repaired and vouched for |
 //!
-//! Not known here: what the other one received within the last second before a question; and what it takes while only the way
-//! between both is cut.
+//! Not known here: lines that the other relay received within the last second before a question;
+//! and lines that it accepts while only the connection between the relays is cut.
 //!
-//! Never does: changing the other relay; moving the address (keepalived does). Bounds: one request a second, with time limits,
-//! 64 KiB of an answer.
+//! Owns: the polling, and the suspicions. Never does: change the other relay; move the address
+//! (keepalived does). Bounds: one request a second, with time limits, and 64 KiB of an answer.
 
 mod ask;
 mod holder;
@@ -35,23 +37,24 @@ use ask::{Missed, ask, client};
 use link::{Change, Heard, Link};
 use suspicions::Suspicions;
 
-pub use ask::{PairConfig, check, look};
+pub use ask::{PairConfig, PairError, check, look};
 pub use link::LinkState;
 pub use report::{Owed, Report, are_far_apart};
 
-/// How often the other relay is asked.
+/// Interval of the polling.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What it has owed a backend for so long is told to readers: less is on its way, and always there.
+/// Lines pending at the other relay for longer than this count for readers. Shorter ones are in
+/// transit, as there always are some.
 const NEAR_SECONDS: f64 = 2.0;
 
-/// The other relay, as this one knows it.
+/// State of the other relay, as known here.
 #[derive(Debug)]
 pub struct Pair {
-    setup: PairConfig,
+    config: PairConfig,
     journal: Journal,
-    /// The backends' names, in the journal's order.
+    /// Names of the backends, in the journal's order.
     backends: Vec<String>,
-    /// This process's own number.
+    /// Random number that identifies this process.
     process: u64,
     known: Mutex<Known>,
 }
@@ -61,72 +64,73 @@ struct Known {
     link: Link,
     /// Whether this machine holds the address.
     holds_address: Option<bool>,
-    /// Since when both hold the address, or none.
+    /// Since when both relays hold the address, or neither does.
     odd_since: Option<Instant>,
     suspicions: Suspicions,
-    /// That the other relay cannot be asked was told.
-    is_told: bool,
+    /// Whether it was logged that polling fails.
+    is_logged: bool,
 }
 
-/// What there is to see of a pair.
+/// State of a pair as shown to operators.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The other relay's URL.
+    /// URL of the other relay.
     pub peer: String,
-    /// Whether it is there.
+    /// State of the other relay.
     pub state: LinkState,
-    /// Since when that is so.
+    /// Since when.
     pub since: SystemTime,
-    /// Why it did not answer the last time; none if it did.
+    /// Why the last poll failed, or `None` if it succeeded.
     pub error: Option<String>,
-    /// What it said last.
+    /// The last report.
     pub report: Option<Report>,
-    /// It answers, and does not say how it is.
+    /// Whether it answers without a report.
     pub is_mute: bool,
-    /// The address that one of both holds.
+    /// The address that one of the relays holds.
     pub address: Option<IpAddr>,
-    /// Whether this machine holds it.
+    /// Whether this machine holds the address.
     pub holds_address: Option<bool>,
-    /// Both hold the address, or none, for longer than a switch takes.
+    /// Whether both relays hold the address, or neither, for longer than a switch takes.
     pub is_odd: bool,
-    /// The other relay is this one.
+    /// Whether the other relay is this one.
     pub is_self: bool,
-    /// Backends of the one that the other does not have.
+    /// Backends that only one of the relays has.
     pub strangers: Vec<String>,
 }
 
 impl Pair {
-    /// Of a relay with these backends, in the journal's order.
-    pub fn new(setup: PairConfig, journal: Journal, backends: Vec<String>, data_dir: &Path) -> Self {
+    /// Creates the state for a relay with these backends, in the journal's order.
+    pub fn new(config: PairConfig, journal: Journal, backends: Vec<String>, data_dir: &Path) -> Self {
         let now = SystemTime::now();
         let suspicions = Suspicions::open(data_dir, now);
-        let known = Known { link: Link::new(now), holds_address: None, odd_since: None, suspicions, is_told: false };
+        let known = Known { link: Link::new(now), holds_address: None, odd_since: None, suspicions, is_logged: false };
         for (index, name) in backends.iter().enumerate() {
             journal.replace_suspicion(BackendId::new(index), known.suspicions.of(name));
         }
-        Self { setup, journal, backends, process: fastrand::u64(..), known: Mutex::new(known) }
+        Self { config, journal, backends, process: fastrand::u64(..), known: Mutex::new(known) }
     }
 
-    /// Watches the other relay until the runtime ends.
+    /// Polls the other relay until the runtime ends.
     pub async fn watch(self: Arc<Self>) {
-        let Ok(mut client) = client(&self.setup) else { return };
-        let mut token = self.setup.token.as_ref().and_then(|file| file.read().ok());
+        let Ok(mut client) = client(&self.config) else { return };
+        let mut token = self.config.token.as_ref().and_then(|file| file.read().ok());
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let asked = ask(&self.setup, &mut client, token.as_ref()).await;
-            if let (Err(Missed::Refused(_)), Some(file)) = (&asked, self.setup.token.clone()) {
-                // Whoever changes it need not restart anything. The file may be on a disk that hangs.
+            let asked = ask(&self.config, &mut client, token.as_ref()).await;
+            if let (Err(Missed::Refused(_)), Some(file)) = (&asked, self.config.token.clone()) {
+                // Reads the token again, so that a new one needs no restart. The file may be on a
+                // disk that hangs.
                 token = tokio::task::spawn_blocking(move || file.read().ok()).await.ok().flatten();
             }
-            let holds_address = self.setup.address.and_then(holder::holds);
+            let holds_address = self.config.address.and_then(holder::holds);
             self.note(asked, holds_address);
             self.save().await;
         }
     }
 
-    /// What there is to see.
+    /// Returns the state of the pair.
     pub fn seen(&self) -> Seen {
         let known = self.lock();
         let report = known.link.heard.as_ref().map(|heard| heard.report.clone());
@@ -138,35 +142,35 @@ impl Pair {
             only_ours.chain(only_theirs.map(|name| format!("{name} (there)"))).collect()
         });
         Seen {
-            peer: self.setup.peer.to_string().trim_end_matches('/').to_owned(),
+            peer: self.config.peer.to_string().trim_end_matches('/').to_owned(),
             state: known.link.state,
             since: known.link.since,
             error: known.link.error.clone(),
             is_mute: known.link.refused_since.is_some() && known.link.state != LinkState::Gone,
             is_self: report.as_ref().is_some_and(|report| report.process == self.process),
             report,
-            address: self.setup.address,
+            address: self.config.address,
             holds_address: known.holds_address,
             is_odd: known.odd_since.is_some_and(|since| since.elapsed() >= link::GONE_AFTER),
             strangers,
         }
     }
 
-    /// This process's own number, for [`Report::process`].
+    /// Returns the number that identifies this process, for [`Report::process`].
     pub fn process(&self) -> u64 {
         self.process
     }
 
-    /// Whether this machine holds the address; none if there is none.
+    /// Whether this machine holds the address. `None` if no address is configured.
     pub fn holds_address(&self) -> Option<bool> {
         self.lock().holds_address
     }
 
-    /// What a backend lacks of a range for the other relay still has it; none if that is nothing of note. Once the other one
-    /// is gone, the journal's gaps tell.
+    /// Returns what a backend lacks of a range because it is pending at the other relay. `None` if
+    /// that is nothing of note. Once the other relay is gone, the journal's gaps tell.
     pub fn lacks(&self, backend: &str, range: &Span) -> Option<Completeness> {
         let known = self.lock();
-        // One that is there, and does not say what it owes, may owe anything that has come since it said so.
+        // A relay that answers without a report may hold any line received since the last report.
         if let Some(since) = known.link.blind_since().filter(|_| known.link.state != LinkState::Gone) {
             let since = WallTime::from(since);
             let from = i64::try_from(since.nanoseconds()).unwrap_or(i64::MAX);
@@ -185,7 +189,8 @@ impl Pair {
         lacks_of(owed, heard, range, silent)
     }
 
-    /// Notes what came of a try, and what follows for the backends' copies: at once, so that no reader comes in between.
+    /// Records the result of a poll, and updates the backends' copies in one step, so that no
+    /// reader sees an intermediate state.
     fn note(&self, asked: Result<Report, Missed>, holds_address: Option<bool>) {
         let mut known = self.lock();
         let is_heard = asked.is_ok();
@@ -197,20 +202,20 @@ impl Pair {
                 Change::Nothing
             }
         };
-        self.tell_trouble(&mut known);
+        self.log_trouble(&mut known);
         known.holds_address = holds_address;
         let theirs = known.link.heard.clone().filter(|_| known.link.state == LinkState::Up);
         let is_odd =
             theirs.as_ref().is_some_and(|heard| holds_address.is_some() && heard.report.holds_address == holds_address);
         known.odd_since = is_odd.then(|| known.odd_since.unwrap_or_else(Instant::now));
-        self.tell(&change);
+        self.log_change(&change);
         if let Change::Gone(last) | Change::Replaced(last) = &change {
-            // One that had not said for a while how it was may owe anything.
+            // Without a recent report, any backend may have pending lines there.
             let is_blind = known.link.blind_since().is_some();
             let owing = last.report.backends.iter().filter(|owed| is_blind || !owed.is_settled());
             for owed in owing.filter(|owed| self.has(&owed.name)) {
                 known.suspicions.note_gone(last, owed, SystemTime::now());
-                tell_owed(owed);
+                log_owed(owed);
             }
         }
         if let Some(heard) = theirs.filter(|_| is_heard) {
@@ -221,7 +226,8 @@ impl Pair {
         self.apply(&mut known);
     }
 
-    /// Brings the journal's gaps to what is suspected; what an operator has vouched for is not.
+    /// Updates the journal's gaps from the suspicions. A backend that an operator has vouched for
+    /// gets none.
     fn apply(&self, known: &mut Known) {
         for (index, name) in self.backends.iter().enumerate() {
             let (suspicion, was) = (known.suspicions.of(name), self.journal.suspicion(BackendId::new(index)));
@@ -243,30 +249,30 @@ impl Pair {
         let shown = file.display().to_string();
         let saved = tokio::task::spawn_blocking(move || replace(&file, &content));
         if let Ok(Err(error)) = saved.await {
-            tracing::warn!(file = shown, %error, "cannot remember what the other relay owes");
+            tracing::warn!(file = shown, %error, "cannot save what is pending at the other relay");
         }
     }
 
-    /// Tells once that the other relay cannot be asked; that it is gone is told apart.
-    fn tell_trouble(&self, known: &mut Known) {
+    /// Logs once that polling fails. The loss of the other relay is logged separately.
+    fn log_trouble(&self, known: &mut Known) {
         let is_trouble = known.link.refused_since.is_some() || known.link.state == LinkState::Unknown;
         let Some(error) = known.link.error.as_ref().filter(|_| is_trouble) else {
-            known.is_told = false;
+            known.is_logged = false;
             return;
         };
-        if !std::mem::replace(&mut known.is_told, true) {
-            tracing::warn!(peer = %self.setup.peer, error, "cannot learn from the other relay what it owes");
+        if !std::mem::replace(&mut known.is_logged, true) {
+            tracing::warn!(peer = %self.config.peer, error, "cannot learn what is pending at the other relay");
         }
     }
 
-    fn tell(&self, change: &Change) {
-        let peer = &self.setup.peer;
+    fn log_change(&self, change: &Change) {
+        let peer = &self.config.peer;
         match change {
             Change::Nothing => {}
             Change::Reached => tracing::info!(%peer, "reached the other relay"),
             Change::Back(silent) => tracing::info!(%peer, silent_seconds = silent.as_secs(), "the other relay is back"),
             Change::Replaced(_) => {
-                tracing::warn!(%peer, "the other relay was started anew with another journal, or with one in memory");
+                tracing::warn!(%peer, "the other relay was restarted with another journal, or with one in memory");
             }
             Change::Gone(_) => tracing::warn!(%peer, "the other relay is gone"),
         }
@@ -281,17 +287,17 @@ impl Pair {
     }
 }
 
-/// Whether a backend is owed more than what is on its way.
+/// Whether more is pending for the backend than what is in transit.
 fn is_behind(owed: &Owed) -> bool {
     is_late(owed, 0.0) || owed.lacks.gap_count > 0
 }
 
-/// Whether what is pending waits longer than it would on its way. `silent`: see [`lacks_of`].
+/// Whether pending lines wait for longer than in transit. For `silent` see [`lacks_of`].
 fn is_late(owed: &Owed, silent: f64) -> bool {
     owed.pending_lines > 0 && owed.oldest_seconds + silent > NEAR_SECONDS
 }
 
-fn tell_owed(owed: &Owed) {
+fn log_owed(owed: &Owed) {
     let (backend, lines) = (&owed.name, owed.pending_lines);
     tracing::warn!(
         backend,
@@ -302,12 +308,13 @@ fn tell_owed(owed: &Owed) {
     );
 }
 
-/// `silent`: how long it has not said how it is, though it should have, in seconds.
+/// Returns what a backend lacks of the range. `silent` is how long an expected report is overdue,
+/// in seconds.
 fn lacks_of(owed: &Owed, heard: &Heard, range: &Span, silent: f64) -> Option<Completeness> {
     let Completeness { pending_from, pending_until, gaps, gap_count, has_statement, .. } = &owed.lacks;
     let pending = Span { from: pending_from.unwrap_or(i64::MIN), until: pending_until.unwrap_or(i64::MAX) };
     let is_behind = is_late(owed, silent) && pending.meets(range);
-    // Not all gaps are named.
+    // The report does not list all gaps.
     let met = gaps.iter().filter(|(from, until)| Span { from: *from, until: *until }.meets(range)).count() as u64;
     let gap_count = met + gap_count.saturating_sub(gaps.len() as u64);
     let found = Completeness {

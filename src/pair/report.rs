@@ -1,55 +1,59 @@
-//! What a relay says of itself to the other one of its pair: `/api/pair`, a line of JSON. Keys are only ever added.
+//! A relay's report to the other one of its pair: `/api/pair`, one line of JSON. Keys are only ever
+//! added.
+//!
+//! Owns: the format. Never does: judge what a report says. Bounds: one entry per backend.
 
 use serde::{Deserialize, Serialize};
 
 use crate::journal::{Completeness, WallTime};
 
-/// A relay, as it describes itself.
+/// The state of a relay, as it reports itself.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Report {
-    /// The program's version.
+    /// Version of the program.
     pub version: String,
-    /// Its journal's number, as in `/api/status`; none where records are kept in memory only.
+    /// Id of its journal, as in `/api/status`. `None` if it keeps records in memory only.
     #[serde(default)]
     pub identity: Option<String>,
-    /// A number that no other process has: who hears its own is asking itself.
+    /// Random number of the process. A relay that receives its own number polls itself.
     #[serde(default)]
     pub process: u64,
-    /// Since its start.
+    /// Time since its start.
     pub uptime_seconds: f64,
-    /// Its clock; none where it does not say.
+    /// Its clock. `None` if it does not report it.
     #[serde(default)]
     pub wall: Option<WallTime>,
-    /// Whether its machine holds the pair's address; none if it knows of none.
+    /// Whether its machine holds the pair's address. `None` if no address is configured.
     #[serde(default)]
     pub holds_address: Option<bool>,
-    /// What it owes its backends.
+    /// Its pending lines per backend.
     pub backends: Vec<Owed>,
 }
 
-/// What a relay owes one backend.
+/// A relay's pending lines for one backend.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Owed {
-    /// The backend's name, which is the same in both relays.
+    /// Name of the backend, which is the same in both relays.
     pub name: String,
     /// `unknown`, `up`, `retrying`, `held` or `down`.
     pub state: String,
-    /// Lines that it has not acknowledged yet.
+    /// Lines not acked yet.
     pub pending_lines: u64,
     /// How long the oldest of them has waited.
     pub oldest_seconds: f64,
-    /// What it lacks, as far as this relay knows.
+    /// What the backend lacks, as far as this relay knows.
     pub lacks: Completeness,
 }
 
 impl Owed {
-    /// Whether the backend has all that this relay was given for it.
+    /// Whether the backend has everything that this relay received for it.
     pub fn is_settled(&self) -> bool {
         self.pending_lines == 0 && self.lacks.gap_count == 0
     }
 }
 
-/// Whether two versions are further apart than one upgrade: those of a pair are upgraded one after the other.
+/// Whether two versions are more than one upgrade apart: the relays of a pair are upgraded one
+/// after the other.
 pub fn are_far_apart(one: &str, other: &str) -> bool {
     let numbers = |version: &str| -> Option<(u64, u64)> {
         let mut parts = version.split('.');

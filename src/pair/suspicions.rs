@@ -1,11 +1,14 @@
-//! What the other relay owed the backends and may never deliver.
+//! Lines pending at the other relay that may never be delivered.
 //!
-//! An entry is *open* while that relay is there and owes a backend more than what is on its way, and *closed* once it is gone:
-//! then it is a gap in the journal. A file in the data folder keeps them, since whoever was away may be back when this relay has
-//! been restarted, and both may have lost power at once. Entries of several journals stand beside each other: a relay that
-//! comes back with a new one has not delivered what the old one held.
+//! An entry is *open* while the other relay is up and more is pending there for a backend than what
+//! is in transit. It is *closed* once that relay is gone; it is then a gap in the journal. A file
+//! in the data folder keeps the entries, because the other relay may return after a restart of this
+//! one, and both may lose power at once. Entries of several journals are kept separately: a relay
+//! that returns with a new journal has not delivered the lines of its old one.
 //!
-//! Bounds: [`MOST`] entries; one for each journal and backend. The file is written when an entry comes or goes.
+//! Owns: the entries and their file. Never does: change the journal (the caller does). Bounds:
+//! [`MAX_ENTRIES`], one per journal and backend. The file is written when an entry is added or
+//! removed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,13 +21,13 @@ use crate::pair::link::Heard;
 use crate::pair::report::Owed;
 use crate::protocol::Span;
 
-/// Entries kept: the oldest go first.
-const MOST: usize = 100;
-/// Before the oldest line that was owed, others may have been taken that were not counted yet.
+/// Maximum number of entries. The oldest ones are evicted.
+const MAX_ENTRIES: usize = 100;
+/// Margin before the oldest pending line: earlier ones may not have been counted yet.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Clocks that are no further apart are as good as the same.
+/// Maximum difference of clocks that count as equal.
 const NEAR: Duration = Duration::from_secs(60);
-/// The file's name.
+/// Name of the file.
 const NAME: &str = "peer.json";
 
 /// All entries.
@@ -35,38 +38,39 @@ pub(super) struct Suspicions {
     has_changed: bool,
 }
 
-/// What one journal owes, or owed, one backend.
+/// The lines of one journal that are or were pending for one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 struct Entry {
-    /// The journal's number; none of one that is in memory only: nobody comes back with that.
+    /// Id of the journal. `None` for one in memory, which never returns.
     journal: Option<String>,
     backend: String,
     /// When the oldest line was received.
     from: WallTime,
-    /// When the last one was, at most; none while that relay is there.
+    /// Latest time when the last line was received. `None` while that relay is up.
     until: Option<WallTime>,
-    /// The times of the points.
+    /// Time range of the points.
     points: (i64, i64),
     lines: u64,
 }
 
 impl Suspicions {
-    /// Those that the data folder keeps. Whoever owed something when this relay ended is suspected until it is heard.
+    /// Reads the entries from the data folder. Entries that were open when this relay ended are
+    /// closed, that is suspected, until the other relay reports again.
     pub(super) fn open(data_dir: &Path, now: SystemTime) -> Self {
         let file = data_dir.join(NAME);
         let mut entries: Vec<Entry> =
             std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        entries.truncate(MOST);
+        entries.truncate(MAX_ENTRIES);
         entries.iter_mut().for_each(|entry| entry.close(now.into()));
         Self { entries, file, has_changed: false }
     }
 
-    /// The other relay is there. What it has delivered is not suspected any more; `is_behind` says whether it owes this backend
-    /// more than what is on its way.
+    /// Records a report. Lines that were delivered are no longer suspected. `is_behind` tells
+    /// whether more is pending for the backend than what is in transit.
     pub(super) fn note_heard(&mut self, heard: &Heard, owed: &Owed, is_behind: bool) {
         let journal = &heard.report.identity;
         let is_own = |entry: &Entry| entry.journal == *journal && entry.backend == owed.name;
-        // Ages are told by that machine's clock. One that is off says nothing.
+        // Ages are measured by the other machine's clock. If it is wrong, they prove nothing.
         let here = WallTime::from(heard.wall);
         let is_near = |there: WallTime| there.since(here) < NEAR && here.since(there) < NEAR;
         let is_clock_right = heard.report.wall.is_some_and(is_near);
@@ -90,7 +94,8 @@ impl Suspicions {
         self.bound();
     }
 
-    /// The other relay is gone, and so is what it owed this backend when it was heard last.
+    /// Records that the other relay is gone, with what was pending for this backend in its last
+    /// report.
     pub(super) fn note_gone(&mut self, heard: &Heard, owed: &Owed, now: SystemTime) {
         let entry = Entry::new(heard.report.identity.clone(), owed, heard);
         let known =
@@ -109,14 +114,14 @@ impl Suspicions {
         self.bound();
     }
 
-    /// Somebody vouches for a backend.
+    /// Removes a backend's closed entries, because an operator vouches for it.
     pub(super) fn forget(&mut self, backend: &str) {
         let before = self.entries.len();
         self.entries.retain(|entry| entry.backend != backend || entry.until.is_none());
         self.has_changed |= before != self.entries.len();
     }
 
-    /// What may be missing from a backend's copy; none if nothing is suspected.
+    /// Returns what may be missing from a backend's copy, or `None` if nothing is suspected.
     pub(super) fn of(&self, backend: &str) -> Option<Suspicion> {
         let closed = self.entries.iter().filter(|entry| entry.backend == backend).filter_map(|entry| {
             let points = Span { from: entry.points.0, until: entry.points.1 };
@@ -129,24 +134,24 @@ impl Suspicions {
         })
     }
 
-    /// Whether something came or went that was not saved yet.
+    /// Whether there is an unsaved change.
     pub(super) fn has_changed(&self) -> bool {
         self.has_changed
     }
 
-    /// The file and what is to be in it, where that has changed.
+    /// Returns the file and its new content, if that has changed.
     pub(super) fn take_change(&mut self) -> Option<(PathBuf, Vec<u8>)> {
         std::mem::take(&mut self.has_changed)
             .then(|| (self.file.clone(), serde_json::to_vec(&self.entries).unwrap_or_default()))
     }
 
     fn bound(&mut self) {
-        self.entries.drain(..self.entries.len().saturating_sub(MOST));
+        self.entries.drain(..self.entries.len().saturating_sub(MAX_ENTRIES));
     }
 }
 
 impl Entry {
-    /// Of what is owed, and still grows.
+    /// Creates an open entry.
     fn new(journal: Option<String>, owed: &Owed, heard: &Heard) -> Self {
         let from = heard.oldest(owed).minus(MARGIN);
         let lacks = &owed.lacks;
@@ -159,7 +164,7 @@ impl Entry {
         Self { journal, backend: owed.name.clone(), from, until: None, points, lines: owed.pending_lines }
     }
 
-    /// No more comes. What came last has points of its own time, as far as anybody knows.
+    /// Closes the entry. As far as is known, the last line's points have the time of its arrival.
     fn close(&mut self, now: WallTime) {
         if self.until.is_none() {
             (self.until, self.points.1) = (Some(now), self.points.1.max(signed(now)));
@@ -201,18 +206,18 @@ mod tests {
         known.note_heard(&heard("x", 0), &owed(40, 0.3), false);
         assert!(known.take_change().is_none() && known.of("b").is_none(), "what is on its way is no news");
         known.note_gone(&heard("x", 10), &owed(40, 5.0), at(16));
-        // Told again after a blip, it is not twice as much.
+        // A repeated report after a short interruption does not count twice.
         known.note_gone(&heard("x", 10), &owed(40, 5.0), at(20));
         let found = known.of("b").expect("suspected");
         assert_eq!((found.lines, found.received), (40, (Some(at(4).into()), at(20).into())));
         assert_eq!(found.points, Span { from: signed(at(4).into()), until: signed(at(20).into()) });
-        // Another journal has delivered nothing of it, and may owe something of its own.
+        // Another journal has not delivered these lines, and may have pending ones of its own.
         known.note_heard(&heard("y", 30), &owed(0, 0.0), false);
         known.note_gone(&heard("y", 40), &owed(2, 1.0), at(46));
         assert_eq!(known.of("b").map(|found| found.lines), Some(42));
         known.note_heard(&heard("y", 50), &owed(0, 0.0), false);
         assert_eq!(known.of("b").map(|found| found.lines), Some(40));
-        // The first one is back: what it has now is as old, then younger.
+        // The first relay is back. Its pending lines are as old at first, then younger.
         known.note_heard(&heard("x", 60), &owed(40, 50.0), true);
         assert!(known.of("b").is_some());
         let mut slow = heard("x", 61);
@@ -237,13 +242,13 @@ mod tests {
         assert_eq!(again.of("b").map(|found| found.received.1), Some(at(500).into()));
         again.note_heard(&heard("x", 510), &owed(0, 0.0), false);
         assert!(again.of("b").is_none() && again.take_change().is_some());
-        // An operator's word ends it as well.
+        // An operator's vouching ends it, too.
         again.note_gone(&heard("x", 520), &owed(3, 3.0), at(530));
         again.forget("b");
         assert!(again.of("b").is_none());
         for number in 0..300 {
             again.note_gone(&heard(&number.to_string(), 540), &owed(1, 1.0), at(550));
         }
-        assert_eq!(again.entries.len(), MOST);
+        assert_eq!(again.entries.len(), MAX_ENTRIES);
     }
 }

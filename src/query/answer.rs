@@ -1,6 +1,8 @@
-//! An answer on its way: its body is passed on piece by piece, and cut if the backend cuts it.
+//! Streams an answer from a backend to a reader. If the backend cuts it, the reader's answer is
+//! cut, too.
 //!
-//! Never does: holding more than one piece, or going on with another copy's. Bounds: the time without a piece.
+//! Owns: the answer's connection and slot. Never does: hold more than one piece, or continue with
+//! another copy's answer. Bounds: the time without a piece.
 
 use std::io;
 use std::pin::Pin;
@@ -17,16 +19,16 @@ use super::backend::Backend;
 use super::slots::Slot;
 use crate::deliver::Link;
 
-/// A body that comes from a backend.
+/// The body of a backend's answer.
 pub(super) struct Passing {
-    /// What was looked at before it was passed on.
+    /// Data that was read before the body was passed on.
     first: Option<Bytes>,
-    /// None once it ended.
+    /// `None` once the body has ended.
     incoming: Option<Incoming>,
     link: Option<Link>,
     backend: Arc<Backend>,
     _slot: Slot,
-    patience: Duration,
+    timeout: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -37,20 +39,20 @@ impl Passing {
         link: Link,
         backend: Arc<Backend>,
         slot: Slot,
-        patience: Duration,
+        timeout: Duration,
     ) -> Self {
-        let timer = Box::pin(sleep(patience));
-        Self { first, incoming: Some(incoming), link: Some(link), backend, _slot: slot, patience, timer }
+        let timer = Box::pin(sleep(timeout));
+        Self { first, incoming: Some(incoming), link: Some(link), backend, _slot: slot, timeout, timer }
     }
 
-    /// An answer whose length is known ends with its last piece: nobody asks for another one.
+    /// Ends an answer of known length with its last piece, because the body is not polled again.
     fn keep_link_at_the_end(&mut self) {
         if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
             self.end();
         }
     }
 
-    /// The answer is whole: its connection serves another question.
+    /// Ends a whole answer. Its connection is kept for another question.
     fn end(&mut self) {
         self.incoming = None;
         if let Some(link) = self.link.take() {
@@ -82,7 +84,7 @@ impl Body for Passing {
             ready!(self.timer.as_mut().poll(context));
             return self.cut(io::ErrorKind::TimedOut.into());
         };
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.timeout;
         self.timer.as_mut().reset(until);
         match frame {
             Some(Ok(frame)) => {

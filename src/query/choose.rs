@@ -1,46 +1,50 @@
-//! Which copy answers: the one that has everything in the range, else the one that lacks least. A pure function.
+//! Chooses the copy that answers: one that has everything in the range, or else the one that lacks
+//! least. A pure function.
+//!
+//! Never does: I/O, or keep state. Bounds: one entry per copy.
 
 use std::time::Duration;
 
 use crate::journal::Completeness;
 
-/// What is known of one copy for one question.
+/// State of one copy for one question.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Candidate {
-    /// What it lacks, of each database that the question is about.
+    /// What it lacks, for each database of the question.
     pub(super) lacks: Vec<Completeness>,
-    /// How long its oldest pending line in the range waits.
+    /// How long its oldest pending line in the range has waited.
     pub(super) lag: Duration,
-    /// Whether it can be asked: it answers, and did not fail lately.
+    /// Whether it can be asked: it answers, and did not fail recently.
     pub(super) is_well: bool,
-    /// An operator does not want it to be asked.
+    /// Whether an operator has closed it.
     pub(super) is_closed: bool,
-    /// Whether it was found so far behind that it is not asked again before it has caught up.
+    /// Whether it was too far behind, and has not caught up yet.
     pub(super) is_away: bool,
-    /// Whether it came back lately, and a question tries it: others go elsewhere until that has its answer.
-    pub(super) is_tried: bool,
-    /// Questions that it works at.
+    /// Whether it came back recently, and a trial question is in flight. Others go elsewhere
+    /// meanwhile.
+    pub(super) is_on_trial: bool,
+    /// Number of its questions in flight and in the queue.
     pub(super) load: usize,
 }
 
-/// How good a copy's answer would be, the best first.
+/// Quality of a copy's answer, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Grade {
-    /// It has whatever any other copy has.
+    /// It has everything that any other copy has.
     Complete,
-    /// It may lack what came in the last moments.
+    /// It may lack the last moments.
     Edge,
     /// It lacks something.
     Incomplete,
-    /// It does not answer, as far as is known, or is being tried.
+    /// It does not answer as far as is known, or is on trial.
     Unwell,
 }
 
 impl Candidate {
-    /// How good its answer would be.
+    /// Returns the quality of its answer.
     pub(super) fn grade(&self, max_lag: Duration) -> Grade {
         let is_near = self.lag < max_lag && !self.is_away;
-        if !self.is_well || self.is_tried {
+        if !self.is_well || self.is_on_trial {
             Grade::Unwell
         } else if self.lacks.iter().all(|one| one.is_complete() || (is_near && one.is_current())) {
             Grade::Complete
@@ -53,31 +57,32 @@ impl Candidate {
 
     /// Whether its answer would have everything.
     pub(super) fn has_all(&self, max_lag: Duration) -> bool {
-        let as_if_well = Self { is_well: true, is_tried: false, ..self.clone() };
+        let as_if_well = Self { is_well: true, is_on_trial: false, ..self.clone() };
         as_if_well.grade(max_lag) == Grade::Complete
     }
 
-    /// How much it lacks: gaps count for more than what is on its way.
+    /// Returns how much it lacks. Gaps count more than pending lines.
     fn missing(&self) -> (bool, u64, Duration) {
         let statement = self.lacks.iter().any(|one| one.has_statement);
         (statement, self.lacks.iter().map(|one| one.gap_count).sum(), self.lag)
     }
 }
 
-/// The copies in the order in which they are asked, by their places. `start` is where equals begin: a reader stays with one
-/// copy, whose cache knows its questions; with `is_sticky` also where that one has more to do.
+/// Returns the copies' indices in the order in which to ask them. `start` is where the order of
+/// equal copies begins, so that a reader stays with one copy, whose cache knows its questions. With
+/// `is_sticky` the reader stays even if that copy has more load.
 pub(super) fn order(copies: &[Candidate], max_lag: Duration, start: usize, is_sticky: bool) -> Vec<usize> {
     let count = copies.len().max(1);
-    let mut places: Vec<usize> = (0..copies.len()).filter(|index| !copies[*index].is_closed).collect();
-    places.sort_by_key(|index| {
+    let mut indices: Vec<usize> = (0..copies.len()).filter(|index| !copies[*index].is_closed).collect();
+    indices.sort_by_key(|index| {
         let copy = &copies[*index];
         let grade = copy.grade(max_lag);
-        // Of those that are whole, whoever has least to do.
+        // Among complete copies, the one with the least load comes first.
         let missing = if grade <= Grade::Edge { Default::default() } else { copy.missing() };
         let lag = if grade == Grade::Edge { copy.lag } else { Duration::ZERO };
         (grade, missing, lag, if is_sticky { 0 } else { copy.load }, (index + count - start % count) % count)
     });
-    places
+    indices
 }
 
 #[cfg(test)]
@@ -111,7 +116,7 @@ mod tests {
             (vec![with_gap(), pending(true, 5)], vec![1, 0]),
             (vec![down.clone(), with_gap()], vec![1, 0]),
             (vec![down.clone(), down], vec![0, 1]),
-            (vec![Candidate { is_tried: true, ..whole() }, with_gap()], vec![1, 0]),
+            (vec![Candidate { is_on_trial: true, ..whole() }, with_gap()], vec![1, 0]),
             (vec![closed.clone(), with_gap()], vec![1]),
             (vec![closed.clone(), closed], vec![]),
             (vec![Candidate { is_away: true, ..pending(false, 1) }, pending(true, 9)], vec![1, 0]),

@@ -1,4 +1,6 @@
-//! What is to be seen of a copy's readers: questions, and whether it may answer, and since when.
+//! Counts of a copy's readers, and whether it can answer.
+//!
+//! Owns: the counters. Never does: decide who answers. Bounds: five values per copy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,29 +16,29 @@ pub(super) struct Figures {
     serves: Mutex<Option<Serves>>,
 }
 
-/// Whether a copy may answer now.
+/// Whether a copy can answer now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serves {
     /// `yes`, `edge` (all but the newest seconds) or `no`.
     pub word: &'static str,
-    /// Why not, or not all.
+    /// Why it cannot answer, or not completely.
     pub reason: Option<String>,
-    /// Since when it is so.
+    /// Since when.
     pub since: SystemTime,
 }
 
-/// What readers were answered by one copy.
+/// Counts of the questions to one copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Questions that were sent to it.
+    /// Questions sent to it.
     pub queries: u64,
-    /// Questions that it could not answer, and another one was asked.
+    /// Questions that it could not answer, so that another one was asked.
     pub failovers: u64,
-    /// Answers that may lack something, and say so.
+    /// Answers marked as possibly incomplete.
     pub incomplete: u64,
-    /// Answers that ended before they were whole.
+    /// Answers that ended early.
     pub cut: u64,
-    /// Whether it may answer now.
+    /// Whether it can answer now.
     pub serves: Serves,
 }
 
@@ -54,7 +56,7 @@ impl Figures {
         self.cut.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes whether it may answer; tells what it was before, if that was another word.
+    /// Records whether it can answer. Also returns the previous word, if that has changed.
     pub(super) fn note_serves(&self, word: &'static str, reason: Option<String>) -> (Serves, Option<&'static str>) {
         let mut known = self.serves.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.as_ref().map(|known| (known.word, known.since));

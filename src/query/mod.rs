@@ -1,11 +1,14 @@
-//! Readers' questions: which copy answers, and how its answer is passed on.
+//! Answers readers' questions: chooses a copy, and passes its answer on.
 //!
-//! Owns: the choice (`choose.rs`), the places of each backend (`slots.rs`), its connections (`backend.rs`), what is seen of it all.
-//! Never does: looking into a statement, or merging two copies. A question goes to one backend, and to one other only as long
-//! as no byte of the first one's answer was passed on: a head proves nothing, for InfluxDB sends it before it works.
+//! Owns: the choice (`choose.rs`), the slots of each backend (`slots.rs`), its connections
+//! (`backend.rs`), and the readers' counts.
 //!
-//! Bounds: questions at a time and in line, for each backend; the time for connecting, for an answer's first byte, and without
-//! a byte; 64 KiB of an answer; connections that are kept.
+//! Never does: inspect a statement, or merge two copies. A question goes to one backend, and to a
+//! second one only as long as no byte of the first one's answer was passed on. A head alone proves
+//! nothing, because InfluxDB sends it before it executes the query.
+//!
+//! Bounds: for each backend, questions in flight and in the queue; the time to connect, to an
+//! answer's first byte, and between bytes; 64 KiB of an answer; idle connections.
 
 mod answer;
 mod backend;
@@ -43,70 +46,73 @@ use words::{described, refusal, remove_hop_by_hop, tells_not_here, with};
 
 pub use figures::{Reading, Serves};
 
-/// How long a question waits for a place: what is known of its times counts on it.
+/// How long a question waits for a slot. The analysis of a question's time range depends on it.
 const LONGEST_IN_LINE: Duration = Duration::from_nanos(influxql::LONGEST_IN_LINE.unsigned_abs());
-/// How long an answer's head waits for its first byte: clients count from the head, and InfluxDB sends it at once.
+/// How long an answer's head is held back for the first byte: clients expect the head early, and
+/// InfluxDB sends it at once.
 const LONGEST_HELD: Duration = Duration::from_secs(15);
 
-/// How questions are answered.
+/// Settings of the readers' side.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// A copy that lags less may answer where none is complete.
+    /// A copy that lags less may answer if no copy is complete.
     pub max_lag: Duration,
     /// Whether the least incomplete copy answers if none is complete.
     pub serves_incomplete: bool,
-    /// How long an answer may be silent.
+    /// Longest time without a byte of an answer.
     pub timeout: Duration,
-    /// Questions to one backend at a time.
+    /// Maximum number of questions in flight per backend.
     pub max_concurrent: usize,
-    /// Whether a source stays with one copy also where another one has less to do.
+    /// Whether a source stays with one copy even if another has less load.
     pub is_sticky: bool,
 }
 
-/// All backends that readers may be sent to.
+/// All backends that can answer readers.
 #[derive(Debug)]
 pub struct Readers {
     backends: Vec<Arc<Backend>>,
     journal: Journal,
-    /// The other relay, which has lines of its own.
+    /// The other relay, which has pending lines of its own.
     pair: Option<Arc<Pair>>,
     settings: ArcSwap<Settings>,
 }
 
-/// How asking one backend ended without an answer that can be passed on.
+/// Outcome of a question that has no answer to pass on.
 enum Failed {
-    /// It did not answer, cannot now, or does not know the client; what the client is told if no other one answers.
+    /// The backend did not answer, cannot answer now, or does not know the client. Holds the
+    /// response for the client if no other backend answers.
     Elsewhere(Response<UnsyncBoxBody<Bytes, io::Error>>),
-    /// It took too long.
+    /// The backend took too long.
     Slow,
 }
 
 impl Readers {
-    /// Sends questions to these backends: name, place in the journal, what reads from it, its health, and whether it is asked.
+    /// Creates the readers' side from these backends: name, id in the journal, upstream, health,
+    /// and whether it is open to readers.
     pub fn new(
         backends: impl IntoIterator<Item = (String, BackendId, Upstream, Arc<Health>, bool)>,
         (journal, pair): (Journal, Option<Arc<Pair>>),
         settings: Settings,
     ) -> Self {
-        let most = settings.max_concurrent;
+        let max = settings.max_concurrent;
         let backends = backends.into_iter().map(|(name, id, upstream, health, is_open)| {
-            Arc::new(Backend::new((name, id), upstream, health, is_open, most))
+            Arc::new(Backend::new((name, id), upstream, health, is_open, max))
         });
         let backends = backends.collect();
         Self { backends, journal, pair, settings: ArcSwap::from_pointee(settings) }
     }
 
-    /// Answers by these settings from now on; how many questions a backend gets at a time stays.
+    /// Replaces the settings. The number of questions in flight per backend does not change.
     pub fn set(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Whether there is a backend at all.
+    /// Whether there are no backends.
     pub fn is_empty(&self) -> bool {
         self.backends.is_empty()
     }
 
-    /// Lets readers be sent to a backend, or not; whether it answers queries at all.
+    /// Opens or closes a backend to readers. Returns whether the backend answers queries at all.
     pub fn open(&self, name: &str, is_open: bool) -> bool {
         let found = self.backends.iter().find(|backend| backend.name == name);
         found.inspect(|backend| backend.is_closed.store(!is_open, Ordering::Relaxed)).is_some()
@@ -117,19 +123,19 @@ impl Readers {
         self.backends.iter().any(|backend| backend.name == name)
     }
 
-    /// Whether no readers are to be sent to a backend, as the configuration or an operator says.
+    /// Whether the configuration or an operator has closed a backend to readers.
     pub fn is_closed(&self, name: &str) -> bool {
         self.backends.iter().any(|backend| backend.name == name && backend.is_closed.load(Ordering::Relaxed))
     }
 
-    /// What is to be seen of a backend's readers; none if it answers no queries.
+    /// Returns the counts of a backend's readers, or `None` if it answers no queries.
     pub fn reading(&self, name: &str) -> Option<Reading> {
         let index = self.backends.iter().position(|backend| backend.name == name)?;
         let candidate = self.candidate(index, &[], &Span::ALWAYS);
         Some(self.backends[index].figures.reading(self.note_serves(index, &candidate)))
     }
 
-    /// Answers a question, by the copy that has most of what it is about.
+    /// Answers a question from the most complete copy.
     pub async fn answer(&self, question: Question) -> Reply {
         let databases: Vec<&str> = question.databases.iter().map(String::as_str).collect();
         let (mut first, mut tried) = (None, Vec::new());
@@ -159,7 +165,7 @@ impl Readers {
             backend.figures.note_query(!is_complete);
             tried.push(index);
             match self.ask(backend, &question, slot).await {
-                Ok(response) => return self.told(response, backend, candidate),
+                Ok(response) => return self.annotated(response, backend, candidate),
                 Err(Failed::Slow) => {
                     backend.note_failure();
                     let seconds = self.settings.load().timeout.as_secs();
@@ -168,14 +174,14 @@ impl Readers {
                 }
                 Err(Failed::Elsewhere(response)) => {
                     backend.figures.note_failover();
-                    first.get_or_insert_with(|| self.told(response, backend, candidate));
+                    first.get_or_insert_with(|| self.annotated(response, backend, candidate));
                 }
             }
         }
         first.unwrap_or_else(|| refusal(StatusCode::SERVICE_UNAVAILABLE, "no backend answers queries"))
     }
 
-    /// What is known of one copy for a question about these databases; about all without one.
+    /// Describes one copy for a question about these databases, or about all if there are none.
     fn candidate(&self, index: usize, databases: &[&str], points: &Span) -> Candidate {
         let backend = &self.backends[index];
         let others: Vec<BackendId> =
@@ -190,7 +196,8 @@ impl Readers {
         let now = WallTime::now();
         let since = lacks.iter().filter_map(|one| one.pending_since).min();
         let lag = since.map_or(Duration::ZERO, |since| now.since(since));
-        // One that was far behind is asked again once it has nearly caught up; a question about old points tells nothing of that.
+        // A copy that was far behind returns once it has nearly caught up. A question about old
+        // points does not show the lag.
         let tells_lag = points.until >= i64::try_from(now.nanoseconds()).unwrap_or(i64::MAX);
         if tells_lag && lag >= self.settings.load().max_lag {
             backend.is_away.store(true, Ordering::Relaxed);
@@ -204,12 +211,12 @@ impl Readers {
             is_well: backend.is_well(),
             is_closed: backend.is_closed.load(Ordering::Relaxed),
             is_away: backend.is_away.load(Ordering::Relaxed),
-            is_tried: backend.is_tried(),
+            is_on_trial: backend.is_on_trial(),
             load: backend.slots.load(),
         }
     }
 
-    /// Asks one backend; the answer's first byte is there.
+    /// Asks one backend. Returns once the answer's first byte has arrived.
     async fn ask(
         &self,
         backend: &Arc<Backend>,
@@ -218,14 +225,14 @@ impl Readers {
     ) -> Result<Response<UnsyncBoxBody<Bytes, io::Error>>, Failed> {
         let deadline = tokio::time::Instant::now() + self.settings.load().timeout;
         let asked = timeout_at(deadline, backend.send(question)).await.map_err(|_| Failed::Slow)?;
-        let (link, response) = asked.map_err(|text| {
+        let (link, response) = asked.map_err(|error| {
             backend.note_failure();
-            Failed::Elsewhere(refusal(StatusCode::SERVICE_UNAVAILABLE, &text))
+            Failed::Elsewhere(refusal(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()))
         })?;
         let (head, mut incoming) = response.into_parts();
         let held = deadline.min(tokio::time::Instant::now() + LONGEST_HELD);
         let first = match timeout_at(held, first_bytes(&mut incoming)).await {
-            // A query that works for long has its head, as it would have from the backend itself.
+            // A long-running query gets its head now, as it would from the backend itself.
             Err(_) if held < deadline => None,
             Err(_) => return Err(Failed::Slow),
             Ok(Err(error)) => {
@@ -258,8 +265,8 @@ impl Readers {
         }
     }
 
-    /// An answer with what is known of the copy that gave it.
-    fn told(
+    /// Adds headers that describe the copy to an answer.
+    fn annotated(
         &self,
         response: Response<UnsyncBoxBody<Bytes, io::Error>>,
         backend: &Backend,
@@ -287,12 +294,12 @@ impl Readers {
             }
             words = format!("{words} lag={lag}s gap={}", if gaps.is_empty() { "none" } else { &gaps });
         }
-        // Grafana shows headers of this kind in a panel's inspector.
+        // Grafana shows headers with this prefix in a panel's inspector.
         insert("x-grafana-meta-add-twinflux", &words);
         response
     }
 
-    /// No copy is complete, and whoever asks wants none that is not.
+    /// Refuses a question: no copy is complete, and incomplete ones are not allowed.
     fn no_complete_copy(&self, candidates: &[Candidate]) -> Reply {
         let reasons = self.backends.iter().zip(candidates).map(|(backend, candidate)| {
             let (_, reason) = candidate.serves(self.settings.load().max_lag);
@@ -302,21 +309,21 @@ impl Readers {
         refusal(StatusCode::SERVICE_UNAVAILABLE, &text)
     }
 
-    /// Notes whether a copy may answer anything now, and tells when that changes.
+    /// Records whether a copy can answer now, and logs a change.
     fn note_serves(&self, index: usize, candidate: &Candidate) -> Serves {
         let (word, reason) = candidate.serves(self.settings.load().max_lag);
         let backend = &self.backends[index];
         let (serves, before) = backend.figures.note_serves(word, reason);
         if let Some(before) = before {
             let (name, reason) = (&backend.name, serves.reason.as_deref().unwrap_or("complete"));
-            tracing::info!(backend = name, serves = word, before, reason, "whether a copy answers readers has changed");
+            tracing::info!(backend = name, serves = word, before, reason, "a copy's availability to readers changed");
         }
         serves
     }
 }
 
 impl Candidate {
-    /// Whether it may answer anything, in a word, and why not.
+    /// Returns whether the copy can answer in one word, and why not.
     fn serves(&self, max_lag: Duration) -> (&'static str, Option<String>) {
         let gaps = self.lacks.iter().map(|one| one.gap_count).sum::<u64>();
         let lag = self.lag.as_secs_f64();
@@ -339,7 +346,7 @@ impl Candidate {
     }
 }
 
-/// Where equals begin for a source: it stays with one copy.
+/// Returns where a source's preference among equal copies begins, so that it stays with one copy.
 fn start_of(source: IpAddr) -> usize {
     match source {
         IpAddr::V4(address) => address.octets().iter().map(|octet| usize::from(*octet)).sum(),
@@ -347,7 +354,7 @@ fn start_of(source: IpAddr) -> usize {
     }
 }
 
-/// The first bytes of a body that is not empty.
+/// Returns the first non-empty data of a body.
 async fn first_bytes(incoming: &mut Incoming) -> Result<Option<Bytes>, hyper::Error> {
     while let Some(frame) = incoming.frame().await {
         match frame?.into_data() {

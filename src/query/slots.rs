@@ -1,6 +1,8 @@
-//! How many questions one backend works at, and who is next: sources take turns, so that one dashboard leaves room for others.
+//! Limits the questions in flight to one backend, and queues the others. Sources take turns, so
+//! that one dashboard cannot occupy all slots.
 //!
-//! Bounds: questions under way, [`MOST_WAITING`] that wait, and how long one waits.
+//! Never does: cancel a question in flight. Bounds: questions in flight, [`MAX_WAITING`] in the
+//! queue, and the time in the queue.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -9,51 +11,52 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// Questions that wait for one backend, at most.
-const MOST_WAITING: usize = 1024;
+/// Maximum number of questions queued for one backend.
+const MAX_WAITING: usize = 1024;
 
-/// One backend's places.
+/// The slots of one backend.
 #[derive(Debug)]
 pub(super) struct Slots {
-    most: usize,
+    max: usize,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Places that are taken.
+    /// Number of occupied slots.
     active: usize,
-    /// Those that wait, by source; the first source is next.
+    /// The queue of each source. The first source is next.
     waiting: VecDeque<(IpAddr, VecDeque<oneshot::Sender<Slot>>)>,
     count: usize,
 }
 
-/// A place that is taken until this goes.
+/// An occupied slot. Dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct Slot(Arc<Slots>);
 
 impl Slots {
-    pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, table: Mutex::default() })
+    pub(super) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, table: Mutex::default() })
     }
 
-    /// Questions under way, and those that wait.
+    /// Returns the number of questions in flight and in the queue.
     pub(super) fn load(&self) -> usize {
         let table = self.table();
         table.active + table.count
     }
 
-    /// Takes a place, once there is one; none if there is none for so long, or too many wait.
+    /// Waits for a slot. `None` if none becomes free in time, or the queue is full.
     pub(super) async fn enter(self: &Arc<Self>, source: IpAddr, longest: Duration) -> Option<Slot> {
         let called = {
             let mut table = self.table();
-            if table.active < self.most && table.count == 0 {
+            if table.active < self.max && table.count == 0 {
                 table.active += 1;
                 return Some(Slot(Arc::clone(self)));
             }
             table.wait(source)?
         };
-        // A place that was given at the last moment goes on to the next one, with the channel that it is in.
+        // If the slot arrives at the last moment, dropping the channel passes it on to the next
+        // question.
         tokio::time::timeout(longest, called).await.ok()?.ok()
     }
 
@@ -64,13 +67,13 @@ impl Slots {
 
 impl Table {
     fn wait(&mut self, source: IpAddr) -> Option<oneshot::Receiver<Slot>> {
-        // Those that gave up make room first.
+        // Removes questions that gave up.
         for (_, queue) in &mut self.waiting {
             queue.retain(|one| !one.is_closed());
         }
         self.waiting.retain(|(_, queue)| !queue.is_empty());
         self.count = self.waiting.iter().map(|(_, queue)| queue.len()).sum();
-        if self.count >= MOST_WAITING {
+        if self.count >= MAX_WAITING {
             return None;
         }
         let (call, called) = oneshot::channel();
@@ -82,7 +85,7 @@ impl Table {
         Some(called)
     }
 
-    /// Who is next; none if nobody waits. Whoever gave up is passed over.
+    /// Returns the next question in the queue, skipping those that gave up.
     fn next(&mut self) -> Option<oneshot::Sender<Slot>> {
         while let Some((source, mut queue)) = self.waiting.pop_front() {
             let next = queue.pop_front();
@@ -106,7 +109,7 @@ impl Drop for Slot {
             return;
         };
         drop(table);
-        // One that gives up now drops the place, and the next one has it.
+        // A question that gives up now drops the slot, which then goes to the next one.
         drop(call.send(Self(Arc::clone(&self.0))));
     }
 }

@@ -1,4 +1,7 @@
-//! What is said to readers beside a backend's answer, and what an answer's beginning says.
+//! Text for readers beside a backend's answer, and the check of an answer's beginning.
+//!
+//! Pure functions. Never does: read more of an answer than its beginning. Bounds:
+//! [`INSPECTED_BYTES`] of an answer.
 
 use std::io::Read;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,18 +16,18 @@ use http_body_util::{BodyExt, Full};
 
 use crate::receive::http::Reply;
 
-/// The bytes of an answer that are looked at.
-const LOOK_BYTES: usize = 512;
-/// How an answer begins that tells an error.
+/// Maximum number of an answer's bytes that are inspected.
+const INSPECTED_BYTES: usize = 512;
+/// Beginning of an answer that reports an error.
 const ERROR: &[u8] = b"{\"results\":[{\"statement_id\":0,\"error\":\"";
-/// What such an error begins with, or holds, if another backend may do better.
+/// Errors that another backend may not have, by their beginnings.
 const NOT_HERE: [&str; 4] =
     ["max-concurrent-queries limit exceeded", "shard is disabled", "engine is closed", "database not found"];
 
 /// Whether an answer begins with an error that another backend may not have.
 pub(super) fn tells_not_here(headers: &HeaderMap, begin: Option<&[u8]>) -> bool {
     let Some(begin) = begin else { return false };
-    let begin = &begin[..begin.len().min(LOOK_BYTES)];
+    let begin = &begin[..begin.len().min(INSPECTED_BYTES)];
     let plain = match headers.get(CONTENT_ENCODING) {
         Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"gzip") => inflated(begin),
         _ => begin.to_vec(),
@@ -34,9 +37,9 @@ pub(super) fn tells_not_here(headers: &HeaderMap, begin: Option<&[u8]>) -> bool 
     NOT_HERE.iter().any(|phrase| error.starts_with(phrase))
 }
 
-/// As much of compressed bytes as they tell.
+/// Decompresses as much as these bytes hold.
 fn inflated(bytes: &[u8]) -> Vec<u8> {
-    let mut plain = vec![0; LOOK_BYTES];
+    let mut plain = vec![0; INSPECTED_BYTES];
     let mut decoder = flate2::read::GzDecoder::new(bytes);
     let mut length = 0;
     while let Ok(count @ 1..) = decoder.read(&mut plain[length..]) {
@@ -46,7 +49,7 @@ fn inflated(bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Takes away what is said from one end of a connection to the other, and no further.
+/// Removes headers that concern a single connection.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -63,7 +66,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     others.iter().for_each(|name| drop(headers.remove(*name)));
 }
 
-/// From when until when, for people.
+/// Formats a time range for people.
 pub(super) fn described((from, until): &(i64, i64)) -> String {
     let time = |nanoseconds: i64, unknown: &'static str| match u64::try_from(nanoseconds) {
         Ok(known) if known < i64::MAX as u64 => {
@@ -74,7 +77,7 @@ pub(super) fn described((from, until): &(i64, i64)) -> String {
     format!("{}/{}", time(*from, "always"), time(*until, "always"))
 }
 
-/// An answer of our own, in the form that readers show.
+/// Makes a response of our own, in a form that readers display.
 pub(super) fn refusal(status: StatusCode, text: &str) -> Reply {
     let body = format!("{}\n", serde_json::json!({ "error": text }));
     let mut response = Response::new(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());

@@ -1,20 +1,23 @@
-//! A folder as a backend: line protocol in files, one folder for each destination.
+//! A folder as a backend: line protocol in files, one folder per destination.
 //!
 //! ```text
 //! archive/telegraf.ns/20261123T034500Z.lp       the open segment
 //! archive/telegraf.ns/20261123T024500Z.lp.gz    a full one
 //! ```
 //!
-//! Each segment begins with comments that tell its destination ([`super::header`]); `twinflux restore` puts it back.
+//! Each segment begins with comments that name its destination ([`super::header`]). `twinflux
+//! restore` writes an archive back to an InfluxDB.
 //!
-//! Lines count as delivered once they are on disk (`fdatasync`). A write that fails half-way is taken back, so
-//! that a full disk leaves no half a line. The last line of a segment that a crash tore is cut off when the
-//! segment is opened again: it was not acknowledged. No file is ever overwritten.
+//! Lines count as delivered once they are on disk (`fdatasync`). A failed write is rolled back, so
+//! a full disk leaves no partial line. After a crash, reopening a segment truncates a torn last
+//! line, which was not acknowledged. No file is ever overwritten.
 //!
-//! Bounds: a segment's size and age, one open file for each destination. The folder's own bounds ([`Bounds`]) are the
-//! operator's: the oldest files make room; without any nothing is removed, and lines wait in the journal once the volume's
-//! floor is reached. A lock file keeps two relays out of one folder. A destination whose folder cannot be made, because its name
-//! is too long for the file system, say, is held; the others go on.
+//! Owns: the folder and its lock file, which keeps other relays out. Never does: remove a file
+//! without bounds; lines then wait in the journal once the volume's floor is reached. Bounds: a
+//! segment's size and age, one open file per destination. The bounds of the folder ([`Bounds`]) are
+//! the operator's: the oldest files are removed to keep them. A destination whose folder cannot be
+//! created, for example because its name is too long for the file system, is held; the others go
+//! on.
 
 mod room;
 mod segment;
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 
 use super::Outcome;
 use super::outcome::Fate;
@@ -38,21 +42,21 @@ use segment::{Segment, compress, create_folder, folder_name, is_in_place};
 
 pub use room::Bounds;
 
-/// The longest name of a destination's folder, in bytes, on a usual file system.
+/// Maximum length of a destination's folder name on a usual file system, in bytes.
 pub const MAX_FOLDER_BYTES: usize = 255;
 
-/// Bytes of the name of a destination's folder.
+/// Returns the length of a destination's folder name, in bytes.
 pub fn folder_bytes(destination: &Destination) -> usize {
     folder_name(destination).len()
 }
 
-/// A segment is closed and compressed when it is this old.
+/// Age at which a segment is closed and compressed.
 const SEGMENT_AGE: Duration = Duration::from_secs(3600);
-/// How often old segments are closed and old files removed, and how often removals are told.
+/// How often old segments are closed, old files removed, and removals logged.
 const KEEPING_INTERVAL: Duration = Duration::from_secs(60);
-/// How often it is told that the room will not last.
+/// How often to log that the space will run out.
 const ROOM_LOG_INTERVAL: Duration = Duration::from_secs(3600);
-/// Room for less than this is worth a warning.
+/// The log warns if the space lasts for less than this.
 const LITTLE_ROOM: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// A backend that keeps lines in files. Clones share it.
@@ -63,41 +67,40 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// An archive in this folder, which is made at the first write.
+    /// Creates an archive in this folder. The folder is created at the first write.
     pub(super) fn new(folder: PathBuf, bounds: Bounds) -> Self {
         let (root, room) = (folder.clone(), Room::new(folder.clone(), bounds));
         let folders = Folders { room, root: folder, lock: None, open: HashMap::new() };
         Self { root, folders: Arc::new(Mutex::new(folders)) }
     }
 
-    /// Its folder, which may not be there yet.
+    /// Returns the folder, which may not exist yet.
     pub(super) fn folder(&self) -> &Path {
         &self.root
     }
 
-    /// Appends lines, in parts that hold whole ones, and waits until they are on disk.
+    /// Appends lines, and waits until they are on disk. Each part holds whole lines.
     pub(super) async fn write(&mut self, destination: Arc<Destination>, parts: Vec<Bytes>) -> Outcome {
         match self.work(move |folders| folders.append(&destination, &parts)).await {
             Ok(Ok(())) => Outcome::new(Fate::Delivered, String::new()),
-            Ok(Err(error)) => Outcome::new(error.fate(), error.to_string()),
-            Err(error) => Outcome::new(Fate::HoldBackend, error),
+            Ok(Err(error)) | Err(error) => Outcome::new(error.fate(), error.to_string()),
         }
     }
 
-    /// Makes sure that the folder can be written, and that there is room.
+    /// Checks that the folder is writable and has space. Returns a description of it.
     ///
     /// # Errors
-    /// What keeps it from being written.
-    pub(super) async fn check(&self) -> Result<String, String> {
-        let checked = self.work(Folders::check).await?;
-        checked.map_err(|error| error.to_string())
+    /// The folder cannot be written.
+    pub(super) async fn check(&self) -> Result<String, ArchiveError> {
+        self.work(Folders::check).await?
     }
 
-    /// Closes old segments, removes old files, and says what became of the room, until the relay is to end.
+    /// Closes old segments, removes old files, and logs how long the space lasts, until the relay
+    /// shuts down.
     pub(super) async fn keep(self, name: String, mut closing: watch::Receiver<bool>) {
-        let mut told_next = Instant::now();
+        let mut log_next = Instant::now();
         while !*closing.borrow() {
-            let is_due = told_next <= Instant::now();
+            let is_due = log_next <= Instant::now();
             let kept = self.work(move |folders| folders.keep(is_due)).await;
             match kept.map_err(io::Error::other).and_then(|kept| kept) {
                 Ok(Kept { removed: (files, bytes), lasts }) => {
@@ -110,10 +113,10 @@ impl Archive {
                         );
                     }
                     if is_due {
-                        told_next = Instant::now() + ROOM_LOG_INTERVAL;
+                        log_next = Instant::now() + ROOM_LOG_INTERVAL;
                     }
                     if let Some(lasts) = lasts {
-                        tell_room(&name, lasts);
+                        log_space(&name, lasts);
                     }
                 }
                 Err(error) => tracing::debug!(backend = name, %error, "cannot look after the archive"),
@@ -122,21 +125,21 @@ impl Archive {
         }
     }
 
-    /// Works on the folders, on a thread that may wait for the disk.
+    /// Works on the folders, on a thread that may block on the disk.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Folders) -> T + Send + 'static,
-    ) -> Result<T, String> {
+    ) -> Result<T, ArchiveError> {
         let folders = Arc::clone(&self.folders);
         let worked = tokio::task::spawn_blocking(move || {
-            let mut folders = folders.lock().map_err(|_| "the archive's writer ended; restart to go on".to_owned())?;
+            let mut folders = folders.lock().map_err(|_| ArchiveError::Poisoned)?;
             Ok(work(&mut folders))
         });
-        worked.await.map_err(|error| error.to_string())?
+        worked.await?
     }
 }
 
-fn tell_room(backend: &str, lasts: Duration) {
+fn log_space(backend: &str, lasts: Duration) {
     let hours = lasts.as_secs() / 3600;
     let about = match hours {
         0 => "less than an hour".to_owned(),
@@ -153,21 +156,27 @@ fn tell_room(backend: &str, lasts: Duration) {
     }
 }
 
-/// The file that keeps two relays out of one folder.
+/// The file whose lock keeps other relays out of the folder.
 const LOCK: &str = "lock";
 
-/// What failed.
+/// The archive cannot be written.
 #[derive(Debug, thiserror::Error)]
-enum ArchiveError {
-    /// What the system said, and where.
+pub(super) enum ArchiveError {
+    /// The system reported this error for this path.
     #[error("archive {0}: {1}")]
     Io(PathBuf, io::Error),
-    /// There is no room.
+    /// There is no space.
     #[error("archive {0} is full: {1}")]
     Full(PathBuf, Full),
-    /// One destination cannot be stored, and the others can.
+    /// Only this destination cannot be stored.
     #[error("archive {0} cannot be a destination's folder: {1}; {advice}", advice = advice(.1))]
     Destination(PathBuf, io::Error),
+    /// An earlier write panicked.
+    #[error("the archive's writer ended; restart to go on")]
+    Poisoned,
+    /// The write panicked, or the runtime ended.
+    #[error("{0}")]
+    Join(#[from] JoinError),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -181,15 +190,15 @@ impl ArchiveError {
     fn fate(&self) -> Fate {
         match self {
             Self::Io(..) => Fate::Transient,
-            Self::Full(..) => Fate::HoldBackend,
+            Self::Full(..) | Self::Poisoned | Self::Join(_) => Fate::HoldBackend,
             Self::Destination(..) => Fate::HoldDestination,
         }
     }
 
-    /// Why a destination's folder cannot be opened.
+    /// Classifies a failure to open a destination's folder.
     fn of_folder(folder: PathBuf, error: io::Error) -> Self {
         let is_its_own = match error.kind() {
-            // The name is too long for this file system, or somebody's file has it.
+            // The name is too long for this file system, or a file has it.
             io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => true,
             io::ErrorKind::PermissionDenied => folder.exists(),
             _ => false,
@@ -198,11 +207,11 @@ impl ArchiveError {
     }
 }
 
-/// What keeping an archive brought.
+/// Result of a maintenance run.
 struct Kept {
-    /// Files and bytes.
+    /// Removed files and bytes.
     removed: (u64, u64),
-    /// How long the room lasts, where that was asked for and is known.
+    /// How long the space lasts, if requested and known.
     lasts: Option<Duration>,
 }
 
@@ -216,7 +225,7 @@ struct Folders {
 }
 
 impl Folders {
-    /// Makes the folder, takes its lock, and writes a file there.
+    /// Creates the folder, takes its lock, and writes a file there.
     fn check(&mut self) -> Result<String, ArchiveError> {
         let probe = self.root.join("probe.tmp");
         self.take_lock()?;
@@ -228,11 +237,11 @@ impl Folders {
         Ok(format!("a folder that can be written: {}", self.root.display()))
     }
 
-    /// Takes the folder's lock where it has none, or lost it: the folder may have been removed, or be another one now.
+    /// Takes the folder's lock if it is not held. Detects a folder that was removed or replaced.
     fn take_lock(&mut self) -> Result<(), ArchiveError> {
         let path = self.root.join(LOCK);
         if self.lock.as_ref().is_some_and(|lock| !is_in_place(lock, &path)) {
-            tracing::warn!(folder = %self.root.display(), "the archive's folder was removed or replaced: beginning anew there");
+            tracing::warn!(folder = %self.root.display(), "the archive's folder was removed or replaced: starting over there");
             self.lock = None;
             self.open.clear();
             self.room.recount();
@@ -248,15 +257,15 @@ impl Folders {
         self.take_lock()?;
         let bytes = parts.iter().map(|part| part.len() as u64).sum();
         self.make_room(bytes)?;
-        let most = self.room.bounds.segment_bytes();
-        // What is written to a file that was removed or renamed is not in the archive.
+        let max = self.room.bounds.segment_bytes();
+        // Lines written to a file that was removed or renamed are not in the archive.
         if self.open.get(destination).is_some_and(|segment| !segment.is_in_place()) {
             self.open.remove(destination);
             self.room.recount();
         }
         if !self.open.contains_key(destination) {
             let folder = self.root.join(folder_name(destination));
-            let opened = Segment::open(&folder, destination, most);
+            let opened = Segment::open(&folder, destination, max);
             let segment = opened.map_err(|error| ArchiveError::of_folder(folder, error))?;
             self.open.insert(Arc::clone(destination), segment);
             self.room.recount();
@@ -265,7 +274,7 @@ impl Folders {
         if let Err(error) = segment.append(parts) {
             let path = segment.path.clone();
             if segment.roll_back().is_err() {
-                // The next try opens the segment anew, and looks at what is in it.
+                // The next write reopens the segment, and checks its content.
                 self.open.remove(destination);
             }
             return Err(ArchiveError::Io(path, error));
@@ -278,13 +287,13 @@ impl Folders {
             return Err(ArchiveError::Io(path, gone));
         }
         self.room.note(0, bytes);
-        if segment.bytes >= most || segment.opened.elapsed() >= SEGMENT_AGE {
+        if segment.bytes >= max || segment.opened.elapsed() >= SEGMENT_AGE {
             self.close(destination);
         }
         Ok(())
     }
 
-    /// Makes room; where all files are written to, ends those.
+    /// Makes space for so many bytes. If all files are open segments, closes these.
     fn make_room(&mut self, bytes: u64) -> Result<(), ArchiveError> {
         let mut made = self.room.make(bytes, &self.written_to());
         if matches!(made, Err(Full::Disk { .. })) {
@@ -306,12 +315,12 @@ impl Folders {
         let Some(Segment { path, bytes, .. }) = self.open.remove(destination) else { return };
         match compress(&path) {
             Ok(compressed) => self.room.note(bytes, compressed),
-            // The lines are on disk either way: a segment that stays uncompressed is no loss.
+            // The lines are on disk in any case: an uncompressed segment is no loss.
             Err(error) => tracing::warn!(path = %path.display(), %error, "cannot compress an archive segment"),
         }
     }
 
-    /// Closes segments that are old, removes files that are too old, and looks how long the room lasts.
+    /// Closes old segments, removes files that are too old, and estimates how long the space lasts.
     fn keep(&mut self, asks_room: bool) -> io::Result<Kept> {
         self.take_lock().map_err(io::Error::other)?;
         let old = self.open.iter().filter(|(_, segment)| segment.opened.elapsed() >= SEGMENT_AGE);
@@ -347,7 +356,7 @@ mod tests {
             (NotADirectory, &there, Fate::HoldDestination),
             (AlreadyExists, &there, Fate::HoldDestination),
             (PermissionDenied, &there, Fate::HoldDestination),
-            // It is the archive's folder that may not be written.
+            // The archive's own folder is not writable.
             (PermissionDenied, &gone, Fate::Transient),
             (StorageFull, &there, Fate::Transient),
         ] {

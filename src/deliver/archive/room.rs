@@ -1,7 +1,9 @@
-//! How much an archive may hold, what makes room, and how long the room lasts.
+//! The space of an archive: its bounds, what is removed to keep them, and how long the space lasts.
 //!
-//! Files that are removed held lines that count as delivered: no ledger changes, the log says how many went. Files that
-//! are written to are never removed. Without bounds nothing is, and writing ends at the volume's floor.
+//! Owns: the removal of files. Removed files held lines that count as delivered, so no ledger
+//! changes; the log reports their number. Never does: remove an open segment, or any file if there
+//! are no bounds; writing then ends at the volume's floor. Bounds: those of [`Bounds`]; memory for
+//! one entry per file while it lists the files.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,35 +14,36 @@ use crate::batch::Received;
 use crate::journal::disk::{Space, floor};
 use crate::sys::SteadyClock;
 
-/// A segment is closed and compressed when it has grown to this size, or to an eighth of a smaller archive.
+/// Size at which a segment is closed and compressed. A small archive uses an eighth of its size
+/// instead.
 const SEGMENT_BYTES: u64 = 16 << 20;
-/// The time that the present rate is taken from.
+/// Period that the present rate is derived from.
 const RECENT: Duration = Duration::from_secs(24 * 3600);
-/// A rate over less than this says nothing.
-const LEAST_SPAN: Duration = Duration::from_secs(600);
+/// Shortest period that gives a rate.
+const MIN_SPAN: Duration = Duration::from_secs(600);
 
-/// What an archive may hold.
+/// Bounds of an archive.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
-    /// Bytes of all its files, at most.
+    /// Maximum size of all files, in bytes.
     pub disk: Option<u64>,
-    /// Files that were last written to so long ago are removed.
+    /// Files last written longer ago than this are removed.
     pub max_age: Option<Duration>,
-    /// Bytes of the volume that are left free; none: 5 %, at most 1 GiB.
+    /// Space to leave free on the volume, in bytes. `None`: 5 %, at most 1 GiB.
     pub min_free: Option<u64>,
 }
 
 impl Bounds {
-    /// The size at which a segment is full.
+    /// Returns the size at which a segment is full.
     pub(super) fn segment_bytes(&self) -> u64 {
         self.disk.map_or(SEGMENT_BYTES, |disk| (disk / 8).min(SEGMENT_BYTES))
     }
 }
 
-/// A file of the archive. Sorted, the oldest comes first.
+/// A file of the archive. The order is from old to new.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Stored {
-    /// When it was begun, as its name says.
+    /// Time of its creation, from its name.
     stamp: String,
     path: PathBuf,
     bytes: u64,
@@ -49,29 +52,29 @@ struct Stored {
 
 /// Why nothing can be written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Full {
+pub(in crate::deliver) enum Full {
     /// The volume's floor is reached.
     #[error(
         "its volume has {free} bytes free and min_free keeps {floor}: make room there, or set disk or max_age for this \
          backend"
     )]
     Volume { free: u64, floor: u64 },
-    /// Only files that are written to are left.
+    /// Only open segments are left.
     #[error("all of its {disk} bytes (disk) are in files that are written to: set a larger disk for this backend")]
     Disk { disk: u64 },
-    /// The system says no.
+    /// The system reported an error.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// The room of one archive.
+/// The space of one archive.
 #[derive(Debug)]
 pub(super) struct Room {
     root: PathBuf,
     pub(super) bounds: Bounds,
-    /// Bytes of all files; none before they were counted.
+    /// Size of all files in bytes, or `None` if they have to be counted.
     used: Option<u64>,
-    /// Files and bytes removed since that was told.
+    /// Files and bytes removed since the last report.
     removed: (u64, u64),
     clock: SteadyClock,
 }
@@ -81,19 +84,19 @@ impl Room {
         Self { root, bounds, used: None, removed: (0, 0), clock: SteadyClock::default() }
     }
 
-    /// Makes room for so many bytes more. `open` are the files that are written to.
+    /// Makes space for so many more bytes. `open` are the open segments.
     ///
     /// # Errors
-    /// There is none.
+    /// There is not enough space.
     pub(super) fn make(&mut self, bytes: u64, open: &HashSet<PathBuf>) -> Result<(), Full> {
         if let Some(disk) = self.bounds.disk {
-            // Compressing a segment takes room before it gives any.
-            let most = disk.saturating_sub(bytes + 2 * self.bounds.segment_bytes());
-            if self.used()? > most {
-                // A little more, so that not every write has to look at all files.
-                let goal = most - most / 16;
+            // Compressing a segment needs space before it frees any.
+            let max = disk.saturating_sub(bytes + 2 * self.bounds.segment_bytes());
+            if self.used()? > max {
+                // Removes a little more, so that not every write has to list all files.
+                let goal = max - max / 16;
                 self.remove_oldest(open, |used, _| used > goal)?;
-                if self.used()? > most {
+                if self.used()? > max {
                     return Err(Full::Disk { disk });
                 }
             }
@@ -108,11 +111,11 @@ impl Room {
             self.remove_oldest(open, |used, _| used > goal)?;
             free = self.space()?.free;
         }
-        // Who keeps nothing free hears it from the system when there is no room.
+        // With a floor of zero, the system's own error reports a full volume.
         if free < wanted && floor > 0 { Err(Full::Volume { free, floor }) } else { Ok(()) }
     }
 
-    /// Notes that files have grown by so many bytes, or shrunk.
+    /// Records a change of the files' size.
     pub(super) fn note(&mut self, before: u64, after: u64) {
         self.used = self.used.map(|used| (used + after).saturating_sub(before));
     }
@@ -122,10 +125,10 @@ impl Room {
         self.used = None;
     }
 
-    /// Removes what is too old, as far as the clock is to be believed (see [`crate::sys::clock`]).
+    /// Removes files that are too old, if the clock can be trusted (see [`crate::sys::clock`]).
     ///
     /// # Errors
-    /// What the system says.
+    /// The files cannot be listed or removed.
     pub(super) fn expire(&mut self, open: &HashSet<PathBuf>, now: Received) -> io::Result<()> {
         let Some(max_age) = self.bounds.max_age else { return Ok(()) };
         let newest = self.list()?.iter().map(|stored| stored.modified).max();
@@ -136,15 +139,16 @@ impl Room {
         end.map_or(Ok(()), |end| self.remove_oldest(open, |_, stored| stored.modified < end))
     }
 
-    /// Files and bytes removed since the last call.
+    /// Returns the files and bytes removed since the last call.
     pub(super) fn take_removed(&mut self) -> (u64, u64) {
         std::mem::take(&mut self.removed)
     }
 
-    /// How long the room lasts at the rate of the last day: none where the oldest files make room, or no rate is known.
+    /// Returns how long the space lasts at the rate of the last day. `None` if old files are
+    /// removed to make space, or no rate is known.
     ///
     /// # Errors
-    /// What the system says.
+    /// The files cannot be listed.
     pub(super) fn lasts(&self) -> io::Result<Option<Duration>> {
         if self.bounds.disk.is_some() {
             return Ok(None);
@@ -152,11 +156,11 @@ impl Room {
         let space = self.space()?;
         let room = space.free.saturating_sub(floor(self.bounds.min_free, space));
         let lasts = lasts(&self.list()?, room, SystemTime::now());
-        // What is removed by age makes room, too.
+        // Removal by age makes space, too.
         Ok(lasts.filter(|lasts| self.bounds.max_age.is_none_or(|age| *lasts < age)))
     }
 
-    /// Removes files, oldest first, while `is_due` for the bytes in use and the file.
+    /// Removes files, oldest first, while `is_due` holds for the bytes in use and the file.
     fn remove_oldest(&mut self, open: &HashSet<PathBuf>, is_due: impl Fn(u64, &Stored) -> bool) -> io::Result<()> {
         let files = self.list()?;
         let mut used = files.iter().map(|stored| stored.bytes).sum();
@@ -185,7 +189,7 @@ impl Room {
         Ok(Space { free: volume.f_bavail * volume.f_frsize, total: volume.f_blocks * volume.f_frsize })
     }
 
-    /// All files, oldest first.
+    /// Lists all files, oldest first.
     fn list(&self) -> io::Result<Vec<Stored>> {
         let mut files = Vec::new();
         for folder in std::fs::read_dir(&self.root)? {
@@ -215,17 +219,18 @@ fn list_folder(folder: &Path, files: &mut Vec<Stored>) -> io::Result<()> {
     Ok(())
 }
 
-/// How long this room lasts at the rate at which these files grew of late.
+/// Returns how long this space lasts at the rate at which these files grew recently.
 fn lasts(files: &[Stored], room: u64, now: SystemTime) -> Option<Duration> {
     let from = now.checked_sub(RECENT)?.max(begun(&files.first()?.stamp)?);
-    let span = now.duration_since(from).ok().filter(|span| *span >= LEAST_SPAN)?;
+    let span = now.duration_since(from).ok().filter(|span| *span >= MIN_SPAN)?;
     let recent = files.iter().filter(|stored| begun(&stored.stamp).is_some_and(|begun| begun >= from));
     let bytes: u64 = recent.map(|stored| stored.bytes).sum();
     let seconds = u128::from(room) * u128::from(span.as_secs()) / u128::from(bytes.max(1));
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)))
 }
 
-/// When a file of this name was begun: `20261123T034500Z`, and a number where several were.
+/// Parses the creation time from a file's name: `20261123T034500Z`, followed by a number if there
+/// are several.
 fn begun(stamp: &str) -> Option<SystemTime> {
     let part = |from, to| stamp.get(from..to);
     let (date, time) = ((part(0, 4)?, part(4, 6)?, part(6, 8)?), (part(9, 11)?, part(11, 13)?, part(13, 15)?));
@@ -239,7 +244,7 @@ mod tests {
 
     const KIB: usize = 1024;
 
-    /// An archive with files of these stamps and sizes in KiB, the first of them being written to.
+    /// Creates an archive with files of these stamps and sizes in KiB. The first file is open.
     fn archive(files: &[(&str, usize)]) -> (tempfile::TempDir, HashSet<PathBuf>) {
         let folder = tempfile::tempdir().expect("folder");
         for (name, kibibytes) in files {
@@ -269,14 +274,14 @@ mod tests {
         let disk = 1900 * KIB as u64;
         let bounds = Bounds { disk: Some(disk), min_free: Some(0), ..Bounds::default() };
         let mut room = Room::new(folder.path().to_owned(), bounds);
-        // 1,500 KiB are there, and a quarter is kept for compressing.
+        // The archive holds 1,500 KiB, and a quarter of its space is reserved for compression.
         room.make(0, &open).expect("room");
         assert_eq!(names(&room)[..2], ["20261101T000000Z", "20261103T000000Z"]);
         assert_eq!(room.take_removed(), (1, 200 * KIB as u64));
         room.make(500 * KIB as u64, &open).expect("room");
         assert_eq!(names(&room), ["20261101T000000Z", "20261104T000000Z-0001"]);
         assert_eq!((room.take_removed(), room.take_removed()), ((2, 700 * KIB as u64), (0, 0)));
-        // What was written since counts, and what only is written to stays.
+        // Data written since then counts, and open segments stay.
         room.note(0, 1000 * KIB as u64);
         assert!(matches!(room.make(1500 * KIB as u64, &open), Err(Full::Disk { .. })));
         assert_eq!(names(&room), ["20261101T000000Z"]);
@@ -307,7 +312,7 @@ mod tests {
         let bounds = Bounds { max_age: Some(Duration::from_secs(3600)), min_free: Some(0), ..Bounds::default() };
         let mut room = Room::new(folder.path().to_owned(), bounds);
         let begin = Received::now();
-        // A clock that is ahead at first, and is set right.
+        // A clock that is ahead at first, and then corrected.
         for (minutes, ahead) in [(0, 10_000), (4, 10_000), (5, 0), (9, 0), (11, 0)] {
             assert_eq!(names(&room).len(), FILES.len(), "{minutes} min");
             let passed = Duration::from_secs(60 * minutes);
@@ -329,7 +334,7 @@ mod tests {
             (&[stored("20261123T115500Z", 1000)], None),
             (&[stored("20261123T110000Z", 1000)], Some(hour * 5)),
             (&[stored("20261123T100000Z", 1000), stored("20261123T110000Z-0001", 1000)], Some(hour * 5)),
-            // What is older than a day tells nothing of the present rate.
+            // Files older than a day do not affect the present rate.
             (&[stored("20260101T000000Z", 1 << 40), stored("20261123T110000Z", 1000)], Some(hour * 24 * 5)),
         ] {
             assert_eq!(lasts(files, 5000, now), expected, "{files:?}");

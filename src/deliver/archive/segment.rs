@@ -1,6 +1,8 @@
-//! One file of an archive: begun, grown, taken back where a write fails, compressed when it is full.
+//! One file of an archive: created, appended to, rolled back after a failed write, compressed when
+//! full.
 //!
-//! No file is ever overwritten. Opening a file again reads it into memory once, and cuts a torn line off.
+//! Owns: the open file. Never does: overwrite a file. Bounds: [`MAX_SEGMENTS_PER_SECOND`];
+//! reopening a file reads it into memory once, and truncates a torn last line.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,26 +19,27 @@ use super::super::header;
 use crate::batch::Destination;
 use crate::protocol::{Precision, Scanner};
 
-/// Segments that are begun within one second, at most.
-const MAX_SEGMENTS_A_SECOND: u32 = 10_000;
-/// What cannot stand in a file's name, and the separator of its parts.
+/// Maximum number of segments created within one second.
+const MAX_SEGMENTS_PER_SECOND: u32 = 10_000;
+/// Characters that are not allowed in a file's name, and the separator of its parts.
 const NAME: &AsciiSet = &CONTROLS.add(b'/').add(b'%').add(b'.').add(b' ').add(b'\\');
 
-/// A file that grows.
+/// A file that is appended to.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) path: PathBuf,
     file: File,
-    /// The length up to which everything is whole.
+    /// Length up to which the file is known to be whole.
     pub(super) bytes: u64,
     pub(super) opened: Instant,
 }
 
 impl Segment {
-    /// Opens the folder's unfinished segment, or makes a new one. One with `most` bytes is finished.
-    pub(super) fn open(folder: &Path, destination: &Destination, most: u64) -> io::Result<Self> {
+    /// Opens the folder's unfinished segment, or creates a new one. A segment of `max` bytes is
+    /// finished.
+    pub(super) fn open(folder: &Path, destination: &Destination, max: u64) -> io::Result<Self> {
         create_folder(folder)?;
-        let (path, mut file) = match unfinished_segment(folder, most)? {
+        let (path, mut file) = match unfinished_segment(folder, max)? {
             Some(path) => (path.clone(), File::options().read(true).write(true).open(path)?),
             None => new_segment(folder, SystemTime::now())?,
         };
@@ -51,12 +54,13 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Whether its path still leads to it: somebody may have removed or renamed it, or its folder.
+    /// Whether the path still leads to the open file: the file or its folder may have been removed
+    /// or renamed.
     pub(super) fn is_in_place(&self) -> bool {
         is_in_place(&self.file, &self.path)
     }
 
-    /// Writes lines, in parts that hold whole ones, and syncs them.
+    /// Appends lines, and syncs them. Each part holds whole lines.
     pub(super) fn append(&mut self, parts: &[Bytes]) -> io::Result<()> {
         let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
         self.write_all(&parts)
@@ -69,7 +73,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Takes back what a write that failed has left behind.
+    /// Removes what a failed write has left.
     pub(super) fn roll_back(&mut self) -> io::Result<()> {
         self.file.set_len(self.bytes)?;
         self.file.seek(SeekFrom::Start(self.bytes))?;
@@ -84,9 +88,9 @@ pub(super) fn is_in_place(file: &File, path: &Path) -> bool {
     open.is_ok_and(|open| there.is_ok_and(|there| there == open))
 }
 
-/// What keeps bytes once it is told to.
+/// A writer that can sync.
 trait Durable: Write {
-    /// Returns once all that was written is safe from a power cut.
+    /// Returns once everything written is safe from a power cut.
     fn sync(&mut self) -> io::Result<()>;
 }
 
@@ -96,13 +100,13 @@ impl Durable for File {
     }
 }
 
-/// Writes all parts, and returns once they are safe.
+/// Writes all parts. Returns once they are synced.
 fn write_synced(output: &mut impl Durable, parts: &[&[u8]]) -> io::Result<()> {
     parts.iter().try_for_each(|part| output.write_all(part))?;
     output.sync()
 }
 
-/// `database[.policy].precision`, with what a name cannot hold as `%XX`.
+/// Returns `database[.policy].precision`, with characters that a name cannot hold as `%XX`.
 pub(super) fn folder_name(destination: &Destination) -> String {
     let encode = |text: &str| utf8_percent_encode(text, NAME).to_string();
     let policy = match destination.retention_policy() {
@@ -116,10 +120,11 @@ pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// A file that was not there, compressed or not: `20261123T034500Z.lp`, or with a number before the ending.
+/// Creates a file whose name is not in use, compressed or not: `20261123T034500Z.lp`, or with a
+/// number before the extension.
 fn new_segment(folder: &Path, now: SystemTime) -> io::Result<(PathBuf, File)> {
     let stamp = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
-    let names = (0..MAX_SEGMENTS_A_SECOND).map(|number| match number {
+    let names = (0..MAX_SEGMENTS_PER_SECOND).map(|number| match number {
         0 => stamp.clone(),
         number => format!("{stamp}-{number:04}"),
     });
@@ -133,17 +138,18 @@ fn new_segment(folder: &Path, now: SystemTime) -> io::Result<(PathBuf, File)> {
             opened => return Ok((path, opened?)),
         }
     }
-    Err(io::Error::other(format!("{MAX_SEGMENTS_A_SECOND} segments are named {stamp} already: is the clock right?")))
+    Err(io::Error::other(format!("{MAX_SEGMENTS_PER_SECOND} segments are named {stamp} already: is the clock right?")))
 }
 
-/// The segment to go on with: the newest that is neither compressed nor full. A full one could not be compressed
-/// when it was closed, and stays as it is. What an interrupted compression left is removed.
-fn unfinished_segment(folder: &Path, most: u64) -> io::Result<Option<PathBuf>> {
+/// Returns the newest segment that is neither compressed nor full. A full one could not be
+/// compressed when it was closed, and stays as it is. Removes the leftovers of an interrupted
+/// compression.
+fn unfinished_segment(folder: &Path, max: u64) -> io::Result<Option<PathBuf>> {
     let mut newest = None;
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("lp") if path.metadata()?.len() < most => newest = newest.max(Some(path)),
+            Some("lp") if path.metadata()?.len() < max => newest = newest.max(Some(path)),
             Some("tmp") => std::fs::remove_file(path)?,
             _ => {}
         }
@@ -151,7 +157,8 @@ fn unfinished_segment(folder: &Path, most: u64) -> io::Result<Option<PathBuf>> {
     Ok(newest)
 }
 
-/// The length up to the end of the last whole line. The scanner tells: a string may hold line feeds.
+/// Returns the length up to the end of the last whole line. Uses the scanner, because a string may
+/// hold line feeds.
 fn whole_bytes(file: &mut File, precision: Precision) -> io::Result<u64> {
     let mut text = Vec::new();
     file.seek(SeekFrom::Start(0))?;
@@ -163,12 +170,13 @@ fn whole_bytes(file: &mut File, precision: Precision) -> io::Result<u64> {
     Ok(end as u64)
 }
 
-/// Replaces `X.lp` by `X.lp.gz`; a crash may leave both, and what is not compressed has all of it. Returns the compressed bytes.
+/// Replaces `X.lp` by `X.lp.gz`, and returns the compressed size in bytes. A crash may leave both
+/// files; the uncompressed one is always whole.
 pub(super) fn compress(path: &Path) -> io::Result<u64> {
     let unfinished = path.with_extension("lp.gz.tmp");
     let compressed = write_compressed(path, &unfinished);
     if compressed.is_err() {
-        // On a full disk it would keep the last bytes from the lines to come.
+        // On a full disk it would take space from new lines.
         std::fs::remove_file(&unfinished)?;
     }
     let bytes = compressed?;
@@ -195,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    const MOST: u64 = 1 << 20;
+    const MAX: u64 = 1 << 20;
 
     fn destination(database: &str, policy: &str) -> Arc<Destination> {
         Arc::new(Destination::new(database.to_owned(), policy.to_owned(), Precision::Milliseconds))
@@ -207,7 +215,7 @@ mod tests {
         assert_eq!(folder_name(&destination("a.b/../c", "one week")), "a%2Eb%2F%2E%2E%2Fc.one%20week.ms");
     }
 
-    /// Notes what is done, and fails to sync where it is to.
+    /// Records what is done. Fails to sync if the flag is set.
     #[derive(Default)]
     struct Noted(Vec<String>, bool);
 
@@ -240,11 +248,11 @@ mod tests {
     #[test]
     fn a_torn_line_is_cut_off_and_the_segment_goes_on() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut segment = Segment::open(folder.path(), &destination("db", "rp"), MOST).expect("open");
+        let mut segment = Segment::open(folder.path(), &destination("db", "rp"), MAX).expect("open");
         segment.write_all(&[b"m v=1 1\n", b"m v=2 2\nm s=\"a\nb"]).expect("write");
         let path = segment.path.clone();
         drop(segment);
-        let mut segment = Segment::open(folder.path(), &destination("db", "rp"), MOST).expect("open again");
+        let mut segment = Segment::open(folder.path(), &destination("db", "rp"), MAX).expect("open again");
         assert_eq!(segment.path, path);
         segment.write_all(&[b"m v=3 3\n"]).expect("write");
         let text = std::fs::read_to_string(path).expect("read");
@@ -255,9 +263,9 @@ mod tests {
     #[test]
     fn a_write_that_failed_half_way_leaves_nothing_and_the_next_one_goes_on() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut segment = Segment::open(folder.path(), &destination("db", ""), MOST).expect("open");
+        let mut segment = Segment::open(folder.path(), &destination("db", ""), MAX).expect("open");
         segment.write_all(&[b"m v=1 1\n"]).expect("write");
-        // What a full disk would have let through.
+        // The part of a write that a full disk has stored.
         segment.file.write_all(b"m v=2").expect("write");
         segment.roll_back().expect("roll back");
         segment.write_all(&[b"m v=3 3\n"]).expect("write");
@@ -267,7 +275,7 @@ mod tests {
     #[test]
     fn a_full_segment_is_replaced_by_a_compressed_one() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut segment = Segment::open(folder.path(), &destination("db", ""), MOST).expect("open");
+        let mut segment = Segment::open(folder.path(), &destination("db", ""), MAX).expect("open");
         segment.write_all(&[b"m v=1 1\n"]).expect("write");
         compress(&segment.path).expect("compress");
         assert!(!segment.path.exists());
@@ -275,7 +283,7 @@ mod tests {
         let mut text = String::new();
         flate2::read::MultiGzDecoder::new(compressed).read_to_string(&mut text).expect("read");
         assert!(text.ends_with("m v=1 1\n"));
-        assert_eq!(unfinished_segment(folder.path(), MOST).expect("list"), None);
+        assert_eq!(unfinished_segment(folder.path(), MAX).expect("list"), None);
     }
 
     #[test]
@@ -295,7 +303,7 @@ mod tests {
     fn leftovers_are_removed() {
         let folder = tempfile::tempdir().expect("folder");
         std::fs::write(folder.path().join("x.lp.gz.tmp"), "half").expect("write");
-        assert_eq!(unfinished_segment(folder.path(), MOST).expect("list"), None);
+        assert_eq!(unfinished_segment(folder.path(), MAX).expect("list"), None);
         assert!(!folder.path().join("x.lp.gz.tmp").exists());
     }
 }

@@ -1,4 +1,4 @@
-//! One file of dead letters: a line of text that says what it is, and then entries.
+//! One file of dead letters: a line of text that identifies the format, followed by entries.
 //!
 //! ```text
 //! twinflux dead letters 1\n
@@ -6,8 +6,11 @@
 //! …
 //! ```
 //!
-//! A body is lines that one answer refused, or the numbers of letters that are gone. An entry that a crash tore ends the file:
-//! what is behind it was never acknowledged.
+//! A body holds lines that one answer rejected, or the numbers of removed letters. An entry torn by
+//! a crash ends the file: nothing behind it was acknowledged.
+//!
+//! Owns: the format. Never does: keep a file open for reading, or change one. Bounds:
+//! [`MAX_BODY_BYTES`] per body; reading holds one file in memory.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,24 +18,24 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// What a file begins with.
+/// First bytes of a file.
 pub(super) const MAGIC: &[u8] = b"twinflux dead letters 1\n";
-/// An entry's length and checksum.
+/// Size of an entry's length and checksum.
 const HEAD_BYTES: usize = 8;
-/// A body, at most: what is longer is damage.
-const MOST_BODY_BYTES: usize = 64 << 20;
+/// Maximum size of a body: a longer one is damage.
+const MAX_BODY_BYTES: usize = 64 << 20;
 
-/// An entry.
+/// An entry of a file.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Entry {
-    /// Lines that one answer refused. They are numbered from `first` on.
+    /// Lines that one answer rejected. They are numbered consecutively from `first`.
     Refused(Refusal),
-    /// These letters are gone.
+    /// Numbers of removed letters.
     Gone(Vec<u64>),
 }
 
-/// Lines that one answer refused.
+/// Lines that one answer rejected.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Refusal {
     pub first: u64,
@@ -49,7 +52,7 @@ pub(super) struct Refusal {
 }
 
 impl Entry {
-    /// The entry as it is written.
+    /// Encodes the entry as it is written.
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
         let body = serde_json::to_vec(self)?;
         let length = u32::try_from(body.len()).map_err(io::Error::other)?;
@@ -57,10 +60,11 @@ impl Entry {
     }
 }
 
-/// Reads a file; gives each whole entry, with its bytes. Returns where the last whole entry ends.
+/// Reads a file, and calls `each` with every whole entry and its size in bytes. Returns the offset
+/// where the last whole entry ends.
 ///
 /// # Errors
-/// The file cannot be read, or is none of dead letters.
+/// The file cannot be read, or is not a file of dead letters.
 pub(super) fn read(path: &Path, mut each: impl FnMut(Entry, u64)) -> io::Result<u64> {
     let mut bytes = Vec::new();
     File::open(path)?.read_to_end(&mut bytes)?;
@@ -80,7 +84,7 @@ pub(super) fn read(path: &Path, mut each: impl FnMut(Entry, u64)) -> io::Result<
     Ok(at as u64)
 }
 
-/// Begins a new file.
+/// Creates a new file.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut file = File::options().create_new(true).append(true).mode(0o600).open(path)?;
@@ -88,11 +92,11 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The entry that these bytes begin with, and its length.
+/// Decodes the entry at the start of these bytes. Returns it with its length.
 fn decode(bytes: &[u8]) -> Option<(Entry, usize)> {
     let number = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let (length, checksum) = (usize::try_from(number(0)?).ok()?, number(4)?);
-    let body = bytes.get(HEAD_BYTES..HEAD_BYTES.checked_add(length)?).filter(|_| length <= MOST_BODY_BYTES)?;
+    let body = bytes.get(HEAD_BYTES..HEAD_BYTES.checked_add(length)?).filter(|_| length <= MAX_BODY_BYTES)?;
     if crc32c::crc32c(body) != checksum {
         return None;
     }

@@ -1,12 +1,15 @@
-//! Dead letters: lines that a backend will never take, each with the answer that said so.
+//! Dead letters: lines that a backend will never accept, each with the answer that rejected it.
 //!
-//! Owns the folder `dead-letters` of `data_dir`: files that are only appended to (`file.rs`), and go oldest first. What is kept
-//! here is on the disk before its lines are acked in the journal, so that a crash keeps a line there, or here, or in both.
+//! Owns the folder `dead-letters` of `data_dir`: append-only files (`file.rs`), evicted oldest
+//! first. A letter is on disk before its line is acked in the journal, so a crash leaves the line
+//! there, here, or in both.
 //!
-//! For each backend, in lines: `found + refused = kept + resent + discarded + evicted`. What cannot be written counts as evicted.
+//! For each backend, in lines: `found + rejected = kept + resent + discarded + evicted`. A line that
+//! cannot be written counts as evicted.
 //!
-//! Bounds: the folder's bytes; a file is an eighth of them. In memory: a number for each file and backend, and one for each
-//! letter that is gone from a file that is still there.
+//! Never does: decide which lines are rejected. Bounds: the folder's size in bytes, of which each
+//! file has an eighth. In memory: one count per file and backend, and one number per letter that
+//! was removed from an existing file.
 
 mod file;
 mod sample;
@@ -28,43 +31,43 @@ use sample::Samples;
 
 pub use sample::Sample;
 
-/// Files that the folder is made of.
+/// Number of files in the folder.
 const FILES: u64 = 8;
-/// Lines that are owed again at a time, about, in bytes: they wait in memory.
-const MOST_OWED_BYTES: u64 = 4 << 20;
-/// How a file's name ends.
-const ENDING: &str = "letters";
+/// Approximate size of the letters being resent at a time, in bytes: they are held in memory.
+const MAX_RESENT_BYTES: u64 = 4 << 20;
+/// Extension of a file's name.
+const EXTENSION: &str = "letters";
 
-/// A line that a backend refused for good.
+/// A line that a backend rejected for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
-    /// Its number, by which it is named.
+    /// Number that identifies the letter.
     pub id: u64,
-    /// The backend that refused it.
+    /// The backend that rejected it.
     pub backend: String,
     /// The database it was for.
     pub database: String,
-    /// The retention policy; empty for the database's default.
+    /// The retention policy. Empty for the database's default.
     pub retention_policy: String,
     /// The unit of its timestamp: `ns`, `us` and so on.
     pub precision: String,
-    /// Why, as in the ledger.
+    /// The class of the rejection, as in the ledger.
     pub class: String,
-    /// The answer's status; none where there was no answer.
+    /// Status of the answer, or `None` if there was no answer.
     pub status: Option<u16>,
-    /// The answer's first 4 KiB.
+    /// First 4 KiB of the answer.
     pub answer: String,
-    /// When.
+    /// When it was rejected.
     pub at: SystemTime,
     /// The line.
     pub line: String,
 }
 
-/// Which letters are meant: all that fit everything that is given.
+/// Selects the letters that match every given condition.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(default)]
 pub struct Filter {
-    /// Of these numbers; all where there is none.
+    /// These numbers. Empty: all numbers.
     pub ids: HashSet<u64>,
     /// Of this backend.
     pub backend: Option<String>,
@@ -72,55 +75,55 @@ pub struct Filter {
     pub database: Option<String>,
     /// Of this class.
     pub class: Option<String>,
-    /// Refused at this time or later.
+    /// Rejected at this time or later.
     pub since: Option<SystemTime>,
 }
 
-/// One backend's figures, in lines: `found + rejected = kept + resent + discarded + evicted`.
+/// Counts of one backend, in lines: `found + rejected = kept + resent + discarded + evicted`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Figures {
-    /// Kept at start.
+    /// Found at the start.
     pub found: u64,
     /// Kept now.
     pub kept: u64,
-    /// Sent again, since the start.
+    /// Resent since the start.
     pub resent: u64,
-    /// Discarded, since the start.
+    /// Discarded since the start.
     pub discarded: u64,
-    /// Given up for want of room, since the start.
+    /// Evicted for lack of space since the start.
     pub evicted: u64,
-    /// Bytes of the kept ones.
+    /// Bytes of the kept letters.
     pub bytes: u64,
 }
 
-/// Why letters go.
+/// Why letters are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The backend has them after all, or they are owed to it again.
+    /// The backend has them after all, or they are pending for it again.
     Resent,
-    /// An operator has no use for them.
+    /// An operator discarded them.
     Discarded,
 }
 
-/// All letters of a relay.
+/// All dead letters of a relay.
 #[derive(Debug)]
 pub struct DeadLetters {
     folder: PathBuf,
-    most_bytes: u64,
+    max_bytes: u64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Oldest first; the last one is written to.
+    /// Oldest first. The last one is appended to.
     files: VecDeque<Kept>,
     active: Option<File>,
-    /// The next letter's number.
+    /// Number of the next letter.
     next: u64,
-    /// Letters that are gone, of files that are there.
+    /// Removed letters of files that still exist.
     gone: HashSet<u64>,
-    /// Letters that are owed to their backends again, and their bytes.
-    owed: HashMap<u64, u64>,
+    /// Letters being resent to their backends, and their sizes in bytes.
+    resending: HashMap<u64, u64>,
     figures: BTreeMap<String, Figures>,
     samples: Samples,
 }
@@ -131,23 +134,23 @@ struct Kept {
     path: PathBuf,
     first: u64,
     bytes: u64,
-    /// Lines and bytes of each backend.
+    /// Lines and bytes per backend.
     of_backends: BTreeMap<String, (u64, u64)>,
 }
 
 impl DeadLetters {
-    /// Those in this folder, which may take so many bytes. It is made at the first letter.
+    /// Opens the folder, which may hold `max_bytes`. The folder is created with the first letter.
     ///
     /// # Errors
-    /// The folder, or a file in it, cannot be read or mended.
-    pub fn open(folder: &Path, most_bytes: u64) -> io::Result<Self> {
+    /// The folder, or a file in it, cannot be read or repaired.
+    pub fn open(folder: &Path, max_bytes: u64) -> io::Result<Self> {
         let mut state = State { next: 1, ..State::default() };
         for path in paths(folder)? {
             match state.open(path.clone()) {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    // Its name is not given to another file.
+                    // Keeps the name of the unreadable file from being used again.
                     state.next = state.next.max(number(&path).unwrap_or(0).saturating_add(1));
-                    tracing::warn!(file = %path.display(), "left alone: it is no file of dead letters that this version reads");
+                    tracing::warn!(file = %path.display(), "ignored: not a file of dead letters that this version reads");
                 }
                 opened => opened?,
             }
@@ -155,15 +158,15 @@ impl DeadLetters {
         for figures in state.figures.values_mut() {
             figures.found = figures.kept;
         }
-        let letters = Self { folder: folder.to_owned(), most_bytes, state: Mutex::new(state) };
-        letters.lock().make_room(most_bytes);
+        let letters = Self { folder: folder.to_owned(), max_bytes, state: Mutex::new(state) };
+        letters.lock().evict(max_bytes);
         Ok(letters)
     }
 
-    /// Keeps lines that a backend refused; returns once they are on the disk.
+    /// Writes rejected lines to disk. Returns once they are synced.
     ///
     /// # Errors
-    /// What the system says. Then they count as evicted.
+    /// The lines cannot be written. They count as evicted.
     pub(super) fn keep(&self, backend: &str, destination: &Destination, refused: &[Refused]) -> io::Result<()> {
         let mut state = self.lock();
         let mut result = Ok(());
@@ -171,7 +174,7 @@ impl DeadLetters {
             .chunk_by(|one, other| (one.class, one.status) == (other.class, other.status) && one.answer == other.answer)
         {
             let kept =
-                result.is_ok().then(|| state.keep(&self.folder, self.most_bytes, refusal(backend, destination, alike)));
+                result.is_ok().then(|| state.keep(&self.folder, self.max_bytes, refusal(backend, destination, alike)));
             if let Some(Err(error)) = kept {
                 result = Err(error);
             }
@@ -179,34 +182,35 @@ impl DeadLetters {
                 state.figures.entry(backend.to_owned()).or_default().evicted += alike.len() as u64;
             }
         }
-        state.make_room(self.most_bytes);
+        state.evict(self.max_bytes);
         result
     }
 
-    /// A backend's figures.
+    /// Returns the counts of a backend.
     pub fn figures(&self, backend: &str) -> Figures {
         self.lock().figures.get(backend).copied().unwrap_or_default()
     }
 
-    /// The last refused line of each class, of one backend.
+    /// Returns the last rejected line of each class for a backend.
     pub fn samples(&self, backend: &str) -> BTreeMap<String, Sample> {
         self.lock().samples.of(backend)
     }
 
-    /// Takes letters of these backends that fit and are not owed already, as many as may wait in memory; they are kept until
-    /// they are removed. Returns them, and whether they are all.
+    /// Takes the matching letters of these backends for resending, as many as may be held in
+    /// memory; skips letters that are being resent already. Letters are kept until they are
+    /// removed. Returns the letters, and whether they are all.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The letters cannot be read.
     pub(super) fn take(&self, filter: &Filter, backends: &[&str]) -> io::Result<(Vec<Letter>, bool)> {
-        // Whoever looks at the figures does not wait until everything is read.
-        let owed = self.lock().owed.clone();
-        let (mut taken, mut bytes, mut is_all) = (Vec::new(), owed.values().sum::<u64>(), true);
+        // Releases the lock while reading, so that readers of the counts do not wait.
+        let resending = self.lock().resending.clone();
+        let (mut taken, mut bytes, mut is_all) = (Vec::new(), resending.values().sum::<u64>(), true);
         each(&self.folder, filter, |letter| {
-            if owed.contains_key(&letter.id) || !backends.contains(&letter.backend.as_str()) {
+            if resending.contains_key(&letter.id) || !backends.contains(&letter.backend.as_str()) {
                 return;
             }
-            if bytes > MOST_OWED_BYTES {
+            if bytes > MAX_RESENT_BYTES {
                 is_all = false;
                 return;
             }
@@ -215,28 +219,28 @@ impl DeadLetters {
         })?;
         let mut state = self.lock();
         taken.retain(|letter: &Letter| {
-            state.has(letter.id) && state.owed.insert(letter.id, letter.line.len() as u64).is_none()
+            state.has(letter.id) && state.resending.insert(letter.id, letter.line.len() as u64).is_none()
         });
         Ok((taken, is_all))
     }
 
-    /// Removes the letters that fit; returns how many there were.
+    /// Removes the matching letters. Returns how many there were.
     ///
     /// # Errors
-    /// What the system says.
+    /// The removal cannot be written.
     pub fn remove(&self, filter: &Filter, why: Why) -> io::Result<u64> {
         let mut letters = Vec::new();
         each(&self.folder, filter, |letter| letters.push((letter.id, letter.backend, letter.line.len() as u64)))?;
         let mut state = self.lock();
-        // One that went since it was read is not counted twice.
+        // A letter that was removed since it was read is not counted twice.
         letters.retain(|(id, ..)| state.has(*id));
         if letters.is_empty() {
             return Ok(0);
         }
-        state.append(&self.folder, self.most_bytes, &Entry::Gone(letters.iter().map(|(id, ..)| *id).collect()))?;
+        state.append(&self.folder, self.max_bytes, &Entry::Gone(letters.iter().map(|(id, ..)| *id).collect()))?;
         for (id, backend, bytes) in &letters {
             state.forget(*id, backend, *bytes);
-            state.owed.remove(id);
+            state.resending.remove(id);
             let figures = state.figures.entry(backend.clone()).or_default();
             match why {
                 Why::Resent => figures.resent += 1,
@@ -251,7 +255,8 @@ impl DeadLetters {
     }
 }
 
-/// Gives each letter in the folder that fits, oldest first. The folder's relay may be running.
+/// Calls `found` with each matching letter in the folder, oldest first. The folder's relay may be
+/// running.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -288,7 +293,7 @@ impl Filter {
 }
 
 impl State {
-    /// Reads a file, and cuts off what a crash tore.
+    /// Reads a file, and truncates it after the last whole entry.
     fn open(&mut self, path: PathBuf) -> io::Result<()> {
         let first = number(&path).unwrap_or(self.next);
         let mut kept = Kept { path, first, bytes: 0, of_backends: BTreeMap::new() };
@@ -326,10 +331,10 @@ impl State {
         Ok(())
     }
 
-    fn keep(&mut self, folder: &Path, most_bytes: u64, mut refusal: Refusal) -> io::Result<()> {
+    fn keep(&mut self, folder: &Path, max_bytes: u64, mut refusal: Refusal) -> io::Result<()> {
         refusal.first = self.next;
         let entry = Entry::Refused(refusal);
-        self.append(folder, most_bytes, &entry)?;
+        self.append(folder, max_bytes, &entry)?;
         if let (Entry::Refused(refusal), Some(kept)) = (&entry, self.files.back_mut()) {
             self.next += refusal.lines.len() as u64;
             note(&mut kept.of_backends, &mut self.figures, refusal);
@@ -339,15 +344,15 @@ impl State {
     }
 
     /// Appends an entry to the last file, or to a new one, and syncs it.
-    fn append(&mut self, folder: &Path, most_bytes: u64, entry: &Entry) -> io::Result<()> {
+    fn append(&mut self, folder: &Path, max_bytes: u64, entry: &Entry) -> io::Result<()> {
         let bytes = entry.encode()?;
-        let is_full = self.files.back().is_none_or(|kept| kept.bytes + bytes.len() as u64 > most_bytes / FILES);
+        let is_full = self.files.back().is_none_or(|kept| kept.bytes + bytes.len() as u64 > max_bytes / FILES);
         if is_full || self.active.is_none() {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            // Several files may begin with the same number: those that hold only what is gone.
+            // Several files may begin with the same number: all but one hold only removals.
             let of_last = self.files.back().filter(|kept| kept.first == self.next);
             let turn = of_last.and_then(|kept| turn(&kept.path)).map_or(0, |turn| turn + 1);
-            let path = folder.join(format!("{:020}-{turn:06}.{ENDING}", self.next));
+            let path = folder.join(format!("{:020}-{turn:06}.{EXTENSION}", self.next));
             self.active = Some(file::create(&path)?);
             File::open(folder)?.sync_all()?;
             let bytes = file::MAGIC.len() as u64;
@@ -358,7 +363,7 @@ impl State {
         if written.is_ok() {
             kept.bytes += bytes.len() as u64;
         } else {
-            // Half an entry would hide what comes after it: that goes to another file.
+            // A partial entry would hide later ones, so these go to a new file.
             drop(active.set_len(kept.bytes));
             self.active = None;
         }
@@ -366,15 +371,15 @@ impl State {
     }
 
     /// Removes the oldest files until the others fit.
-    fn make_room(&mut self, most_bytes: u64) {
-        while self.files.len() > 1 && self.files.iter().map(|kept| kept.bytes).sum::<u64>() > most_bytes {
+    fn evict(&mut self, max_bytes: u64) {
+        while self.files.len() > 1 && self.files.iter().map(|kept| kept.bytes).sum::<u64>() > max_bytes {
             let Some(oldest) = self.files.pop_front() else { return };
             if let Err(error) = std::fs::remove_file(&oldest.path) {
                 tracing::warn!(file = %oldest.path.display(), %error, "cannot remove the oldest dead letters");
             }
             let end = self.files.front().map_or(self.next, |kept| kept.first);
             self.gone.retain(|id| !(oldest.first..end).contains(id));
-            self.owed.retain(|id, _| !(oldest.first..end).contains(id));
+            self.resending.retain(|id, _| !(oldest.first..end).contains(id));
             self.samples.forget_below(end);
             for (backend, (lines, bytes)) in oldest.of_backends {
                 let figures = self.figures.entry(backend).or_default();
@@ -390,7 +395,7 @@ impl State {
         self.files.front().is_some_and(|kept| kept.first <= id) && id < self.next && !self.gone.contains(&id)
     }
 
-    /// Counts a letter out.
+    /// Subtracts a removed letter from the counts.
     fn forget(&mut self, id: u64, backend: &str, bytes: u64) {
         if !self.gone.insert(id) {
             return;
@@ -406,7 +411,7 @@ impl State {
     }
 }
 
-/// Counts lines in.
+/// Adds lines to the counts.
 fn note(of_backends: &mut BTreeMap<String, (u64, u64)>, figures: &mut BTreeMap<String, Figures>, refusal: &Refusal) {
     let (lines, bytes) = (refusal.lines.len() as u64, refusal.lines.iter().map(|line| line.len() as u64).sum::<u64>());
     let of_file = of_backends.entry(refusal.backend.clone()).or_default();
@@ -449,7 +454,7 @@ fn letters(refusal: Refusal) -> impl Iterator<Item = Letter> {
     })
 }
 
-/// The folder's files, oldest first; none where there is no folder.
+/// Returns the folder's files, oldest first. Empty if there is no folder.
 fn paths(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -458,7 +463,7 @@ fn paths(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|ending| ending == ENDING) && number(&path).is_some() {
+        if path.extension().is_some_and(|ending| ending == EXTENSION) && number(&path).is_some() {
             paths.push(path);
         }
     }
@@ -466,17 +471,17 @@ fn paths(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The number that letters in a file begin with, which it is named by.
+/// Returns the number of a file's first letter, from its name.
 fn number(path: &Path) -> Option<u64> {
     path.file_stem()?.to_str()?.split_once('-')?.0.parse().ok()
 }
 
-/// Its turn among the files that are named by the same number.
+/// Returns the position of a file among the files that begin with the same number.
 fn turn(path: &Path) -> Option<u64> {
     path.file_stem()?.to_str()?.split_once('-')?.1.parse().ok()
 }
 
-/// A file that was removed while it was to be read held what is gone. What is no file of letters holds none.
+/// Ignores a file that was evicted before it could be read, and a file that holds no letters.
 fn ignore_unreadable(read: io::Result<u64>) -> io::Result<()> {
     match read {
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Err(error),

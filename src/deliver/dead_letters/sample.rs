@@ -1,6 +1,8 @@
-//! The last refused line of each backend and class, and the hosts that such lines name: what an operator looks at first.
+//! The last rejected line of each backend and class, with the hosts that such lines name: the first
+//! things an operator looks at.
 //!
-//! Bounds: one line for each backend and class, [`MOST_HOSTS`] hosts, [`SHOWN_BYTES`] of a line and of an answer.
+//! Never does: read the disk. Bounds: one line per backend and class, [`MAX_HOSTS`] hosts,
+//! [`SHOWN_BYTES`] of a line and of an answer.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
@@ -11,45 +13,45 @@ use super::file::Refusal;
 use crate::protocol::host_of;
 use crate::sys::text::cut;
 
-/// Hosts that are named, at most.
-const MOST_HOSTS: usize = 5;
-/// Lines that are looked at for them.
-const MOST_LOOKED: usize = 100;
-/// How much of a line and of an answer is shown, in bytes.
+/// Maximum number of named hosts.
+const MAX_HOSTS: usize = 5;
+/// Maximum number of lines scanned for hosts.
+const MAX_SCANNED: usize = 100;
+/// Maximum length of a shown line or answer, in bytes.
 const SHOWN_BYTES: usize = 200;
 
-/// A refused line that stands for others of its class.
+/// A rejected line that represents its class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Sample {
-    /// The letter's number.
+    /// Number of the letter.
     pub id: u64,
     /// The database it was for.
     pub database: String,
-    /// The line's first 200 bytes.
+    /// First 200 bytes of the line.
     pub line: String,
-    /// The beginning of what the backend answered.
+    /// First 200 bytes of the backend's answer.
     pub answer: String,
-    /// When, in RFC 3339.
+    /// When it was rejected, in RFC 3339.
     pub at: String,
-    /// Some of the hosts that such lines name, the last ones.
+    /// Hosts named by the latest lines.
     pub hosts: Vec<String>,
 }
 
-/// The samples of all backends.
+/// Samples of all backends.
 #[derive(Debug, Default)]
 pub(super) struct Samples(BTreeMap<(String, String), Sample>);
 
 impl Samples {
-    /// Takes the last of these lines.
+    /// Records the last of these lines.
     pub(super) fn note(&mut self, refusal: &Refusal) {
         let Some((last, line)) = (refusal.first..).zip(&refusal.lines).last() else { return };
         let sample = self.0.entry((refusal.backend.clone(), refusal.class.clone())).or_default();
-        // The last ones first, so that no more are looked at than are shown.
+        // Scans backwards, so that the scan can stop once enough hosts are found.
         let named = refusal.lines.iter().rev().filter_map(|line| host_of(line.as_bytes()));
-        let named = named.take(MOST_LOOKED).map(|host| cut(&String::from_utf8_lossy(host), SHOWN_BYTES).to_owned());
+        let named = named.take(MAX_SCANNED).map(|host| cut(&String::from_utf8_lossy(host), SHOWN_BYTES).to_owned());
         let mut hosts: Vec<String> = Vec::new();
         for host in named.chain(std::mem::take(&mut sample.hosts).into_iter().rev()) {
-            if hosts.len() < MOST_HOSTS && !hosts.contains(&host) {
+            if hosts.len() < MAX_HOSTS && !hosts.contains(&host) {
                 hosts.push(host);
             }
         }
@@ -64,17 +66,17 @@ impl Samples {
         };
     }
 
-    /// A letter is gone: it stands for nothing any more.
+    /// Removes the sample of a removed letter.
     pub(super) fn forget(&mut self, id: u64) {
         self.0.retain(|_, sample| sample.id != id);
     }
 
-    /// Letters below this number are gone.
+    /// Removes the samples of all letters below this number.
     pub(super) fn forget_below(&mut self, id: u64) {
         self.0.retain(|_, sample| sample.id >= id);
     }
 
-    /// Those of one backend, by class.
+    /// Returns the samples of one backend, by class.
     pub(super) fn of(&self, backend: &str) -> BTreeMap<String, Sample> {
         let own = self.0.iter().filter(|((known, _), _)| known == backend);
         own.map(|((_, class), sample)| (class.clone(), sample.clone())).collect()

@@ -1,4 +1,5 @@
-//! The equation over random courses, restarts and torn files; and what is read back.
+//! Tests of the equation over random sequences of operations, restarts and torn files, and of
+//! reading letters back.
 
 use std::sync::Arc;
 
@@ -71,13 +72,13 @@ fn the_equation_holds_over_any_course_and_restarts() {
     fastrand::seed(11);
     for round in 0..9 {
         let folder = tempfile::tempdir().expect("folder");
-        let most_bytes = [2_000, 20_000, 1 << 20][round % 3];
-        let mut letters = DeadLetters::open(folder.path(), most_bytes).expect("open");
+        let max_bytes = [2_000, 20_000, 1 << 20][round % 3];
+        let mut letters = DeadLetters::open(folder.path(), max_bytes).expect("open");
         let mut written = [0_u64; 2];
         for _ in 0..100 {
             match fastrand::u8(..20) {
                 0 => {
-                    letters = DeadLetters::open(folder.path(), most_bytes).expect("open again");
+                    letters = DeadLetters::open(folder.path(), max_bytes).expect("open again");
                     written = [0; 2];
                 }
                 1..=3 => {
@@ -110,7 +111,7 @@ fn the_equation_holds_over_any_course_and_restarts() {
                 .expect("folder")
                 .map(|entry| entry.expect("entry").metadata().expect("metadata").len())
                 .sum();
-            assert!(size <= most_bytes + most_bytes / FILES + 4_000, "{size} of {most_bytes}");
+            assert!(size <= max_bytes + max_bytes / FILES + 4_000, "{size} of {max_bytes}");
             let mut ids: Vec<u64> = read.iter().map(|letter| letter.id).collect();
             ids.dedup();
             assert!(ids.is_sorted() && ids.len() == read.len(), "no number is given twice");
@@ -149,11 +150,11 @@ fn what_cannot_be_written_counts_as_evicted_and_is_an_error() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("in the way");
     std::fs::write(&path, "").expect("write");
-    // No folder can be made there.
+    // The path runs through a file, so no folder can be created there.
     let letters = DeadLetters::open(&path.join("letters"), 1 << 20);
     let letters = letters.unwrap_or_else(|_| DeadLetters {
         folder: path.join("letters"),
-        most_bytes: 1 << 20,
+        max_bytes: 1 << 20,
         state: Mutex::default(),
     });
     let answer: Arc<str> = "no".into();

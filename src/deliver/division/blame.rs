@@ -1,37 +1,41 @@
-//! Which lines of a request its answer names: a pure function over the answer's text and the lines.
+//! Finds the lines that an answer names: a pure function of the answer's text and the lines.
 //!
-//! InfluxDB names a line that it cannot read by its text, a type in conflict by measurement, field and type, what is beyond
-//! retention by nothing but its number (the oldest lines then), and 3.x every line by its number. What an answer names need
-//! not be all that is wrong, and another line that looks like it may be stored well in another shard. So the lines are
-//! candidates, to be sent apart from the others.
+//! InfluxDB names an unparsable line by its text, and a type conflict by measurement, field and
+//! type. It names lines beyond retention only by their number, which are then the oldest; 3.x names
+//! every line by its number. The named lines need not be all that are wrong, and another shard may
+//! accept a line that looks the same. The result is therefore a set of candidates to send apart
+//! from the others.
+//!
+//! Never does: decide what is rejected. Bounds: the answer, and one pass over the lines per
+//! conflict that it names.
 
 use std::collections::HashMap;
 
 use crate::deliver::outcome::dropped;
 use crate::protocol::line::anatomy;
 
-/// What stands before a line that could not be read, and behind it.
+/// Text before and after a quoted unparsable line.
 const UNPARSABLE: (&str, &str) = ("unable to parse '", "': ");
 
-/// What an answer names of the lines that it is about.
+/// The lines that an answer names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Named {
-    /// The places of these lines, in order; none where it names none.
+    /// Sorted indices of the lines. Empty if the answer names none.
     pub lines: Vec<usize>,
-    /// Whether it names each of them for itself, and not what they have in common.
+    /// Whether the answer names each line individually, not a common property.
     pub one_by_one: bool,
 }
 
-/// A field's type that is in conflict with the type that the measurement has.
+/// A field's type in conflict with the type that the measurement has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Conflict {
     measurement: String,
     field: String,
-    /// The line's type.
+    /// Type in the line.
     kind: String,
 }
 
-/// What an answer names of these lines.
+/// Returns the lines that an answer names.
 pub(super) fn named(body: &str, lines: &[&[u8]]) -> Named {
     let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
     let text = json.as_ref().and_then(error_of).unwrap_or(body);
@@ -49,7 +53,7 @@ pub(super) fn named(body: &str, lines: &[&[u8]]) -> Named {
     Named { lines: named, one_by_one }
 }
 
-/// 3.x: a list with the number of each line, from 1 on.
+/// Returns the lines of a 3.x answer, which lists the number of each line, from 1 on.
 fn numbered(json: &serde_json::Value, lines: usize) -> Vec<usize> {
     let listed = json.get("data").and_then(serde_json::Value::as_array);
     let numbers = listed.into_iter().flatten().filter_map(|one| one.get("line_number")?.as_u64());
@@ -57,7 +61,7 @@ fn numbered(json: &serde_json::Value, lines: usize) -> Vec<usize> {
     indexes.filter(|index| *index < lines).collect()
 }
 
-/// Lines that are quoted as ones which cannot be read.
+/// Returns the lines that the text quotes as unparsable.
 fn unparsable(text: &str, lines: &[&[u8]]) -> Vec<usize> {
     if !text.contains(UNPARSABLE.0) {
         return Vec::new();
@@ -68,21 +72,21 @@ fn unparsable(text: &str, lines: &[&[u8]]) -> Vec<usize> {
     }
     let mut named = Vec::new();
     for quoted in text.split(UNPARSABLE.0).skip(1) {
-        // A line may hold what stands behind lines.
+        // The line itself may contain the text that follows a quoted line.
         let ends = quoted.match_indices(UNPARSABLE.1).map(|(end, _)| end);
         named.extend(ends.filter_map(|end| indexes.get(&quoted.as_bytes()[..end])).flatten());
     }
     named
 }
 
-/// Lines with a field in the type that is in conflict.
+/// Returns the lines that have a field with the conflicting type.
 fn in_conflict(text: &str, lines: &[&[u8]]) -> Vec<usize> {
     let of = |conflict: Conflict| lines.iter().enumerate().filter(move |(_, line)| conflict.fits(line));
     Conflict::of_text(text).flat_map(of).map(|(index, _)| index).collect()
 }
 
 impl Conflict {
-    /// Those that an answer's body names.
+    /// Returns the conflicts that an answer's body names.
     pub(super) fn all(body: &str) -> impl Iterator<Item = Self> {
         let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
         let text = json.as_ref().and_then(error_of).unwrap_or(body);
@@ -98,19 +102,19 @@ impl Conflict {
         })
     }
 
-    /// Whether a line has the field in this type.
+    /// Whether the line has the field with this type.
     pub(super) fn fits(&self, line: &[u8]) -> bool {
         *anatomy::measurement(line) == *self.measurement.as_bytes()
             && anatomy::fields(line).any(|(name, its)| *name == *self.field.as_bytes() && its == self.kind)
     }
 }
 
-/// The text of a JSON answer's error, as 1.x and 2.x name it.
+/// Returns the error text of a JSON answer, as 1.x and 2.x name it.
 fn error_of(json: &serde_json::Value) -> Option<&str> {
     json.get("error").or_else(|| json.get("message"))?.as_str()
 }
 
-/// So many of the lines with the smallest timestamps.
+/// Returns the `count` lines with the smallest timestamps.
 fn oldest(count: Option<u64>, lines: &[&[u8]]) -> Vec<usize> {
     let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let mut by_time: Vec<(i64, usize)> =

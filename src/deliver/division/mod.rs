@@ -1,19 +1,24 @@
-//! One lease delivered in parts: what is wrong with a request is found down to the line, and everything else is delivered.
+//! Delivers one lease in parts: finds the lines that make a request fail, and delivers all others.
 //!
-//! A pure state machine. It says which lines to send next ([`Division::next`]), and learns from each outcome
-//! ([`Division::conclude`]). The rules:
+//! A pure state machine. [`Division::next`] returns the lines to send next, [`Division::conclude`]
+//! learns from each outcome. The rules:
 //!
-//! * **Only a success acknowledges lines.** What an answer says of a request's other lines is not believed: InfluxDB 1.x
-//!   names one shard's losses and leaves out another's.
-//! * Lines that an answer names ([`blame`]) are sent apart from the others; where it names none, halves are.
-//! * **A refusal that InfluxDB is known to give for lines is final** for a line alone, and for a part of which the answer
-//!   counts every line. Any other refusal is final for one line only, and only where another one passes meanwhile; where none
-//!   does, the destination is to be held.
-//! * An error that tells nothing (500, a reset, silence) may be a line's fault. That is found out only while other lines pass,
-//!   and a line is given up for it only when it failed three times, and a line that passes was tried after the first two.
+//! * **Only a success acks lines.** What an answer says of a request's other lines is not trusted:
+//!   InfluxDB 1.x reports one shard's losses and omits another's.
+//! * Lines that an answer names ([`blame`]) are sent apart from the others. If it names none, the
+//!   part is halved.
+//! * **A rejection that InfluxDB is known to give for lines is final** for a single line, and for a
+//!   part if the answer counts every line of it. Any other rejection is final only for a single
+//!   line, and only after another line passed. If none passes, the destination is held.
+//! * An error without a reason (500, a reset, a time-out) may be caused by a line. The division
+//!   tests this only while other lines pass. It gives a line up after three failures, if a line
+//!   that passes was tried after each of the first two.
 //!
-//! Bounds: for k refused lines among n, at most 2k(log2(n/k) + 2) requests beside the first, as long as names do not mislead;
-//! [`MOST_PROBES`] more where nothing passes at first. Holds no more than its lease, and 16 bytes for each line.
+//! Bounds: for k rejected lines among n, at most 2k(log2(n/k) + 2) requests after the first, as
+//! long as names do not mislead; [`MAX_PROBES`] more if nothing passes at first. Memory: the lease,
+//! and 16 bytes per line.
+//!
+//! Never does: I/O, or wait.
 
 mod blame;
 mod rule;
@@ -28,50 +33,52 @@ use crate::journal::{Lease, Rejection};
 use crate::protocol::line::Scanner;
 pub(super) use rule::Rule;
 
-/// How much of an answer is kept with the lines that it refused, in bytes.
+/// Maximum length of an answer kept with rejected lines, in bytes.
 const ANSWER_BYTES: usize = 4096;
-/// Failures that tell nothing in a row, at most, before it is tried whether lines still pass.
-const FAILURES_IN_A_ROW: u32 = 3;
-/// Lines that are tried, at most, for whether anything passes, before their destination is held.
-const MOST_PROBES: u32 = 8;
-/// Parts that must have broken before their size is taken for the cause: a failure may be chance.
-const LEAST_BREAKS: u32 = 2;
-/// No server's limit is below this, in bytes, unless it says so.
-const LEAST_BREAKING_BYTES: u64 = 2 * 1024;
-/// Answers in a row whose names are gone by while the other lines go on being refused: one for each kind of mistake that a
-/// request may hold. Names may mislead, and halves never do.
-const MOST_MISLED: u32 = 4;
+/// Maximum number of failures without a reason in a row before a line that passed is sent again.
+const MAX_FAILURES_IN_A_ROW: u32 = 3;
+/// Maximum number of lines tried to find one that passes before the destination is held.
+const MAX_PROBES: u32 = 8;
+/// Minimum number of parts that must fail before their size is taken for the cause: one failure may
+/// be chance.
+const MIN_BREAKS: u32 = 2;
+/// Minimum size limit attributed to a server, in bytes, unless the server reports its limit.
+const MIN_BREAKING_BYTES: u64 = 2 * 1024;
+/// Maximum number of answers in a row whose named lines were sent apart while the others are still
+/// rejected: one for each kind of mistake that a request may hold. Names may mislead; halving never
+/// does.
+const MAX_MISLED: u32 = 4;
 
 /// A lease that is delivered in parts.
 #[derive(Debug)]
 pub(super) struct Division {
     lease: Lease,
     lines: Vec<Line>,
-    /// To be sent, next last.
+    /// Parts to send, the next one last.
     parts: Vec<Part>,
-    /// On its way.
+    /// The part in flight.
     out: Option<Part>,
     refused: Vec<Refused>,
     /// A line that passed.
     passed: Option<u32>,
-    /// The largest part that passed, and the smallest that was too large or broke, in bytes.
+    /// Largest part that passed, and smallest that was too large or failed, in bytes.
     sizes: (u64, u64),
     /// Whether an answer said that a part was too large.
-    is_told: bool,
-    /// Parts of several lines that broke.
+    is_reported: bool,
+    /// Number of parts of several lines that failed.
     breaks: u32,
-    /// Lines that were tried for whether anything passes.
+    /// Number of lines tried to find one that passes.
     probes: u32,
-    /// Failures that tell nothing, since something passed.
+    /// Failures without a reason since something passed.
     failures: u32,
-    /// Lines that may still be given up for them.
+    /// Number of lines that may still be given up as poison.
     poison_left: u32,
     poisoned: u32,
     #[cfg(test)]
     requests: u64,
 }
 
-/// A line's place: its record, and where it stands there, without its line feed.
+/// Position of a line: its record, and its range there without the line feed.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     record: u32,
@@ -82,26 +89,27 @@ struct Line {
 /// Lines that are sent together.
 #[derive(Clone, Debug)]
 struct Part {
-    /// In order.
+    /// Indices of the lines, in order.
     lines: Vec<u32>,
-    /// A line that passed before, which tells whether any still does.
+    /// Whether it is a line that passed before, sent to test whether it still does.
     is_control: bool,
-    /// How often it failed without a word.
+    /// Number of failures without a reason.
     failures: u32,
-    /// How often in a row an answer named lines that were then sent apart, and these were refused all the same.
+    /// Number of answers in a row whose named lines were sent apart, while the rest was still
+    /// rejected.
     misled: u32,
 }
 
-/// A line that the backend will never take.
+/// A line that the backend will never accept.
 #[derive(Clone, Debug)]
 pub(super) struct Refused {
     /// The line, without its line feed.
     pub line: Bytes,
-    /// Why.
+    /// Class of the rejection.
     pub class: Rejection,
-    /// The status of the answer; none where there was none.
+    /// Status of the answer, or `None` if there was no answer.
     pub status: Option<u16>,
-    /// The answer's beginning.
+    /// Beginning of the answer.
     pub answer: Arc<str>,
 }
 
@@ -112,17 +120,19 @@ pub(super) enum Step {
     Next,
     /// Send the next part after a pause: the outcome was a failure.
     Pause,
-    /// Every line is delivered or refused.
+    /// Nothing: every line is delivered or rejected.
     Done,
-    /// The failure is not a line's: go by the outcome's fate. The part is sent again first.
+    /// Act on the outcome's fate: no line caused the failure. The part will be sent again first.
     Fail,
-    /// The destination is to be held: no line passes, and why is not known; or more lines than are allowed would be given up.
+    /// Hold the destination: no line passes for an unknown reason, or more lines would be given up
+    /// than allowed.
     Hold,
 }
 
 impl Division {
-    /// Of a request that was refused, or that is larger than the backend takes: in parts of at most so many bytes.
-    pub(super) fn new(lease: Lease, most_bytes: u64) -> Self {
+    /// Divides a request that was rejected, or that is larger than the backend accepts, into parts
+    /// of at most `max_bytes`.
+    pub(super) fn new(lease: Lease, max_bytes: u64) -> Self {
         let lines = lines_of(&lease);
         let mut division = Self {
             lines,
@@ -132,7 +142,7 @@ impl Division {
             refused: Vec::new(),
             passed: None,
             sizes: (0, u64::MAX),
-            is_told: false,
+            is_reported: false,
             breaks: 0,
             probes: 0,
             failures: 0,
@@ -146,7 +156,7 @@ impl Division {
         for line in 0..u32::try_from(division.lines.len()).unwrap_or(u32::MAX) {
             let length = division.bytes_of(&[line]);
             bytes = bytes.saturating_add(length);
-            match parts.last_mut().filter(|_| bytes <= most_bytes) {
+            match parts.last_mut().filter(|_| bytes <= max_bytes) {
                 Some(part) => part.lines.push(line),
                 None => {
                     bytes = length;
@@ -159,7 +169,8 @@ impl Division {
         division
     }
 
-    /// Of a request that failed again and again for no reason that was told: one line first, which shows whether any passes.
+    /// Divides a request that kept failing without a reason. Sends a single line first, to see
+    /// whether any passes.
     pub(super) fn of_suspects(lease: Lease) -> Self {
         let mut division = Self::new(lease, u64::MAX);
         if let Some(whole) = division.parts.last_mut().filter(|whole| whole.lines.len() > 1) {
@@ -170,10 +181,10 @@ impl Division {
         division
     }
 
-    /// Of a request with lines that look like those which were refused: these are sent apart.
+    /// Divides a request with lines that look like rejected ones, and sends these apart.
     ///
     /// # Errors
-    /// The lease, if no line does.
+    /// Returns the lease if there is no such line.
     pub(super) fn by_rule(lease: Lease, rule: &Rule) -> Result<Self, Lease> {
         let mut division = Self::new(lease, u64::MAX);
         let lines = 0..u32::try_from(division.lines.len()).unwrap_or(u32::MAX);
@@ -185,7 +196,7 @@ impl Division {
         Ok(division)
     }
 
-    /// The request of which the whole was the first part has had this outcome.
+    /// Divides a rejected request. `outcome` is that of the whole lease.
     pub(super) fn of_refused(lease: Lease, outcome: &Outcome) -> (Self, Step) {
         let mut division = Self::new(lease, u64::MAX);
         division.out = division.parts.pop();
@@ -193,10 +204,10 @@ impl Division {
         (division, step)
     }
 
-    /// The lines to send next; none where nothing is left.
+    /// Returns the lines to send next, or `None` if nothing is left.
     pub(super) fn next(&mut self) -> Option<Vec<Bytes>> {
         let mut part = self.parts.pop()?;
-        // What is larger than all that passed, where smaller parts than it broke, would break as well.
+        // A part larger than all that passed would fail as well if smaller ones did.
         while part.lines.len() > 1 && self.learned_bytes().is_some_and(|most| self.bytes_of(&part.lines) > most) {
             let (first, second) = halves(&part.lines);
             self.parts.push(Part::open(second));
@@ -211,16 +222,16 @@ impl Division {
         Some(bytes)
     }
 
-    /// Learns from what became of the lines that were sent.
+    /// Learns from the outcome of the part in flight.
     pub(super) fn conclude(&mut self, outcome: &Outcome) -> Step {
         let Some(part) = self.out.take() else { return Step::Next };
         match outcome.fate {
             Fate::Delivered => self.pass(&part),
-            // Whatever is not known to be said of lines may be said of anything.
+            // `Other` is an unknown text, which may concern something else than lines.
             Fate::Rejected { class, .. } => self.refuse(part, class, class != Rejection::Other, outcome),
             Fate::TooLarge => {
                 self.sizes.1 = self.sizes.1.min(self.bytes_of(&part.lines));
-                self.is_told = true;
+                self.is_reported = true;
                 self.refuse(part, Rejection::TooLarge, false, outcome)
             }
             _ if outcome.may_be_a_lines_fault() => self.suspect(part, outcome),
@@ -228,43 +239,44 @@ impl Division {
         }
     }
 
-    /// The lease.
+    /// Returns the lease.
     pub(super) fn into_lease(self) -> Lease {
         self.lease
     }
 
-    /// Whether it can go on by itself. Where no line has passed, other lines of the destination may have to tell whether any
-    /// does: then the lease is better given back, although what was found out is to be found out again.
+    /// Whether the division can continue on its own. As long as no line has passed, other lines of
+    /// the destination may have to show whether any does. The lease should then be requeued,
+    /// although its findings are lost.
     pub(super) fn has_progress(&self) -> bool {
         self.passed.is_some()
     }
 
-    /// How many lines were given up for failures that tell nothing.
+    /// Returns the number of lines given up as poison.
     pub(super) fn poisoned(&self) -> u32 {
         self.poisoned
     }
 
-    /// How many lines may still be given up for failures that tell nothing.
+    /// Sets the number of lines that may still be given up as poison.
     pub(super) fn allow_poison(&mut self, lines: u32) {
         self.poison_left = lines;
     }
 
-    /// The lease that is divided.
+    /// Returns the lease.
     pub(super) fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// What was refused so far.
+    /// Returns the lines rejected so far.
     pub(super) fn refused(&self) -> &[Refused] {
         &self.refused
     }
 
-    /// The size that the backend takes, if it turned out that it takes no larger requests: it said so, or larger ones broke
-    /// more than once.
+    /// Returns the size that the backend accepts, if it turned out to refuse larger requests: it
+    /// said so, or larger ones failed more than once.
     pub(super) fn learned_bytes(&self) -> Option<u64> {
         let (passed, failed) = self.sizes;
-        let is_credible = self.is_told || (self.breaks >= LEAST_BREAKS && passed >= LEAST_BREAKING_BYTES);
-        // Halves of what failed passed: a single line that passed tells nothing of sizes.
+        let is_credible = self.is_reported || (self.breaks >= MIN_BREAKS && passed >= MIN_BREAKING_BYTES);
+        // The halves of a failed part passed. A single line that passed tells nothing of sizes.
         (is_credible && passed < failed && passed.saturating_mul(3) >= failed).then_some(passed)
     }
 
@@ -275,7 +287,7 @@ impl Division {
         self.step()
     }
 
-    /// A refusal: the lines that it names are sent apart, or halves are, down to single lines.
+    /// Handles a rejection: sends the named lines apart, or halves the part, down to single lines.
     fn refuse(&mut self, part: Part, class: Rejection, is_known: bool, outcome: &Outcome) -> Step {
         let count = part.lines.len();
         if count == 1 && !is_known && self.passed.is_none() {
@@ -288,10 +300,10 @@ impl Division {
             self.give_up(&part.lines, class, outcome);
             return self.step();
         }
-        if named.lines.is_empty() || named.lines.len() == count || part.misled >= MOST_MISLED {
+        if named.lines.is_empty() || named.lines.len() == count || part.misled >= MAX_MISLED {
             self.halve(&part.lines);
         } else {
-            let (named, others) = apart(&part.lines, &named.lines);
+            let (named, others) = separate(&part.lines, &named.lines);
             self.parts.push(Part::open(named));
             self.parts.push(Part { misled: part.misled + 1, ..Part::open(others) });
         }
@@ -304,18 +316,19 @@ impl Division {
         self.parts.push(Part::open(first));
     }
 
-    /// A failure that is no line's: the same part is to be sent again.
+    /// Handles a failure that no line caused. The same part is sent again.
     fn fail(&mut self, part: Part) -> Step {
         self.parts.push(part);
         Step::Fail
     }
 
-    /// One line was refused for a reason that is not known, and nothing passed yet: some others tell whether anything does.
+    /// Handles a single line rejected for an unknown reason before anything passed: tries other
+    /// lines to see whether any passes.
     fn try_another(&mut self, part: Part) -> Step {
         self.parts.push(part);
         let from = fastrand::usize(..self.parts.len());
         let largest = self.parts.iter().enumerate().max_by_key(|(index, part)| (part.lines.len(), *index == from));
-        let Some(index) = largest.map(|(index, _)| index).filter(|_| self.probes < MOST_PROBES) else {
+        let Some(index) = largest.map(|(index, _)| index).filter(|_| self.probes < MAX_PROBES) else {
             return Step::Hold;
         };
         let lines = &mut self.parts[index].lines;
@@ -329,10 +342,10 @@ impl Division {
         Step::Next
     }
 
-    /// A failure that tells nothing.
+    /// Handles a failure without a reason.
     fn suspect(&mut self, mut part: Part, outcome: &Outcome) -> Step {
         self.failures += 1;
-        // Without a line that passes, it is the backend that takes nothing now.
+        // If no line passes, the backend itself does not accept anything now.
         let Some(passed) = self.passed.filter(|_| !part.is_control) else { return self.fail(part) };
         let control = || Part { is_control: true, ..Part::open(vec![passed]) };
         self.sizes.1 = self.sizes.1.min(self.bytes_of(&part.lines));
@@ -353,7 +366,7 @@ impl Division {
             return Step::Pause;
         }
         self.halve(&part.lines);
-        if self.failures >= FAILURES_IN_A_ROW {
+        if self.failures >= MAX_FAILURES_IN_A_ROW {
             self.parts.push(control());
         }
         Step::Pause
@@ -377,12 +390,12 @@ impl Division {
         &self.lease.records[record as usize].batch.bytes()[start as usize..end as usize]
     }
 
-    /// With their line feeds.
+    /// Returns the size of these lines with their line feeds.
     fn bytes_of(&self, lines: &[u32]) -> u64 {
         lines.iter().map(|line| self.bytes(*line).len() as u64 + 1).sum()
     }
 
-    /// The lines' bytes: one piece for lines that follow each other.
+    /// Returns the lines' bytes, with consecutive lines in one slice.
     fn gather(&self, lines: &[u32]) -> Vec<Bytes> {
         let mut pieces: Vec<(u32, u32, u32)> = Vec::new();
         for line in lines {
@@ -406,7 +419,7 @@ impl Part {
     }
 }
 
-/// The lines of all records, as the scanner finds them: a string may hold line feeds.
+/// Finds the lines of all records with the scanner, because a string may hold line feeds.
 fn lines_of(lease: &Lease) -> Vec<Line> {
     let mut scanner = Scanner::of_accepted(lease.destination.precision());
     let mut found = Vec::with_capacity(usize::try_from(lease.lines).unwrap_or(0));
@@ -428,12 +441,12 @@ fn halves(lines: &[u32]) -> (Vec<u32>, Vec<u32>) {
     (first.to_vec(), second.to_vec())
 }
 
-/// The lines at these places, which are in order, and the others.
-fn apart(lines: &[u32], places: &[usize]) -> (Vec<u32>, Vec<u32>) {
-    let mut places = places.iter().copied().peekable();
+/// Separates the lines at these sorted indices from the others.
+fn separate(lines: &[u32], indices: &[usize]) -> (Vec<u32>, Vec<u32>) {
+    let mut indices = indices.iter().copied().peekable();
     let (mut named, mut rest) = (Vec::new(), Vec::new());
     for (index, line) in lines.iter().enumerate() {
-        if places.next_if_eq(&index).is_some() { named.push(*line) } else { rest.push(*line) }
+        if indices.next_if_eq(&index).is_some() { named.push(*line) } else { rest.push(*line) }
     }
     (named, rest)
 }

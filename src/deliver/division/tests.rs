@@ -1,5 +1,5 @@
-//! Divisions against models of backends: every line that a backend takes is delivered, every other one is refused by its class,
-//! and no more requests are made than are promised.
+//! Divisions against models of backends: every line that a backend accepts is delivered, every
+//! other one is rejected with its class, and the number of requests stays within its bound.
 
 mod sizes;
 
@@ -11,7 +11,7 @@ use crate::deliver::outcome::of_answer;
 use crate::journal::{BackendConfig, BackendId, Journal, Limits};
 use crate::protocol::Precision;
 
-/// A lease of these lines, in records of so many.
+/// Makes a lease of these lines, in records of so many.
 fn lease(lines: &[String], of_record: usize) -> Lease {
     let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
     let journal = Journal::new(1 << 30, &[backend]);
@@ -26,27 +26,27 @@ fn lease(lines: &[String], of_record: usize) -> Lease {
     journal.reader(BackendId::new(0)).try_next(&limits).expect("a lease")
 }
 
-/// A backend: what it stores, and what it answers.
+/// A model of a backend: what it stores, and what it answers.
 #[derive(Default)]
 struct Model {
     style: Style,
-    /// Lines that hold this are in conflict in the shard of their last digit.
+    /// Lines that contain this conflict in the shard of their last digit.
     bad: &'static str,
     class: &'static str,
     stored: HashSet<String>,
     requests: u64,
-    /// Bytes of a request, at most.
-    most_bytes: usize,
+    /// Maximum size of a request, in bytes.
+    max_bytes: usize,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 enum Style {
-    /// 1.x: one shard's losses are told, and the shards behind it may be left out.
+    /// 1.x: reports one shard's losses, and may omit those of later shards.
     #[default]
     Partial,
-    /// 2.x, 3.x: nothing is stored beside a bad line, and the first one is named.
+    /// 2.x, 3.x: stores nothing if a line is bad, and names the first one.
     AllOrNothing,
-    /// Nothing is stored and nothing is named.
+    /// Stores nothing and names nothing.
     Silent,
 }
 
@@ -54,7 +54,7 @@ impl Model {
     fn answer(&mut self, lines: &[&str]) -> Outcome {
         self.requests += 1;
         let bytes: usize = lines.iter().map(|line| line.len() + 1).sum();
-        if self.most_bytes > 0 && bytes > self.most_bytes {
+        if self.max_bytes > 0 && bytes > self.max_bytes {
             return outcome(413, "");
         }
         let is_bad = |line: &&&str| !self.bad.is_empty() && line.contains(self.bad);
@@ -67,7 +67,7 @@ impl Model {
                 let shard = |line: &str| line.bytes().last();
                 let of_shard = || lines.iter().filter(|line| shard(line) == shard(first));
                 let dropped = of_shard().filter(is_bad).count();
-                // One shard is told of, and the others' lines may or may not be stored.
+                // One shard is reported; the other shards' lines may or may not be stored.
                 let stored: Vec<String> = lines
                     .iter()
                     .filter(|line| !is_bad(line) && (shard(line) == shard(first) || fastrand::bool()))
@@ -95,7 +95,7 @@ fn outcome(status: u16, body: &str) -> Outcome {
     Outcome::of_answer(fate, format!("{status}: {body}"), status, body.to_owned())
 }
 
-/// Sends everything; the step at which it ended, and what was refused.
+/// Sends everything. Returns the last step, and the rejected lines.
 fn run(division: &mut Division, mut answer: impl FnMut(&[&str]) -> Outcome) -> Step {
     division.allow_poison(10);
     for _ in 0..100_000 {
@@ -119,7 +119,7 @@ fn refused(division: &Division) -> HashSet<String> {
     division.refused().iter().map(|line| String::from_utf8(line.line.to_vec()).expect("UTF-8")).collect()
 }
 
-/// So many lines, of which these are bad.
+/// Makes so many lines, of which these are bad.
 fn lines(count: usize, bad: &HashSet<usize>) -> Vec<String> {
     (0..count)
         .map(|line| if bad.contains(&line) { format!("m v={line}i {line}") } else { format!("m v={line} {line}") })
@@ -137,7 +137,7 @@ fn each_bad_line_is_refused_and_each_other_one_is_stored_within_the_bound() {
             for class in [CONFLICT, "points beyond retention policy", "something new"] {
                 let count = fastrand::usize(2..400);
                 let most = [1, 5, 50, count / 2][round % 4].min(count / 2);
-                // What is beyond retention is the oldest there is.
+                // Lines beyond retention are the oldest.
                 let is_old = class.contains("retention");
                 let bad: HashSet<usize> =
                     (0..most).map(|line| if is_old { line } else { fastrand::usize(..count) }).collect();
@@ -187,7 +187,7 @@ fn names_that_mislead_cost_requests_and_no_line() {
 
 #[test]
 fn a_line_that_only_others_can_judge_is_given_back() {
-    // One is known to be refused, and what is wrong with the other nobody knows.
+    // One is a known rejection. The cause of the other is unknown.
     let lines = ["m v=1i 1".to_owned(), "m v=2 2".to_owned()];
     let answer = |lines: &[&str]| match lines {
         ["m v=1i 1"] | [_, _] => {
@@ -210,11 +210,11 @@ fn what_refuses_every_line_alike_is_held_and_not_ground_down() {
         let answer = || outcome(400, &serde_json::json!({ "error": text }).to_string());
         let (mut division, _) = Division::of_refused(lease(&lines, 100), &answer());
         assert_eq!(run(&mut division, |_| answer()), Step::Hold);
-        // Nine halves lead to one line, and then a few others are tried.
-        assert_eq!((division.refused.len(), division.requests), (0, 9 + u64::from(MOST_PROBES)));
+        // Nine halvings lead to one line; then a few others are tried.
+        assert_eq!((division.refused.len(), division.requests), (0, 9 + u64::from(MAX_PROBES)));
         assert!(!division.has_progress());
     }
-    // With 413 the same: what takes not even one line takes nothing.
+    // The same with 413: a backend that accepts no single line accepts nothing.
     let lines = lines(1000, &HashSet::new());
     let (mut division, _) = Division::of_refused(lease(&lines, 100), &outcome(413, ""));
     assert_eq!(run(&mut division, |_| outcome(413, "")), Step::Hold);
@@ -253,7 +253,7 @@ fn a_line_that_always_breaks_is_found_and_the_others_are_delivered() {
             };
             let mut division = Division::of_suspects(lease(&lines, 100));
             let mut ended = run(&mut division, &mut answer);
-            // The first line that was tried may have been the one.
+            // The first line that was tried may have been the bad one.
             while ended == Step::Fail && !division.has_progress() {
                 division = Division::of_suspects(lease(&lines, 100));
                 ended = run(&mut division, &mut answer);
@@ -305,7 +305,7 @@ fn no_more_lines_are_given_up_for_silence_than_are_allowed() {
         division = Division::of_suspects(lease(&lines, 100));
     }
     assert_eq!(division.refused.len(), 10);
-    // Once more are allowed it goes on where it was.
+    // Once more lines are allowed, the division continues where it was.
     assert_eq!(run(&mut division, answer), Step::Hold);
     assert_eq!(division.refused.len(), 20);
 }
@@ -359,12 +359,12 @@ fn few_bad_lines_among_five_thousand_cost_few_requests() {
     }
 }
 
-/// So many lines of the same length.
+/// Makes so many lines of the same length.
 fn alike(count: usize) -> Vec<String> {
     (0..count).map(|line| format!("m v={line:03} {line:03}")).collect()
 }
 
-/// The lines that are sent next.
+/// Returns the lines that are sent next.
 fn sent(division: &mut Division) -> Vec<String> {
     let text = String::from_utf8(division.next().expect("something is left").concat()).expect("UTF-8");
     text.lines().map(str::to_owned).collect()
@@ -404,11 +404,11 @@ fn a_suspect_line_that_is_alone_is_sent_once() {
 #[test]
 fn once_a_size_is_known_no_request_is_larger_or_smaller_than_it_need_be() {
     let lines = alike(8);
-    let most_bytes = 2 * (lines[0].len() + 1);
-    let mut model = Model { most_bytes, ..Model::default() };
+    let max_bytes = 2 * (lines[0].len() + 1);
+    let mut model = Model { max_bytes, ..Model::default() };
     let (mut division, _) = Division::of_refused(lease(&lines, 8), &outcome(413, ""));
     assert_eq!(run(&mut division, |lines| model.answer(lines)), Step::Done);
-    assert_eq!(division.learned_bytes(), Some(most_bytes as u64));
+    assert_eq!(division.learned_bytes(), Some(max_bytes as u64));
     assert_eq!(division.requests, 5, "four lines are refused, and then there are two in each");
 }
 
@@ -443,7 +443,7 @@ fn after_a_few_failures_in_a_row_a_line_that_passed_shows_whether_any_still_does
     let mut division = Division::of_suspects(lease(&lines, 100));
     let passed = sent(&mut division);
     division.conclude(&outcome(204, ""));
-    for _ in 0..FAILURES_IN_A_ROW {
+    for _ in 0..MAX_FAILURES_IN_A_ROW {
         assert!(sent(&mut division).len() > 1);
         assert_eq!(division.conclude(&broken()), Step::Pause);
     }

@@ -1,20 +1,21 @@
-//! The loop of one backend: wait for lines, send them, do what the answer means.
+//! The loop of one backend: waits for lines, sends them, and acts on the answer.
 //!
-//! * **A destination's failure is its own.** What the backend answers holds up the destination that was asked for, with a pause
-//!   of its own ([`troubles`]); the others go on. Only what concerns the whole backend (nobody answers, or something that is no
-//!   InfluxDB) holds up everything.
-//! * **A refused request is divided** ([`Division`]) until each line is delivered or known to be what is wrong. Its destination
-//!   waits meanwhile, and no other.
-//! * **A failure that tells nothing** is taken for the backend's own, until it has come a few times; then it is tried whether a
-//!   line is the cause.
-//! * Several requests may be under way, each on a connection of its own. The reader gives out what is full or has lingered, so
-//!   that a near backend sees no more requests for it. While it is not known whether the backend takes lines there is one.
+//! * **A failure concerns one destination.** Only its lines back off ([`troubles`]); others go on.
+//!   Only a failure of the whole backend (no answer, or not InfluxDB's) delays everything.
+//! * **A rejected request is divided** ([`Division`]) until each line is delivered or known to be
+//!   the cause. Only its destination waits meanwhile.
+//! * **A failure without a reason** is attributed to the backend at first. After several in a row,
+//!   the flusher tests whether a line is the cause.
+//! * Several requests may be in flight, each on its own connection. The reader hands out only what
+//!   is full or has lingered, so concurrency causes no extra requests to a near backend. Only one
+//!   request is in flight until the backend is known to accept lines.
 //!
-//! Every way back to the loop's head after a failure goes through a pause, or makes the next request smaller: no loop is hot.
-//! A flusher knows nothing of the others.
+//! No loop is hot: after a failure, each path back to its head pauses or makes requests smaller.
+//!
+//! Never does: look at other backends. Bounds: one request per endpoint.
 
+mod events;
 mod sizes;
-mod told;
 mod troubles;
 
 use std::collections::HashMap;
@@ -33,19 +34,19 @@ use super::outcome::Fate;
 use super::{Endpoint, Outcome};
 use crate::journal::{Lease, Limits, LogId, Reader, Rejection};
 use crate::sys::monotonic;
+use events::Events;
 use sizes::Sizes;
-use told::Told;
 use troubles::Troubles;
 pub(super) use troubles::advice;
 
-/// Pauses between the tries of a shutdown, at most.
+/// Longest pause between tries during a shutdown.
 const LAST_PAUSE: Duration = Duration::from_millis(500);
-/// The pause between the parts of a division that failed.
+/// Pause before the next part of a division after a failed one.
 const PART_PAUSE: Duration = Duration::from_millis(200);
-/// Far away.
+/// A time that never comes.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// One backend's flusher.
+/// The flusher of one backend.
 pub(super) struct Flusher {
     reader: Reader,
     sizes: Sizes,
@@ -54,61 +55,60 @@ pub(super) struct Flusher {
     asked: watch::Receiver<u64>,
     /// True once the relay shuts down.
     closing: watch::Receiver<bool>,
-    /// What requests are sent with: one for each that may be under way.
+    /// Endpoints without a request in flight.
     idle: Vec<Endpoint>,
-    out: JoinSet<Ended>,
+    tasks: JoinSet<Ended>,
     divisions: Vec<Waiting>,
-    /// How many leases of each destination are being divided, whether or not a part of them is under way.
+    /// Number of leases being divided, by destination, whether or not a part of them is in flight.
     divided: HashMap<LogId, usize>,
     troubles: Troubles,
-    /// What destinations refused lately, by their log in the journal.
+    /// What destinations rejected recently, by their log in the journal.
     rules: HashMap<LogId, Rule>,
-    /// The whole backend is left alone until then.
+    /// End of the back-off of the whole backend.
     resumes_at: Option<Instant>,
     backoff: Backoff,
     longest_pause: Duration,
-    /// What was due before this was done.
+    /// Time of the last wake-up. Everything due before it was handled.
     woken_at: Instant,
-    /// Whether it took lines since it failed.
+    /// Whether the backend accepted lines since it last failed.
     is_proven: bool,
     /// Whether the journal is closed and has nothing more to lease.
     is_drained: bool,
-    /// Whether nothing more is tried.
+    /// Whether to give up trying.
     is_over: bool,
     letters: Arc<DeadLetters>,
-    told: Told,
+    events: Events,
 }
 
-/// What is sent.
+/// What a request sends.
 enum Sent {
     Lease(Lease),
     Part(Box<Division>),
 }
 
-/// What has ended.
+/// A task that has ended.
 enum Ended {
     Request(Box<Request>),
-    /// What a division refused was kept, as far as it could be.
+    /// The lines that a division rejected were written to the dead letters, or could not be.
     Kept(Box<Division>, io::Result<()>),
-    /// Letters that were sent again are removed, as far as they could be.
+    /// Resent letters were removed, or could not be.
     Removed(io::Result<u64>),
 }
 
-/// A request that has ended.
+/// A finished request.
 struct Request {
     endpoint: Endpoint,
     sent: Sent,
     outcome: Outcome,
 }
 
-/// A division with parts to send.
 struct Waiting {
     division: Box<Division>,
     due: Instant,
 }
 
 impl Flusher {
-    /// Of a backend that is written to by these endpoints, as many as there may be requests under way.
+    /// Creates a flusher that uses these endpoints, one per request in flight.
     pub(super) fn new(
         name: String,
         endpoints: Vec<Endpoint>,
@@ -127,7 +127,7 @@ impl Flusher {
             sizes: Sizes::new(limits),
             health,
             closing,
-            out: JoinSet::new(),
+            tasks: JoinSet::new(),
             divisions: Vec::new(),
             divided: HashMap::new(),
             troubles: Troubles::new(longest_pause),
@@ -138,34 +138,34 @@ impl Flusher {
             is_proven: false,
             is_drained: false,
             is_over: false,
-            told: Told::new(name),
+            events: Events::new(name),
         }
     }
 
-    /// Runs until the journal is closed and what can be delivered is.
+    /// Runs until the journal is closed and everything deliverable is delivered.
     pub(super) async fn run(mut self) {
         let mut is_closing = *self.closing.borrow();
         while !self.is_over {
             self.send_due_parts();
             let due = self.due(is_closing);
             let is_done = self.is_drained && due.is_none() || is_closing && self.health.is_held_back();
-            if is_done && self.out.is_empty() {
+            if is_done && self.tasks.is_empty() {
                 break;
             }
             let (may_lease, limits) = (self.may_send() && !self.is_drained, self.sizes.limits());
             tokio::select! {
                 biased;
-                Some(ended) = self.out.join_next() => match ended {
+                Some(ended) = self.tasks.join_next() => match ended {
                     Ok(Ended::Request(request)) => self.conclude(*request, is_closing),
                     Ok(Ended::Kept(division, kept)) => self.ack_division(*division, kept),
-                    Ok(Ended::Removed(removed)) => drop(removed.map_err(|error| self.told.unkept(&error))),
+                    Ok(Ended::Removed(removed)) => drop(removed.map_err(|error| self.events.unkept(&error))),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 _ = self.closing.changed(), if !is_closing => {
                     is_closing = true;
-                    self.hurry();
+                    self.retry_now();
                 }
-                Ok(()) = self.asked.changed() => self.hurry(),
+                Ok(()) = self.asked.changed() => self.retry_now(),
                 lease = self.reader.next(&limits), if may_lease => match lease {
                     Some(lease) => self.send_lease(lease),
                     None => self.is_drained = true,
@@ -184,30 +184,30 @@ impl Flusher {
         !is_paused && self.has_capacity()
     }
 
-    /// Whether there may be another request, and no operator holds the backend.
+    /// Whether an endpoint is free, and no operator holds the backend.
     fn has_capacity(&self) -> bool {
-        !self.idle.is_empty() && !self.health.is_held_back() && (self.is_proven || self.out.is_empty())
+        !self.idle.is_empty() && !self.health.is_held_back() && (self.is_proven || self.tasks.is_empty())
     }
 
-    /// When there is something to do that no request and no line brings.
+    /// Returns when to wake up without a request's end or a new line.
     fn due(&self, is_closing: bool) -> Option<Instant> {
         let parts = self.divisions.iter().map(|waiting| waiting.due.max(self.resumes_at.unwrap_or(waiting.due)));
         let parts = parts.min().filter(|_| self.has_capacity());
-        let resumes = self.resumes_at.filter(|_| self.out.is_empty());
-        // A reader whose journal is closed wakes for no time.
+        let resumes = self.resumes_at.filter(|_| self.tasks.is_empty());
+        // A reader whose journal is closed does not wake up by itself.
         let troubles = self.troubles.next(self.woken_at).filter(|_| is_closing);
         [parts, resumes, troubles].into_iter().flatten().min()
     }
 
-    /// A time has come.
+    /// Handles a wake-up.
     fn wake(&mut self) {
         self.woken_at = monotonic::now();
         self.resumes_at = self.resumes_at.filter(|resumes| *resumes > self.woken_at);
         self.is_drained = false;
     }
 
-    /// The relay is to end, or an operator mended something: everything gets one more try at once.
-    fn hurry(&mut self) {
+    /// Ends all pauses once: the relay shuts down, or an operator asked for a try.
+    fn retry_now(&mut self) {
         self.resumes_at = None;
         self.shorten(monotonic::now());
         self.is_drained = false;
@@ -216,9 +216,9 @@ impl Flusher {
     fn send_due_parts(&mut self) {
         let now = monotonic::now();
         while self.may_send()
-            && let Some(log) = self.divisions.iter().position(|waiting| waiting.due <= now)
+            && let Some(index) = self.divisions.iter().position(|waiting| waiting.due <= now)
         {
-            let Waiting { mut division, .. } = self.divisions.swap_remove(log);
+            let Waiting { mut division, .. } = self.divisions.swap_remove(index);
             match division.next() {
                 Some(parts) => self.send(Sent::Part(division), parts, true),
                 None => self.finish(*division),
@@ -231,7 +231,7 @@ impl Flusher {
         self.rules.retain(|_, rule| rule.holds());
         let divided = if self.troubles.is_suspicious(log) {
             Ok(Division::of_suspects(lease))
-        } else if let Some(bytes) = self.sizes.parts_of(lease.bytes) {
+        } else if let Some(bytes) = self.sizes.part_bytes(lease.bytes) {
             Ok(Division::new(lease, bytes))
         } else if let Some(rule) = self.rules.get(&log) {
             Division::by_rule(lease, rule)
@@ -251,7 +251,7 @@ impl Flusher {
         self.wait(division, monotonic::now());
     }
 
-    /// Lets a division send its next part at this time; its destination waits until it is done.
+    /// Schedules the division's next part. Its destination waits until the division is done.
     fn wait(&mut self, division: impl Into<Box<Division>>, due: Instant) {
         let division = division.into();
         self.reader.park(division.lease().log(), monotonic::now() + NEVER);
@@ -266,13 +266,13 @@ impl Flusher {
             Sent::Part(division) => division.lease(),
         };
         let destination = Arc::clone(&lease.destination);
-        self.out.spawn(async move {
+        self.tasks.spawn(async move {
             let outcome = endpoint.write(&destination, parts).await;
             Ended::Request(Box::new(Request { endpoint, sent, outcome }))
         });
     }
 
-    /// Does with what was sent what its outcome means.
+    /// Applies the outcome of a request to its lease or division.
     fn conclude(&mut self, request: Request, is_closing: bool) {
         let Request { endpoint, sent, outcome } = request;
         self.idle.push(endpoint);
@@ -311,7 +311,7 @@ impl Flusher {
                 self.go_on(division, step, &outcome);
             }
         }
-        // What cannot be had soon is not waited for.
+        // During a shutdown, gives up on a backend that will not recover soon.
         let is_hopeless = matches!(outcome.fate, Fate::Down | Fate::Stalled | Fate::HoldBackend);
         self.is_over |= is_closing && is_hopeless;
         if is_closing {
@@ -319,7 +319,7 @@ impl Flusher {
         }
     }
 
-    /// Goes on with a division after a part's outcome.
+    /// Continues a division after a part's outcome.
     fn go_on(&mut self, division: Box<Division>, step: Step, outcome: &Outcome) {
         let now = monotonic::now();
         match step {
@@ -348,14 +348,14 @@ impl Flusher {
         }
     }
 
-    /// Every line of a division is delivered or refused. What is refused is kept before anything is acked.
+    /// Ends a division. Writes rejected lines to the dead letters before anything is acked.
     fn finish(&mut self, division: Division) {
         if division.refused().is_empty() {
             self.ack_division(division, Ok(()));
             return;
         }
-        let (letters, backend) = (Arc::clone(&self.letters), self.told.backend().to_owned());
-        self.out.spawn_blocking(move || {
+        let (letters, backend) = (Arc::clone(&self.letters), self.events.backend().to_owned());
+        self.tasks.spawn_blocking(move || {
             let kept = letters.keep(&backend, &division.lease().destination, division.refused());
             Ended::Kept(Box::new(division), kept)
         });
@@ -363,23 +363,23 @@ impl Flusher {
 
     fn ack_division(&mut self, division: Division, kept: io::Result<()>) {
         if let Err(error) = kept {
-            self.told.unkept(&error);
+            self.events.unkept(&error);
         }
         self.is_drained = false;
         if let Some(bytes) = division.learned_bytes()
             && self.sizes.learn(bytes)
         {
-            self.told.shrunk(bytes);
+            self.events.shrunk(bytes);
         }
         let refused = division.refused();
-        self.told.refused(&division.lease().destination, refused);
+        self.events.refused(&division.lease().destination, refused);
         let counts =
             Rejection::ALL.map(|class| (class, refused.iter().filter(|line| line.class == class).count() as u64));
         let (log, rule) = (division.lease().log(), Rule::of(refused));
         let lease = division.into_lease();
         match rule {
             Some(rule) => drop(self.rules.insert(log, rule)),
-            // What it named is taken now, or something else was refused.
+            // The rule's lines are accepted now, or were rejected for another reason.
             None => drop(self.rules.remove(&log)),
         }
         self.note_undivided(log);
@@ -387,18 +387,18 @@ impl Flusher {
         self.succeed(log);
     }
 
-    /// Acknowledges a lease. Letters that were sent again have served their purpose.
+    /// Acks a lease. Letters that it resent are removed.
     fn ack(&mut self, lease: Lease, rejected: &[(Rejection, u64)]) {
         let letters = lease.letters.clone();
         self.reader.ack(lease, rejected.iter().copied());
         if let Some(ids) = letters {
             let letters = Arc::clone(&self.letters);
             let filter = Filter { ids: ids.iter().copied().collect(), ..Filter::default() };
-            self.out.spawn_blocking(move || Ended::Removed(letters.remove(&filter, Why::Resent)));
+            self.tasks.spawn_blocking(move || Ended::Removed(letters.remove(&filter, Why::Resent)));
         }
     }
 
-    /// A destination's lines were taken, or refused for good.
+    /// Records that a destination's lines were accepted, or rejected for good.
     fn succeed(&mut self, log: LogId) {
         self.backoff.reset();
         self.is_proven = true;
@@ -409,10 +409,10 @@ impl Flusher {
         let (now, since) = (self.troubles.state(), self.health.times().unwell_since);
         let before = self.health.succeed(now);
         self.health.set_held(self.troubles.held());
-        self.told.recovered(before, now, since);
+        self.events.recovered(before, now, since);
     }
 
-    /// A request of the lease's destination failed; returns until when that waits. The lease is still the caller's.
+    /// Records a failed request; the caller keeps the lease. Returns the end of the back-off.
     fn fail(&mut self, lease: &Lease, outcome: &Outcome) -> Instant {
         self.sizes.begin_small();
         if matches!(outcome.fate, Fate::HoldDestination) {
@@ -425,24 +425,24 @@ impl Flusher {
         };
         if matches!(outcome.fate, Fate::Down | Fate::HoldBackend) {
             self.troubles.hold_backend(Some(outcome).filter(|_| state == State::Held));
-            self.tell_failure(state, outcome);
-            return self.leave_alone();
+            self.record_failure(state, outcome);
+            return self.back_off();
         }
         self.fail_destination(lease, state, outcome)
     }
 
-    /// The lease's destination waits; returns until when.
+    /// Pauses the lease's destination. Returns the end of the pause.
     fn fail_destination(&mut self, lease: &Lease, state: State, outcome: &Outcome) -> Instant {
         let (until, state) = self.troubles.fail(lease, state, outcome);
         if !self.is_divided(lease.log()) {
             self.reader.park(lease.log(), until);
         }
-        self.tell_failure(state, outcome);
+        self.record_failure(state, outcome);
         until
     }
 
-    /// The whole backend is left alone for a while. Requests that were under way when it was last do not make that longer.
-    fn leave_alone(&mut self) -> Instant {
+    /// Pauses the whole backend. Requests already in flight do not extend a pause.
+    fn back_off(&mut self) -> Instant {
         self.is_proven = false;
         match self.resumes_at.filter(|resumes| *resumes > monotonic::now()) {
             Some(resumes) => resumes,
@@ -454,17 +454,16 @@ impl Flusher {
         }
     }
 
-    /// Whether a lease of this destination is being divided: then nothing else of it is leased.
+    /// Whether a lease of this destination is being divided. If so, the destination is not leased.
     fn is_divided(&self, log: LogId) -> bool {
         self.divided.contains_key(&log)
     }
 
-    /// A lease is to be divided.
     fn note_divided(&mut self, log: LogId) {
         *self.divided.entry(log).or_default() += 1;
     }
 
-    /// A lease is divided no more; after the last one its destination is leased again.
+    /// Counts the end of a division. After the last one, the destination is leased again.
     fn note_undivided(&mut self, log: LogId) {
         let Some(count) = self.divided.get_mut(&log) else { return };
         *count -= 1;
@@ -474,13 +473,13 @@ impl Flusher {
         }
     }
 
-    fn tell_failure(&mut self, state: State, outcome: &Outcome) {
+    fn record_failure(&mut self, state: State, outcome: &Outcome) {
         let before = self.health.fail(state, &outcome.text);
         self.health.set_held(self.troubles.held());
-        self.told.failed(before, state, &outcome.text);
+        self.events.failed(before, state, &outcome.text);
     }
 
-    /// Lets nothing wait longer than this.
+    /// Ends all pauses at this time at the latest.
     fn shorten(&mut self, latest: Instant) {
         self.resumes_at = self.resumes_at.map(|resumes| resumes.min(latest));
         for waiting in &mut self.divisions {

@@ -1,62 +1,67 @@
-//! How large a backend's requests may be: as configured, as the backend taught, and smaller after a failure.
+//! Size of a backend's requests: as configured, as learned from the backend, and smaller after a
+//! failure.
+//!
+//! Owns: the limits of the next request. Never does: divide a lease. Bounds: from [`MIN_BYTES`] to
+//! the configured size, unless the backend accepts even less.
 
 use std::time::{Duration, Instant};
 
 use crate::journal::Limits;
 use crate::sys::monotonic;
 
-/// Requests are not made smaller than this after a failure, and grow by as much with each success, in bytes.
-pub(super) const LEAST_BYTES: u64 = 64 * 1024;
-/// How long a smaller size that a backend taught holds, before twice as much is tried.
+/// Minimum size after a failure, and growth with each success, in bytes.
+pub(super) const MIN_BYTES: u64 = 64 * 1024;
+/// How long a learned size holds before the double is tried.
 const HOLDS: Duration = Duration::from_secs(60);
 
 /// The sizes of one backend's requests.
 pub(super) struct Sizes {
-    /// The limits of the next request.
+    /// Limits of the next request.
     limits: Limits,
-    /// The bytes of a request, at most, as configured.
+    /// Configured maximum size of a request, in bytes.
     configured: u64,
-    /// The same, or less if the backend takes less.
-    most: u64,
-    /// When more is tried.
+    /// Current maximum size: as configured, or less if the backend accepts less.
+    max: u64,
+    /// When a larger size is tried.
     grows_at: Instant,
 }
 
 impl Sizes {
-    /// As configured.
+    /// Starts with the configured limits.
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, configured: limits.bytes, most: limits.bytes, grows_at: monotonic::now() }
+        Self { limits, configured: limits.bytes, max: limits.bytes, grows_at: monotonic::now() }
     }
 
-    /// The limits of the next request.
+    /// Returns the limits of the next request.
     pub(super) fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// The bytes that a lease is to be divided into, if it has more than the backend takes.
-    pub(super) fn parts_of(&self, bytes: u64) -> Option<u64> {
-        (bytes > self.most && self.most < self.configured).then_some(self.most)
+    /// Returns the part size to divide a lease of so many bytes into, if the backend does not
+    /// accept it whole.
+    pub(super) fn part_bytes(&self, bytes: u64) -> Option<u64> {
+        (bytes > self.max && self.max < self.configured).then_some(self.max)
     }
 
-    /// The backend takes so many bytes at most; returns whether that is news.
+    /// Records that the backend accepts at most so many bytes. Returns whether that is new.
     pub(super) fn learn(&mut self, bytes: u64) -> bool {
-        let is_less = bytes < self.most;
+        let is_less = bytes < self.max;
         if is_less {
-            (self.most, self.grows_at) = (bytes, monotonic::now() + HOLDS);
+            (self.max, self.grows_at) = (bytes, monotonic::now() + HOLDS);
         }
         is_less
     }
 
-    /// A request was taken.
+    /// Grows the limits after an accepted request.
     pub(super) fn grow(&mut self) {
-        if self.most < self.configured && self.grows_at <= monotonic::now() {
-            (self.most, self.grows_at) = ((self.most * 2).min(self.configured), monotonic::now() + HOLDS);
+        if self.max < self.configured && self.grows_at <= monotonic::now() {
+            (self.max, self.grows_at) = ((self.max * 2).min(self.configured), monotonic::now() + HOLDS);
         }
-        self.limits.bytes = (self.limits.bytes + LEAST_BYTES).min(self.most);
+        self.limits.bytes = (self.limits.bytes + MIN_BYTES).min(self.max);
     }
 
-    /// Slow start after a failure: small requests first, which grow with each that is taken.
+    /// Slow start after a failure: starts with small requests, which grow with each success.
     pub(super) fn begin_small(&mut self) {
-        self.limits.bytes = self.limits.bytes.min(LEAST_BYTES);
+        self.limits.bytes = self.limits.bytes.min(MIN_BYTES);
     }
 }

@@ -1,4 +1,5 @@
-//! What a flusher does after each outcome, on a clock that only waiting moves.
+//! Tests of the flusher's reaction to each outcome, on a clock that only moves while the test
+//! waits.
 
 mod interleavings;
 mod parts;
@@ -7,17 +8,17 @@ mod stops;
 
 use std::sync::{Mutex, PoisonError};
 
-use super::sizes::LEAST_BYTES;
+use super::sizes::MIN_BYTES;
 use super::*;
 use crate::batch::{Batch, Destination, Received};
 use crate::journal::{BackendConfig, BackendId, Journal};
 use crate::protocol::Precision;
 
-/// The most bytes of a request, as configured.
-const MOST_BYTES: u64 = 1 << 20;
+/// Configured maximum size of a request, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 
-/// A request: when it was sent, to which database, and what it held.
+/// A request: when it was sent, to which database, and its lines.
 #[derive(Clone, Debug)]
 struct Request {
     at: Duration,
@@ -27,7 +28,7 @@ struct Request {
 
 type Answer = Box<dyn FnMut(&Request) -> (Duration, Outcome) + Send>;
 
-/// A backend that notes requests, and answers after a time.
+/// A backend that records requests, and answers after a delay.
 #[derive(Clone)]
 pub(in crate::deliver) struct Script(Arc<Mutex<(Vec<Request>, Answer)>>, Instant);
 
@@ -56,7 +57,7 @@ impl Script {
     }
 }
 
-/// A flusher with lines for some databases, and a backend of the test's own.
+/// A flusher with lines for some databases, and a scripted backend.
 struct Bench {
     journal: Journal,
     script: Script,
@@ -76,7 +77,7 @@ impl Bench {
     fn delayed(concurrency: usize, answer: impl FnMut(&Request) -> (Duration, Outcome) + Send + 'static) -> Self {
         let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 30, &[backend]);
-        let limits = Limits { lines: u64::MAX, bytes: MOST_BYTES, linger: Duration::ZERO };
+        let limits = Limits { lines: u64::MAX, bytes: MAX_BYTES, linger: Duration::ZERO };
         let script = Script(Arc::new(Mutex::new((Vec::new(), Box::new(answer)))), monotonic::now());
         let (closing, is_closing) = watch::channel(false);
         let health = Arc::<Health>::default();
@@ -96,7 +97,7 @@ impl Bench {
         Self { journal, script, health, letters, closing, flusher: Some(flusher), _folder: folder }
     }
 
-    /// A record of so many lines of about 100 bytes.
+    /// Appends a record of so many lines of about 100 bytes.
     fn add(&self, database: &str, lines: u64) {
         let filler = "x".repeat(80);
         let bytes: String = (0..lines).map(|line| format!("m s=\"{filler}\" {line}\n")).collect();
@@ -109,7 +110,7 @@ impl Bench {
         self.journal.append(Batch::new(destination, bytes, lines, Received::now()).with_capacity(capacity));
     }
 
-    /// Lets the flusher run for so long.
+    /// Runs the flusher for so long.
     async fn run(&mut self, time: Duration) {
         let flusher = self.flusher.take().expect("it runs once");
         tokio::time::timeout(time, flusher.run()).await.expect_err("it goes on");
@@ -128,7 +129,7 @@ fn delivered() -> Outcome {
     Outcome::new(Fate::Delivered, String::new())
 }
 
-/// Each way to fail after which lines wait.
+/// Every failure after which lines wait.
 const FAILURES: [Fate; 8] = [
     Fate::Transient,
     Fate::Failed,
@@ -148,7 +149,7 @@ async fn no_failure_makes_a_hot_loop_and_no_line_is_given_up() {
         bench.add("db", 100);
         bench.run(TEN_MINUTES).await;
         let requests = bench.script.requests();
-        // In the first minute one in 2.5 seconds on average, then one in 15.
+        // In the first minute there is one request in 2.5 seconds on average, then one in 15.
         assert!((30..120).contains(&requests.len()), "{fate:?}: {} requests in ten minutes", requests.len());
         let first_minute = requests.iter().filter(|request| request.at < Duration::from_secs(60));
         let times: Vec<Duration> = first_minute.map(|request| request.at).collect();
@@ -168,7 +169,7 @@ async fn pauses_grow_differ_and_begin_anew_after_a_success() {
             let mut count = 0;
             let mut bench = Bench::new(move |_| {
                 count += 1;
-                // It takes lines once, in between.
+                // The backend accepts lines once in between.
                 if count == 20 { delivered() } else { Outcome::new(fate, String::new()) }
             });
             for _ in 0..200 {
@@ -182,7 +183,7 @@ async fn pauses_grow_differ_and_begin_anew_after_a_success() {
             assert!(pauses[0] <= Duration::from_millis(260) && pauses[20] <= Duration::from_millis(260), "{pauses:?}");
             firsts.push(pauses[3]);
         }
-        // Relays that failed together do not come back together.
+        // Relays that failed together do not retry together.
         firsts.sort_unstable();
         firsts.dedup();
         assert!(firsts.len() > 20, "{fate:?}: {firsts:?}");
@@ -207,7 +208,7 @@ async fn each_fate_leaves_the_backend_in_its_state() {
     ] {
         let mut bench = Bench::new(failing(fate));
         bench.add("db", 1);
-        // Shorter than any pause: what chance makes of further tries is not asked here.
+        // Shorter than any pause, so that no random retry is included.
         bench.run(Duration::from_millis(40)).await;
         assert_eq!(bench.health.state(), state, "{fate:?}");
         let held = usize::from(state == State::Held);
@@ -225,7 +226,7 @@ async fn retry_after_is_the_least_and_not_the_most() {
     let times: Vec<Duration> = bench.script.requests().iter().map(|request| request.at).collect();
     assert!(times.len() > 20 && times.windows(2).all(|pair| pair[1] - pair[0] >= wanted), "{times:?}");
     assert!(times.windows(2).any(|pair| pair[1] - pair[0] > wanted * 2), "{times:?}");
-    // A server that asks for no pause at all gets one.
+    // A server that asks for a pause of zero gets the usual one.
     let mut bench = Bench::new(failing(Fate::Busy { retry_after: Some(Duration::ZERO) }));
     bench.add("db", 100);
     bench.run(TEN_MINUTES).await;
@@ -246,11 +247,11 @@ async fn who_comes_back_finds_small_requests_that_grow() {
         bench.run(TEN_MINUTES).await;
         let sizes: Vec<u64> = bench.script.requests().iter().map(|request| request.text.len() as u64).collect();
         let record = 10_000;
-        assert!(sizes[0] > MOST_BYTES - record, "{}: as much as may be", sizes[0]);
-        assert!(sizes[1] <= LEAST_BYTES, "{sizes:?}");
-        assert!(sizes[1..].windows(2).all(|pair| pair[1] <= pair[0] + LEAST_BYTES + record), "{sizes:?}");
+        assert!(sizes[0] > MAX_BYTES - record, "{}: as much as may be", sizes[0]);
+        assert!(sizes[1] <= MIN_BYTES, "{sizes:?}");
+        assert!(sizes[1..].windows(2).all(|pair| pair[1] <= pair[0] + MIN_BYTES + record), "{sizes:?}");
         assert!(sizes[1..14].windows(2).all(|pair| pair[1] > pair[0]), "{sizes:?}");
-        assert!(sizes[18] > MOST_BYTES - record, "{sizes:?}");
+        assert!(sizes[18] > MAX_BYTES - record, "{sizes:?}");
         assert_eq!((bench.pending(), bench.health.state()), (0, State::Up), "{fate:?}");
     }
 }
@@ -282,7 +283,7 @@ async fn a_line_that_breaks_every_request_is_given_up_within_a_minute_and_the_ot
         fastrand::seed(5);
         let mut bench = Bench::delayed(4, move |request| {
             let breaks = request.text.contains(" 77\n");
-            // Silence costs the time-out.
+            // Only a stalled request takes the whole time limit.
             let delay = if breaks && fate == Fate::Stalled { Duration::from_secs(2) } else { Duration::from_millis(1) };
             (delay, if breaks { Outcome::new(fate, "it broke".to_owned()) } else { delivered() })
         });
@@ -305,7 +306,7 @@ async fn a_backend_that_goes_in_the_middle_of_a_division_gets_everything_once_it
             let mut bench = Bench::delayed(4, move |request| {
                 count += 1;
                 let outcome = match count {
-                    // Refused, or broken so often that it is divided.
+                    // The request is rejected, or fails often enough to be divided.
                     _ if count < begins_at && fate == Fate::Failed => Outcome::new(Fate::Failed, String::new()),
                     _ if (begins_at..begins_at + 3).contains(&count) => Outcome::new(fate, String::new()),
                     _ if request.text.contains(" 77\n") => {
@@ -331,7 +332,7 @@ async fn a_backend_that_goes_in_the_middle_of_a_division_gets_everything_once_it
 #[tokio::test(start_paused = true)]
 async fn thousands_of_lines_that_break_are_not_given_up() {
     fastrand::seed(6);
-    // A sick piece of time: every other line.
+    // An incident: every other line breaks its request.
     let mut bench = Bench::new(|request| {
         let breaks = request.text.lines().any(|line| line.ends_with(|last: char| "13579".contains(last)));
         if breaks { Outcome::new(Fate::Failed, "it broke".to_owned()) } else { delivered() }
@@ -339,7 +340,7 @@ async fn thousands_of_lines_that_break_are_not_given_up() {
     bench.add("db", 1000);
     bench.run(TEN_MINUTES).await;
     let ledger = bench.journal.snapshot().ledgers.remove(0);
-    // Nothing of the lease is acked yet, and what would be given up grows by ten a minute.
+    // Nothing of the lease is acked yet, and the number of lines given up grows by ten a minute.
     assert_eq!((ledger.pending, bench.health.state()), (1000, State::Held));
     assert!(bench.script.requests().len() < 2000);
 }
@@ -375,7 +376,7 @@ async fn sizes_that_a_backend_takes_are_learned_and_grow_again() {
         largest.extend(sizes);
     }
     assert_eq!(bench.pending(), 0);
-    let grown = largest[1] <= 2 * 20_000 && largest.last() > Some(&(MOST_BYTES - 40_000));
+    let grown = largest[1] <= 2 * 20_000 && largest.last() > Some(&(MAX_BYTES - 40_000));
     assert!(grown, "twice as much each minute: {largest:?} after {}", before.len());
     running.abort();
 }
@@ -420,7 +421,7 @@ async fn requests_that_are_under_way_together_when_a_backend_goes_cost_one_pause
             if count <= 8 {
                 return (Duration::from_millis(5), delivered());
             }
-            // All of them end within the shortest pause.
+            // All requests end within the shortest pause.
             let delay = Duration::from_millis(10 + 10 * (count % 4));
             seen.lock().expect("no panic").push((request.at, request.at + delay));
             (delay, Outcome::new(Fate::Down, String::new()))

@@ -1,6 +1,9 @@
-//! What keeps destinations of one backend from being delivered: since when, why, and when each is tried again.
+//! The failing destinations of one backend: since when and why they fail, and when each is tried
+//! again.
 //!
-//! Bounds: one entry for each destination with trouble, and one for each that had lines given up as poison.
+//! Owns: the destinations' back-off and advice. Never does: send, or park a destination (the
+//! flusher does). Bounds: one entry per failing destination, and one per destination with lines
+//! given up as poison.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,24 +16,24 @@ use crate::batch::Destination;
 use crate::journal::LogId;
 use crate::sys::monotonic;
 
-/// A failure that tells nothing is taken for the backend's own so often; then it is tried whether a line is the cause.
+/// Failures without a reason before a line is suspected as the cause.
 const TRIES: u32 = 5;
-/// The same where each try costs the whole time-out.
+/// The same for time-outs, each of which takes the whole time limit.
 const SILENT_TRIES: u32 = 2;
-/// Lines of a destination that are given up for failures that tell nothing, in a minute, at most: a sick piece of time
-/// answers 500 to thousands of good lines.
-const MOST_POISON: u32 = 10;
+/// Maximum number of a destination's lines given up as poison in a minute: during an incident a
+/// backend answers 500 to thousands of good lines.
+const MAX_POISON: u32 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// All of a backend's.
+/// The troubles of one backend.
 pub(super) struct Troubles {
-    /// Every pause's bound.
+    /// Upper bound of every pause.
     longest_pause: Duration,
-    /// Why the whole backend waits for an operator.
+    /// Why the whole backend is held.
     backend: Option<Held>,
     /// By the destination's log in the journal.
     by_log: HashMap<LogId, Trouble>,
-    /// Since when a minute is counted, and how many lines were given up in it.
+    /// Start of the current minute, and lines given up in it.
     poison: HashMap<LogId, (Instant, u32)>,
 }
 
@@ -38,7 +41,7 @@ struct Trouble {
     destination: Arc<Destination>,
     state: State,
     backoff: Backoff,
-    /// Failures in a row that may be a line's fault, and how many of them were silence.
+    /// Failures in a row that a line may have caused, and how many of them were time-outs.
     suspicious: (u32, u32),
     until: Instant,
     since: SystemTime,
@@ -48,12 +51,12 @@ struct Trouble {
 }
 
 impl Troubles {
-    /// None yet; pauses are to be so long at most.
+    /// Starts without troubles. No pause is longer than `longest_pause`.
     pub(super) fn new(longest_pause: Duration) -> Self {
         Self { longest_pause, backend: None, by_log: HashMap::new(), poison: HashMap::new() }
     }
 
-    /// The whole backend waits for an operator, or does no more.
+    /// Holds the whole backend until an operator acts; `None` releases it.
     pub(super) fn hold_backend(&mut self, outcome: Option<&Outcome>) {
         let since = self.backend.as_ref().map(|held| held.since);
         self.backend = outcome.map(|outcome| {
@@ -62,7 +65,8 @@ impl Troubles {
         });
     }
 
-    /// A request for the lease's destination failed. Returns until when the destination waits, and the state that it is in.
+    /// Records a failed request for the lease's destination. Returns the end of the back-off, and
+    /// the destination's state.
     pub(super) fn fail(&mut self, lease: &Lease, state: State, outcome: &Outcome) -> (Instant, State) {
         let now = monotonic::now();
         let trouble = self.by_log.entry(lease.log()).or_insert_with(|| Trouble {
@@ -84,13 +88,13 @@ impl Troubles {
         } else {
             trouble.suspicious = (0, 0);
         }
-        // What stands between goes on refusing everything: somebody must look at it.
+        // An intermediary that keeps refusing everything needs an operator.
         let is_refused = outcome.fate == Fate::Unexpected && trouble.suspicious.0 >= TRIES;
         let state = if is_refused { State::Held } else { state };
         if trouble.state != state {
             (trouble.state, trouble.since) = (state, SystemTime::now());
         }
-        // Requests that were under way together fail together: that is one failure.
+        // Requests that were in flight together fail together, and count as one failure.
         if trouble.until <= now {
             let pause = trouble.backoff.next_pause(self.longest_pause);
             let pause = match outcome.fate {
@@ -102,7 +106,7 @@ impl Troubles {
         (trouble.until, state)
     }
 
-    /// The destination takes lines.
+    /// Removes a destination that accepts lines again.
     pub(super) fn end(&mut self, log: LogId) {
         self.by_log.remove(&log);
     }
@@ -111,13 +115,13 @@ impl Troubles {
         self.by_log.contains_key(&log)
     }
 
-    /// Whether its failures may be a line's fault, and came often enough.
+    /// Whether the destination failed often enough to suspect a line.
     pub(super) fn is_suspicious(&self, log: LogId) -> bool {
         let tries = self.by_log.get(&log).map_or((0, 0), |trouble| trouble.suspicious);
         tries.0 >= TRIES || tries.1 >= SILENT_TRIES
     }
 
-    /// The worst state of any destination; up where there is no trouble.
+    /// Returns the worst state of any destination, or `Up` if there is no trouble.
     pub(super) fn state(&self) -> State {
         let states = self.by_log.values().map(|trouble| trouble.state);
         let severity = |state: &State| match state {
@@ -129,7 +133,7 @@ impl Troubles {
         states.max_by_key(severity).unwrap_or(State::Up)
     }
 
-    /// What waits for an operator.
+    /// Returns everything that is held until an operator acts, sorted by name.
     pub(super) fn held(&self) -> Vec<Held> {
         let held = self.by_log.values().filter(|trouble| trouble.state == State::Held);
         let mut held: Vec<Held> = held
@@ -148,12 +152,13 @@ impl Troubles {
         self.backend.iter().cloned().chain(held).collect()
     }
 
-    /// When the first destination is tried again of those that were not due at this time.
+    /// Returns the time of the next try after `after`.
     pub(super) fn next(&self, after: Instant) -> Option<Instant> {
         self.by_log.values().map(|trouble| trouble.until).filter(|until| *until > after).min()
     }
 
-    /// Lets no destination wait longer than this. Returns each with the time until which it waits.
+    /// Ends every pause at this time at the latest. Returns each destination with the end of its
+    /// pause.
     pub(super) fn shorten(&mut self, latest: Instant) -> Vec<(LogId, Instant)> {
         let shortened = self.by_log.iter_mut().map(|(log, trouble)| {
             trouble.until = trouble.until.min(latest);
@@ -162,17 +167,17 @@ impl Troubles {
         shortened.collect()
     }
 
-    /// How many more lines of the destination may be given up as poison now.
+    /// Returns how many more lines of the destination may be given up as poison now.
     pub(super) fn poison_left(&self, log: LogId) -> u32 {
         let given_up = self
             .poison
             .get(&log)
             .filter(|(since, _)| monotonic::now().saturating_duration_since(*since) < MINUTE)
             .map_or(0, |(_, lines)| *lines);
-        MOST_POISON.saturating_sub(given_up)
+        MAX_POISON.saturating_sub(given_up)
     }
 
-    /// So many lines of the destination were given up as poison.
+    /// Records that so many lines of the destination were given up as poison.
     pub(super) fn note_poison(&mut self, log: LogId, lines: u32) {
         if lines == 0 {
             return;
@@ -185,7 +190,7 @@ impl Troubles {
     }
 }
 
-/// Why a destination waits, in a word, and what an operator is to do.
+/// Returns the reason for a hold in one word, and what an operator should do.
 pub(in crate::deliver) fn advice(outcome: &Outcome, destination: &Destination) -> (&'static str, String) {
     let (database, retention_policy) = (destination.database(), destination.retention_policy());
     match outcome.status {
@@ -216,7 +221,8 @@ mod tests {
     use crate::journal::{BackendConfig, BackendId, Journal, Limits};
     use crate::protocol::Precision;
 
-    /// A lease of one line for each of these databases, with the database's name as the retention policy, too.
+    /// Returns leases of one line for each of these databases; the retention policy has the same
+    /// name.
     fn leases(databases: &[&str]) -> Vec<Lease> {
         let backend = BackendConfig { name: "a".to_owned(), address: String::new(), replay_share: 0.5 };
         let journal = Journal::new(1 << 30, &[backend]);
@@ -235,7 +241,7 @@ mod tests {
         Outcome::new(fate, "it fails".to_owned())
     }
 
-    /// A failure of this fate a day after the one before.
+    /// Records a failure a day after the previous one.
     async fn fail(troubles: &mut Troubles, lease: &Lease, state: State, fate: Fate) -> State {
         tokio::time::advance(Duration::from_secs(24 * 3600)).await;
         troubles.fail(lease, state, &outcome(fate)).1
@@ -274,7 +280,7 @@ mod tests {
                     "{fate:?} {failure}"
                 );
             }
-            // What says why it fails is not a line's fault, and so were not those before.
+            // A failure with a reason is no line's fault, and clears earlier suspicions.
             fail(&mut troubles, &lease, State::Retrying, Fate::Transient).await;
             assert!(!troubles.is_suspicious(LogId::new(0)));
             fail(&mut troubles, &lease, State::Retrying, fate).await;
@@ -306,7 +312,7 @@ mod tests {
         let names: Vec<_> = held.iter().map(|held| (&held.database[..], &held.retention_policy[..])).collect();
         assert_eq!(names, [("b", "b"), ("c", "c")]);
         assert!(held.iter().all(|held| held.answer == "it fails" && held.reason == "setup"));
-        // It is held since it was held first.
+        // A destination is held since it was first held.
         fail(&mut troubles, &leases[2], State::Held, Fate::HoldDestination).await;
         assert_eq!(troubles.held()[0].since, held[0].since);
         for (log, state) in [(2, State::Held), (0, State::Down), (1, State::Up)] {
@@ -336,23 +342,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn so_many_lines_may_be_given_up_in_a_minute_of_each_destination() {
         let mut troubles = Troubles::new(Duration::from_secs(30));
-        assert_eq!(troubles.poison_left(LogId::new(0)), MOST_POISON);
+        assert_eq!(troubles.poison_left(LogId::new(0)), MAX_POISON);
         troubles.note_poison(LogId::new(0), 0);
         for given_up in 1..=2 {
             tokio::time::advance(MINUTE / 4).await;
             troubles.note_poison(LogId::new(0), 3);
             assert_eq!(
                 (troubles.poison_left(LogId::new(0)), troubles.poison_left(LogId::new(1))),
-                (MOST_POISON - 3 * given_up, MOST_POISON)
+                (MAX_POISON - 3 * given_up, MAX_POISON)
             );
         }
-        troubles.note_poison(LogId::new(0), MOST_POISON);
+        troubles.note_poison(LogId::new(0), MAX_POISON);
         assert_eq!(troubles.poison_left(LogId::new(0)), 0);
-        // The minute is that of the first one.
+        // The minute began with the first poison line.
         tokio::time::advance(MINUTE * 3 / 4).await;
-        assert_eq!(troubles.poison_left(LogId::new(0)), MOST_POISON);
+        assert_eq!(troubles.poison_left(LogId::new(0)), MAX_POISON);
         troubles.note_poison(LogId::new(0), 1);
-        assert_eq!(troubles.poison_left(LogId::new(0)), MOST_POISON - 1);
+        assert_eq!(troubles.poison_left(LogId::new(0)), MAX_POISON - 1);
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! An archive, or a journal's dump, back into an InfluxDB: every point as it was.
+//! Restores an archive, or a journal's dump, to an InfluxDB: every point as it was.
 //!
-//! Lines of one destination go in requests of at most 5,000 lines or 1 MiB, oldest file first. What a server cannot take
-//! now is tried again for a bounded time; what it refuses is tried in halves, down to the line, and counted. Points that
-//! are there already are stored once: whatever ends a run, the same command goes on.
+//! Sends lines in requests of at most 5,000 lines or 1 MiB for one destination, oldest file first.
+//! Retries for a bounded time while the server cannot accept lines. Halves a rejected request down
+//! to the single line, and counts the rejected lines. A point that is already there is stored once,
+//! so repeating an interrupted run continues it.
 //!
-//! Never creates a database unless told to. Bounds: one request at a time, one piece of one text (`text.rs`), and so many
-//! lines in a row that are refused.
+//! Owns: the counts of a run. Never does: create a database unless asked to. Bounds: one request at
+//! a time, one piece of one text (`text.rs`), and a number of lines rejected in a row.
 
 mod source;
 mod text;
@@ -20,25 +21,25 @@ use super::{BackendError, InfluxConfig};
 use crate::protocol::influxql::quoted;
 use text::{Batch, Found, Text};
 
-/// The longest pause between two tries of a request.
+/// Longest pause between two tries of a request.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Lines that may be refused one after the other before nothing more is sent.
-const MOST_REFUSED_IN_A_ROW: u64 = 1000;
-/// Files that cannot be read to their end are named up to this number.
-const MOST_NAMED: usize = 10;
+/// Maximum number of lines rejected in a row before the restore stops.
+const MAX_REJECTED_IN_A_ROW: u64 = 1000;
+/// Maximum number of incompletely read files that are listed.
+const MAX_LISTED: usize = 10;
 
-/// How lines are put back.
+/// Configuration of a restore.
 #[derive(Clone, Debug)]
 pub struct RestoreConfig {
-    /// Where.
+    /// The server to restore to.
     pub influx: InfluxConfig,
-    /// Whether a missing database is made.
+    /// Whether to create a missing database.
     pub creates_database: bool,
-    /// How long a request is tried again, where the server cannot take it now.
+    /// How long to retry a request while the server cannot accept it.
     pub patience: Duration,
 }
 
-/// What became of the lines so far.
+/// Counts of the lines so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Files found.
@@ -47,39 +48,39 @@ pub struct Figures {
     pub files_read: usize,
     /// Lines read.
     pub lines: u64,
-    /// Lines that the server took.
+    /// Lines that the server accepted.
     pub taken: u64,
-    /// Lines that the server refused.
+    /// Lines that the server rejected.
     pub rejected: u64,
-    /// Lines that are none, and were not sent.
+    /// Unreadable lines, which were not sent.
     pub unreadable: u64,
-    /// The server's first refusal.
+    /// The server's first rejection.
     pub first_rejection: Option<String>,
-    /// The first line that is none, and where it is.
+    /// The first unreadable line, and its position.
     pub first_unreadable: Option<String>,
-    /// Files that could not be read to their end, and why; the first of them.
+    /// The first files that could not be read to their end, and why.
     pub broken: Vec<String>,
-    /// Databases that were made.
+    /// Databases that were created.
     pub created: Vec<String>,
 }
 
 impl Figures {
-    /// Whether there were lines, and the server took all of them.
+    /// Whether there were lines, and the server accepted all of them.
     pub fn is_complete(&self) -> bool {
         self.lines > 0 && self.taken == self.lines && self.unreadable == 0 && self.files_read == self.files
     }
 }
 
-/// Why nothing more was sent.
+/// Why a restore stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// What was asked for cannot be done: what is wrong and what would be right.
+    /// The arguments cannot be used. The message says what is wrong and what would be right.
     #[error("{0}")]
     Usage(String),
-    /// The server does not answer.
+    /// The server is unreachable.
     #[error("{0}")]
     Unreachable(String),
-    /// The server takes nothing more, and somebody must act.
+    /// The server accepts no lines until somebody acts.
     #[error("{0}")]
     Failed(String),
 }
@@ -90,21 +91,21 @@ impl From<BackendError> for RestoreError {
     }
 }
 
-/// Sends everything that these files and folders hold; `-` is the standard input. `figures` always says what became of
-/// the lines; `progress` is called with it after each request.
+/// Restores everything in these files and folders; `-` is the standard input. `figures` always
+/// holds the counts so far; `progress` is called with it after each request.
 ///
 /// # Errors
-/// Why not everything was sent.
+/// Not everything was sent.
 pub async fn restore(
     inputs: &[PathBuf],
-    setup: RestoreConfig,
+    config: RestoreConfig,
     figures: &mut Figures,
     progress: impl FnMut(&Figures),
 ) -> Result<(), RestoreError> {
-    let files = source::files(inputs).map_err(RestoreError::Usage)?;
+    let files = source::files(inputs).map_err(|error| RestoreError::Usage(error.to_string()))?;
     figures.files = files.len();
-    let influx = Influx::new(setup.influx.clone())?;
-    let mut restore = Restore { setup, influx, figures, progress, refused_in_a_row: 0 };
+    let influx = Influx::new(config.influx.clone())?;
+    let mut restore = Restore { config, influx, figures, progress, rejected_in_a_row: 0 };
     restore.reach().await?;
     for file in files {
         restore.file(&file).await?;
@@ -112,28 +113,28 @@ pub async fn restore(
     Ok(())
 }
 
-/// One run.
+/// One run of a restore.
 struct Restore<'a, P> {
-    setup: RestoreConfig,
+    config: RestoreConfig,
     influx: Influx,
     figures: &'a mut Figures,
     progress: P,
-    refused_in_a_row: u64,
+    rejected_in_a_row: u64,
 }
 
 impl<P: FnMut(&Figures)> Restore<'_, P> {
-    /// Makes sure that something answers: who mistyped the address is not to wait.
+    /// Checks that the server answers, so that a mistyped address fails at once.
     async fn reach(&mut self) -> Result<(), RestoreError> {
         match self.influx.ping().await {
             Err(missed) if matches!(missed.fate, Fate::Down | Fate::Stalled | Fate::Failed) => {
                 Err(RestoreError::Unreachable(missed.text))
             }
-            // Whether what answers is an InfluxDB is told by how it takes lines: a proxy may keep the ping away.
+            // Only a write shows whether it is an InfluxDB: a proxy may not pass the ping.
             _ => Ok(()),
         }
     }
 
-    /// Sends a file's lines. One that cannot be read ends only itself.
+    /// Sends a file's lines. A file that cannot be read does not stop the restore.
     async fn file(&mut self, file: &source::File) -> Result<(), RestoreError> {
         let mut text = match file.open() {
             Ok(input) => Text::new(input),
@@ -154,7 +155,7 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    self.note_broken(file, &error);
+                    self.note_broken(file, &error.to_string());
                     return Ok(());
                 }
             }
@@ -165,12 +166,12 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
     }
 
     fn note_broken(&mut self, file: &source::File, error: &str) {
-        if self.figures.broken.len() < MOST_NAMED {
+        if self.figures.broken.len() < MAX_LISTED {
             self.figures.broken.push(format!("{file}: {error}"));
         }
     }
 
-    /// Sends a batch; what is refused as a whole goes in halves.
+    /// Sends a batch. Halves it if the server rejects it as a whole.
     async fn send(&mut self, batch: Batch) -> Result<(), RestoreError> {
         let mut waiting = vec![batch];
         while let Some(batch) = waiting.pop() {
@@ -192,11 +193,11 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
             if rejected > 0 {
                 self.figures.first_rejection.get_or_insert_with(|| text.clone());
             }
-            self.refused_in_a_row = if rejected == lines { self.refused_in_a_row + lines } else { 0 };
-            if self.refused_in_a_row >= MOST_REFUSED_IN_A_ROW && matches!(fate, Fate::Rejected { lines: None, .. }) {
+            self.rejected_in_a_row = if rejected == lines { self.rejected_in_a_row + lines } else { 0 };
+            if self.rejected_in_a_row >= MAX_REJECTED_IN_A_ROW && matches!(fate, Fate::Rejected { lines: None, .. }) {
                 return Err(RestoreError::Failed(format!(
                     "{} lines in a row were refused, the last with: {text}",
-                    self.refused_in_a_row
+                    self.rejected_in_a_row
                 )));
             }
             (self.progress)(self.figures);
@@ -204,16 +205,16 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
         Ok(())
     }
 
-    /// Sends a batch until the server has said what becomes of its lines.
+    /// Sends a batch until the server has accepted or rejected its lines.
     async fn attempt(&mut self, batch: &Batch) -> Result<(Fate, String), RestoreError> {
-        let end = Instant::now() + self.setup.patience;
+        let end = Instant::now() + self.config.patience;
         let mut backoff = Backoff::default();
         loop {
             let outcome = self.influx.send(&batch.destination, vec![batch.bytes.clone()]).await;
             let pause = match outcome.fate {
                 fate @ (Fate::Delivered | Fate::Rejected { .. } | Fate::TooLarge) => return Ok((fate, outcome.text)),
                 Fate::HoldDestination => {
-                    self.mend(batch, &outcome.text).await?;
+                    self.create_missing(batch, &outcome.text).await?;
                     continue;
                 }
                 Fate::HoldBackend => return Err(RestoreError::Failed(outcome.text)),
@@ -224,7 +225,7 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
             };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let text = format!("gave up after {:?}: {}", self.setup.patience, outcome.text);
+                let text = format!("gave up after {:?}: {}", self.config.patience, outcome.text);
                 return Err(match outcome.fate {
                     Fate::Down | Fate::Stalled => RestoreError::Unreachable(text),
                     _ => RestoreError::Failed(text),
@@ -234,12 +235,12 @@ impl<P: FnMut(&Figures)> Restore<'_, P> {
         }
     }
 
-    /// Makes the database that is missing, if it may; else says what is to be done.
-    async fn mend(&mut self, batch: &Batch, answer: &str) -> Result<(), RestoreError> {
+    /// Creates the missing database if allowed. Otherwise says what to do.
+    async fn create_missing(&mut self, batch: &Batch, answer: &str) -> Result<(), RestoreError> {
         let (database, policy) = (batch.destination.database(), batch.destination.retention_policy());
         let statement = format!("CREATE DATABASE {}", quoted(database));
         if answer.contains("database not found") {
-            if !self.setup.creates_database {
+            if !self.config.creates_database {
                 return Err(RestoreError::Failed(format!(
                     "the database {database:?} does not exist there: create it with {statement}, or run this again with \
                      --create-database"

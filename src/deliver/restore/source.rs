@@ -1,4 +1,6 @@
-//! The files that a restore reads, in their order, compressed or not.
+//! The files that a restore reads, in order, compressed or not.
+//!
+//! Never does: change a file. Bounds: the list of the files.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-/// What a gzip stream begins with.
+/// First bytes of a gzip stream.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
-/// A file to be read, or the standard input.
+/// A file to read, or the standard input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct File(PathBuf);
 
@@ -24,10 +26,10 @@ impl File {
         self.0 == Path::new("-")
     }
 
-    /// Opens it; what is compressed is read as what it was.
+    /// Opens the file. Decompresses it if necessary.
     ///
     /// # Errors
-    /// What the system says.
+    /// The file cannot be opened or read.
     pub(super) fn open(&self) -> io::Result<Box<dyn Read>> {
         let mut input: Box<dyn BufRead> = if self.is_standard_input() {
             Box::new(io::stdin().lock())
@@ -41,22 +43,40 @@ impl File {
     }
 }
 
-/// The files that these name: a folder stands for the archive's files in it and in its folders, oldest first.
+/// An argument of a restore cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    /// There is no such file or folder.
+    #[error("{0} does not exist: name an archive's folder, or a dump")]
+    Missing(PathBuf),
+    /// The folder cannot be read.
+    #[error("cannot read the folder {0}: {1}")]
+    Unreadable(PathBuf, io::Error),
+    /// The folder is a relay's data folder.
+    #[error("{0} is a data_dir: restore the folder of an archive in it, or what `twinflux journal dump {0}` writes")]
+    DataDir(PathBuf),
+    /// The folder holds no archive.
+    #[error("{0} holds no archive: its files end in .lp or .lp.gz, in one folder for each destination")]
+    NoArchive(PathBuf),
+}
+
+/// Lists the files of these arguments. A folder stands for the archive files in it and in its
+/// subfolders, oldest first.
 ///
 /// # Errors
-/// What cannot be found, and what would be right.
-pub(super) fn files(inputs: &[PathBuf]) -> Result<Vec<File>, String> {
+/// An argument does not exist, or holds no archive. The message says what would be right.
+pub(super) fn files(inputs: &[PathBuf]) -> Result<Vec<File>, SourceError> {
     let mut files = Vec::new();
     for input in inputs {
         if !input.is_dir() {
             if input != Path::new("-") && !input.exists() {
-                return Err(format!("{} does not exist: name an archive's folder, or a dump", input.display()));
+                return Err(SourceError::Missing(input.clone()));
             }
             files.push(File(input.clone()));
             continue;
         }
         let mut found = Vec::new();
-        let cannot = |error: io::Error| format!("cannot read the folder {}: {error}", input.display());
+        let cannot = |error: io::Error| SourceError::Unreadable(input.clone(), error);
         list(input, &mut found).map_err(cannot)?;
         for entry in std::fs::read_dir(input).map_err(cannot)? {
             let path = entry.map_err(cannot)?.path();
@@ -65,14 +85,9 @@ pub(super) fn files(inputs: &[PathBuf]) -> Result<Vec<File>, String> {
             }
         }
         if found.is_empty() {
-            let folder = input.display();
-            return Err(if input.join("journal").is_dir() {
-                format!(
-                    "{folder} is a data_dir: restore the folder of an archive in it, or what `twinflux journal dump {folder}` writes"
-                )
-            } else {
-                format!("{folder} holds no archive: its files end in .lp or .lp.gz, in one folder for each destination")
-            });
+            let is_data_dir = input.join("journal").is_dir();
+            let error = if is_data_dir { SourceError::DataDir } else { SourceError::NoArchive };
+            return Err(error(input.clone()));
         }
         found.sort();
         files.extend(found.into_iter().map(|(_, path)| File(path)));
@@ -80,13 +95,14 @@ pub(super) fn files(inputs: &[PathBuf]) -> Result<Vec<File>, String> {
     Ok(files)
 }
 
-/// Adds an archive's files in this folder, each behind the time that it is named by.
+/// Adds the archive files in this folder, each with the time in its name.
 fn list(folder: &Path, found: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let stamp = name.strip_suffix(".lp").or_else(|| name.strip_suffix(".lp.gz"));
-        // A file that was being compressed when its relay ended is there twice: what is not compressed has all of it.
+        // If the relay ended while a file was compressed, both versions exist. The uncompressed one
+        // is always whole.
         let is_twin = name.ends_with(".gz") && path.with_extension("").exists();
         if let Some(stamp) = stamp.filter(|_| !is_twin && path.is_file()) {
             found.push((stamp.to_owned(), path));
@@ -127,18 +143,18 @@ mod tests {
             "b.ns/20261123T030001Z.lp",
             "a.week.s/20261123T034500Z.lp",
         ];
-        assert_eq!(files(&[folder.path().to_owned()]), Ok(expected.map(|name| File(at(name))).to_vec()));
+        assert_eq!(files(&[folder.path().to_owned()]).expect("files"), expected.map(|name| File(at(name))).to_vec());
         // One destination's folder, a file, and the standard input.
         let inputs = [at("b.ns"), at("lock"), PathBuf::from("-")];
         let expected = [at(expected[2]), at(expected[3]), at("lock"), PathBuf::from("-")];
-        assert_eq!(files(&inputs), Ok(expected.map(File).to_vec()));
+        assert_eq!(files(&inputs).expect("files"), expected.map(File).to_vec());
     }
 
     #[test]
     fn what_holds_no_archive_is_an_error() {
         let folder = tempfile::tempdir().expect("folder");
-        assert!(files(&[folder.path().to_owned()]).is_err_and(|error| error.contains(".lp.gz")));
-        assert!(files(&[folder.path().join("x")]).is_err_and(|error| error.contains("does not exist")));
+        assert!(files(&[folder.path().to_owned()]).is_err_and(|error| error.to_string().contains(".lp.gz")));
+        assert!(files(&[folder.path().join("x")]).is_err_and(|error| error.to_string().contains("does not exist")));
     }
 
     #[test]

@@ -1,29 +1,30 @@
-//! From a text of line protocol with headers to batches of whole lines.
+//! Splits a text of line protocol with headers into batches of whole lines.
 //!
-//! Lines are found by the scanner, for strings hold line feeds; the text is read piece by piece. A last line without a
-//! line feed is never taken: a cut line may look like a whole one with another value. So is no line without a time: each
-//! run would store another point.
+//! Uses the scanner to find lines, because strings may hold line feeds, and reads the text in
+//! pieces. Skips a last line without a line feed: a cut line may look like a whole one with another
+//! value. Skips a line without a timestamp: each run would store another point.
 //!
-//! Bounds: 8 MiB of the text, one batch.
+//! Never does: send anything. Bounds: 8 MiB of the text, one batch.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::header;
+use super::super::header::{self, HeaderError};
 use crate::batch::Destination;
 use crate::protocol::{Precision, Scanner};
 
-/// Lines of a batch, at most.
+/// Maximum number of lines in a batch.
 const BATCH_LINES: usize = 5000;
-/// Bytes of a batch, at most, unless a single line is longer.
+/// Maximum size of a batch in bytes, unless a single line is longer.
 const BATCH_BYTES: usize = 1 << 20;
-/// More than a line has: one that begins so far from the end of what was read is there as a whole.
+/// More than the maximum length of a line: a line that begins so far before the end of the read
+/// text is complete.
 const LOOK_AHEAD: usize = 2 << 20;
-/// The text that is held, at most.
+/// Maximum size of the text held in memory, in bytes.
 const HELD_BYTES: usize = 8 << 20;
-/// How much of a line is shown, in bytes.
+/// Maximum length of a shown line, in bytes.
 const SAMPLE_BYTES: usize = 100;
 
 /// Whole lines of one destination.
@@ -32,7 +33,7 @@ pub(super) struct Batch {
     pub(super) destination: Arc<Destination>,
     /// The lines, each ended by one line feed.
     pub(super) bytes: Bytes,
-    /// Where each line ends in `bytes`.
+    /// Offset of each line's end in `bytes`.
     ends: Vec<usize>,
 }
 
@@ -41,7 +42,7 @@ impl Batch {
         self.ends.len() as u64
     }
 
-    /// Both halves; `None` where there is only one line.
+    /// Splits the batch in halves. `None` for a single line.
     pub(super) fn halves(&self) -> Option<(Self, Self)> {
         let (first, second) = self.ends.split_at(self.ends.len() / 2);
         let at = *first.last()?;
@@ -51,38 +52,56 @@ impl Batch {
     }
 }
 
-/// What a piece of text brought.
+/// An item found in the text.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Lines to be written.
+    /// Lines to send.
     Batch(Batch),
-    /// A line that cannot be: where it begins and why.
+    /// A line that cannot be sent: its position and the reason.
     Unreadable(String),
 }
 
-/// One text, from its beginning to its end.
+/// A text cannot be read further.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TextError {
+    /// The system reported an error.
+    #[error("{0}")]
+    Read(#[from] io::Error),
+    /// The header at this offset is malformed.
+    #[error("byte {0}: {1}")]
+    Header(u64, HeaderError),
+    /// There is no header before the first line.
+    #[error("nothing tells the database of its lines: it is no archive's file and no dump")]
+    NoHeader,
+    /// The text behind this offset holds no line.
+    #[error("byte {0}: {LOOK_AHEAD} bytes without a line")]
+    NoLine(u64),
+}
+
+/// Reads one text from beginning to end.
 pub(super) struct Text<R> {
     input: R,
     held: Vec<u8>,
-    /// What of `held` was taken already.
+    /// Number of bytes of `held` that were taken.
     taken: usize,
-    /// The place of `held` in the text.
-    place: u64,
-    /// Why nothing more is read: the end, or an error.
-    ended: Option<Result<(), String>>,
+    /// Offset of `held` in the text.
+    offset: u64,
+    /// Why reading ended: the end of the text, or an error.
+    ended: Option<io::Result<()>>,
     destination: Option<Arc<Destination>>,
 }
 
 impl<R: Read> Text<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, held: Vec::new(), taken: 0, place: 0, ended: None, destination: None }
+        Self { input, held: Vec::new(), taken: 0, offset: 0, ended: None, destination: None }
     }
 
-    /// The next lines; `None` at the text's end.
+    /// Returns the next item, or `None` at the end of the text.
     ///
     /// # Errors
-    /// The text cannot be read any further, or says nowhere where its lines go. Lines before that place came first.
-    pub(super) fn next(&mut self) -> Result<Option<Found>, String> {
+    /// The text cannot be read further, or a header is malformed, or there is none before the first
+    /// line. Lines before the error were returned.
+    pub(super) fn next(&mut self) -> Result<Option<Found>, TextError> {
         loop {
             self.fill();
             if let Some(found) = self.scan()? {
@@ -91,29 +110,31 @@ impl<R: Read> Text<R> {
             if self.held.len() == self.taken
                 && let Some(ended) = self.ended.take()
             {
-                return ended.map(|()| None);
+                ended?;
+                return Ok(None);
             }
         }
     }
 
-    /// Reads on where little is left.
+    /// Reads more if little is left.
     fn fill(&mut self) {
         if self.ended.is_some() || self.held.len() - self.taken > HELD_BYTES / 2 {
             return;
         }
         self.held.drain(..self.taken);
-        self.place += self.taken as u64;
+        self.offset += self.taken as u64;
         self.taken = 0;
         let room = (HELD_BYTES - self.held.len()) as u64;
         match (&mut self.input).take(room).read_to_end(&mut self.held) {
             Ok(0) => self.ended = Some(Ok(())),
             Ok(_) => {}
-            Err(error) => self.ended = Some(Err(error.to_string())),
+            Err(error) => self.ended = Some(Err(error)),
         }
     }
 
-    /// Takes lines from what is held: a batch, or one that cannot be read; `None` where it has to be read on.
-    fn scan(&mut self) -> Result<Option<Found>, String> {
+    /// Scans the held text. Returns a batch or an unreadable line, or `None` if more text must be
+    /// read.
+    fn scan(&mut self) -> Result<Option<Found>, TextError> {
         let text = &self.held[self.taken..];
         let limit = if self.ended.is_some() { text.len() } else { text.len().saturating_sub(LOOK_AHEAD) };
         let precision = self.destination.as_ref().map_or_else(Precision::default, |one| one.precision());
@@ -128,16 +149,16 @@ impl<R: Read> Text<R> {
                 break;
             }
             let before = header::read(&String::from_utf8_lossy(&text[end..start]))
-                .map_err(|error| format!("byte {}: {error}", self.place + (self.taken + end) as u64))?;
+                .map_err(|error| TextError::Header(self.offset + (self.taken + end) as u64, error))?;
             if let Some(destination) = before.filter(|one| self.destination.as_deref() != Some(one)) {
                 if ends.is_empty() {
-                    // This line and those behind it are judged anew, by the new precision.
+                    // This line and those behind it are scanned again with the new precision.
                     (new, end) = (Some(destination), start);
                 }
                 break;
             }
             if self.destination.is_none() {
-                return Err("nothing tells the database of its lines: it is no archive's file and no dump".to_owned());
+                return Err(TextError::NoHeader);
             }
             let why = match &found {
                 Ok(line) if line.time.is_some() => None,
@@ -147,7 +168,7 @@ impl<R: Read> Text<R> {
             if let Some(why) = why {
                 if ends.is_empty() {
                     let sample = line[..line.len().min(SAMPLE_BYTES)].escape_ascii();
-                    let at = self.place + (self.taken + start) as u64;
+                    let at = self.offset + (self.taken + start) as u64;
                     unreadable = Some(format!("byte {at}: {why}: {sample}"));
                     end = after(text, start + line.len());
                 }
@@ -170,17 +191,17 @@ impl<R: Read> Text<R> {
             let destination = Arc::clone(destination);
             return Ok(Some(Found::Batch(Batch { destination, bytes: bytes.into(), ends })));
         }
-        // Only comments, and lines of which the end may not have been read.
+        // The text holds only comments, or lines whose end may not have been read.
         if self.ended.is_some() {
             self.taken = self.held.len();
         } else if self.held.len() - self.taken > HELD_BYTES / 2 {
-            return Err(format!("byte {}: {LOOK_AHEAD} bytes without a line", self.place + self.taken as u64));
+            return Err(TextError::NoLine(self.offset + self.taken as u64));
         }
         Ok(None)
     }
 }
 
-/// The place after the line that ends at `end`, but for a CR and its line feed.
+/// Returns the offset after the line that ends at `end`, skipping its CR and line feed.
 fn after(text: &[u8], end: usize) -> usize {
     if text[..end].last() == Some(&b'\n') {
         return end;
@@ -194,15 +215,15 @@ mod tests {
 
     const HEADER: &str = "# DML\n# CONTEXT-DATABASE: db\n# CONTEXT-RETENTION-POLICY: \n# precision: ms\n";
 
-    /// Gives at most so many bytes at once, and an error at its end where there is one.
+    /// Returns at most so many bytes per read, and an error at its end if there is one.
     struct Slow<'a>(&'a [u8], usize, Option<&'static str>);
 
     impl Read for Slow<'_> {
-        fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
             let count = room.len().min(self.1).min(self.0.len());
             let error = self.2.filter(|_| count == 0);
             if let Some(error) = error {
-                return Err(std::io::Error::other(error));
+                return Err(io::Error::other(error));
             }
             room[..count].copy_from_slice(&self.0[..count]);
             self.0 = &self.0[count..];
@@ -210,7 +231,7 @@ mod tests {
         }
     }
 
-    /// All batches as destination and text, what could not be read, and how it ended.
+    /// All batches as destination and text, the unreadable lines, and the result.
     type Outcome = (Vec<(Destination, String)>, Vec<String>, Result<(), String>);
 
     fn read(input: impl Read) -> Outcome {
@@ -225,7 +246,7 @@ mod tests {
                 }
                 Ok(Some(Found::Unreadable(why))) => unreadable.push(why),
                 Ok(None) => return (batches, unreadable, Ok(())),
-                Err(error) => return (batches, unreadable, Err(error)),
+                Err(error) => return (batches, unreadable, Err(error.to_string())),
             }
         }
     }
@@ -264,8 +285,8 @@ mod tests {
         let text = format!("{HEADER}m v=1 1\nm v=\nm v=2\nm v=3 3\r\nm s=\"a\nm v=4 4\nm v=5 5");
         let (batches, unreadable, ended) = read(text.as_bytes());
         assert_eq!((joined(&batches).as_str(), ended), ("m v=1 1\nm v=3 3\nm v=4 4\n", Ok(())));
-        let place = HEADER.len() + 8;
-        assert!(unreadable[0].starts_with(&format!("byte {place}: invalid_value: m v=")), "{unreadable:?}");
+        let offset = HEADER.len() + 8;
+        assert!(unreadable[0].starts_with(&format!("byte {offset}: invalid_value: m v=")), "{unreadable:?}");
         let reasons: Vec<&str> = unreadable.iter().filter_map(|why| why.split(": ").nth(1)).collect();
         assert_eq!(reasons, ["invalid_value", "no_timestamp", "unterminated_string", "truncated"]);
     }

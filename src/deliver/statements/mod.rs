@@ -1,13 +1,15 @@
-//! Statements, owed to every InfluxDB like lines are, and remembered for those that are down.
+//! Statements that every InfluxDB has to run, kept for those that are down.
 //!
-//! Those that create something run at once, ahead of the lines that wait. Every other one is a barrier: each backend gets the
-//! lines that came before it first, then the statement, then what came later. Statements about the same database run on each
-//! backend in the order in which they came.
+//! Statements that create something run at once, ahead of pending lines. Every other statement is a
+//! barrier: each backend gets the earlier lines first, then the statement, then the later lines.
+//! Statements about the same database run on each backend in the order of their arrival.
 //!
-//! A statement is done once a backend ran it or refused it; only no answer, a 5xx and a 401 wait. One that a crash leaves half
-//! done runs twice, before any line that came after it.
+//! A statement is done on a backend once it ran or was refused there. It waits only if there is no
+//! answer, a 5xx or a 401. After a crash a half-done statement runs twice, but before any later
+//! line.
 //!
-//! Never does: a statement with more right than who asked for it (see [`Statements::run`]). Bounds: see `owed.rs`.
+//! Owns: the list of pending statements (`owed.rs`). Never does: run a statement with more rights
+//! than its sender has (see [`Statements::run`]). Bounds: see `owed.rs`.
 
 mod owed;
 
@@ -30,10 +32,10 @@ use crate::protocol::Span;
 pub use owed::Scope;
 use owed::{Barrier, List, Owed, Stage, creates, shown};
 
-/// How long somebody waits for lines that a statement came after.
+/// How long a sender waits for the lines that precede the statement.
 const LONGEST_REACH: Duration = Duration::from_secs(60);
 
-/// What is owed.
+/// The pending statements of all backends.
 #[derive(Debug)]
 pub struct Statements {
     journal: Journal,
@@ -48,35 +50,48 @@ pub struct Statements {
 struct Known {
     name: String,
     id: BackendId,
-    /// How it is asked; none for one that nothing is sent to, but owed.
+    /// How to reach it. `None` for a backend that nothing is sent to, which still gets pending
+    /// statements.
     asked: Option<(Influx, Arc<Health>)>,
-    /// Statements that it refused and another backend ran.
+    /// Number of statements that it refused and another backend ran.
     differed: Arc<AtomicU64>,
 }
 
-/// Who wants a statement to be run.
+/// The sender of a statement.
 #[derive(Clone, Debug)]
 pub enum Asker {
-    /// Somebody who may administer here: the backends' own credentials are used.
+    /// An administrator of this relay: the backends' own credentials are used.
     Administrator,
-    /// Somebody whom a backend must know: with these credentials, or none.
+    /// A user whom a backend must know: these credentials, or none, are used.
     Client(Option<HeaderValue>),
 }
 
 /// Why a statement was not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotRun {
-    /// A backend says no: its words.
+    /// A backend refused it, with this answer.
     Refused(String),
-    /// No backend can run it now, or none said that it has.
+    /// No backend can run it now, or none confirmed that it has.
     NoBackend(String),
 }
 
+/// A statement that creates something failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StatementFailure {
+    /// A backend refused it, with this answer.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be kept for the backends that did not run it.
+    #[error("cannot remember the statement: {0}")]
+    Unkept(#[from] io::Error),
+}
+
 impl Statements {
-    /// Reads what is owed in a data folder to these backends, in the order of the journal's, which has their barriers again.
+    /// Reads the pending statements of these backends (in the journal's order) from a data folder,
+    /// and restores their barriers in the journal.
     ///
     /// # Errors
-    /// What the system says.
+    /// The file cannot be read.
     pub fn open(data_dir: &Path, journal: &Journal, backends: &[&str]) -> io::Result<Self> {
         let owed = List::open(data_dir)?;
         for one in owed.iter() {
@@ -89,28 +104,29 @@ impl Statements {
         Ok(Self { journal, owed: Mutex::new(owed), changed, backends: Mutex::default() })
     }
 
-    /// An InfluxDB that nothing is sent to is owed statements, too.
+    /// Adds an InfluxDB that nothing is sent to. It gets pending statements, too.
     pub(super) fn note_absent(&self, name: String, id: BackendId) {
         self.known().push(Known { name, id, asked: None, differed: Arc::default() });
     }
 
-    /// How many a backend is owed.
+    /// Returns the number of a backend's pending statements.
     pub fn pending(&self, backend: &str) -> u64 {
         self.owed().iter().filter(|owed| owed.backend == backend).count() as u64
     }
 
-    /// Runs a statement that creates something on one backend that is up, and owes it to the others if that one ran it; to all
-    /// if none is up. An administrator's runs with the backends' own credentials. Anybody else's runs there with the
-    /// credentials that came with it: so nobody has more right here than there.
+    /// Runs a statement that creates something on one backend that is up. If it ran there, it
+    /// becomes pending for the others; if no backend is up, for all. An administrator's statement
+    /// runs with the backends' own credentials, any other with the credentials that came with it,
+    /// so nobody has more rights here than there.
     ///
     /// # Errors
-    /// What the backend says against it, or what keeps it from being owed.
-    pub async fn run(&self, statement: &str, asker: Asker) -> Result<(), String> {
+    /// The backend refused the statement, or it cannot be kept.
+    pub async fn run(&self, statement: &str, asker: Asker) -> Result<(), StatementFailure> {
         let scope = creates(statement);
         let names: Vec<String> = self.known().iter().map(|known| known.name.clone()).collect();
         let first = {
             let (backends, owed) = (self.known(), self.owed());
-            // One that is to remove it first is to create it later.
+            // A backend that has yet to run an earlier barrier must create it after that.
             let mut free = backends.iter().filter(|known| known.is_up() && !owed.owes_before(&known.name, &scope));
             free.find_map(Known::another)
         };
@@ -118,8 +134,8 @@ impl Statements {
         if let Some((name, _, mut influx)) = first {
             match asker.run(&mut influx, statement, None).await {
                 Ran::Done(_) => done = Some(name),
-                Ran::Refused(error) => return Err(error),
-                // Nothing was said against it.
+                Ran::Refused(error) => return Err(StatementFailure::Refused(error)),
+                // The statement was not refused.
                 Ran::Later(error) | Ran::Unsure(error) => {
                     tracing::debug!(backend = name, error, "cannot run a statement now");
                 }
@@ -127,21 +143,22 @@ impl Statements {
         }
         let others = names.into_iter().filter(|name| Some(name) != done.as_ref());
         let owed = |backend| Owed { backend, statement: statement.to_owned(), default: None, barrier: None };
-        self.owe(others.map(owed)).map_err(|error| format!("cannot remember the statement: {error}"))
+        Ok(self.owe(others.map(owed))?)
     }
 
-    /// Runs a statement that is a barrier on the backend that has most of what came before it, and owes it to the others if
-    /// that one ran it. Returns that backend's answer. `default` is the database that the statement means where it names none.
+    /// Runs a barrier statement on the backend that has most of the earlier lines. If it ran there,
+    /// it becomes pending for the others. Returns the backend's answer. `default` is the database
+    /// for a statement that names none.
     ///
     /// # Errors
-    /// Why it was not run. Then no backend will, unless the error says so.
+    /// The statement was not run. No backend will run it, unless the error says so.
     pub async fn order(
         &self,
         statement: &str,
         (default, scope): (Option<String>, Scope),
         asker: Asker,
     ) -> Result<String, NotRun> {
-        let Some((first, id, mut influx)) = self.foremost(&scope) else {
+        let Some((first, id, mut influx)) = self.most_complete(&scope) else {
             return Err(NotRun::NoBackend("no backend is up: nothing was changed".to_owned()));
         };
         let sequence = self
@@ -173,7 +190,7 @@ impl Statements {
         };
         let is_done = error.is_none().then_some(first.as_str());
         if let Err(error) = self.note(sequence, Stage::Sure, is_done) {
-            // The file says that it may have run: after a restart, all run it.
+            // The file says that it may have run, so after a restart all backends run it.
             let statement = shown(statement);
             tracing::error!(%error, statement, "cannot remember that a statement was run: a restart runs it again");
         }
@@ -183,7 +200,7 @@ impl Statements {
         done
     }
 
-    /// Runs what this backend is owed, until the relay is to end.
+    /// Runs this backend's pending statements until the relay shuts down.
     pub(super) async fn serve(
         self: Arc<Self>,
         (name, id): (String, BackendId),
@@ -193,7 +210,7 @@ impl Statements {
         longest_pause: Duration,
     ) {
         let differed = Arc::new(AtomicU64::new(0));
-        let mut influx = influx.patient();
+        let mut influx = influx.with_statement_timeout();
         let asked = Some((influx.another(), health));
         self.known().push(Known { name: name.clone(), id, asked, differed: Arc::clone(&differed) });
         let mut changed = self.changed.subscribe();
@@ -211,7 +228,7 @@ impl Statements {
             if let Some(Barrier { sequence, .. }) = owed.barrier {
                 tokio::select! {
                     _ = closing.changed() => return,
-                    // What creates something does not wait behind it.
+                    // A statement that creates something does not wait behind a barrier.
                     _ = changed.changed() => continue,
                     () = self.journal.reach_barrier(id, sequence) => {}
                 }
@@ -229,9 +246,10 @@ impl Statements {
                 }
             }
             backoff.reset();
-            // Lines that came after it must not be there when it runs again: so they wait until it is forgotten.
+            // Later lines must not be there when the statement runs again, so they wait until it is
+            // removed.
             while let Err(error) = self.ack(&owed) {
-                tracing::error!(%error, "cannot forget a statement that was run: what came after it waits");
+                tracing::error!(%error, "cannot remove a statement that was run: later lines wait");
                 if timeout(backoff.next_pause(longest_pause), closing.changed()).await.is_ok() {
                     return;
                 }
@@ -242,15 +260,16 @@ impl Statements {
         }
     }
 
-    /// How many statements a backend refused that another one ran.
+    /// Returns how many statements a backend refused that another one ran.
     pub fn differed(&self, backend: &str) -> u64 {
         let known = self.known();
         let found = known.iter().find(|one| one.name == backend);
         found.map_or(0, |one| one.differed.load(Ordering::Relaxed))
     }
 
-    /// The backend that is up and has most of what came before a statement: name, id, and how it is asked.
-    fn foremost(&self, scope: &Scope) -> Option<(String, BackendId, Influx)> {
+    /// Returns the backend that is up and has most of the lines before a statement: name, id, and a
+    /// connection.
+    fn most_complete(&self, scope: &Scope) -> Option<(String, BackendId, Influx)> {
         let (known, owed) = (self.known(), self.owed());
         let lacks = |one: &&Known| {
             let found = self.journal.completeness(one.id, scope.lines().flatten(), &Span::ALWAYS, &[]);
@@ -260,12 +279,13 @@ impl Statements {
         known.iter().filter(|one| one.is_up()).min_by_key(lacks).and_then(Known::another)
     }
 
-    /// Owes a statement to every backend, behind all that came before it; returns its sequence.
+    /// Makes a statement pending for every backend, behind all earlier lines. Returns its sequence
+    /// number.
     fn set_barrier(&self, statement: &str, default: Option<&str>, scope: &Scope) -> io::Result<Sequence> {
         let known: Vec<(String, BackendId)> = self.known().iter().map(|one| (one.name.clone(), one.id)).collect();
         let waiting: Vec<BackendId> = known.iter().filter(|_| scope.lines().is_some()).map(|(_, id)| *id).collect();
         let mut owed = self.owed();
-        // With the list locked: the order there is the order of sequences.
+        // Done with the list locked, so that the list has the order of the sequence numbers.
         let sequence = self.journal.set_barrier(&waiting, scope.lines().flatten());
         let barrier = Barrier { sequence, scope: scope.clone(), stage: Stage::Asked };
         let saved = owed.owe(known.iter().map(|(backend, _)| Owed {
@@ -281,7 +301,7 @@ impl Statements {
         saved.map(|()| sequence)
     }
 
-    /// Waits until a backend has all that came before a statement.
+    /// Waits until a backend has all that precedes a statement.
     async fn reach(&self, (name, id): (&str, BackendId), sequence: Sequence) {
         self.journal.reach_barrier(id, sequence).await;
         let mut changed = self.changed.subscribe();
@@ -292,10 +312,10 @@ impl Statements {
         }
     }
 
-    /// No backend is to run a statement.
+    /// Removes a statement that no backend is to run.
     fn undo(&self, sequence: Sequence) {
         if let Err(error) = self.owed().forget(sequence) {
-            tracing::error!(%error, "cannot forget a statement that is not to be run");
+            tracing::error!(%error, "cannot remove a statement that will not be run");
         }
         self.known().iter().for_each(|one| self.journal.pass_barrier(one.id, sequence));
         self.changed.send_replace(());
@@ -333,14 +353,14 @@ impl Known {
         self.asked.as_ref().is_some_and(|(_, health)| health.state() == State::Up)
     }
 
-    /// How it is asked beside its own statements.
+    /// Returns a connection of its own to the backend.
     fn another(&self) -> Option<(String, BackendId, Influx)> {
         self.asked.as_ref().map(|(influx, _)| (self.name.clone(), self.id, influx.another()))
     }
 }
 
 impl Asker {
-    /// Runs a statement with the right credentials.
+    /// Runs a statement with the sender's credentials.
     async fn run(&self, influx: &mut Influx, statement: &str, default: Option<&str>) -> Ran {
         match self {
             Self::Administrator => influx.run(statement, default).await,
@@ -377,7 +397,7 @@ mod tests {
         assert_eq!((statements.pending("a"), statements.pending("b")), (1, 1));
         let lacks = |id| statements.journal.completeness(id, Some("db"), &Span::ALWAYS, &[]);
         assert!(lacks(BackendId::new(1)).has_statement && !lacks(BackendId::new(0)).has_statement);
-        // What comes now comes behind them, also where the end of the journal is gone.
+        // A new barrier comes after them, even if the end of the journal is lost.
         assert!(statements.journal.set_barrier(&[BackendId::new(0)], None) > of_users);
     }
 }

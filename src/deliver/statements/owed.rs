@@ -1,6 +1,7 @@
-//! What is owed: its order, and the file that it stands in.
+//! The list of pending statements: its order, and its file.
 //!
-//! The file is replaced and synced with each change. Bounds: `MOST_OWED` statements.
+//! The file is replaced and synced with each change. Never does: run a statement. Bounds:
+//! [`MAX_OWED`] statements.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,49 +12,50 @@ use crate::journal::Sequence;
 use crate::protocol::influxql::Create;
 use crate::sys::replace;
 
-/// Statements that are owed, of all backends together, at most.
-pub(super) const MOST_OWED: usize = 1000;
-/// The file in the data folder. Statements may hold passwords: nobody else reads it.
+/// Maximum number of pending statements, of all backends together.
+pub(super) const MAX_OWED: usize = 1000;
+/// The file in the data folder. Statements may hold passwords, so only the owner may read it.
 pub(super) const NAME: &str = "statements.json";
 
-/// The lines that are there before a statement runs, and those that come after it.
+/// The lines that a statement is ordered against.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// All.
+    /// All lines.
     Everything,
-    /// Those of one database.
+    /// The lines of one database.
     Database(String),
-    /// None: it changes no points, and has its place among its like only.
+    /// None: the statement changes no points, and is ordered only against statements of this scope.
     NoPoints,
 }
 
-/// How far a statement that is a barrier has come.
+/// Progress of a barrier statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Stage {
     /// No backend was asked yet.
     Asked,
-    /// One was asked, and may have run it.
+    /// One backend was asked, and may have run it.
     Sent,
-    /// One has run it, or may have: all others are to.
+    /// One backend has run it, or may have: all others must run it.
     Sure,
 }
 
-/// A statement that one backend is owed.
+/// A statement that is pending for one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Owed {
     pub(super) backend: String,
     pub(super) statement: String,
-    /// The database that it means where it names none.
+    /// The database for a statement that names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) default: Option<String>,
-    /// Where it stands among the lines; none for what creates something, which runs ahead of them.
+    /// Position among the lines. `None` for a statement that creates something, which runs ahead of
+    /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) barrier: Option<Barrier>,
 }
 
-/// A place among the lines.
+/// A position among the lines.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Barrier {
     pub(super) sequence: Sequence,
@@ -61,7 +63,7 @@ pub(super) struct Barrier {
     pub(super) stage: Stage,
 }
 
-/// All that is owed, in the order in which it was asked for.
+/// All pending statements, in the order of their arrival.
 #[derive(Debug)]
 pub(super) struct List {
     path: PathBuf,
@@ -69,7 +71,8 @@ pub(super) struct List {
 }
 
 impl Scope {
-    /// The database whose lines wait, none for all; nothing if no lines do.
+    /// Returns the database whose lines wait for the statement: `Some(None)` for all lines, `None`
+    /// if no lines wait.
     pub(super) fn lines(&self) -> Option<Option<&str>> {
         match self {
             Self::Everything => Some(None),
@@ -99,27 +102,28 @@ impl Owed {
         }
     }
 
-    /// Whether another one of the same backend, which came later, is to run later.
+    /// Whether `later`, a later statement of the same backend, must run after this one.
     fn holds_up(&self, later: &Self) -> bool {
         (self.barrier.is_some() || later.barrier.is_some()) && self.scope().meets(&later.scope())
     }
 }
 
-/// What a statement that creates something is about.
+/// Returns the scope of a statement that creates something.
 pub(super) fn creates(statement: &str) -> Scope {
     Create::parse(statement).map_or(Scope::Everything, |create| Scope::Database(create.database))
 }
 
 impl List {
-    /// What stands in a data folder. What no backend was asked for is not owed: nobody was told that it ran.
+    /// Reads the list in a data folder. Drops statements that no backend was asked to run: their
+    /// senders were not told that they ran.
     ///
     /// # Errors
-    /// What the system says.
+    /// The file cannot be read.
     pub(super) fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(NAME);
         let mut owed: Vec<Owed> = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::error!(%error, file = %path.display(), "cannot read the statements that are owed: none are");
+                tracing::error!(%error, file = %path.display(), "cannot read the pending statements: none are kept");
                 Vec::new()
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -155,39 +159,39 @@ impl List {
         self.owed.iter()
     }
 
-    /// Whether a backend is owed something that comes before something new of this scope.
+    /// Whether a backend has a pending barrier that precedes a new statement of this scope.
     pub(super) fn owes_before(&self, backend: &str, scope: &Scope) -> bool {
         let own = self.owed.iter().filter(|one| one.backend == backend);
         own.filter(|one| one.barrier.is_some()).any(|one| one.scope().meets(scope))
     }
 
-    /// What a backend is to run next: what creates something first, and else what is the oldest.
+    /// Returns the next statement of a backend: one that creates something, or else the oldest.
     pub(super) fn next(&self, backend: &str) -> Option<Owed> {
         let own: Vec<&Owed> = self.owed.iter().filter(|one| one.backend == backend).collect();
-        let is_free = |place: usize| !own[..place].iter().any(|earlier| earlier.holds_up(own[place]));
+        let is_free = |index: usize| !own[..index].iter().any(|earlier| earlier.holds_up(own[index]));
         let is_sure = |one: &Owed| one.barrier.as_ref().is_none_or(|barrier| barrier.stage == Stage::Sure);
-        let mut free = (0..own.len()).filter(|place| is_sure(own[*place]) && is_free(*place));
-        let first = free.clone().find(|place| own[*place].barrier.is_none());
-        first.or_else(|| free.next()).map(|place| own[place].clone())
+        let mut free = (0..own.len()).filter(|index| is_sure(own[*index]) && is_free(*index));
+        let first = free.clone().find(|index| own[*index].barrier.is_none());
+        first.or_else(|| free.next()).map(|index| own[index].clone())
     }
 
-    /// Whether a backend is to run something else before this statement.
+    /// Whether a backend must run another statement before this one.
     pub(super) fn is_held_up(&self, backend: &str, sequence: Sequence) -> bool {
         let own: Vec<&Owed> = self.owed.iter().filter(|one| one.backend == backend).collect();
-        let place = own.iter().position(|one| one.is_of(sequence));
-        place.is_some_and(|place| own[..place].iter().any(|earlier| earlier.holds_up(own[place])))
+        let index = own.iter().position(|one| one.is_of(sequence));
+        index.is_some_and(|index| own[..index].iter().any(|earlier| earlier.holds_up(own[index])))
     }
 
-    /// Owes more; nothing twice, unless something came between that may undo it.
+    /// Adds statements. Skips one that is pending already, unless a later statement may undo it.
     ///
     /// # Errors
-    /// There is too much, or it cannot be remembered: then nothing more is owed.
+    /// There are too many, or the list cannot be saved. Then nothing is added.
     pub(super) fn owe(&mut self, more: impl Iterator<Item = Owed>) -> io::Result<()> {
         let known = self.owed.len();
         for one in more {
-            let place = self.owed.iter().position(|other| *other == one);
-            let is_there = place.is_some_and(|place| {
-                !self.owed[place + 1..].iter().any(|later| later.backend == one.backend && later.holds_up(&one))
+            let index = self.owed.iter().position(|other| *other == one);
+            let is_there = index.is_some_and(|index| {
+                !self.owed[index + 1..].iter().any(|later| later.backend == one.backend && later.holds_up(&one))
             });
             if !is_there {
                 self.owed.push(one);
@@ -196,7 +200,7 @@ impl List {
         if self.owed.len() == known {
             return Ok(());
         }
-        let saved = if self.owed.len() > MOST_OWED {
+        let saved = if self.owed.len() > MAX_OWED {
             Err(io::Error::other("too many statements wait for backends that are down"))
         } else {
             self.save()
@@ -207,10 +211,10 @@ impl List {
         saved
     }
 
-    /// Notes how far a statement has come; `done` is the backend that has run it.
+    /// Records a statement's progress. `done` is the backend that has run it.
     ///
     /// # Errors
-    /// It cannot be remembered.
+    /// The list cannot be saved.
     pub(super) fn note(&mut self, sequence: Sequence, stage: Stage, done: Option<&str>) -> io::Result<()> {
         self.owed.retain(|one| !(one.is_of(sequence) && Some(one.backend.as_str()) == done));
         for barrier in self.owed.iter_mut().filter(|one| one.is_of(sequence)).filter_map(|one| one.barrier.as_mut()) {
@@ -219,25 +223,25 @@ impl List {
         self.save()
     }
 
-    /// No backend is owed this statement.
+    /// Removes a statement for all backends.
     ///
     /// # Errors
-    /// It cannot be remembered.
+    /// The list cannot be saved.
     pub(super) fn forget(&mut self, sequence: Sequence) -> io::Result<()> {
         self.owed.retain(|one| !one.is_of(sequence));
         self.save()
     }
 
-    /// A backend is not owed this any more.
+    /// Removes a backend's statement.
     ///
     /// # Errors
-    /// It cannot be remembered: it is still owed.
+    /// The list cannot be saved. The statement stays pending.
     pub(super) fn ack(&mut self, done: &Owed) -> io::Result<()> {
-        let Some(place) = self.owed.iter().position(|one| one == done) else { return Ok(()) };
-        let one = self.owed.remove(place);
+        let Some(index) = self.owed.iter().position(|one| one == done) else { return Ok(()) };
+        let one = self.owed.remove(index);
         let saved = self.save();
         if saved.is_err() {
-            self.owed.insert(place, one);
+            self.owed.insert(index, one);
         }
         saved
     }
@@ -247,7 +251,7 @@ impl List {
     }
 }
 
-/// A statement for the log: without what may be a password.
+/// Returns the statement for the log, cut before a possible password.
 pub(super) fn shown(statement: &str) -> &str {
     let lower = statement.to_ascii_lowercase();
     lower.find("password").map_or(statement, |at| &statement[..at])
@@ -294,9 +298,9 @@ mod tests {
     fn they_are_bounded() {
         let folder = tempfile::tempdir().expect("folder");
         let many = |from: usize, to| (from..to).map(|number: usize| owed("a", &number.to_string()));
-        let mut list = list(&folder, many(0, MOST_OWED));
-        list.owe(many(MOST_OWED, MOST_OWED + 1)).expect_err("one more");
-        assert_eq!(list.owed.len(), MOST_OWED);
+        let mut list = list(&folder, many(0, MAX_OWED));
+        list.owe(many(MAX_OWED, MAX_OWED + 1)).expect_err("one more");
+        assert_eq!(list.owed.len(), MAX_OWED);
     }
 
     #[test]
@@ -320,7 +324,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let (sure, asked) = (Stage::Sure, Stage::Asked);
         let cases = [
-            // An earlier one is not yet sure: the later one waits for it, unless it is about something else.
+            // An earlier statement is not yet sure: the later one waits, unless its scope is
+            // another.
             (vec![at("b", 1, db("x"), asked), at("b", 2, db("x"), sure)], None),
             (vec![at("b", 1, db("x"), asked), at("b", 2, db("y"), sure)], Some(2)),
             (vec![at("b", 1, Scope::Everything, asked), at("b", 2, db("y"), sure)], None),

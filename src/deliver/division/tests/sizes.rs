@@ -1,19 +1,19 @@
-//! What a division learns of the sizes that a backend takes.
+//! Tests of the request sizes that a division learns.
 
 use super::*;
 
 #[test]
 fn a_size_is_learned_and_only_a_line_too_large_alone_is_refused() {
-    for most_bytes in [40, 400, 4000] {
+    for max_bytes in [40, 400, 4000] {
         let mut lines = lines(1000, &HashSet::new());
         lines[500] = format!("m s=\"{}\" 1", "x".repeat(5000));
-        let mut model = Model { most_bytes, ..Model::default() };
+        let mut model = Model { max_bytes, ..Model::default() };
         let (mut division, _) = Division::of_refused(lease(&lines, 100), &outcome(413, ""));
         assert_eq!(run(&mut division, |lines| model.answer(lines)), Step::Done);
         assert_eq!(refused(&division), HashSet::from([lines[500].clone()]));
         assert_eq!(model.stored.len(), 999);
         let learned = division.learned_bytes().expect("a size");
-        assert!(learned <= most_bytes as u64 && learned * 3 > most_bytes as u64, "{learned} of {most_bytes}");
+        assert!(learned <= max_bytes as u64 && learned * 3 > max_bytes as u64, "{learned} of {max_bytes}");
     }
 }
 

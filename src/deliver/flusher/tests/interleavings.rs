@@ -1,17 +1,17 @@
-//! Any interleaving of answers, of several databases and requests: what the backend stored, what is a dead letter, and the
-//! ledger agree to the line; and with one request at a time lines arrive in order.
+//! Any interleaving of answers for several databases and requests: the stored lines, the dead
+//! letters and the ledger agree to the line. With one request at a time, lines arrive in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
 const DATABASES: [&str; 3] = ["one", "two", "three"];
-/// Failures of which no line can be the cause.
+/// Failures that no line can cause.
 const TELLING: [Fate; 4] = [Fate::Transient, Fate::Busy { retry_after: None }, Fate::Down, Fate::HoldDestination];
 const RECORDS: u64 = 40;
 const LINES: u64 = 25;
 
-/// A backend as a model: what it stored, by database, in the order in which lines came first.
+/// A model of a backend: the stored lines by database, in the order in which they first arrived.
 #[derive(Default)]
 struct Model {
     stored: BTreeMap<String, Vec<String>>,
@@ -28,8 +28,8 @@ impl Model {
     }
 }
 
-/// An answer that chance chooses. One line in a hundred is bad; a backend of the first kind stores the others and says how
-/// many it dropped, one of the second kind stores nothing.
+/// Returns a random answer. One line in a hundred is bad. A backend of the first kind stores the
+/// other lines and reports how many it dropped; one of the second kind stores nothing.
 fn answer(
     model: &mut Model,
     request: &Request,
@@ -39,7 +39,7 @@ fn answer(
     let delay = Duration::from_millis(fastrand::u64(1..300));
     if fastrand::f64() < fails {
         let fate = fates[fastrand::usize(..fates.len())];
-        // A request that failed may have been stored before.
+        // A failed request may have been stored nevertheless.
         if fastrand::bool() {
             model.store(&request.database, request.text.lines().filter(|line| !is_bad(line)));
         }
@@ -62,7 +62,7 @@ fn is_bad(line: &str) -> bool {
     line.ends_with("77")
 }
 
-/// What the backend has after a course: what it stored, and the bench.
+/// Runs a random sequence. Returns what the backend stored, and the bench.
 async fn course(
     seed: u64,
     concurrency: usize,
@@ -105,7 +105,7 @@ async fn every_line_is_stored_or_a_dead_letter_whatever_comes_between() {
         let poison = ledger.rejected[Rejection::Poison as usize];
         assert_eq!(letters, rejected, "{about}");
         assert!(bad <= rejected && rejected - bad <= poison, "{about}: {rejected}, {poison}");
-        // Answers that come by chance may look like those to a line that breaks requests.
+        // Random answers may look like those to a line that breaks requests.
         assert!(poison <= if fails > 0.2 { 30 } else { 0 }, "{about}: {poison}");
         let model = model.lock().expect("no panic");
         for database in DATABASES {
@@ -113,7 +113,8 @@ async fn every_line_is_stored_or_a_dead_letter_whatever_comes_between() {
             let wanted = RECORDS * LINES - RECORDS * LINES / 100;
             assert!(wanted - poison <= stored.len() as u64 && stored.len() as u64 <= wanted, "{about}");
         }
-        // 120 records, of which 30 hold a bad line, and 0.4 of all requests fail: no course is a loop.
+        // 120 records, of which 30 hold a bad line, and 40 % of all requests fail: this bounds the
+        // requests, so no sequence loops.
         let requests = bench.script.requests().len();
         assert!(requests < 2500, "{about}: {requests}");
     }

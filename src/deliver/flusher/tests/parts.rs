@@ -1,10 +1,10 @@
-//! What a flusher does with lines that are divided, given up, or were sent again.
+//! Tests of lines that are divided, given up, or resent.
 
 use super::*;
 use crate::batch::WallTime;
 use crate::journal::BackendId;
 
-/// Refuses lines with this ending.
+/// Rejects lines with this ending.
 fn refusing(ending: &'static str) -> impl Fn(&Request) -> Outcome + Send {
     move |request| {
         if !request.text.contains(ending) {
@@ -15,7 +15,7 @@ fn refusing(ending: &'static str) -> impl Fn(&Request) -> Outcome + Send {
     }
 }
 
-/// Lines for the database `db`.
+/// Makes a batch of lines for the database `db`.
 fn batch(text: String) -> Batch {
     let destination = Arc::new(Destination::new("db", "", Precision::Nanoseconds));
     let received = Received { monotonic: monotonic::now(), wall: WallTime::MIN };
@@ -37,7 +37,7 @@ async fn what_fails_while_its_destination_is_divided_waits_until_that_is_done() 
     });
     let running = tokio::spawn(bench.flusher.take().expect("it runs once").run());
     let divided: String = (0..100).map(|line| format!("divided v=1 {line}\n")).collect();
-    // The second one is under way when the first one is refused.
+    // The second request is in flight when the first one is rejected.
     for text in ["first v=1 1\n".to_owned(), divided, "failing v=1 1\n".to_owned()] {
         bench.journal.append(batch(text));
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -60,7 +60,7 @@ async fn a_part_that_is_due_waits_for_a_connection_that_is_busy() {
     });
     bench.add("divided", 100);
     let running = tokio::spawn(bench.flusher.take().expect("it runs once").run());
-    // There is always something else to send, too.
+    // There is always something else to send.
     for _ in 0..600 {
         bench.add("busy", 1);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -99,7 +99,7 @@ async fn few_lines_that_break_are_given_up_in_the_same_minute_with_pauses_betwee
     let ledger = bench.journal.snapshot().ledgers.remove(0);
     let poison = ledger.rejected[Rejection::Poison as usize];
     assert_eq!((ledger.pending, ledger.delivered, poison), (0, 693, 7));
-    // From the first line that passed on it is known that the backend works.
+    // After the first line that passed, the backend is known to work.
     let requests = bench.script.requests();
     let divided = requests.iter().skip_while(|request| is_bad(request));
     let times: Vec<_> = divided.map(|request| (is_bad(request), request.text.lines().count(), request.at)).collect();
@@ -122,7 +122,7 @@ async fn letters_that_were_delivered_are_removed_and_no_others() {
     let (letters, _) = bench.letters.take(&Filter::default(), &["a"]).expect("letters");
     let sent_again = letters.iter().find(|letter| letter.database == "db").expect("a letter");
 
-    // The backend takes it now.
+    // The backend accepts the line now.
     let letters = Arc::clone(&bench.letters);
     let mut later = Bench::new(|_| delivered());
     later.flusher.as_mut().expect("it has not run").letters = letters;
@@ -151,7 +151,7 @@ async fn what_is_as_small_as_the_backend_wants_it_is_sent_as_ever_and_no_retry()
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!((bench.health.requests(), bench.pending()), ((made + 10, again), 0));
-    // Nor is a larger one tried so soon.
+    // A larger request is not tried soon either.
     let before = bench.script.requests().len();
     bench.add("db", 1000);
     tokio::time::sleep(Duration::from_secs(5)).await;

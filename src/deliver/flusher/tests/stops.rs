@@ -1,8 +1,9 @@
-//! What a flusher does at the end.
+//! Tests of the flusher's shutdown.
 
 use super::*;
 
-/// A stop ends a pause, gives one more try, and then those tries that are worth it, at short intervals.
+/// A shutdown ends a pause and allows one more try, then further tries at short intervals where
+/// they may succeed.
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_the_pause_and_tries_on() {
     for (fate, goes_on) in [

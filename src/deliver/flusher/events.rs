@@ -1,4 +1,7 @@
-//! What the log is told of a backend: each event once a minute, however the backend flaps.
+//! What is logged of a backend: each event at most once a minute, however often the backend flaps.
+//!
+//! Owns: the throttles of these messages. Never does: count anything that the metrics show. Bounds:
+//! one throttle per event and state, [`SAMPLE_BYTES`] of a line.
 
 use std::time::SystemTime;
 
@@ -7,15 +10,15 @@ use crate::batch::Destination;
 use crate::protocol::line::anatomy;
 use crate::sys::{Leave, Throttle};
 
-/// How much of a refused line is logged, in bytes.
+/// Maximum length of a logged line, in bytes.
 const SAMPLE_BYTES: usize = 200;
 
-/// What was told.
-pub(super) struct Told {
+/// What was logged.
+pub(super) struct Events {
     backend: String,
-    /// The state that was told last, where that was one of failure.
+    /// The last logged state, if it was a failure.
     failure: Option<State>,
-    /// For each state.
+    /// One per state.
     failures: [Throttle; State::ALL.len()],
     recovered: Throttle,
     refused: Throttle,
@@ -23,7 +26,7 @@ pub(super) struct Told {
     shrunk: Throttle,
 }
 
-impl Told {
+impl Events {
     pub(super) fn new(backend: String) -> Self {
         Self {
             backend,
@@ -40,16 +43,17 @@ impl Told {
         &self.backend
     }
 
-    /// Refused lines could not be kept.
+    /// Logs that rejected lines could not be written to the dead letters.
     pub(super) fn unkept(&self, error: &std::io::Error) {
         if let Some(Leave { untold }) = self.unkept.pass() {
             tracing::error!(backend = self.backend, %error, untold, "cannot keep refused lines as dead letters; they are lost");
         }
     }
 
-    /// Lines could not be delivered; the state changed so.
+    /// Logs that lines could not be delivered, with the change of state.
     pub(super) fn failed(&mut self, before: State, state: State, error: &str) {
-        // What was told still holds; a change that was not told is told with the next failure that may be.
+        // The logged state still holds. A change that was not logged is logged with the next
+        // failure that may be.
         let (is_told, throttle) = (self.failure == Some(state), &self.failures[state as usize]);
         if is_told || (before == state && !throttle.is_due()) {
             return;
@@ -61,8 +65,8 @@ impl Told {
         }
     }
 
-    /// Lines were delivered; the state changed so. Before, a probe had told that something is wrong, or had not; and
-    /// since when it was not well.
+    /// Logs that lines were delivered again, with the change of state. `has_missed` tells whether a
+    /// probe had logged a failure, `since` is when the failure began.
     pub(super) fn recovered(&mut self, (before, has_missed): (State, bool), now: State, since: Option<SystemTime>) {
         if has_missed {
             self.failure = Some(before);
@@ -84,14 +88,14 @@ impl Told {
         }
     }
 
-    /// The backend takes no larger requests than this.
+    /// Logs that the backend accepts no larger requests than this.
     pub(super) fn shrunk(&self, bytes: u64) {
         if let Some(Leave { untold }) = self.shrunk.pass() {
             tracing::warn!(backend = self.backend, bytes, untold, "requests were too large: sending smaller ones");
         }
     }
 
-    /// Lines were refused for good.
+    /// Logs that lines were rejected for good.
     pub(super) fn refused(&self, destination: &Destination, refused: &[Refused]) {
         let Some(first) = refused.first() else { return };
         let Some(Leave { untold }) = self.refused.pass() else { return };
@@ -117,25 +121,26 @@ mod tests {
 
     use super::*;
 
-    /// How often an event was not told, as the log will say once it may be told again.
+    /// Returns how often an event was suppressed, as the next message would report it.
     fn untold(throttle: &Throttle) -> u64 {
         let later = Instant::now() + crate::sys::throttle::INTERVAL * 2;
         throttle.pass_at(later).expect("it is due").untold.unwrap_or(0)
     }
 
-    /// What was told of a backend with this course of states, one for each request, from one that was up.
-    fn told(course: &[State]) -> Told {
-        let mut told = Told::new("a".to_owned());
-        go_on(&mut told, State::Up, course);
-        told
+    /// Returns what was logged for a backend that was up and went through these states, one per
+    /// request.
+    fn events(course: &[State]) -> Events {
+        let mut events = Events::new("a".to_owned());
+        go_on(&mut events, State::Up, course);
+        events
     }
 
-    fn go_on(told: &mut Told, mut before: State, course: &[State]) {
+    fn go_on(events: &mut Events, mut before: State, course: &[State]) {
         for state in course {
             if *state == State::Up {
-                told.recovered((before, false), *state, None);
+                events.recovered((before, false), *state, None);
             } else {
-                told.failed(before, *state, "");
+                events.failed(before, *state, "");
             }
             before = *state;
         }
@@ -144,70 +149,70 @@ mod tests {
     #[test]
     fn each_failure_and_its_end_are_told() {
         for state in [State::Retrying, State::Down, State::Held] {
-            let failed = told(&[state, state]);
+            let failed = events(&[state, state]);
             assert_eq!(failed.failure, Some(state));
             assert!(failed.recovered.is_due(), "{state:?}: no end yet");
-            let recovered = told(&[state, state, State::Up, State::Up]);
+            let recovered = events(&[state, state, State::Up, State::Up]);
             assert_eq!(recovered.failure, None);
             assert!(!recovered.recovered.is_due(), "{state:?}: the end was told");
         }
-        assert!(told(&[State::Up, State::Up]).recovered.is_due(), "where nothing failed, nothing is told");
+        assert!(events(&[State::Up, State::Up]).recovered.is_due(), "where nothing failed, nothing is told");
         for (has_missed, is_told) in [(true, true), (false, false)] {
-            let mut told = Told::new("a".to_owned());
-            told.recovered((State::Unknown, has_missed), State::Up, None);
-            assert_eq!(!told.recovered.is_due(), is_told, "the probe told that it was not reached");
+            let mut events = Events::new("a".to_owned());
+            events.recovered((State::Unknown, has_missed), State::Up, None);
+            assert_eq!(!events.recovered.is_due(), is_told, "the probe told that it was not reached");
         }
     }
 
     #[test]
     fn a_backend_that_flaps_is_told_once_a_minute_and_how_it_is_in_the_end() {
         use State::{Down, Held, Retrying, Up};
-        // A failure that was not told has no end that is told.
-        let flapping = told(&[Down, Down, Down, Up, Up].repeat(5));
+        // A failure that was not logged has no logged end.
+        let flapping = events(&[Down, Down, Down, Up, Up].repeat(5));
         assert_eq!((untold(&flapping.failures[Down as usize]), untold(&flapping.recovered)), (4, 0));
 
-        // A failure that was not told at first is told with the next try, once it may be.
-        let mut late = told(&[Down, Up, Down]);
+        // A failure that was suppressed at first is logged with the next try, once it may be.
+        let mut late = events(&[Down, Up, Down]);
         assert_eq!(late.failure, None);
         late.failures[Down as usize] = Throttle::default();
         go_on(&mut late, Down, &[Down]);
         assert_eq!(late.failure, Some(Down));
 
-        // And so is an end.
-        let mut late = told(&[Down, Up, Retrying, Up, Up, Up]);
+        // The same holds for a recovery.
+        let mut late = events(&[Down, Up, Retrying, Up, Up, Up]);
         assert_eq!(late.failure, Some(Retrying));
         assert_eq!(untold(&std::mem::take(&mut late.recovered)), 1);
         go_on(&mut late, Up, &[Up]);
         assert_eq!(late.failure, None);
 
-        // What was told still holds, whatever was between and could not be told.
-        let between = told(&[Held, Up, Down, Held, Down]);
+        // The last logged state still holds, whatever came between and was suppressed.
+        let between = events(&[Held, Up, Down, Held, Down]);
         assert_eq!((between.failure, untold(&between.failures[Down as usize])), (Some(Down), 0));
     }
 
     #[test]
     fn refused_lines_are_told_once_with_the_first() {
-        let told = Told::new("a".to_owned());
+        let events = Events::new("a".to_owned());
         let destination = Destination::new("db", "", crate::protocol::Precision::Nanoseconds);
         let (line, class) = (bytes::Bytes::from_static(b"m v=1 1"), crate::journal::Rejection::FieldType);
         let refused = Refused { line, class, status: Some(400), answer: "no".into() };
-        told.refused(&destination, &[]);
-        assert!(told.refused.is_due(), "nothing was refused");
-        told.refused(&destination, &[refused.clone(), refused.clone()]);
-        told.refused(&destination, &[refused]);
-        assert_eq!(untold(&told.refused), 1);
+        events.refused(&destination, &[]);
+        assert!(events.refused.is_due(), "nothing was refused");
+        events.refused(&destination, &[refused.clone(), refused.clone()]);
+        events.refused(&destination, &[refused]);
+        assert_eq!(untold(&events.refused), 1);
     }
 
     #[test]
     fn what_cannot_be_kept_and_what_is_too_large_is_told_once_a_minute() {
-        let told = Told::new("a".to_owned());
+        let events = Events::new("a".to_owned());
         for _ in 0..3 {
-            told.unkept(&std::io::ErrorKind::StorageFull.into());
+            events.unkept(&std::io::ErrorKind::StorageFull.into());
         }
-        assert!(untold(&told.unkept) == 2 && told.shrunk.is_due());
+        assert!(untold(&events.unkept) == 2 && events.shrunk.is_due());
         for bytes in [3000, 2000, 1000] {
-            told.shrunk(bytes);
+            events.shrunk(bytes);
         }
-        assert_eq!(untold(&told.shrunk), 2);
+        assert_eq!(untold(&events.shrunk), 2);
     }
 }
