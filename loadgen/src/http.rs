@@ -256,7 +256,8 @@ impl Connection {
             self.stream = Some(stream);
             return Ok(Answer::none());
         }
-        // An answer that came before the whole request says more than the error that the request ended in.
+        // An answer that came before the whole request says more than the error that the request
+        // ended in.
         let answer = read_answer(&mut stream, &mut self.answer).await;
         let answer = match sent {
             Ok(()) => answer?,

@@ -112,7 +112,8 @@ impl Relay {
     pub fn start(program: &Path, folder: &Arc<Folder>, socket: Option<&UdpSocket>) -> Result<Self> {
         let mut command = Command::new(program);
         if let Some(socket) = socket {
-            // The shell puts the socket where the protocol wants it, and the program in its own place.
+            // The shell puts the socket where the protocol wants it, and the program in its own
+            // place.
             command = Command::new("sh");
             let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=hosts; exec \"$@\"";
             let passed: OwnedFd = socket.try_clone()?.into();

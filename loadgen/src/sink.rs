@@ -226,7 +226,8 @@ async fn write(
             return Ok(error(StatusCode::BAD_REQUEST, text));
         }
         Behaviour::Reset => {
-            // An error leaves the connection with data that was not sent; without lingering its end is a reset.
+            // An error leaves the connection with data that was not sent; without lingering its end
+            // is a reset.
             drop(socket2::SockRef::from(connection).set_linger(Some(Duration::ZERO)));
             return Err(Misbehaved);
         }

@@ -152,8 +152,8 @@ fn lines_over_a_servers_limits_of_series_are_dead_letters_and_no_other_is() {
         [("max-values-per-tag = 12", "max-values-per-tag"), ("max-series-per-database = 12", "max-series-per-database")]
     {
         let (a, b, program) = pair(ServerConfig { data: limit, ..ServerConfig::default() }, "");
-        // Of twenty hosts: the first lines fill the limit, so that each later line of the others is over
-        // it.
+        // Of twenty hosts: the first lines fill the limit, so that each later line of the others is
+        // over it.
         program.send(12);
         program.wait_delivered("b");
         program.send(1988);

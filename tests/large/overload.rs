@@ -42,8 +42,8 @@ fn burst(transport: Transport, format: Format, (dimensions, bursts): (u32, u32),
     let mapping = format!("mapping = \"{mapping}\"");
     let (pace, shape) = (Pace::Rate(5000.0), Shape::default());
     let (interval, duration) = (Duration::from_secs(1), Duration::from_secs(1) * bursts);
-    // Netdata's datagrams are large, and all there at once; Telegraf's fit into the default beside any
-    // burst of streams.
+    // Netdata's datagrams are large, and all there at once; Telegraf's fit into the default beside
+    // any burst of streams.
     let receive_buffer = if transport == Transport::Udp { "64MiB" } else { "8MiB" };
     let setup = RunConfig {
         relay: Under::Program {
@@ -110,7 +110,8 @@ fn bursts_of_five_hundred_hosts_are_stored_to_the_value() {
             }
             if dropped == 0 {
                 let points = stored.lines - (report.sent.lines - values);
-                // A chart's values may come in two pieces of a stream, and then are two points of one time.
+                // A chart's values may come in two pieces of a stream, and then are two points of
+                // one time.
                 let fewest = if mapping == "path" { values } else { values / 4 };
                 assert!((fewest..=values).contains(&points) && (mapping == "path" || points < values), "{text}");
             }

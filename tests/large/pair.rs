@@ -296,8 +296,8 @@ fn a_planned_switch_loses_nothing_and_a_cut_link_is_counted_and_delivered() {
         site.start_keepalived(was);
     }
 
-    // The active one's link is cut for longer than a restart takes: what it had is suspected, and comes
-    // later.
+    // The active one's link is cut for longer than a restart takes: what it had is suspected, and
+    // comes later.
     let (was, before) = (site.active(), site.taken());
     let rest = site.names[2].clone();
     let (sent, begin) = site.send_while(SHARED, |_| assert!(ip(&format!("-n {rest} link set to{was} down"))));

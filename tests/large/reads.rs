@@ -202,7 +202,8 @@ fn a_copy_that_lags_answers_nothing_that_the_other_one_knows_better() {
     let mut end = write(&stand, 1_000);
     stand.wait_delivered(&["a", "b"]);
     for number in 0..queries {
-        // An outage for every hundred queries, and a backlog that takes some of them to be delivered.
+        // An outage for every hundred queries, and a backlog that takes some of them to be
+        // delivered.
         if number % 100 == 0 {
             stand.servers[1].kill();
             (0..20).for_each(|_| end = write(&stand, 5_000));
@@ -212,8 +213,8 @@ fn a_copy_that_lags_answers_nothing_that_the_other_one_knows_better() {
             stand.servers[1].revive();
         }
         write(&stand, 100);
-        // Any range of the last outages' points, so that the ten-thousandth query costs no more than the
-        // first.
+        // Any range of the last outages' points, so that the ten-thousandth query costs no more
+        // than the first.
         let from = fastrand::i64((end - RECENT).max(0)..end) * 1_000_000;
         let until = if number % 3 == 0 { i64::MAX / 2 } else { from + fastrand::i64(1..RECENT) * 1_000_000 };
         let statement = format!("SELECT count(v) FROM m WHERE time >= {from} AND time <= {until}");
@@ -225,8 +226,8 @@ fn a_copy_that_lags_answers_nothing_that_the_other_one_knows_better() {
         let known = stand.servers.each_ref().map(|server| ask(server.address, &request));
         let known = known.each_ref().map(|one| one.as_ref().filter(|one| one.status == 200).map(counts));
         let best = known.iter().flatten().copied().max().expect("one is up");
-        // InfluxDB shows points a moment before it acknowledges them: only what was acknowledged may not be
-        // missing.
+        // InfluxDB shows points a moment before it acknowledges them: only what was acknowledged
+        // may not be missing.
         let status = stand.program.status();
         let of_best = status.backends.iter().zip(known).filter(|(_, count)| *count == Some(best));
         let unacknowledged = of_best.map(|(backend, _)| backend.pending_lines).min().unwrap_or(0);

@@ -154,7 +154,8 @@ fn assert_measured(database: &str, stored: &BTreeMap<Place, f64>, measured: &BTr
     let (mut compared, mut before) = (0, None);
     for (place, value) in stored {
         let since = before.replace(place).filter(|before| dimension(before) == dimension(place)).map_or(0, |one| one.3);
-        // Netdata's API hides some dimensions, and of charts of several seconds it tells other times.
+        // Netdata's API hides some dimensions, and of charts of several seconds it tells other
+        // times.
         let seconds = known.get(&dimension(place));
         if seconds.is_none_or(|(oldest, newest)| !(*oldest..=*newest).contains(&place.3)) {
             continue;
@@ -279,8 +280,9 @@ fn collectd_is_stored_as_it_measured() {
     for plugin in ["cpu", "memory", "load", "interface", "csv", "write_graphite"] {
         text += &format!("LoadPlugin {plugin}\n");
     }
-    // Counters as they are: rates are taken when they are written, and may differ between the two. (A
-    // relative folder: collectd makes none whose name begins with a dot, as a temporary one's does.)
+    // Counters as they are: rates are taken when they are written, and may differ between the two.
+    // (A relative folder: collectd makes none whose name begins with a dot, as a temporary one's
+    // does.)
     text += "<Plugin csv>\nDataDir \"csv\"\nStoreRates false\n</Plugin>\n<Plugin write_graphite>\n";
     for (protocol, address) in ["udp", "tcp"].iter().zip(addresses(&relay)) {
         text += &format!(
@@ -305,7 +307,8 @@ fn collectd_is_stored_as_it_measured() {
         let (prefix, host) = if database == "collectd" { ("", "web-01") } else { ("collectd.web-01.", "") };
         let stored = servers[0].values(database);
         assert!(stored.keys().all(|(_, stored_host, field, _)| stored_host == host && field == "value"));
-        // Its own files have fractions of seconds, its lines of Graphite the second before or behind.
+        // Its own files have fractions of seconds, its lines of Graphite the second before or
+        // behind.
         let compare = |shift: u64| {
             let pairs = stored.iter().filter_map(|((measurement, _, _, time), value)| {
                 let name = measurement.strip_prefix(prefix).expect("the prefix").to_owned();

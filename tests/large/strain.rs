@@ -140,7 +140,8 @@ fn with_a_full_log_and_a_flapping_backend_every_datagram_is_taken_or_counted_and
     for (store, backend) in [&steady, &flapping].into_iter().zip(status["backends"].as_array().expect("backends")) {
         let stored = store.ledger.counts();
         assert_eq!(number(&backend["delivered_lines"]), accepted, "{backend}");
-        // Lines by which it was tried whether any pass may have come twice: they are the same points.
+        // Lines by which it was tried whether any pass may have come twice: they are the same
+        // points.
         assert_eq!((stored.distinct, stored.altered, stored.foreign), (accepted, 0, 0), "{backend}");
     }
     assert!(number(&status["backends"][1]["retries"]) > 0, "it flapped");

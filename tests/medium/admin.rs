@@ -46,8 +46,8 @@ fn whoever_comes_to_the_admin_listener_is_answered_and_the_oldest_give_way() {
         let open = stuck.iter().filter(|stream| is_open(stream)).count();
         (open < stuck.len()).then_some(())
     });
-    // All others are where they were: those that are answered waited for none of them to time out. (On
-    // a machine that takes so long for this, their minute is over.)
+    // All others are where they were: those that are answered waited for none of them to time out.
+    // (On a machine that takes so long for this, their minute is over.)
     let are_open = stuck.iter().rev().take(PAGES - 8).all(is_open);
     assert!(are_open || begun.elapsed() > LONGEST);
     drop(silent);

@@ -358,7 +358,8 @@ fn a_full_memory_drops_the_oldest_and_counts_them_for_that_backend_only() {
 
 #[test]
 fn a_kept_connection_that_was_closed_costs_no_pause() {
-    // `Connection: close` ends each connection after its answer, without the client being told before.
+    // `Connection: close` ends each connection after its answer, without the client being told
+    // before.
     let backend = Scripted::start(|_, _| (204, vec![("connection", "close".into())], String::new()));
     let relay = Running::start(config(&[backend.url()]));
     for sent in 1..20 {

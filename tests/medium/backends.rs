@@ -82,8 +82,8 @@ fn a_mended_password_is_used_without_a_restart() {
     let relay = Running::start(config);
     relay.send(&["m v=1 1\n"]);
     relay.wait_state("a", "held");
-    // The refused destination is left alone for a moment; whichever comes first shows which password is
-    // used now.
+    // The refused destination is left alone for a moment; whichever comes first shows which
+    // password is used now.
     let other = relay.relay.as_ref().expect("running").view().listeners[1].address();
     UdpSocket::bind("127.0.0.1:0").expect("bind").send_to(b"m v=2 2\n", other).expect("send");
     wait_for("the other destination's line", || (relay.backend("a").delivered_lines >= 1).then_some(()));
@@ -205,7 +205,8 @@ fn a_relay_behind_a_relay_gets_whole_lines_in_datagrams_of_the_mtu() {
 fn a_relay_that_is_not_there_gets_the_lines_once_it_is() {
     let free = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
     let relay = Running::start(config(&[format!("udp://{free}")]));
-    // The first datagram tells nothing, a later one brings the other host's answer that nobody listens.
+    // The first datagram tells nothing, a later one brings the other host's answer that nobody
+    // listens.
     wait_for("the error", || {
         relay.send(&["m v=1 1\n"]);
         (relay.backend("a").state == "down").then_some(())

@@ -292,7 +292,8 @@ fn every_answer_has_its_meaning_and_the_backends_lines_are_the_ledgers() {
             Expected::Refused(class) => {
                 assert_eq!((lines, refused), (&good, BTreeMap::from([(class, 3)])), "{about}");
                 assert_eq!((backend.delivered_lines, backend.state.as_str()), (count - 3, "up"), "{about}");
-                // 2k(log2(n/k)+2) for 3 among 43, and the first; a breaking line costs its tries as well.
+                // 2k(log2(n/k)+2) for 3 among 43, and the first; a breaking line costs its tries as
+                // well.
                 let most = if class == "poison" { 120 } else { 36 };
                 assert!(all[&number].requests <= most, "{} requests: {about}", all[&number].requests);
             }

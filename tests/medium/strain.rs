@@ -69,7 +69,8 @@ fn greedy_senders_leave_the_others_their_turns() {
                     exchange(host, &format!("m,host=h{number} v=2 {round}"));
                 }
             }
-            // What lingers in a batch is handed over in time, and the table of sources is published.
+            // What lingers in a batch is handed over in time, and the table of sources is
+            // published.
             wait_for("the lines to be delivered", || {
                 (backend.text().lines().filter(|line| line.starts_with("m,host=h")).count() == 100).then_some(())
             });
@@ -163,7 +164,8 @@ fn a_connection_without_a_line_is_ended_and_one_with_a_line_stays() {
     let backend = Scripted::accepting();
     let tcp = Tcp { first_line_timeout: Duration::from_millis(500), ..Tcp::default() };
     let relay = Running::start(with_tcp(&backend, tcp));
-    // Where the machine leaves this test alone for too long, a host is late indeed: it is tried again.
+    // Where the machine leaves this test alone for too long, a host is late indeed: it is tried
+    // again.
     let mut host = wait_for("a host that is in time", || {
         let mut host = connect(&relay);
         host.write_all(b"m v=1 1\n").is_ok().then_some(())?;
@@ -201,8 +203,8 @@ fn forged_addresses_drive_no_host_out_of_the_table() {
         }
         sockets.iter().for_each(|socket| send(socket, b"m,host=real v=1 1"));
     }
-    // Each of the forged ones sends more than a host did. The hosts are silent by now: nothing reminds
-    // of them.
+    // Each of the forged ones sends more than a host did. The hosts are silent by now: nothing
+    // reminds of them.
     for forged in 0..100_000 {
         let socket = UdpSocket::bind((Ipv4Addr::from(0x7f20_0000 + forged), 0)).expect("bind");
         send(&socket, b"m v=1 1\nm v=1 2\nm v=1 3\nm v=1 4\nm v=1 5");

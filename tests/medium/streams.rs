@@ -78,8 +78,8 @@ fn captured_streams_arrive_whole_however_they_are_cut() {
         assert_eq!(receive.bytes, connection * stream.len() as u64);
         assert_eq!(receive.refused.values().sum::<u64>(), connection);
     }
-    // However it was cut, each connection brought the same values: a field more or less in a line does
-    // not matter.
+    // However it was cut, each connection brought the same values: a field more or less in a line
+    // does not matter.
     let mut values: Vec<String> = Vec::new();
     for line in backend.text().lines() {
         let (series, rest) = line.split_once(' ').expect("a series");

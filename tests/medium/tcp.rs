@@ -118,8 +118,8 @@ fn a_connection_is_idle_from_its_last_byte_on() {
     let backend = Scripted::accepting();
     let idle_timeout = Duration::from_secs(1);
     let relay = Running::start(with_tcp(&backend, Tcp { idle_timeout, ..Tcp::default() }));
-    // Where the machine leaves this test alone for too long, the connection is idle indeed: it is tried
-    // again.
+    // Where the machine leaves this test alone for too long, the connection is idle indeed: it is
+    // tried again.
     let mut idle = wait_for("a connection that is kept", || {
         let (mut lively, mut is_late) = (connect(&relay), false);
         for _ in 0..20 {
@@ -191,8 +191,8 @@ fn a_stop_takes_what_has_come_and_waits_until_it_is_delivered() {
 
 #[test]
 fn a_burst_waits_for_the_disk_and_nothing_is_dropped() {
-    // Ten times the journal's memory, as fast as it goes: what the disk has not taken yet stays in the
-    // senders' sockets.
+    // Ten times the journal's memory, as fast as it goes: what the disk has not taken yet stays in
+    // the senders' sockets.
     let backend = Scripted::start(|_, _| {
         std::thread::sleep(Duration::from_millis(20));
         no_content()

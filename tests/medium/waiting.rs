@@ -58,7 +58,8 @@ fn a_stalled_disk_makes_senders_wait_and_loses_nothing() {
     wait_for("the first lines", || (relay.status().accepted_lines > 50_000).then_some(()));
     disk.inner().holds_writes = true;
     wait_for("a write that hangs", || (disk.inner().held_writes > 0).then_some(()));
-    // Until nothing has moved for a while. Should that be chance, the test is milder, and not wrong.
+    // Until nothing has moved for a while. Should that be chance, the test is milder, and not
+    // wrong.
     let mut last = (relay.status().accepted_lines, Instant::now());
     wait_for("the sender to wait", || {
         let accepted = relay.status().accepted_lines;

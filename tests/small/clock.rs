@@ -15,7 +15,8 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: i64 = 24 * 3600;
 
 thread_local! {
-    /// Seconds that have passed beside those of the test, and seconds by which the wall clock is ahead.
+    /// Seconds that have passed beside those of the test, and seconds by which the wall clock is
+    /// ahead.
     static CLOCK: Cell<(u64, i64)> = const { Cell::new((0, 0)) };
 }
 

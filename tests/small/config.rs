@@ -194,8 +194,8 @@ fn the_command_line_overrides_the_file() {
 fn errors_name_line_and_key_and_what_would_be_right() {
     let backend = "[[backend]]\nname = \"a\"\nurl = \"http://h:1\"\n";
     let archive = "[[backend]]\nname = \"a\"\nurl = \"file:///a\"\n";
-    // 85 letters and the precision's `.ns` are 513 bytes there; 252 and those are 255, as many as there
-    // may be.
+    // 85 letters and the precision's `.ns` are 513 bytes there; 252 and those are 255, as many as
+    // there may be.
     let wide = format!("[[tcp]]\ndatabase = \"{}\"\n{archive}", "ä".repeat(85));
     let long = format!("[[udp]]\ndatabase = \"{}\"\n{archive}", "x".repeat(253));
     load(&long.replacen('x', "", 1)).expect("as long as may be");

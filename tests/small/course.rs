@@ -289,7 +289,8 @@ impl World {
             assert_eq!(record.batch.lines(), known.lines);
             assert_eq!(**record.batch.destination(), *destination(known.database));
             assert_eq!(*lease.destination, **record.batch.destination());
-            // Where cursors could not be synced, a power cut may take them back to any earlier state.
+            // Where cursors could not be synced, a power cut may take them back to any earlier
+            // state.
             let may_come = seen.again.contains(&number) || (self.sync_failed && self.power_was_cut);
             assert!(!seen.delivered.contains(&number) || may_come, "{number} came again");
             let waits = |(_, database, came): &(Sequence, usize, u64)| *database == known.database && number >= *came;
@@ -357,7 +358,8 @@ impl World {
                 *sum += lines;
             }
             let mut again = lost(seen).clone();
-            // What was delivered behind something that was out, or given back, is sent again with it.
+            // What was delivered behind something that was out, or given back, is sent again with
+            // it.
             again.extend(seen.behind_held());
             seen.held.clear();
             seen.leases.clear();
@@ -380,7 +382,8 @@ impl World {
 
     pub(crate) fn check(&self) {
         let snapshot = self.life.journal.snapshot();
-        // Without damage, only what was not safe when the power failed can be missing where it should be.
+        // Without damage, only what was not safe when the power failed can be missing where it
+        // should be.
         let unsafe_lines = self.known.iter().filter(|known| known.excused).map(|known| known.lines).sum::<u64>();
         let may_lose = self.sync_failed || self.was_corrupted;
         for (ledger, seen) in snapshot.ledgers.iter().zip(&self.seen) {
@@ -395,8 +398,8 @@ impl World {
         assert!(disk.condition != Condition::Ok || disk.bytes == files as u64, "{} of {files} bytes", disk.bytes);
         // Files that were removed may be there again after a power cut, until the next write.
         assert!(disk.bytes <= self.options.quota || self.power_was_cut);
-        // What is read from the disk for a lease comes on top; a flusher has one, and the configuration
-        // leaves room.
+        // What is read from the disk for a lease comes on top; a flusher has one, and the
+        // configuration leaves room.
         self.check_completeness();
         let held = self.seen.iter().flat_map(|seen| &seen.held);
         let cost = |number: &u64| 20 + 256 + self.known[usize::try_from(*number).expect("small")].filler as u64;

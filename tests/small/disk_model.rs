@@ -139,7 +139,8 @@ fn a_power_cut_at_any_operation_loses_nothing_that_was_synced() {
             world.disk.heal();
             let mut survives = pattern.iter().cycle();
             world.cut_power(|| survives.next().is_some_and(|survives| *survives));
-            // Where nothing unsynced survives, the synced cursors know of nothing that is not there.
+            // Where nothing unsynced survives, the synced cursors know of nothing that is not
+            // there.
             world.power_was_cut = pattern.contains(&true);
             world.check();
             world.finish();

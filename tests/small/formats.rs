@@ -228,7 +228,8 @@ fn lines_of_each_format_are_written_as_line_protocol() {
                 "netdata.c.dd,host=i,x=2 f=2 7000000000",
             ],
         ),
-        // What has too few parts for a chart is its own measurement; what has no time is stamped, and joins nothing.
+        // What has too few parts for a chart is its own measurement; what has no time is stamped,
+        // and joins nothing.
         (keeping(), "netdata.h.c.d 1 7\nshort 2 7", &["netdata.h.c.d value=1 7000000000", "short value=2 7000000000"]),
         (keeping(), "n.h.c.d.e 1\nn.h.c.d.f 2", &["n.c.d,host=h e=1", "n.c.d,host=h f=2"]),
         (keeping(), "n.h.c.d.e 1 7\nn.h.c.d.f nan 7\nn.h.c.d.g 2 7", &["n.c.d,host=h e=1,g=2 7000000000"]),

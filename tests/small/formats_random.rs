@@ -78,8 +78,8 @@ fn any_format() -> impl Strategy<Value = Option<Format>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: effort::cases(5_000), ..ProptestConfig::default() })]
 
-    /// The sink asks the strict scanner about each line that comes out. A line that goes in comes out, is refused, or
-    /// (a `null`, a question, a comment) holds nothing.
+    /// The sink asks the strict scanner about each line that comes out. A line that goes in comes
+    /// out, is refused, or (a `null`, a question, a comment) holds nothing.
     #[test]
     fn any_input_becomes_valid_lines_or_is_refused(
         input in any_input(), format in any_format(), mapping in any_mapping(), truncated in any::<bool>()
@@ -107,8 +107,8 @@ proptest! {
         prop_assert_eq!((one.lines, one.refused), (other.lines, other.refused));
     }
 
-    /// What comes of a stream does not depend on where it was cut, nor on how often it waits, but for values that join in
-    /// a point. Whatever is left is open, and is read at the stream's end.
+    /// What comes of a stream does not depend on where it was cut, nor on how often it waits, but
+    /// for values that join in a point. Whatever is left is open, and is read at the stream's end.
     #[test]
     fn a_stream_is_read_alike_however_it_is_cut(
         input in any_stream(), format in any_format(), mapping in any_mapping(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5)
@@ -135,7 +135,8 @@ proptest! {
         }
     }
 
-    /// A datagram whose format is known is read as a stream of it is, but for strings of line protocol over several lines.
+    /// A datagram whose format is known is read as a stream of it is, but for strings of line
+    /// protocol over several lines.
     #[test]
     fn a_stream_of_a_known_format_is_read_as_a_datagram_is(input in any_input(), mapping in any_mapping()) {
         let input = [&input[..], b"\n"].concat();
@@ -148,7 +149,8 @@ proptest! {
         }
     }
 
-    /// Lines with balanced strings are taken whole by streams and datagrams alike, whatever stands in the strings.
+    /// Lines with balanced strings are taken whole by streams and datagrams alike, whatever stands
+    /// in the strings.
     #[test]
     fn balanced_strings_protect_their_text(
         texts in prop::collection::vec("([a-c ,=.\n{}]|cpu v=1 7\n|a\\.b 1 7\n|\\\\\"|\\\\\\\\){0,8}", 1..6), size in 1_usize..40

@@ -151,7 +151,8 @@ proptest! {
                 prop_assert!(memory < 1 << 30 || ledger.dropped.iter().sum::<u64>() == 0);
             }
         }
-        // Liveness: what is still there is delivered in the end, in each destination's order, and nothing is left.
+        // Liveness: what is still there is delivered in the end, in each destination's order, and
+        // nothing is left.
         for (backend, model) in models.iter_mut().enumerate() {
             for lease in model.leases.drain(..) {
                 readers[backend].requeue(lease);

@@ -134,8 +134,8 @@ proptest! {
         }
     }
 
-    /// An object with any bytes in the values of unused keys becomes what it becomes without these keys, as long as nothing in them
-    /// looks like a value's end.
+    /// An object with any bytes in the values of unused keys becomes what it becomes without these
+    /// keys, as long as nothing in them looks like a value's end.
     #[test]
     fn any_bytes_in_unused_keys_change_nothing(
         values in prop::collection::vec((bytes_without(b"\n"), any::<bool>()), 3), value in -9..9_i8, mapping in mapping()

@@ -82,8 +82,8 @@ fn what_the_quota_took_under_a_lease_is_counted_once_over_a_restart() {
     life.append(15..100, 5_000);
     let quota = dropped(&life.snapshot(), 0)["quota"];
     assert!(quota > 40);
-    // The process ends with the lease under way, whose lines are on the disk no more: at once, or as it
-    // should.
+    // The process ends with the lease under way, whose lines are on the disk no more: at once, or
+    // as it should.
     let (killed, mut stopped) = (disk.copy(), life);
     stopped.stop_in_place();
     assert_eq!(dropped(&stopped.snapshot(), 0), BTreeMap::from([("quota", quota + held)]));
@@ -151,7 +151,8 @@ fn a_block_that_cannot_be_read_at_a_start_cuts_nothing_off() {
     life.append(0..20, 1_000);
     life.stop();
     let (name, before) = (disk.segments()[0].clone(), disk.read(&disk.segments()[0]));
-    // The head and the first frame are read; then nothing is, until the block by block reading is over.
+    // The head and the first frame are read; then nothing is, until the block by block reading is
+    // over.
     disk.inner().spared_reads = 2;
     disk.inner().failing_reads = 10;
     let mut life = open(&disk, &options(), PLENTY, &["a"], 0.5);

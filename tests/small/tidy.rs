@@ -123,7 +123,8 @@ fn no_file_of_the_journal_is_in_a_circle() {
             for line in text.lines().map(str::trim).filter(|line| line.starts_with("use ")) {
                 let path = line.trim_start_matches("use ").replace("crate::", "");
                 let path = path.strip_prefix("super::").map(|rest| format!("{base}::{rest}")).unwrap_or(path);
-                // A folder's own `mod.rs` holds what its files share, and names them: only the other way counts.
+                // A folder's own `mod.rs` holds what its files share, and names them: only the
+                // other way counts.
                 let best = names.iter().enumerate().filter(|(_, other)| path.starts_with(&format!("{other}::")));
                 used.extend(best.max_by_key(|(_, other)| other.len()).map(|(place, _)| place));
             }
@@ -171,6 +172,26 @@ fn files_are_short_documented_and_done() {
             assert!(text.starts_with("//!"), "{} begins with what it owns", path.display());
             for word in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")] {
                 assert!(!text.contains(word), "{}: {word}", path.display());
+            }
+        }
+    }
+}
+
+/// The longest line of a comment, but for rows of tables and blocks of text.
+const COMMENT_COLUMNS: usize = 100;
+
+#[test]
+fn comments_wrap_at_a_hundred_columns() {
+    for folder in ["src", "loadgen/src", "benches", "tests"] {
+        for (path, text) in sources(folder) {
+            let mut is_block = false;
+            for (number, line) in text.lines().enumerate() {
+                let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+                let comment = comment.trim_start_matches(['/', '!']).trim_start();
+                is_block ^= comment.starts_with("```");
+                let may_be_long = is_block || comment.starts_with('|');
+                let is_short = may_be_long || line.chars().count() <= COMMENT_COLUMNS;
+                assert!(is_short, "{}:{}: a comment is too long", path.display(), number + 1);
             }
         }
     }

@@ -76,7 +76,8 @@ impl Running {
     pub fn start_in(config: Config) -> Self {
         wait_for("the data folder's lock", || match Self::try_start_in(config.clone()) {
             Ok(relay) => Some(relay),
-            // Another test's program has every file of this process, until it begins: a lock as well.
+            // Another test's program has every file of this process, until it begins: a lock as
+            // well.
             Err(error) if error.contains("in use by another process") => None,
             Err(error) => panic!("{error}"),
         })

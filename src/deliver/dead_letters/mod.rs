@@ -4,8 +4,8 @@
 //! first. A letter is on disk before its line is acked in the journal, so a crash leaves the line
 //! there, here, or in both.
 //!
-//! For each backend, in lines: `found + rejected = kept + resent + discarded + evicted`. A line that
-//! cannot be written counts as evicted.
+//! For each backend, in lines: `found + rejected = kept + resent + discarded + evicted`. A line
+//! that cannot be written counts as evicted.
 //!
 //! Never does: decide which lines are rejected. Bounds: the folder's size in bytes, of which each
 //! file has an eighth. In memory: one count per file and backend, and one number per letter that

@@ -9,8 +9,8 @@
 //!   totals frame.
 //!
 //! **Cursors**: next sequence (8); the lowest number of a segment that may be written to and synced
-//! (8); the version of the gap ledger (8); the totals written; the totals below which the quota, the
-//! age limit or the floor evicted everything; count of backends (4).
+//! (8); the version of the gap ledger (8); the totals written; the totals below which the quota,
+//! the age limit or the floor evicted everything; count of backends (4).
 //!
 //! Each backend: name; address (2 bytes of length, and its bytes); 1 if lines that it is owed
 //! cannot be written, else 0 (1); 1 if its address has changed, else 0 (1), and only if so the next

@@ -29,8 +29,8 @@ pub struct Completeness {
     pub pending_from: Option<i64>,
     /// An upper bound of these points. `None` if it has all.
     pub pending_until: Option<i64>,
-    /// The wall time when its oldest unacknowledged line in the range was received. [`WallTime::MIN`]
-    /// if unknown, `None` if it has all.
+    /// The wall time when its oldest unacknowledged line in the range was received.
+    /// [`WallTime::MIN`] if unknown, `None` if it has all.
     pub pending_since: Option<WallTime>,
     /// Another backend has something in the range that this one has not acknowledged yet.
     pub is_behind: bool,

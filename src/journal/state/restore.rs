@@ -1,7 +1,7 @@
 //! Restores the state from what the disk says: the logs, and where every backend was in them.
 //!
-//! Owns: what a backend is owed after a start, and which of it counts as lost. Never does: I/O. Bounds: what the saved
-//! cursors hold.
+//! Owns: what a backend is owed after a start, and which of it counts as lost. Never does: I/O.
+//! Bounds: what the saved cursors hold.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
