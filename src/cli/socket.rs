@@ -11,6 +11,7 @@
 //! network: the admin listener changes nothing, and whoever may read there cannot come here.
 //! Bounds: the connections, a request's bytes and time, one `tail`.
 
+use std::error::Error;
 use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::IpAddr;
@@ -199,7 +200,7 @@ pub enum AskError {
 }
 
 /// Reads the configuration again.
-pub type Reloader = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
+pub type Reloader = Arc<dyn Fn() -> Result<Vec<String>, Box<dyn Error + Send + Sync>> + Send + Sync>;
 /// Hands over to a successor relay, if the configuration needs one.
 pub type Successor = Arc<dyn Fn() + Send + Sync>;
 
@@ -307,7 +308,7 @@ async fn attend(stream: tokio::net::UnixStream, args: SocketArgs) -> io::Result<
             let done = tokio::task::spawn_blocking(move || reload()).await.map_err(io::Error::other)?;
             let answer = match done {
                 Ok(reloaded) => Answer::Reloaded { reloaded },
-                Err(error) => Answer::Failed { error },
+                Err(error) => Answer::Failed { error: error.to_string() },
             };
             let written = write(&mut writer, &answer).await;
             succeed();

@@ -190,7 +190,7 @@ impl Relay {
         let socket_file = {
             let reload = Arc::clone(&reload);
             let succeed = Arc::clone(&reload);
-            let reload: socket::Reloader = Arc::new(move || reload.run().map_err(|error| error.to_string()));
+            let reload: socket::Reloader = Arc::new(move || reload.run().map_err(Into::into));
             let succeed: socket::Successor = Arc::new(move || succeed.succeed());
             let parts = socket::SocketArgs { view: view.clone(), letters: Arc::clone(&letters), reload, succeed };
             socket::start(admin_runtime.handle(), &config.data_dir, parts)

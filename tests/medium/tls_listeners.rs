@@ -2,25 +2,40 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use twinflux::config::{Auth, Right, Tcp};
 
-use crate::certificates::{certificate, client, connect};
+use crate::certificates::{Made, certificate, client, connect};
 use crate::support::{Running, Scripted, config, http, wait_for};
+
+/// A relay with a TCP listener that speaks TLS.
+struct Rig {
+    relay: Running,
+    address: SocketAddr,
+    made: Made,
+    backend: Scripted,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let (cert, key, made) = certificate(folder.path(), "one");
+        let backend = Scripted::accepting();
+        let mut config = config(&[backend.url()]);
+        let listen = ([127, 0, 0, 1], 0).into();
+        let tcp = Tcp { listen, tls_cert_file: Some(cert), tls_key_file: Some(key), ..Tcp::default() };
+        config.tcp.push(tcp);
+        let relay = Running::start(config);
+        let address = relay.listener("tcp");
+        Self { relay, address, made, backend }
+    }
+}
 
 #[test]
 fn lines_come_over_tls_however_they_are_cut_and_the_version_is_answered() {
-    let folder = tempfile::tempdir().expect("folder");
-    let (cert, key, made) = certificate(folder.path(), "one");
-    let backend = Scripted::accepting();
-    let mut config = config(&[backend.url()]);
-    let listen = ([127, 0, 0, 1], 0).into();
-    let tcp = Tcp { listen, tls_cert_file: Some(cert), tls_key_file: Some(key), ..Tcp::default() };
-    config.tcp.push(tcp);
-    let mut relay = Running::start(config);
-    let address = relay.listener("tcp");
+    let Rig { mut relay, address, made, backend } = Rig::start();
     // More than a record, a read, and a turn hold; the last line has no end.
     let lines = 40_000;
     let text: String = (0..lines).map(|n| format!("m,host=a v={n}i {}\n", n + 1)).collect();
@@ -70,15 +85,7 @@ fn lines_come_over_tls_however_they_are_cut_and_the_version_is_answered() {
 
 #[test]
 fn a_stop_takes_what_came_over_tls_and_waits_for_no_handshake() {
-    let folder = tempfile::tempdir().expect("folder");
-    let (cert, key, made) = certificate(folder.path(), "one");
-    let backend = Scripted::accepting();
-    let mut config = config(&[backend.url()]);
-    let listen = ([127, 0, 0, 1], 0).into();
-    let tcp = Tcp { listen, tls_cert_file: Some(cert), tls_key_file: Some(key), ..Tcp::default() };
-    config.tcp.push(tcp);
-    let mut relay = Running::start(config);
-    let address = relay.listener("tcp");
+    let Rig { mut relay, address, made, backend: _backend } = Rig::start();
     let mut stream = connect(address, &made).expect("TLS");
     let silent = TcpStream::connect(address).expect("connect");
     let text: String = (0..20_000).map(|n| format!("m v={n}i {}\n", n + 1)).collect();
@@ -91,15 +98,7 @@ fn a_stop_takes_what_came_over_tls_and_waits_for_no_handshake() {
 
 #[test]
 fn a_stop_takes_lines_that_came_with_a_handshakes_last_word() {
-    let folder = tempfile::tempdir().expect("folder");
-    let (cert, key, made) = certificate(folder.path(), "one");
-    let backend = Scripted::accepting();
-    let mut config = config(&[backend.url()]);
-    let listen = ([127, 0, 0, 1], 0).into();
-    let tcp = Tcp { listen, tls_cert_file: Some(cert), tls_key_file: Some(key), ..Tcp::default() };
-    config.tcp.push(tcp);
-    let mut relay = Running::start(config);
-    let address = relay.listener("tcp");
+    let Rig { mut relay, address, made, backend: _backend } = Rig::start();
     // So many that the listener is not done with the handshakes when it is told to stop.
     let mut senders: Vec<_> = (0..50)
         .map(|_| {
