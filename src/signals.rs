@@ -55,6 +55,10 @@ pub(crate) fn follow_signals(current: Arc<Current>, requests: SyncSender<Request
             return;
         }
         runtime.block_on(signals.next(&current));
+        if current.reload().is_none() {
+            // No listener has started: there is nothing to save.
+            end_now(&log);
+        }
         current.hurry();
         // Wait for a third signal or the end of the time, whichever comes first.
         drop(runtime.block_on(async { timeout(LAST_WRITES, signals.next(&current)).await }));

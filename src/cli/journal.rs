@@ -127,7 +127,8 @@ impl Stopped {
             write_line(&mut text, format_args!("backend {name} ({address}): {pending} lines to deliver"));
         }
         for gap in &survey.gaps {
-            let (from, until, reason) = (time(gap.from), time(Some(gap.until)), gap.reason.name());
+            let (from, until, reason) =
+                (time(gap.from), time(Some(gap.until).filter(|until| *until > WallTime::MIN)), gap.reason.name());
             let destination = describe(&gap.destination);
             let (backend, lines) = (&gap.backend, gap.lines);
             write_line(

@@ -58,8 +58,16 @@ impl Suspicions {
     /// closed, that is suspected, until the other relay reports again.
     pub(super) fn open(data_dir: &Path, now: SystemTime) -> Self {
         let file = data_dir.join(NAME);
-        let mut entries: Vec<Entry> =
-            std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let mut entries: Vec<Entry> = std::fs::read(&file).map_or_else(
+            |_| Vec::new(),
+            |text| {
+                serde_json::from_slice(&text).unwrap_or_else(|error| {
+                    tracing::warn!(%error, file = %file.display(), "cannot read what the other relay may owe; vouch for \
+                        each backend that has all of it");
+                    Vec::new()
+                })
+            },
+        );
         entries.truncate(MAX_ENTRIES);
         entries.iter_mut().for_each(|entry| entry.close(now.into()));
         Self { entries, file, has_changed: false }

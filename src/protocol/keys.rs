@@ -155,7 +155,7 @@ impl Keys {
     /// Hashes the keys so far, which are all distinct, and switches to hashing for those to come.
     #[cold]
     #[inline(never)]
-    #[expect(clippy::cast_possible_truncation, reason = "a print is a part of the hash; a index is below 256")]
+    #[expect(clippy::cast_possible_truncation, reason = "a print is a part of the hash; an index is below 256")]
     fn hash_all(&mut self, text: &[u8]) {
         self.effort.few = 0;
         self.line = self.line.wrapping_add(0x100);

@@ -60,7 +60,7 @@ fn report_opening(found: &Snapshot, backends: &[BackendConfig]) {
             skipped_bytes,
             damaged_records,
             missing_segments,
-            quarantined = ?report.quarantined,
+            set_aside = ?report.quarantined,
             "the journal is damaged: what is missing is counted as dropped (corrupt) when a backend comes to it"
         );
     }

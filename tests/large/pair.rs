@@ -223,8 +223,9 @@ impl Site {
     fn dropped_before_nginx(&self) -> u64 {
         let table = self.run(2, &["cat", "/proc/net/udp"]).stdout;
         let table = String::from_utf8(table).expect("text");
-        let sockets = table.lines().filter(|line| line.contains(":1F99 "));
-        sockets.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
+        let sockets = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let own = sockets.filter(|columns| columns.get(1).is_some_and(|local| local.ends_with(":1F99")));
+        own.filter_map(|columns| columns.last()?.parse::<u64>().ok()).sum()
     }
 
     /// Waits until neither relay owes anything, and no gap is open.
@@ -361,7 +362,9 @@ fn a_balancer_spreads_datagrams_and_connections_and_goes_round_a_dead_relay() {
     let (sent, begin) = site.send_while(SITE, |_| ());
     site.wait_settled();
     let (after, dropped_after) = (site.taken(), site.dropped_before_nginx());
-    assert_eq!(after.0 - before.0 + after.1 - before.1 + dropped_after - dropped_before, sent);
+    let late = dropped_after.checked_sub(dropped_before).expect("nginx keeps its socket");
+    assert_eq!(after.0 - before.0 + after.1 - before.1 + late, sent);
+    assert!(late < sent / 4, "nginx dropped {late} of {sent}");
     assert_eq!([8086, 8087].map(|port| site.stored(port, &begin)), [after.0 - before.0; 2]);
 
     let url = format!("http://{SITE}:8096");

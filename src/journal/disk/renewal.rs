@@ -193,7 +193,7 @@ impl Renewal {
         storage.renew()?;
         for name in storage.list()?.iter().filter(|name| SegmentName::parse(name).is_some() || slots::is_slot(name)) {
             storage.quarantine(name)?;
-            tracing::warn!(file = name, "set aside a file of another journal");
+            tracing::warn!(file = name, "moved a file of another journal to quarantine");
         }
         for (kind, slots) in [(slots::Kind::Cursors, cursors), (slots::Kind::Gaps, gaps)] {
             let opened = Slots::open(&**storage, kind, *journal, None)?;

@@ -142,7 +142,7 @@ fn read_header(storage: &dyn Storage, name: SegmentName) -> Result<Option<Found>
 fn quarantine(storage: &dyn Storage, name: SegmentName, report: &mut Report) {
     match storage.quarantine(&name.to_string()) {
         Ok(()) => report.quarantined.push(name.to_string()),
-        Err(error) => tracing::warn!(segment = %name, %error, "cannot set a segment aside"),
+        Err(error) => tracing::warn!(segment = %name, %error, "cannot move a segment to quarantine"),
     }
 }
 

@@ -95,12 +95,12 @@ impl State {
     fn add_pending(
         &self,
         found: &mut Completeness,
-        (index, log): (LogId, &Log),
+        (id, log): (LogId, &Log),
         backend: BackendId,
         range: &Span,
         others: &[BackendId],
     ) {
-        let (cursor, tail) = (&self.backends[backend].cursors[index], log.tail(self.next_sequence));
+        let (cursor, tail) = (&self.backends[backend].cursors[id], log.tail(self.next_sequence));
         let mut add = |points: &Span, since: WallTime, sequences: Range<Sequence>| {
             let from = points.from.max(range.from);
             found.pending_from = Some(found.pending_from.map_or(from, |known| known.min(from)));
@@ -111,7 +111,7 @@ impl State {
             let may_have = |other: &BackendId| {
                 let other = &self.backends[*other];
                 let has_some = other.partly.range(sequences.clone()).next().is_some();
-                sequences.start < self.found_below || has_some || !other.cursors[index].has_pending(&sequences)
+                sequences.start < self.found_below || has_some || !other.cursors[id].has_pending(&sequences)
             };
             found.is_behind |= others.iter().any(may_have);
         };
@@ -121,7 +121,7 @@ impl State {
         for (sequences, since) in cursor.pending_on_disk(tail) {
             let since = since.unwrap_or(WallTime::MIN);
             let mut is_covered = false;
-            for (own, points) in self.on_disk(index) {
+            for (own, points) in self.on_disk(id) {
                 let common = sequences.start.max(own.start)..sequences.end.min(own.end);
                 is_covered |= !common.is_empty();
                 if !common.is_empty() && points.meets(range) {

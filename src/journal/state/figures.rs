@@ -103,7 +103,8 @@ pub struct Report {
     pub damaged_records: u64,
     /// Segments missing between others.
     pub missing_segments: u64,
-    /// Quarantined files.
+    /// Quarantined files. The status has called them so since its first version.
+    #[serde(rename = "set_aside")]
     pub quarantined: Vec<String>,
     /// There were segments but no cursors: every backend is sent everything in them once more.
     pub cursors_lost: bool,

@@ -152,15 +152,15 @@ mod tests {
     #[test]
     fn a_record_that_the_disk_lost_is_in_memory_only_and_may_be_written_again() {
         let record = Record::new(Sequence::new(7), batch(6), None, &Arc::default());
-        let indexes = [Position { lines: 3, bytes: 30 }, Position { lines: 5, bytes: 50 }];
+        let positions = [Position { lines: 3, bytes: 30 }, Position { lines: 5, bytes: 50 }];
         assert_eq!(
             (record.written(), record.is_on_disk(Sequence::new(0)), record.has_left_disk(Sequence::new(8))),
             (None, false, false)
         );
-        for index in indexes {
-            assert!(record.note_written(index));
+        for position in positions {
+            assert!(record.note_written(position));
             assert!(!record.note_written(Position { lines: 9, bytes: 90 }), "it is where it was written first");
-            assert_eq!(record.written(), Some(index));
+            assert_eq!(record.written(), Some(position));
             assert_eq!([record.is_on_disk(Sequence::new(7)), record.is_on_disk(Sequence::new(8))], [true, false]);
             assert_eq!([record.has_left_disk(Sequence::new(7)), record.has_left_disk(Sequence::new(8))], [false, true]);
             record.leave_disk();

@@ -46,7 +46,7 @@ impl State {
                 let (lost, since) = backend.cursors[id].cut(log.tail(next_sequence), begin);
                 if lost != Position::default() {
                     let from = since.or(gone.created);
-                    let until = first.created.max(from).unwrap_or(WallTime::MIN);
+                    let until = first.created.max(from).unwrap_or_else(WallTime::now);
                     let (lines, received) = (lost.lines, (from, until));
                     let (points, is_unsure) = (gone.points(id), gone.first_sequence < self.found_below);
                     let loss = Loss { destination: &log.destination, lines, received, points, is_unsure };
@@ -57,7 +57,7 @@ impl State {
                 let lanes = orphan.destinations.iter_mut().find(|(known, _)| *known == *log.destination);
                 let lost = lanes.map_or(0, |(_, lanes)| cut_saved(lanes, begin, log.written));
                 if lost > 0 {
-                    let until = first.created.unwrap_or(WallTime::MIN);
+                    let until = first.created.unwrap_or_else(WallTime::now);
                     let (received, points) = ((gone.created, until), gone.points(id));
                     let loss = Loss { destination: &log.destination, lines: lost, received, points, is_unsure: true };
                     self.gaps.note(Gap::of(&orphan.name, loss, reason));

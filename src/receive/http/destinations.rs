@@ -44,7 +44,7 @@ impl Destinations {
     /// # Errors
     /// The request names no destination, or one that is not allowed.
     pub(super) fn of(&mut self, write: &Write) -> Result<Arc<Destination>, Problem> {
-        let database = write.database.to_owned().unwrap_or_else(|| self.usual.database().to_owned());
+        let database = write.database.clone().unwrap_or_else(|| self.usual.database().to_owned());
         if database.is_empty() {
             return Err(Problem::NoDatabase);
         }
