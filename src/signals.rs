@@ -56,7 +56,7 @@ pub(crate) fn follow_signals(current: Arc<Current>, requests: SyncSender<Request
         }
         runtime.block_on(signals.next(&current));
         if current.reload().is_none() {
-            // No listener has started: there is nothing to save.
+            // The start hangs: listeners, its last step, have received nothing.
             end_now(&log);
         }
         current.hurry();

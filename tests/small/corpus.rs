@@ -122,7 +122,7 @@ fn own_corpus() -> Vec<Row> {
 
 /// None where it is not at hand. Where it was asked for, it must be.
 fn public_corpus() -> Option<Vec<Row>> {
-    let asked = std::env::var_os("TWINFLUX_CORPUS").map(PathBuf::from);
+    let asked = std::env::var_os("TWINFLUX_CORPUS").filter(|path| !path.is_empty()).map(PathBuf::from);
     let usual = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus/lp-corpus.jsonl");
     let path = asked.clone().unwrap_or_else(usual);
     match std::fs::read_to_string(&path) {

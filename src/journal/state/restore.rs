@@ -12,7 +12,7 @@ use super::id::LogId;
 use super::index::{DiskIndex, Segment};
 use super::lane::{End, Lane, SavedLane, cut_saved};
 use super::ledger::DropReason;
-use super::saved::{Cursors, SavedBackend};
+use super::saved::{Cursors, MovedAt, SavedBackend};
 use super::{Backend, Log, State};
 use crate::batch::{Destination, Span, WallTime};
 use crate::journal::segment::{Position, Sequence};
@@ -69,10 +69,7 @@ impl State {
             if known.as_ref().is_some_and(|known| known.is_unkept) {
                 self.gaps.note_unknown(&backend.name, now);
             }
-            let address = known.as_ref().map_or("", |known| &known.address);
-            backend.moved_from = (!address.is_empty() && address != backend.address).then(|| address.to_owned());
-            let moved_at = known.as_ref().and_then(|known| known.moved_at.clone());
-            backend.moved_at = backend.moved_from.as_ref().map(|_| moved_at.unwrap_or_else(|| end_of_log.clone()));
+            backend.note_address(known.as_ref(), &end_of_log);
             for (id, (log, begin)) in LogId::all().zip(self.logs.iter().zip(&begins)) {
                 let lanes = known.as_ref().and_then(|known| lanes_of(known, &log.destination));
                 if lanes.as_ref().and_then(VecDeque::front).is_some_and(|first| first.at.lines > 0) {
@@ -102,18 +99,33 @@ impl State {
                 backend.cursors.push(cursor);
             }
         }
-        for orphan in &mut saved {
-            for (destination, lanes) in &mut orphan.destinations {
-                let log = self.logs.iter().position(|log| *log.destination == *destination);
-                log.map(|log| cut_saved(lanes, begins[log], self.logs[log].written));
+        self.keep_orphans(saved, &begins);
+    }
+
+    /// Keeps backends that are no longer configured, from where the logs begin.
+    fn keep_orphans(&mut self, mut orphans: Vec<SavedBackend>, begins: &[End]) {
+        for (destination, lanes) in orphans.iter_mut().flat_map(|orphan| &mut orphan.destinations) {
+            if let Some(log) = self.logs.iter().position(|log| *log.destination == *destination) {
+                cut_saved(lanes, begins[log], self.logs[log].written);
             }
         }
-        self.orphans = saved;
+        self.orphans = orphans;
     }
 
     /// Begins to write to this disk.
     pub(in crate::journal) fn attach(&mut self, disk: DiskIndex) {
         self.disk = Some(disk);
+    }
+}
+
+impl Backend {
+    /// Notes whether the journal saw it at another address, and where the log ended when it was
+    /// first seen at this one.
+    fn note_address(&mut self, known: Option<&SavedBackend>, end_of_log: &MovedAt) {
+        let address = known.map_or("", |known| &known.address);
+        self.moved_from = (!address.is_empty() && address != self.address).then(|| address.to_owned());
+        let moved_at = known.and_then(|known| known.moved_at.clone());
+        self.moved_at = self.moved_from.as_ref().map(|_| moved_at.unwrap_or_else(|| end_of_log.clone()));
     }
 }
 
